@@ -1,0 +1,106 @@
+//! Identifiers: one type for each thing, so that a run's id cannot be passed where a model's is meant.
+
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+use sha2::Digest;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+/// The text is not an identifier of the expected kind.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("not a valid {kind} identifier")]
+pub struct InvalidId {
+    kind: &'static str,
+}
+
+macro_rules! id {
+    ($(#[$doc:meta])* $name:ident, $kind:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+        #[serde(transparent)]
+        #[schema(value_type = String, format = Uuid)]
+        pub struct $name(Uuid);
+
+        impl $name {
+            /// A new identifier; UUIDv7, so that identifiers sort by the time they were made.
+            #[allow(clippy::new_without_default)]
+            pub fn new() -> Self {
+                Self(Uuid::now_v7())
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.hyphenated().fmt(f)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = InvalidId;
+
+            fn from_str(text: &str) -> Result<Self, InvalidId> {
+                Uuid::parse_str(text).map(Self).map_err(|_| InvalidId { kind: $kind })
+            }
+        }
+    };
+}
+
+id!(/// A data set.
+    DatasetId, "data set");
+id!(/// A radiograph within a data set.
+    RadiographId, "radiograph");
+id!(/// A background import.
+    ImportId, "import");
+id!(/// A training run.
+    RunId, "training run");
+id!(/// A model: the best checkpoint of a stage, or an upload.
+    ModelId, "model");
+id!(/// An evaluation of a model on a split.
+    EvaluationId, "evaluation");
+id!(/// An answered prediction.
+    PredictionId, "prediction");
+
+/// The SHA-256 of some bytes, in lower-case hexadecimal.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+#[serde(try_from = "String", into = "String")]
+#[schema(value_type = String)]
+pub struct Sha256(String);
+
+impl Sha256 {
+    /// The digest of `bytes`.
+    pub fn of(bytes: &[u8]) -> Self {
+        Self::from_digest(&sha2::Sha256::digest(bytes))
+    }
+
+    /// Takes a finished 32-byte digest.
+    pub fn from_digest(digest: &[u8]) -> Self {
+        Self(digest.iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+
+    /// The 64 hexadecimal digits.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for Sha256 {
+    type Error = InvalidId;
+
+    fn try_from(text: String) -> Result<Self, InvalidId> {
+        let valid = text.len() == 64 && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+        if valid { Ok(Self(text)) } else { Err(InvalidId { kind: "SHA-256" }) }
+    }
+}
+
+impl From<Sha256> for String {
+    fn from(hash: Sha256) -> Self {
+        hash.0
+    }
+}
+
+impl fmt::Display for Sha256 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}

@@ -1,0 +1,192 @@
+//! A training plan: what is trained, in which stages and steps, and how its best epoch is chosen.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::Split;
+
+/// The network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub enum Architecture {
+    /// ResNet-50 (He et al. 2015); the initial weights decide where the stride of 2 stands.
+    #[serde(rename = "resnet50")]
+    ResNet50,
+    /// Three convolutions of 3x3 (32, 32, 64), max-pooling, dropout, dense 128, output.
+    #[serde(rename = "simple-cnn")]
+    SimpleCnn,
+}
+
+/// Where the body's weights come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum InitialWeights {
+    /// The imported ImageNet weights.
+    ImageNet,
+    /// Random (He initialisation).
+    Random,
+}
+
+/// The optimizer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Optimizer {
+    /// Adam (Kingma & Ba 2014), beta 0.9 and 0.999, epsilon 1e-7 as in Keras.
+    Adam,
+}
+
+/// Which parameters a step trains.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Scope {
+    /// The head alone: the body is frozen, batch-norm statistics included.
+    Head,
+    /// The whole network.
+    All,
+}
+
+/// The score by which the best epoch of a stage is chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum SelectionMetric {
+    /// Share of images classified correctly.
+    Accuracy,
+    /// Unweighted mean of the classes' F1.
+    MacroF1,
+    /// Mean cross-entropy (lower is better).
+    Loss,
+}
+
+/// How the best epoch of a stage is chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Selection {
+    /// `validation` is honest; `test` reproduces the report and makes its scores optimistic.
+    pub split: Split,
+    /// What is compared.
+    pub metric: SelectionMetric,
+}
+
+/// Epochs with one scope and learning rate.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Step {
+    /// What is trained.
+    pub scope: Scope,
+    /// Learning rate, above 0 and at most 1.
+    #[schema(minimum = 0.0, maximum = 1.0)]
+    pub learning_rate: f64,
+    /// Passes over the training split, 1 to 1000.
+    #[schema(minimum = 1, maximum = 1000)]
+    pub epochs: u32,
+}
+
+/// Steps at one image size; the best epoch becomes the stage's model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Stage {
+    /// Side of the square input in pixels, 32 to 1024.
+    #[schema(minimum = 32, maximum = 1024)]
+    pub image_size: u32,
+    /// In order.
+    pub steps: Vec<Step>,
+}
+
+/// A complete plan.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TrainingPlan {
+    /// The network.
+    pub architecture: Architecture,
+    /// Where its body's weights come from.
+    pub initial_weights: InitialWeights,
+    /// Images a step, 1 to 512.
+    #[schema(minimum = 1, maximum = 512)]
+    pub batch_size: u32,
+    /// The optimizer.
+    pub optimizer: Optimizer,
+    /// Dropout probability in the head, 0 to below 1.
+    #[schema(minimum = 0.0, exclusive_maximum = 1.0)]
+    pub dropout: f64,
+    /// How the best epoch of a stage is chosen.
+    pub selection: Selection,
+    /// In order; each starts from the best epoch of the one before.
+    pub stages: Vec<Stage>,
+}
+
+/// Fields that replace a recipe's.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PlanOverrides {
+    /// Replaces [`TrainingPlan::architecture`].
+    pub architecture: Option<Architecture>,
+    /// Replaces [`TrainingPlan::initial_weights`].
+    pub initial_weights: Option<InitialWeights>,
+    /// Replaces [`TrainingPlan::batch_size`].
+    pub batch_size: Option<u32>,
+    /// Replaces [`TrainingPlan::optimizer`].
+    pub optimizer: Option<Optimizer>,
+    /// Replaces [`TrainingPlan::dropout`].
+    pub dropout: Option<f64>,
+    /// Replaces [`TrainingPlan::selection`].
+    pub selection: Option<Selection>,
+    /// Replaces [`TrainingPlan::stages`] as a whole.
+    pub stages: Option<Vec<Stage>>,
+}
+
+/// One thing wrong with a plan.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PlanProblem {
+    /// JSON pointer (RFC 6901) into the plan.
+    pub pointer: String,
+    /// What is wrong and what would be right.
+    pub detail: String,
+}
+
+impl TrainingPlan {
+    /// Replaces the fields that `overrides` names.
+    pub fn with(mut self, overrides: PlanOverrides) -> Self {
+        let PlanOverrides { architecture, initial_weights, batch_size, optimizer, dropout, selection, stages } =
+            overrides;
+        self.architecture = architecture.unwrap_or(self.architecture);
+        self.initial_weights = initial_weights.unwrap_or(self.initial_weights);
+        self.batch_size = batch_size.unwrap_or(self.batch_size);
+        self.optimizer = optimizer.unwrap_or(self.optimizer);
+        self.dropout = dropout.unwrap_or(self.dropout);
+        self.selection = selection.unwrap_or(self.selection);
+        self.stages = stages.unwrap_or(self.stages);
+        self
+    }
+
+    /// Epochs over all stages and steps.
+    pub fn total_epochs(&self) -> u32 {
+        self.stages.iter().flat_map(|stage| &stage.steps).map(|step| step.epochs).sum()
+    }
+
+    /// Everything wrong with the plan, each with its place; empty when it can run.
+    pub fn problems(&self) -> Vec<PlanProblem> {
+        let mut problems = Vec::new();
+        let mut check = |ok: bool, pointer: String, detail: &str| {
+            if !ok {
+                problems.push(PlanProblem { pointer, detail: detail.into() });
+            }
+        };
+        check((1..=512).contains(&self.batch_size), "/batch_size".into(), "must be 1 to 512");
+        check((0.0..1.0).contains(&self.dropout), "/dropout".into(), "must be at least 0 and below 1");
+        let pretrained_cnn =
+            self.architecture == Architecture::SimpleCnn && self.initial_weights == InitialWeights::ImageNet;
+        check(!pretrained_cnn, "/initial_weights".into(), "simple-cnn has no ImageNet weights: use random");
+        check(self.selection.split != Split::Train, "/selection/split".into(), "must be validation or test");
+        check((1..=16).contains(&self.stages.len()), "/stages".into(), "must hold 1 to 16 stages");
+        for (s, stage) in self.stages.iter().enumerate() {
+            let at = format!("/stages/{s}");
+            check((32..=1024).contains(&stage.image_size), format!("{at}/image_size"), "must be 32 to 1024 pixels");
+            check((1..=16).contains(&stage.steps.len()), format!("{at}/steps"), "must hold 1 to 16 steps");
+            for (t, step) in stage.steps.iter().enumerate() {
+                let at = format!("{at}/steps/{t}");
+                let rate = step.learning_rate;
+                check(rate > 0.0 && rate <= 1.0, format!("{at}/learning_rate"), "must be above 0 and at most 1");
+                check((1..=1000).contains(&step.epochs), format!("{at}/epochs"), "must be 1 to 1000");
+            }
+        }
+        problems
+    }
+}

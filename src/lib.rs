@@ -1,0 +1,10 @@
+//! Thorax trains and serves chest-radiograph classifiers. The rooms, in reading order; each may use those above it.
+
+pub mod domain;
+
+pub mod imaging;
+pub mod nn;
+pub mod store;
+
+pub mod inference;
+pub mod training;

@@ -114,11 +114,13 @@ impl Engine {
         let (_, spec) = self.current().ok_or(EngineError::NoModel)?;
         let place = self.gate.enter().ok_or(EngineError::QueueFull)?;
         let started = Instant::now();
-        let resize = move || resize_square(&image, spec.image_size);
-        let image = tokio::task::spawn_blocking(resize).await.map_err(|_| EngineError::Closed)?;
+        let original = Arc::new(image);
+        let source = Arc::clone(&original);
+        let resize = move || resize_square(&source, spec.image_size);
+        let square = tokio::task::spawn_blocking(resize).await.map_err(|_| EngineError::Closed)?;
         let preprocess_ms = started.elapsed().as_secs_f64() * 1e3;
         let (reply, answer) = oneshot::channel();
-        self.send(Command::Classify(Request { image, queued: Instant::now(), reply, _place: place }))?;
+        self.send(Command::Classify(Request { original, square, queued: Instant::now(), reply, _place: place }))?;
         let mut classification = answer.await.map_err(|_| EngineError::Closed)??;
         classification.timing.preprocess_ms = preprocess_ms;
         Ok(classification)

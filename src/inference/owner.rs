@@ -21,9 +21,12 @@ pub(super) enum Command {
     Classify(Request),
 }
 
-/// One resized image that waits for its answer.
+/// One image that waits for its answer.
 pub(super) struct Request {
-    pub(super) image: GreyImage,
+    /// As decoded; resized again when the model changed its input size since.
+    pub(super) original: Arc<GreyImage>,
+    /// Resized for the model that served when the request came in.
+    pub(super) square: GreyImage,
     pub(super) queued: Instant,
     pub(super) reply: oneshot::Sender<Result<Classification, EngineError>>,
     /// Held until the answer is out.
@@ -108,10 +111,9 @@ fn answer(classifier: Option<&Classifier>, mut batch: Vec<Request>) {
 
 fn classify(classifier: &Classifier, batch: &mut [Request]) -> Result<Vec<Vec<f32>>, NnError> {
     let side = classifier.spec().image_size;
-    for request in batch.iter_mut().filter(|request| request.image.width != side) {
-        // The model changed between resizing and now; rare, so the second resize costs less than a retry.
-        request.image = resize_square(&request.image, side);
+    for request in batch.iter_mut().filter(|request| request.square.width != side) {
+        request.square = resize_square(&request.original, side);
     }
-    let images: Vec<&[u8]> = batch.iter().map(|request| request.image.pixels.as_slice()).collect();
+    let images: Vec<&[u8]> = batch.iter().map(|request| request.square.pixels.as_slice()).collect();
     classifier.probabilities(&images)
 }

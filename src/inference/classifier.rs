@@ -43,7 +43,7 @@ impl Classifier {
         let side = self.spec.image_size;
         let input = input_tensor(images, side, &self.spec.normalisation, &self.device);
         let output = softmax(self.network.forward(input), 1).into_data(); // [batch, classes]
-        let flat = output.to_vec::<f32>().map_err(|e| NnError::Device(format!("read-back failed: {e:?}")))?;
+        let flat = output.try_to_vec::<f32>().map_err(|e| NnError::Device(format!("read-back failed: {e:?}")))?;
         Ok(flat.chunks_exact(self.spec.classes.len()).map(<[f32]>::to_vec).collect())
     }
 }

@@ -8,6 +8,8 @@ use sqlx::{ConnectOptions, Connection, migrate::Migrator, sqlite::SqliteConnectO
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=migrations");
     println!("cargo:rerun-if-changed=build.rs");
+    // The pages are embedded in the binary; without this a new file would be missed.
+    println!("cargo:rerun-if-changed=static");
     let schema = PathBuf::from(env::var("OUT_DIR")?).join("schema.sqlite");
     if schema.exists() {
         std::fs::remove_file(&schema)?;

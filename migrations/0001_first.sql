@@ -30,6 +30,10 @@ create table radiographs (
     unique (dataset_id, sha256)
 ) strict;
 create index radiographs_by_split on radiographs (dataset_id, split, label);
+-- the pages of a data set's list
+create index radiographs_by_dataset on radiographs (dataset_id, id);
+-- whether another row names a blob
+create index radiographs_by_sha256 on radiographs (sha256);
 
 create table imports (
     id text primary key,
@@ -44,6 +48,7 @@ create table imports (
     started_at text not null,
     finished_at text
 ) strict;
+create index imports_by_dataset on imports (dataset_id);
 
 create table import_rejections (
     import_id text not null references imports (id) on delete cascade,
@@ -73,6 +78,7 @@ create table runs (
     finished_at text
 ) strict;
 create index runs_by_status on runs (status, id);
+create index runs_by_dataset on runs (dataset_id, status);
 
 create table epochs (
     run_id text not null references runs (id) on delete cascade,
@@ -94,12 +100,15 @@ create table models (
     synthetic integer not null default 0 check (synthetic in (0, 1)),
     created_at text not null
 ) strict;
+create index models_by_run on models (run_id, id);
+create index models_by_sha256 on models (sha256);
 
 create table aliases (
     alias text primary key,
     model_id text not null references models (id) on delete restrict,
     updated_at text not null
 ) strict;
+create index aliases_by_model on aliases (model_id);
 
 create table evaluations (
     id text primary key,
@@ -118,6 +127,7 @@ create table evaluations (
     created_at text not null
 ) strict;
 create index evaluations_by_run on evaluations (run_id, stage, split);
+create index evaluations_by_model on evaluations (model_id, id);
 
 -- one row a class, so that precision, recall and F1 can be asked for in SQL
 create table class_metrics (
@@ -150,3 +160,11 @@ create table weights (
     byte_length integer not null,
     created_at text not null
 ) strict;
+
+-- which rows name which blob, and whose they are: a blob that none names may be removed
+create view blob_names as
+select sha256, dataset_id as owner from radiographs
+union all
+select sha256, id as owner from models
+union all
+select sha256, sha256 as owner from weights;

@@ -1,5 +1,18 @@
 //! Bytes to model input: bounded decode, one grey plane, resize. The same path for training and serving.
 
+mod container;
+mod grey;
+mod resize;
+
+pub use resize::resize_square;
+
+use std::io::Cursor;
+
+use image::{ExtendedColorType, ImageEncoder, codecs::png::PngEncoder};
+
+/// Smallest accepted side in pixels: below it there is no chest to see, and networks take 32 and more.
+pub const MIN_SIDE: u32 = 32;
+
 /// Bounds checked before memory is taken.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -51,26 +64,42 @@ pub struct GreyImage {
 impl Format {
     /// `png` or `jpeg`.
     pub fn as_str(self) -> &'static str {
-        unimplemented!()
+        match self {
+            Self::Png => "png",
+            Self::Jpeg => "jpeg",
+        }
     }
 
     /// `image/png` or `image/jpeg`.
     pub fn media_type(self) -> &'static str {
-        unimplemented!()
+        match self {
+            Self::Png => "image/png",
+            Self::Jpeg => "image/jpeg",
+        }
     }
 }
 
 /// Tells the type from magic bytes, checks the header against `limits`, decodes, converts to grey.
-pub fn decode(_bytes: &[u8], _limits: &Limits) -> Result<(Format, GreyImage), ImageError> {
-    unimplemented!()
-}
-
-/// Resizes to a `side` x `side` square (aspect ratio not kept, as the report does), antialiased bilinear.
-pub fn resize_square(_image: &GreyImage, _side: u32) -> GreyImage {
-    unimplemented!()
+///
+/// Colour becomes Rec. 601 luma, 16 bits become 8 by rounding `value / 257`, a translucent pixel is laid over black
+/// (the background of a radiograph; an opaque one is unchanged), and an EXIF orientation is carried out.
+pub fn decode(bytes: &[u8], limits: &Limits) -> Result<(Format, GreyImage), ImageError> {
+    let format = container::sniff(bytes).ok_or(ImageError::UnsupportedType)?;
+    let image = match format {
+        Format::Png => container::read_png(bytes, limits)?,
+        Format::Jpeg => container::read_jpeg(bytes, limits)?,
+    };
+    Ok((format, image))
 }
 
 /// Encodes as 8-bit grey PNG.
-pub fn encode_png(_image: &GreyImage) -> Vec<u8> {
-    unimplemented!()
+pub fn encode_png(image: &GreyImage) -> Vec<u8> {
+    let mut bytes = Cursor::new(Vec::new());
+    PngEncoder::new(&mut bytes)
+        .write_image(&image.pixels, image.width, image.height, ExtendedColorType::L8)
+        .expect("memory takes the bytes, and a grey image holds width x height pixels");
+    bytes.into_inner()
 }
+
+#[cfg(test)]
+mod tests;

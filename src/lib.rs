@@ -6,5 +6,16 @@ pub mod imaging;
 pub mod nn;
 pub mod store;
 
+pub mod dataset;
+pub mod evaluation;
 pub mod inference;
 pub mod training;
+
+pub mod worker;
+
+pub mod http;
+
+pub mod app;
+pub mod cli;
+pub mod config;
+pub mod telemetry;

@@ -1,9 +1,30 @@
 //! Networks, weights and devices.
+//!
+//! A [`Network`] is a body that turns images into features and a head that turns features into logits. Burn has no
+//! train flag to pass around: a batch norm uses and updates batch statistics, and a dropout drops, exactly when
+//! the tensor that comes in is on an autodiff device. Hence the three states that training and serving need:
+//! - serving: the network as [`Network::from_bytes`] or `burn::module::Module::valid` gives it, plain input;
+//! - step `head`: [`Network::for_step`] leaves the body plain, so that [`Network::features`] of plain input neither
+//!   uses nor touches its statistics; the features are lifted with `Tensor::autodiff` for the head;
+//! - step `all`: [`Network::for_step`] puts both on the autodiff device; so must the input be.
 
-use std::{path::Path, str::FromStr};
+mod body;
+mod device;
+mod dropout;
+mod file;
+mod head;
+mod import;
+mod initial;
+mod input;
+mod network;
+mod resnet;
+mod tensors;
 
-use crate::domain::{BlockVariant, DeviceInfo, ModelSpec, Normalisation, Scope};
-use burn::tensor::{Device, Tensor};
+pub use device::{DeviceChoice, devices};
+pub use file::body_spec;
+pub use import::{BodyWeights, import_weights};
+pub use input::input_tensor;
+pub use network::{Network, trains_body};
 
 /// What can go wrong with weights, models and devices.
 #[derive(Debug, thiserror::Error)]
@@ -27,112 +48,8 @@ pub enum NnError {
     Device(String),
 }
 
-/// `THORAX_DEVICE`: `auto`, `vulkan[:N]` or `cpu`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DeviceChoice {
-    /// A real GPU if there is one (a software rasteriser is not), else the CPU.
-    Auto,
-    /// Burn's Vulkan backend; error without the `gpu` feature or an adapter.
-    Vulkan(usize),
-    /// Burn's flex backend.
-    Cpu,
-}
-
-impl FromStr for DeviceChoice {
-    type Err = NnError;
-
-    fn from_str(_text: &str) -> Result<Self, NnError> {
-        unimplemented!()
+impl NnError {
+    fn tensor(name: &str, problem: impl Into<String>) -> Self {
+        Self::Tensor { name: name.into(), problem: problem.into() }
     }
-}
-
-impl DeviceChoice {
-    /// Picks the device and says which it is.
-    pub fn open(self) -> Result<(Device, DeviceInfo), NnError> {
-        unimplemented!()
-    }
-}
-
-/// All devices this build can use, `in_use` false.
-pub fn devices() -> Vec<DeviceInfo> {
-    unimplemented!()
-}
-
-/// Converted ImageNet weights of the body, as safetensors bytes with canonical names, and what they are.
-pub struct BodyWeights {
-    /// Canonical safetensors (torchvision-like names), with [`Normalisation`] and variant in its metadata.
-    pub bytes: Vec<u8>,
-    /// Where the stride stands.
-    pub variant: BlockVariant,
-    /// `keras-tfjs`, `torchvision-pth` or `torchvision-safetensors`.
-    pub origin: &'static str,
-}
-
-/// Reads a TensorFlow.js package tarball, a torchvision `.pth` or `.safetensors`, told by content.
-pub fn import_weights(_path: &Path) -> Result<BodyWeights, NnError> {
-    unimplemented!()
-}
-
-/// The network: body and head.
-#[derive(Clone, Debug)]
-pub struct Network {
-    // private fields: body, head
-}
-
-impl Network {
-    /// A network with random weights, drawn from `seed` alone.
-    pub fn random(_spec: &ModelSpec, _seed: u64, _device: &Device) -> Self {
-        unimplemented!()
-    }
-
-    /// A random head on the canonical body weights (bytes as in [`BodyWeights`]); the spec's variant and
-    /// normalisation must be theirs: see [`body_spec`].
-    pub fn pretrained(_spec: &ModelSpec, _body: &[u8], _seed: u64, _device: &Device) -> Result<Self, NnError> {
-        unimplemented!()
-    }
-
-    /// Reads a model file written by [`Network::to_bytes`].
-    pub fn from_bytes(_bytes: &[u8], _device: &Device) -> Result<(Self, ModelSpec), NnError> {
-        unimplemented!()
-    }
-
-    /// The model file: safetensors with the spec in its metadata. Deterministic.
-    pub fn to_bytes(&self, _spec: &ModelSpec) -> Vec<u8> {
-        unimplemented!()
-    }
-
-    /// Body features; `[batch, 3, side, side]` to `[batch, 2048]` (simple-cnn: all up to the dense layer).
-    pub fn features(&self, _input: Tensor<4>) -> Tensor<2> {
-        unimplemented!()
-    }
-
-    /// Head: `[batch, features]` to logits `[batch, classes]`.
-    pub fn classify(&self, _features: Tensor<2>) -> Tensor<2> {
-        unimplemented!()
-    }
-
-    /// Logits `[batch, classes]`.
-    pub fn forward(&self, input: Tensor<4>) -> Tensor<2> {
-        self.classify(self.features(input))
-    }
-
-    /// All parameters, for reporting.
-    pub fn parameter_count(&self) -> usize {
-        unimplemented!()
-    }
-}
-
-/// Variant and normalisation stored with canonical body weights.
-pub fn body_spec(_body: &[u8]) -> Result<(BlockVariant, Normalisation), NnError> {
-    unimplemented!()
-}
-
-/// Grey images (each side*side bytes) to network input `[batch, 3, side, side]`, normalised.
-pub fn input_tensor(_images: &[&[u8]], _side: u32, _normalisation: &Normalisation, _device: &Device) -> Tensor<4> {
-    unimplemented!()
-}
-
-/// Which parameters a step trains; used by the trainer.
-pub fn trains_body(scope: Scope) -> bool {
-    scope == Scope::All
 }

@@ -1,13 +1,26 @@
 //! The training loop: plan, data, device and observer in, stage models and numbers out. Knows no HTTP and no SQL.
 
-use std::sync::Arc;
+mod batches;
+mod features;
+mod fit;
+mod images;
+mod meter;
+mod session;
+mod stage;
+mod start;
+mod tally;
+#[cfg(test)]
+mod tests;
+
+use std::{sync::Arc, time::Duration};
 
 use burn::tensor::Device;
 
 use crate::{
-    domain::{ClassList, ConfusionMatrix, EpochRecord, ModelSpec, RunProgress, Split, TrainingPlan},
+    domain::{ClassList, ConfusionMatrix, EpochRecord, ModelSpec, RunProgress, SelectionMetric, Split, TrainingPlan},
     nn::NnError,
 };
+use session::Session;
 
 /// One labelled image of a training set, still to be decoded.
 #[derive(Clone, Debug)]
@@ -69,12 +82,15 @@ pub struct StageModel {
 
 /// Told what happens; an error from it ends the run.
 pub trait Observer {
-    /// After each batch and at each change of stage, step and epoch.
+    /// After each batch and at each change of stage, step and epoch. Step 0: the images are being decoded; epoch 0: the
+    /// frozen body computes its features.
     fn progress(&mut self, progress: &RunProgress) -> Result<(), ObserverError>;
     /// After each epoch.
     fn epoch(&mut self, epoch: &EpochRecord) -> Result<(), ObserverError>;
     /// After each stage.
     fn stage(&mut self, model: StageModel) -> Result<(), ObserverError>;
+    /// After each pass of the frozen body over `images` images, whose features then serve every epoch of a head step.
+    fn body_pass(&mut self, _images: usize, _time: Duration) {}
     /// Asked before each batch: true ends the run with [`TrainingError::Stopped`].
     fn should_stop(&mut self) -> bool;
     /// Called before each batch: returns when no prediction waits for the device.
@@ -121,7 +137,27 @@ pub enum TrainingError {
     Observer(#[from] ObserverError),
 }
 
-/// Trains all stages.
-pub fn train(_job: TrainingJob, _observer: &mut dyn Observer) -> Result<(), TrainingError> {
-    unimplemented!()
+/// Trains all stages: each starts from the best epoch of the one before. The same job, seed and device give the same
+/// numbers, as long as nothing else in the process draws random numbers on the device meanwhile.
+///
+/// # Errors
+/// [`TrainingError`]; the stages that were finished before stay with the observer.
+pub fn train(job: TrainingJob, observer: &mut dyn Observer) -> Result<(), TrainingError> {
+    start::check(&job)?;
+    let (mut network, spec) = start::network(&job)?;
+    let mut session = Session::new(&job, observer);
+    for (stage, number) in job.plan.stages.iter().zip(1..) {
+        let spec = ModelSpec { image_size: stage.image_size, ..spec.clone() };
+        network = stage::train(&mut session, number, stage, spec, network)?;
+    }
+    session.finish()
+}
+
+/// The score by which epochs and stages are compared; higher is better.
+pub fn selection_score(metric: SelectionMetric, confusion: &ConfusionMatrix, loss: f64) -> f64 {
+    match metric {
+        SelectionMetric::Accuracy => confusion.averages().accuracy,
+        SelectionMetric::MacroF1 => confusion.averages().macro_f1,
+        SelectionMetric::Loss => -loss,
+    }
 }

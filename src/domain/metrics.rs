@@ -43,6 +43,15 @@ impl ConfusionMatrix {
         Self(vec![vec![0; classes]; classes])
     }
 
+    /// A matrix of counts, rows true, columns predicted.
+    ///
+    /// # Panics
+    /// When it is not square.
+    pub fn from_rows(rows: Vec<Vec<u64>>) -> Self {
+        assert!(rows.iter().all(|row| row.len() == rows.len()), "a confusion matrix is square");
+        Self(rows)
+    }
+
     /// Counts one image.
     ///
     /// # Panics

@@ -1,0 +1,209 @@
+//! A server from its start to its orderly end.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use burn::tensor::Device;
+use tokio::{net::TcpListener, runtime::Handle, sync::Notify};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    AppError, DataFolder,
+    folder::{self, ServerLock},
+    signal::StopSignals,
+};
+use crate::{
+    config::{ListenConfig, ServerConfig},
+    domain::{DeviceInfo, ModelId},
+    http::{self, AppState},
+    inference::Engine,
+    nn,
+    store::{self, StoreError},
+    worker::{self, CHAMPION, WorkerContext},
+};
+
+/// Why an import or a run that an earlier process left behind did not end.
+const ORPHANED: &str = "interrupted: the server ended before it did; start it again";
+
+/// A server that listens, but answers and trains only from [`Server::run`] on.
+pub struct Server {
+    state: AppState,
+    device: Device,
+    device_info: DeviceInfo,
+    folder: DataFolder,
+    listener: TcpListener,
+    address: SocketAddr,
+    signals: StopSignals,
+    patience: Duration,
+    _lock: ServerLock,
+}
+
+impl Server {
+    /// Opens everything, records what an earlier process left unfinished and loads the champion if there is one.
+    ///
+    /// # Errors
+    /// When the address would be open to others without a key, another server has the folder, or the folder,
+    /// database, device or address is not to be had.
+    pub async fn start(config: &ServerConfig, default_folder: &str) -> Result<Self, AppError> {
+        let ServerConfig { data, listen, compute } = config;
+        refuse_open_address(listen)?;
+        let path = data.folder(default_folder);
+        let lock = folder::lock(&path)?;
+        let incoming = folder::incoming(&path)?;
+        let folder = DataFolder::open(&path).await?;
+        let (listener, address) = bind(listen.listen).await?;
+        let signals = StopSignals::listen().map_err(AppError::Serve)?;
+        let (device, device_info) = compute.device.open()?;
+        tracing::info!(device = device_info.name, description = device_info.description, "device");
+        let engine = Engine::start(compute.engine(), device.clone());
+        bury_orphans(&folder).await?;
+        load_champion(&folder, &engine).await?;
+        let state = AppState {
+            incoming,
+            db: folder.db.clone(),
+            blobs: folder.blobs.clone(),
+            engine,
+            run_queued: Arc::new(Notify::new()),
+            devices: all_devices(&device_info),
+            import_root: listen.import_root.clone(),
+            admin_key: listen.admin_key.as_deref().map(Arc::from),
+            patient_key: data.patient_key(),
+            limits: data.limits(),
+            tasks: TaskTracker::new(),
+            shutdown: CancellationToken::new(),
+        };
+        let patience = listen.patience();
+        Ok(Self { state, device, device_info, folder, listener, address, signals, patience, _lock: lock })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Its data.
+    pub fn folder(&self) -> &DataFolder {
+        &self.folder
+    }
+
+    /// What a user has to do before this server can classify; `None` when it can.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn next_step(&self) -> Result<Option<String>, StoreError> {
+        if self.state.engine.current().is_some() {
+            return Ok(None);
+        }
+        let first = store::Page { limit: 1, after: None };
+        let address = self.address;
+        let step = if store::datasets::list(&self.folder.db, &first).await?.is_empty() {
+            format!(
+                "There is no data set yet. Import one (thorax import --dataset NAME FOLDER), or look around with \
+                 drawn data (thorax demo). The page at http://{address}/ shows the way."
+            )
+        } else {
+            format!(
+                "No model serves yet. Start a training run at http://{address}/ or with POST /v1/training-runs; the \
+                 first that succeeds serves by itself."
+            )
+        };
+        Ok(Some(step))
+    }
+
+    /// Answers requests and trains until SIGINT or SIGTERM, then ends in order: no new requests, running training
+    /// asked to stop and recorded, background work waited for, database closed. A second signal stops the waiting.
+    ///
+    /// # Errors
+    /// When the listener fails.
+    pub async fn run(mut self) -> Result<(), AppError> {
+        let worker = worker::start(self.worker_context());
+        let AppState { shutdown, tasks, db, .. } = self.state.clone();
+        let stopped = shutdown.clone().cancelled_owned();
+        let serving = axum::serve(self.listener, http::router(self.state)).with_graceful_shutdown(stopped);
+        let mut serving = tokio::spawn(serving.into_future());
+        tokio::select! {
+            ended = &mut serving => return ended.map_err(std::io::Error::other).flatten().map_err(AppError::Serve),
+            signal = self.signals.next() => tracing::info!(signal, "stopping: no new requests"),
+        }
+        shutdown.cancel();
+        tasks.close();
+        let ended = async { tokio::join!(serving, worker.shutdown(), tasks.wait()).0 };
+        tokio::select! {
+            _ = ended => tracing::info!("all work has ended"),
+            () = tokio::time::sleep(self.patience) => tracing::warn!("work is left after {:?}", self.patience),
+            signal = self.signals.next() => tracing::warn!(signal, "work is left at a second signal"),
+        }
+        db.close().await;
+        Ok(())
+    }
+
+    fn worker_context(&self) -> WorkerContext {
+        let AppState { db, blobs, engine, run_queued, limits, .. } = self.state.clone();
+        let gate = engine.clone();
+        WorkerContext {
+            db,
+            blobs,
+            device: self.device.clone(),
+            device_info: self.device_info.clone(),
+            max_pixels: limits.max_pixels,
+            wait_until_idle: Arc::new(move || gate.wait_until_idle()),
+            publish: Arc::new(move |id, bytes| publish(&engine, id, bytes)),
+            wake: run_queued,
+            runtime: Handle::current(),
+        }
+    }
+}
+
+fn refuse_open_address(config: &ListenConfig) -> Result<(), AppError> {
+    let safe = config.listen.ip().is_loopback() || config.admin_key.is_some();
+    if safe { Ok(()) } else { Err(AppError::KeyNeeded(config.listen)) }
+}
+
+async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), AppError> {
+    let failed = |source| AppError::Listen { address, source };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let bound = listener.local_addr().map_err(failed)?;
+    Ok((listener, bound))
+}
+
+async fn bury_orphans(folder: &DataFolder) -> Result<(), StoreError> {
+    let imports = store::imports::fail_orphans(&folder.db, ORPHANED).await?;
+    let runs = store::runs::fail_orphans(&folder.db, ORPHANED).await?;
+    if imports + runs > 0 {
+        tracing::warn!(imports, runs, "an earlier process left work unfinished");
+    }
+    Ok(())
+}
+
+/// A champion that cannot be loaded leaves a server that says so and can be given another.
+async fn load_champion(folder: &DataFolder, engine: &Engine) -> Result<(), StoreError> {
+    let Some(model) = store::models::by_alias(&folder.db, CHAMPION).await? else { return Ok(()) };
+    let loaded = match folder.blobs.get(&model.sha256).await {
+        Ok(bytes) => engine.load(model.id, bytes).await.map_err(|error| error.to_string()),
+        Err(error) => Err(error.to_string()),
+    };
+    match loaded {
+        Ok(()) => tracing::info!(model = %model.id, name = model.name, "champion loaded"),
+        Err(error) => tracing::error!(
+            model = %model.id,
+            error,
+            "the champion cannot be loaded and nothing serves: PUT /v1/models/aliases/champion with another model"
+        ),
+    }
+    Ok(())
+}
+
+/// Loads a model that training made champion; the worker does not wait for it.
+fn publish(engine: &Engine, id: ModelId, bytes: Vec<u8>) {
+    let engine = engine.clone();
+    tokio::spawn(async move {
+        match engine.load(id, bytes).await {
+            Ok(()) => tracing::info!(model = %id, "serves now"),
+            Err(error) => tracing::error!(model = %id, %error, "the new champion cannot be loaded"),
+        }
+    });
+}
+
+fn all_devices(in_use: &DeviceInfo) -> Arc<[DeviceInfo]> {
+    let mark = |device: DeviceInfo| DeviceInfo { in_use: device.name == in_use.name, ..device };
+    nn::devices().into_iter().map(mark).collect()
+}

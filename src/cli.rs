@@ -1,0 +1,112 @@
+//! The command line.
+
+mod demo;
+mod import;
+mod openapi;
+mod phantoms;
+mod serve;
+mod weights;
+
+use std::{io, path::PathBuf, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+use tokio::runtime::Runtime;
+
+use crate::{
+    app::AppError, config::ServerConfig, dataset::AddError, domain::InvalidClasses, nn::NnError, store::StoreError,
+    telemetry,
+};
+
+/// Trains and serves chest-radiograph classifiers. For research only: not a medical device.
+///
+/// Without a command it serves.
+#[derive(Parser, Debug)]
+#[command(name = "thorax", version, args_conflicts_with_subcommands = true)]
+pub struct Cli {
+    /// What is logged on standard error: a level (`error`, `warn`, `info`, `debug`), or levels by module.
+    #[arg(long, env = "THORAX_LOG", value_name = "FILTER", default_value = "info", global = true)]
+    log: String,
+
+    #[command(flatten)]
+    server: ServerConfig,
+
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Serves the dashboard, the interface under /v1 and its description under /docs.
+    Serve(ServerConfig),
+    /// Draws a small synthetic data set, trains the small network on it in about a minute, and serves: the tour.
+    Demo(demo::DemoArgs),
+    /// Imports a folder of labelled radiographs into a data set. Bad rows and files are reported and do not stop the
+    /// rest; importing twice adds nothing.
+    Import(import::ImportArgs),
+    /// ImageNet weights.
+    Weights(weights::WeightsArgs),
+    /// Draws synthetic chest phantoms into a folder in the COVIDx layout.
+    Phantoms(phantoms::PhantomsArgs),
+    /// Prints the OpenAPI document.
+    Openapi,
+}
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CliError {
+    #[error(transparent)]
+    App(#[from] AppError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("{path}: {source}")]
+    Path { path: PathBuf, source: io::Error },
+    #[error("the import failed: {0}")]
+    Import(String),
+    #[error(transparent)]
+    Classes(#[from] InvalidClasses),
+    #[error(transparent)]
+    Add(#[from] AddError),
+    #[error(
+        "{folder} holds the data set {dataset:?}: the demo keeps its drawn data in a folder of its own; name one with \
+         --data-dir"
+    )]
+    NotTheDemo { folder: PathBuf, dataset: String },
+    #[error("{0}")]
+    Weights(#[from] NnError),
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    #[error("{0}")]
+    Json(#[from] serde_json::Error),
+    #[error("the log filter (--log, THORAX_LOG): {0}")]
+    Log(#[from] tracing_subscriber::filter::ParseError),
+}
+
+/// Runs the program; failures go to standard error and end it with 1.
+pub fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("thorax: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<(), CliError> {
+    telemetry::init(&cli.log)?;
+    let runtime = Runtime::new()?;
+    let outcome = runtime.block_on(async {
+        match cli.command {
+            None => serve::serve(&cli.server).await,
+            Some(Command::Serve(server)) => serve::serve(&server).await,
+            Some(Command::Demo(args)) => demo::run(&args).await,
+            Some(Command::Import(args)) => import::run(args).await,
+            Some(Command::Phantoms(args)) => phantoms::run(&args),
+            Some(Command::Weights(args)) => weights::run(args).await,
+            Some(Command::Openapi) => openapi::print(),
+        }
+    });
+    // Work that did not end in time is not waited for a second time.
+    runtime.shutdown_background();
+    outcome
+}

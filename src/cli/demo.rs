@@ -1,0 +1,129 @@
+//! `thorax demo`: drawn phantoms, a small network trained on them, and the server left running.
+
+use clap::Args;
+use jiff::Timestamp;
+
+use super::{
+    CliError,
+    phantoms::{Patients, SOURCE},
+    serve::announce_and_run,
+};
+use crate::{
+    app::{DataFolder, Server},
+    config::ServerConfig,
+    dataset::{
+        self, NewRadiograph, PatientIds,
+        phantom::{self, Phantom},
+    },
+    domain::{ClassList, DatasetId, PlanOverrides, RunId, RunProgress, RunStatus, Scope, Stage, Step, recipe},
+    imaging,
+    store::{self, Dataset, Page, Run},
+};
+
+/// The data folder where none was named: never that of real data.
+const DEMO_FOLDER: &str = "data-demo";
+const DATASET: &str = "demo-phantoms";
+const RECIPE: &str = "simple-cnn";
+const IMAGES: u32 = 300;
+const IMAGE_SIDE: u32 = 256;
+const SEED: u32 = 1;
+
+#[derive(Args, Debug)]
+pub(super) struct DemoArgs {
+    #[command(flatten)]
+    server: ServerConfig,
+}
+
+pub(super) async fn run(args: &DemoArgs) -> Result<(), CliError> {
+    let server = Server::start(&args.server, DEMO_FOLDER).await?;
+    refuse_real_data(server.folder()).await?;
+    if !has_run(server.folder()).await? {
+        eprintln!("Drawing {IMAGES} synthetic phantoms; then a small network trains on them for about a minute.");
+        let dataset = draw(server.folder(), args.server.data.max_pixels).await?;
+        queue_run(server.folder(), &dataset).await?;
+    }
+    announce_and_run(server).await
+}
+
+/// Phantoms and patients do not share a folder.
+async fn refuse_real_data(folder: &DataFolder) -> Result<(), CliError> {
+    let datasets = store::datasets::list(&folder.db, &Page { limit: 2, after: None }).await?;
+    match datasets.iter().find(|dataset| dataset.name != DATASET) {
+        Some(other) => Err(CliError::NotTheDemo { folder: folder.path.clone(), dataset: other.name.clone() }),
+        None => Ok(()),
+    }
+}
+
+/// Whether a run is done, or will be as soon as the server runs.
+async fn has_run(folder: &DataFolder) -> Result<bool, CliError> {
+    for status in [RunStatus::Succeeded, RunStatus::Queued] {
+        if !store::runs::list(&folder.db, Some(status), &Page { limit: 1, after: None }).await?.is_empty() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Adds what is not there yet: a demo that was stopped half-way is completed.
+async fn draw(folder: &DataFolder, max_pixels: u64) -> Result<Dataset, CliError> {
+    let dataset = find_or_create(folder).await?;
+    let limits = imaging::Limits { max_pixels };
+    let mut patients = Patients::default();
+    let series = || phantom::series(SEED.into(), IMAGES, IMAGE_SIDE).collect::<Vec<_>>();
+    let phantoms = tokio::task::spawn_blocking(series).await.map_err(std::io::Error::other)?;
+    for phantom in phantoms {
+        let split = patients.split(&phantom);
+        let Phantom { file_name, patient_id, label, image } = phantom;
+        let new = NewRadiograph {
+            bytes: imaging::encode_png(&image),
+            file_name,
+            label: Some(label.into()),
+            patient_id: Some(patient_id),
+            source: Some(SOURCE.into()),
+            view: None,
+            split: Some(split),
+        };
+        dataset::add(&folder.db, &folder.blobs, &dataset, new, &limits, &PatientIds::default()).await?;
+    }
+    Ok(dataset)
+}
+
+async fn find_or_create(folder: &DataFolder) -> Result<Dataset, CliError> {
+    if let Some(known) = store::datasets::find_by_name(&folder.db, DATASET).await? {
+        return Ok(known);
+    }
+    let dataset = Dataset {
+        id: DatasetId::new(),
+        name: DATASET.into(),
+        description: Some("SYNTHETIC: drawn phantoms, no patient, no meaning beyond the tour".into()),
+        classes: ClassList::default(),
+        synthetic: true,
+        created_at: Timestamp::now(),
+    };
+    store::datasets::create(&folder.db, &dataset).await?;
+    Ok(dataset)
+}
+
+/// Queues a run of the small network, short enough for a tour.
+async fn queue_run(folder: &DataFolder, dataset: &Dataset) -> Result<(), CliError> {
+    let stages =
+        vec![Stage { image_size: 64, steps: vec![Step { scope: Scope::All, learning_rate: 1e-3, epochs: 12 }] }];
+    let base = recipe(RECIPE).expect("a recipe of the program's own").plan;
+    let run = Run {
+        id: RunId::new(),
+        dataset_id: dataset.id,
+        dataset_fingerprint: store::datasets::fingerprint(&folder.db, dataset.id).await?,
+        name: Some("demo".into()),
+        recipe: Some(RECIPE.into()),
+        plan: base.with(PlanOverrides { stages: Some(stages), ..PlanOverrides::default() }),
+        seed: SEED,
+        status: RunStatus::Queued,
+        progress: RunProgress::default(),
+        device: None,
+        error: None,
+        created_at: Timestamp::now(),
+        started_at: None,
+        finished_at: None,
+    };
+    Ok(store::runs::create(&folder.db, &run).await?)
+}

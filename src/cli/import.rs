@@ -1,0 +1,168 @@
+//! `thorax import`
+
+use std::{
+    io::{IsTerminal, Write, stderr, stdout},
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use clap::Args;
+use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
+
+use super::{CliError, serve::DATA_FOLDER};
+use crate::{
+    app::DataFolder,
+    config::DataConfig,
+    dataset::{self, ImportRequest, PatientIds},
+    domain::{ClassList, DatasetId, ImportId},
+    imaging,
+    store::{self, Dataset, Import},
+};
+
+/// Between two lines of progress where the terminal cannot overwrite one.
+const LINE_EVERY: Duration = Duration::from_secs(10);
+
+#[derive(Args, Debug)]
+pub(super) struct ImportArgs {
+    /// Name of the data set; made when there is none.
+    #[arg(long, value_name = "NAME")]
+    dataset: String,
+
+    /// Its classes, in the order of the network's outputs. [default: normal,pneumonia,COVID-19]
+    #[arg(long, value_name = "CLASS,CLASS,…", value_delimiter = ',')]
+    classes: Option<Vec<String>>,
+
+    /// Split file of the images in `train/`, relative to the folder. [default: train_split.txt]
+    #[arg(long, value_name = "FILE")]
+    train_split: Option<String>,
+
+    /// Split file of the images in `test/`, relative to the folder. [default: test_split.txt]
+    #[arg(long, value_name = "FILE")]
+    test_split: Option<String>,
+
+    /// A folder in the COVIDx layout, or with one folder a class.
+    folder: PathBuf,
+
+    #[command(flatten)]
+    data: DataConfig,
+}
+
+pub(super) async fn run(args: ImportArgs) -> Result<(), CliError> {
+    let root = args.folder.canonicalize().map_err(|source| CliError::Path { path: args.folder.clone(), source })?;
+    let folder = DataFolder::open(&args.data.folder(DATA_FOLDER)).await?;
+    let dataset = find_or_create(&folder, &args.dataset, args.classes).await?;
+    let import = begun(&dataset, &root);
+    store::imports::create(&folder.db, &import).await?;
+    let request = ImportRequest {
+        dataset,
+        root,
+        train_split: args.train_split,
+        test_split: args.test_split,
+        limits: imaging::Limits { max_pixels: args.data.max_pixels },
+        max_bytes: args.data.max_upload_bytes,
+        patient_ids: PatientIds::new(args.data.patient_key.map(String::into_bytes)),
+    };
+    let import = follow(&folder, &request, import).await?;
+    let rejections = store::imports::rejections(&folder.db, import.id).await?;
+    folder.db.close().await;
+    report(&import, &rejections)?;
+    import.error.map_or(Ok(()), |why| Err(CliError::Import(why)))
+}
+
+/// Imports with progress on standard error; ctrl-c ends it between two images.
+async fn follow(folder: &DataFolder, request: &ImportRequest, import: Import) -> Result<Import, CliError> {
+    let stop = CancellationToken::new();
+    let stopper = stop.clone();
+    let interrupt = tokio::spawn(async move {
+        if tokio::signal::ctrl_c().await.is_ok() {
+            stopper.cancel();
+        }
+    });
+    let mut progress = Progress::new();
+    let mut show = |import: &Import| progress.show(import);
+    let finished = dataset::import(&folder.db, &folder.blobs, request, import, &stop, &mut show).await;
+    progress.end();
+    interrupt.abort();
+    Ok(finished?)
+}
+
+async fn find_or_create(folder: &DataFolder, name: &str, classes: Option<Vec<String>>) -> Result<Dataset, CliError> {
+    let classes = classes.map(ClassList::new).transpose()?;
+    if let Some(known) = store::datasets::find_by_name(&folder.db, name).await? {
+        return match classes {
+            Some(classes) if classes != known.classes => Err(CliError::Import(format!(
+                "the data set {name:?} has the classes {}, which cannot be changed",
+                known.classes.names().join(",")
+            ))),
+            _ => Ok(known),
+        };
+    }
+    let dataset = Dataset {
+        id: DatasetId::new(),
+        name: name.into(),
+        description: None,
+        classes: classes.unwrap_or_default(),
+        synthetic: false,
+        created_at: Timestamp::now(),
+    };
+    store::datasets::create(&folder.db, &dataset).await?;
+    Ok(dataset)
+}
+
+fn begun(dataset: &Dataset, root: &Path) -> Import {
+    Import {
+        id: ImportId::new(),
+        dataset_id: dataset.id,
+        path: root.display().to_string(),
+        status: "running".into(),
+        total: 0,
+        created: 0,
+        duplicates: 0,
+        rejected: 0,
+        error: None,
+        started_at: Timestamp::now(),
+        finished_at: None,
+    }
+}
+
+fn report(import: &Import, rejections: &[store::ImportRejection]) -> std::io::Result<()> {
+    let mut out = stdout().lock();
+    for rejection in rejections {
+        match rejection.line {
+            Some(line) => writeln!(out, "{}:{line}: {}", rejection.file, rejection.reason)?,
+            None => writeln!(out, "{}: {}", rejection.file, rejection.reason)?,
+        }
+    }
+    let Import { total, created, duplicates, rejected, .. } = import;
+    writeln!(out, "{total} found: {created} new, {duplicates} already there, {rejected} rejected")
+}
+
+/// One line that is overwritten on a terminal; now and then a line elsewhere.
+struct Progress {
+    overwrite: bool,
+    last: Instant,
+}
+
+impl Progress {
+    fn new() -> Self {
+        Self { overwrite: stderr().is_terminal(), last: Instant::now() }
+    }
+
+    fn show(&mut self, import: &Import) {
+        let Import { total, created, duplicates, rejected, .. } = import;
+        let done = created + duplicates + rejected;
+        if self.overwrite {
+            eprint!("\r{done} of {total}, {rejected} rejected ");
+        } else if self.last.elapsed() >= LINE_EVERY {
+            self.last = Instant::now();
+            eprintln!("{done} of {total}, {rejected} rejected");
+        }
+    }
+
+    fn end(&self) {
+        if self.overwrite {
+            eprintln!();
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! What an operator can set: flags, or the environment variables named beside them. Nothing else reads the environment.
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use clap::{Args, builder::NonEmptyStringValueParser};
+
+use crate::{http, inference::EngineConfig, nn::DeviceChoice};
+
+/// Where everything is kept, and the bounds of an image: for every command that touches the data.
+#[derive(Args, Clone, Debug)]
+pub struct DataConfig {
+    /// Folder of the database, images, models and caches; made when missing. [default: ./data, for `demo` ./data-demo]
+    #[arg(long, env = "THORAX_DATA_DIR", value_name = "FOLDER", hide_default_value = true)]
+    pub data_dir: Option<PathBuf>,
+
+    /// Key that turns patient identifiers into keyed hashes before they are stored; unset, they are kept as they come.
+    #[arg(long, env = "THORAX_PATIENT_KEY", value_name = "KEY", hide_env_values = true,
+          value_parser = NonEmptyStringValueParser::new())]
+    pub patient_key: Option<String>,
+
+    /// Largest image, in pixels (columns x rows).
+    #[arg(long, env = "THORAX_MAX_PIXELS", value_name = "PIXELS", default_value_t = 50_000_000,
+          value_parser = clap::value_parser!(u64).range(1..))]
+    pub max_pixels: u64,
+
+    /// Largest file and request body, in bytes (model and weight files have limits of their own).
+    #[arg(long, env = "THORAX_MAX_UPLOAD_BYTES", value_name = "BYTES", default_value_t = 64 << 20,
+          value_parser = clap::value_parser!(u64).range(1..=(1 << 32)))]
+    pub max_upload_bytes: u64,
+}
+
+/// The address, who may use it, and how it ends.
+#[derive(Args, Clone, Debug)]
+pub struct ListenConfig {
+    /// Address to listen on; port 0 takes a free one, which the ready line names.
+    #[arg(long, env = "THORAX_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
+    pub listen: SocketAddr,
+
+    /// Key that `/v1` asks for (`Authorization: Bearer KEY`), 16 characters or more; needed to listen on anything but
+    /// loopback.
+    #[arg(long, env = "THORAX_ADMIN_KEY", value_name = "KEY", hide_env_values = true, value_parser = long_key)]
+    pub admin_key: Option<String>,
+
+    /// Folder below which imports over HTTP may read; unset, they are refused.
+    #[arg(long, env = "THORAX_IMPORT_ROOT", value_name = "FOLDER")]
+    pub import_root: Option<PathBuf>,
+
+    /// How long a stop waits for requests and training to end, in seconds.
+    #[arg(long, env = "THORAX_SHUTDOWN_SECONDS", value_name = "SECONDS", default_value_t = 30)]
+    pub shutdown_seconds: u64,
+}
+
+/// Where the network runs, and the bounds of the prediction queue.
+#[derive(Args, Clone, Debug)]
+pub struct ComputeConfig {
+    /// `auto` (a real GPU if there is one, else the CPU), `vulkan`, `vulkan:N` or `cpu`.
+    #[arg(long, env = "THORAX_DEVICE", value_name = "DEVICE", default_value = "auto")]
+    pub device: DeviceChoice,
+
+    /// Predictions that may wait or run at once; one more is answered 429.
+    #[arg(long, env = "THORAX_MAX_QUEUE", value_name = "REQUESTS", default_value_t = 64,
+          value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub max_queue: u32,
+
+    /// Images that the network takes at once.
+    #[arg(long, env = "THORAX_MAX_BATCH_SIZE", value_name = "IMAGES", default_value_t = 8,
+          value_parser = clap::value_parser!(u32).range(1..=512))]
+    pub max_batch_size: u32,
+
+    /// How long a prediction that found company waits for more, in milliseconds.
+    #[arg(long, env = "THORAX_MAX_BATCH_DELAY_MS", value_name = "MS", default_value_t = 5,
+          value_parser = clap::value_parser!(u64).range(0..=1000))]
+    pub max_batch_delay_ms: u64,
+}
+
+/// All that a server needs.
+#[derive(Args, Clone, Debug)]
+pub struct ServerConfig {
+    /// Where everything is kept.
+    #[command(flatten)]
+    pub data: DataConfig,
+    /// Where it listens.
+    #[command(flatten)]
+    pub listen: ListenConfig,
+    /// Where it computes.
+    #[command(flatten)]
+    pub compute: ComputeConfig,
+}
+
+impl DataConfig {
+    /// The data folder, or `default` where none was named.
+    pub fn folder(&self, default: &str) -> PathBuf {
+        self.data_dir.clone().unwrap_or_else(|| default.into())
+    }
+
+    /// The bounds as handlers take them.
+    pub fn limits(&self) -> http::Limits {
+        let max_upload_bytes = usize::try_from(self.max_upload_bytes).unwrap_or(usize::MAX);
+        http::Limits { max_upload_bytes, max_pixels: self.max_pixels }
+    }
+
+    /// The key of the patient hash.
+    pub fn patient_key(&self) -> Option<Arc<[u8]>> {
+        self.patient_key.as_ref().map(|key| key.as_bytes().into())
+    }
+}
+
+impl ListenConfig {
+    /// How long a stop waits.
+    pub fn patience(&self) -> Duration {
+        Duration::from_secs(self.shutdown_seconds)
+    }
+}
+
+impl ComputeConfig {
+    /// The bounds as the engine takes them.
+    pub fn engine(&self) -> EngineConfig {
+        EngineConfig {
+            max_queue: self.max_queue as usize,
+            max_batch_size: self.max_batch_size as usize,
+            max_batch_delay_ms: self.max_batch_delay_ms,
+        }
+    }
+}
+
+/// A key that is not guessed at once; an empty variable is a mistake, not a key.
+fn long_key(text: &str) -> Result<String, String> {
+    let long_enough = text.chars().count() >= 16;
+    if long_enough { Ok(text.into()) } else { Err("a key has 16 characters or more".into()) }
+}

@@ -1,0 +1,41 @@
+//! Data sets: split files, imports, uploads, patient-grouped splits, and synthetic phantoms for the demo.
+
+pub mod covidx;
+mod folder;
+mod import;
+mod patient;
+pub mod phantom;
+mod split;
+mod upload;
+
+pub use folder::{PathError, resolve_below};
+pub use import::{ImportRequest, import};
+pub use patient::PatientIds;
+pub use split::{assign, carve_validation};
+pub use upload::{AddError, Added, NewRadiograph, add};
+
+use crate::domain::ClassList;
+
+/// The class that `name` means: written exactly so, or alone in differing only by case.
+pub fn match_class<'a>(classes: &'a ClassList, name: &str) -> Option<&'a str> {
+    if let Some(index) = classes.index_of(name) {
+        return Some(&classes.names()[index]);
+    }
+    let mut alike = classes.names().iter().filter(|class| class.to_lowercase() == name.to_lowercase());
+    match (alike.next(), alike.next()) {
+        (Some(class), None) => Some(class),
+        _ => None,
+    }
+}
+
+/// A folder of real data beside the project, for tests; says so when it is not there.
+#[cfg(test)]
+fn shared_folder(name: &str) -> Option<std::path::PathBuf> {
+    let beside = || std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared");
+    let folder = std::env::var_os("THORAX_SHARED").map_or_else(beside, Into::into).join(name);
+    if folder.is_dir() {
+        return Some(folder);
+    }
+    println!("skipped: {} does not exist (set THORAX_SHARED)", folder.display());
+    None
+}

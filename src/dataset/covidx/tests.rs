@@ -1,0 +1,86 @@
+//! The traps of the published split files, and the files themselves.
+
+use super::*;
+
+fn row(text: &str) -> Row {
+    let (mut rows, problems) = parse(text, &ClassList::default());
+    assert_eq!(problems, []);
+    rows.pop().expect("one row")
+}
+
+fn problem(text: &str) -> String {
+    let (rows, mut problems) = parse(text, &ClassList::default());
+    assert_eq!(rows, []);
+    problems.pop().expect("one problem").reason
+}
+
+#[test]
+fn the_four_columns() {
+    let row = row("nih:1281 nih_00001281_000.jpg normal nih");
+    assert_eq!((row.line, row.patient_id.as_str()), (1, "nih:1281"));
+    assert_eq!((row.file_name.as_str(), row.class.as_str()), ("nih_00001281_000.jpg", "normal"));
+    assert_eq!(row.source.as_deref(), Some("nih"));
+}
+
+#[test]
+fn the_source_may_be_missing() {
+    assert_eq!(row("8989e25c 8989e25c.png normal").source, None);
+}
+
+#[test]
+fn the_patient_id_may_hold_spaces() {
+    let row = row("COVID 1 COVID(1).png COVID-19 sirm");
+    assert_eq!((row.patient_id.as_str(), row.file_name.as_str()), ("COVID 1", "COVID(1).png"));
+    assert_eq!((row.class.as_str(), row.source.as_deref()), ("COVID-19", Some("sirm")));
+}
+
+#[test]
+fn a_class_name_in_patient_id_or_source_is_not_the_anchor() {
+    let row = row("normal 7 image normal(7).png pneumonia normal archive");
+    assert_eq!((row.patient_id.as_str(), row.class.as_str()), ("normal 7 image", "pneumonia"));
+    assert_eq!(row.source.as_deref(), Some("normal archive"));
+}
+
+#[test]
+fn the_class_keeps_the_data_sets_spelling() {
+    assert_eq!(row("1 a.png Covid-19 cohen").class, "COVID-19");
+}
+
+#[test]
+fn a_bad_line_is_told_by_number_and_does_not_stop_the_rest() {
+    let (rows, problems) =
+        parse("\u{feff}1 a.png normal x\r\n\r\n2 b.png effusion x\n3 c.png normal\n", &ClassList::default());
+    assert_eq!(rows.iter().map(|row| row.line).collect::<Vec<_>>(), [1, 4]);
+    assert_eq!(rows[0].patient_id, "1");
+    assert_eq!(problems.len(), 1);
+    assert_eq!(problems[0].line, 3);
+    assert!(problems[0].reason.contains("normal, pneumonia, COVID-19"), "{}", problems[0].reason);
+}
+
+#[test]
+fn missing_columns_are_a_problem() {
+    assert!(problem("a.png normal cohen").contains("missing"));
+    assert!(problem("normal").contains("missing"));
+}
+
+#[test]
+fn file_names_that_lead_out_of_the_folder_are_refused() {
+    for name in ["../a.png", "/etc/a.png", "x/../../a.png", "..\\a.png", "C:\\a.png", "\\\\host\\a.png"] {
+        assert!(problem(&format!("1 {name} normal cohen")).contains("leads out"), "{name}");
+    }
+    assert_eq!(row("1 sub/a..b.png normal").file_name, "sub/a..b.png");
+}
+
+#[test]
+fn the_published_files_parse_whole() {
+    let Some(folder) = crate::dataset::shared_folder("covidx") else { return };
+    let read = |name: &str| std::fs::read_to_string(folder.join(name)).expect("a published split file");
+    for (name, lines) in [("train_COVIDx7A.txt", 15_111), ("test_COVIDx7A.txt", 300)] {
+        let (rows, problems) = parse(&read(name), &ClassList::default());
+        assert_eq!((rows.len(), problems.len()), (lines, 0), "{name}");
+    }
+    let (train, _) = parse(&read("train_COVIDx7A.txt"), &ClassList::default());
+    let (test, _) = parse(&read("test_COVIDx7A.txt"), &ClassList::default());
+    assert_eq!(test.iter().filter(|row| row.source.is_none()).count(), 197);
+    assert_eq!(train.iter().chain(&test).filter(|row| row.patient_id.contains(' ')).count(), 1_199);
+}

@@ -1,0 +1,160 @@
+//! Imports a folder of labelled radiographs: COVIDx split files, or one folder per class.
+
+mod layout;
+mod ledger;
+
+use std::{path::PathBuf, sync::Arc};
+
+use futures_util::{StreamExt, stream};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    domain::Split,
+    imaging::Limits,
+    store::{Blobs, Dataset, Db, Import, StoreError},
+};
+
+use super::{
+    AddError, NewRadiograph, PatientIds,
+    folder::read_bounded,
+    upload::{self, Kept},
+};
+use layout::{Entry, Origin};
+use ledger::Ledger;
+
+/// What to import and within which bounds.
+#[derive(Clone, Debug)]
+pub struct ImportRequest {
+    /// Into which data set.
+    pub dataset: Dataset,
+    /// The folder; over HTTP made with [`super::resolve_below`]. Nothing outside it is read.
+    pub root: PathBuf,
+    /// Split file of the images in `train/`, relative to the folder; `train_split.txt` if absent.
+    pub train_split: Option<String>,
+    /// Split file of the images in `test/`, relative to the folder; `test_split.txt` if absent.
+    pub test_split: Option<String>,
+    /// Bounds of one image.
+    pub limits: Limits,
+    /// Largest accepted file.
+    pub max_bytes: u64,
+    /// How patient ids are stored.
+    pub patient_ids: PatientIds,
+}
+
+/// An image that was found, and what its place says about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Candidate {
+    /// Relative to the folder.
+    path: String,
+    label: String,
+    split: Option<Split>,
+    patient_id: Option<String>,
+    source: Option<String>,
+}
+
+/// Imports `request` under the row `import`, which the caller has created as `running`.
+///
+/// Bad rows and files are recorded and passed over; importing the same folder again adds nothing. Counts go to the
+/// row and to `progress` at most every half second, and once at the end. `stop` ends the import as failed between
+/// two images. The result is the finished row; an error means that the store failed.
+pub async fn import(
+    db: &Db,
+    blobs: &Blobs,
+    request: &ImportRequest,
+    import: Import,
+    stop: &CancellationToken,
+    progress: &mut (dyn FnMut(&Import) + Send),
+) -> Result<Import, StoreError> {
+    let mut ledger = Ledger::new(db, import, progress);
+    match import_all(db, blobs, request, stop, &mut ledger).await {
+        Ok(()) => ledger.finish(None).await,
+        Err(Failure::Import(why)) => ledger.finish(Some(why)).await,
+        Err(Failure::Store(error)) => {
+            // The row should not say `running` for ever; if it cannot be written either, the next start marks it.
+            if let Err(second) = ledger.finish(Some("the store failed".to_owned())).await {
+                tracing::error!(error = %second, "the failed import could not be marked as failed");
+            }
+            Err(error)
+        }
+    }
+}
+
+enum Failure {
+    Import(String),
+    Store(StoreError),
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+async fn import_all(
+    db: &Db,
+    blobs: &Blobs,
+    request: &ImportRequest,
+    stop: &CancellationToken,
+    ledger: &mut Ledger<'_>,
+) -> Result<(), Failure> {
+    let request = Arc::new(request.clone());
+    let for_listing = Arc::clone(&request);
+    let entries = blocking(move || layout::entries(&for_listing)).await.map_err(Failure::Import)?;
+    ledger.begin(entries.len() as u64).await?;
+
+    // Reading, decoding and blobs in parallel; rows one by one in the order of the folder, so that the same folder
+    // always gives the same data set.
+    let parallel = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut kept = stream::iter(entries).map(|entry| keep(db, blobs, Arc::clone(&request), entry)).buffered(parallel);
+    while let Some(outcome) = kept.next().await {
+        if stop.is_cancelled() {
+            return Err(Failure::Import("stopped before its end; import the folder again to complete it".to_owned()));
+        }
+        let (origin, outcome) = outcome?;
+        match outcome {
+            Ok((candidate, kept)) => ledger.record(origin, candidate, upload::enter(db, kept).await?),
+            Err(reason) => ledger.reject(origin, reason),
+        }
+        ledger.report_if_due().await?;
+    }
+    Ok(())
+}
+
+/// Reads, checks and stores one image up to its row; the inner error is a reason to reject it.
+async fn keep(
+    db: &Db,
+    blobs: &Blobs,
+    request: Arc<ImportRequest>,
+    Entry { origin, found }: Entry,
+) -> Result<(Origin, Result<(Candidate, Kept), String>), StoreError> {
+    let candidate = match found {
+        Ok(candidate) => candidate,
+        Err(reason) => return Ok((origin, Err(reason))),
+    };
+    let (for_reading, path) = (Arc::clone(&request), candidate.path.clone());
+    let bytes = match blocking(move || read_bounded(&for_reading.root, &path, for_reading.max_bytes)).await {
+        Ok(bytes) => bytes,
+        Err(reason) => return Ok((origin, Err(reason))),
+    };
+    let new = NewRadiograph {
+        bytes,
+        file_name: candidate.path.clone(),
+        label: Some(candidate.label.clone()),
+        patient_id: candidate.patient_id.clone(),
+        source: candidate.source.clone(),
+        view: None,
+        split: candidate.split,
+    };
+    match upload::keep(db, blobs, &request.dataset, new, &request.limits, &request.patient_ids).await {
+        Ok(kept) => Ok((origin, Ok((candidate, kept)))),
+        Err(AddError::Store(error)) => Err(error),
+        Err(refused) => Ok((origin, Err(format!("{}: {refused}", candidate.path)))),
+    }
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, String> + Send + 'static) -> Result<T, String> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| format!("reading gave up: {error}"))?
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,102 @@
+//! What an import has done so far, written to its row now and then.
+
+use std::{
+    collections::HashMap,
+    mem,
+    time::{Duration, Instant},
+};
+
+use jiff::Timestamp;
+
+use crate::{
+    dataset::Added,
+    domain::Sha256,
+    store::{Db, Import, ImportRejection, StoreError, imports},
+};
+
+use super::{Candidate, layout::Origin};
+
+const REPORT_INTERVAL: Duration = Duration::from_millis(500);
+
+pub(super) struct Ledger<'a> {
+    db: &'a Db,
+    import: Import,
+    progress: &'a mut (dyn FnMut(&Import) + Send),
+    unwritten: Vec<ImportRejection>,
+    reported: Instant,
+    /// The images of this import by content, to tell a repeated row from a contradicting one.
+    seen: HashMap<Sha256, Candidate>,
+}
+
+impl<'a> Ledger<'a> {
+    pub(super) fn new(db: &'a Db, import: Import, progress: &'a mut (dyn FnMut(&Import) + Send)) -> Self {
+        Self { db, import, progress, unwritten: Vec::new(), reported: Instant::now(), seen: HashMap::new() }
+    }
+
+    pub(super) async fn begin(&mut self, total: u64) -> Result<(), StoreError> {
+        self.import.total = total;
+        self.report().await
+    }
+
+    /// Counts an image that the data set now holds.
+    pub(super) fn record(&mut self, origin: Origin, candidate: Candidate, added: Added) {
+        let radiograph = match added {
+            Added::Created(radiograph) => {
+                self.import.created += 1;
+                self.seen.insert(radiograph.sha256, candidate);
+                return;
+            }
+            Added::Duplicate(radiograph) => radiograph,
+        };
+        match self.seen.get(&radiograph.sha256) {
+            Some(first) if (&first.label, first.split) != (&candidate.label, candidate.split) => {
+                let reason = contradiction(&candidate, first);
+                self.reject(origin, reason);
+            }
+            _ => {
+                self.import.duplicates += 1;
+                self.seen.entry(radiograph.sha256).or_insert(candidate);
+            }
+        }
+    }
+
+    pub(super) fn reject(&mut self, origin: Origin, reason: String) {
+        self.import.rejected += 1;
+        self.unwritten.push(ImportRejection { file: origin.file, line: origin.line, reason });
+    }
+
+    pub(super) async fn report_if_due(&mut self) -> Result<(), StoreError> {
+        if self.reported.elapsed() < REPORT_INTERVAL {
+            return Ok(());
+        }
+        self.report().await
+    }
+
+    /// Ends the import: `succeeded`, or `failed` for a reason.
+    pub(super) async fn finish(mut self, error: Option<String>) -> Result<Import, StoreError> {
+        self.import.status = if error.is_some() { "failed" } else { "succeeded" }.to_owned();
+        self.import.error = error;
+        self.import.finished_at = Some(Timestamp::now());
+        self.report().await?;
+        Ok(self.import)
+    }
+
+    async fn report(&mut self) -> Result<(), StoreError> {
+        self.reported = Instant::now();
+        imports::update(self.db, &self.import, &self.unwritten).await?;
+        mem::take(&mut self.unwritten);
+        (self.progress)(&self.import);
+        Ok(())
+    }
+}
+
+fn contradiction(candidate: &Candidate, first: &Candidate) -> String {
+    let place = |of: &Candidate| of.split.map_or_else(|| of.label.clone(), |split| format!("{} in {split}", of.label));
+    format!(
+        "{}: the same image as {}, which is {} and not {}; the first is kept",
+        candidate.path,
+        first.path,
+        place(first),
+        place(candidate)
+    )
+}

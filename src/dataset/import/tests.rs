@@ -1,0 +1,1 @@
+//! Imports of folders drawn here into a database of their own.

@@ -1,0 +1,176 @@
+//! The one way by which a radiograph enters a data set, from an upload or an import.
+
+use jiff::Timestamp;
+
+use crate::{
+    domain::{RadiographId, Sha256, Split},
+    imaging::{self, Format, ImageError, Limits},
+    store::{Blobs, Dataset, Db, Radiograph, StoreError, radiographs},
+};
+
+use super::{PatientIds, match_class};
+
+/// Longest accepted text field, in characters.
+const MAX_TEXT: usize = 255;
+
+/// A radiograph on its way in. Empty texts count as absent.
+#[derive(Clone, Debug, Default)]
+pub struct NewRadiograph {
+    /// PNG or JPEG.
+    pub bytes: Vec<u8>,
+    /// Folders before the name are dropped.
+    pub file_name: String,
+    /// One of the data set's classes.
+    pub label: Option<String>,
+    /// As the hospital or data set writes it; see [`PatientIds`].
+    pub patient_id: Option<String>,
+    /// Origin.
+    pub source: Option<String>,
+    /// Projection.
+    pub view: Option<String>,
+    /// Split.
+    pub split: Option<Split>,
+}
+
+/// What became of it.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Added {
+    /// It is new.
+    Created(Radiograph),
+    /// The data set has the same bytes already; nothing changed.
+    Duplicate(Radiograph),
+}
+
+/// Why it was not added.
+#[derive(Debug, thiserror::Error)]
+pub enum AddError {
+    /// A field is unusable (HTTP 422).
+    #[error("{field}: {detail}")]
+    Field {
+        /// `label`, `file_name`, ...
+        field: &'static str,
+        /// What is wrong and what would be right.
+        detail: String,
+    },
+    /// The bytes are not a usable radiograph.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// A radiograph whose blob is durable and whose row is still to be written.
+pub(super) enum Kept {
+    New(Radiograph),
+    Known(Radiograph),
+}
+
+/// Checks the fields, decodes the image on a blocking thread, writes the blob and then the row.
+pub async fn add(
+    db: &Db,
+    blobs: &Blobs,
+    dataset: &Dataset,
+    new: NewRadiograph,
+    limits: &Limits,
+    patient_ids: &PatientIds,
+) -> Result<Added, AddError> {
+    let kept = keep(db, blobs, dataset, new, limits, patient_ids).await?;
+    Ok(enter(db, kept).await?)
+}
+
+/// All but the row: safe to run for many at once.
+pub(super) async fn keep(
+    db: &Db,
+    blobs: &Blobs,
+    dataset: &Dataset,
+    new: NewRadiograph,
+    limits: &Limits,
+    patient_ids: &PatientIds,
+) -> Result<Kept, AddError> {
+    let NewRadiograph { bytes, file_name, label, patient_id, source, view, split } = new;
+    let file_name = checked("file_name", file_name.rsplit(['/', '\\']).next().unwrap_or_default())?;
+    let label = optional("label", label)?.map(|label| known_class(dataset, &label)).transpose()?;
+    let patient_id = optional("patient_id", patient_id)?.map(|id| patient_ids.stored(&id));
+    let (source, view) = (optional("source", source)?, optional("view", view)?);
+
+    let (bytes, sha256) = blocking(move || {
+        let sha256 = Sha256::of(&bytes);
+        Ok((bytes, sha256))
+    })
+    .await?;
+    if let Some(known) = radiographs::find(db, dataset.id, &sha256).await? {
+        return Ok(Kept::Known(known));
+    }
+    let (bytes, (format, width, height)) = decodable(bytes, *limits).await?;
+    let radiograph = Radiograph {
+        id: RadiographId::new(),
+        dataset_id: dataset.id,
+        sha256,
+        file_name,
+        label,
+        patient_id,
+        source,
+        view,
+        split,
+        width,
+        height,
+        format: format.as_str().to_owned(),
+        byte_length: bytes.len() as u64,
+        created_at: Timestamp::now(),
+    };
+    blobs.put(bytes).await?;
+    Ok(Kept::New(radiograph))
+}
+
+/// Writes the row, unless the same bytes came in meanwhile.
+pub(super) async fn enter(db: &Db, kept: Kept) -> Result<Added, StoreError> {
+    match kept {
+        Kept::Known(known) => Ok(Added::Duplicate(known)),
+        Kept::New(radiograph) => Ok(match radiographs::insert(db, &radiograph).await? {
+            Some(known) => Added::Duplicate(known),
+            None => Added::Created(radiograph),
+        }),
+    }
+}
+
+async fn decodable(bytes: Vec<u8>, limits: Limits) -> Result<(Vec<u8>, (Format, u32, u32)), ImageError> {
+    blocking(move || {
+        let (format, image) = imaging::decode(&bytes, &limits)?;
+        Ok((bytes, (format, image.width, image.height)))
+    })
+    .await
+}
+
+/// Runs off the async threads. A decoder that panics on hostile bytes refuses that file and nothing else.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ImageError> + Send + 'static,
+) -> Result<T, ImageError> {
+    let failed = |error: tokio::task::JoinError| ImageError::Undecodable(format!("the decoder gave up: {error}"));
+    tokio::task::spawn_blocking(work).await.map_err(failed)?
+}
+
+fn known_class(dataset: &Dataset, label: &str) -> Result<String, AddError> {
+    match_class(&dataset.classes, label).map(str::to_owned).ok_or_else(|| AddError::Field {
+        field: "label",
+        detail: format!("{label:?} is not a class of this data set; those are {}", dataset.classes.names().join(", ")),
+    })
+}
+
+fn optional(field: &'static str, text: Option<String>) -> Result<Option<String>, AddError> {
+    text.filter(|text| !text.trim().is_empty()).map(|text| checked(field, &text)).transpose()
+}
+
+fn checked(field: &'static str, text: &str) -> Result<String, AddError> {
+    let text = text.trim();
+    let refuse = |detail: String| Err(AddError::Field { field, detail });
+    if text.is_empty() {
+        refuse("must not be empty".to_owned())
+    } else if text.chars().count() > MAX_TEXT {
+        refuse(format!("at most {MAX_TEXT} characters"))
+    } else if text.chars().any(char::is_control) {
+        refuse("must not hold control characters".to_owned())
+    } else {
+        Ok(text.to_owned())
+    }
+}

@@ -1,0 +1,127 @@
+//! 95 % intervals: Wilson's for a share, a bootstrap for scores that are no share.
+
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use rand_distr::{Binomial, Distribution};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::domain::{Averages, ConfusionMatrix};
+
+/// The 0.975 quantile of the standard normal distribution, which makes the intervals 95 % ones.
+const Z: f64 = 1.959_963_984_540_054;
+
+/// Resamples of the bootstrap: the ends of the interval then move by about a twentieth of its width.
+const RESAMPLES: usize = 1000;
+
+/// A 95 % interval.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Interval {
+    /// Lower end.
+    pub low: f64,
+    /// Upper end.
+    pub high: f64,
+}
+
+/// Wilson's score interval at 95 % for `correct` of `n` (Wilson 1927): `(low, high)`. Unlike the normal approximation it
+/// stays within 0 and 1 and has a width at 0 and at `n`. Of nothing, nothing is known: `(0, 1)` for `n` = 0.
+pub fn wilson(correct: u64, n: u64) -> (f64, f64) {
+    if n == 0 {
+        return (0.0, 1.0);
+    }
+    let (n, share) = (n as f64, correct as f64 / n as f64);
+    let scale = 1.0 + Z * Z / n;
+    let centre = (share + Z * Z / (2.0 * n)) / scale;
+    let half = Z / scale * (share * (1.0 - share) / n + Z * Z / (4.0 * n * n)).sqrt();
+    ((centre - half).max(0.0), (centre + half).min(1.0))
+}
+
+/// Percentile bootstrap (Efron 1979) of the averages: images are drawn again with replacement, which over a confusion
+/// matrix is one multinomial draw of its cells. The same matrix and seed give the same intervals.
+pub(super) struct Bootstrap(Vec<Averages>);
+
+impl Bootstrap {
+    pub(super) fn of(confusion: &ConfusionMatrix, seed: u64) -> Self {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        Self((0..RESAMPLES).map(|_| resample(confusion, &mut rng).averages()).collect())
+    }
+
+    /// The 2.5 % and 97.5 % percentiles of one of the averages.
+    pub(super) fn interval(&self, score: impl Fn(&Averages) -> f64) -> Interval {
+        let mut scores: Vec<f64> = self.0.iter().map(score).collect();
+        scores.sort_by(f64::total_cmp);
+        let at = |share: f64| scores[(share * (scores.len() - 1) as f64).round() as usize];
+        Interval { low: at(0.025), high: at(0.975) }
+    }
+}
+
+/// As many images as `confusion` counts, drawn from its cells with replacement. A multinomial draw is a chain of binomial
+/// ones, so its cost does not grow with the number of images.
+fn resample(confusion: &ConfusionMatrix, rng: &mut ChaCha8Rng) -> ConfusionMatrix {
+    let mut left_to_draw = confusion.total();
+    let mut left_in_cells = left_to_draw;
+    let mut draw = |&cell: &u64| {
+        let drawn = if cell == left_in_cells { left_to_draw } else { binomial(left_to_draw, cell, left_in_cells, rng) };
+        left_in_cells -= cell;
+        left_to_draw -= drawn;
+        drawn
+    };
+    ConfusionMatrix::from_rows(confusion.rows().iter().map(|row| row.iter().map(&mut draw).collect()).collect())
+}
+
+fn binomial(n: u64, part: u64, whole: u64, rng: &mut ChaCha8Rng) -> u64 {
+    let share = part as f64 / whole as f64;
+    Binomial::new(n, share).expect("a part of a whole is a probability").sample(rng)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn near(actual: (f64, f64), low: f64, high: f64) {
+        assert!((actual.0 - low).abs() < 5e-5 && (actual.1 - high).abs() < 5e-5, "{actual:?}, not {low} to {high}");
+    }
+
+    #[test]
+    fn wilson_agrees_with_the_textbook() {
+        // Newcombe 1998, Statistics in Medicine 17:857, table I, method 3 (score without continuity correction).
+        near(wilson(81, 263), 0.2553, 0.3662);
+        near(wilson(15, 148), 0.0624, 0.1605);
+        near(wilson(0, 20), 0.0, 0.1611);
+        near(wilson(1, 29), 0.0061, 0.1718);
+    }
+
+    #[test]
+    fn wilson_is_symmetric_and_knows_nothing_of_nothing() {
+        let ((low, high), (mirrored_low, mirrored_high)) = (wilson(3, 40), wilson(37, 40));
+        assert!((low - (1.0 - mirrored_high)).abs() < 1e-12 && (high - (1.0 - mirrored_low)).abs() < 1e-12);
+        assert_eq!(wilson(0, 0), (0.0, 1.0));
+        assert_eq!(wilson(20, 20).1, 1.0);
+    }
+
+    #[test]
+    fn a_resample_counts_as_many_images_and_leaves_empty_cells_empty() {
+        let confusion = ConfusionMatrix::from_rows(vec![vec![50, 3], vec![0, 40]]);
+        let mut rng = ChaCha8Rng::seed_from_u64(1);
+        for _ in 0..100 {
+            let drawn = resample(&confusion, &mut rng);
+            assert_eq!((drawn.total(), drawn.rows()[1][0]), (93, 0));
+        }
+    }
+
+    #[test]
+    fn the_bootstrap_of_an_accuracy_is_close_to_wilson() {
+        let confusion = ConfusionMatrix::from_rows(vec![vec![420, 80], vec![120, 380]]);
+        let bootstrap = Bootstrap::of(&confusion, 7).interval(|averages| averages.accuracy);
+        let (low, high) = wilson(800, 1000);
+        assert!((bootstrap.low - low).abs() < 0.005 && (bootstrap.high - high).abs() < 0.005, "{bootstrap:?}");
+    }
+
+    #[test]
+    fn the_same_seed_gives_the_same_interval_and_another_seed_another() {
+        let confusion = ConfusionMatrix::from_rows(vec![vec![42, 8, 3], vec![12, 38, 1], vec![2, 2, 9]]);
+        let interval = |seed| Bootstrap::of(&confusion, seed).interval(|averages| averages.macro_f1);
+        assert_eq!(interval(1), interval(1));
+        assert_ne!(interval(1), interval(2));
+    }
+}

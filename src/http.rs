@@ -1,0 +1,91 @@
+//! The HTTP interface: one file a path, short handlers; no SQL, no tensors.
+
+mod admin;
+mod aliases;
+mod answer;
+mod auth;
+mod body;
+mod datasets;
+mod evaluations;
+mod extract;
+mod fields;
+mod health;
+mod imports;
+mod models;
+mod pages;
+mod predictions;
+mod problem;
+mod radiographs;
+mod recipes;
+mod scores;
+mod state;
+mod training_runs;
+
+use axum::{Router, extract::DefaultBodyLimit, middleware};
+use tower_http::{
+    catch_panic::CatchPanicLayer,
+    request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer},
+    trace::TraceLayer,
+};
+use utoipa::{OpenApi, openapi};
+use utoipa_axum::router::OpenApiRouter;
+
+pub use problem::{ApiError, FieldError, Problem};
+pub use state::{AppState, Limits};
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Thorax",
+        description = "Trains and serves chest-radiograph classifiers. For research only: not a medical device, never \
+                       for diagnosis. Errors are `application/problem+json` (RFC 9457)."
+    ),
+    components(schemas(Problem)),
+    tags(
+        (name = "datasets", description = "Data sets and their radiographs"),
+        (name = "training", description = "Recipes, training runs and their numbers"),
+        (name = "models", description = "Models, aliases and evaluations"),
+        (name = "predictions", description = "Classifying radiographs"),
+        (name = "operating", description = "Health, devices, weights")
+    )
+)]
+struct Document;
+
+/// All routes with their description.
+fn routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::with_openapi(Document::openapi())
+        .merge(datasets::router())
+        .merge(radiographs::router())
+        .merge(imports::router())
+        .merge(recipes::router())
+        .merge(training_runs::router())
+        .merge(models::router())
+        .merge(aliases::router())
+        .merge(evaluations::router())
+        .merge(predictions::router())
+        .merge(admin::router())
+        .merge(health::router())
+}
+
+/// The OpenAPI document, the same that `/openapi.json` serves.
+pub fn openapi() -> openapi::OpenApi {
+    routes().into_openapi()
+}
+
+/// The whole service.
+pub fn router(state: AppState) -> Router {
+    let (routes, openapi) = routes().split_for_parts();
+    routes
+        .merge(pages::router(openapi))
+        .layer(middleware::from_fn_with_state(state.clone(), auth::require_key))
+        .fallback(problem::no_such_path)
+        .method_not_allowed_fallback(problem::wrong_method)
+        .layer(DefaultBodyLimit::max(state.limits.max_upload_bytes))
+        .layer(CatchPanicLayer::custom(problem::panicked))
+        .layer(middleware::from_fn(problem::render))
+        .layer(middleware::from_fn(pages::harden))
+        .layer(TraceLayer::new_for_http())
+        .layer(PropagateRequestIdLayer::x_request_id())
+        .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))
+        .with_state(state)
+}

@@ -1,0 +1,80 @@
+//! `/v1/admin`: devices and ImageNet weights.
+
+use axum::{
+    Json,
+    body::Body,
+    extract::State,
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use jiff::Timestamp;
+use tempfile::NamedTempFile;
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use super::{
+    ApiError, AppState,
+    answer::{Invalid, TooLarge},
+    body,
+    extract::List,
+};
+use crate::{
+    domain::DeviceInfo,
+    nn::{self, BodyWeights, NnError},
+    store::{self, Weights},
+};
+
+/// Largest weight file; the TensorFlow.js package has 95 MB, a `.pth` with its classifier 98 MB.
+const MAX_WEIGHTS_BYTES: usize = 512 << 20;
+
+/// The routes of this file.
+pub(super) fn router() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new().routes(routes!(list_devices)).routes(routes!(list_weights, import_weights))
+}
+
+/// The devices this build can use; one is in use.
+#[utoipa::path(get, path = "/v1/admin/devices", tag = "operating", responses((status = 200, body = List<DeviceInfo>)))]
+async fn list_devices(State(state): State<AppState>) -> Json<List<DeviceInfo>> {
+    Json(List::whole(state.devices.to_vec()))
+}
+
+/// Imported ImageNet weights, newest first; a run takes the newest.
+#[utoipa::path(get, path = "/v1/admin/weights", tag = "operating", responses((status = 200, body = List<Weights>)))]
+async fn list_weights(State(state): State<AppState>) -> Result<Json<List<Weights>>, ApiError> {
+    Ok(Json(List::whole(store::weights::list(&state.db).await?)))
+}
+
+/// Takes ImageNet weights of ResNet-50: the TensorFlow.js package, a torchvision `.pth` or `.safetensors`.
+#[utoipa::path(post, path = "/v1/admin/weights", tag = "operating",
+    request_body(content = Vec<u8>, content_type = "application/octet-stream", description = "At most 512 MiB"),
+    responses(
+        (status = 201, body = Weights, headers(("Location" = String, description = "The list"))),
+        TooLarge,
+        Invalid
+    ))]
+async fn import_weights(State(state): State<AppState>, content: Body) -> Result<Response, ApiError> {
+    let file = NamedTempFile::new_in(&state.incoming).map_err(ApiError::internal)?;
+    let mut sink = tokio::fs::File::from_std(file.reopen().map_err(ApiError::internal)?);
+    body::write(content, MAX_WEIGHTS_BYTES, &mut sink).await?;
+    let read = move || nn::import_weights(file.path());
+    let read = tokio::task::spawn_blocking(read).await.map_err(ApiError::internal)?;
+    let weights = keep(&state, read.map_err(unreadable)?).await?;
+    let location = [(header::LOCATION, "/v1/admin/weights")];
+    Ok((StatusCode::CREATED, location, Json(weights)).into_response())
+}
+
+/// What a decoder trips over is the file's fault: the server wrote it whole just before.
+fn unreadable(error: NnError) -> ApiError {
+    ApiError::Unusable(error.to_string())
+}
+
+async fn keep(state: &AppState, body: BodyWeights) -> Result<Weights, ApiError> {
+    let weights = Weights {
+        byte_length: body.bytes.len() as u64,
+        sha256: state.blobs.put(body.bytes).await?,
+        variant: body.variant,
+        origin: body.origin.into(),
+        created_at: Timestamp::now(),
+    };
+    store::weights::create(&state.db, &weights).await?;
+    Ok(weights)
+}

@@ -1,0 +1,98 @@
+//! `/v1/models/aliases`: names for models; `champion` is the one that serves.
+
+use std::sync::Arc;
+
+use axum::{Extension, Json, extract::State};
+use serde::Deserialize;
+use tokio::sync::Mutex;
+use utoipa::ToSchema;
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use super::{
+    ApiError, AppState,
+    answer::{Invalid, NotFound},
+    extract::{JsonBody, PathOf},
+};
+use crate::{
+    domain::ModelId,
+    store::{self, Model},
+    worker::CHAMPION,
+};
+
+/// The routes of this file.
+pub(super) fn router() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new().routes(routes!(get_alias, put_alias)).layer(Extension(Turn::default()))
+}
+
+/// One change at a time: the engine and the row must end with the same model.
+#[derive(Clone, Default)]
+struct Turn(Arc<Mutex<()>>);
+
+/// Where an alias points.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct AliasTarget {
+    /// The model.
+    model_id: ModelId,
+}
+
+/// The model behind an alias.
+#[utoipa::path(get, path = "/v1/models/aliases/{alias}", tag = "models", params(("alias" = String, Path)), responses(
+    (status = 200, body = Model),
+    NotFound
+))]
+async fn get_alias(State(state): State<AppState>, PathOf(alias): PathOf<String>) -> Result<Json<Model>, ApiError> {
+    let model = store::models::by_alias(&state.db, &alias).await?;
+    model.map(Json).ok_or(ApiError::NotFound("alias"))
+}
+
+/// Points an alias at a model. `champion` is loaded and warmed first; when that fails, the old one goes on.
+#[utoipa::path(put, path = "/v1/models/aliases/{alias}", tag = "models",
+    params(("alias" = String, Path, description = "A lower-case letter, then up to 31 of a-z, 0-9 and -")),
+    request_body = AliasTarget,
+    responses(
+        (status = 200, body = Model),
+        Invalid
+    ))]
+async fn put_alias(
+    State(state): State<AppState>,
+    Extension(turn): Extension<Turn>,
+    PathOf(alias): PathOf<String>,
+    JsonBody(target): JsonBody<AliasTarget>,
+) -> Result<Json<Model>, ApiError> {
+    if !is_alias(&alias) {
+        let rule = "a lower-case letter, then up to 31 lower-case letters, digits and hyphens";
+        return Err(ApiError::Unusable(format!("the alias {alias:?} is not {rule}")));
+    }
+    let _turn = turn.0.lock().await;
+    let no_model = || ApiError::invalid("/model_id", "there is no such model; GET /v1/models lists them");
+    let model = store::models::get(&state.db, target.model_id).await?.ok_or_else(no_model)?;
+    if alias == CHAMPION {
+        let bytes = state.blobs.get(&model.sha256).await?;
+        state.engine.load(model.id, bytes).await?;
+    }
+    store::models::set_alias(&state.db, &alias, model.id).await?;
+    let model = store::models::get(&state.db, model.id).await?;
+    model.map(Json).ok_or(ApiError::NotFound("model"))
+}
+
+/// `^[a-z][a-z0-9-]{0,31}$`
+fn is_alias(text: &str) -> bool {
+    let rest = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    text.len() <= 32 && text.starts_with(|c: char| c.is_ascii_lowercase()) && text.chars().all(rest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_alias;
+
+    #[test]
+    fn an_alias_is_a_short_lower_case_word() {
+        for good in ["champion", "a", "canary-2", &"a".repeat(32)] {
+            assert!(is_alias(good), "{good}");
+        }
+        for bad in ["", "2nd", "-a", "Champion", "a b", "é", &"a".repeat(33)] {
+            assert!(!is_alias(bad), "{bad}");
+        }
+    }
+}

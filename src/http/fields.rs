@@ -1,0 +1,125 @@
+//! Reads a JSON object field by field, so that one answer names every wrong field and not only the first.
+
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+use super::{ApiError, FieldError};
+
+/// A JSON object as it was sent.
+pub type JsonObject = Map<String, Value>;
+
+/// The fields of one object that are still to be read.
+pub struct Fields<'a> {
+    at: String,
+    left: JsonObject,
+    errors: &'a mut Vec<FieldError>,
+}
+
+impl<'a> Fields<'a> {
+    /// The fields of `object`, which stands at the JSON pointer `at` of the request (`""` for the body itself).
+    pub fn new(at: impl Into<String>, object: JsonObject, errors: &'a mut Vec<FieldError>) -> Self {
+        Self { at: at.into(), left: object, errors }
+    }
+
+    /// A field that may be absent or null.
+    pub fn optional<T: DeserializeOwned>(&mut self, name: &str) -> Option<T> {
+        let value = self.raw(name)?;
+        serde_json::from_value(value).map_err(|e| self.refuse(name, e.to_string())).ok()
+    }
+
+    /// A field that must be there.
+    pub fn required<T: DeserializeOwned>(&mut self, name: &str) -> Option<T> {
+        if self.left.get(name).is_none_or(Value::is_null) {
+            self.left.remove(name);
+            self.refuse(name, "is missing");
+            return None;
+        }
+        self.optional(name)
+    }
+
+    /// A text that must be there, of 1 to `longest` characters.
+    pub fn required_text(&mut self, name: &str, longest: usize) -> Option<String> {
+        let text = self.required(name)?;
+        self.bounded(name, text, longest)
+    }
+
+    /// A text that may be absent, of 1 to `longest` characters.
+    pub fn optional_text(&mut self, name: &str, longest: usize) -> Option<String> {
+        let text = self.optional(name)?;
+        self.bounded(name, text, longest)
+    }
+
+    fn bounded(&mut self, name: &str, text: String, longest: usize) -> Option<String> {
+        let text = text.trim();
+        let ok = !text.is_empty() && text.chars().count() <= longest;
+        self.check(ok, name, &format!("must be 1 to {longest} characters"));
+        ok.then(|| text.to_owned())
+    }
+
+    /// An object to be read field by field.
+    pub fn object(&mut self, name: &str) -> Option<Fields<'_>> {
+        let object = self.optional::<JsonObject>(name)?;
+        Some(Fields::new(self.pointer(name), object, self.errors))
+    }
+
+    /// An array of objects, each read by `read`; absent when there is no array.
+    pub fn objects<T>(&mut self, name: &str, read: impl Fn(&mut Fields) -> T) -> Option<Vec<T>> {
+        let items = self.optional::<Vec<Value>>(name)?;
+        let at = self.pointer(name);
+        let mut read_items = Vec::with_capacity(items.len());
+        for (i, item) in items.into_iter().enumerate() {
+            let pointer = format!("{at}/{i}");
+            read_items.push(match item {
+                Value::Object(object) => {
+                    let mut fields = Fields::new(pointer, object, self.errors);
+                    let value = read(&mut fields);
+                    fields.finish();
+                    value
+                }
+                _ => {
+                    self.errors.push(FieldError { pointer, detail: "must be an object".into() });
+                    // keeps the places of the others; what its missing fields would add is not told
+                    read(&mut Fields::new("", JsonObject::new(), &mut Vec::new()))
+                }
+            });
+        }
+        Some(read_items)
+    }
+
+    /// Notes what is wrong with a field unless it is right.
+    pub fn check(&mut self, ok: bool, name: &str, detail: &str) {
+        if !ok {
+            self.refuse(name, detail);
+        }
+    }
+
+    /// Refuses the fields that nobody asked for.
+    pub fn finish(self) {
+        for name in self.left.keys() {
+            let escaped = name.replace('~', "~0").replace('/', "~1");
+            let pointer = format!("{}/{escaped}", self.at);
+            self.errors.push(FieldError { pointer, detail: "there is no such field".into() });
+        }
+    }
+
+    fn raw(&mut self, name: &str) -> Option<Value> {
+        self.left.remove(name).filter(|value| !value.is_null())
+    }
+
+    fn refuse(&mut self, name: &str, detail: impl Into<String>) {
+        let pointer = self.pointer(name);
+        self.errors.push(FieldError { pointer, detail: detail.into() });
+    }
+
+    fn pointer(&self, name: &str) -> String {
+        format!("{}/{name}", self.at)
+    }
+}
+
+/// What was read, or one 422 with all that is wrong.
+pub fn all_right<T>(read: Option<T>, errors: Vec<FieldError>) -> Result<T, ApiError> {
+    match read {
+        Some(value) if errors.is_empty() => Ok(value),
+        _ => Err(ApiError::Invalid(errors)),
+    }
+}

@@ -1,0 +1,145 @@
+//! `/v1/datasets/{id}/imports` and `/v1/imports`: folders of labelled radiographs on the server, read in the background.
+
+use std::path::PathBuf;
+
+use axum::{Json, extract::State, response::IntoResponse};
+use jiff::Timestamp;
+use serde::Serialize;
+use utoipa::ToSchema;
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use super::{
+    ApiError, AppState,
+    answer::{self, Forbidden, Invalid, Malformed, NotFound},
+    datasets,
+    extract::{JsonBody, PathOf},
+    fields::{Fields, JsonObject, all_right},
+    radiographs,
+};
+use crate::{
+    dataset::{self, ImportRequest},
+    domain::{DatasetId, ImportId},
+    imaging,
+    store::{self, Dataset, Import, ImportRejection},
+};
+
+pub(super) fn router() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new().routes(routes!(create_import)).routes(routes!(get_import))
+}
+
+/// An import to be started.
+#[derive(Debug, ToSchema)]
+pub struct NewImport {
+    /// A folder below the server's import root, relative to it: in the COVIDx layout or with one folder a class.
+    pub path: String,
+    /// Split file of the images in `train/`, relative to the folder; `train_split.txt` when absent.
+    pub train_split: Option<String>,
+    /// Split file of the images in `test/`, relative to the folder; `test_split.txt` when absent.
+    pub test_split: Option<String>,
+}
+
+/// An import with what it refused.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ImportDetail {
+    #[serde(flatten)]
+    import: Import,
+    /// One for each bad row or file, in order.
+    rejections: Vec<ImportRejection>,
+}
+
+/// Starts an import. Bad rows and files are reported and do not stop the rest; importing twice adds nothing.
+#[utoipa::path(
+    post, path = "/v1/datasets/{id}/imports", tag = "datasets",
+    params(("id" = DatasetId, Path)),
+    request_body = NewImport,
+    responses((status = 202, description = "Started", body = Import), Malformed, Forbidden, NotFound, Invalid)
+)]
+async fn create_import(
+    State(state): State<AppState>,
+    PathOf(id): PathOf<DatasetId>,
+    JsonBody(body): JsonBody<JsonObject>,
+) -> Result<impl IntoResponse, ApiError> {
+    let dataset = datasets::find(&state, id).await?;
+    let new = NewImport::read(body)?;
+    let folder = folder(&state, new.path.clone()).await?;
+    let import = begun(&dataset, new.path.clone());
+    store::imports::create(&state.db, &import).await?;
+    start(&state, import.clone(), new.request(&state, dataset, folder));
+    Ok(answer::accepted(format!("/v1/imports/{}", import.id), import))
+}
+
+/// Shows an import: how far it is, and one line for each row or file it refused.
+#[utoipa::path(
+    get, path = "/v1/imports/{id}", tag = "datasets",
+    params(("id" = ImportId, Path)),
+    responses((status = 200, description = "The import", body = ImportDetail), NotFound)
+)]
+async fn get_import(
+    State(state): State<AppState>,
+    PathOf(id): PathOf<ImportId>,
+) -> Result<Json<ImportDetail>, ApiError> {
+    let import = store::imports::get(&state.db, id).await?.ok_or(ApiError::NotFound("import"))?;
+    let rejections = store::imports::rejections(&state.db, id).await?;
+    Ok(Json(ImportDetail { import, rejections }))
+}
+
+/// The folder that `path` names below the import root.
+async fn folder(state: &AppState, path: String) -> Result<PathBuf, ApiError> {
+    let refused = || ApiError::Forbidden("imports are off: the operator has set no THORAX_IMPORT_ROOT".into());
+    let root = state.import_root.clone().ok_or_else(refused)?;
+    let resolve = move || dataset::resolve_below(&root, &path);
+    let resolved = tokio::task::spawn_blocking(resolve).await.map_err(ApiError::internal)?;
+    resolved.map_err(|error| ApiError::invalid("/path", error.to_string()))
+}
+
+fn begun(dataset: &Dataset, path: String) -> Import {
+    Import {
+        id: ImportId::new(),
+        dataset_id: dataset.id,
+        path,
+        status: "running".into(),
+        total: 0,
+        created: 0,
+        duplicates: 0,
+        rejected: 0,
+        error: None,
+        started_at: Timestamp::now(),
+        finished_at: None,
+    }
+}
+
+/// Goes on after the answer; the server waits for it when it ends.
+fn start(state: &AppState, import: Import, request: ImportRequest) {
+    let AppState { db, blobs, shutdown, .. } = state.clone();
+    state.tasks.spawn(async move {
+        let id = import.id;
+        match dataset::import(&db, &blobs, &request, import, &shutdown, &mut |_| {}).await {
+            Ok(import) => tracing::info!(%id, import.created, import.rejected, import.status, "import ended"),
+            Err(error) => tracing::error!(%id, %error, "import failed"),
+        }
+    });
+}
+
+impl NewImport {
+    fn read(body: JsonObject) -> Result<Self, ApiError> {
+        let mut errors = Vec::new();
+        let mut fields = Fields::new("", body, &mut errors);
+        let path = fields.required("path");
+        let train_split = fields.optional("train_split");
+        let test_split = fields.optional("test_split");
+        fields.finish();
+        all_right(path.map(|path| Self { path, train_split, test_split }), errors)
+    }
+
+    fn request(self, state: &AppState, dataset: Dataset, root: PathBuf) -> ImportRequest {
+        ImportRequest {
+            dataset,
+            root,
+            train_split: self.train_split,
+            test_split: self.test_split,
+            limits: imaging::Limits { max_pixels: state.limits.max_pixels },
+            max_bytes: state.limits.max_upload_bytes as u64,
+            patient_ids: radiographs::patient_ids(state),
+        }
+    }
+}

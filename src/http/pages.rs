@@ -1,0 +1,114 @@
+//! The dashboard from inside the binary, the interface's description, and the headers that keep pages safe.
+
+use std::{collections::BTreeMap, sync::LazyLock};
+
+use axum::{
+    Router,
+    extract::{Path, Request},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    middleware::Next,
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use include_dir::{Dir, File, include_dir};
+use utoipa::openapi::OpenApi;
+use utoipa_swagger_ui::SwaggerUi;
+
+use super::{ApiError, AppState};
+use crate::domain::Sha256;
+
+static FOLDER: Dir = include_dir!("$CARGO_MANIFEST_DIR/static");
+
+/// By path below `static/`.
+static ASSETS: LazyLock<BTreeMap<String, Asset>> = LazyLock::new(|| {
+    let mut assets = BTreeMap::new();
+    collect(&FOLDER, &mut assets);
+    assets
+});
+
+/// Scripts and styles come from here alone; an image may also be one the reader just picked (`blob:`).
+const POLICY: &str = "default-src 'self'; img-src 'self' blob: data:; object-src 'none'; base-uri 'none'; \
+                      form-action 'self'; frame-ancestors 'none'";
+
+/// Swagger UI draws with inline styles.
+const POLICY_OF_DOCS: &str = "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; \
+                              object-src 'none'; base-uri 'none'; frame-ancestors 'none'";
+
+/// An embedded file.
+struct Asset {
+    bytes: &'static [u8],
+    media_type: &'static str,
+    etag: String,
+}
+
+/// `/`, `/static`, `/openapi.json` and `/docs`.
+pub(super) fn router(openapi: OpenApi) -> Router<AppState> {
+    Router::new()
+        .route("/", get(|headers: HeaderMap| async move { serve("index.html", &headers) }))
+        .route("/static/{*path}", get(asset))
+        .merge(SwaggerUi::new("/docs").url("/openapi.json", openapi))
+}
+
+/// Headers for every answer.
+pub(super) async fn harden(request: Request, next: Next) -> Response {
+    let policy = if request.uri().path().starts_with("/docs") { POLICY_OF_DOCS } else { POLICY };
+    let mut response = next.run(request).await;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(policy));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("same-origin"));
+    response
+}
+
+async fn asset(Path(path): Path<String>, headers: HeaderMap) -> Result<Response, ApiError> {
+    serve(&path, &headers)
+}
+
+fn serve(path: &str, headers: &HeaderMap) -> Result<Response, ApiError> {
+    let asset = ASSETS.get(path).ok_or(ApiError::NotFound("page"))?;
+    // A browser keeps the file but asks each time, so that a new binary shows at once.
+    let common = [(header::ETAG, asset.etag.as_str()), (header::CACHE_CONTROL, "no-cache")];
+    if has_already(headers, &asset.etag) {
+        return Ok((StatusCode::NOT_MODIFIED, common).into_response());
+    }
+    Ok((common, [(header::CONTENT_TYPE, asset.media_type)], asset.bytes).into_response())
+}
+
+/// `If-None-Match` names the tag (RFC 9110, 13.1.2: weak comparison).
+fn has_already(headers: &HeaderMap, etag: &str) -> bool {
+    let sent = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
+    let mut tags = sent.flat_map(|value| value.split(',')).map(|tag| tag.trim().trim_start_matches("W/"));
+    tags.any(|tag| tag == "*" || tag == etag)
+}
+
+fn collect(folder: &'static Dir, assets: &mut BTreeMap<String, Asset>) {
+    for file in folder.files() {
+        let path = file.path().to_string_lossy().replace('\\', "/");
+        assets.insert(path, Asset::of(file));
+    }
+    folder.dirs().for_each(|inner| collect(inner, assets));
+}
+
+impl Asset {
+    fn of(file: &'static File) -> Self {
+        let bytes = file.contents();
+        let media_type = media_type(file.path().extension().and_then(|extension| extension.to_str()));
+        Self { bytes, media_type, etag: format!("\"{}\"", Sha256::of(bytes)) }
+    }
+}
+
+fn media_type(extension: Option<&str>) -> &'static str {
+    match extension {
+        Some("html") => "text/html; charset=utf-8",
+        Some("css") => "text/css; charset=utf-8",
+        Some("js" | "mjs") => "text/javascript; charset=utf-8",
+        Some("json" | "map") => "application/json",
+        Some("webmanifest") => "application/manifest+json",
+        Some("svg") => "image/svg+xml",
+        Some("png") => "image/png",
+        Some("ico") => "image/x-icon",
+        Some("woff2") => "font/woff2",
+        Some("txt" | "md") | None => "text/plain; charset=utf-8",
+        Some(_) => "application/octet-stream",
+    }
+}

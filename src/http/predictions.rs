@@ -1,0 +1,119 @@
+//! `/v1/predictions`: classifies radiographs.
+
+mod answer;
+mod classify;
+mod form;
+
+use axum::{
+    Extension, Json,
+    extract::{FromRequest, Request, State},
+};
+use serde::Deserialize;
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use super::{
+    ApiError, AppState,
+    answer::{Busy, Conflict, Invalid, Malformed, NotFound, TooLarge, Unavailable, UnsupportedType},
+    body,
+    extract::{Form, List, ListParams, PathOf, QueryOf},
+};
+use crate::{domain::PredictionId, store};
+use answer::{Predicted, RecordedPrediction};
+use classify::{Admission, Wanted};
+
+/// The routes of this file.
+pub(super) fn router() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new()
+        .routes(routes!(list_predictions, create_prediction))
+        .routes(routes!(get_prediction))
+        .layer(Extension(Admission::default()))
+}
+
+/// Who shall answer.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+struct PredictionParams {
+    /// Identifier or alias of a model; the one that serves when absent. Another than that one is 409.
+    #[param(example = "champion")]
+    model: Option<String>,
+}
+
+/// One or more radiographs.
+#[derive(ToSchema)]
+#[allow(dead_code, reason = "describes the form; read field by field")]
+struct PredictionForm {
+    /// PNG or JPEG; may be repeated.
+    #[schema(value_type = Vec<String>, format = Binary)]
+    file: Vec<Vec<u8>>,
+}
+
+/// Classifies one radiograph (`PredictionAnswer`) or several (`PredictionBatch`). The images are not kept.
+#[utoipa::path(post, path = "/v1/predictions", tag = "predictions", params(PredictionParams),
+    request_body(content(
+        (PredictionForm = "multipart/form-data"),
+        (Vec<u8> = "image/png"),
+        (Vec<u8> = "image/jpeg")
+    )),
+    responses(
+        (status = 200, body = Predicted),
+        NotFound,
+        Conflict,
+        TooLarge,
+        UnsupportedType,
+        Invalid,
+        Busy,
+        Unavailable
+    ))]
+async fn create_prediction(
+    State(state): State<AppState>,
+    Extension(admission): Extension<Admission>,
+    QueryOf(params): QueryOf<PredictionParams>,
+    request: Request,
+) -> Result<Json<Predicted>, ApiError> {
+    // Before the body is read, so that waiting requests hold no images.
+    let _place = admission.enter()?;
+    let wanted = Wanted::find(&state, params.model.as_deref()).await?;
+    match body::media_type(request.headers()).as_str() {
+        "multipart/form-data" => {
+            let form = Form::from_request(request, &state).await?;
+            form::classify_all(&state, &admission, &wanted, form).await.map(Json)
+        }
+        "image/png" | "image/jpeg" => {
+            let bytes = body::read(request.into_body(), state.limits.max_upload_bytes).await?;
+            let answer = classify::classify(&state, &admission, &wanted, bytes).await?;
+            Ok(Json(Predicted::One(Box::new(answer))))
+        }
+        other => Err(ApiError::UnsupportedType(format!(
+            "send image/png, image/jpeg or multipart/form-data with `file`, not {other:?}"
+        ))),
+    }
+}
+
+/// Recorded predictions in order of creation.
+#[utoipa::path(get, path = "/v1/predictions", tag = "predictions", params(ListParams), responses(
+    (status = 200, body = List<RecordedPrediction>),
+    Malformed
+))]
+async fn list_predictions(
+    State(state): State<AppState>,
+    QueryOf(params): QueryOf<ListParams>,
+) -> Result<Json<List<RecordedPrediction>>, ApiError> {
+    let page = params.page()?;
+    let recorded = store::predictions::list(&state.db, &page).await?;
+    let recorded = recorded.into_iter().map(RecordedPrediction::from).collect();
+    Ok(Json(List::of(recorded, &page, RecordedPrediction::cursor)))
+}
+
+/// One recorded prediction.
+#[utoipa::path(get, path = "/v1/predictions/{id}", tag = "predictions", params(("id" = PredictionId, Path)), responses(
+    (status = 200, body = RecordedPrediction),
+    NotFound
+))]
+async fn get_prediction(
+    State(state): State<AppState>,
+    PathOf(id): PathOf<PredictionId>,
+) -> Result<Json<RecordedPrediction>, ApiError> {
+    let recorded = store::predictions::get(&state.db, id).await?;
+    recorded.map(|prediction| Json(prediction.into())).ok_or(ApiError::NotFound("prediction"))
+}

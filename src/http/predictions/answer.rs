@@ -1,0 +1,129 @@
+//! What a prediction answers.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::{
+    domain::{ModelId, NOTICE, PredictionId, RunId},
+    http::Problem,
+    inference::{Classification, Timing},
+    store::{Model, Prediction},
+    worker::CHAMPION,
+};
+
+/// What the probabilities are worth.
+const RELIABILITY: &str = "The probabilities are the network's softmax outputs and are not calibrated: 0.9 does not \
+                           mean right nine times in ten, and an image unlike the training data gets confident answers too.";
+
+/// One answer for one image, several for several.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+pub(super) enum Predicted {
+    /// To a raw body or a form with one file.
+    One(Box<PredictionAnswer>),
+    /// To a form with several files.
+    Many(PredictionBatch),
+}
+
+/// The answer about one radiograph.
+#[derive(Serialize, ToSchema)]
+pub(super) struct PredictionAnswer {
+    /// Under this it is recorded.
+    pub(super) id: PredictionId,
+    /// Who answered.
+    pub(super) model: AnsweringModel,
+    /// The most probable class.
+    pub(super) prediction: String,
+    /// By class name; sums to 1.
+    pub(super) probabilities: BTreeMap<String, f32>,
+    /// What the probabilities are worth.
+    reliability: &'static str,
+    /// How long it took.
+    pub(super) timing: Timing,
+    /// For research only.
+    notice: &'static str,
+}
+
+/// Which model answered.
+#[derive(Serialize, ToSchema)]
+pub(super) struct AnsweringModel {
+    /// Identifier.
+    id: ModelId,
+    /// The alias asked for, or else the one through which it serves.
+    alias: Option<String>,
+    /// Run it came from.
+    run_id: Option<RunId>,
+    /// Stage of that run.
+    stage: Option<u32>,
+    /// Trained on drawn phantoms: its answer about a real radiograph means nothing.
+    synthetic: bool,
+}
+
+/// The answers to the files of a form, in their order.
+#[derive(Serialize, ToSchema)]
+pub(super) struct PredictionBatch {
+    /// One for each file.
+    pub(super) items: Vec<BatchItem>,
+}
+
+/// The outcome for one file.
+#[derive(Serialize, ToSchema)]
+pub(super) struct BatchItem {
+    /// As sent.
+    pub(super) file_name: Option<String>,
+    /// The answer, unless there is a problem.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) prediction: Option<PredictionAnswer>,
+    /// Why there is no answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) problem: Option<Problem>,
+}
+
+/// A prediction as it was recorded.
+#[derive(Serialize, ToSchema)]
+pub(super) struct RecordedPrediction {
+    #[serde(flatten)]
+    prediction: Prediction,
+    /// For research only.
+    notice: &'static str,
+}
+
+impl PredictionAnswer {
+    /// Joins the engine's answer with what is known of its model.
+    pub(super) fn new(classification: &Classification, model: Model, asked_alias: Option<&str>) -> Self {
+        let names = classification.spec.classes.names();
+        let probabilities = &classification.probabilities;
+        let best = (0..names.len()).max_by(|&a, &b| probabilities[a].total_cmp(&probabilities[b]));
+        Self {
+            id: PredictionId::new(),
+            model: AnsweringModel::new(model, asked_alias),
+            prediction: best.map(|class| names[class].clone()).unwrap_or_default(),
+            probabilities: names.iter().cloned().zip(probabilities.iter().copied()).collect(),
+            reliability: RELIABILITY,
+            timing: classification.timing,
+            notice: NOTICE,
+        }
+    }
+}
+
+impl AnsweringModel {
+    fn new(model: Model, asked_alias: Option<&str>) -> Self {
+        let champion = model.aliases.iter().find(|alias| *alias == CHAMPION);
+        let alias = asked_alias.map(str::to_owned).or_else(|| champion.cloned());
+        Self { id: model.id, alias, run_id: model.run_id, stage: model.stage, synthetic: model.synthetic }
+    }
+}
+
+impl From<Prediction> for RecordedPrediction {
+    fn from(prediction: Prediction) -> Self {
+        Self { prediction, notice: NOTICE }
+    }
+}
+
+impl RecordedPrediction {
+    pub(super) fn cursor(&self) -> String {
+        self.prediction.id.to_string()
+    }
+}

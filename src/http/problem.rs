@@ -1,0 +1,297 @@
+//! Errors as problem documents (RFC 9457). A handler returns [`ApiError`]; one table gives status, slug and title;
+//! [`render`] writes the body, so that errors made by the framework look the same.
+
+use axum::{
+    Json,
+    body::Body,
+    extract::{Request, multipart::MultipartError, rejection::*},
+    http::{HeaderValue, StatusCode, header},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::{domain::PlanProblem, imaging::ImageError, inference::EngineError, store::StoreError};
+
+/// A problem document.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Problem {
+    /// Names the kind of problem; stable.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The kind in words.
+    pub title: String,
+    /// The HTTP status.
+    pub status: u16,
+    /// What went wrong here and what to do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+    /// The path asked for.
+    pub instance: String,
+    /// Each wrong field.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub errors: Vec<FieldError>,
+}
+
+/// One wrong field.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct FieldError {
+    /// JSON pointer (RFC 6901).
+    pub pointer: String,
+    /// What is wrong and what would be right.
+    pub detail: String,
+}
+
+impl From<PlanProblem> for FieldError {
+    fn from(problem: PlanProblem) -> Self {
+        Self { pointer: problem.pointer, detail: problem.detail }
+    }
+}
+
+/// What a handler can fail with.
+#[derive(Debug, thiserror::Error)]
+pub enum ApiError {
+    /// 400.
+    #[error("{0}")]
+    Malformed(String),
+    /// 401.
+    #[error("send the key as `Authorization: Bearer <key>`")]
+    Unauthorized,
+    /// 403.
+    #[error("{0}")]
+    Forbidden(String),
+    /// 404; says what there is none of.
+    #[error("there is no such {0}")]
+    NotFound(&'static str),
+    /// 409.
+    #[error("{0}")]
+    Conflict(String),
+    /// 413.
+    #[error("{0}")]
+    TooLarge(String),
+    /// 415.
+    #[error("{0}")]
+    UnsupportedType(String),
+    /// 422, without a field.
+    #[error("{0}")]
+    Unusable(String),
+    /// 422, naming fields.
+    #[error("the request names unusable values")]
+    Invalid(Vec<FieldError>),
+    /// 429.
+    #[error("{0}")]
+    Busy(String),
+    /// 503.
+    #[error("{0}")]
+    Unavailable(String),
+    /// 500; the cause is logged, never sent.
+    #[error("the server failed; its log has the cause under this request's id")]
+    Internal(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl ApiError {
+    /// A 422 about one field.
+    pub fn invalid(pointer: &str, detail: impl Into<String>) -> Self {
+        Self::Invalid(vec![FieldError { pointer: pointer.into(), detail: detail.into() }])
+    }
+
+    /// A 500 with its cause.
+    pub fn internal(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self::Internal(cause.into())
+    }
+
+    /// The same as a document: for the failed part of an answer about several things.
+    pub fn into_problem(self, instance: &str) -> Problem {
+        if let Self::Internal(cause) = &self {
+            tracing::error!(error = cause.to_string(), "part of a request failed");
+        }
+        let detail = self.to_string();
+        let status = self.status();
+        document(status, Failure { detail, errors: self.errors() }, instance.into())
+    }
+
+    fn errors(self) -> Vec<FieldError> {
+        if let Self::Invalid(errors) = self { errors } else { Vec::new() }
+    }
+
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::Malformed(_) => StatusCode::BAD_REQUEST,
+            Self::Unauthorized => StatusCode::UNAUTHORIZED,
+            Self::Forbidden(_) => StatusCode::FORBIDDEN,
+            Self::NotFound(_) => StatusCode::NOT_FOUND,
+            Self::Conflict(_) => StatusCode::CONFLICT,
+            Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::UnsupportedType(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::Unusable(_) | Self::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::Busy(_) => StatusCode::TOO_MANY_REQUESTS,
+            Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+}
+
+/// What [`render`] finds on a response that failed.
+#[derive(Clone)]
+struct Failure {
+    detail: String,
+    errors: Vec<FieldError>,
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        if let Self::Internal(cause) = &self {
+            tracing::error!(error = cause.to_string(), "request failed");
+        }
+        let mut response = self.status().into_response();
+        if matches!(self, Self::Busy(_) | Self::Unavailable(_)) {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        let detail = self.to_string();
+        response.extensions_mut().insert(Failure { detail, errors: self.errors() });
+        response
+    }
+}
+
+/// Gives every 4xx and 5xx a problem document.
+pub(super) async fn render(request: Request, next: Next) -> Response {
+    let instance = request.uri().path().to_owned();
+    let response = next.run(request).await;
+    let status = response.status();
+    if !(status.is_client_error() || status.is_server_error()) {
+        return response;
+    }
+    let (mut parts, body) = response.into_parts();
+    let failure = match parts.extensions.remove::<Failure>() {
+        Some(failure) => failure,
+        None => Failure { detail: framework_detail(status, body).await, errors: Vec::new() },
+    };
+    let problem = document(status, failure, instance);
+    parts.headers.remove(header::CONTENT_LENGTH);
+    parts.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    let body = Json(problem).into_response().into_body();
+    Response::from_parts(parts, body)
+}
+
+fn document(status: StatusCode, failure: Failure, instance: String) -> Problem {
+    let (slug, title) = kind(status);
+    Problem {
+        kind: format!("/problems/{slug}"),
+        title: title.into(),
+        status: status.as_u16(),
+        detail: Some(failure.detail).filter(|detail| !detail.is_empty()),
+        instance,
+        errors: failure.errors,
+    }
+}
+
+/// The text of an error made by the framework; nothing of a 5xx is passed on.
+async fn framework_detail(status: StatusCode, body: Body) -> String {
+    if status.is_server_error() {
+        return String::new();
+    }
+    let bytes = axum::body::to_bytes(body, 4096).await.unwrap_or_default();
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+fn kind(status: StatusCode) -> (&'static str, &'static str) {
+    match status.as_u16() {
+        400 => ("malformed", "The request is malformed"),
+        401 => ("unauthorized", "A key is needed"),
+        403 => ("forbidden", "Not allowed"),
+        404 => ("not-found", "Not found"),
+        405 => ("method-not-allowed", "Method not allowed"),
+        406 => ("not-acceptable", "Nothing acceptable"),
+        409 => ("conflict", "The state does not allow it"),
+        413 => ("too-large", "Over a limit"),
+        415 => ("unsupported-type", "Unsupported media type"),
+        422 => ("unusable", "Read but unusable"),
+        429 => ("busy", "Too many requests"),
+        503 => ("unavailable", "Not ready"),
+        _ if status.is_client_error() => ("refused", "The request was refused"),
+        _ => ("internal", "The server failed"),
+    }
+}
+
+pub(super) async fn no_such_path() -> ApiError {
+    ApiError::NotFound("path; /docs lists them")
+}
+
+pub(super) async fn wrong_method() -> StatusCode {
+    StatusCode::METHOD_NOT_ALLOWED
+}
+
+pub(super) fn panicked(payload: Box<dyn std::any::Any + Send>) -> Response {
+    let message = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    let message = message.or_else(|| payload.downcast_ref::<String>().cloned());
+    ApiError::internal(message.unwrap_or_else(|| "a handler panicked".into())).into_response()
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Exists(_) | StoreError::InUse(_) | StoreError::IllegalMove(_) => {
+                Self::Conflict(error.to_string())
+            }
+            other => Self::internal(other),
+        }
+    }
+}
+
+impl From<ImageError> for ApiError {
+    fn from(error: ImageError) -> Self {
+        let detail = error.to_string();
+        match error {
+            ImageError::UnsupportedType => Self::UnsupportedType(detail),
+            ImageError::TooManyPixels { .. } => Self::TooLarge(detail),
+            ImageError::Undecodable(_) => Self::Unusable(detail),
+        }
+    }
+}
+
+impl From<EngineError> for ApiError {
+    fn from(error: EngineError) -> Self {
+        match error {
+            EngineError::QueueFull => Self::Busy(error.to_string()),
+            EngineError::NoModel => Self::Unavailable(
+                "no model serves yet: train one (POST /v1/training-runs) or point the alias `champion` at one".into(),
+            ),
+            EngineError::Closed => Self::Unavailable(error.to_string()),
+            EngineError::Model(cause) => Self::Unusable(cause.to_string()),
+        }
+    }
+}
+
+impl From<JsonRejection> for ApiError {
+    fn from(rejection: JsonRejection) -> Self {
+        match rejection {
+            JsonRejection::JsonDataError(_) => Self::Unusable(rejection.body_text()),
+            JsonRejection::MissingJsonContentType(_) => Self::UnsupportedType(rejection.body_text()),
+            other if other.status() == StatusCode::PAYLOAD_TOO_LARGE => Self::TooLarge(other.body_text()),
+            other => Self::Malformed(other.body_text()),
+        }
+    }
+}
+
+impl From<PathRejection> for ApiError {
+    /// An identifier that cannot exist names nothing.
+    fn from(_: PathRejection) -> Self {
+        Self::NotFound("thing: the identifier in the path cannot exist")
+    }
+}
+
+impl From<QueryRejection> for ApiError {
+    fn from(rejection: QueryRejection) -> Self {
+        Self::Malformed(rejection.body_text())
+    }
+}
+
+impl From<MultipartError> for ApiError {
+    fn from(error: MultipartError) -> Self {
+        match error.status() {
+            StatusCode::PAYLOAD_TOO_LARGE => Self::TooLarge(error.body_text()),
+            _ => Self::Malformed(error.body_text()),
+        }
+    }
+}

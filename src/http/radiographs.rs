@@ -1,0 +1,219 @@
+//! `/v1/datasets/{id}/radiographs` and `/v1/radiographs`: uploads, lists, changes and the images themselves.
+
+mod upload;
+
+use axum::{
+    Json,
+    extract::State,
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde::Deserialize;
+use utoipa::IntoParams;
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use self::upload::{Upload, UploadForm, UploadResult};
+use super::{
+    ApiError, AppState,
+    answer::{Conflict, Invalid, Malformed, NotFound, TooLarge, UnsupportedType},
+    datasets,
+    extract::{Form, JsonBody, List, ListParams, PathOf, QueryOf},
+    fields::{Fields, JsonObject, all_right},
+};
+use crate::{
+    dataset::{PatientIds, match_class},
+    domain::{DatasetId, RadiographId, Split},
+    imaging,
+    store::{self, Dataset, Radiograph, RadiographFilter, RadiographPatch},
+};
+
+/// Longest patient id, source and view, in characters.
+const LONGEST_TEXT: usize = 255;
+
+pub(super) fn router() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new()
+        .routes(routes!(upload_radiographs, list_radiographs))
+        .routes(routes!(get_radiograph, patch_radiograph, delete_radiograph))
+        .routes(routes!(get_radiograph_image))
+}
+
+/// Which radiographs.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+struct FilterParams {
+    /// Of this split.
+    split: Option<Split>,
+    /// Of this class.
+    label: Option<String>,
+    /// Of this origin.
+    source: Option<String>,
+}
+
+/// How large an image.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+struct SizeParams {
+    /// Side of a square PNG in pixels; the upload itself when absent.
+    #[param(minimum = 16, maximum = 1024)]
+    size: Option<u32>,
+}
+
+/// Adds radiographs. Each file is answered for itself; one file alone, if rejected, answers with its own status.
+#[utoipa::path(
+    post, path = "/v1/datasets/{id}/radiographs", tag = "datasets",
+    params(("id" = DatasetId, Path)),
+    request_body(content = UploadForm, content_type = "multipart/form-data"),
+    responses(
+        (status = 201, description = "One item a file", body = List<UploadResult>),
+        Malformed, NotFound, TooLarge, UnsupportedType, Invalid
+    )
+)]
+async fn upload_radiographs(
+    State(state): State<AppState>,
+    PathOf(id): PathOf<DatasetId>,
+    Form(form): Form,
+) -> Result<impl IntoResponse, ApiError> {
+    let dataset = datasets::find(&state, id).await?;
+    let upload = Upload::read(form, &dataset).await?;
+    let items = upload.store(&state, &dataset).await?;
+    Ok((StatusCode::CREATED, Json(List::whole(items))))
+}
+
+/// Lists a data set's radiographs, oldest first.
+#[utoipa::path(
+    get, path = "/v1/datasets/{id}/radiographs", tag = "datasets",
+    params(("id" = DatasetId, Path), FilterParams, ListParams),
+    responses((status = 200, description = "A page", body = List<Radiograph>), Malformed, NotFound)
+)]
+async fn list_radiographs(
+    State(state): State<AppState>,
+    PathOf(id): PathOf<DatasetId>,
+    QueryOf(FilterParams { split, label, source }): QueryOf<FilterParams>,
+    QueryOf(params): QueryOf<ListParams>,
+) -> Result<Json<List<Radiograph>>, ApiError> {
+    let page = params.page()?;
+    datasets::find(&state, id).await?;
+    let filter = RadiographFilter { split, label, source };
+    let radiographs = store::radiographs::list(&state.db, id, &filter, &page).await?;
+    Ok(Json(List::of(radiographs, &page, |radiograph| radiograph.id.to_string())))
+}
+
+/// Shows a radiograph.
+#[utoipa::path(
+    get, path = "/v1/radiographs/{id}", tag = "datasets",
+    params(("id" = RadiographId, Path)),
+    responses((status = 200, description = "The radiograph", body = Radiograph), NotFound)
+)]
+async fn get_radiograph(
+    State(state): State<AppState>,
+    PathOf(id): PathOf<RadiographId>,
+) -> Result<Json<Radiograph>, ApiError> {
+    find(&state, id).await.map(Json)
+}
+
+/// Changes the named fields of a radiograph.
+#[utoipa::path(
+    patch, path = "/v1/radiographs/{id}", tag = "datasets",
+    params(("id" = RadiographId, Path)),
+    request_body = RadiographPatch,
+    responses((status = 200, description = "As it is now", body = Radiograph), Malformed, NotFound, Invalid)
+)]
+async fn patch_radiograph(
+    State(state): State<AppState>,
+    PathOf(id): PathOf<RadiographId>,
+    JsonBody(body): JsonBody<JsonObject>,
+) -> Result<Json<Radiograph>, ApiError> {
+    let dataset = datasets::find(&state, find(&state, id).await?.dataset_id).await?;
+    let patch = read_patch(body, &dataset, &patient_ids(&state))?;
+    let changed = store::radiographs::patch(&state.db, id, &patch).await?;
+    changed.map(Json).ok_or(NO_RADIOGRAPH)
+}
+
+/// Removes a radiograph, and its image if no other data set holds it.
+#[utoipa::path(
+    delete, path = "/v1/radiographs/{id}", tag = "datasets",
+    params(("id" = RadiographId, Path)),
+    responses((status = 204, description = "Removed"), NotFound, Conflict)
+)]
+async fn delete_radiograph(
+    State(state): State<AppState>,
+    PathOf(id): PathOf<RadiographId>,
+) -> Result<StatusCode, ApiError> {
+    datasets::refuse_while_trained_on(&state, find(&state, id).await?.dataset_id).await?;
+    if let Some(orphan) = store::radiographs::delete(&state.db, id).await?.ok_or(NO_RADIOGRAPH)? {
+        state.blobs.remove(&orphan).await?;
+    }
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// The uploaded image, or a square grey PNG of it as a network of that size sees it.
+#[utoipa::path(
+    get, path = "/v1/radiographs/{id}/image", tag = "datasets",
+    params(("id" = RadiographId, Path), SizeParams),
+    responses(
+        (status = 200, description = "The image", content((Vec<u8> = "image/png"), (Vec<u8> = "image/jpeg"))),
+        Malformed, NotFound
+    )
+)]
+async fn get_radiograph_image(
+    State(state): State<AppState>,
+    PathOf(id): PathOf<RadiographId>,
+    QueryOf(SizeParams { size }): QueryOf<SizeParams>,
+) -> Result<Response, ApiError> {
+    if size.is_some_and(|size| !(16..=1024).contains(&size)) {
+        return Err(ApiError::Malformed("size must be 16 to 1024".into()));
+    }
+    let radiograph = find(&state, id).await?;
+    let bytes = state.blobs.get(&radiograph.sha256).await?;
+    Ok(match size {
+        None => image_response(&format!("image/{}", radiograph.format), bytes),
+        Some(side) => image_response("image/png", resized(&state, bytes, side).await?),
+    })
+}
+
+const NO_RADIOGRAPH: ApiError = ApiError::NotFound("radiograph");
+
+async fn find(state: &AppState, id: RadiographId) -> Result<Radiograph, ApiError> {
+    store::radiographs::get(&state.db, id).await?.ok_or(NO_RADIOGRAPH)
+}
+
+/// How patient ids are kept on this server.
+pub(super) fn patient_ids(state: &AppState) -> PatientIds {
+    PatientIds::new(state.patient_key.as_deref().map(<[u8]>::to_vec))
+}
+
+fn read_patch(body: JsonObject, dataset: &Dataset, patients: &PatientIds) -> Result<RadiographPatch, ApiError> {
+    let mut errors = Vec::new();
+    let mut fields = Fields::new("", body, &mut errors);
+    let label: Option<String> = fields.optional("label");
+    let class = label.as_deref().and_then(|label| match_class(&dataset.classes, label));
+    fields.check(class.is_some() == label.is_some(), "label", &not_a_class(dataset));
+    let patch = RadiographPatch {
+        label: class.map(str::to_owned),
+        patient_id: fields.optional_text("patient_id", LONGEST_TEXT).map(|id| patients.stored(&id)),
+        source: fields.optional_text("source", LONGEST_TEXT),
+        view: fields.optional_text("view", LONGEST_TEXT),
+        split: fields.optional("split"),
+    };
+    fields.finish();
+    all_right(Some(patch), errors)
+}
+
+fn not_a_class(dataset: &Dataset) -> String {
+    format!("is not a class of this data set: {}", dataset.classes.names().join(", "))
+}
+
+async fn resized(state: &AppState, bytes: Vec<u8>, side: u32) -> Result<Vec<u8>, ApiError> {
+    let limits = imaging::Limits { max_pixels: state.limits.max_pixels };
+    let resize = move || {
+        let (_, image) = imaging::decode(&bytes, &limits)?;
+        Ok(imaging::encode_png(&imaging::resize_square(&image, side)))
+    };
+    tokio::task::spawn_blocking(resize).await.map_err(ApiError::internal)?
+}
+
+fn image_response(media_type: &str, bytes: Vec<u8>) -> Response {
+    // an image never changes: its identifier names its bytes
+    let headers = [(header::CONTENT_TYPE, media_type), (header::CACHE_CONTROL, "private, max-age=31536000, immutable")];
+    (headers, bytes).into_response()
+}

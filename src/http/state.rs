@@ -1,0 +1,53 @@
+//! What handlers share.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use tokio::sync::Notify;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    domain::DeviceInfo,
+    inference::Engine,
+    store::{Blobs, Db},
+};
+
+/// Bounds on what clients send.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Largest request body and file, in bytes.
+    pub max_upload_bytes: usize,
+    /// Largest image, in pixels.
+    pub max_pixels: u64,
+}
+
+/// What handlers share; cheap to clone.
+#[derive(Clone)]
+pub struct AppState {
+    /// Where uploads too large for memory are kept while they are read.
+    pub incoming: Arc<Path>,
+    /// The database.
+    pub db: Db,
+    /// Images, models and weights.
+    pub blobs: Blobs,
+    /// The serving engine.
+    pub engine: Engine,
+    /// Wakes the worker after a run was queued or cancelled.
+    pub run_queued: Arc<Notify>,
+    /// All devices, the one in use marked.
+    pub devices: Arc<[DeviceInfo]>,
+    /// Folder below which imports may read; `None` refuses imports over HTTP.
+    pub import_root: Option<PathBuf>,
+    /// Key that `/v1` asks for; `None` on a loopback server.
+    pub admin_key: Option<Arc<str>>,
+    /// Key of the patient hash.
+    pub patient_key: Option<Arc<[u8]>>,
+    /// Bounds.
+    pub limits: Limits,
+    /// Background work to wait for at the end.
+    pub tasks: TaskTracker,
+    /// Set when the server stops.
+    pub shutdown: CancellationToken,
+}

@@ -1,0 +1,186 @@
+//! A run as it is submitted: read field by field, completed from its recipe, and checked against the data, so that one
+//! answer names everything that is wrong.
+
+use jiff::Timestamp;
+use utoipa::ToSchema;
+
+use crate::{
+    domain::{
+        self, Architecture, DatasetId, InitialWeights, PlanOverrides, RunId, RunProgress, RunStatus, Scope, Split,
+        Stage, Step, TrainingPlan,
+    },
+    http::{
+        ApiError, AppState, FieldError,
+        fields::{Fields, JsonObject, all_right},
+    },
+    store::{self, Dataset, Distribution, Run},
+};
+
+const DEFAULT_RECIPE: &str = "covid-resnet";
+
+/// A run to be queued.
+#[derive(Debug, ToSchema)]
+#[allow(dead_code, reason = "describes the request; the fields are read one by one")]
+pub struct NewTrainingRun {
+    /// What to train on.
+    dataset_id: DatasetId,
+    /// A plan by name; `covid-resnet` when absent.
+    #[schema(default = "covid-resnet")]
+    recipe: Option<String>,
+    /// Replaces fields of the recipe.
+    plan: Option<PlanOverrides>,
+    /// Free, 1 to 200 characters.
+    name: Option<String>,
+    /// Of shuffling, initialisation and dropout; 0 when absent.
+    #[schema(default = 0)]
+    seed: Option<u32>,
+}
+
+/// What could be read; wrong fields are in the list of errors.
+struct Draft {
+    dataset_id: Option<DatasetId>,
+    recipe: String,
+    plan: TrainingPlan,
+    name: Option<String>,
+    seed: u32,
+}
+
+/// The run to queue, or one 422 with all that is wrong.
+pub async fn check(state: &AppState, body: JsonObject) -> Result<Run, ApiError> {
+    let mut errors = Vec::new();
+    let draft = Draft::read(body, &mut errors);
+    draft.check_plan(&mut errors);
+    draft.check_weights(state, &mut errors).await?;
+    let fingerprint = draft.check_data(state, &mut errors).await?;
+    let run = draft.dataset_id.zip(fingerprint).map(|(dataset, fingerprint)| draft.into_run(dataset, fingerprint));
+    all_right(run, errors)
+}
+
+impl Draft {
+    fn read(body: JsonObject, errors: &mut Vec<FieldError>) -> Self {
+        let mut fields = Fields::new("", body, errors);
+        let dataset_id = fields.required("dataset_id");
+        let recipe = fields.optional("recipe").unwrap_or_else(|| DEFAULT_RECIPE.to_owned());
+        let name = fields.optional_text("name", 200);
+        let seed = fields.optional("seed").unwrap_or(0);
+        let overrides = fields.object("plan").map(read_overrides).unwrap_or_default();
+        let known: Vec<String> = domain::recipes().into_iter().map(|recipe| recipe.name).collect();
+        let detail = format!("there is no such recipe; there are {}", known.join(", "));
+        fields.check(known.contains(&recipe), "recipe", &detail);
+        fields.finish();
+        let base = domain::recipe(&recipe).or_else(|| domain::recipe(DEFAULT_RECIPE));
+        let base = base.expect("the default recipe is a recipe");
+        Self { dataset_id, recipe, plan: base.plan.with(overrides), name, seed }
+    }
+
+    /// What is wrong with the plan beyond what could not be read.
+    fn check_plan(&self, errors: &mut Vec<FieldError>) {
+        let unread: Vec<String> = errors.iter().map(|error| error.pointer.clone()).collect();
+        for problem in self.plan.problems() {
+            let pointer = format!("/plan{}", problem.pointer);
+            let within =
+                |place: &String| pointer.strip_prefix(place).is_some_and(|r| r.is_empty() || r.starts_with('/'));
+            if !unread.iter().any(within) {
+                errors.push(FieldError { pointer, detail: problem.detail });
+            }
+        }
+    }
+
+    async fn check_weights(&self, state: &AppState, errors: &mut Vec<FieldError>) -> Result<(), ApiError> {
+        let wanted = self.plan.initial_weights == InitialWeights::ImageNet
+            && self.plan.architecture == Architecture::ResNet50
+            && domain::recipe(&self.recipe).is_some();
+        if wanted && store::weights::list(&state.db).await?.is_empty() {
+            let detail = "no ImageNet weights are imported: `thorax weights import FILE` or POST /v1/admin/weights, or \
+                          start from random";
+            errors.push(FieldError { pointer: "/plan/initial_weights".into(), detail: detail.into() });
+        }
+        Ok(())
+    }
+
+    /// The data's fingerprint, when there is such a data set.
+    async fn check_data(&self, state: &AppState, errors: &mut Vec<FieldError>) -> Result<Option<String>, ApiError> {
+        let Some(id) = self.dataset_id else { return Ok(None) };
+        let Some(dataset) = store::datasets::get(&state.db, id).await? else {
+            errors.push(FieldError { pointer: "/dataset_id".into(), detail: "there is no such data set".into() });
+            return Ok(None);
+        };
+        let distribution = store::datasets::distribution(&state.db, id).await?;
+        errors.extend(unfit_data(&distribution, &dataset, self.plan.selection.split));
+        Ok(Some(store::datasets::fingerprint(&state.db, id).await?))
+    }
+
+    fn into_run(self, dataset_id: DatasetId, dataset_fingerprint: String) -> Run {
+        Run {
+            id: RunId::new(),
+            dataset_id,
+            dataset_fingerprint,
+            name: self.name,
+            recipe: Some(self.recipe),
+            plan: self.plan,
+            seed: self.seed,
+            status: RunStatus::Queued,
+            progress: RunProgress::default(),
+            device: None,
+            error: None,
+            created_at: Timestamp::now(),
+            started_at: None,
+            finished_at: None,
+        }
+    }
+}
+
+/// What the data lacks for a plan that chooses epochs on `selection`.
+fn unfit_data(distribution: &Distribution, dataset: &Dataset, selection: Split) -> Vec<FieldError> {
+    let count = |split: Split, class: &String| {
+        distribution.images.get(split.as_str()).and_then(|classes| classes.get(class)).copied().unwrap_or(0)
+    };
+    let classes = dataset.classes.names();
+    let bare: Vec<&str> = classes.iter().filter(|class| count(Split::Train, class) == 0).map(String::as_str).collect();
+    let none_to_choose_on = classes.iter().all(|class| count(selection, class) == 0);
+    // the worker carves a validation part from the training images when there is none
+    let carvable = selection == Split::Validation && classes.iter().any(|class| count(Split::Train, class) > 1);
+    let mut errors = Vec::new();
+    if !bare.is_empty() {
+        let detail = format!("the data set has no training images of {}", bare.join(", "));
+        errors.push(FieldError { pointer: "/dataset_id".into(), detail });
+    }
+    if none_to_choose_on && !carvable {
+        let id = dataset.id;
+        let detail = format!(
+            "the data set has no {selection} images to choose epochs on: POST /v1/datasets/{id}/split sets some aside"
+        );
+        errors.push(FieldError { pointer: "/plan/selection/split".into(), detail });
+    }
+    errors
+}
+
+fn read_overrides(mut fields: Fields) -> PlanOverrides {
+    let overrides = PlanOverrides {
+        architecture: fields.optional("architecture"),
+        initial_weights: fields.optional("initial_weights"),
+        batch_size: fields.optional("batch_size"),
+        optimizer: fields.optional("optimizer"),
+        dropout: fields.optional("dropout"),
+        selection: fields.optional("selection"),
+        stages: fields.objects("stages", read_stage),
+    };
+    fields.finish();
+    overrides
+}
+
+/// An unreadable field is in the list of errors by now; what stands here in its place is never trained.
+fn read_stage(fields: &mut Fields) -> Stage {
+    Stage {
+        image_size: fields.required("image_size").unwrap_or_default(),
+        steps: fields.objects("steps", read_step).unwrap_or_default(),
+    }
+}
+
+fn read_step(fields: &mut Fields) -> Step {
+    Step {
+        scope: fields.required("scope").unwrap_or(Scope::All),
+        learning_rate: fields.required("learning_rate").unwrap_or_default(),
+        epochs: fields.required("epochs").unwrap_or_default(),
+    }
+}

@@ -1,0 +1,273 @@
+//! Images drawn here in every pixel format that data sets publish, and files that mean harm.
+
+use std::io::Write;
+
+use flate2::{Compression, Crc, write::ZlibEncoder};
+use image::{ExtendedColorType, codecs::jpeg::JpegEncoder};
+
+use super::*;
+
+const LIMITS: Limits = Limits { max_pixels: 1_000_000 };
+
+/// Colour types of the PNG standard.
+const GREY: u8 = 0;
+const RGB: u8 = 2;
+const PALETTE: u8 = 3;
+const GREY_ALPHA: u8 = 4;
+const RGBA: u8 = 6;
+
+fn chunk(kind: &[u8; 4], data: &[u8]) -> Vec<u8> {
+    let mut crc = Crc::new();
+    crc.update(kind);
+    crc.update(data);
+    [&(data.len() as u32).to_be_bytes(), &kind[..], data, &crc.sum().to_be_bytes()].concat()
+}
+
+fn zlib(data: &[u8]) -> Vec<u8> {
+    let mut encoder = ZlibEncoder::new(Vec::new(), Compression::best());
+    encoder.write_all(data).unwrap();
+    encoder.finish().unwrap()
+}
+
+fn ihdr(width: u32, height: u32, depth: u8, colour: u8) -> Vec<u8> {
+    chunk(b"IHDR", &[&width.to_be_bytes()[..], &height.to_be_bytes(), &[depth, colour, 0, 0, 0]].concat())
+}
+
+/// A PNG of 40 x 40 equal pixels of `pixel` bytes.
+fn png(depth: u8, colour: u8, pixel: &[u8], extra: &[u8]) -> Vec<u8> {
+    let row = [&[0][..], &pixel.repeat(40)].concat();
+    let data = chunk(b"IDAT", &zlib(&row.repeat(40)));
+    [b"\x89PNG\r\n\x1a\n", &ihdr(40, 40, depth, colour)[..], extra, &data, &chunk(b"IEND", &[])].concat()
+}
+
+fn jpeg(width: u32, height: u32, colour: ExtendedColorType, pixels: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    JpegEncoder::new_with_quality(&mut bytes, 95).encode(pixels, width, height, colour).unwrap();
+    bytes
+}
+
+/// 40 x 60, black above, white below.
+fn portrait() -> GreyImage {
+    let pixels = (0..60 * 40).map(|at| if at < 30 * 40 { 0 } else { 255 }).collect();
+    GreyImage { width: 40, height: 60, pixels }
+}
+
+fn decoded(bytes: &[u8]) -> GreyImage {
+    decode(bytes, &LIMITS).unwrap().1
+}
+
+fn only_grey(bytes: &[u8]) -> u8 {
+    let image = decoded(bytes);
+    assert_eq!((image.width, image.height, image.pixels.len()), (40, 40, 1600));
+    assert!(image.pixels.iter().all(|pixel| *pixel == image.pixels[0]));
+    image.pixels[0]
+}
+
+fn why_not(bytes: &[u8]) -> String {
+    match decode(bytes, &LIMITS) {
+        Err(ImageError::Undecodable(why)) => why,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn png_of_every_pixel_format_becomes_grey() {
+    // The luma of (10, 200, 30) is 124 in Pillow 13 too; 31,736 / 257 = 123.49, 31,737 / 257 = 123.49.
+    assert_eq!(only_grey(&png(8, GREY, &[77], &[])), 77);
+    assert_eq!(only_grey(&png(8, RGB, &[10, 200, 30], &[])), 124);
+    assert_eq!(only_grey(&png(8, RGBA, &[10, 200, 30, 255], &[])), 124);
+    assert_eq!(only_grey(&png(8, PALETTE, &[1], &chunk(b"PLTE", &[0, 0, 0, 10, 200, 30]))), 124);
+    assert_eq!(only_grey(&png(16, RGB, &[10, 10, 200, 200, 30, 30], &[])), 124);
+    assert_eq!(only_grey(&png(16, RGBA, &[10, 10, 200, 200, 30, 30, 255, 255], &[])), 124);
+}
+
+#[test]
+fn sixteen_bits_become_eight_by_rounding() {
+    let grey = |value: u16| only_grey(&png(16, GREY, &value.to_be_bytes(), &[]));
+    assert_eq!([0, 128, 129, 257, 32_767, 65_406, 65_407, 65_535].map(grey), [0, 0, 1, 1, 127, 254, 255, 255]);
+}
+
+#[test]
+fn one_bit_png_is_black_and_white() {
+    let rows = [[0u8].as_slice(), &[0xff; 5]].concat().repeat(40);
+    let parts = [ihdr(40, 40, 1, GREY), chunk(b"IDAT", &zlib(&rows)), chunk(b"IEND", &[])].concat();
+    assert_eq!(only_grey(&[b"\x89PNG\r\n\x1a\n", &parts[..]].concat()), 255);
+}
+
+#[test]
+fn translucent_pixels_are_laid_over_black() {
+    assert_eq!(only_grey(&png(8, GREY_ALPHA, &[200, 255], &[])), 200);
+    assert_eq!(only_grey(&png(8, GREY_ALPHA, &[200, 128], &[])), 100);
+    assert_eq!(only_grey(&png(8, RGBA, &[255, 255, 255, 0], &[])), 0);
+    assert_eq!(only_grey(&png(16, GREY_ALPHA, &[200, 200, 128, 128], &[])), 100);
+}
+
+#[test]
+fn luma_is_pillows() {
+    let colours = [[255, 0, 0], [0, 255, 0], [0, 0, 255], [1, 2, 3], [254, 255, 253]];
+    assert_eq!(colours.map(|colour| only_grey(&png(8, RGB, &colour, &[]))), [76, 150, 29, 2, 254]);
+}
+
+#[test]
+fn jpeg_grey_and_colour() {
+    let close = |bytes: &[u8], grey: u8| {
+        let image = decoded(bytes);
+        assert!(image.pixels.iter().all(|pixel| pixel.abs_diff(grey) <= 2), "{:?}", &image.pixels[..4]);
+    };
+    close(&jpeg(40, 40, ExtendedColorType::L8, &[90; 1600]), 90);
+    close(&jpeg(40, 40, ExtendedColorType::Rgb8, &[10, 200, 30].repeat(1600)), 124);
+}
+
+#[test]
+fn jpeg_of_four_inks() {
+    // Pillow 13: Image.new("CMYK", (32, 32), (0, 0, 0, 102)).save(…, "JPEG"), where 40 % of black ink are grey 153.
+    let text = "ffd8ffee000e41646f626500640000000000ffdb0043000302020302020303030304030304050805050404050a070706080c0a0c\
+                0c0b0a0b0b0d0e12100d0e110e0b0b1016101113141515150c0f171816141812141514ffc000140800200020044311004d11005911\
+                004b1100ffc400160001010100000000000000000000000000000907ffc40014100100000000000000000000000000000000ffda00\
+                0e0443004d0059004b00003f00aa6aa6aa6d0c000000000000000000000000000001ffd9";
+    let bytes: Vec<u8> =
+        (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect();
+    let image = decoded(&bytes);
+    assert!(image.pixels.iter().all(|pixel| pixel.abs_diff(153) <= 2), "{:?}", &image.pixels[..4]);
+}
+
+#[test]
+fn an_exif_orientation_is_carried_out() {
+    let portrait = portrait();
+    let plain = jpeg(40, 60, ExtendedColorType::L8, &portrait.pixels);
+    let rotated_by_90 = b"\xff\xe1\x00\x22Exif\0\0MM\x00\x2a\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0";
+    let image = decoded(&[&plain[..2], rotated_by_90, &plain[2..]].concat());
+    assert_eq!((image.width, image.height), (60, 40));
+    // What was above is now on the right.
+    assert!(image.pixels[0] > 250 && image.pixels[59] < 5, "{} {}", image.pixels[0], image.pixels[59]);
+}
+
+#[test]
+fn the_name_of_the_format_comes_from_the_content() {
+    let (format, _) = decode(&encode_png(&portrait()), &LIMITS).unwrap();
+    assert_eq!((format, format.as_str(), format.media_type()), (Format::Png, "png", "image/png"));
+    let (format, _) = decode(&jpeg(40, 40, ExtendedColorType::L8, &[0; 1600]), &LIMITS).unwrap();
+    assert_eq!((format, format.as_str(), format.media_type()), (Format::Jpeg, "jpeg", "image/jpeg"));
+}
+
+#[test]
+fn what_is_written_as_png_is_read_back() {
+    let pixels = (0..50 * 40).map(|at| (at * 7 % 256) as u8).collect();
+    let image = GreyImage { width: 50, height: 40, pixels };
+    assert_eq!(decoded(&encode_png(&image)), image);
+}
+
+#[test]
+fn text_and_nothing_are_no_images() {
+    for bytes in [&b"patient,finding\n1,normal\n"[..], b"", b"\x89PN", b"GIF89a\x40\x00\x40\x00", b"%PDF-1.7"] {
+        assert!(matches!(decode(bytes, &LIMITS), Err(ImageError::UnsupportedType)), "{bytes:?}");
+    }
+}
+
+#[test]
+fn a_header_over_the_limit_is_refused_before_decoding() {
+    for (width, height) in [(60_000, 60_000), (u32::MAX, u32::MAX), (1, u32::MAX), (1_000_001, 1)] {
+        let bomb = [b"\x89PNG\r\n\x1a\n", &ihdr(width, height, 16, RGBA)[..]].concat();
+        let refused = decode(&bomb, &LIMITS);
+        assert!(matches!(refused, Err(ImageError::TooManyPixels { max_pixels: 1_000_000, .. })), "{refused:?}");
+    }
+    let mut bomb = jpeg(40, 40, ExtendedColorType::L8, &[0; 1600]);
+    let frame = bomb.windows(2).position(|pair| pair == [0xff, 0xc0]).unwrap();
+    bomb[frame + 5..frame + 9].copy_from_slice(&[0xff; 4]);
+    let refused = decode(&bomb, &LIMITS);
+    assert!(matches!(refused, Err(ImageError::TooManyPixels { width: 65_535, height: 65_535, .. })), "{refused:?}");
+}
+
+#[test]
+fn a_profile_or_text_that_unpacks_without_end_takes_bounded_memory() {
+    let endless = zlib(&vec![0; 64 << 20]);
+    for (kind, start) in [(b"iCCP", &b"profile\0\0"[..]), (b"zTXt", b"Comment\0\0"), (b"iTXt", b"Comment\0\x01\0\0\0")]
+    {
+        let bytes = png(8, GREY, &[77], &chunk(kind, &[start, &endless].concat()));
+        // Passed over or refused, but not unpacked.
+        match decode(&bytes, &LIMITS) {
+            Ok((_, image)) => assert_eq!(image.pixels[0], 77),
+            Err(error) => assert!(matches!(error, ImageError::Undecodable(_)), "{error:?}"),
+        }
+    }
+}
+
+#[test]
+fn rows_that_unpack_without_end_are_not_kept() {
+    let parts = [ihdr(40, 40, 8, GREY), chunk(b"IDAT", &zlib(&vec![0; 64 << 20])), chunk(b"IEND", &[])].concat();
+    let image = decoded(&[b"\x89PNG\r\n\x1a\n", &parts[..]].concat());
+    assert_eq!(image.pixels.len(), 1600);
+}
+
+#[test]
+fn a_cut_off_file_is_refused_wherever_it_is_cut() {
+    let pixels: Vec<u8> = (0..64 * 64).map(|at| (at * at % 251) as u8).collect();
+    let png = encode_png(&GreyImage { width: 64, height: 64, pixels: pixels.clone() });
+    let jpeg = jpeg(64, 64, ExtendedColorType::L8, &pixels);
+    for (name, whole) in [("PNG", &png), ("JPEG", &jpeg)] {
+        // A PNG has its image when IDAT is over; the empty end chunk of 12 bytes adds nothing.
+        let needed = if name == "PNG" { whole.len() - 16 } else { whole.len() };
+        for length in (8..needed).step_by(37).chain([needed - 1]) {
+            let refused = decode(&whole[..length], &LIMITS);
+            assert!(matches!(refused, Err(ImageError::Undecodable(_))), "{name} of {length} bytes: {refused:?}");
+        }
+    }
+}
+
+#[test]
+fn damaged_bytes_never_panic() {
+    let pixels: Vec<u8> = (0..64 * 64).map(|at| (at * at % 251) as u8).collect();
+    let png = encode_png(&GreyImage { width: 64, height: 64, pixels: pixels.clone() });
+    let jpeg = jpeg(64, 64, ExtendedColorType::L8, &pixels);
+    for whole in [png, jpeg] {
+        for at in 0..whole.len() {
+            let mut damaged = whole.clone();
+            damaged[at] ^= 0x55;
+            if let Ok((_, image)) = decode(&damaged, &LIMITS) {
+                assert_eq!(image.pixels.len() as u32, image.width * image.height);
+            }
+        }
+    }
+}
+
+#[test]
+fn an_image_too_small_to_show_a_chest_is_refused() {
+    let sized = |width, height| encode_png(&GreyImage { width, height, pixels: vec![0; (width * height) as usize] });
+    assert!(why_not(&sized(31, 400)).contains("31 x 400 pixels: each side needs at least 32"));
+    assert!(why_not(&sized(400, 31)).contains("at least 32"));
+    assert!(decode(&sized(32, 32), &LIMITS).is_ok());
+}
+
+fn pattern(width: u32, height: u32) -> GreyImage {
+    let value = |x: u32, y: u32| ((x * 7 + y * 13 + (x * y) % 31 * 3) % 256) as u8;
+    let pixels = (0..height).flat_map(|y| (0..width).map(move |x| value(x, y))).collect();
+    GreyImage { width, height, pixels }
+}
+
+#[test]
+fn resizing_agrees_with_pillow() {
+    // Pillow 13: the pattern above as mode L, resize((12, 12), BILINEAR) and resize((48, 48), BILINEAR).
+    let smaller: [u8; 144] = [
+        90, 153, 167, 98, 91, 125, 169, 140, 109, 103, 153, 184, 158, 157, 100, 83, 132, 175, 142, 85, 107, 159, 167,
+        119, 141, 88, 91, 138, 165, 118, 87, 110, 164, 157, 101, 83, 87, 100, 151, 167, 120, 81, 124, 167, 153, 90, 98,
+        140, 111, 158, 164, 104, 88, 133, 176, 144, 89, 106, 155, 176, 173, 152, 86, 82, 140, 180, 133, 70, 113, 164,
+        164, 131, 160, 97, 95, 145, 163, 125, 87, 114, 158, 151, 113, 91, 88, 106, 157, 171, 107, 84, 132, 173, 141,
+        82, 104, 146, 118, 165, 155, 95, 93, 141, 178, 149, 86, 113, 165, 177, 167, 150, 86, 94, 146, 168, 117, 88,
+        120, 169, 153, 98, 130, 83, 106, 154, 164, 106, 85, 126, 171, 146, 85, 90, 88, 107, 165, 187, 98, 84, 136, 165,
+        131, 85, 107, 150,
+    ];
+    let diagonal_of_larger: [u8; 48] = [
+        0, 12, 30, 52, 76, 103, 133, 166, 181, 149, 191, 203, 192, 175, 116, 48, 24, 23, 11, 79, 79, 95, 119, 119, 137,
+        174, 133, 163, 184, 213, 127, 135, 227, 126, 26, 12, 60, 86, 80, 78, 78, 82, 89, 119, 191, 148, 146, 163,
+    ];
+    let reduced = resize_square(&pattern(97, 61), 12);
+    assert_eq!((reduced.width, reduced.height), (12, 12));
+    assert!(reduced.pixels.iter().zip(smaller).all(|(ours, theirs)| ours.abs_diff(theirs) <= 1));
+    let enlarged = resize_square(&pattern(33, 35), 48);
+    assert!((0..48).all(|at| enlarged.pixels[at * 49].abs_diff(diagonal_of_larger[at]) <= 1));
+}
+
+#[test]
+fn a_square_of_the_right_side_stays_as_it_is() {
+    assert_eq!(resize_square(&pattern(64, 64), 64), pattern(64, 64));
+}

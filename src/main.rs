@@ -1,0 +1,7 @@
+//! The `thorax` program; [`thorax::cli`] says what it does.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    thorax::cli::main()
+}

@@ -1,0 +1,138 @@
+//! Which device to compute on.
+
+use std::str::FromStr;
+
+use burn::tensor::Device;
+
+use super::NnError;
+use crate::domain::DeviceInfo;
+
+/// `THORAX_DEVICE`: `auto`, `vulkan[:N]` or `cpu`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeviceChoice {
+    /// A real GPU if there is one (a software rasteriser is not), else the CPU.
+    Auto,
+    /// Burn's Vulkan backend; error without the `gpu` feature or an adapter.
+    Vulkan(usize),
+    /// Burn's flex backend.
+    Cpu,
+}
+
+impl FromStr for DeviceChoice {
+    type Err = NnError;
+
+    fn from_str(text: &str) -> Result<Self, NnError> {
+        let vulkan = |index: &str| index.parse().ok().map(Self::Vulkan);
+        let choice = match text {
+            "auto" => Some(Self::Auto),
+            "cpu" => Some(Self::Cpu),
+            "vulkan" => Some(Self::Vulkan(0)),
+            other => other.strip_prefix("vulkan:").and_then(vulkan),
+        };
+        choice.ok_or_else(|| NnError::Device(format!("{text:?} is not auto, vulkan, vulkan:N or cpu")))
+    }
+}
+
+impl DeviceChoice {
+    /// Picks the device and says which it is.
+    pub fn open(self) -> Result<(Device, DeviceInfo), NnError> {
+        let (device, info) = match self {
+            Self::Auto => gpu::first_real()?.unwrap_or_else(cpu),
+            Self::Vulkan(index) => gpu::open(index)?,
+            Self::Cpu => cpu(),
+        };
+        Ok((device, DeviceInfo { in_use: true, ..info }))
+    }
+}
+
+/// All devices this build can use, `in_use` false. Opens each adapter to learn its name; one that cannot be opened
+/// is described by the reason.
+pub fn devices() -> Vec<DeviceInfo> {
+    let (_, cpu) = cpu();
+    std::iter::once(cpu).chain(gpu::list()).collect()
+}
+
+fn cpu() -> (Device, DeviceInfo) {
+    let info = DeviceInfo { name: "cpu".into(), backend: "flex".into(), description: processor_name(), in_use: false };
+    (Device::flex(), info)
+}
+
+/// The processor's own name where the system tells it, else its architecture.
+fn processor_name() -> String {
+    let told = std::fs::read_to_string("/proc/cpuinfo").ok();
+    let line = told.as_deref().and_then(|text| text.lines().find(|line| line.starts_with("model name")));
+    let name = line.and_then(|line| line.split(':').nth(1)).map(|name| name.trim().to_string());
+    let name = name.unwrap_or_else(|| std::env::consts::ARCH.into());
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    format!("{name}, {threads} threads")
+}
+
+#[cfg(feature = "gpu")]
+mod gpu {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use burn::tensor::{Device, DeviceKind, DeviceType};
+
+    use super::{DeviceInfo, NnError};
+
+    /// The adapters in Burn's order (discrete, integrated, virtual, CPU, other), none of them opened. Without a
+    /// Vulkan loader or driver there are none.
+    fn adapters() -> Vec<Device> {
+        Device::enumerate(DeviceType::Vulkan).into_iter().collect()
+    }
+
+    /// The first adapter that is not a software rasteriser.
+    pub(super) fn first_real() -> Result<Option<(Device, DeviceInfo)>, NnError> {
+        let software = Device::vulkan(DeviceKind::Cpu);
+        match adapters().iter().position(|device| *device != software) {
+            Some(index) => open(index).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    pub(super) fn open(index: usize) -> Result<(Device, DeviceInfo), NnError> {
+        let found = adapters();
+        let missing = || NnError::Device(format!("vulkan:{index} does not exist: {} Vulkan adapters", found.len()));
+        let device = found.get(index).cloned().ok_or_else(missing)?;
+        let description = adapter_name(&device).map_err(|why| NnError::Device(format!("vulkan:{index}: {why}")))?;
+        Ok((device, info(index, description)))
+    }
+
+    pub(super) fn list() -> Vec<DeviceInfo> {
+        let describe = |device| adapter_name(device).unwrap_or_else(|why| format!("unusable: {why}"));
+        adapters().iter().enumerate().map(|(index, device)| info(index, describe(device))).collect()
+    }
+
+    fn info(index: usize, description: String) -> DeviceInfo {
+        DeviceInfo { name: format!("vulkan:{index}"), backend: "vulkan".into(), description, in_use: false }
+    }
+
+    /// Opens the adapter. Burn panics where the driver refuses, and hands the panic to the calling thread.
+    fn adapter_name(device: &Device) -> Result<String, String> {
+        let opened = catch_unwind(AssertUnwindSafe(|| device.identity()));
+        match opened {
+            Ok(Some(identity)) => Ok(identity.name),
+            Ok(None) => Ok("unnamed adapter".into()),
+            Err(_) => Err("the adapter is listed but cannot be opened".into()),
+        }
+    }
+}
+
+#[cfg(not(feature = "gpu"))]
+mod gpu {
+    use burn::tensor::Device;
+
+    use super::{DeviceInfo, NnError};
+
+    pub(super) fn first_real() -> Result<Option<(Device, DeviceInfo)>, NnError> {
+        Ok(None)
+    }
+
+    pub(super) fn open(index: usize) -> Result<(Device, DeviceInfo), NnError> {
+        Err(NnError::Device(format!("vulkan:{index}: this build has no GPU support (cargo feature `gpu`)")))
+    }
+
+    pub(super) fn list() -> Vec<DeviceInfo> {
+        Vec::new()
+    }
+}

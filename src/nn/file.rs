@@ -1,0 +1,180 @@
+//! Safetensors files: models and the canonical weights of a ResNet-50 body.
+//!
+//! All that is not a tensor stands as one JSON object under the metadata key `thorax`: safetensors writes its
+//! metadata in the order of a hash map, and a file must be the same bytes each time.
+
+use std::{borrow::Cow, collections::HashMap};
+
+use safetensors::{Dtype, SafeTensors, View, tensor::TensorView};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use super::{
+    NnError,
+    tensors::{HostTensor, NamedTensors},
+};
+use crate::domain::{BlockVariant, ModelSpec, Normalisation};
+
+/// Before the names of the body's tensors in a model file.
+pub(super) const BODY: &str = "body.";
+
+/// Before the names of the head's.
+pub(super) const HEAD: &str = "head.";
+
+/// Before the names of the ImageNet classifier in a body file; kept so that the weights can be checked by its logits.
+pub(super) const CLASSIFIER: &str = "fc.";
+
+const METADATA_KEY: &str = "thorax";
+
+/// What a canonical body file says of itself.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct BodyMetadata {
+    /// Where the stride stands.
+    pub(super) variant: BlockVariant,
+    /// What the network was trained with.
+    pub(super) normalisation: Normalisation,
+    /// The batch norms' epsilon.
+    #[serde(rename = "batch_norm_epsilon")]
+    pub(super) epsilon: f64,
+    /// As in [`super::BodyWeights`].
+    pub(super) origin: String,
+}
+
+impl BodyMetadata {
+    /// Error if a network of that spec would read its input otherwise than these weights did.
+    pub(super) fn check_fits(&self, spec: &ModelSpec) -> Result<(), NnError> {
+        if spec.block_variant == self.variant && spec.normalisation == self.normalisation {
+            return Ok(());
+        }
+        Err(NnError::UnknownFormat("the model's variant and normalisation are not those of the body weights".into()))
+    }
+}
+
+/// A model file, read.
+pub(super) struct ModelFile {
+    pub(super) spec: ModelSpec,
+    pub(super) epsilon: f64,
+    pub(super) body: NamedTensors,
+    pub(super) head: NamedTensors,
+}
+
+/// What a model file says of itself; flat, so that the object is a [`ModelSpec`] too.
+#[derive(Serialize, Deserialize)]
+struct ModelMetadata {
+    #[serde(flatten)]
+    spec: ModelSpec,
+    #[serde(rename = "batch_norm_epsilon")]
+    epsilon: f64,
+}
+
+/// Variant and normalisation stored with canonical body weights.
+pub fn body_spec(body: &[u8]) -> Result<(BlockVariant, Normalisation), NnError> {
+    let metadata: BodyMetadata = metadata(body)?;
+    check_numbers(&metadata.normalisation, metadata.epsilon)?;
+    Ok((metadata.variant, metadata.normalisation))
+}
+
+/// The body's tensors (without the ImageNet classifier) and what they are.
+pub(super) fn read_body(bytes: &[u8]) -> Result<(BodyMetadata, NamedTensors), NnError> {
+    let metadata: BodyMetadata = metadata(bytes)?;
+    check_numbers(&metadata.normalisation, metadata.epsilon)?;
+    let tensors = read_tensors(bytes, |name| name.starts_with(CLASSIFIER))?;
+    Ok((metadata, tensors))
+}
+
+/// A canonical body file.
+pub(super) fn write_body(metadata: &BodyMetadata, tensors: &NamedTensors) -> Vec<u8> {
+    write(tensors, metadata)
+}
+
+/// Reads a model file.
+pub(super) fn read_model(bytes: &[u8]) -> Result<ModelFile, NnError> {
+    let ModelMetadata { spec, epsilon } = metadata(bytes)?;
+    check_numbers(&spec.normalisation, epsilon)?;
+    check(spec.dropout.is_finite() && (0.0..1.0).contains(&spec.dropout), "dropout")?;
+    check(spec.image_size > 0, "image size")?;
+    let (mut body, mut head) = (NamedTensors::new(), NamedTensors::new());
+    for (name, tensor) in read_tensors(bytes, |_| false)? {
+        if let Some(rest) = name.strip_prefix(BODY) {
+            body.insert(rest.into(), tensor);
+        } else if let Some(rest) = name.strip_prefix(HEAD) {
+            head.insert(rest.into(), tensor);
+        } else {
+            return Err(NnError::tensor(&name, "the network has no such tensor"));
+        }
+    }
+    Ok(ModelFile { spec, epsilon, body, head })
+}
+
+/// A model file.
+pub(super) fn write_model(spec: &ModelSpec, epsilon: f64, body: NamedTensors, head: NamedTensors) -> Vec<u8> {
+    let body = body.into_iter().map(|(name, tensor)| (format!("{BODY}{name}"), tensor));
+    let head = head.into_iter().map(|(name, tensor)| (format!("{HEAD}{name}"), tensor));
+    write(&body.chain(head).collect(), &ModelMetadata { spec: spec.clone(), epsilon })
+}
+
+/// The file's tensors but those to be skipped by name. All of them must be f32.
+pub(super) fn read_tensors(bytes: &[u8], skip: impl Fn(&str) -> bool) -> Result<NamedTensors, NnError> {
+    let file = SafeTensors::deserialize(bytes).map_err(not_safetensors)?;
+    let kept = file.iter().filter(|(name, _)| !skip(name));
+    kept.map(|(name, view)| Ok((name.to_string(), host_tensor(name, &view)?))).collect()
+}
+
+fn host_tensor(name: &str, view: &TensorView) -> Result<HostTensor, NnError> {
+    if view.dtype() != Dtype::F32 {
+        return Err(NnError::tensor(name, format!("holds {:?}, not F32", view.dtype())));
+    }
+    Ok(HostTensor { shape: view.shape().to_vec(), values: floats(view.data()) })
+}
+
+/// Little-endian bytes to numbers.
+pub(super) fn floats(bytes: &[u8]) -> Vec<f32> {
+    let (quads, _) = bytes.as_chunks::<4>();
+    quads.iter().map(|&quad| f32::from_le_bytes(quad)).collect()
+}
+
+fn metadata<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, NnError> {
+    let (_, header) = SafeTensors::read_metadata(bytes).map_err(not_safetensors)?;
+    let text = header.metadata().as_ref().and_then(|entries| entries.get(METADATA_KEY));
+    let text = text.ok_or_else(|| NnError::UnknownFormat(format!("no {METADATA_KEY:?} in the metadata")))?;
+    serde_json::from_str(text)
+        .map_err(|error| NnError::UnknownFormat(format!("{METADATA_KEY:?} in the metadata: {error}")))
+}
+
+fn not_safetensors(error: safetensors::SafeTensorError) -> NnError {
+    NnError::UnknownFormat(format!("safetensors: {error}"))
+}
+
+fn check_numbers(normalisation: &Normalisation, epsilon: f64) -> Result<(), NnError> {
+    let Normalisation { scale, mean, std } = normalisation;
+    check(epsilon.is_finite() && epsilon > 0.0, "batch-norm epsilon")?;
+    check(scale.is_finite() && mean.iter().all(|m| m.is_finite()), "normalisation")?;
+    check(std.iter().all(|s| s.is_normal()), "normalisation")
+}
+
+fn check(holds: bool, what: &str) -> Result<(), NnError> {
+    if holds { Ok(()) } else { Err(NnError::UnknownFormat(format!("the {what} in the metadata is unusable"))) }
+}
+
+fn write<T: Serialize>(tensors: &NamedTensors, metadata: &T) -> Vec<u8> {
+    let text = serde_json::to_string(metadata).expect("the metadata is plain JSON");
+    let entries = HashMap::from([(METADATA_KEY.to_string(), text)]);
+    safetensors::serialize(tensors, Some(entries)).expect("the header is far below its bound")
+}
+
+impl View for &HostTensor {
+    fn dtype(&self) -> Dtype {
+        Dtype::F32
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        self.values.iter().flat_map(|value| value.to_le_bytes()).collect()
+    }
+
+    fn data_len(&self) -> usize {
+        self.values.len() * size_of::<f32>()
+    }
+}

@@ -1,0 +1,86 @@
+//! torchvision's ResNet-50 (v1.5), as `.pth` (zip) or `.safetensors`.
+
+use std::path::Path;
+
+use burn::store::pytorch_reader::{DType, PytorchReader, Tensor};
+
+use super::Imported;
+use crate::{
+    domain::{BlockVariant, Normalisation},
+    nn::{
+        NnError,
+        file::{self, BodyMetadata},
+        tensors::{HostTensor, NamedTensors},
+    },
+};
+
+/// torchvision's batch norms keep PyTorch's default.
+const EPSILON: f64 = 1e-5;
+
+/// Most tensors and numbers in a file: ResNet-50 has 320 and 25,557,032.
+const MAX_TENSORS: usize = 1_000;
+const MAX_NUMBERS: usize = 64_000_000;
+
+/// What every model of torchvision's reference training sees, by RGB channel.
+fn normalisation() -> Normalisation {
+    Normalisation { scale: 1.0 / 255.0, mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225] }
+}
+
+/// Reads the state dictionary of `torch.save`; nothing in its pickle is executed.
+pub(super) fn read_pth(path: &Path) -> Result<Imported, NnError> {
+    let reader = PytorchReader::new(path).map_err(|error| NnError::UnknownFormat(format!("PyTorch file: {error}")))?;
+    let tensors = reader.into_tensors();
+    // Views may share a small storage, so the file's size bounds nothing.
+    let numbers = tensors.values().try_fold(0_usize, |sum, tensor| sum.checked_add(tensor.num_elements()));
+    if tensors.len() > MAX_TENSORS || numbers.is_none_or(|numbers| numbers > MAX_NUMBERS) {
+        return Err(NnError::UnknownFormat("PyTorch file: more tensors or numbers than a ResNet-50 has".into()));
+    }
+    let kept = tensors.into_iter().filter(|(name, _)| !is_counter(name));
+    let tensors = kept.map(|(name, tensor)| Ok((name, host_tensor(&tensor)?))).collect::<Result<_, NnError>>()?;
+    Ok(imported(tensors, "torchvision-pth"))
+}
+
+/// Reads safetensors with torchvision's names.
+pub(super) fn read_safetensors(bytes: &[u8]) -> Result<Imported, NnError> {
+    Ok(imported(file::read_tensors(bytes, is_counter)?, "torchvision-safetensors"))
+}
+
+/// The batch norms' count of batches, an integer that nothing here uses.
+fn is_counter(name: &str) -> bool {
+    name.ends_with(".num_batches_tracked")
+}
+
+fn host_tensor(tensor: &Tensor) -> Result<HostTensor, NnError> {
+    if tensor.dtype() != DType::F32 {
+        return Err(NnError::tensor(&tensor.name, format!("holds {:?}, not F32", tensor.dtype())));
+    }
+    let bytes = tensor.read().map_err(|error| NnError::UnknownFormat(format!("PyTorch file: {error}")))?;
+    let (quads, _) = bytes.as_chunks::<4>();
+    let values = quads.iter().map(|&quad| f32::from_ne_bytes(quad)).collect();
+    Ok(HostTensor { shape: tensor.shape().to_vec(), values })
+}
+
+fn imported(mut tensors: NamedTensors, origin: &'static str) -> Imported {
+    add_zero_biases(&mut tensors);
+    let metadata = BodyMetadata {
+        variant: BlockVariant::V1_5,
+        normalisation: normalisation(),
+        epsilon: EPSILON,
+        origin: origin.into(),
+    };
+    Imported { metadata, tensors, origin }
+}
+
+/// torchvision's convolutions have no biases; the network's have.
+fn add_zero_biases(tensors: &mut NamedTensors) {
+    let convolutions = tensors.iter().filter(|(_, tensor)| tensor.shape.len() == 4);
+    let bias = |(name, tensor): (&String, &HostTensor)| {
+        let channels = tensor.shape[0];
+        let name = format!("{}bias", name.strip_suffix("weight")?);
+        Some((name, HostTensor { shape: vec![channels], values: vec![0.0; channels] }))
+    };
+    let biases: Vec<_> = convolutions.filter_map(bias).collect();
+    for (name, zeros) in biases {
+        tensors.entry(name).or_insert(zeros);
+    }
+}

@@ -1,0 +1,143 @@
+//! ResNet-50 (He et al. 2015, arXiv:1512.03385) without its classifier, in both block variants.
+
+use burn::{
+    module::{Initializer, Module},
+    nn::{
+        BatchNorm, BatchNormConfig, PaddingConfig2d,
+        conv::{Conv2d, Conv2dConfig},
+    },
+    tensor::{
+        Device, Tensor,
+        activation::relu,
+        module::{adaptive_avg_pool2d, max_pool2d},
+        ops::MaxPoolOptions,
+    },
+};
+
+use crate::domain::BlockVariant;
+
+/// Features that the body gives per image.
+pub(crate) const FEATURES: usize = 2048;
+
+/// Blocks, middle width and stride of the four stages.
+const STAGES: [(usize, usize, usize); 4] = [(3, 64, 1), (4, 128, 2), (6, 256, 2), (3, 512, 2)];
+
+/// A block's output is this much wider than its middle.
+const EXPANSION: usize = 4;
+
+/// How far a batch moves the running statistics: PyTorch's default. Keras' 0.01 needs hundreds of batches to reach
+/// a data set's own statistics, more than an epoch of some forty batches has.
+const MOMENTUM: f64 = 0.1;
+
+/// The body. Convolutions keep their biases, which Keras' weights have and torchvision's have not (zero).
+#[derive(Module, Debug)]
+pub(crate) struct ResNet50 {
+    conv1: Conv2d,
+    bn1: BatchNorm,
+    layer1: Vec<Bottleneck>,
+    layer2: Vec<Bottleneck>,
+    layer3: Vec<Bottleneck>,
+    layer4: Vec<Bottleneck>,
+}
+
+impl ResNet50 {
+    /// A body of zeros to load weights into; `epsilon` is the batch norms'.
+    pub(crate) fn new(variant: BlockVariant, epsilon: f64, device: &Device) -> Self {
+        let build = Builder { variant, epsilon, device };
+        let mut channels = 64;
+        let [layer1, layer2, layer3, layer4] = STAGES.map(|stage| build.stage(&mut channels, stage));
+        Self { conv1: build.conv([3, 64], 7, 2), bn1: build.norm(64), layer1, layer2, layer3, layer4 }
+    }
+
+    /// `[batch, 3, side, side]` to `[batch, 2048]`.
+    pub(crate) fn forward(&self, input: Tensor<4>) -> Tensor<2> {
+        let stem = relu(self.bn1.forward(self.conv1.forward(input))); // [batch, 64, side / 2, side / 2]
+        let mut x = max_pool2d(stem, stem_pool()); // [batch, 64, side / 4, side / 4]
+        for block in [&self.layer1, &self.layer2, &self.layer3, &self.layer4].into_iter().flatten() {
+            x = block.forward(x);
+        }
+        adaptive_avg_pool2d(x, [1, 1]).flatten(1, 3) // [batch, 2048]
+    }
+}
+
+/// Keras pads with zeros, torchvision with minus infinity: after a ReLU the maximum is the same.
+fn stem_pool() -> MaxPoolOptions<2> {
+    MaxPoolOptions::new([3, 3]).with_stride([2, 2]).with_padding([1, 1])
+}
+
+/// 1x1, 3x3, 1x1 and the way around them.
+#[derive(Module, Debug)]
+struct Bottleneck {
+    conv1: Conv2d,
+    bn1: BatchNorm,
+    conv2: Conv2d,
+    bn2: BatchNorm,
+    conv3: Conv2d,
+    bn3: BatchNorm,
+    downsample: Option<Downsample>,
+}
+
+impl Bottleneck {
+    fn forward(&self, input: Tensor<4>) -> Tensor<4> {
+        let around = match &self.downsample {
+            Some(downsample) => downsample.norm.forward(downsample.conv.forward(input.clone())),
+            None => input.clone(),
+        };
+        let x = relu(self.bn1.forward(self.conv1.forward(input)));
+        let x = relu(self.bn2.forward(self.conv2.forward(x)));
+        relu(self.bn3.forward(self.conv3.forward(x)) + around)
+    }
+}
+
+/// Brings a stage's input to the width and size of its output; `downsample.0` and `.1` in torchvision.
+#[derive(Module, Debug)]
+pub(super) struct Downsample {
+    conv: Conv2d,
+    norm: BatchNorm,
+}
+
+struct Builder<'a> {
+    variant: BlockVariant,
+    epsilon: f64,
+    device: &'a Device,
+}
+
+impl Builder<'_> {
+    fn stage(&self, channels: &mut usize, (blocks, middle, stride): (usize, usize, usize)) -> Vec<Bottleneck> {
+        let mut block = |stride| self.block(std::mem::replace(channels, middle * EXPANSION), middle, stride);
+        (0..blocks).map(|index| block(if index == 0 { stride } else { 1 })).collect()
+    }
+
+    fn block(&self, input: usize, middle: usize, stride: usize) -> Bottleneck {
+        let (first, second) = match self.variant {
+            BlockVariant::V1 => (stride, 1),
+            BlockVariant::V1_5 => (1, stride),
+        };
+        let output = middle * EXPANSION;
+        let downsample = (input != output)
+            .then(|| Downsample { conv: self.conv([input, output], 1, stride), norm: self.norm(output) });
+        Bottleneck {
+            conv1: self.conv([input, middle], 1, first),
+            bn1: self.norm(middle),
+            conv2: self.conv([middle, middle], 3, second),
+            bn2: self.norm(middle),
+            conv3: self.conv([middle, output], 1, 1),
+            bn3: self.norm(output),
+            downsample,
+        }
+    }
+
+    /// Padded by half the kernel on every side, whatever the stride (unlike TensorFlow's `same`).
+    fn conv(&self, channels: [usize; 2], kernel: usize, stride: usize) -> Conv2d {
+        let pad = kernel / 2;
+        Conv2dConfig::new(channels, [kernel, kernel])
+            .with_stride([stride, stride])
+            .with_padding(PaddingConfig2d::Explicit(pad, pad, pad, pad))
+            .with_initializer(Initializer::Zeros)
+            .init(self.device)
+    }
+
+    fn norm(&self, channels: usize) -> BatchNorm {
+        BatchNormConfig::new(channels).with_epsilon(self.epsilon).with_momentum(MOMENTUM).init(self.device)
+    }
+}

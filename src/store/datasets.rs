@@ -1,0 +1,349 @@
+//! Data sets and what is counted over them.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use sha2::Digest;
+use utoipa::ToSchema;
+
+use super::{Db, Page, StoreError, columns, runs};
+use crate::domain::{ClassList, DatasetId, Sha256, Split};
+
+/// A data set.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Dataset {
+    /// Identifier.
+    pub id: DatasetId,
+    /// Unique name.
+    pub name: String,
+    /// Free text.
+    pub description: Option<String>,
+    /// Output order of the networks trained on it.
+    pub classes: ClassList,
+    /// Drawn by `thorax demo`; no real patient.
+    pub synthetic: bool,
+    /// When it was made.
+    #[schema(value_type = String, format = DateTime)]
+    pub created_at: Timestamp,
+}
+
+/// Counts by split and class; `distribution.images.train.normal`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Distribution {
+    /// Images. Split `unassigned` and class `unlabelled` collect the rest.
+    pub images: BTreeMap<String, BTreeMap<String, u64>>,
+    /// Unique patients.
+    pub patients: BTreeMap<String, BTreeMap<String, u64>>,
+}
+
+/// `Exists` when the name is taken.
+pub async fn create(db: &Db, dataset: &Dataset) -> Result<(), StoreError> {
+    let id = dataset.id.to_string();
+    let classes = columns::to_json("datasets.classes_json", &dataset.classes)?;
+    let created_at = columns::time(dataset.created_at);
+    sqlx::query!(
+        "insert into datasets (id, name, description, classes_json, synthetic, created_at) values (?, ?, ?, ?, ?, ?)",
+        id,
+        dataset.name,
+        dataset.description,
+        classes,
+        dataset.synthetic,
+        created_at,
+    )
+    .execute(db.write())
+    .await
+    .map_err(|e| StoreError::from_insert(e, "a data set of this name"))?;
+    Ok(())
+}
+
+/// One.
+pub async fn get(db: &Db, id: DatasetId) -> Result<Option<Dataset>, StoreError> {
+    let id = id.to_string();
+    let row = sqlx::query_as!(Row, "select * from datasets where id = ?", id).fetch_optional(db.read()).await?;
+    row.map(Row::read).transpose()
+}
+
+/// By its unique name.
+pub async fn find_by_name(db: &Db, name: &str) -> Result<Option<Dataset>, StoreError> {
+    let row = sqlx::query_as!(Row, "select * from datasets where name = ?", name).fetch_optional(db.read()).await?;
+    row.map(Row::read).transpose()
+}
+
+/// A page in order of creation.
+pub async fn list(db: &Db, page: &Page) -> Result<Vec<Dataset>, StoreError> {
+    let after = page.after();
+    let rows = sqlx::query_as!(Row, "select * from datasets where id > ? order by id limit ?", after, page.limit)
+        .fetch_all(db.read())
+        .await?;
+    rows.into_iter().map(Row::read).collect()
+}
+
+/// Removes it with its radiographs and imports; `None` if it was not there; the hashes no row names any more go to
+/// the caller. `InUse` while a run on it is not final.
+pub async fn delete(db: &Db, id: DatasetId) -> Result<Option<Vec<Sha256>>, StoreError> {
+    let mut tx = db.begin().await?;
+    if runs::active_in(&mut tx, id).await? > 0 {
+        return Err(StoreError::InUse("a training run on this data set has not ended"));
+    }
+    let key = id.to_string();
+    let freed = sqlx::query_scalar!(
+        "select sha256 from radiographs where dataset_id = ?1 and sha256 not in
+           (select sha256 from blob_names where owner <> ?1) order by sha256",
+        key
+    )
+    .fetch_all(&mut *tx)
+    .await?;
+    let deleted = sqlx::query!("delete from datasets where id = ?", key).execute(&mut *tx).await?.rows_affected();
+    tx.commit().await?;
+    if deleted == 0 {
+        return Ok(None);
+    }
+    freed.into_iter().map(|hash| columns::hash("radiographs.sha256", hash)).collect::<Result<_, _>>().map(Some)
+}
+
+/// Images and unique patients by split and class. A radiograph without a patient id counts as a patient of its own.
+pub async fn distribution(db: &Db, id: DatasetId) -> Result<Distribution, StoreError> {
+    let id = id.to_string();
+    let rows = sqlx::query!(
+        r#"select ifnull(split, 'unassigned') as "split!: String", ifnull(label, 'unlabelled') as "label!: String",
+             count(*) as "images!: i64",
+             count(distinct patient_id) + count(*) - count(patient_id) as "patients!: i64"
+           from radiographs where dataset_id = ? group by 1, 2"#,
+        id
+    )
+    .fetch_all(db.read())
+    .await?;
+    let mut counted = Distribution::default();
+    for row in rows {
+        let images = columns::number("images", row.images)?;
+        let patients = columns::number("patients", row.patients)?;
+        counted.images.entry(row.split.clone()).or_default().insert(row.label.clone(), images);
+        counted.patients.entry(row.split).or_default().insert(row.label, patients);
+    }
+    Ok(counted)
+}
+
+/// SHA-256 over image hashes, labels and splits in a fixed order.
+pub async fn fingerprint(db: &Db, id: DatasetId) -> Result<String, StoreError> {
+    let id = id.to_string();
+    let rows = sqlx::query!("select sha256, label, split from radiographs where dataset_id = ? order by sha256", id)
+        .fetch_all(db.read())
+        .await?;
+    let mut digest = sha2::Sha256::new();
+    for row in rows {
+        // One JSON array a line: whatever a label holds, it cannot pass for two fields or two lines.
+        let line = serde_json::json!([row.sha256, row.label, row.split]).to_string();
+        digest.update(line);
+        digest.update("\n");
+    }
+    Ok(Sha256::from_digest(&digest.finalize()).into())
+}
+
+/// Patients in more than one split: (patient, splits).
+pub async fn patients_in_several_splits(db: &Db, id: DatasetId) -> Result<Vec<(String, Vec<Split>)>, StoreError> {
+    let id = id.to_string();
+    let rows = sqlx::query!(
+        r#"select distinct patient_id as "patient_id!", split as "split!" from radiographs
+           where dataset_id = ?1 and split is not null and patient_id in
+             (select patient_id from radiographs where dataset_id = ?1 group by patient_id
+              having count(distinct split) > 1)"#,
+        id
+    )
+    .fetch_all(db.read())
+    .await?;
+    let mut patients: BTreeMap<String, Vec<Split>> = BTreeMap::new();
+    for row in rows {
+        patients.entry(row.patient_id).or_default().push(columns::parse("radiographs.split", &row.split)?);
+    }
+    patients.values_mut().for_each(|splits| splits.sort());
+    Ok(patients.into_iter().collect())
+}
+
+struct Row {
+    id: String,
+    name: String,
+    description: Option<String>,
+    classes_json: String,
+    synthetic: i64,
+    created_at: String,
+}
+
+impl Row {
+    fn read(self) -> Result<Dataset, StoreError> {
+        Ok(Dataset {
+            id: columns::parse("datasets.id", &self.id)?,
+            name: self.name,
+            description: self.description,
+            classes: columns::from_json("datasets.classes_json", &self.classes_json)?,
+            synthetic: self.synthetic != 0,
+            created_at: columns::parse("datasets.created_at", &self.created_at)?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        domain::RunStatus,
+        store::{RadiographPatch, fixtures, imports, models, radiographs},
+    };
+
+    #[tokio::test]
+    async fn a_data_set_comes_back_as_it_was_stored() {
+        let (_dir, db) = fixtures::db().await;
+        let dataset = fixtures::stored_dataset(&db).await;
+        assert_eq!(get(&db, dataset.id).await.unwrap(), Some(dataset.clone()));
+        assert_eq!(find_by_name(&db, "covidx").await.unwrap(), Some(dataset));
+        assert_eq!(get(&db, DatasetId::new()).await.unwrap(), None);
+        assert_eq!(find_by_name(&db, "other").await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn a_name_is_taken_once() {
+        let (_dir, db) = fixtures::db().await;
+        fixtures::stored_dataset(&db).await;
+        let again = create(&db, &fixtures::dataset("covidx")).await;
+        assert!(matches!(again, Err(StoreError::Exists("a data set of this name"))));
+    }
+
+    #[tokio::test]
+    async fn pages_join_without_gap_or_overlap() {
+        let (_dir, db) = fixtures::db().await;
+        let made: Vec<_> = (0..5).map(|i| fixtures::dataset(&format!("set-{i}"))).collect();
+        for dataset in made.iter().rev() {
+            create(&db, dataset).await.unwrap();
+        }
+        let mut seen = Vec::new();
+        let mut page = Page { limit: 2, after: None };
+        loop {
+            let items = list(&db, &page).await.unwrap();
+            let Some(last) = items.last() else { break };
+            page.after = Some(last.id.to_string());
+            seen.extend(items);
+        }
+        assert_eq!(seen, made);
+    }
+
+    #[tokio::test]
+    async fn deleting_takes_the_rows_along_and_frees_only_blobs_that_no_other_row_names() {
+        let (_dir, db) = fixtures::db().await;
+        let (dataset, other) = (fixtures::stored_dataset(&db).await, fixtures::dataset("other"));
+        create(&db, &other).await.unwrap();
+        let mine = fixtures::stored_radiograph(&db, &dataset, "mine").await;
+        let shared = fixtures::stored_radiograph(&db, &dataset, "shared").await;
+        fixtures::stored_radiograph(&db, &other, "shared").await;
+        let import = fixtures::stored_import(&db, &dataset).await;
+
+        assert_eq!(delete(&db, dataset.id).await.unwrap(), Some(vec![mine.sha256]));
+        assert_eq!(radiographs::get(&db, shared.id).await.unwrap(), None);
+        assert_eq!(imports::get(&db, import.id).await.unwrap(), None);
+        assert_eq!(radiographs::all(&db, other.id).await.unwrap().len(), 1);
+        assert_eq!(delete(&db, other.id).await.unwrap(), Some(vec![shared.sha256]));
+        assert_eq!(delete(&db, dataset.id).await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn a_blob_that_a_model_names_is_not_freed() {
+        let (_dir, db) = fixtures::db().await;
+        let dataset = fixtures::stored_dataset(&db).await;
+        let radiograph = fixtures::stored_radiograph(&db, &dataset, "weights").await;
+        let model = fixtures::model(None);
+        assert_eq!(model.sha256, radiograph.sha256);
+        models::create(&db, &model, &[]).await.unwrap();
+        assert_eq!(delete(&db, dataset.id).await.unwrap(), Some(vec![]));
+    }
+
+    #[tokio::test]
+    async fn a_data_set_stays_while_a_run_on_it_has_not_ended_and_the_run_outlives_it() {
+        let (_dir, db) = fixtures::db().await;
+        let dataset = fixtures::stored_dataset(&db).await;
+        let run = fixtures::stored_run(&db, &dataset).await;
+        assert!(matches!(delete(&db, dataset.id).await, Err(StoreError::InUse(_))));
+        assert!(get(&db, dataset.id).await.unwrap().is_some());
+        runs::cancel(&db, run.id).await.unwrap();
+        assert_eq!(delete(&db, dataset.id).await.unwrap(), Some(vec![]));
+        assert_eq!(runs::get(&db, run.id).await.unwrap().unwrap().status, RunStatus::Cancelled);
+    }
+
+    #[tokio::test]
+    async fn patients_count_once_a_split_and_class_and_an_unknown_one_for_itself() {
+        let (_dir, db) = fixtures::db().await;
+        let dataset = fixtures::stored_dataset(&db).await;
+        let rows = [
+            ("a", Some("p1"), Some("normal"), Some(Split::Train)),
+            ("b", Some("p1"), Some("normal"), Some(Split::Train)),
+            ("c", None, Some("normal"), Some(Split::Train)),
+            ("d", None, Some("normal"), Some(Split::Train)),
+            ("e", Some("p1"), Some("pneumonia"), Some(Split::Train)),
+            ("f", Some("p2"), None, None),
+        ];
+        for (content, patient, label, split) in rows {
+            let mut radiograph = fixtures::radiograph(&dataset, content);
+            radiograph.patient_id = patient.map(String::from);
+            radiograph.label = label.map(String::from);
+            radiograph.split = split;
+            radiographs::insert(&db, &radiograph).await.unwrap();
+        }
+        let counted = serde_json::to_value(distribution(&db, dataset.id).await.unwrap()).unwrap();
+        let expected = serde_json::json!({
+            "images": {"train": {"normal": 4, "pneumonia": 1}, "unassigned": {"unlabelled": 1}},
+            "patients": {"train": {"normal": 3, "pneumonia": 1}, "unassigned": {"unlabelled": 1}},
+        });
+        assert_eq!(counted, expected);
+        assert_eq!(distribution(&db, DatasetId::new()).await.unwrap(), Distribution::default());
+    }
+
+    #[tokio::test]
+    async fn the_fingerprint_is_of_the_content_and_not_of_the_order_it_came_in() {
+        let (_dir, db) = fixtures::db().await;
+        let (dataset, reversed) = (fixtures::stored_dataset(&db).await, fixtures::dataset("reversed"));
+        create(&db, &reversed).await.unwrap();
+        for (forwards, backwards) in [("a", "c"), ("b", "b"), ("c", "a")] {
+            fixtures::stored_radiograph(&db, &dataset, forwards).await;
+            fixtures::stored_radiograph(&db, &reversed, backwards).await;
+        }
+        let before = fingerprint(&db, dataset.id).await.unwrap();
+        assert_eq!(before.len(), 64);
+        assert_eq!(before, fingerprint(&db, reversed.id).await.unwrap());
+
+        let id = radiographs::all(&db, dataset.id).await.unwrap()[0].id;
+        let mut seen = vec![before];
+        let changes = [
+            RadiographPatch { label: Some("pneumonia".into()), ..Default::default() },
+            RadiographPatch { split: Some(Split::Test), ..Default::default() },
+        ];
+        for change in changes {
+            radiographs::patch(&db, id, &change).await.unwrap();
+            let now = fingerprint(&db, dataset.id).await.unwrap();
+            assert!(!seen.contains(&now));
+            seen.push(now);
+        }
+        radiographs::delete(&db, id).await.unwrap();
+        assert!(!seen.contains(&fingerprint(&db, dataset.id).await.unwrap()));
+    }
+
+    #[tokio::test]
+    async fn a_patient_in_two_splits_is_found_and_images_without_patient_are_not_one() {
+        let (_dir, db) = fixtures::db().await;
+        let dataset = fixtures::stored_dataset(&db).await;
+        let rows = [
+            ("a", Some("both"), Some(Split::Test)),
+            ("b", Some("both"), Some(Split::Train)),
+            ("c", Some("both"), Some(Split::Train)),
+            ("d", Some("train only"), Some(Split::Train)),
+            ("e", Some("train only"), None),
+            ("f", None, Some(Split::Train)),
+            ("g", None, Some(Split::Test)),
+        ];
+        for (content, patient, split) in rows {
+            let mut radiograph = fixtures::radiograph(&dataset, content);
+            radiograph.patient_id = patient.map(String::from);
+            radiograph.split = split;
+            radiographs::insert(&db, &radiograph).await.unwrap();
+        }
+        let leaking = patients_in_several_splits(&db, dataset.id).await.unwrap();
+        assert_eq!(leaking, [("both".to_owned(), vec![Split::Train, Split::Test])]);
+    }
+}

@@ -1,0 +1,133 @@
+//! The SQLite file and its two pools.
+
+use std::{path::Path, time::Duration};
+
+use sqlx::{
+    Sqlite, SqlitePool, Transaction,
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
+};
+
+use super::StoreError;
+
+/// Readers beside the writer. A read is short and each connection is a thread, so few suffice.
+const READERS: u32 = 4;
+/// How long a transaction waits for another process (an import on the command line) to let go of the file.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Pools on one SQLite file (WAL): many readers, one writer whose transactions begin immediate.
+#[derive(Clone, Debug)]
+pub struct Db {
+    readers: SqlitePool,
+    writer: SqlitePool,
+}
+
+impl Db {
+    /// Opens or creates `<data_dir>/thorax.sqlite` and migrates it.
+    pub async fn open(data_dir: &Path) -> Result<Self, StoreError> {
+        tokio::fs::create_dir_all(data_dir).await.map_err(sqlx::Error::Io)?;
+        let options = options(&data_dir.join("thorax.sqlite"));
+        let writer = pool(1).connect_with(options.clone().create_if_missing(true)).await?;
+        sqlx::migrate!("./migrations").run(&writer).await?;
+        // A write that strays to a reader fails at once instead of now and then with "database is locked".
+        let readers = pool(READERS).connect_with(options.pragma("query_only", "on")).await?;
+        Ok(Self { readers, writer })
+    }
+
+    /// Checkpoints and closes.
+    pub async fn close(&self) {
+        self.readers.close().await;
+        // Not fatal: what the checkpoint leaves in the WAL is read from there at the next start.
+        if let Err(error) = sqlx::query("pragma wal_checkpoint(truncate)").execute(&self.writer).await {
+            tracing::warn!(%error, "the database could not be checkpointed");
+        }
+        self.writer.close().await;
+    }
+
+    /// For queries that change nothing.
+    pub(super) fn read(&self) -> &SqlitePool {
+        &self.readers
+    }
+
+    /// For a single changing statement.
+    pub(super) fn write(&self) -> &SqlitePool {
+        &self.writer
+    }
+
+    /// A write transaction that holds the write lock from its first moment: what it reads cannot change before it
+    /// writes, and it never fails half-way for want of the lock. Dropped without `commit`, it leaves nothing behind.
+    pub(super) async fn begin(&self) -> Result<Transaction<'static, Sqlite>, StoreError> {
+        Ok(self.writer.begin_with("begin immediate").await?)
+    }
+}
+
+fn options(file: &Path) -> SqliteConnectOptions {
+    SqliteConnectOptions::new()
+        .filename(file)
+        .journal_mode(SqliteJournalMode::Wal)
+        // NORMAL may lose the last transactions when the power fails: a run that was answered 201 or a finished
+        // model's row would be gone. Writes are few, so the extra fsync for each is cheap.
+        .synchronous(SqliteSynchronous::Full)
+        .foreign_keys(true)
+        .busy_timeout(BUSY_TIMEOUT)
+}
+
+fn pool(connections: u32) -> SqlitePoolOptions {
+    // Connections to a local file do not go stale: closing and reopening them would only cost.
+    SqlitePoolOptions::new().max_connections(connections).idle_timeout(None).max_lifetime(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        domain::RunStatus,
+        store::{datasets, fixtures, radiographs, runs},
+    };
+
+    #[tokio::test]
+    async fn the_connections_have_the_settings_that_durability_rests_on() {
+        let (_dir, db) = fixtures::db().await;
+        for pool in [db.read(), db.write()] {
+            let setting = async |name: &'static str| -> String {
+                let query = format!("select cast({name} as text) from pragma_{name}");
+                sqlx::query_scalar(sqlx::AssertSqlSafe(query)).fetch_one(pool).await.unwrap()
+            };
+            assert_eq!(setting("journal_mode").await, "wal");
+            assert_eq!(setting("synchronous").await, "2");
+            assert_eq!(setting("foreign_keys").await, "1");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_reader_cannot_write() {
+        let (_dir, db) = fixtures::db().await;
+        assert!(sqlx::query("delete from runs").execute(db.read()).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn closing_and_opening_again_keeps_everything() {
+        let (dir, db) = fixtures::db().await;
+        let dataset = fixtures::stored_dataset(&db).await;
+        let radiograph = fixtures::radiograph(&dataset, "a");
+        radiographs::insert(&db, &radiograph).await.unwrap();
+        let run = fixtures::stored_run(&db, &dataset).await;
+        db.close().await;
+        let wal = dir.path().join("thorax.sqlite-wal");
+        assert!(!wal.exists() || wal.metadata().unwrap().len() == 0);
+
+        let db = Db::open(dir.path()).await.unwrap();
+        assert_eq!(datasets::get(&db, dataset.id).await.unwrap(), Some(dataset));
+        assert_eq!(radiographs::get(&db, radiograph.id).await.unwrap(), Some(radiograph));
+        assert_eq!(runs::get(&db, run.id).await.unwrap().unwrap().status, RunStatus::Queued);
+    }
+
+    #[tokio::test]
+    async fn a_transaction_that_is_dropped_leaves_nothing_behind() {
+        let (_dir, db) = fixtures::db().await;
+        let dataset = fixtures::stored_dataset(&db).await;
+        let mut tx = db.begin().await.unwrap();
+        sqlx::query("delete from datasets").execute(&mut *tx).await.unwrap();
+        drop(tx);
+        assert_eq!(datasets::get(&db, dataset.id).await.unwrap(), Some(dataset));
+    }
+}

@@ -1,0 +1,163 @@
+//! What the store's tests share: a database in a folder of its own, and one of each record.
+
+use jiff::Timestamp;
+use tempfile::TempDir;
+
+use super::*;
+use crate::domain::*;
+
+/// An empty database; the folder goes when the guard does.
+pub async fn db() -> (TempDir, Db) {
+    let dir = tempfile::tempdir().unwrap();
+    let db = Db::open(dir.path()).await.unwrap();
+    (dir, db)
+}
+
+/// Everything up to 100 items.
+pub fn first_page() -> Page {
+    Page { limit: 100, after: None }
+}
+
+pub fn dataset(name: &str) -> Dataset {
+    Dataset {
+        id: DatasetId::new(),
+        name: name.into(),
+        description: Some("four sources".into()),
+        classes: ClassList::default(),
+        synthetic: true,
+        created_at: Timestamp::now(),
+    }
+}
+
+pub async fn stored_dataset(db: &Db) -> Dataset {
+    let dataset = dataset("covidx");
+    datasets::create(db, &dataset).await.unwrap();
+    dataset
+}
+
+/// A radiograph whose bytes are `content`: normal, patient `p1`, train.
+pub fn radiograph(dataset: &Dataset, content: &str) -> Radiograph {
+    Radiograph {
+        id: RadiographId::new(),
+        dataset_id: dataset.id,
+        sha256: Sha256::of(content.as_bytes()),
+        file_name: format!("{content}.png"),
+        label: Some("normal".into()),
+        patient_id: Some("p1".into()),
+        source: Some("cohen".into()),
+        view: Some("PA".into()),
+        split: Some(Split::Train),
+        width: 640,
+        height: 480,
+        format: "png".into(),
+        byte_length: u64::from(u32::MAX) + 1,
+        created_at: Timestamp::now(),
+    }
+}
+
+pub async fn stored_radiograph(db: &Db, dataset: &Dataset, content: &str) -> Radiograph {
+    let radiograph = radiograph(dataset, content);
+    assert_eq!(radiographs::insert(db, &radiograph).await.unwrap(), None);
+    radiograph
+}
+
+/// A queued run with a seed beyond `i32`.
+pub fn run(dataset: &Dataset) -> Run {
+    Run {
+        id: RunId::new(),
+        dataset_id: dataset.id,
+        dataset_fingerprint: "f".repeat(64),
+        name: Some("first".into()),
+        recipe: Some("covid-resnet".into()),
+        plan: recipe("covid-resnet").unwrap().plan,
+        seed: u32::MAX,
+        status: RunStatus::Queued,
+        progress: RunProgress::default(),
+        device: None,
+        error: None,
+        created_at: Timestamp::now(),
+        started_at: None,
+        finished_at: None,
+    }
+}
+
+pub async fn stored_run(db: &Db, dataset: &Dataset) -> Run {
+    let run = run(dataset);
+    runs::create(db, &run).await.unwrap();
+    run
+}
+
+pub fn model(run: Option<&Run>) -> Model {
+    Model {
+        id: ModelId::new(),
+        run_id: run.map(|run| run.id),
+        stage: run.map(|_| 1),
+        name: "model1".into(),
+        sha256: Sha256::of(b"weights"),
+        byte_length: 94_000_000,
+        spec: ModelSpec {
+            architecture: Architecture::ResNet50,
+            block_variant: BlockVariant::V1,
+            classes: ClassList::default(),
+            image_size: 229,
+            normalisation: Normalisation { scale: 1.0, mean: [103.939, 116.779, 123.68], std: [1.0; 3] },
+            dropout: 0.5,
+        },
+        synthetic: false,
+        aliases: vec![],
+        created_at: Timestamp::now(),
+    }
+}
+
+/// Two images of each class, one `COVID-19` called `normal`.
+pub fn evaluation(model: &Model, dataset: &Dataset, split: Split) -> Evaluation {
+    let mut confusion_matrix = ConfusionMatrix::new(3);
+    for (truth, predicted) in [(0, 0), (0, 0), (1, 1), (1, 1), (2, 2), (2, 0)] {
+        confusion_matrix.record(truth, predicted);
+    }
+    Evaluation {
+        id: EvaluationId::new(),
+        model_id: model.id,
+        run_id: model.run_id,
+        stage: model.stage,
+        dataset_id: dataset.id,
+        dataset_fingerprint: "f".repeat(64),
+        split,
+        selection_split: Some(Split::Validation),
+        classes: ClassList::default(),
+        confusion_matrix,
+        loss: 0.1 + 0.2,
+        seconds: 1.5,
+        created_at: Timestamp::now(),
+    }
+}
+
+/// A running import that has found nothing yet.
+pub async fn stored_import(db: &Db, dataset: &Dataset) -> Import {
+    let import = Import {
+        id: ImportId::new(),
+        dataset_id: dataset.id,
+        path: "covidx".into(),
+        status: "running".into(),
+        total: 1531,
+        created: 0,
+        duplicates: 0,
+        rejected: 0,
+        error: None,
+        started_at: Timestamp::now(),
+        finished_at: None,
+    };
+    imports::create(db, &import).await.unwrap();
+    import
+}
+
+/// Imported weights whose converted file is `content`.
+pub fn weights(content: &str) -> Weights {
+    Weights {
+        sha256: Sha256::of(content.as_bytes()),
+        variant: BlockVariant::V1,
+        origin: format!("{content}.h5"),
+        byte_length: 94_000_000,
+        created_at: Timestamp::now(),
+    }
+}

@@ -1,0 +1,243 @@
+//! Background imports and what they rejected.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use sqlx::SqliteConnection;
+use utoipa::ToSchema;
+
+use super::{Db, StoreError, columns};
+use crate::domain::{DatasetId, ImportId};
+
+/// A background import.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Import {
+    /// Identifier.
+    pub id: ImportId,
+    /// Into which data set.
+    pub dataset_id: DatasetId,
+    /// Folder, relative to the import root over HTTP.
+    pub path: String,
+    /// `running`, `succeeded` or `failed`.
+    pub status: String,
+    /// Rows or files found.
+    pub total: u64,
+    /// New radiographs.
+    pub created: u64,
+    /// Already there.
+    pub duplicates: u64,
+    /// Bad rows and files.
+    pub rejected: u64,
+    /// Why it failed as a whole.
+    pub error: Option<String>,
+    /// When it began.
+    #[schema(value_type = String, format = DateTime)]
+    pub started_at: Timestamp,
+    /// When it ended.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub finished_at: Option<Timestamp>,
+}
+
+/// One rejected row or file of an import.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct ImportRejection {
+    /// The split file or image, relative to the folder.
+    pub file: String,
+    /// Line of the split file, from 1.
+    pub line: Option<u32>,
+    /// Why.
+    pub reason: String,
+}
+
+/// A running one. Counts and state as they stand; rejections come with [`update`].
+pub async fn create(db: &Db, import: &Import) -> Result<(), StoreError> {
+    let mut tx = db.begin().await?;
+    let (id, dataset_id) = (import.id.to_string(), import.dataset_id.to_string());
+    let started_at = columns::time(import.started_at);
+    sqlx::query!(
+        "insert into imports (id, dataset_id, path, status, started_at) values (?, ?, ?, ?, ?)",
+        id,
+        dataset_id,
+        import.path,
+        import.status,
+        started_at,
+    )
+    .execute(&mut *tx)
+    .await
+    .map_err(|e| StoreError::from_insert(e, "an import of this identifier"))?;
+    write(&mut tx, import).await?;
+    tx.commit().await?;
+    Ok(())
+}
+
+/// One.
+pub async fn get(db: &Db, id: ImportId) -> Result<Option<Import>, StoreError> {
+    let id = id.to_string();
+    let row = sqlx::query_as!(Row, "select * from imports where id = ?", id).fetch_optional(db.read()).await?;
+    row.map(Row::read).transpose()
+}
+
+/// Rejected rows in order.
+pub async fn rejections(db: &Db, id: ImportId) -> Result<Vec<ImportRejection>, StoreError> {
+    let id = id.to_string();
+    let rows =
+        sqlx::query!("select file, line, reason from import_rejections where import_id = ? order by sequence", id)
+            .fetch_all(db.read())
+            .await?;
+    let read = |line: Option<i64>| line.map(|line| columns::number("import_rejections.line", line)).transpose();
+    rows.into_iter()
+        .map(|row| Ok(ImportRejection { file: row.file, line: read(row.line)?, reason: row.reason }))
+        .collect()
+}
+
+/// Writes counts, status and new rejections. `RowNotFound` when the import went with its data set.
+pub async fn update(db: &Db, import: &Import, new_rejections: &[ImportRejection]) -> Result<(), StoreError> {
+    let mut tx = db.begin().await?;
+    write(&mut tx, import).await?;
+    let id = import.id.to_string();
+    for rejection in new_rejections {
+        sqlx::query!(
+            "insert into import_rejections (import_id, sequence, file, line, reason) values
+               (?1, (select ifnull(max(sequence), 0) + 1 from import_rejections where import_id = ?1), ?2, ?3, ?4)",
+            id,
+            rejection.file,
+            rejection.line,
+            rejection.reason,
+        )
+        .execute(&mut *tx)
+        .await?;
+    }
+    tx.commit().await?;
+    Ok(())
+}
+
+async fn write(tx: &mut SqliteConnection, import: &Import) -> Result<(), StoreError> {
+    let id = import.id.to_string();
+    let total: i64 = columns::number("imports.total", import.total)?;
+    let created: i64 = columns::number("imports.created", import.created)?;
+    let duplicates: i64 = columns::number("imports.duplicates", import.duplicates)?;
+    let rejected: i64 = columns::number("imports.rejected", import.rejected)?;
+    let finished_at = import.finished_at.map(columns::time);
+    let result = sqlx::query!(
+        "update imports set status = ?, total = ?, created = ?, duplicates = ?, rejected = ?, error = ?,
+           finished_at = ? where id = ?",
+        import.status,
+        total,
+        created,
+        duplicates,
+        rejected,
+        import.error,
+        finished_at,
+        id,
+    )
+    .execute(tx)
+    .await?;
+    columns::must_exist(&result)
+}
+
+/// Marks imports left `running` by a dead process as failed; how many.
+pub async fn fail_orphans(db: &Db, why: &str) -> Result<u64, StoreError> {
+    let now = columns::time(Timestamp::now());
+    let result = sqlx::query!(
+        "update imports set status = 'failed', error = ?, finished_at = ? where status = 'running'",
+        why,
+        now
+    )
+    .execute(db.write())
+    .await?;
+    Ok(result.rows_affected())
+}
+
+struct Row {
+    id: String,
+    dataset_id: String,
+    path: String,
+    status: String,
+    total: i64,
+    created: i64,
+    duplicates: i64,
+    rejected: i64,
+    error: Option<String>,
+    started_at: String,
+    finished_at: Option<String>,
+}
+
+impl Row {
+    fn read(self) -> Result<Import, StoreError> {
+        Ok(Import {
+            id: columns::parse("imports.id", &self.id)?,
+            dataset_id: columns::parse("imports.dataset_id", &self.dataset_id)?,
+            path: self.path,
+            status: self.status,
+            total: columns::number("imports.total", self.total)?,
+            created: columns::number("imports.created", self.created)?,
+            duplicates: columns::number("imports.duplicates", self.duplicates)?,
+            rejected: columns::number("imports.rejected", self.rejected)?,
+            error: self.error,
+            started_at: columns::parse("imports.started_at", &self.started_at)?,
+            finished_at: columns::parse_some("imports.finished_at", self.finished_at.as_deref())?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{datasets, fixtures};
+
+    fn rejection(line: Option<u32>) -> ImportRejection {
+        ImportRejection { file: "train_split.txt".into(), line, reason: "three columns".into() }
+    }
+
+    #[tokio::test]
+    async fn counts_state_and_rejections_come_back_in_order() {
+        let (_dir, db) = fixtures::db().await;
+        let dataset = fixtures::stored_dataset(&db).await;
+        let mut import = fixtures::stored_import(&db, &dataset).await;
+        assert_eq!(get(&db, import.id).await.unwrap(), Some(import.clone()));
+
+        update(&db, &import, &[rejection(Some(7)), rejection(None)]).await.unwrap();
+        import.status = "succeeded".into();
+        (import.total, import.created, import.duplicates, import.rejected) = (1531, 1500, 28, 3);
+        import.finished_at = Some(Timestamp::now());
+        update(&db, &import, &[rejection(Some(2))]).await.unwrap();
+        assert_eq!(get(&db, import.id).await.unwrap(), Some(import.clone()));
+        let expected = [rejection(Some(7)), rejection(None), rejection(Some(2))];
+        assert_eq!(rejections(&db, import.id).await.unwrap(), expected);
+    }
+
+    #[tokio::test]
+    async fn an_unknown_state_is_refused_and_its_rejections_with_it() {
+        let (_dir, db) = fixtures::db().await;
+        let dataset = fixtures::stored_dataset(&db).await;
+        let import = fixtures::stored_import(&db, &dataset).await;
+        let asleep = Import { status: "asleep".into(), ..import };
+        assert!(matches!(update(&db, &asleep, &[rejection(None)]).await, Err(StoreError::Database(_))));
+        assert_eq!(rejections(&db, asleep.id).await.unwrap(), []);
+    }
+
+    #[tokio::test]
+    async fn an_import_whose_data_set_went_is_told_so() {
+        let (_dir, db) = fixtures::db().await;
+        let dataset = fixtures::stored_dataset(&db).await;
+        let import = fixtures::stored_import(&db, &dataset).await;
+        datasets::delete(&db, dataset.id).await.unwrap();
+        let updated = update(&db, &import, &[]).await;
+        assert!(matches!(updated, Err(StoreError::Database(sqlx::Error::RowNotFound))));
+    }
+
+    #[tokio::test]
+    async fn imports_of_a_dead_process_fail_and_finished_ones_stay() {
+        let (_dir, db) = fixtures::db().await;
+        let dataset = fixtures::stored_dataset(&db).await;
+        let (orphan, mut done) =
+            (fixtures::stored_import(&db, &dataset).await, fixtures::stored_import(&db, &dataset).await);
+        done.status = "succeeded".into();
+        update(&db, &done, &[]).await.unwrap();
+        assert_eq!(fail_orphans(&db, "the server ended").await.unwrap(), 1);
+        let failed = get(&db, orphan.id).await.unwrap().unwrap();
+        assert_eq!((failed.status.as_str(), failed.error.as_deref()), ("failed", Some("the server ended")));
+        assert!(failed.finished_at.is_some());
+        assert_eq!(get(&db, done.id).await.unwrap(), Some(done));
+        assert_eq!(fail_orphans(&db, "the server ended").await.unwrap(), 0);
+    }
+}

@@ -1,0 +1,268 @@
+//! Models and aliases.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use sqlx::SqliteConnection;
+use utoipa::ToSchema;
+
+use super::{Db, Evaluation, Page, StoreError, columns, evaluations, radiographs};
+use crate::domain::{ModelId, ModelSpec, RunId, Sha256};
+
+/// A model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Model {
+    /// Identifier.
+    pub id: ModelId,
+    /// Run it came from.
+    pub run_id: Option<RunId>,
+    /// Stage of that run, from 1.
+    pub stage: Option<u32>,
+    /// `model1`, `model2`, ...
+    pub name: String,
+    /// Of the safetensors file.
+    pub sha256: Sha256,
+    /// Its size.
+    pub byte_length: u64,
+    /// What the tensors are.
+    pub spec: ModelSpec,
+    /// Trained on drawn phantoms.
+    pub synthetic: bool,
+    /// Aliases that point at it.
+    pub aliases: Vec<String>,
+    /// When it was made.
+    #[schema(value_type = String, format = DateTime)]
+    pub created_at: Timestamp,
+}
+
+/// The models that meet a condition, each with its aliases.
+macro_rules! select {
+    ($condition:literal $(, $argument:expr)*) => {
+        sqlx::query_as!(
+            Row,
+            r#"select id, run_id, stage, name, sha256, byte_length, spec_json, synthetic, created_at,
+                 (select json_group_array(alias order by alias) from aliases where model_id = models.id)
+                   as "aliases_json!: String"
+               from models "# + $condition
+            $(, $argument)*
+        )
+    };
+}
+
+/// A model with its aliases and evaluations, in one transaction.
+pub async fn create(db: &Db, model: &Model, evaluations: &[Evaluation]) -> Result<(), StoreError> {
+    let mut tx = db.begin().await?;
+    insert(&mut tx, model).await?;
+    for alias in &model.aliases {
+        point(&mut tx, alias, model.id).await?;
+    }
+    for evaluation in evaluations {
+        evaluations::insert(&mut tx, evaluation).await?;
+    }
+    tx.commit().await?;
+    Ok(())
+}
+
+async fn insert(tx: &mut SqliteConnection, model: &Model) -> Result<(), StoreError> {
+    let (id, run_id) = (model.id.to_string(), model.run_id.map(|id| id.to_string()));
+    let sha256 = model.sha256.as_str();
+    let byte_length: i64 = columns::number("models.byte_length", model.byte_length)?;
+    let spec = columns::to_json("models.spec_json", &model.spec)?;
+    let created_at = columns::time(model.created_at);
+    sqlx::query!(
+        "insert into models (id, run_id, stage, name, sha256, byte_length, spec_json, synthetic, created_at)
+           values (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        id,
+        run_id,
+        model.stage,
+        model.name,
+        sha256,
+        byte_length,
+        spec,
+        model.synthetic,
+        created_at,
+    )
+    .execute(tx)
+    .await
+    .map_err(|e| StoreError::from_insert(e, "a model of this identifier"))?;
+    Ok(())
+}
+
+/// One.
+pub async fn get(db: &Db, id: ModelId) -> Result<Option<Model>, StoreError> {
+    get_in(&mut *db.read().acquire().await?, id).await
+}
+
+async fn get_in(tx: &mut SqliteConnection, id: ModelId) -> Result<Option<Model>, StoreError> {
+    let id = id.to_string();
+    let row = select!("where id = ?", id).fetch_optional(tx).await?;
+    row.map(Row::read).transpose()
+}
+
+/// A page; optionally of one run.
+pub async fn list(db: &Db, run: Option<RunId>, page: &Page) -> Result<Vec<Model>, StoreError> {
+    let run = run.map(|id| id.to_string());
+    let after = page.after();
+    let rows = select!("where id > ?1 and (?2 is null or run_id = ?2) order by id limit ?3", after, run, page.limit)
+        .fetch_all(db.read())
+        .await?;
+    rows.into_iter().map(Row::read).collect()
+}
+
+/// Removes it with its evaluations; `InUse` while an alias points at it; the hash if no other row names it.
+pub async fn delete(db: &Db, id: ModelId) -> Result<Option<Option<Sha256>>, StoreError> {
+    let mut tx = db.begin().await?;
+    let Some(model) = get_in(&mut tx, id).await? else { return Ok(None) };
+    // SQLite reports `on delete restrict` as a trigger's error, not as a foreign key's, so it is asked beforehand;
+    // the transaction holds the write lock, and nothing comes between.
+    if !model.aliases.is_empty() {
+        return Err(StoreError::InUse("an alias points at the model"));
+    }
+    let id = id.to_string();
+    sqlx::query!("delete from models where id = ?", id).execute(&mut *tx).await?;
+    let freed = !radiographs::is_named(&mut tx, &model.sha256).await?;
+    tx.commit().await?;
+    Ok(Some(freed.then_some(model.sha256)))
+}
+
+/// Points an alias. `RowNotFound` when there is no such model.
+pub async fn set_alias(db: &Db, alias: &str, id: ModelId) -> Result<(), StoreError> {
+    point(&mut *db.write().acquire().await?, alias, id).await
+}
+
+async fn point(tx: &mut SqliteConnection, alias: &str, id: ModelId) -> Result<(), StoreError> {
+    let id = id.to_string();
+    let now = columns::time(Timestamp::now());
+    let pointed = sqlx::query!(
+        "insert into aliases (alias, model_id, updated_at) values (?, ?, ?)
+           on conflict (alias) do update set model_id = excluded.model_id, updated_at = excluded.updated_at",
+        alias,
+        id,
+        now
+    )
+    .execute(tx)
+    .await;
+    match pointed {
+        Err(sqlx::Error::Database(e)) if e.is_foreign_key_violation() => Err(sqlx::Error::RowNotFound.into()),
+        other => other.map(|_| ()).map_err(StoreError::from),
+    }
+}
+
+/// The model behind an alias.
+pub async fn by_alias(db: &Db, alias: &str) -> Result<Option<Model>, StoreError> {
+    let row =
+        select!("where id = (select model_id from aliases where alias = ?)", alias).fetch_optional(db.read()).await?;
+    row.map(Row::read).transpose()
+}
+
+struct Row {
+    id: String,
+    run_id: Option<String>,
+    stage: Option<i64>,
+    name: String,
+    sha256: String,
+    byte_length: i64,
+    spec_json: String,
+    synthetic: i64,
+    created_at: String,
+    aliases_json: String,
+}
+
+impl Row {
+    fn read(self) -> Result<Model, StoreError> {
+        Ok(Model {
+            id: columns::parse("models.id", &self.id)?,
+            run_id: columns::parse_some("models.run_id", self.run_id.as_deref())?,
+            stage: self.stage.map(|stage| columns::number("models.stage", stage)).transpose()?,
+            name: self.name,
+            sha256: columns::hash("models.sha256", self.sha256)?,
+            byte_length: columns::number("models.byte_length", self.byte_length)?,
+            spec: columns::from_json("models.spec_json", &self.spec_json)?,
+            synthetic: self.synthetic != 0,
+            aliases: columns::from_json("aliases", &self.aliases_json)?,
+            created_at: columns::parse("models.created_at", &self.created_at)?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        domain::Split,
+        store::{fixtures, weights},
+    };
+
+    #[tokio::test]
+    async fn a_model_comes_back_with_its_aliases_and_evaluations() {
+        let (_dir, db) = fixtures::db().await;
+        let dataset = fixtures::stored_dataset(&db).await;
+        let run = fixtures::stored_run(&db, &dataset).await;
+        let model = Model { aliases: vec!["best".into(), "production".into()], ..fixtures::model(Some(&run)) };
+        let scores = [Split::Train, Split::Test].map(|split| fixtures::evaluation(&model, &dataset, split));
+        create(&db, &model, &scores).await.unwrap();
+        assert_eq!(get(&db, model.id).await.unwrap(), Some(model.clone()));
+        assert_eq!(by_alias(&db, "best").await.unwrap(), Some(model.clone()));
+        assert_eq!(evaluations::of_model(&db, model.id).await.unwrap(), scores);
+        assert_eq!(get(&db, ModelId::new()).await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn a_model_whose_evaluation_cannot_be_stored_is_not_stored_either() {
+        let (_dir, db) = fixtures::db().await;
+        let dataset = fixtures::stored_dataset(&db).await;
+        let model = fixtures::model(None);
+        let diverged = Evaluation { loss: f64::NAN, ..fixtures::evaluation(&model, &dataset, Split::Test) };
+        assert!(create(&db, &model, &[diverged]).await.is_err());
+        assert_eq!(get(&db, model.id).await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn lists_can_be_of_one_run() {
+        let (_dir, db) = fixtures::db().await;
+        let dataset = fixtures::stored_dataset(&db).await;
+        let run = fixtures::stored_run(&db, &dataset).await;
+        let (first, second, upload) = (fixtures::model(Some(&run)), fixtures::model(Some(&run)), fixtures::model(None));
+        for model in [&first, &second, &upload] {
+            create(&db, model, &[]).await.unwrap();
+        }
+        let page = fixtures::first_page();
+        assert_eq!(list(&db, Some(run.id), &page).await.unwrap(), [first.clone(), second.clone()]);
+        assert_eq!(list(&db, None, &page).await.unwrap(), [first.clone(), second.clone(), upload]);
+        let rest = Page { limit: 1, after: Some(first.id.to_string()) };
+        assert_eq!(list(&db, None, &rest).await.unwrap(), [second]);
+    }
+
+    #[tokio::test]
+    async fn an_alias_moves_from_model_to_model_and_keeps_its_model_from_deletion() {
+        let (_dir, db) = fixtures::db().await;
+        let (old, new) = (fixtures::model(None), fixtures::model(None));
+        create(&db, &old, &[]).await.unwrap();
+        create(&db, &new, &[]).await.unwrap();
+        assert_eq!(by_alias(&db, "production").await.unwrap(), None);
+        set_alias(&db, "production", old.id).await.unwrap();
+        assert_eq!(by_alias(&db, "production").await.unwrap().unwrap().aliases, ["production"]);
+        assert!(matches!(delete(&db, old.id).await, Err(StoreError::InUse(_))));
+
+        set_alias(&db, "production", new.id).await.unwrap();
+        assert_eq!(by_alias(&db, "production").await.unwrap().unwrap().id, new.id);
+        assert_eq!(delete(&db, old.id).await.unwrap(), Some(None), "the other model has the same weights");
+        assert_eq!(delete(&db, old.id).await.unwrap(), None);
+        let nowhere = set_alias(&db, "production", old.id).await;
+        assert!(matches!(nowhere, Err(StoreError::Database(sqlx::Error::RowNotFound))));
+    }
+
+    #[tokio::test]
+    async fn deleting_takes_evaluations_along_and_frees_the_file_unless_it_is_also_imported_weights() {
+        let (_dir, db) = fixtures::db().await;
+        let dataset = fixtures::stored_dataset(&db).await;
+        let model = fixtures::model(None);
+        let evaluation = fixtures::evaluation(&model, &dataset, Split::Test);
+        create(&db, &model, std::slice::from_ref(&evaluation)).await.unwrap();
+        assert_eq!(delete(&db, model.id).await.unwrap(), Some(Some(model.sha256.clone())));
+        assert_eq!(evaluations::get(&db, evaluation.id).await.unwrap(), None);
+
+        create(&db, &model, &[]).await.unwrap();
+        weights::create(&db, &fixtures::weights("weights")).await.unwrap();
+        assert_eq!(delete(&db, model.id).await.unwrap(), Some(None));
+    }
+}

@@ -1,0 +1,427 @@
+//! Radiographs: the rows; the images are blobs.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use sqlx::SqliteConnection;
+use utoipa::ToSchema;
+
+use super::{Db, Page, StoreError, columns};
+use crate::domain::{DatasetId, RadiographId, Sha256, Split};
+
+/// A stored radiograph.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Radiograph {
+    /// Identifier.
+    pub id: RadiographId,
+    /// Its data set.
+    pub dataset_id: DatasetId,
+    /// Of the uploaded bytes.
+    pub sha256: Sha256,
+    /// As uploaded.
+    pub file_name: String,
+    /// Class, if known.
+    pub label: Option<String>,
+    /// Patient, a keyed hash when the server has a patient key.
+    pub patient_id: Option<String>,
+    /// Origin.
+    pub source: Option<String>,
+    /// Projection.
+    pub view: Option<String>,
+    /// Split.
+    pub split: Option<Split>,
+    /// Columns.
+    pub width: u32,
+    /// Rows.
+    pub height: u32,
+    /// `png` or `jpeg`.
+    pub format: String,
+    /// Size of the upload.
+    pub byte_length: u64,
+    /// When it was stored.
+    #[schema(value_type = String, format = DateTime)]
+    pub created_at: Timestamp,
+}
+
+/// Filter of a radiograph list; absent fields do not filter.
+#[derive(Clone, Debug, Default)]
+pub struct RadiographFilter {
+    /// Split.
+    pub split: Option<Split>,
+    /// Class.
+    pub label: Option<String>,
+    /// Origin.
+    pub source: Option<String>,
+}
+
+/// Changes to a radiograph; absent fields stay.
+#[derive(Clone, Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RadiographPatch {
+    /// Class.
+    pub label: Option<String>,
+    /// Patient.
+    pub patient_id: Option<String>,
+    /// Origin.
+    pub source: Option<String>,
+    /// Projection.
+    pub view: Option<String>,
+    /// Split.
+    pub split: Option<Split>,
+}
+
+/// Inserts; the radiograph already there with the same hash in the same data set, if any, and then nothing changes.
+pub async fn insert(db: &Db, radiograph: &Radiograph) -> Result<Option<Radiograph>, StoreError> {
+    let mut tx = db.begin().await?;
+    let there = find_in(&mut tx, radiograph.dataset_id, &radiograph.sha256).await?;
+    if there.is_none() {
+        insert_in(&mut tx, radiograph).await?;
+        tx.commit().await?;
+    }
+    Ok(there)
+}
+
+async fn insert_in(tx: &mut SqliteConnection, radiograph: &Radiograph) -> Result<(), StoreError> {
+    let id = radiograph.id.to_string();
+    let dataset_id = radiograph.dataset_id.to_string();
+    let sha256 = radiograph.sha256.as_str();
+    let split = radiograph.split.map(Split::as_str);
+    let byte_length: i64 = columns::number("radiographs.byte_length", radiograph.byte_length)?;
+    let created_at = columns::time(radiograph.created_at);
+    sqlx::query!(
+        "insert into radiographs (id, dataset_id, sha256, file_name, label, patient_id, source, view, split, width,
+           height, format, byte_length, created_at) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        id,
+        dataset_id,
+        sha256,
+        radiograph.file_name,
+        radiograph.label,
+        radiograph.patient_id,
+        radiograph.source,
+        radiograph.view,
+        split,
+        radiograph.width,
+        radiograph.height,
+        radiograph.format,
+        byte_length,
+        created_at,
+    )
+    .execute(tx)
+    .await
+    .map_err(|e| StoreError::from_insert(e, "a radiograph of this identifier"))?;
+    Ok(())
+}
+
+/// One.
+pub async fn get(db: &Db, id: RadiographId) -> Result<Option<Radiograph>, StoreError> {
+    get_in(&mut *db.read().acquire().await?, id).await
+}
+
+async fn get_in(tx: &mut SqliteConnection, id: RadiographId) -> Result<Option<Radiograph>, StoreError> {
+    let id = id.to_string();
+    let row = sqlx::query_as!(Row, "select * from radiographs where id = ?", id).fetch_optional(tx).await?;
+    row.map(Row::read).transpose()
+}
+
+/// By content.
+pub async fn find(db: &Db, dataset: DatasetId, sha256: &Sha256) -> Result<Option<Radiograph>, StoreError> {
+    find_in(&mut *db.read().acquire().await?, dataset, sha256).await
+}
+
+async fn find_in(
+    tx: &mut SqliteConnection,
+    dataset: DatasetId,
+    sha256: &Sha256,
+) -> Result<Option<Radiograph>, StoreError> {
+    let (dataset, sha256) = (dataset.to_string(), sha256.as_str());
+    let row = sqlx::query_as!(Row, "select * from radiographs where dataset_id = ? and sha256 = ?", dataset, sha256)
+        .fetch_optional(tx)
+        .await?;
+    row.map(Row::read).transpose()
+}
+
+/// A page.
+pub async fn list(
+    db: &Db,
+    dataset: DatasetId,
+    filter: &RadiographFilter,
+    page: &Page,
+) -> Result<Vec<Radiograph>, StoreError> {
+    let dataset = dataset.to_string();
+    let split = filter.split.map(Split::as_str);
+    let after = page.after();
+    let rows = sqlx::query_as!(
+        Row,
+        "select * from radiographs where dataset_id = ?1 and id > ?2 and (?3 is null or split = ?3)
+           and (?4 is null or label = ?4) and (?5 is null or source = ?5) order by id limit ?6",
+        dataset,
+        after,
+        split,
+        filter.label,
+        filter.source,
+        page.limit,
+    )
+    .fetch_all(db.read())
+    .await?;
+    rows.into_iter().map(Row::read).collect()
+}
+
+/// All that have a label and a split, ordered by sha256 (a stable order across imports).
+pub async fn labelled(db: &Db, dataset: DatasetId) -> Result<Vec<Radiograph>, StoreError> {
+    let dataset = dataset.to_string();
+    let rows = sqlx::query_as!(
+        Row,
+        "select * from radiographs where dataset_id = ? and label is not null and split is not null order by sha256",
+        dataset
+    )
+    .fetch_all(db.read())
+    .await?;
+    rows.into_iter().map(Row::read).collect()
+}
+
+/// All, ordered by sha256.
+pub async fn all(db: &Db, dataset: DatasetId) -> Result<Vec<Radiograph>, StoreError> {
+    let dataset = dataset.to_string();
+    let rows = sqlx::query_as!(Row, "select * from radiographs where dataset_id = ? order by sha256", dataset)
+        .fetch_all(db.read())
+        .await?;
+    rows.into_iter().map(Row::read).collect()
+}
+
+/// Changes named fields; the radiograph afterwards.
+pub async fn patch(db: &Db, id: RadiographId, patch: &RadiographPatch) -> Result<Option<Radiograph>, StoreError> {
+    let mut tx = db.begin().await?;
+    let key = id.to_string();
+    let split = patch.split.map(Split::as_str);
+    sqlx::query!(
+        "update radiographs set label = ifnull(?2, label), patient_id = ifnull(?3, patient_id),
+           source = ifnull(?4, source), view = ifnull(?5, view), split = ifnull(?6, split) where id = ?1",
+        key,
+        patch.label,
+        patch.patient_id,
+        patch.source,
+        patch.view,
+        split,
+    )
+    .execute(&mut *tx)
+    .await?;
+    let patched = get_in(&mut tx, id).await?;
+    tx.commit().await?;
+    Ok(patched)
+}
+
+/// Sets many splits in one transaction; a radiograph deleted meanwhile is passed over, as it has no split to set.
+pub async fn assign_splits(db: &Db, splits: &[(RadiographId, Split)]) -> Result<(), StoreError> {
+    let mut tx = db.begin().await?;
+    for (id, split) in splits {
+        let (id, split) = (id.to_string(), split.as_str());
+        sqlx::query!("update radiographs set split = ? where id = ?", split, id).execute(&mut *tx).await?;
+    }
+    tx.commit().await?;
+    Ok(())
+}
+
+/// Removes; the hash if no other row names it.
+pub async fn delete(db: &Db, id: RadiographId) -> Result<Option<Option<Sha256>>, StoreError> {
+    let mut tx = db.begin().await?;
+    let Some(radiograph) = get_in(&mut tx, id).await? else { return Ok(None) };
+    let key = id.to_string();
+    sqlx::query!("delete from radiographs where id = ?", key).execute(&mut *tx).await?;
+    let freed = !is_named(&mut tx, &radiograph.sha256).await?;
+    tx.commit().await?;
+    Ok(Some(freed.then_some(radiograph.sha256)))
+}
+
+/// Whether any row names this blob.
+pub(super) async fn is_named(tx: &mut SqliteConnection, sha256: &Sha256) -> Result<bool, StoreError> {
+    let sha256 = sha256.as_str();
+    let rows = sqlx::query_scalar!(r#"select count(*) as "n!: i64" from blob_names where sha256 = ?"#, sha256)
+        .fetch_one(tx)
+        .await?;
+    Ok(rows > 0)
+}
+
+struct Row {
+    id: String,
+    dataset_id: String,
+    sha256: String,
+    file_name: String,
+    label: Option<String>,
+    patient_id: Option<String>,
+    source: Option<String>,
+    view: Option<String>,
+    split: Option<String>,
+    width: i64,
+    height: i64,
+    format: String,
+    byte_length: i64,
+    created_at: String,
+}
+
+impl Row {
+    fn read(self) -> Result<Radiograph, StoreError> {
+        Ok(Radiograph {
+            id: columns::parse("radiographs.id", &self.id)?,
+            dataset_id: columns::parse("radiographs.dataset_id", &self.dataset_id)?,
+            sha256: columns::hash("radiographs.sha256", self.sha256)?,
+            file_name: self.file_name,
+            label: self.label,
+            patient_id: self.patient_id,
+            source: self.source,
+            view: self.view,
+            split: columns::parse_some("radiographs.split", self.split.as_deref())?,
+            width: columns::number("radiographs.width", self.width)?,
+            height: columns::number("radiographs.height", self.height)?,
+            format: self.format,
+            byte_length: columns::number("radiographs.byte_length", self.byte_length)?,
+            created_at: columns::parse("radiographs.created_at", &self.created_at)?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{datasets, fixtures};
+
+    #[tokio::test]
+    async fn a_radiograph_comes_back_as_it_was_stored() {
+        let (_dir, db) = fixtures::db().await;
+        let dataset = fixtures::stored_dataset(&db).await;
+        let full = fixtures::stored_radiograph(&db, &dataset, "full").await;
+        let bare = Radiograph {
+            label: None,
+            patient_id: None,
+            source: None,
+            view: None,
+            split: None,
+            ..fixtures::radiograph(&dataset, "bare")
+        };
+        insert(&db, &bare).await.unwrap();
+        for stored in [full, bare] {
+            assert_eq!(get(&db, stored.id).await.unwrap().as_ref(), Some(&stored));
+            assert_eq!(find(&db, dataset.id, &stored.sha256).await.unwrap(), Some(stored));
+        }
+        assert_eq!(get(&db, RadiographId::new()).await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn the_same_bytes_twice_give_the_first_back_and_change_nothing() {
+        let (_dir, db) = fixtures::db().await;
+        let dataset = fixtures::stored_dataset(&db).await;
+        let first = fixtures::stored_radiograph(&db, &dataset, "a").await;
+        let second = Radiograph { label: Some("pneumonia".into()), ..fixtures::radiograph(&dataset, "a") };
+        assert_eq!(insert(&db, &second).await.unwrap(), Some(first.clone()));
+        assert_eq!(all(&db, dataset.id).await.unwrap(), [first]);
+    }
+
+    #[tokio::test]
+    async fn two_uploads_of_the_same_bytes_at_once_make_one_radiograph() {
+        let (_dir, db) = fixtures::db().await;
+        let dataset = fixtures::stored_dataset(&db).await;
+        let same: Vec<_> = (0..8).map(|_| fixtures::radiograph(&dataset, "same")).collect();
+        let inserts = futures_util::future::join_all(same.iter().map(|radiograph| insert(&db, radiograph))).await;
+        assert_eq!(inserts.into_iter().filter(|there| there.as_ref().unwrap().is_none()).count(), 1);
+        assert_eq!(all(&db, dataset.id).await.unwrap().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_radiograph_needs_its_data_set() {
+        let (_dir, db) = fixtures::db().await;
+        let orphan = fixtures::radiograph(&fixtures::dataset("never stored"), "a");
+        assert!(matches!(insert(&db, &orphan).await, Err(StoreError::Database(_))));
+    }
+
+    #[tokio::test]
+    async fn filters_combine_and_pages_follow_each_other() {
+        let (_dir, db) = fixtures::db().await;
+        let dataset = fixtures::stored_dataset(&db).await;
+        for i in 0..12_u8 {
+            let mut radiograph = fixtures::radiograph(&dataset, &i.to_string());
+            radiograph.split = [Some(Split::Train), Some(Split::Test), None][usize::from(i % 3)];
+            radiograph.label = (i % 2 == 0).then(|| "normal".into());
+            radiograph.source = (i < 6).then(|| "rsna".into());
+            insert(&db, &radiograph).await.unwrap();
+        }
+        let names = async |filter: RadiographFilter, page: Page| -> Vec<String> {
+            let items = list(&db, dataset.id, &filter, &page).await.unwrap();
+            items.into_iter().map(|radiograph| radiograph.file_name).collect()
+        };
+        let train = RadiographFilter { split: Some(Split::Train), ..Default::default() };
+        assert_eq!(names(train.clone(), fixtures::first_page()).await, ["0.png", "3.png", "6.png", "9.png"]);
+        let normal = RadiographFilter { label: Some("normal".into()), ..train.clone() };
+        assert_eq!(names(normal.clone(), fixtures::first_page()).await, ["0.png", "6.png"]);
+        let rsna = RadiographFilter { source: Some("rsna".into()), ..normal };
+        assert_eq!(names(rsna, fixtures::first_page()).await, ["0.png"]);
+        assert_eq!(names(RadiographFilter::default(), fixtures::first_page()).await.len(), 12);
+
+        let first = list(&db, dataset.id, &train, &Page { limit: 2, after: None }).await.unwrap();
+        let after = Some(first[1].id.to_string());
+        assert_eq!(names(train, Page { limit: 2, after }).await, ["6.png", "9.png"]);
+    }
+
+    #[tokio::test]
+    async fn what_a_run_learns_from_has_label_and_split_and_an_order_of_its_own() {
+        let (_dir, db) = fixtures::db().await;
+        let dataset = fixtures::stored_dataset(&db).await;
+        for content in ["a", "b", "c", "d"] {
+            fixtures::stored_radiograph(&db, &dataset, content).await;
+        }
+        insert(&db, &Radiograph { label: None, ..fixtures::radiograph(&dataset, "e") }).await.unwrap();
+        insert(&db, &Radiograph { split: None, ..fixtures::radiograph(&dataset, "f") }).await.unwrap();
+        let learned = labelled(&db, dataset.id).await.unwrap();
+        assert_eq!(learned.len(), 4);
+        assert!(learned.is_sorted_by_key(|radiograph| radiograph.sha256.clone()));
+        assert_eq!(all(&db, dataset.id).await.unwrap().len(), 6);
+    }
+
+    #[tokio::test]
+    async fn a_patch_changes_what_it_names_and_nothing_else() {
+        let (_dir, db) = fixtures::db().await;
+        let dataset = fixtures::stored_dataset(&db).await;
+        let before = fixtures::stored_radiograph(&db, &dataset, "a").await;
+        let changes = RadiographPatch {
+            label: Some("COVID-19".into()),
+            view: Some("AP".into()),
+            split: Some(Split::Test),
+            ..Default::default()
+        };
+        let after = patch(&db, before.id, &changes).await.unwrap().unwrap();
+        let expected = Radiograph { label: changes.label, view: changes.view, split: changes.split, ..before };
+        assert_eq!(after, expected);
+        assert_eq!(get(&db, expected.id).await.unwrap(), Some(expected));
+        assert_eq!(patch(&db, RadiographId::new(), &RadiographPatch::default()).await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn splits_are_assigned_together() {
+        let (_dir, db) = fixtures::db().await;
+        let dataset = fixtures::stored_dataset(&db).await;
+        let a = fixtures::stored_radiograph(&db, &dataset, "a").await.id;
+        let b = fixtures::stored_radiograph(&db, &dataset, "b").await.id;
+        let splits = [(a, Split::Validation), (b, Split::Test), (RadiographId::new(), Split::Train)];
+        assign_splits(&db, &splits).await.unwrap();
+        assert_eq!(get(&db, a).await.unwrap().unwrap().split, Some(Split::Validation));
+        assert_eq!(get(&db, b).await.unwrap().unwrap().split, Some(Split::Test));
+    }
+
+    #[tokio::test]
+    async fn deleting_frees_the_blob_when_the_last_row_that_names_it_goes() {
+        let (_dir, db) = fixtures::db().await;
+        let (dataset, other) = (fixtures::stored_dataset(&db).await, fixtures::dataset("other"));
+        datasets::create(&db, &other).await.unwrap();
+        let one = fixtures::stored_radiograph(&db, &dataset, "shared").await;
+        let two = fixtures::stored_radiograph(&db, &other, "shared").await;
+        assert_eq!(delete(&db, one.id).await.unwrap(), Some(None));
+        assert_eq!(delete(&db, two.id).await.unwrap(), Some(Some(two.sha256)));
+        assert_eq!(delete(&db, two.id).await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn a_row_that_this_version_cannot_read_is_an_error() {
+        let (_dir, db) = fixtures::db().await;
+        let dataset = fixtures::stored_dataset(&db).await;
+        let radiograph = fixtures::stored_radiograph(&db, &dataset, "a").await;
+        sqlx::query("update radiographs set sha256 = upper(sha256)").execute(db.write()).await.unwrap();
+        assert!(matches!(get(&db, radiograph.id).await, Err(StoreError::Row(_))));
+    }
+}

@@ -1,0 +1,82 @@
+//! The order of the training images: a pure function of seed and place, so that a run can be repeated.
+
+use rand::{RngCore, SeedableRng, seq::SliceRandom};
+use rand_chacha::ChaCha8Rng;
+
+/// Where in a plan an epoch stands; each counts from 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) stage: u32,
+    pub(super) step: u32,
+    pub(super) epoch: u32,
+}
+
+/// The batches of one epoch and what its dropout is seeded with.
+pub(super) struct Epoch {
+    pub(super) batches: Vec<Vec<usize>>,
+    pub(super) dropout_seed: u64,
+}
+
+impl Epoch {
+    /// Shuffles the samples at `train` and cuts them into batches. The last batch may be smaller; it is left out when
+    /// it would hold a single image among larger ones, because the variance of one image is zero and batch
+    /// normalisation would learn from it that all activations are alike.
+    pub(super) fn shuffled(train: &[usize], batch_size: u32, seed: u64, place: Place) -> Self {
+        let mut rng = rng(seed, place);
+        let mut order = train.to_vec();
+        order.shuffle(&mut rng);
+        let size = batch_size as usize;
+        let mut batches: Vec<Vec<usize>> = order.chunks(size).map(<[usize]>::to_vec).collect();
+        if batches.len() > 1 && size > 1 {
+            batches.pop_if(|last| last.len() == 1);
+        }
+        Self { batches, dropout_seed: rng.next_u64() }
+    }
+}
+
+/// A generator of its own for each epoch: an epoch can be repeated without the ones before it.
+fn rng(seed: u64, place: Place) -> ChaCha8Rng {
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&seed.to_le_bytes());
+    for (slot, part) in bytes[8..].chunks_mut(4).zip([place.stage, place.step, place.epoch]) {
+        slot.copy_from_slice(&part.to_le_bytes());
+    }
+    ChaCha8Rng::from_seed(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FIRST: Place = Place { stage: 1, step: 1, epoch: 1 };
+
+    fn batches(images: usize, size: u32, seed: u64, place: Place) -> Vec<Vec<usize>> {
+        Epoch::shuffled(&(0..images).collect::<Vec<_>>(), size, seed, place).batches
+    }
+
+    #[test]
+    fn every_image_comes_once_an_epoch_the_last_batch_smaller() {
+        let batches = batches(10, 4, 1, FIRST);
+        assert_eq!(batches.iter().map(Vec::len).collect::<Vec<_>>(), [4, 4, 2]);
+        let mut all = batches.concat();
+        all.sort_unstable();
+        assert_eq!(all, (0..10).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_single_left_over_image_waits_for_another_epoch() {
+        assert_eq!(batches(9, 4, 1, FIRST).concat().len(), 8);
+        assert_eq!(batches(9, 1, 1, FIRST).concat().len(), 9);
+        assert_eq!(batches(1, 4, 1, FIRST).concat().len(), 1);
+    }
+
+    #[test]
+    fn the_order_depends_on_seed_and_place_alone() {
+        let order = batches(50, 50, 1, FIRST);
+        assert_eq!(order, batches(50, 50, 1, FIRST));
+        assert_ne!(order, batches(50, 50, 2, FIRST));
+        for place in [Place { stage: 2, ..FIRST }, Place { step: 2, ..FIRST }, Place { epoch: 2, ..FIRST }] {
+            assert_ne!(order, batches(50, 50, 1, place), "{place:?}");
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! The training loop itself, the same for the whole network on images and for its head on features.
+
+use std::time::Instant;
+
+use burn::{
+    module::Module,
+    nn::loss::CrossEntropyLossConfig,
+    optim::{AdamConfig, GradientsParams, ModuleOptimizer},
+    tensor::{Device, Int, Tensor, TensorData},
+};
+
+use super::{
+    Session, TrainingError,
+    batches::{Epoch, Place},
+    session::rate,
+    tally::Tally,
+};
+use crate::{
+    domain::{EpochRecord, EpochScores, Optimizer, Scope, Split, Step},
+    nn::Network,
+};
+
+/// What is trained, and how it comes from sample indices to logits.
+pub(super) struct Fit<'a> {
+    /// Stage and step; the epoch is ignored.
+    pub(super) place: Place,
+    /// Scope, learning rate and epochs.
+    pub(super) step: &'a Step,
+    /// Input side in pixels.
+    pub(super) side: u32,
+    /// Logits `[batch, classes]` of the samples at the given indices, on the given device.
+    pub(super) forward: &'a dyn Fn(&Network, &[usize], &Device) -> Tensor<2>,
+}
+
+impl Fit<'_> {
+    /// Trains `network` for the step's epochs with a fresh optimizer, as a newly compiled Keras model has. After each epoch
+    /// `epoch_done` gets its place, the network in inference mode and its tally on the selection split. Returns the last epoch's
+    /// network, in inference mode.
+    pub(super) fn run(
+        &self,
+        session: &mut Session<'_>,
+        network: Network,
+        epoch_done: &mut dyn FnMut(Place, &Network, &Tally),
+    ) -> Result<Network, TrainingError> {
+        let job = session.job;
+        let mut optimizer = optimizer(job.plan.optimizer);
+        let selection_split = session.split(job.plan.selection.split);
+        let mut network = network.for_step(self.step.scope);
+        for epoch in 1..=self.step.epochs {
+            let place = Place { epoch, ..self.place };
+            let started = Instant::now();
+            let train;
+            (network, train) = self.train_epoch(session, place, network, &mut optimizer)?;
+            let snapshot = network.valid();
+            let logits = |batch: &[usize]| (self.forward)(&snapshot, batch, &job.device);
+            let selection = evaluate(session, place, &selection_split, &logits)?;
+            self.count(|| session.meter.forward(selection_split.len(), self.side));
+            let seconds = started.elapsed().as_secs_f64();
+            session.epoch_done(self.record(place, train, selection.scores(), seconds))?;
+            epoch_done(place, &snapshot, &selection);
+        }
+        Ok(network.valid())
+    }
+
+    /// One pass over the training split with autodiff: batch normalisation and dropout in training mode.
+    fn train_epoch(
+        &self,
+        session: &mut Session<'_>,
+        place: Place,
+        mut network: Network,
+        optimizer: &mut ModuleOptimizer,
+    ) -> Result<(Network, Trained), TrainingError> {
+        let job = session.job;
+        let device = job.device.clone().autodiff();
+        let epoch = Epoch::shuffled(&session.split(Split::Train), job.plan.batch_size, job.seed, place);
+        let mut tally = Tally::new(job.classes.len());
+        let started = Instant::now();
+        network.seed_dropout(epoch.dropout_seed);
+        session.begin(place, epoch.batches.len())?;
+        for batch in &epoch.batches {
+            session.before_batch()?;
+            let truth = session.truth(batch);
+            let logits = (self.forward)(&network, batch, &device);
+            let loss = mean_cross_entropy(logits.clone(), &truth, &device);
+            let gradients = GradientsParams::from_grads(loss.backward(), &network);
+            network = optimizer.step(self.step.learning_rate, network, gradients);
+            // Read last, so that an asynchronous device has the whole batch queued before the host waits for it.
+            if !tally.add(logits.inner(), &truth) {
+                return Err(not_finite(place));
+            }
+            self.count(|| session.meter.trained(batch.len(), self.side));
+            session.batch_done(batch.len())?;
+        }
+        let images = tally.confusion().total() as usize;
+        let trained = Trained {
+            scores: tally.training_scores(),
+            images_per_second: rate(images, started.elapsed().as_secs_f64()),
+        };
+        Ok((network, trained))
+    }
+
+    /// The epochs of a head step are no work to the meter.
+    fn count(&self, work: impl FnOnce()) {
+        if self.step.scope == Scope::All {
+            work();
+        }
+    }
+
+    fn record(&self, place: Place, train: Trained, selection: EpochScores, seconds: f64) -> EpochRecord {
+        EpochRecord {
+            sequence: 0, // numbered by the session
+            stage: place.stage,
+            step: place.step,
+            epoch: place.epoch,
+            train: train.scores,
+            selection,
+            learning_rate: self.step.learning_rate,
+            seconds,
+            images_per_second: train.images_per_second,
+        }
+    }
+}
+
+/// What an epoch's training pass gave.
+struct Trained {
+    scores: EpochScores,
+    images_per_second: f64,
+}
+
+/// One pass in inference mode over the samples at `indices`.
+pub(super) fn evaluate(
+    session: &mut Session<'_>,
+    place: Place,
+    indices: &[usize],
+    logits: &dyn Fn(&[usize]) -> Tensor<2>,
+) -> Result<Tally, TrainingError> {
+    let job = session.job;
+    let mut tally = Tally::new(job.classes.len());
+    for batch in indices.chunks(job.plan.batch_size as usize) {
+        session.before_batch()?;
+        if !tally.add(logits(batch), &session.truth(batch)) {
+            return Err(not_finite(place));
+        }
+    }
+    Ok(tally)
+}
+
+fn optimizer(optimizer: Optimizer) -> ModuleOptimizer {
+    match optimizer {
+        Optimizer::Adam => AdamConfig::new().with_beta_1(0.9).with_beta_2(0.999).with_epsilon(1e-7).init(),
+    }
+}
+
+fn mean_cross_entropy(logits: Tensor<2>, truth: &[usize], device: &Device) -> Tensor<1> {
+    let truth: Vec<i32> = truth.iter().map(|&class| class as i32).collect();
+    let batch = truth.len();
+    let targets = Tensor::<1, Int>::from_data(TensorData::new(truth, [batch]), device);
+    CrossEntropyLossConfig::new().init(device).forward(logits, targets)
+}
+
+fn not_finite(Place { stage, step, epoch }: Place) -> TrainingError {
+    TrainingError::NotFinite { stage, step, epoch }
+}

@@ -1,0 +1,112 @@
+//! A stage: its steps at one image size, the best epoch over all of them, and that epoch's scores on every split.
+
+use std::time::Instant;
+
+use burn::tensor::Device;
+
+use super::{
+    Session, SplitEvaluation, StageModel, TrainingError, batches::Place, features::Features, fit, fit::Fit,
+    images::Images, selection_score, tally::Tally,
+};
+use crate::{
+    domain::{ModelSpec, Scope, SelectionMetric, Split, Stage, Step},
+    nn::Network,
+};
+
+/// Trains a stage, gives its model to the observer and returns the network of the best epoch, in inference mode.
+pub(super) fn train(
+    session: &mut Session<'_>,
+    number: u32,
+    stage: &Stage,
+    spec: ModelSpec,
+    mut network: Network,
+) -> Result<Network, TrainingError> {
+    session.begin(Place { stage: number, step: 0, epoch: 0 }, 0)?;
+    let images = Images::load(session, stage.image_size, spec.normalisation.clone())?;
+    let mut best = Best::new(session.job.plan.selection.metric);
+    for (step, position) in stage.steps.iter().zip(1..) {
+        let place = Place { stage: number, step: position, epoch: 0 };
+        network = match step.scope {
+            Scope::Head => train_head(session, place, step, &images, network, &mut best)?,
+            Scope::All => train_all(session, place, step, &images, network, &mut best)?,
+        };
+    }
+    let (place, best) = best.epoch.expect("a checked plan has a step in each stage and an epoch in each step");
+    let evaluations = evaluate(session, place, &images, &best)?;
+    let bytes = best.to_bytes(&spec);
+    session.observer.stage(StageModel { stage: number, spec, bytes, evaluations })?;
+    Ok(best)
+}
+
+fn train_all(
+    session: &mut Session<'_>,
+    place: Place,
+    step: &Step,
+    images: &Images,
+    network: Network,
+    best: &mut Best,
+) -> Result<Network, TrainingError> {
+    let forward = |network: &Network, batch: &[usize], device: &Device| network.forward(images.input(batch, device));
+    let fit = Fit { place, step, side: images.side(), forward: &forward };
+    fit.run(session, network, &mut |place, network, tally| best.offer(place, tally, network))
+}
+
+/// The body computes its features once; the epochs then run on the head alone.
+fn train_head(
+    session: &mut Session<'_>,
+    place: Place,
+    step: &Step,
+    images: &Images,
+    network: Network,
+    best: &mut Best,
+) -> Result<Network, TrainingError> {
+    let needed = [session.split(Split::Train), session.split(session.job.plan.selection.split)].concat();
+    let features = Features::compute(session, place, &network, images, &needed)?;
+    let forward = |network: &Network, batch: &[usize], device: &Device| network.classify(features.input(batch, device));
+    let fit = Fit { place, step, side: images.side(), forward: &forward };
+    fit.run(session, network, &mut |place, network, tally| best.offer(place, tally, network))
+}
+
+/// The stage's model on every split that has images.
+fn evaluate(
+    session: &mut Session<'_>,
+    place: Place,
+    images: &Images,
+    network: &Network,
+) -> Result<Vec<SplitEvaluation>, TrainingError> {
+    let device = session.job.device.clone();
+    let logits = |batch: &[usize]| network.forward(images.input(batch, &device));
+    let mut evaluations = Vec::new();
+    for split in Split::ALL {
+        let indices = session.split(split);
+        if indices.is_empty() {
+            continue;
+        }
+        let started = Instant::now();
+        let tally = fit::evaluate(session, place, &indices, &logits)?;
+        session.meter.forward(indices.len(), images.side());
+        let seconds = started.elapsed().as_secs_f64();
+        evaluations.push(SplitEvaluation { split, confusion: tally.confusion().clone(), loss: tally.loss(), seconds });
+    }
+    Ok(evaluations)
+}
+
+/// The best epoch so far; of equal ones the first.
+struct Best {
+    metric: SelectionMetric,
+    score: f64,
+    epoch: Option<(Place, Network)>,
+}
+
+impl Best {
+    fn new(metric: SelectionMetric) -> Self {
+        Self { metric, score: f64::NEG_INFINITY, epoch: None }
+    }
+
+    fn offer(&mut self, place: Place, tally: &Tally, network: &Network) {
+        let score = selection_score(self.metric, tally.confusion(), tally.loss());
+        if score > self.score {
+            (self.score, self.epoch) = (score, Some((place, network.clone())));
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! Loss and confusion counted over batches, on the host in double precision.
+
+use burn::tensor::Tensor;
+
+use crate::domain::{ConfusionMatrix, EpochScores};
+
+/// Sums over the images seen so far.
+pub(super) struct Tally {
+    confusion: ConfusionMatrix,
+    loss_sum: f64,
+}
+
+impl Tally {
+    pub(super) fn new(classes: usize) -> Self {
+        Self { confusion: ConfusionMatrix::new(classes), loss_sum: 0.0 }
+    }
+
+    /// Counts logits `[batch, classes]`; false when the loss is not finite. Waits for the device.
+    #[must_use]
+    pub(super) fn add(&mut self, logits: Tensor<2>, truth: &[usize]) -> bool {
+        let classes = self.confusion.rows().len();
+        let logits: Vec<f32> = logits.into_data().convert::<f32>().try_into_vec().expect("converted to f32");
+        for (row, &truth) in logits.chunks_exact(classes).zip(truth) {
+            self.loss_sum += cross_entropy(row, truth);
+            if !self.loss_sum.is_finite() {
+                return false;
+            }
+            self.confusion.record(truth, largest(row));
+        }
+        true
+    }
+
+    pub(super) fn confusion(&self) -> &ConfusionMatrix {
+        &self.confusion
+    }
+
+    /// Mean over the images, in nats; 0 for none.
+    pub(super) fn loss(&self) -> f64 {
+        self.loss_sum / self.confusion.total().max(1) as f64
+    }
+
+    /// Scores without macro-F1, which says little while the weights move.
+    pub(super) fn training_scores(&self) -> EpochScores {
+        EpochScores { loss: self.loss(), accuracy: self.confusion.averages().accuracy, macro_f1: None }
+    }
+
+    pub(super) fn scores(&self) -> EpochScores {
+        EpochScores { macro_f1: Some(self.confusion.averages().macro_f1), ..self.training_scores() }
+    }
+}
+
+/// `ln(sum(exp(logits))) - logits[truth]`, shifted so that nothing overflows; not finite when the logit of the truth
+/// or the largest one is not.
+fn cross_entropy(logits: &[f32], truth: usize) -> f64 {
+    let shift = f64::from(logits[largest(logits)]);
+    let sum: f64 = logits.iter().map(|&logit| (f64::from(logit) - shift).exp()).sum();
+    sum.ln() + shift - f64::from(logits[truth])
+}
+
+fn largest(logits: &[f32]) -> usize {
+    (1..logits.len()).fold(0, |best, i| if logits[i] > logits[best] { i } else { best })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cross_entropy_is_minus_the_log_of_the_softmax() {
+        let expected = -(2.0f64.exp() / (1.0f64.exp() + 2.0f64.exp() + 0.5f64.exp())).ln();
+        assert!((cross_entropy(&[1.0, 2.0, 0.5], 1) - expected).abs() < 1e-12);
+        assert!((cross_entropy(&[0.0; 3], 2) - 3.0f64.ln()).abs() < 1e-12);
+        assert!((cross_entropy(&[1e30, 0.0], 1) - f64::from(1e30f32)).abs() < 1e20);
+    }
+
+    #[test]
+    fn a_logit_that_is_no_number_makes_the_loss_none() {
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            for truth in 0..2 {
+                let finite = cross_entropy(&[bad, 1.0], truth).is_finite();
+                assert!(!finite || bad == f32::NEG_INFINITY && truth == 1, "{bad} {truth}");
+            }
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! From a run in the store to a training job: samples, validation split and weights.
+
+use std::sync::Arc;
+
+use super::WorkerContext;
+use crate::{
+    dataset,
+    domain::{ClassList, InitialWeights, Sha256, Split, TrainingPlan},
+    store::{Blobs, Radiograph, Run, StoreError, datasets, radiographs, weights},
+    training::{ReadImage, Sample, TrainingJob},
+};
+
+/// Share of the training images that chooses epochs when the data set has no validation split of its own.
+pub const VALIDATION_FRACTION: f64 = 0.1;
+
+/// Why a run cannot start.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum PrepareError {
+    /// The database or the blobs.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Removed while the run waited.
+    #[error("the data set was removed after the run was submitted")]
+    NoDataset,
+    /// Its numbers would be filed under data they do not come from.
+    #[error("the data set changed after the run was submitted: submit the run again")]
+    Changed,
+    /// A label outside the class list.
+    #[error("radiograph {file_name} is labelled {label}, which is no class of the data set")]
+    Label {
+        /// The radiograph.
+        file_name: String,
+        /// Its label.
+        label: String,
+    },
+    /// ImageNet weights asked for and not there.
+    #[error(
+        "the plan starts from ImageNet weights and none are imported: import some (`thorax weights import FILE` or \
+         POST /v1/admin/weights) or set initial_weights to random"
+    )]
+    NoWeights,
+}
+
+/// A job and what is recorded with its models.
+pub(super) struct PreparedJob {
+    pub(super) job: TrainingJob,
+    pub(super) synthetic: bool,
+}
+
+/// Reads all that the run needs, but for the images themselves.
+pub(super) async fn prepare(context: &WorkerContext, run: &Run) -> Result<PreparedJob, PrepareError> {
+    let WorkerContext { db, blobs, device, max_pixels, .. } = context;
+    let dataset = datasets::get(db, run.dataset_id).await?.ok_or(PrepareError::NoDataset)?;
+    if datasets::fingerprint(db, run.dataset_id).await? != run.dataset_fingerprint {
+        return Err(PrepareError::Changed);
+    }
+    let radiographs = with_validation(radiographs::labelled(db, run.dataset_id).await?, &run.plan, run.seed.into());
+    let job = TrainingJob {
+        samples: samples(&radiographs, &dataset.classes)?,
+        plan: run.plan.clone(),
+        classes: dataset.classes,
+        read: reader(blobs.clone()),
+        max_pixels: *max_pixels,
+        body: body(context, &run.plan).await?,
+        seed: run.seed.into(),
+        device: device.clone(),
+    };
+    Ok(PreparedJob { job, synthetic: dataset.synthetic })
+}
+
+/// Carves a validation split from the training images, by patient, if the plan selects on one and there is none. For
+/// this run alone: the data set stays as it is, and the test split is not touched.
+fn with_validation(all: Vec<Radiograph>, plan: &TrainingPlan, seed: u64) -> Vec<Radiograph> {
+    let has_validation = all.iter().any(|radiograph| radiograph.split == Some(Split::Validation));
+    if plan.selection.split != Split::Validation || has_validation {
+        return all;
+    }
+    let (train, rest): (Vec<_>, Vec<_>) =
+        all.into_iter().partition(|radiograph| radiograph.split == Some(Split::Train));
+    let (train, mut validation) = dataset::carve_validation(&train, VALIDATION_FRACTION, seed);
+    for radiograph in &mut validation {
+        radiograph.split = Some(Split::Validation);
+    }
+    [train, validation, rest].concat()
+}
+
+fn samples(radiographs: &[Radiograph], classes: &ClassList) -> Result<Vec<Sample>, PrepareError> {
+    let labelled =
+        radiographs.iter().filter_map(|radiograph| Some((radiograph, radiograph.label.as_ref()?, radiograph.split?)));
+    let sample = |(radiograph, label, split): (&Radiograph, &String, Split)| {
+        let unknown = || PrepareError::Label { file_name: radiograph.file_name.clone(), label: label.clone() };
+        let class = classes.index_of(label).ok_or_else(unknown)?;
+        Ok(Sample { class, split, key: radiograph.sha256.to_string() })
+    };
+    labelled.map(sample).collect()
+}
+
+fn reader(blobs: Blobs) -> ReadImage {
+    Arc::new(move |sample| {
+        let hash = Sha256::try_from(sample.key.clone()).map_err(std::io::Error::other)?;
+        std::fs::read(blobs.path(&hash))
+    })
+}
+
+/// The newest imported weights, if the plan asks for any.
+async fn body(context: &WorkerContext, plan: &TrainingPlan) -> Result<Option<Vec<u8>>, PrepareError> {
+    if plan.initial_weights == InitialWeights::Random {
+        return Ok(None);
+    }
+    let newest = weights::list(&context.db).await?.into_iter().next().ok_or(PrepareError::NoWeights)?;
+    Ok(Some(context.blobs.get(&newest.sha256).await?))
+}

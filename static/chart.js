@@ -1,0 +1,122 @@
+// Line charts of a stage: small SVG, with axes, a mark for every epoch and its figures as a title.
+
+import { h, svg } from './dom.js';
+
+const WIDTH = 420;
+const HEIGHT = 232;
+const LEFT = 40;
+const RIGHT = 12;
+const TOP = 18;
+const BOTTOM = 36;
+
+/**
+ * `series`: [{name, label, values}] of equal length; `steps`: [{epochs, label}]; `best`: index of the best epoch;
+ * `domain`: [low, high] or absent for one that fits from 0.
+ */
+export function chart({ title, series, steps, best, domain, format }) {
+  const length = Math.max(...series.map((line) => line.values.length));
+  const planned = steps.reduce((sum, step) => sum + step.epochs, 0);
+  const x = scale([1, Math.max(planned, length, 2)], [LEFT + 8, WIDTH - RIGHT - 8]);
+  const ticks = axisTicks(domain ?? reach(series));
+  const y = scale([ticks[0], ticks.at(-1)], [HEIGHT - BOTTOM, TOP]);
+  const drawing = svg('svg', { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: 'img', 'aria-label': summary(title, series, format), class: 'chart' },
+    ...ticks.map((value) => horizontal(value, y, format)),
+    ...stepMarks(steps, x),
+    ...epochTicks(Math.max(planned, length), x),
+    svg('text', { class: 'axis-name', x: WIDTH - RIGHT, y: HEIGHT - 4, 'text-anchor': 'end' }, 'epoch'),
+    ...series.map((line) => curve(line, x, y)),
+    ...series.flatMap((line) => points(line, x, y, format)),
+    best >= 0 && bestMark(series.at(-1), best, x, y));
+  return h('figure', { class: 'curve', 'data-chart': title },
+    h('figcaption', {}, h('span', { class: 'curve-title' }, title), legend(series, best >= 0)), drawing);
+}
+
+function legend(series, marked) {
+  const sample = (name) => svg('svg', { class: `sample ${name}`, viewBox: '0 0 22 8', 'aria-hidden': 'true' },
+    name === 'best' ? svg('circle', { cx: 11, cy: 4, r: 3.2 }) : svg('path', { d: 'M0 4H22' }));
+  const entries = series.map(({ name, label }) => h('li', {}, sample(name), label));
+  if (marked) entries.push(h('li', {}, sample('best'), 'best epoch'));
+  return h('ul', { class: 'legend' }, ...entries);
+}
+
+function curve({ name, values }, x, y) {
+  const d = values.map((value, i) => `${i ? 'L' : 'M'}${round(x(i + 1))} ${round(y(value))}`).join('');
+  return svg('path', { class: `line ${name}`, d });
+}
+
+function points({ name, label, values }, x, y, format) {
+  return values.map((value, i) => svg('g', { class: `point ${name}` },
+    svg('title', {}, `Epoch ${i + 1}, ${label}: ${format(value)}`),
+    svg('circle', { class: 'reach', cx: round(x(i + 1)), cy: round(y(value)), r: 9 }),
+    svg('circle', { class: 'dot', cx: round(x(i + 1)), cy: round(y(value)), r: 2.4 })));
+}
+
+function bestMark({ values }, best, x, y) {
+  return svg('circle', { class: 'best', cx: round(x(best + 1)), cy: round(y(values[best])), r: 5.5 });
+}
+
+function horizontal(value, y, format) {
+  return svg('g', { class: 'tick' },
+    svg('path', { d: `M${LEFT} ${round(y(value))}H${WIDTH - RIGHT}` }),
+    svg('text', { x: LEFT - 6, y: round(y(value)) + 3.5, 'text-anchor': 'end' }, format(value, true)));
+}
+
+/** A hairline where a step begins, with what it trains. */
+function stepMarks(steps, x) {
+  let first = 1;
+  return steps.map(({ epochs, label }) => {
+    const at = first === 1 ? LEFT : round(x(first - 0.5));
+    first += epochs;
+    return svg('g', { class: 'step-mark' },
+      at > LEFT && svg('path', { d: `M${at} ${TOP}V${HEIGHT - BOTTOM}` }),
+      svg('text', { x: at + 4, y: TOP - 6 }, label));
+  });
+}
+
+function epochTicks(length, x) {
+  const every = Math.max(1, Math.ceil(length / 12));
+  return Array.from({ length }, (_, i) => i + 1)
+    .filter((epoch) => (epoch - 1) % every === 0)
+    .map((epoch) => svg('g', { class: 'tick' },
+      svg('text', { x: round(x(epoch)), y: HEIGHT - BOTTOM + 15, 'text-anchor': 'middle' }, String(epoch))));
+}
+
+function scale([low, high], [from, to]) {
+  return (value) => from + ((value - low) / (high - low || 1)) * (to - from);
+}
+
+function reach(series) {
+  const finite = series.flatMap((line) => line.values).filter(Number.isFinite);
+  return [0, Math.max(...finite, 1e-6)];
+}
+
+/** Four to six round values that enclose the domain. */
+function axisTicks([low, high]) {
+  const rough = (high - low) / 4;
+  const power = 10 ** Math.floor(Math.log10(rough));
+  const step = [1, 2, 2.5, 5, 10].map((factor) => factor * power).find((size) => size >= rough * 0.999);
+  const ticks = [];
+  for (let i = Math.floor(low / step + 1e-9); ticks.length < 12; i += 1) {
+    ticks.push(Number((i * step).toPrecision(6)));
+    if (i * step >= high - step * 1e-9) break;
+  }
+  return ticks;
+}
+
+function summary(title, series, format) {
+  const ends = series.map(({ label, values }) => `${label} ${format(values[0])} to ${format(values.at(-1))}`);
+  return `${title} over ${series[0].values.length} epochs: ${ends.join('; ')}. The table below has every epoch.`;
+}
+
+const round = (value) => Math.round(value * 100) / 100;
+
+/** A score with its interval on a line from 0 to 1, as in a forest plot. */
+export function whisker({ value, low, high }, text) {
+  if (!Number.isFinite(low) || !Number.isFinite(high)) return null;
+  const at = (share) => round(2 + share * 96);
+  return svg('svg', { class: 'whisker', viewBox: '0 0 100 10', role: 'img', 'aria-label': text, preserveAspectRatio: 'none' },
+    svg('title', {}, text),
+    svg('path', { class: 'ground', d: 'M2 5H98' }),
+    svg('path', { class: 'span', d: `M${at(low)} 5H${at(high)}` }),
+    svg('path', { class: 'middle', d: `M${at(value)} 1V9` }));
+}

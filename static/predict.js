@@ -1,0 +1,117 @@
+// Predict: one file in, the class and what it rests on out.
+
+import { all, upload } from './api.js';
+import { h } from './dom.js';
+import * as format from './format.js';
+import { command, facts, link, note, pageHead, problemNote, section, syntheticBadge } from './parts.js';
+
+export default {
+  section: 'predict',
+  title: () => 'Predict',
+  live: () => false,
+  async load() {
+    const [models, runs] = await Promise.all([all('/v1/models'), all('/v1/training-runs')]);
+    return { models: models.reverse(), runs };
+  },
+  view(data, ctx) {
+    if (data.models.length === 0) {
+      return [pageHead('Predict'), section('Radiograph', note('No model yet, so nothing can answer. ', link('/runs', 'Start a run'),
+        '; the best stage of the first successful one serves by itself. For a quick look, let the server train on drawn phantoms:'),
+      command('thorax demo'))];
+    }
+    const champion = data.models.find((model) => model.aliases.includes('champion'));
+    return [
+      pageHead('Predict', { lede: 'The file is read, answered and not kept.' }),
+      section('Radiograph', picker(ctx), answering(champion, data.runs)),
+      section('Answer', h('div', { id: 'answer', 'aria-live': 'polite' }, answer(data, ctx.memo))),
+    ];
+  },
+};
+
+function answering(champion, runs) {
+  if (!champion) return h('p', { class: 'caveat' }, 'No model serves. ', link('/models', 'Choose a champion'), ' first.');
+  const run = runs.find(({ id }) => id === champion.run_id);
+  return note('Answered by the champion, ', format.modelName(champion, run), ' ', syntheticBadge(champion), '. Another can be chosen under ',
+    link('/models', 'Models'), '.');
+}
+
+function picker(ctx) {
+  const dropped = (event) => {
+    hover(false)(event);
+    predict(event.dataTransfer.files[0], ctx);
+  };
+  const chosen = (event) => {
+    const [file] = event.target.files;
+    event.target.value = ''; // so that the same file can be chosen again
+    predict(file, ctx);
+  };
+  return h('label', { class: 'viewbox', ondragover: hover(true), ondragleave: hover(false), ondrop: dropped },
+    h('canvas', { width: 0, height: 0, 'data-keep': '', 'aria-hidden': 'true' }),
+    h('span', {}, h('strong', {}, ctx.memo.file ? 'Choose another file' : 'Choose a radiograph'), ' or drop it here. PNG or JPEG.'),
+    h('input', { type: 'file', id: 'radiograph', accept: 'image/png,image/jpeg', onchange: chosen }));
+}
+
+const hover = (over) => (event) => {
+  event.preventDefault();
+  event.currentTarget.classList.toggle('over', over);
+};
+
+async function predict(file, ctx) {
+  if (!file) return;
+  const { memo } = ctx;
+  const turn = (memo.turn = (memo.turn ?? 0) + 1);
+  Object.assign(memo, { file, busy: true, error: null, result: null });
+  ctx.redraw();
+  preview(file);
+  const body = new FormData();
+  body.append('file', file);
+  try {
+    const result = await upload('/v1/predictions', body);
+    if (turn === memo.turn) memo.result = result;
+  } catch (error) {
+    if (turn === memo.turn) memo.error = error;
+  }
+  if (turn !== memo.turn) return;
+  memo.busy = false;
+  ctx.redraw();
+}
+
+/** Drawn on a canvas: no address is made for the file. A file that is no image leaves the box dark. */
+async function preview(file) {
+  const canvas = document.querySelector('.viewbox canvas');
+  canvas.width = 0;
+  canvas.height = 0;
+  const bitmap = await createImageBitmap(file).catch(() => null);
+  if (!bitmap) return;
+  const shrink = Math.min(1, 900 / Math.max(bitmap.width, bitmap.height));
+  canvas.width = Math.round(bitmap.width * shrink);
+  canvas.height = Math.round(bitmap.height * shrink);
+  canvas.getContext('2d').drawImage(bitmap, 0, 0, canvas.width, canvas.height);
+}
+
+function answer(data, { busy, error, result, file }) {
+  if (busy) return h('p', { class: 'waiting' }, 'Asking the model…');
+  if (error) return problemNote(error, error.title ?? 'No answer');
+  if (!result) return note('It appears here: the class, the probability of each class, the model and the time it took.');
+  const model = data.models.find(({ id }) => id === result.model.id);
+  const classes = model?.spec.classes ?? Object.keys(result.probabilities);
+  const run = data.runs.find(({ id }) => id === result.model.run_id);
+  const from = [result.model.alias, model ? format.modelName(model, run) : format.short(result.model.id)].filter(Boolean).join(': ');
+  const { queue_ms, preprocess_ms, inference_ms } = result.timing ?? {};
+  return h('div', { class: 'answer' },
+    h('p', { class: 'verdict' }, result.prediction, ' ', h('span', { class: 'verdict-share' }, format.percent(result.probabilities[result.prediction], 1))),
+    h('dl', { class: 'probabilities' }, ...classes.map((name) => bar(name, result.probabilities[name], name === result.prediction))),
+    h('p', { class: 'notice' }, result.notice),
+    result.reliability && note(result.reliability),
+    facts([
+      ['File', file.name],
+      ['Model', [run ? link(`/runs/${run.id}`, from) : from, ' ', syntheticBadge(result.model)]],
+      ['Time', `${format.milliseconds(inference_ms)} in the network, ${format.milliseconds(preprocess_ms)} reading the file, ${format.milliseconds(queue_ms)} waiting`],
+      ['Identifier', h('code', {}, result.id)],
+    ]));
+}
+
+function bar(name, probability, chosen) {
+  return h('div', { class: chosen ? 'chosen' : null }, h('dt', {}, name),
+    h('dd', {}, h('span', { class: 'bar', vars: { share: probability } }), h('span', { class: 'share' }, format.percent(probability, 1))));
+}

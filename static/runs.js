@@ -1,0 +1,87 @@
+// Runs: all of them with their progress, and the form that starts one.
+
+import { all, get, send } from './api.js';
+import { h } from './dom.js';
+import * as format from './format.js';
+import { command, field, form, isActive, link, note, pageHead, paceText, planBar, progressText, section, select, status, table } from './parts.js';
+
+export default {
+  section: 'runs',
+  title: () => 'Runs',
+  live: ({ runs }) => runs.some(isActive),
+  async load() {
+    const [runs, datasets, recipes] = await Promise.all([all('/v1/training-runs'), all('/v1/datasets'), get('/v1/recipes')]);
+    return { runs: runs.reverse(), datasets, recipes: recipes.items };
+  },
+  view(data, ctx) {
+    return [
+      pageHead('Training runs'),
+      data.runs.length ? section('Runs', runTable(data)) : section('Runs', note('No run yet. Start one below.')),
+      section('Start a run', startForm(data, ctx)),
+    ];
+  },
+};
+
+function runTable({ runs, datasets }) {
+  const names = new Map(datasets.map((dataset) => [dataset.id, dataset.name]));
+  const rows = runs.map((run) => [
+    link(`/runs/${run.id}`, format.runName(run)),
+    status(run.status),
+    progressCell(run),
+    names.get(run.dataset_id) ?? format.short(run.dataset_id),
+    format.when(run.created_at),
+    format.duration(format.elapsed(run.started_at, run.finished_at)),
+  ]);
+  return table('Training runs, newest first', ['Run', 'Status', 'Progress', 'Data set', 'Submitted', 'Took'], rows, { class: 'runs' });
+}
+
+export function progressCell(run) {
+  if (run.status === 'failed') return h('span', { class: 'failure' }, run.error ?? 'failed');
+  if (run.status === 'succeeded') return format.plural(run.plan.stages.length, 'stage');
+  return h('div', { class: 'progress-cell' }, planBar(run), h('small', {}, [progressText(run), paceText(run)].filter(Boolean).join(' · ')));
+}
+
+/** The form that starts a run. */
+export function startForm({ datasets, recipes }, ctx) {
+  if (datasets.length === 0) {
+    return [note('A run needs a data set. ', link('/datasets', 'Create one'), ', or let the server draw a synthetic one:'),
+      command('thorax demo')];
+  }
+  const describe = (event) => {
+    const recipe = recipes.find(({ name }) => name === event.target.value);
+    event.target.form.querySelector('.recipe').textContent = recipe.description;
+  };
+  return form({ class: 'columns', 'data-key': 'start', 'aria-label': 'Start a run' }, (values) => start(values, recipes, ctx),
+    field('Data set', select('dataset_id', datasets.map(({ id, name, synthetic }) => [id, synthetic ? `${name} (synthetic)` : name]))),
+    field('Recipe', select('recipe', recipes.map(({ name }) => [name, name]), { onchange: describe })),
+    h('p', { class: 'recipe wide', 'data-keep': '' }, recipes[0]?.description),
+    field('Name', h('input', { name: 'name', maxlength: 200, autocomplete: 'off' }), 'Optional'),
+    field('Seed', h('input', { name: 'seed', type: 'number', min: 0, max: 4294967295, step: 1 }), 'Empty: 0'),
+    field('Choose the best epoch on', select('split', [['', 'what the recipe says'], ['validation', 'validation, carved from train by patient'],
+      ['test', 'test (reproduces the report, optimistic)']])),
+    h('details', { class: 'wide' }, h('summary', {}, 'Change the plan'),
+      field('Fields that replace the recipe’s, as JSON', h('textarea', { name: 'plan', rows: 5, spellcheck: 'false',
+        placeholder: '{"batch_size": 16, "stages": [{"image_size": 128, "steps": [{"scope": "head", "learning_rate": 0.001, "epochs": 3}]}]}' }))),
+    h('div', { class: 'actions wide' }, h('button', { type: 'submit' }, 'Start the run')));
+}
+
+async function start(values, recipes, ctx) {
+  const { dataset_id, recipe, name, seed, split, plan } = values;
+  const request = { dataset_id, recipe, name, seed: seed === undefined ? undefined : Number(seed) };
+  const overrides = plan ? parse(plan) : {};
+  if (split) {
+    const usual = recipes.find((known) => known.name === recipe).plan.selection;
+    overrides.selection = { ...usual, ...overrides.selection, split };
+  }
+  if (Object.keys(overrides).length) request.plan = overrides;
+  const run = await send('POST', '/v1/training-runs', request);
+  ctx.go(`/runs/${run.id}`);
+}
+
+function parse(text) {
+  try {
+    return JSON.parse(text);
+  } catch (error) {
+    throw new Error(`The changes to the plan are not JSON: ${error.message}`);
+  }
+}

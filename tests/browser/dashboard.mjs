@@ -1,0 +1,309 @@
+// Drives the dashboard of a running `thorax demo` as a reader would.
+//
+//   node dashboard.mjs http://127.0.0.1:8080 radiograph.png screenshots/
+//
+// The browser is the one CHROMIUM names, else /usr/bin/chromium. Ends with `N passed, M failed`; fails with 1.
+
+import { mkdir } from 'node:fs/promises';
+import path from 'node:path';
+import { chromium } from 'playwright-core';
+
+const [server, radiograph, screenshots] = process.argv.slice(2);
+if (!screenshots) {
+  console.error('usage: node dashboard.mjs URL PNG FOLDER');
+  process.exit(2);
+}
+const origin = new URL(server).origin;
+const RUN_MS = 10 * 60 * 1000;
+const PHONE = { width: 375, height: 740 };
+const DESK = { width: 1280, height: 900 };
+
+await mkdir(screenshots, { recursive: true });
+const browser = await chromium.launch({
+  executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
+  args: ['--no-sandbox', '--disable-gpu', '--disable-dev-shm-usage'],
+});
+let passed = 0;
+let failed = 0;
+
+/** Runs one check on a page of its own; what the console says against it fails it. `expected` errors are the check's own doing. */
+async function check(sentence, work, { expected, ...options } = {}) {
+  const context = await browser.newContext({ viewport: DESK, ...options });
+  const page = await context.newPage();
+  page.setDefaultTimeout(15000);
+  const complaints = [];
+  const complain = (text) => expected?.test(text) || complaints.push(text);
+  page.on('console', (message) => message.type() === 'error' && complain(message.text()));
+  page.on('pageerror', (error) => complain(error.message));
+  page.on('request', (request) => {
+    const { protocol, origin: from } = new URL(request.url());
+    if (protocol.startsWith('http') && from !== origin) complain(`asked elsewhere: ${request.url()}`);
+  });
+  try {
+    await work(page);
+    if (complaints.length) throw new Error(`the console complained: ${complaints.join('; ')}`);
+    passed += 1;
+    console.log(`ok      ${sentence}`);
+  } catch (error) {
+    failed += 1;
+    console.log(`FAILED  ${sentence}\n        ${error.message}`);
+    await page.screenshot({ path: path.join(screenshots, `failed-${failed}.png`) }).catch(() => {});
+  } finally {
+    await context.close();
+  }
+}
+
+function expect(holds, otherwise) {
+  if (!holds) throw new Error(otherwise);
+}
+
+async function open(page, hash) {
+  await page.goto(`${origin}/#${hash}`);
+  await page.locator('main h1').waitFor();
+}
+
+const picture = (page, name) => page.screenshot({ path: path.join(screenshots, `${name}.png`), fullPage: true });
+
+async function ask(address) {
+  const response = await fetch(origin + address);
+  expect(response.ok, `${address} answered ${response.status}`);
+  return response.json();
+}
+
+/** The demo's run and data set, once the run has succeeded. */
+async function demo() {
+  const end = Date.now() + RUN_MS;
+  while (Date.now() < end) {
+    const { items } = await ask('/v1/training-runs');
+    const run = items.find(({ status }) => status === 'succeeded');
+    const lost = !run && items.find(({ status }) => ['failed', 'cancelled'].includes(status));
+    expect(!lost, `the demo's run is ${lost?.status}: ${lost?.error}`);
+    const { items: models } = await ask('/v1/models');
+    if (run && models.some(({ aliases }) => aliases.includes('champion'))) return run;
+    await new Promise((resolve) => setTimeout(resolve, 1000));
+  }
+  throw new Error('the demo\'s run did not succeed in time');
+}
+
+let run;
+await check('the demo\'s run succeeds while the page is watching', async (page) => {
+  await open(page, '/');
+  await picture(page, 'overview-first');
+  run = await demo();
+});
+if (!run) await finish();
+const runPage = `/runs/${run.id}`;
+const datasetPage = `/datasets/${run.dataset_id}`;
+
+await check('the overview names the serving model, marks it synthetic and says what to do next', async (page) => {
+  await open(page, '/');
+  const now = page.getByRole('region', { name: 'Now' });
+  await now.getByText('Serving').waitFor();
+  expect(await now.locator('.badge', { hasText: 'synthetic' }).count() === 1, 'no synthetic badge');
+  const next = page.getByRole('region', { name: 'Next step' });
+  expect((await next.innerText()).includes(`${origin}/v1/predictions`), 'no command to post a radiograph');
+  await picture(page, 'overview');
+});
+
+await check('the list of runs leads to the run', async (page) => {
+  await open(page, '/runs');
+  await page.locator(`a[href="#${runPage}"]`).click();
+  await page.waitForURL(`**/#${runPage}`);
+  await page.locator('h1 .status.succeeded').waitFor();
+});
+
+await check('each stage has a loss and an accuracy curve with a point for every epoch', async (page) => {
+  const { items: epochs } = await ask(`/v1/training-runs/${run.id}/epochs`);
+  await open(page, runPage);
+  for (const stage of new Set(epochs.map((epoch) => epoch.stage))) {
+    const length = epochs.filter((epoch) => epoch.stage === stage).length;
+    for (const title of ['Loss', 'Accuracy']) {
+      const chart = page.locator(`[data-key="stage-${stage}"] [data-chart="${title}"]`);
+      for (const line of ['train', 'selection']) {
+        const d = await chart.locator(`path.line.${line}`).getAttribute('d');
+        expect(/^M[\d.]+ [\d.]+(L[\d.]+ [\d.]+)*$/.test(d), `${title} ${line}: the path is ${d}`);
+        expect(d.split('L').length === length, `${title} ${line}: ${d.split('L').length} points for ${length} epochs`);
+        const tips = await chart.locator(`.point.${line} title`).allTextContents();
+        expect(tips.length === length && tips.every((tip) => /^Epoch \d+, .+: \d/.test(tip)), `${title} ${line}: titles ${tips}`);
+      }
+      expect(await chart.locator('.tick text').count() >= 4, `${title}: no axis labels`);
+      expect(await chart.locator('.legend li').count() >= 2, `${title}: no legend`);
+    }
+  }
+  await picture(page, 'run');
+});
+
+await check('all epochs can be read as a table', async (page) => {
+  const { items: epochs } = await ask(`/v1/training-runs/${run.id}/epochs`);
+  await open(page, runPage);
+  await page.getByText('All epochs as a table').click();
+  const rows = page.getByRole('region', { name: 'Epochs' }).locator('tbody tr');
+  expect(await rows.count() === epochs.length, `${await rows.count()} rows for ${epochs.length} epochs`);
+  const first = await rows.first().innerText();
+  expect(first.includes(epochs[0].train.loss.toFixed(4)), `the first row is ${first}`);
+});
+
+await check('each evaluation shows its matrix, its classes with intervals, and why it is optimistic', async (page) => {
+  const { items: evaluations } = await ask(`/v1/training-runs/${run.id}/evaluations`);
+  expect(evaluations.length >= 2, `${evaluations.length} evaluations`);
+  await open(page, runPage);
+  await page.evaluate(() => document.querySelectorAll('details').forEach((one) => { one.open = true; }));
+  for (const { stage, split, classes, confusion_matrix: matrix, per_class: scores, caveat } of evaluations) {
+    const shown = page.locator(`.evaluation[data-stage="${stage}"][data-split="${split}"]`);
+    const counts = await shown.locator('.confusion .n').allTextContents();
+    expect(counts.join() === matrix.flat().map((n) => n.toLocaleString('en')).join(), `${split}: the matrix shows ${counts}`);
+    expect((await shown.locator('.confusion th[scope=row]').allTextContents()).join() === classes.join(), `${split}: row headings`);
+    for (const [i, name] of classes.entries()) {
+      const row = await shown.locator('.per-class tbody tr').nth(i).innerText();
+      const { precision, recall, f1, support, precision_interval: interval } = scores[name];
+      const figures = [name, precision.toFixed(3), recall.toFixed(3), f1.toFixed(3), String(support), interval.low.toFixed(3)];
+      expect(figures.every((figure) => row.includes(figure)), `${split}, ${name}: the row is ${row}`);
+    }
+    expect(!caveat || (await shown.innerText()).includes(caveat), `${split}: the caveat is missing`);
+  }
+});
+
+await check('the data set shows images and patients by class and split', async (page) => {
+  const { distribution, classes } = await ask(`/v1/datasets/${run.dataset_id}`);
+  await open(page, datasetPage);
+  expect(await page.locator('h1 .badge', { hasText: 'synthetic' }).count() === 1, 'no synthetic badge');
+  for (const [split, counts] of Object.entries(distribution.images)) {
+    const row = page.locator('.distribution tbody tr').filter({ has: page.locator('th', { hasText: split }) });
+    const text = await row.innerText();
+    for (const name of classes) {
+      const patients = distribution.patients[split]?.[name] ?? 0;
+      expect(text.includes(String(counts[name] ?? 0)) && text.includes(`${patients} patient`), `${split}, ${name}: ${text}`);
+    }
+  }
+  await picture(page, 'dataset');
+});
+
+await check('a data set is created from the form, and its name is text whatever it holds', async (page) => {
+  await open(page, '/datasets');
+  const name = `<b class="injected">tour</b> ${Date.now()}`;
+  await page.getByLabel('Name', { exact: true }).fill(name);
+  await page.getByRole('button', { name: 'Create the data set' }).click();
+  await page.waitForURL(/#\/datasets\/[\w-]+$/);
+  await page.locator('h1', { hasText: name }).waitFor();
+  expect(await page.locator('.injected').count() === 0, 'the name became an element');
+  await page.getByLabel('Files', { exact: true }).setInputFiles(radiograph);
+  await page.getByRole('combobox', { name: 'Label' }).selectOption({ index: 1 });
+  await page.getByRole('button', { name: 'Upload' }).click();
+  await page.locator('output .status.created').waitFor();
+  await page.locator('.distribution').waitFor();
+});
+
+await check('an uploaded radiograph gets a class, probabilities, the model, the time and the notice', async (page) => {
+  await open(page, '/predict');
+  await page.locator('#radiograph').setInputFiles(radiograph);
+  const answer = page.locator('.answer');
+  await answer.waitFor();
+  const { classes } = await ask(`/v1/datasets/${run.dataset_id}`);
+  const verdict = await answer.locator('.verdict').innerText();
+  expect(classes.some((name) => verdict.startsWith(name)), `the answer is ${verdict}`);
+  const shares = (await answer.locator('.probabilities .share').allTextContents()).map(parseFloat);
+  expect(shares.length === classes.length, `${shares.length} probabilities`);
+  expect(Math.abs(shares.reduce((a, b) => a + b) - 100) < 0.5, `they add up to ${shares.reduce((a, b) => a + b)} %`);
+  expect(/research only/i.test(await answer.locator('.notice').innerText()), 'no notice');
+  expect(/\d ms in the network/.test(await answer.innerText()), 'no timing');
+  expect(await answer.locator('.badge', { hasText: 'synthetic' }).count() === 1, 'the answer does not say synthetic');
+  expect(await page.locator('.viewbox canvas').evaluate((canvas) => canvas.width) > 0, 'no preview');
+  await picture(page, 'prediction');
+});
+
+await check('a file that is no image is answered with the server\'s reason', async (page) => {
+  await open(page, '/predict');
+  const fake = { name: 'fake.png', mimeType: 'image/png', buffer: Buffer.from('not an image at all') };
+  await page.locator('#radiograph').setInputFiles(fake);
+  const problem = page.locator('#answer .problem');
+  await problem.waitFor();
+  expect((await problem.innerText()).length > 20, `it says ${await problem.innerText()}`);
+  expect(await page.locator('.answer').count() === 0, 'there is an answer');
+}, { expected: /status of 4(15|22)/ });
+
+await check('a wrong plan is refused with each wrong field', async (page) => {
+  await open(page, '/runs');
+  await page.getByText('Change the plan').click();
+  await page.getByLabel(/as JSON/).fill('{"batch_size": 0, "dropout": 1}');
+  await page.getByRole('button', { name: 'Start the run' }).click();
+  await page.locator('output .problem li').first().waitFor();
+  const fields = await page.locator('output .problem li code').allTextContents();
+  expect(['batch_size', 'dropout'].every((name) => fields.some((field) => field.endsWith(name))), `it names ${fields}`);
+}, { expected: /status of 422/ });
+
+await check('the models page has the champion and its download', async (page) => {
+  await open(page, '/models');
+  const row = page.locator('tr', { has: page.locator('.badge.alias', { hasText: 'champion' }) });
+  const download = page.waitForEvent('download');
+  await row.getByText('Download').click();
+  expect(/\.safetensors$/.test((await download).suggestedFilename()), 'not a safetensors file');
+  await picture(page, 'models');
+});
+
+await check('on a phone no page is wider than the screen', async (page) => {
+  for (const hash of ['/', '/runs', runPage, '/datasets', datasetPage, '/models', '/predict']) {
+    await open(page, hash);
+    await page.locator('.sheet').first().waitFor();
+    const excess = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
+    expect(excess <= 0, `${hash} is ${excess} px too wide`);
+    await picture(page, `phone${hash.replace(/\/[\w]{8}-.*$/, '-one').replaceAll('/', '-')}`);
+  }
+}, { viewport: PHONE, hasTouch: true, isMobile: true });
+
+await check('the Tab key reaches the navigation, which shows its focus and works', async (page) => {
+  await open(page, '/');
+  const seen = [];
+  for (let i = 0; i < 8; i += 1) {
+    await page.keyboard.press('Tab');
+    seen.push(await page.evaluate(() => {
+      const { outlineStyle, outlineWidth } = getComputedStyle(document.activeElement);
+      const ring = outlineStyle !== 'none' && parseFloat(outlineWidth) > 0;
+      return { text: document.activeElement.textContent.trim(), ring, inNav: Boolean(document.activeElement.closest('nav')) };
+    }));
+    if (seen.at(-1).text === 'Runs') break;
+  }
+  const last = seen.at(-1);
+  expect(seen[0].text === 'Skip to content', `Tab reaches first ${seen[0].text}`);
+  expect(last.inNav && last.text === 'Runs', `Tab reached ${seen.map(({ text }) => text).join(', ')}`);
+  expect(last.ring, 'the focus is not visible');
+  await page.keyboard.press('Enter');
+  await page.locator('h1', { hasText: 'Training runs' }).waitFor();
+  expect(await page.evaluate(() => document.activeElement.nodeName) === 'H1', 'the new page\'s heading has not the focus');
+});
+
+await check('a lost connection is shown instead of old figures, and ends when the server is back', async (page) => {
+  await open(page, '/');
+  await page.context().setOffline(true);
+  await page.evaluate(() => document.dispatchEvent(new Event('visibilitychange')));
+  await page.getByRole('alert').getByText('No connection').waitFor();
+  expect(await page.locator('main').isHidden(), 'the old page is still shown');
+  await picture(page, 'no-connection');
+  await page.context().setOffline(false);
+  await page.getByRole('button', { name: 'Try again now' }).click();
+  await page.locator('main h1').waitFor();
+}, { expected: /ERR_INTERNET_DISCONNECTED/ });
+
+await check('a server with a key is asked with the key that was typed', async (page) => {
+  const problem = { type: '/problems/unauthorized', title: 'A key is needed', status: 401, detail: 'send a key' };
+  await page.route('**/v1/**', (route) => (route.request().headers().authorization === 'Bearer open sesame'
+    ? route.continue() : route.fulfill({ status: 401, contentType: 'application/problem+json', body: JSON.stringify(problem) })));
+  await page.goto(`${origin}/`);
+  await page.getByLabel('Key', { exact: true }).fill('open sesame');
+  await page.getByRole('button', { name: 'Use this key' }).click();
+  await page.locator('main h1', { hasText: 'Overview' }).waitFor();
+}, { expected: /status of 401/ });
+
+await check('the dark theme is dark', async (page) => {
+  await open(page, runPage);
+  const ground = await page.evaluate(() => getComputedStyle(document.body).backgroundColor.match(/\d+/g).map(Number));
+  expect(Math.max(...ground) < 60, `the ground is ${ground}`);
+  await picture(page, 'run-dark');
+}, { colorScheme: 'dark' });
+
+await finish();
+
+async function finish() {
+  await browser.close();
+  console.log(`${passed} passed, ${failed} failed`);
+  process.exit(failed ? 1 : 0);
+}

@@ -1,0 +1,262 @@
+//! Reads the sources and fails on what a review should not have to look for: an arrow between rooms that points back, a file
+//! without its `//!` line, unfinished marks, `unsafe`, files that grew too long, and documents that no longer tell the truth.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// Each room of `src` and the rooms that it may use; `main` may use all. ARCHITECTURE.md has the same table with reasons.
+const MAY_USE: [(&str, &[&str]); 14] = [
+    ("domain", &[]),
+    ("imaging", &["domain"]),
+    ("nn", &["domain"]),
+    ("store", &["domain"]),
+    ("dataset", &["domain", "imaging", "store"]),
+    ("training", &["domain", "imaging", "nn"]),
+    ("inference", &["domain", "imaging", "nn"]),
+    ("evaluation", &["domain"]),
+    // Written down as an exception: the worker asks `dataset` for the split that it carves from train.
+    ("worker", &["domain", "imaging", "nn", "store", "dataset", "training", "inference", "evaluation"]),
+    ("http", &["domain", "imaging", "nn", "store", "dataset", "training", "inference", "evaluation", "worker"]),
+    ("config", &["domain", "imaging", "nn", "inference"]),
+    ("telemetry", &["config"]),
+    ("app", &["domain", "imaging", "nn", "store", "dataset", "inference", "worker", "http", "config", "telemetry"]),
+    ("cli", &["domain", "imaging", "nn", "store", "dataset", "worker", "http", "config", "telemetry", "app"]),
+];
+
+/// Crates that belong to some rooms only: no SQL outside the store, no tensors in HTTP, no HTTP below it.
+const CRATE_STAYS_IN: [(&str, &[&str]); 4] = [
+    ("sqlx", &["store"]),
+    ("object_store", &["store"]),
+    ("burn", &["nn", "training", "inference", "worker", "app", "cli"]),
+    ("axum", &["http", "app"]),
+];
+
+const LONGEST_FILE: usize = 400;
+
+#[test]
+fn no_arrow_between_rooms_points_back() {
+    assert_clean(rust_files("src").iter().flat_map(|(path, text)| wrong_arrows(path, text)));
+}
+
+#[test]
+fn every_source_file_is_tidy() {
+    assert_clean(rust_files("src").iter().flat_map(|(path, text)| {
+        let lines = text.lines().count();
+        let long = (lines > LONGEST_FILE).then(|| format!("{path}: {lines} lines, at most {LONGEST_FILE}"));
+        untidy(path, text).into_iter().chain(long)
+    }));
+    assert_clean(rust_files("tests").iter().flat_map(|(path, text)| untidy(path, text)));
+}
+
+#[test]
+fn the_tour_of_the_readme_is_the_script_that_ci_runs() {
+    let script = read("tests/tour.sh");
+    let section = between(&script, "# --- tour ---\n", "# --- end of tour ---").expect("tests/tour.sh marks the tour");
+    let readme = read("README.md");
+    let section_of_readme =
+        between(&readme, "<!-- tour -->", "<!-- end of tour -->").expect("README.md marks the tour");
+    let blocks = shell_blocks(section_of_readme).join("\n");
+    assert_eq!(blocks.trim(), section.trim(), "README.md and tests/tour.sh tell different tours");
+}
+
+#[test]
+fn every_variable_is_in_env_example_and_nothing_else_is() {
+    let used: BTreeSet<_> = rust_files("src").iter().flat_map(|(_, text)| variables(&without_tests(text))).collect();
+    let documented: BTreeSet<_> = variables(&read(".env.example")).into_iter().collect();
+    assert_eq!(used, documented, "left: named in src; right: in .env.example");
+}
+
+#[test]
+fn the_checker_sees_each_kind_of_arrow() {
+    let arrows = |path: &str, text: &str| wrong_arrows(path, text).len();
+    assert_eq!(arrows("src/domain/run.rs", "use crate::store::Db;"), 1, "a plain use");
+    assert_eq!(
+        arrows("src/nn.rs", "use crate::{domain::Split, imaging::{GreyImage, Limits}};"),
+        1,
+        "a sibling in braces"
+    );
+    assert_eq!(
+        arrows("src/nn.rs", "use crate::{\n    domain::Split,\n    http,\n    store as s,\n};"),
+        2,
+        "many lines"
+    );
+    assert_eq!(arrows("src/store/runs.rs", "fn f() { crate::worker::start() }"), 1, "a path in the code");
+    assert_eq!(arrows("src/store.rs", "use super::worker::start;"), 1, "a way round through super");
+    assert_eq!(arrows("src/store/runs.rs", "use super::super::worker::start;"), 1, "a longer way round");
+    assert_eq!(arrows("src/lobby.rs", "use crate::domain::Split;"), 1, "a room that the table does not know");
+    assert_eq!(arrows("src/http/runs.rs", "let row = sqlx::query(\"\");"), 1, "a crate outside its rooms");
+    assert_eq!(arrows("src/domain/run.rs", "use crate::telemetry::Gone;"), 1, "a room that is no neighbour");
+}
+
+#[test]
+fn the_checker_lets_good_arrows_pass() {
+    let good = [
+        ("src/domain/plan.rs", "use super::{Split, Stage};"),
+        ("src/nn/head.rs", "//! See [`crate::worker`].\nuse crate::{domain::Split, nn::body::{self, Body}};"),
+        ("src/worker.rs", "use crate::{dataset, store::{self, Db}, training::train};"),
+        ("src/http/runs.rs", "use crate::{domain::RunId, http::problem::Problem, store}; // not sqlx::Error"),
+        ("src/store/runs.rs", "sqlx::query!(\"select 1\")"),
+        ("src/main.rs", "use thorax::{app, cli};"),
+        ("src/lib.rs", "pub mod domain;\npub mod http;"),
+    ];
+    for (path, text) in good {
+        assert_eq!(wrong_arrows(path, text), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn the_checker_sees_untidy_files() {
+    let first = "//! About this.\n";
+    assert_eq!(untidy("a.rs", "fn f() {}").len(), 1, "no line about the file");
+    for mark in
+        [concat!("to", "do!()"), concat!("unimple", "mented!()"), concat!("db", "g!(1)"), concat!("#[ig", "nore]")]
+    {
+        assert_eq!(untidy("a.rs", &format!("{first}{mark}")).len(), 1, "{mark}");
+    }
+    assert_eq!(untidy("a.rs", &format!("{first}fn f() {{ {} {{}} }}", concat!("uns", "afe"))).len(), 1);
+    assert_eq!(untidy("a.rs", &format!("{first}// no unsafe code, nothing to do\n")), Vec::<String>::new());
+    assert_eq!(
+        untidy("a.rs", &format!("{first}#![forbid(unsafe_code)] const CSP: &str = \"'unsafe-inline'\";\n")),
+        Vec::<String>::new()
+    );
+}
+
+/// Uses that the tables above forbid, one line each.
+fn wrong_arrows(path: &str, text: &str) -> Vec<String> {
+    let parts: Vec<&str> = path.trim_start_matches("src/").trim_end_matches(".rs").split('/').collect();
+    let room = parts[0];
+    let code = without_comments(text);
+    let mut wrong: Vec<String> = CRATE_STAYS_IN
+        .iter()
+        .filter(|(name, rooms)| !rooms.contains(&room) && word_positions(&code, &format!("{name}::")).next().is_some())
+        .map(|(name, rooms)| format!("{path}: uses the crate {name}, which stays in {rooms:?}"))
+        .collect();
+    if room == "main" || room == "lib" {
+        return wrong;
+    }
+    let Some((_, allowed)) = MAY_USE.iter().find(|(name, _)| *name == room) else {
+        wrong.push(format!("{path}: the room {room} is not in the table of tests/tidy.rs"));
+        return wrong;
+    };
+    let used = used_rooms(&code, parts.len());
+    let backwards = used.iter().filter(|used| *used != room && !allowed.contains(&used.as_str()));
+    wrong.extend(backwards.map(|used| format!("{path}: {room} may not use {used}")));
+    wrong
+}
+
+/// Rooms named after `crate::`, or after so many `super::` that they lead out of a room from a file `depth` levels down.
+fn used_rooms(code: &str, depth: usize) -> BTreeSet<String> {
+    let is_room = |name: &String| MAY_USE.iter().any(|(room, _)| room == name);
+    let through_crate = word_positions(code, "crate::").flat_map(|end| first_segments(&code[end..]));
+    let supers = "super::".repeat(depth);
+    let through_super = word_positions(code, &supers).flat_map(|end| first_segments(&code[end..])).filter(is_room);
+    through_crate.chain(through_super).filter(|name| name != "super").collect()
+}
+
+/// The names that a path or a brace group begins with: `a::b` gives a; `{a::{b, c}, d as e}` gives a and d.
+fn first_segments(rest: &str) -> Vec<String> {
+    let name =
+        |text: &str| -> String { text.trim_start().chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect() };
+    let Some(group) = rest.trim_start().strip_prefix('{') else {
+        return vec![name(rest)];
+    };
+    let (mut depth, mut names) = (0, vec![name(group)]);
+    for (at, c) in group.char_indices() {
+        match c {
+            '{' => depth += 1,
+            '}' if depth == 0 => break,
+            '}' => depth -= 1,
+            ',' if depth == 0 => names.push(name(&group[at + 1..])),
+            _ => {}
+        }
+    }
+    names.retain(|name| !name.is_empty());
+    names
+}
+
+/// What a file must not hold, one line each.
+fn untidy(path: &str, text: &str) -> Vec<String> {
+    let marks = [concat!("to", "do!"), concat!("unimple", "mented!"), concat!("db", "g!"), concat!("#[ig", "nore")];
+    let code = without_comments(text);
+    let mut found: Vec<String> =
+        marks.iter().filter(|mark| code.contains(*mark)).map(|mark| format!("{path}: has {mark}")).collect();
+    let opens_block = |end: usize| code[end..].starts_with(char::is_whitespace);
+    if word_positions(&code, concat!("uns", "afe")).any(opens_block) {
+        found.push(format!("{path}: has unsafe code"));
+    }
+    if !text.starts_with("//!") {
+        found.push(format!("{path}: does not begin with a //! line about itself"));
+    }
+    found
+}
+
+/// Where `needle` ends, wherever it does not continue a longer name.
+fn word_positions<'a>(text: &'a str, needle: &'a str) -> impl Iterator<Item = usize> + 'a {
+    let starts_word = |at: usize| !text[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':');
+    text.match_indices(needle).filter(move |(at, _)| starts_word(*at)).map(|(at, found)| at + found.len())
+}
+
+/// Cuts `//` to the end of the line. A `//` in a text literal goes too, with what follows it: no arrow stands there.
+fn without_comments(text: &str) -> String {
+    text.lines().map(|line| line.split("//").next().unwrap_or_default()).collect::<Vec<_>>().join("\n")
+}
+
+/// The part of a file above its unit tests.
+fn without_tests(text: &str) -> String {
+    without_comments(text.split("#[cfg(test)]").next().unwrap_or_default())
+}
+
+/// Names such as THORAX_LISTEN.
+fn variables(text: &str) -> Vec<String> {
+    let name = |start: usize| text[start..].chars().take_while(|c| c.is_ascii_uppercase() || *c == '_').collect();
+    text.match_indices("THORAX_").map(|(at, _)| name(at)).collect()
+}
+
+fn shell_blocks(markdown: &str) -> Vec<&str> {
+    markdown.split("```sh\n").skip(1).map(|block| block.split("```").next().unwrap_or_default()).collect()
+}
+
+fn between<'a>(text: &'a str, from: &str, to: &str) -> Option<&'a str> {
+    let (_, rest) = text.split_once(from)?;
+    Some(rest.split_once(to)?.0)
+}
+
+fn assert_clean(problems: impl Iterator<Item = String>) {
+    let problems: Vec<String> = problems.collect();
+    assert!(problems.is_empty(), "\n{}", problems.join("\n"));
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// The Rust files below a folder of the project with their texts, in a stable order.
+fn rust_files(folder: &str) -> Vec<(String, String)> {
+    let mut folders = vec![root().join(folder)];
+    let mut files = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display())) {
+            let path = entry.expect("a readable folder").path();
+            if path.is_dir() && !path.ends_with("node_modules") {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                files.push(path);
+            }
+        }
+    }
+    files.sort();
+    assert!(!files.is_empty(), "no Rust files below {folder}");
+    files.iter().map(|path| named(path)).collect()
+}
+
+fn named(path: &Path) -> (String, String) {
+    let name = path.strip_prefix(root()).expect("below the root").to_str().expect("a UTF-8 name");
+    (name.to_owned(), read(name))
+}
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}

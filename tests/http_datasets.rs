@@ -1,5 +1,7 @@
 //! Data sets, uploads, radiographs and imports, through HTTP.
 
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed, as it should")]
+
 mod support;
 
 use std::path::Path;

@@ -1,5 +1,7 @@
 //! Recipes and training runs, through HTTP. No worker runs here: each run stays in the state that the test puts it in.
 
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed, as it should")]
+
 mod support;
 
 use jiff::Timestamp;

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use clap::{Args, builder::NonEmptyStringValueParser};
 
-use crate::{http, inference::EngineConfig, nn::DeviceChoice};
+use crate::{inference::EngineConfig, nn::DeviceChoice};
 
 /// Where everything is kept, and the bounds of an image: for every command that touches the data.
 #[derive(Args, Clone, Debug)]
@@ -91,12 +91,6 @@ impl DataConfig {
     /// The data folder, or `default` where none was named.
     pub fn folder(&self, default: &str) -> PathBuf {
         self.data_dir.clone().unwrap_or_else(|| default.into())
-    }
-
-    /// The bounds as handlers take them.
-    pub fn limits(&self) -> http::Limits {
-        let max_upload_bytes = usize::try_from(self.max_upload_bytes).unwrap_or(usize::MAX);
-        http::Limits { max_upload_bytes, max_pixels: self.max_pixels }
     }
 
     /// The key of the patient hash.

@@ -12,7 +12,7 @@ use super::{
     signal::StopSignals,
 };
 use crate::{
-    config::{ListenConfig, ServerConfig},
+    config::{DataConfig, ListenConfig, ServerConfig},
     domain::{DeviceInfo, ModelId},
     http::{self, AppState},
     inference::Engine,
@@ -67,7 +67,7 @@ impl Server {
             import_root: listen.import_root.clone(),
             admin_key: listen.admin_key.as_deref().map(Arc::from),
             patient_key: data.patient_key(),
-            limits: data.limits(),
+            limits: limits(data),
             tasks: TaskTracker::new(),
             shutdown: CancellationToken::new(),
         };
@@ -151,6 +151,12 @@ impl Server {
             runtime: Handle::current(),
         }
     }
+}
+
+/// The bounds as handlers take them.
+fn limits(config: &DataConfig) -> http::Limits {
+    let max_upload_bytes = usize::try_from(config.max_upload_bytes).unwrap_or(usize::MAX);
+    http::Limits { max_upload_bytes, max_pixels: config.max_pixels }
 }
 
 fn refuse_open_address(config: &ListenConfig) -> Result<(), AppError> {

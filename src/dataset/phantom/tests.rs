@@ -42,7 +42,7 @@ fn the_lungs_are_darker_than_what_surrounds_them() {
     let mean = |pixels: &[u8]| pixels.iter().map(|pixel| f64::from(*pixel)).sum::<f64>() / pixels.len() as f64;
     for seed in 0..20 {
         let image = draw(Appearance::Normal, seed, SIDE);
-        let row = &image.pixels[(SIDE * SIDE * 2 / 5) as usize..][..SIDE as usize];
+        let row = &image.pixels[(SIDE * 2 / 5 * SIDE) as usize..][..SIDE as usize];
         let (lung, middle) = (mean(&row[30..45]), mean(&row[60..70]));
         assert!(middle - lung > 40.0, "seed {seed}: lung {lung}, mediastinum {middle}");
     }

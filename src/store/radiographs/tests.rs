@@ -1,0 +1,146 @@
+//! Radiographs come back as stored, once for each content, filtered and page by page.
+
+use super::*;
+use crate::store::{datasets, fixtures};
+
+#[tokio::test]
+async fn a_radiograph_comes_back_as_it_was_stored() {
+    let (_dir, db) = fixtures::db().await;
+    let dataset = fixtures::stored_dataset(&db).await;
+    let full = fixtures::stored_radiograph(&db, &dataset, "full").await;
+    let bare = Radiograph {
+        label: None,
+        patient_id: None,
+        source: None,
+        view: None,
+        split: None,
+        ..fixtures::radiograph(&dataset, "bare")
+    };
+    insert(&db, &bare).await.unwrap();
+    for stored in [full, bare] {
+        assert_eq!(get(&db, stored.id).await.unwrap().as_ref(), Some(&stored));
+        assert_eq!(find(&db, dataset.id, &stored.sha256).await.unwrap(), Some(stored));
+    }
+    assert_eq!(get(&db, RadiographId::new()).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn the_same_bytes_twice_give_the_first_back_and_change_nothing() {
+    let (_dir, db) = fixtures::db().await;
+    let dataset = fixtures::stored_dataset(&db).await;
+    let first = fixtures::stored_radiograph(&db, &dataset, "a").await;
+    let second = Radiograph { label: Some("pneumonia".into()), ..fixtures::radiograph(&dataset, "a") };
+    assert_eq!(insert(&db, &second).await.unwrap(), Some(first.clone()));
+    assert_eq!(all(&db, dataset.id).await.unwrap(), [first]);
+}
+
+#[tokio::test]
+async fn two_uploads_of_the_same_bytes_at_once_make_one_radiograph() {
+    let (_dir, db) = fixtures::db().await;
+    let dataset = fixtures::stored_dataset(&db).await;
+    let same: Vec<_> = (0..8).map(|_| fixtures::radiograph(&dataset, "same")).collect();
+    let inserts = futures_util::future::join_all(same.iter().map(|radiograph| insert(&db, radiograph))).await;
+    assert_eq!(inserts.into_iter().filter(|there| there.as_ref().unwrap().is_none()).count(), 1);
+    assert_eq!(all(&db, dataset.id).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_radiograph_needs_its_data_set() {
+    let (_dir, db) = fixtures::db().await;
+    let orphan = fixtures::radiograph(&fixtures::dataset("never stored"), "a");
+    assert!(matches!(insert(&db, &orphan).await, Err(StoreError::Database(_))));
+}
+
+#[tokio::test]
+async fn filters_combine_and_pages_follow_each_other() {
+    let (_dir, db) = fixtures::db().await;
+    let dataset = fixtures::stored_dataset(&db).await;
+    for i in 0..12_u8 {
+        let mut radiograph = fixtures::radiograph(&dataset, &i.to_string());
+        radiograph.split = [Some(Split::Train), Some(Split::Test), None][usize::from(i % 3)];
+        radiograph.label = (i % 2 == 0).then(|| "normal".into());
+        radiograph.source = (i < 6).then(|| "rsna".into());
+        insert(&db, &radiograph).await.unwrap();
+    }
+    let names = async |filter: RadiographFilter, page: Page| -> Vec<String> {
+        let items = list(&db, dataset.id, &filter, &page).await.unwrap();
+        items.into_iter().map(|radiograph| radiograph.file_name).collect()
+    };
+    let train = RadiographFilter { split: Some(Split::Train), ..Default::default() };
+    assert_eq!(names(train.clone(), fixtures::first_page()).await, ["0.png", "3.png", "6.png", "9.png"]);
+    let normal = RadiographFilter { label: Some("normal".into()), ..train.clone() };
+    assert_eq!(names(normal.clone(), fixtures::first_page()).await, ["0.png", "6.png"]);
+    let rsna = RadiographFilter { source: Some("rsna".into()), ..normal };
+    assert_eq!(names(rsna, fixtures::first_page()).await, ["0.png"]);
+    assert_eq!(names(RadiographFilter::default(), fixtures::first_page()).await.len(), 12);
+
+    let first = list(&db, dataset.id, &train, &Page { limit: 2, after: None }).await.unwrap();
+    let after = Some(first[1].id.to_string());
+    assert_eq!(names(train, Page { limit: 2, after }).await, ["6.png", "9.png"]);
+}
+
+#[tokio::test]
+async fn what_a_run_learns_from_has_label_and_split_and_an_order_of_its_own() {
+    let (_dir, db) = fixtures::db().await;
+    let dataset = fixtures::stored_dataset(&db).await;
+    for content in ["a", "b", "c", "d"] {
+        fixtures::stored_radiograph(&db, &dataset, content).await;
+    }
+    insert(&db, &Radiograph { label: None, ..fixtures::radiograph(&dataset, "e") }).await.unwrap();
+    insert(&db, &Radiograph { split: None, ..fixtures::radiograph(&dataset, "f") }).await.unwrap();
+    let learned = labelled(&db, dataset.id).await.unwrap();
+    assert_eq!(learned.len(), 4);
+    assert!(learned.is_sorted_by_key(|radiograph| radiograph.sha256.clone()));
+    assert_eq!(all(&db, dataset.id).await.unwrap().len(), 6);
+}
+
+#[tokio::test]
+async fn a_patch_changes_what_it_names_and_nothing_else() {
+    let (_dir, db) = fixtures::db().await;
+    let dataset = fixtures::stored_dataset(&db).await;
+    let before = fixtures::stored_radiograph(&db, &dataset, "a").await;
+    let changes = RadiographPatch {
+        label: Some("COVID-19".into()),
+        view: Some("AP".into()),
+        split: Some(Split::Test),
+        ..Default::default()
+    };
+    let after = patch(&db, before.id, &changes).await.unwrap().unwrap();
+    let expected = Radiograph { label: changes.label, view: changes.view, split: changes.split, ..before };
+    assert_eq!(after, expected);
+    assert_eq!(get(&db, expected.id).await.unwrap(), Some(expected));
+    assert_eq!(patch(&db, RadiographId::new(), &RadiographPatch::default()).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn splits_are_assigned_together() {
+    let (_dir, db) = fixtures::db().await;
+    let dataset = fixtures::stored_dataset(&db).await;
+    let a = fixtures::stored_radiograph(&db, &dataset, "a").await.id;
+    let b = fixtures::stored_radiograph(&db, &dataset, "b").await.id;
+    let splits = [(a, Split::Validation), (b, Split::Test), (RadiographId::new(), Split::Train)];
+    assign_splits(&db, &splits).await.unwrap();
+    assert_eq!(get(&db, a).await.unwrap().unwrap().split, Some(Split::Validation));
+    assert_eq!(get(&db, b).await.unwrap().unwrap().split, Some(Split::Test));
+}
+
+#[tokio::test]
+async fn deleting_frees_the_blob_when_the_last_row_that_names_it_goes() {
+    let (_dir, db) = fixtures::db().await;
+    let (dataset, other) = (fixtures::stored_dataset(&db).await, fixtures::dataset("other"));
+    datasets::create(&db, &other).await.unwrap();
+    let one = fixtures::stored_radiograph(&db, &dataset, "shared").await;
+    let two = fixtures::stored_radiograph(&db, &other, "shared").await;
+    assert_eq!(delete(&db, one.id).await.unwrap(), Some(None));
+    assert_eq!(delete(&db, two.id).await.unwrap(), Some(Some(two.sha256)));
+    assert_eq!(delete(&db, two.id).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_row_that_this_version_cannot_read_is_an_error() {
+    let (_dir, db) = fixtures::db().await;
+    let dataset = fixtures::stored_dataset(&db).await;
+    let radiograph = fixtures::stored_radiograph(&db, &dataset, "a").await;
+    sqlx::query("update radiographs set sha256 = upper(sha256)").execute(db.write()).await.unwrap();
+    assert!(matches!(get(&db, radiograph.id).await, Err(StoreError::Row(_))));
+}

@@ -1,0 +1,229 @@
+//! Runs come back as stored, change state only as the domain allows, and go to one claimer.
+
+use super::*;
+use crate::{
+    domain::{EpochScores, Split},
+    store::{datasets, evaluations, fixtures, models},
+};
+
+async fn database_with_data() -> (tempfile::TempDir, Db, crate::store::Dataset) {
+    let (dir, db) = fixtures::db().await;
+    let dataset = fixtures::stored_dataset(&db).await;
+    (dir, db, dataset)
+}
+
+/// A stored run that is in `status`, led there by a raw update, as not every state can be reached by a move.
+async fn run_in(db: &Db, dataset: &crate::store::Dataset, status: RunStatus) -> RunId {
+    let id = fixtures::stored_run(db, dataset).await.id;
+    let (name, key) = (status.as_str(), id.to_string());
+    sqlx::query!("update runs set status = ? where id = ?", name, key).execute(db.write()).await.unwrap();
+    id
+}
+
+async fn status(db: &Db, id: RunId) -> RunStatus {
+    get(db, id).await.unwrap().unwrap().status
+}
+
+#[tokio::test]
+async fn a_run_comes_back_as_it_was_stored() {
+    let (_dir, db, dataset) = database_with_data().await;
+    let queued = fixtures::stored_run(&db, &dataset).await;
+    assert_eq!(get(&db, queued.id).await.unwrap(), Some(queued.clone()));
+    assert!(matches!(create(&db, &queued).await, Err(StoreError::Exists(_))));
+    let ended = Run {
+        name: None,
+        recipe: None,
+        status: RunStatus::Failed,
+        device: Some("cpu".into()),
+        error: Some("the loss is not finite".into()),
+        started_at: Some(Timestamp::now()),
+        finished_at: Some(Timestamp::now()),
+        ..fixtures::run(&dataset)
+    };
+    create(&db, &ended).await.unwrap();
+    assert_eq!(get(&db, ended.id).await.unwrap(), Some(ended));
+}
+
+#[tokio::test]
+async fn lists_run_oldest_first_and_can_be_of_one_state() {
+    let (_dir, db, dataset) = database_with_data().await;
+    let mut ids = Vec::new();
+    for status in [RunStatus::Queued, RunStatus::Failed, RunStatus::Queued] {
+        ids.push(run_in(&db, &dataset, status).await);
+    }
+    let listed = async |status, page| -> Vec<RunId> {
+        list(&db, status, &page).await.unwrap().into_iter().map(|run| run.id).collect()
+    };
+    assert_eq!(listed(None, fixtures::first_page()).await, ids);
+    assert_eq!(listed(Some(RunStatus::Queued), fixtures::first_page()).await, [ids[0], ids[2]]);
+    let rest = Page { limit: 1, after: Some(ids[0].to_string()) };
+    assert_eq!(listed(Some(RunStatus::Queued), rest).await, [ids[2]]);
+}
+
+#[tokio::test]
+async fn the_oldest_queued_run_is_claimed_first_and_begins_on_its_device() {
+    let (_dir, db, dataset) = database_with_data().await;
+    assert_eq!(claim(&db, "cpu").await.unwrap(), None);
+    let (older, newer) = (fixtures::run(&dataset), fixtures::run(&dataset));
+    create(&db, &newer).await.unwrap();
+    create(&db, &older).await.unwrap();
+    let claimed = claim(&db, "cpu").await.unwrap().unwrap();
+    assert_eq!(claimed.id, older.id);
+    assert_eq!((claimed.status, claimed.device.as_deref()), (RunStatus::Running, Some("cpu")));
+    assert!(claimed.started_at.is_some());
+    assert_eq!(get(&db, older.id).await.unwrap(), Some(claimed));
+    assert_eq!(claim(&db, "cpu").await.unwrap().unwrap().id, newer.id);
+    assert_eq!(claim(&db, "cpu").await.unwrap(), None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_claimed_by_many_at_once_goes_to_one() {
+    let (dir, db, dataset) = database_with_data().await;
+    // A second pair of pools, as another process has.
+    let other = Db::open(dir.path()).await.unwrap();
+    for _ in 0..5 {
+        fixtures::stored_run(&db, &dataset).await;
+    }
+    let claims: Vec<_> = (0..20)
+        .map(|i| (if i % 2 == 0 { &db } else { &other }).clone())
+        .map(|db| tokio::spawn(async move { claim(&db, "cpu").await.unwrap() }))
+        .collect();
+    let mut claimed = Vec::new();
+    for claim in claims {
+        claimed.extend(claim.await.unwrap().map(|run| run.id.to_string()));
+    }
+    claimed.sort();
+    claimed.dedup();
+    assert_eq!(claimed.len(), 5);
+}
+
+#[tokio::test]
+async fn cancelling_does_in_each_state_what_the_domain_allows() {
+    let (_dir, db, dataset) = database_with_data().await;
+    for before in RunStatus::ALL {
+        let id = run_in(&db, &dataset, before).await;
+        let after = match before {
+            RunStatus::Queued => RunStatus::Cancelled,
+            RunStatus::Running | RunStatus::Cancelling => RunStatus::Cancelling,
+            _ => {
+                let refused = cancel(&db, id).await;
+                // Paused, too, while the domain has no way out of it.
+                assert!(matches!(refused, Err(StoreError::IllegalMove(_))), "{before}");
+                assert_eq!(status(&db, id).await, before);
+                continue;
+            }
+        };
+        let run = cancel(&db, id).await.unwrap().unwrap();
+        assert_eq!(run.status, after, "{before}");
+        assert_eq!(run.finished_at.is_some(), after.is_final());
+        assert_eq!(get(&db, id).await.unwrap(), Some(run));
+    }
+    assert_eq!(cancel(&db, RunId::new()).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_run_ends_only_as_its_state_allows() {
+    let (_dir, db, dataset) = database_with_data().await;
+    for before in RunStatus::ALL {
+        for after in RunStatus::ALL {
+            let id = run_in(&db, &dataset, before).await;
+            let ended = finish(&db, id, after, Some("why")).await;
+            let legal = after.is_final() && before.move_to(after).is_ok();
+            assert_eq!(ended.is_ok(), legal, "{before} to {after}");
+            let run = get(&db, id).await.unwrap().unwrap();
+            assert_eq!(run.status, if legal { after } else { before });
+            assert_eq!(run.finished_at.is_some(), legal);
+            assert_eq!(run.error.as_deref(), legal.then_some("why"));
+        }
+    }
+    let missing = finish(&db, RunId::new(), RunStatus::Failed, None).await;
+    assert!(matches!(missing, Err(StoreError::Database(sqlx::Error::RowNotFound))));
+}
+
+#[tokio::test]
+async fn progress_and_epochs_come_back_and_a_sequence_is_taken_once() {
+    let (_dir, db, dataset) = database_with_data().await;
+    let id = fixtures::stored_run(&db, &dataset).await.id;
+    let progress = RunProgress { stage: 2, fraction: 0.25, eta_seconds: Some(90.0), ..Default::default() };
+    set_progress(&db, id, &progress).await.unwrap();
+    assert_eq!(get(&db, id).await.unwrap().unwrap().progress, progress);
+    assert!(set_progress(&db, RunId::new(), &progress).await.is_err());
+
+    for sequence in [2, 1, 3] {
+        add_epoch(&db, id, &epoch(sequence, 0.5)).await.unwrap();
+    }
+    assert_eq!(epochs(&db, id, 0).await.unwrap(), [epoch(1, 0.5), epoch(2, 0.5), epoch(3, 0.5)]);
+    assert_eq!(epochs(&db, id, 2).await.unwrap(), [epoch(3, 0.5)]);
+    assert!(matches!(add_epoch(&db, id, &epoch(3, 0.5)).await, Err(StoreError::Exists(_))));
+}
+
+#[tokio::test]
+async fn a_loss_that_is_not_a_number_is_refused_and_the_other_epochs_stay_readable() {
+    let (_dir, db, dataset) = database_with_data().await;
+    let id = fixtures::stored_run(&db, &dataset).await.id;
+    add_epoch(&db, id, &epoch(1, 0.5)).await.unwrap();
+    assert!(matches!(add_epoch(&db, id, &epoch(2, f64::NAN)).await, Err(StoreError::Row(_))));
+    assert_eq!(epochs(&db, id, 0).await.unwrap().len(), 1);
+}
+
+fn epoch(sequence: u32, loss: f64) -> EpochRecord {
+    let train = EpochScores { loss, accuracy: 0.75, macro_f1: None };
+    EpochRecord {
+        sequence,
+        stage: 1,
+        step: 2,
+        epoch: sequence,
+        train,
+        selection: EpochScores { macro_f1: Some(0.625), ..train },
+        learning_rate: 1e-5,
+        seconds: 12.5,
+        images_per_second: 40.0,
+    }
+}
+
+#[tokio::test]
+async fn runs_of_a_dead_process_fail_and_all_others_stay() {
+    let (_dir, db, dataset) = database_with_data().await;
+    let mut runs = Vec::new();
+    for status in RunStatus::ALL {
+        runs.push((run_in(&db, &dataset, status).await, status));
+    }
+    assert_eq!(fail_orphans(&db, "the server ended").await.unwrap(), 2);
+    for (id, before) in runs {
+        let orphan = matches!(before, RunStatus::Running | RunStatus::Cancelling);
+        let run = get(&db, id).await.unwrap().unwrap();
+        assert_eq!(run.status, if orphan { RunStatus::Failed } else { before });
+        assert_eq!(run.error.as_deref(), orphan.then_some("the server ended"));
+    }
+}
+
+#[tokio::test]
+async fn active_are_the_runs_on_that_data_set_that_have_not_ended() {
+    let (_dir, db, dataset) = database_with_data().await;
+    let other = fixtures::dataset("other");
+    datasets::create(&db, &other).await.unwrap();
+    fixtures::stored_run(&db, &other).await;
+    assert_eq!(active_on(&db, dataset.id).await.unwrap(), 0);
+    for status in RunStatus::ALL {
+        run_in(&db, &dataset, status).await;
+    }
+    assert_eq!(active_on(&db, dataset.id).await.unwrap(), 4);
+}
+
+#[tokio::test]
+async fn a_deleted_run_takes_epochs_and_evaluations_along_but_not_its_models() {
+    let (_dir, db, dataset) = database_with_data().await;
+    let run = fixtures::stored_run(&db, &dataset).await;
+    add_epoch(&db, run.id, &epoch(1, 0.5)).await.unwrap();
+    let model = fixtures::model(Some(&run));
+    let evaluation = fixtures::evaluation(&model, &dataset, Split::Test);
+    models::create(&db, &model, std::slice::from_ref(&evaluation)).await.unwrap();
+
+    assert!(matches!(delete(&db, run.id).await, Err(StoreError::InUse(_))));
+    cancel(&db, run.id).await.unwrap();
+    assert_eq!(delete(&db, run.id).await.unwrap(), Some(()));
+    assert_eq!(delete(&db, run.id).await.unwrap(), None);
+    assert_eq!(epochs(&db, run.id, 0).await.unwrap(), []);
+    assert_eq!(evaluations::get(&db, evaluation.id).await.unwrap(), None);
+    assert_eq!(models::get(&db, model.id).await.unwrap().unwrap().run_id, None);
+}

@@ -1,5 +1,5 @@
 //! Reads the sources and fails on what a review should not have to look for: an arrow between rooms that points back, a file
-//! without its `//!` line, unfinished marks, `unsafe`, files that grew too long, and documents that no longer tell the truth.
+//! without its `//!` line, unfinished marks, unsafe code, files that grew too long, and documents that no longer tell the truth.
 
 use std::{
     collections::BTreeSet,
@@ -185,7 +185,7 @@ fn untidy(path: &str, text: &str) -> Vec<String> {
         marks.iter().filter(|mark| code.contains(*mark)).map(|mark| format!("{path}: has {mark}")).collect();
     let opens_block = |end: usize| code[end..].starts_with(char::is_whitespace);
     if word_positions(&code, concat!("uns", "afe")).any(opens_block) {
-        found.push(format!("{path}: has unsafe code"));
+        found.push(format!("{path}: has a block or function marked unsafe"));
     }
     if !text.starts_with("//!") {
         found.push(format!("{path}: does not begin with a //! line about itself"));

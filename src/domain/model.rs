@@ -17,7 +17,7 @@ pub enum BlockVariant {
 }
 
 /// How a grey level 0..255 becomes the network's three input channels; travels with the weights.
-/// channel c = (grey * scale - mean[c]) / std[c]
+/// `channel[c] = (grey * scale - mean[c]) / std[c]`
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Normalisation {
     /// 1 for Keras (0..255 inputs), 1/255 for torchvision and random weights.

@@ -198,7 +198,8 @@ fn crc32(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(!0, |crc, byte| (0..8).fold(crc ^ u32::from(*byte), step))
 }
 
-fn multipart(parts: &[Part<'_>]) -> (String, Vec<u8>) {
+/// A form and its content type.
+pub fn multipart(parts: &[Part<'_>]) -> (String, Vec<u8>) {
     let boundary = "a-boundary-of-the-tests";
     let mut body = Vec::new();
     for part in parts {

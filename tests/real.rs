@@ -1,0 +1,99 @@
+//! Real radiographs, where they are: the whole import, and a prediction for every file as hospitals publish them.
+
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed, as it should")]
+
+mod support;
+
+use std::{path::PathBuf, time::Duration};
+
+use serde_json::json;
+use support::{Answer, Part, Server};
+use thorax::{
+    domain::{Architecture, BlockVariant, ClassList, ModelSpec, Normalisation},
+    nn::{DeviceChoice, Network},
+};
+
+#[tokio::test]
+async fn the_covidx_folder_imports_whole_and_again_adds_nothing() {
+    let Some(root) = shared() else { return };
+    let server = Server::with(|state, _| state.import_root = Some(root)).await;
+    let dataset = server.dataset("covidx").await;
+    let first = import(&server, &dataset).await;
+    assert_eq!(
+        (first.at("/created"), first.at("/duplicates"), first.at("/rejected")),
+        (json!(1531), json!(0), json!(0))
+    );
+    let again = import(&server, &dataset).await;
+    assert_eq!(
+        (again.at("/created"), again.at("/duplicates"), again.at("/rejected")),
+        (json!(0), json!(1531), json!(0))
+    );
+    let images = server.get(&format!("/v1/datasets/{dataset}")).await.at("/distribution/images");
+    assert_eq!(images["train"], json!({"normal": 349, "pneumonia": 294, "COVID-19": 708}));
+    assert_eq!(images["test"], json!({"normal": 62, "pneumonia": 49, "COVID-19": 69}));
+}
+
+#[tokio::test]
+async fn every_original_is_uploaded_and_classified() {
+    let Some(root) = shared() else { return };
+    let server = Server::with(|state, _| {
+        state.limits.max_upload_bytes = 64 << 20;
+        state.limits.max_pixels = 50_000_000;
+    })
+    .await;
+    let dataset = server.dataset("originals").await;
+    crown(&server).await;
+    let mut files: Vec<PathBuf> =
+        std::fs::read_dir(root.join("originals")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.retain(|file| file.extension().is_some_and(|kind| kind == "png" || kind == "jpg" || kind == "jpeg"));
+    files.sort();
+    assert!(files.len() > 50, "{}", files.len());
+    for file in files {
+        let bytes = std::fs::read(&file).unwrap();
+        let name = file.file_name().unwrap().to_str().unwrap();
+        let kept = server.upload(&dataset, &[Part::Text("label", "normal"), Part::File(name, &bytes)]).await;
+        assert_eq!((kept.status, kept.text("/items/0/status")), (201, "created".into()), "{name}: {kept:?}");
+        let content_type = if name.ends_with("png") { "image/png" } else { "image/jpeg" };
+        let answer = server.request("POST", "/v1/predictions", content_type, bytes).await;
+        assert_eq!(answer.status, 200, "{name}: {answer:?}");
+    }
+}
+
+async fn import(server: &Server, dataset: &str) -> Answer {
+    let started = server.post(&format!("/v1/datasets/{dataset}/imports"), json!({"path": "radiographs"})).await;
+    assert_eq!(started.status, 202, "{started:?}");
+    loop {
+        let import = server.get(started.header("location")).await;
+        if import.text("/status") != "running" {
+            return import;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// A small network with random weights serves.
+async fn crown(server: &Server) {
+    let spec = ModelSpec {
+        architecture: Architecture::SimpleCnn,
+        block_variant: BlockVariant::V1,
+        classes: ClassList::default(),
+        image_size: 64,
+        normalisation: Normalisation { scale: 1.0 / 255.0, mean: [0.5; 3], std: [0.25; 3] },
+        dropout: 0.5,
+    };
+    let file = Network::random(&spec, 1, &DeviceChoice::Cpu.open().unwrap().0).to_bytes(&spec);
+    let model = server.request("POST", "/v1/models", "application/octet-stream", file).await.text("/id");
+    let body = json!({ "model_id": model }).to_string().into();
+    assert_eq!(server.request("PUT", "/v1/models/aliases/champion", "application/json", body).await.status, 200);
+}
+
+/// The folder of real material beside the project.
+fn shared() -> Option<PathBuf> {
+    let beside = || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../shared"));
+    let folder = std::env::var_os("THORAX_SHARED").map_or_else(beside, PathBuf::from);
+    if folder.is_dir() {
+        return Some(folder);
+    }
+    println!("skipped: {} does not exist (set THORAX_SHARED)", folder.display());
+    None
+}

@@ -1,0 +1,127 @@
+//! The GPU path against the CPU: the same job trained on both, the same model answering on both. Wants a Vulkan driver, a software
+//! one will do; CI names SwiftShader's in `VK_DRIVER_FILES` and sets `THORAX_TEST_VULKAN`.
+
+#![cfg(feature = "gpu")]
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed, as it should")]
+
+use std::sync::Arc;
+
+use burn::tensor::Device;
+use thorax::{
+    domain::{
+        Architecture, ClassList, EpochRecord, InitialWeights, ModelId, Optimizer, RunProgress, Scope, Selection,
+        SelectionMetric, Split, Stage, Step, TrainingPlan,
+    },
+    imaging::{GreyImage, encode_png},
+    inference::Classifier,
+    nn::DeviceChoice,
+    training::{Observer, ObserverError, Sample, StageModel, TrainingJob, train},
+};
+
+const SIDE: u32 = 32;
+
+#[test]
+fn training_and_prediction_on_vulkan_agree_with_the_cpu() {
+    if std::env::var_os("THORAX_TEST_VULKAN").is_none() {
+        println!("skipped: set THORAX_TEST_VULKAN where there is a Vulkan driver");
+        return;
+    }
+    let (vulkan, info) = DeviceChoice::Vulkan(0).open().unwrap();
+    assert_eq!((info.backend.as_str(), info.in_use), ("vulkan", true));
+    println!("on {}: {}", info.name, info.description);
+    let (cpu, _) = DeviceChoice::Cpu.open().unwrap();
+    let (on_vulkan, on_cpu) = (run(&vulkan), run(&cpu));
+    compare_epochs(&on_vulkan.epochs, &on_cpu.epochs);
+    compare_answers(&on_cpu.models[0], &vulkan, &cpu);
+    compare_answers(&on_vulkan.models[0], &vulkan, &cpu);
+}
+
+/// Sums are rounded in another order on each device, and training carries the difference on.
+fn compare_epochs(vulkan: &[EpochRecord], cpu: &[EpochRecord]) {
+    assert_eq!((vulkan.len(), cpu.len()), (4, 4));
+    assert!(cpu[3].train.loss < cpu[0].train.loss, "nothing was learnt: {cpu:?}");
+    for (gpu, cpu) in vulkan.iter().zip(cpu) {
+        for (gpu, cpu) in [(gpu.train.loss, cpu.train.loss), (gpu.selection.loss, cpu.selection.loss)] {
+            assert!((gpu - cpu).abs() <= 0.01 * cpu.abs().max(0.1), "loss {gpu} on Vulkan, {cpu} on the CPU");
+        }
+    }
+}
+
+/// The same model file on both devices.
+fn compare_answers(model: &[u8], vulkan: &Device, cpu: &Device) {
+    let images: Vec<GreyImage> = (0..6).map(square).collect();
+    let images: Vec<&[u8]> = images.iter().map(|image| image.pixels.as_slice()).collect();
+    let answers = |device| Classifier::load(ModelId::new(), model, device).unwrap().probabilities(&images).unwrap();
+    let (gpu, cpu) = (answers(vulkan), answers(cpu));
+    assert_eq!((gpu.len(), cpu.len()), (6, 6));
+    for (gpu, cpu) in gpu.iter().flatten().zip(cpu.iter().flatten()) {
+        assert!((gpu - cpu).abs() < 1e-3, "probability {gpu} on Vulkan, {cpu} on the CPU");
+    }
+}
+
+/// What a run left.
+#[derive(Default)]
+struct Told {
+    epochs: Vec<EpochRecord>,
+    models: Vec<Vec<u8>>,
+}
+
+impl Observer for Told {
+    fn progress(&mut self, _progress: &RunProgress) -> Result<(), ObserverError> {
+        Ok(())
+    }
+
+    fn epoch(&mut self, epoch: &EpochRecord) -> Result<(), ObserverError> {
+        self.epochs.push(epoch.clone());
+        Ok(())
+    }
+
+    fn stage(&mut self, model: StageModel) -> Result<(), ObserverError> {
+        self.models.push(model.bytes);
+        Ok(())
+    }
+
+    fn should_stop(&mut self) -> bool {
+        false
+    }
+
+    fn yield_device(&mut self) {}
+}
+
+/// Two epochs of the head alone, then two of the whole network.
+fn run(device: &Device) -> Told {
+    let step = |scope| Step { scope, learning_rate: 1e-3, epochs: 2 };
+    let plan = TrainingPlan {
+        architecture: Architecture::SimpleCnn,
+        initial_weights: InitialWeights::Random,
+        batch_size: 4,
+        optimizer: Optimizer::Adam,
+        dropout: 0.0,
+        selection: Selection { split: Split::Validation, metric: SelectionMetric::Loss },
+        stages: vec![Stage { image_size: SIDE, steps: vec![step(Scope::Head), step(Scope::All)] }],
+    };
+    let sample = |split: Split, i: u32| Sample { class: (i % 2) as usize, split, key: i.to_string() };
+    let train_on = (0..8).map(|i| sample(Split::Train, i));
+    let job = TrainingJob {
+        plan,
+        classes: ClassList::new(vec!["left".into(), "right".into()]).unwrap(),
+        samples: train_on.chain((8..12).map(|i| sample(Split::Validation, i))).collect(),
+        read: Arc::new(|sample| Ok(encode_png(&square(sample.key.parse().unwrap())))),
+        max_pixels: 1 << 20,
+        body: None,
+        seed: 1,
+        device: device.clone(),
+    };
+    let mut told = Told::default();
+    train(job, &mut told).unwrap();
+    told
+}
+
+/// A bright square left (even numbers) or right (odd ones); the number moves it down.
+fn square(number: u32) -> GreyImage {
+    let left = if number.is_multiple_of(2) { 4 } else { 18 };
+    let top = 4 + number;
+    let inside = |x: u32, y: u32| (left..left + 10).contains(&x) && (top..top + 10).contains(&y);
+    let pixels = (0..SIDE * SIDE).map(|i| if inside(i % SIDE, i / SIDE) { 220 } else { 40 }).collect();
+    GreyImage { width: SIDE, height: SIDE, pixels }
+}

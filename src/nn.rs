@@ -19,6 +19,8 @@ mod input;
 mod network;
 mod resnet;
 mod tensors;
+#[cfg(test)]
+mod tests;
 
 pub use device::{DeviceChoice, devices};
 pub use file::body_spec;

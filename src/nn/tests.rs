@@ -1,0 +1,169 @@
+//! The room's own promises: files, frozen bodies, seeds, heads, input and devices.
+
+use burn::tensor::{Device, Tensor};
+use safetensors::SafeTensors;
+
+use super::{DeviceChoice, Network, NnError, import_weights, input_tensor};
+use crate::domain::{Architecture, BlockVariant, ClassList, ModelSpec, Normalisation, Scope};
+
+fn spec(architecture: Architecture) -> ModelSpec {
+    ModelSpec {
+        architecture,
+        block_variant: BlockVariant::V1_5,
+        classes: ClassList::default(),
+        image_size: 32,
+        normalisation: Normalisation { scale: 1.0 / 255.0, mean: [0.5; 3], std: [0.25; 3] },
+        dropout: 0.5,
+    }
+}
+
+fn simple(seed: u64) -> Network {
+    Network::random(&spec(Architecture::SimpleCnn), seed, &Device::flex())
+}
+
+/// Two images of noise.
+fn noise() -> Tensor<4> {
+    let image: Vec<u8> = (0..32 * 32_u32).map(|i| (i * 37 % 251) as u8).collect();
+    let negative: Vec<u8> = image.iter().map(|grey| 255 - grey).collect();
+    let normalisation = spec(Architecture::SimpleCnn).normalisation;
+    input_tensor(&[&image, &negative], 32, &normalisation, &Device::flex())
+}
+
+fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+    tensor.into_data().try_into_vec().unwrap()
+}
+
+#[test]
+fn a_model_file_comes_back_bit_for_bit() {
+    for architecture in [Architecture::SimpleCnn, Architecture::ResNet50] {
+        let spec = spec(architecture);
+        let network = Network::random(&spec, 7, &Device::flex());
+        let file = network.to_bytes(&spec);
+        let (read, told) = Network::from_bytes(&file, &Device::flex()).unwrap();
+        assert_eq!(told, spec);
+        assert!(read.to_bytes(&spec) == file, "{architecture:?}: another file came back");
+        assert_eq!(values(network.forward(noise())), values(read.forward(noise())));
+    }
+}
+
+#[test]
+fn a_seed_decides_the_weights() {
+    let file = |seed| simple(seed).to_bytes(&spec(Architecture::SimpleCnn));
+    assert!(file(1) == file(1));
+    assert!(file(1) != file(2));
+}
+
+#[test]
+fn parameters_are_counted() {
+    let body = 3 * 32 * 9 + 32 + 32 * 32 * 9 + 32 + 32 * 64 * 9 + 64;
+    let head = 64 * 49 * 128 + 128 + 128 * 3 + 3;
+    assert_eq!(simple(1).parameter_count(), body + head);
+}
+
+#[test]
+fn the_head_has_the_reports_widths() {
+    let spec = spec(Architecture::ResNet50);
+    let file = Network::random(&spec, 1, &Device::flex()).to_bytes(&spec);
+    let tensors = SafeTensors::deserialize(&file).unwrap();
+    let shape = |name: &str| tensors.tensor(name).unwrap().shape().to_vec();
+    let widths = [2048, 256, 128, 64, 32, 3];
+    for (index, pair) in widths.windows(2).enumerate() {
+        assert_eq!(shape(&format!("head.linear.{index}.weight")), [pair[1], pair[0]]);
+    }
+    assert!(tensors.tensor("head.linear.5.weight").is_err());
+    assert_eq!(shape("head.norm.running_mean"), [2048]);
+}
+
+#[test]
+fn a_truncated_or_foreign_model_file_is_refused() {
+    let file = simple(1).to_bytes(&spec(Architecture::SimpleCnn));
+    for cut in [0, 7, 8, 100, file.len() / 2, file.len() - 1] {
+        let error = Network::from_bytes(&file[..cut], &Device::flex()).err();
+        assert!(matches!(error, Some(NnError::UnknownFormat(_))), "{cut} bytes: {error:?}");
+    }
+    assert!(Network::from_bytes(b"not a model at all", &Device::flex()).is_err());
+}
+
+#[test]
+fn a_model_file_must_hold_the_networks_tensors_and_no_others() {
+    let whole = spec(Architecture::SimpleCnn);
+    let file = simple(1).to_bytes(&whole);
+    for (before, after, complaint) in [
+        ("body.conv.0.weight", "body.conv.7.weight", "is missing"),
+        ("head.linear.0.bias", "tail.linear.0.bias", "no such tensor"),
+        ("[32,3,3,3]", "[3,32,3,3]", "has shape [3, 32, 3, 3], the network needs [32, 3, 3, 3]"),
+        (r#"\"dropout\":0.5"#, r#"\"dropout\":1.5"#, "dropout"),
+        (r#"\"dropout\":0.5"#, r#"\"drapout\":0.5"#, "missing field"),
+    ] {
+        let error = Network::from_bytes(&replaced(&file, before, after), &Device::flex()).unwrap_err().to_string();
+        assert!(error.contains(complaint), "{after}: {error}");
+    }
+}
+
+#[test]
+fn dropout_draws_in_training_alone_and_from_its_seed() {
+    let features = || Tensor::<2>::ones([2, 64 * 49], &Device::flex());
+    let network = simple(1);
+    assert_eq!(values(network.classify(features())), values(network.classify(features())));
+    let training = network.for_step(Scope::Head);
+    let drawn = |seed: Option<u64>| {
+        seed.into_iter().for_each(|seed| training.seed_dropout(seed));
+        values(training.classify(features().autodiff()))
+    };
+    let first = drawn(Some(5));
+    assert_ne!(first, drawn(None));
+    assert_eq!(first, drawn(Some(5)));
+}
+
+#[test]
+fn grey_levels_are_normalised_by_channel() {
+    let normalisation = Normalisation { scale: 1.0, mean: [100.0, 110.0, 120.0], std: [1.0, 2.0, 4.0] };
+    let input = input_tensor(&[&[100, 120, 140, 160]], 2, &normalisation, &Device::flex());
+    assert_eq!(input.dims(), [1, 3, 2, 2]);
+    let expected = [0.0, 20.0, 40.0, 60.0, -5.0, 5.0, 15.0, 25.0, -5.0, 0.0, 5.0, 10.0];
+    assert_eq!(values(input), expected);
+}
+
+#[test]
+fn devices_are_named() {
+    let parsed = |text: &str| text.parse::<DeviceChoice>().ok();
+    assert_eq!(parsed("auto"), Some(DeviceChoice::Auto));
+    assert_eq!(parsed("cpu"), Some(DeviceChoice::Cpu));
+    assert_eq!(parsed("vulkan"), Some(DeviceChoice::Vulkan(0)));
+    assert_eq!(parsed("vulkan:3"), Some(DeviceChoice::Vulkan(3)));
+    for wrong in ["", "CPU", "cuda", "vulkan:", "vulkan:x", "vulkan:-1"] {
+        assert_eq!(parsed(wrong), None, "{wrong:?}");
+    }
+}
+
+#[test]
+fn a_vulkan_adapter_that_is_not_there_is_an_error() {
+    let error = DeviceChoice::Vulkan(99).open().unwrap_err().to_string();
+    assert!(error.contains("vulkan:99"), "{error}");
+}
+
+#[test]
+fn what_is_no_weight_file_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("weights");
+    for (bytes, complaint) in [
+        (b"".as_slice(), "neither"),
+        (b"plain text, not weights", "neither"),
+        (b"\x1f\x8b broken gzip", ""),
+        (b"PK\x03\x04 broken zip", "PyTorch"),
+        (b"\x10\0\0\0\0\0\0\0{ broken", "safetensors"),
+    ] {
+        std::fs::write(&file, bytes).unwrap();
+        let error = import_weights(&file).err().unwrap().to_string();
+        assert!(error.contains(complaint), "{bytes:?}: {error}");
+    }
+}
+
+/// The safetensors file with the first such word of its header changed.
+fn replaced(file: &[u8], before: &str, after: &str) -> Vec<u8> {
+    let length = u64::from_le_bytes(file[..8].try_into().unwrap()) as usize;
+    let header = std::str::from_utf8(&file[8..8 + length]).unwrap();
+    assert!(header.contains(before), "{before} is not in {header}");
+    let header = header.replacen(before, after, 1);
+    [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &file[8 + length..]].concat()
+}

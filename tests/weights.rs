@@ -1,14 +1,18 @@
-//! Imported ImageNet weights against an independent implementation: the same three inputs, the same logits.
+//! Imported weights against independent implementations: the same three inputs, the same logits.
 //!
-//! The numbers below are TensorFlow 2.21.0's on a CPU: the package's own `model.json` read layer by layer and carried out with
+//! The numbers of the TensorFlow.js package are TensorFlow 2.21.0's on a CPU: the package's own `model.json` read layer by layer and carried out with
 //! `tf.nn` (convolution, `(x - mean) / sqrt(variance + epsilon) * gamma + beta`, pooling, dense) in 32-bit floats, without the
 //! softmax at the end. The inputs are grey levels from integer formulas, the same in all three channels, less Keras' BGR means.
+//!
+//! Those of the torchvision names are PyTorch 2.15.0's, with torchvision 0.29.2's `resnet50` in 64-bit floats on a CPU, its state
+//! dictionary filled by the formula in [`drawn`] and its inputs normalised as torchvision does. They prove names, layout and stride
+//! of `resnet50-v1.5` without a file of 100 MB.
 
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed, as it should")]
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
-use safetensors::SafeTensors;
+use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use thorax::{
     domain::{Architecture, BlockVariant, ClassList, ModelSpec},
     nn::{DeviceChoice, Network, body_spec, import_weights, input_tensor},
@@ -50,6 +54,46 @@ const REFERENCES: [Reference; 3] = [
         picked: [-4.174_162, 0.341_777, 2.875_968, 1.085_359, -1.318_592, -2.663_944, 6.551_743, 1.398_156],
     },
 ];
+
+/// What PyTorch makes of the same grey levels with the drawn weights.
+const TORCHVISION: [Reference; 3] = [
+    Reference {
+        grey: REFERENCES[0].grey,
+        top: (317, 4.848_167_6),
+        norm: 66.014_47,
+        picked: [-1.966_48, -0.689_157, -2.625_807, 0.289_293, -1.986_492, 3.635_008, -1.337_101, -2.289_974],
+    },
+    Reference {
+        grey: REFERENCES[1].grey,
+        top: (317, 4.375_379_3),
+        norm: 61.677_386,
+        picked: [-1.846_621, -0.908_95, -2.639_634, 0.517_162, -2.097_351, 3.345_233, -1.147_145, -2.312_068],
+    },
+    Reference {
+        grey: REFERENCES[2].grey,
+        top: (317, 3.944_117_5),
+        norm: 58.638_626,
+        picked: [-1.750_562, -1.118_988, -2.666_634, 0.733_847, -2.229_587, 3.077_793, -0.975_237, -2.338_959],
+    },
+];
+
+#[test]
+fn the_logits_of_torchvisions_names_are_pytorchs() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("resnet50.safetensors");
+    std::fs::write(&path, torchvision()).unwrap();
+    let weights = import_weights(&path).unwrap();
+    assert_eq!((weights.variant, weights.origin), (BlockVariant::V1_5, "torchvision-safetensors"));
+    let (before, after) = (r#""variant":"resnet50-v1.5""#, r#""variant":"resnet50""#);
+    let other = with_metadata(&weights.bytes, before, after);
+    for reference in &TORCHVISION {
+        let error = difference(reference, &logits(&weights.bytes, reference));
+        println!("norm {}: largest relative error {error:e}", reference.norm);
+        assert!(error <= TOLERANCE, "norm {}: {error}", reference.norm);
+        let error = difference(reference, &logits(&other, reference));
+        assert!(error > TOLERANCE, "norm {}: the other stride would not be seen: {error}", reference.norm);
+    }
+}
 
 #[test]
 fn the_logits_of_the_tensorflow_js_package_are_tensorflows() {
@@ -125,6 +169,62 @@ fn with_metadata(file: &[u8], before: &str, after: &str) -> Vec<u8> {
     assert!(header.contains(&quoted(before)), "{}", &header[..300]);
     let header = header.replace(&quoted(before), &quoted(after));
     [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &file[8 + length..]].concat()
+}
+
+/// A state dictionary with torchvision's names, counters included.
+fn torchvision() -> Vec<u8> {
+    let shapes = torchvision_shapes();
+    assert_eq!(shapes.len(), 267);
+    let values =
+        shapes.iter().enumerate().map(|(t, (name, shape))| (name, Dtype::F32, shape.clone(), drawn(t, name, shape)));
+    let counter = String::from("bn1.num_batches_tracked");
+    let counters = [(&counter, Dtype::I64, Vec::new(), 7_i64.to_le_bytes().to_vec())];
+    let all: Vec<_> = values.chain(counters).collect();
+    let view = |dtype, shape: &Vec<usize>, bytes| TensorView::new(dtype, shape.clone(), bytes).unwrap();
+    safetensors::serialize(all.iter().map(|(name, dtype, shape, bytes)| (name, view(*dtype, shape, bytes))), None)
+        .unwrap()
+}
+
+/// Number `i` of tensor `t` (by sorted name): `u = ((i + 7919 t) 2654435761 mod 2^32 >> 8) / 2^24 - 0.5`, scaled by kind.
+fn drawn(t: usize, name: &str, shape: &[usize]) -> Vec<u8> {
+    let (offset, scale) = match (shape, name.rsplit('.').next()) {
+        (&[_, input, height, width], _) => (0.0, (24.0 / (input * height * width) as f64).sqrt() as f32),
+        ([_, _], _) => (0.0, 0.1),
+        (_, Some("running_var")) => (1.0, 1.0),
+        (_, Some("weight")) => (0.6, 0.5),
+        _ => (0.0, 0.2),
+    };
+    let unit = |i: usize| {
+        let hash = ((i + 7919 * t) as u64).wrapping_mul(2_654_435_761) % (1 << 32);
+        (hash >> 8) as f32 / (1 << 24) as f32 - 0.5
+    };
+    (0..shape.iter().product()).flat_map(|i| (offset + unit(i) * scale).to_le_bytes()).collect()
+}
+
+fn torchvision_shapes() -> BTreeMap<String, Vec<usize>> {
+    let mut shapes = BTreeMap::from([("fc.weight".into(), vec![1000, 2048]), ("fc.bias".into(), vec![1000])]);
+    let mut layer = |conv: String, norm: String, shape: [usize; 4]| {
+        for kind in ["weight", "bias", "running_mean", "running_var"] {
+            shapes.insert(format!("{norm}.{kind}"), vec![shape[0]]);
+        }
+        shapes.insert(format!("{conv}.weight"), shape.to_vec());
+    };
+    layer("conv1".into(), "bn1".into(), [64, 3, 7, 7]);
+    let mut input = 64;
+    for (stage, (blocks, middle)) in [(3, 64), (4, 128), (6, 256), (3, 512)].into_iter().enumerate() {
+        for block in 0..blocks {
+            let at = format!("layer{}.{block}", stage + 1);
+            let sides = [[middle, input, 1, 1], [middle, middle, 3, 3], [4 * middle, middle, 1, 1]];
+            for (shape, number) in sides.into_iter().zip(1..) {
+                layer(format!("{at}.conv{number}"), format!("{at}.bn{number}"), shape);
+            }
+            if block == 0 {
+                layer(format!("{at}.downsample.0"), format!("{at}.downsample.1"), [4 * middle, input, 1, 1]);
+            }
+            input = 4 * middle;
+        }
+    }
+    shapes
 }
 
 fn package() -> Option<PathBuf> {

@@ -17,6 +17,8 @@ mod import;
 mod initial;
 mod input;
 mod network;
+#[cfg(any(feature = "gpu", test))]
+mod probe;
 mod resnet;
 mod tensors;
 #[cfg(test)]

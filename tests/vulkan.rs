@@ -1,5 +1,5 @@
 //! The GPU path against the CPU: the same job trained on both, the same model answering on both. Wants a Vulkan driver, a software
-//! one will do; CI names SwiftShader's in `VK_DRIVER_FILES` and sets `THORAX_TEST_VULKAN`.
+//! one will do; CI names SwiftShader's in `VK_DRIVER_FILES` and sets `THORAX_TEST_VULKAN`. SwiftShader wants the build without `spirv`.
 
 #![cfg(feature = "gpu")]
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed, as it should")]

@@ -12,7 +12,7 @@ use crate::domain::DeviceInfo;
 pub enum DeviceChoice {
     /// A real GPU if there is one (a software rasteriser is not), else the CPU.
     Auto,
-    /// Burn's Vulkan backend; error without the `gpu` feature or an adapter.
+    /// Burn's Vulkan backend; error without the `gpu` feature or an adapter, and where the adapter computes wrongly.
     Vulkan(usize),
     /// Burn's flex backend.
     Cpu,
@@ -74,27 +74,47 @@ mod gpu {
     use burn::tensor::{Device, DeviceKind, DeviceType};
 
     use super::{DeviceInfo, NnError};
+    use crate::nn::probe;
+
+    #[cfg(feature = "spirv")]
+    const INTERFACE: DeviceType = DeviceType::Vulkan;
+
+    /// The first interface that wgpu finds; it asks for Vulkan first.
+    #[cfg(not(feature = "spirv"))]
+    const INTERFACE: DeviceType = DeviceType::Wgpu;
 
     /// The adapters in Burn's order (discrete, integrated, virtual, CPU, other), none of them opened. Without a
     /// Vulkan loader or driver there are none.
     fn adapters() -> Vec<Device> {
-        Device::enumerate(DeviceType::Vulkan).into_iter().collect()
+        Device::enumerate(INTERFACE).into_iter().collect()
     }
 
     /// The first adapter that is not a software rasteriser.
     pub(super) fn first_real() -> Result<Option<(Device, DeviceInfo)>, NnError> {
-        let software = Device::vulkan(DeviceKind::Cpu);
+        let software = software();
         match adapters().iter().position(|device| *device != software) {
             Some(index) => open(index).map(Some),
             None => Ok(None),
         }
     }
 
+    #[cfg(feature = "spirv")]
+    fn software() -> Device {
+        Device::vulkan(DeviceKind::Cpu)
+    }
+
+    #[cfg(not(feature = "spirv"))]
+    fn software() -> Device {
+        Device::wgpu(DeviceKind::Cpu)
+    }
+
     pub(super) fn open(index: usize) -> Result<(Device, DeviceInfo), NnError> {
         let found = adapters();
         let missing = || NnError::Device(format!("vulkan:{index} does not exist: {} Vulkan adapters", found.len()));
         let device = found.get(index).cloned().ok_or_else(missing)?;
-        let description = adapter_name(&device).map_err(|why| NnError::Device(format!("vulkan:{index}: {why}")))?;
+        let unusable = |why| NnError::Device(format!("vulkan:{index}: {why}"));
+        let description = adapter_name(&device).map_err(unusable)?;
+        probe::check(&device).map_err(unusable)?;
         Ok((device, info(index, description)))
     }
 

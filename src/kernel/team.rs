@@ -1,0 +1,157 @@
+//! Threads that go through one piece of work together, phase by phase.
+//!
+//! A network of fifty layers has some hundred and fifty phases of a few hundred microseconds each. Waking a sleeping thread for each of
+//! them would cost more than it gives, so the team is woken once a pass and its members wait for each other on a spinning barrier.
+
+use std::{
+    hint, panic,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    thread,
+};
+
+use rayon::{ThreadPool, ThreadPoolBuilder};
+
+/// How often a member looks before it lets others have the processor.
+const SPINS: u32 = 4_000;
+
+/// The threads; the caller of [`Team::run`] is one of them.
+#[derive(Debug)]
+pub struct Team {
+    /// The others; none where the caller works alone.
+    others: Option<ThreadPool>,
+    threads: usize,
+    /// Two passes at once would wait for each other at their barriers.
+    busy: Mutex<()>,
+}
+
+impl Team {
+    /// A team of that many threads, at least one.
+    ///
+    /// # Panics
+    /// If the system gives no threads.
+    pub fn new(threads: usize) -> Self {
+        let threads = threads.max(1);
+        let pool = || ThreadPoolBuilder::new().num_threads(threads - 1).thread_name(|i| format!("kernel-{i}")).build();
+        let others = (threads > 1).then(|| pool().expect("threads can be started"));
+        Self { others, threads, busy: Mutex::new(()) }
+    }
+
+    /// How many work together.
+    pub fn threads(&self) -> usize {
+        self.threads
+    }
+
+    /// Calls `work` on each thread at once and returns when all are done. A second caller waits for the first.
+    pub fn run(&self, work: impl Fn(&Member<'_>) + Sync) {
+        let _one_at_a_time = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
+        let phase = Phase { threads: self.threads, ..Phase::default() };
+        match &self.others {
+            None => Member::work(&phase, &work),
+            Some(pool) => pool.in_place_scope(|scope| {
+                scope.spawn_broadcast(|_, _| Member::work(&phase, &work));
+                Member::work(&phase, &work);
+            }),
+        }
+    }
+}
+
+/// What the members share.
+#[derive(Debug, Default)]
+struct Phase {
+    threads: usize,
+    /// The next item of this phase.
+    next: AtomicUsize,
+    /// Members that are through with it.
+    arrived: AtomicUsize,
+    /// How many phases are over.
+    over: AtomicUsize,
+    /// A member panicked: the others must not wait for it.
+    broken: AtomicBool,
+}
+
+/// One thread's place in a pass.
+#[derive(Debug)]
+pub struct Member<'a> {
+    phase: &'a Phase,
+}
+
+impl Member<'_> {
+    fn work(phase: &Phase, work: &(impl Fn(&Member<'_>) + Sync)) {
+        let outcome = panic::catch_unwind(panic::AssertUnwindSafe(|| work(&Member { phase })));
+        if let Err(cause) = outcome {
+            phase.broken.store(true, Ordering::Release);
+            panic::resume_unwind(cause);
+        }
+    }
+
+    /// One phase: each number below `count` goes to one member, and all members return when all numbers are done. Every member must
+    /// come here as often as the others, with the same count.
+    pub fn each(&self, count: usize, mut item: impl FnMut(usize)) {
+        loop {
+            let index = self.phase.next.fetch_add(1, Ordering::Relaxed);
+            if index >= count {
+                break;
+            }
+            item(index);
+        }
+        self.meet();
+    }
+
+    fn meet(&self) {
+        let phase = self.phase;
+        let over = phase.over.load(Ordering::Acquire);
+        if phase.arrived.fetch_add(1, Ordering::AcqRel) + 1 == phase.threads {
+            phase.arrived.store(0, Ordering::Relaxed);
+            phase.next.store(0, Ordering::Relaxed);
+            phase.over.store(over.wrapping_add(1), Ordering::Release);
+            return;
+        }
+        let mut spins = 0;
+        while phase.over.load(Ordering::Acquire) == over {
+            assert!(!phase.broken.load(Ordering::Acquire), "another thread of the team panicked");
+            spins += 1;
+            if spins < SPINS { hint::spin_loop() } else { thread::yield_now() }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_item_is_done_once_and_a_phase_sees_the_one_before() {
+        for threads in [1, 2, 5] {
+            let team = Team::new(threads);
+            let counts: Vec<AtomicUsize> = (0..100).map(|_| AtomicUsize::new(0)).collect();
+            team.run(|member| {
+                for round in 0..50 {
+                    member.each(counts.len(), |i| {
+                        assert_eq!(counts[i].fetch_add(1, Ordering::Relaxed), round);
+                    });
+                    member.each(counts.len(), |i| {
+                        let mirrored = counts[counts.len() - 1 - i].load(Ordering::Relaxed);
+                        assert_eq!(mirrored, round + 1, "the phase before is over");
+                    });
+                }
+            });
+            assert!(counts.iter().all(|count| count.load(Ordering::Relaxed) == 50));
+        }
+    }
+
+    #[test]
+    fn a_panic_of_one_member_ends_the_pass_for_all() {
+        let team = Team::new(2);
+        let broken = panic::catch_unwind(panic::AssertUnwindSafe(|| {
+            team.run(|member| {
+                member.each(2, |i| assert_ne!(i, 1, "this item fails"));
+                member.each(2, |_| ());
+            });
+        }));
+        assert!(broken.is_err());
+        team.run(|member| member.each(2, |_| ()));
+    }
+}

@@ -3,6 +3,7 @@
 pub mod domain;
 
 pub mod imaging;
+pub mod kernel;
 pub mod nn;
 pub mod store;
 

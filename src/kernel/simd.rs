@@ -3,10 +3,10 @@
 use std::sync::OnceLock;
 
 /// Numbers in a lane: channels of one pixel that lie side by side in memory.
-pub(super) const WIDTH: usize = 16;
+pub const WIDTH: usize = 16;
 
 /// One cache line of sixteen channels.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C, align(64))]
 pub struct Lane(pub [f32; WIDTH]);
 
@@ -23,6 +23,15 @@ pub(super) trait Vector: Copy {
     fn max(self, other: Self) -> Self;
     /// `self * factor + summand`
     fn mul_add(self, factor: Self, summand: Self) -> Self;
+    fn mul(self, other: Self) -> Self;
+    fn div(self, other: Self) -> Self;
+    fn sqrt(self) -> Self;
+    /// Number by number: `chosen` where `self` is greater than `other`, else `otherwise`.
+    fn pick(self, other: Self, chosen: Self, otherwise: Self) -> Self;
+    /// From any address.
+    fn read(numbers: &[f32; WIDTH]) -> Self;
+    /// To any address.
+    fn write(self, numbers: &mut [f32; WIDTH]);
 
     #[inline(always)]
     fn zero() -> Self {
@@ -151,14 +160,46 @@ impl Vector for Portable {
         // Not f32::mul_add: without the instruction that is a function call.
         Self(std::array::from_fn(|i| self.0[i] * factor.0[i] + summand.0[i]))
     }
+
+    #[inline(always)]
+    fn mul(self, other: Self) -> Self {
+        self.zip(other, |a, b| a * b)
+    }
+
+    #[inline(always)]
+    fn div(self, other: Self) -> Self {
+        self.zip(other, |a, b| a / b)
+    }
+
+    #[inline(always)]
+    fn sqrt(self) -> Self {
+        Self(self.0.map(f32::sqrt))
+    }
+
+    #[inline(always)]
+    fn pick(self, other: Self, chosen: Self, otherwise: Self) -> Self {
+        Self(std::array::from_fn(|i| if self.0[i] > other.0[i] { chosen.0[i] } else { otherwise.0[i] }))
+    }
+
+    #[inline(always)]
+    fn read(numbers: &[f32; WIDTH]) -> Self {
+        Self(*numbers)
+    }
+
+    #[inline(always)]
+    fn write(self, numbers: &mut [f32; WIDTH]) {
+        *numbers = self.0;
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use std::arch::x86_64::{
-        __m256, __m512, _mm256_add_ps, _mm256_fmadd_ps, _mm256_load_ps, _mm256_max_ps, _mm256_set1_ps, _mm256_store_ps,
-        _mm256_sub_ps, _mm512_add_ps, _mm512_fmadd_ps, _mm512_load_ps, _mm512_max_ps, _mm512_set1_ps, _mm512_store_ps,
-        _mm512_sub_ps,
+        __m256, __m512, _CMP_GT_OQ, _mm256_add_ps, _mm256_blendv_ps, _mm256_cmp_ps, _mm256_div_ps, _mm256_fmadd_ps,
+        _mm256_load_ps, _mm256_loadu_ps, _mm256_max_ps, _mm256_mul_ps, _mm256_set1_ps, _mm256_sqrt_ps, _mm256_store_ps,
+        _mm256_storeu_ps, _mm256_sub_ps, _mm512_add_ps, _mm512_cmp_ps_mask, _mm512_div_ps, _mm512_fmadd_ps,
+        _mm512_load_ps, _mm512_loadu_ps, _mm512_mask_blend_ps, _mm512_max_ps, _mm512_mul_ps, _mm512_set1_ps,
+        _mm512_sqrt_ps, _mm512_store_ps, _mm512_storeu_ps, _mm512_sub_ps,
     };
 
     use super::{Lane, Vector, WIDTH, Work};
@@ -220,6 +261,39 @@ mod x86 {
         fn mul_add(self, factor: Self, summand: Self) -> Self {
             Self(unsafe { _mm512_fmadd_ps(self.0, factor.0, summand.0) })
         }
+
+        #[inline(always)]
+        fn mul(self, other: Self) -> Self {
+            Self(unsafe { _mm512_mul_ps(self.0, other.0) })
+        }
+
+        #[inline(always)]
+        fn div(self, other: Self) -> Self {
+            Self(unsafe { _mm512_div_ps(self.0, other.0) })
+        }
+
+        #[inline(always)]
+        fn sqrt(self) -> Self {
+            Self(unsafe { _mm512_sqrt_ps(self.0) })
+        }
+
+        #[inline(always)]
+        fn pick(self, other: Self, chosen: Self, otherwise: Self) -> Self {
+            Self(unsafe {
+                let greater = _mm512_cmp_ps_mask::<_CMP_GT_OQ>(self.0, other.0);
+                _mm512_mask_blend_ps(greater, otherwise.0, chosen.0)
+            })
+        }
+
+        #[inline(always)]
+        fn read(numbers: &[f32; WIDTH]) -> Self {
+            Self(unsafe { _mm512_loadu_ps(numbers.as_ptr()) })
+        }
+
+        #[inline(always)]
+        fn write(self, numbers: &mut [f32; WIDTH]) {
+            unsafe { _mm512_storeu_ps(numbers.as_mut_ptr(), self.0) }
+        }
     }
 
     /// Two registers of eight.
@@ -270,6 +344,45 @@ mod x86 {
             unsafe {
                 let low = _mm256_fmadd_ps(self.0, factor.0, summand.0);
                 Self(low, _mm256_fmadd_ps(self.1, factor.1, summand.1))
+            }
+        }
+
+        #[inline(always)]
+        fn mul(self, other: Self) -> Self {
+            unsafe { Self(_mm256_mul_ps(self.0, other.0), _mm256_mul_ps(self.1, other.1)) }
+        }
+
+        #[inline(always)]
+        fn div(self, other: Self) -> Self {
+            unsafe { Self(_mm256_div_ps(self.0, other.0), _mm256_div_ps(self.1, other.1)) }
+        }
+
+        #[inline(always)]
+        fn sqrt(self) -> Self {
+            unsafe { Self(_mm256_sqrt_ps(self.0), _mm256_sqrt_ps(self.1)) }
+        }
+
+        #[inline(always)]
+        fn pick(self, other: Self, chosen: Self, otherwise: Self) -> Self {
+            unsafe {
+                let low = _mm256_cmp_ps::<_CMP_GT_OQ>(self.0, other.0);
+                let high = _mm256_cmp_ps::<_CMP_GT_OQ>(self.1, other.1);
+                Self(_mm256_blendv_ps(otherwise.0, chosen.0, low), _mm256_blendv_ps(otherwise.1, chosen.1, high))
+            }
+        }
+
+        #[inline(always)]
+        fn read(numbers: &[f32; WIDTH]) -> Self {
+            let start = numbers.as_ptr();
+            unsafe { Self(_mm256_loadu_ps(start), _mm256_loadu_ps(start.add(WIDTH / 2))) }
+        }
+
+        #[inline(always)]
+        fn write(self, numbers: &mut [f32; WIDTH]) {
+            let start = numbers.as_mut_ptr();
+            unsafe {
+                _mm256_storeu_ps(start, self.0);
+                _mm256_storeu_ps(start.add(WIDTH / 2), self.1);
             }
         }
     }

@@ -16,12 +16,4 @@ mod team;
 pub mod train;
 
 pub use simd::{Lane, Level, WIDTH};
-pub use team::Team;
-pub use train::{ConvShape, Images};
-
-/// The process's team: a thread for each core.
-pub fn team() -> &'static Team {
-    static TEAM: std::sync::LazyLock<Team> =
-        std::sync::LazyLock::new(|| Team::new(std::thread::available_parallelism().map_or(1, usize::from)));
-    &TEAM
-}
+pub use team::{Team, team};

@@ -2,7 +2,7 @@
 
 use super::{
     parts,
-    simd::{Level, Vector, WIDTH, Work},
+    simd::{Vector, WIDTH, Work},
     team::Team,
 };
 
@@ -42,14 +42,14 @@ impl Adam {
     ///
     /// # Panics
     /// If the lengths differ.
-    pub fn step(&self, team: &Team, level: Level, learning: Learning<'_>) {
+    pub fn step(&self, team: &Team, learning: Learning<'_>) {
         let Learning { parameter, gradient, mean, square } = learning;
         let count = parameter.len();
         assert!([gradient.len(), mean.len(), square.len()] == [count; 3], "as many gradients and means as parameters");
         let pieces = parameter.chunks_mut(PIECE).zip(gradient.chunks(PIECE));
         let pieces = pieces.zip(mean.chunks_mut(PIECE)).zip(square.chunks_mut(PIECE));
         parts::each(team, pieces.collect(), |(((parameter, gradient), mean), square)| {
-            level.run(Step { adam: *self, learning: Learning { parameter, gradient, mean, square } });
+            team.level().run(Step { adam: *self, learning: Learning { parameter, gradient, mean, square } });
         });
     }
 }
@@ -143,7 +143,7 @@ mod tests {
                 let gradient32 = single(&gradient);
                 let learning =
                     Learning { parameter: &mut parameter, gradient: &gradient32, mean: &mut mean, square: &mut square };
-                Adam { time, ..ADAM }.step(&Team::new(2), level, learning);
+                Adam { time, ..ADAM }.step(&Team::with_level(2, level), learning);
                 for i in 0..count {
                     twin_mean[i] = 0.9 * twin_mean[i] + 0.1 * gradient[i];
                     twin_square[i] = 0.999 * twin_square[i] + 0.001 * gradient[i] * gradient[i];

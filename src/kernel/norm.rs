@@ -12,7 +12,7 @@ use sums::{GradientSums, MaskAndSum, Measure, Moments, SumWhereAbove};
 
 use super::{
     memory,
-    simd::{Lane, Level, Vector, WIDTH, Work},
+    simd::{Lane, Vector, WIDTH, Work},
     sweeps::{cut, cut_mut, sweep},
     team::Team,
 };
@@ -87,7 +87,7 @@ pub struct ParameterGradients {
 ///
 /// # Panics
 /// If the batch is not whole lanes of as many channels as there are parameters, or empty.
-pub fn forward(team: &Team, level: Level, norm: Norm<'_>, input: &[Lane], then: Then<'_>) -> (Vec<Lane>, Statistics) {
+pub fn forward(team: &Team, norm: Norm<'_>, input: &[Lane], then: Then<'_>) -> (Vec<Lane>, Statistics) {
     let pixels = norm.pixels(input);
     let (floor, around) = match then {
         Then::Nothing => (f32::NEG_INFINITY, None),
@@ -101,7 +101,7 @@ pub fn forward(team: &Team, level: Level, norm: Norm<'_>, input: &[Lane], then: 
     let pieces = pieces.map(|(input, output)| (input, around.as_mut().and_then(Iterator::next), output)).collect();
     let sum = |_, (input, _, _): &mut (&[Lane], _, _)| {
         let mut moments = Moments::default();
-        level.run(Measure { input, moments: &mut moments });
+        team.level().run(Measure { input, moments: &mut moments });
         moments
     };
     let decide = |lane, moments: &[Moments]| {
@@ -111,7 +111,7 @@ pub fn forward(team: &Team, level: Level, norm: Norm<'_>, input: &[Lane], then: 
         (norm.line(lane, mean, variance), variance)
     };
     let lanes = sweep(team, pieces, pixels, sum, decide, |(input, around, output), (line, _)| {
-        level.run(Normalise { input, around: *around, output, line, floor });
+        team.level().run(Normalise { input, around: *around, output, line, floor });
     });
     let mean = norm.channels(lanes.iter().map(|(line, _)| line.mean.0));
     let variance = norm.channels(lanes.iter().map(|(_, variance)| *variance));
@@ -124,7 +124,6 @@ pub fn forward(team: &Team, level: Level, norm: Norm<'_>, input: &[Lane], then: 
 /// If the shapes differ.
 pub fn backward(
     team: &Team,
-    level: Level,
     norm: Norm<'_>,
     statistics: &Statistics,
     input: &[Lane],
@@ -138,12 +137,12 @@ pub fn backward(
     let pieces = cut(input, pixels).zip(cut_mut(gradient, pixels)).collect();
     let sum = |lane: usize, (input, gradient): &mut (&[Lane], &mut [Lane])| {
         let mut sums = GradientSums::default();
-        level.run(SumWhereAbove { input, gradient, line: &lines[lane], floor, sums: &mut sums });
+        team.level().run(SumWhereAbove { input, gradient, line: &lines[lane], floor, sums: &mut sums });
         sums
     };
     let decide = |lane: usize, sums: &[GradientSums]| Slope::new(&lines[lane], GradientSums::join(sums), pixels);
     let slopes = sweep(team, pieces, pixels, sum, decide, |(input, gradient), slope| {
-        level.run(Descend { input, gradient, slope, floor });
+        team.level().run(Descend { input, gradient, slope, floor });
     });
     norm.gradients(&slopes)
 }
@@ -155,7 +154,6 @@ pub fn backward(
 /// If the shapes differ.
 pub fn backward_add(
     team: &Team,
-    level: Level,
     norm: Norm<'_>,
     statistics: &Statistics,
     input: &[Lane],
@@ -171,12 +169,12 @@ pub fn backward_add(
     let pieces = pieces.map(|(((input, output), gradient), result)| (input, output, gradient, result)).collect();
     let sum = |lane: usize, (input, output, gradient, _): &mut (&[Lane], &[Lane], &mut [Lane], _)| {
         let mut sums = GradientSums::default();
-        level.run(MaskAndSum { input, output, gradient, line: &lines[lane], sums: &mut sums });
+        team.level().run(MaskAndSum { input, output, gradient, line: &lines[lane], sums: &mut sums });
         sums
     };
     let decide = |lane: usize, sums: &[GradientSums]| Slope::new(&lines[lane], GradientSums::join(sums), pixels);
     let slopes = sweep(team, pieces, pixels, sum, decide, |(input, _, gradient, result), slope| {
-        level.run(DescendTo { input, gradient, result, slope });
+        team.level().run(DescendTo { input, gradient, result, slope });
     });
     (result, norm.gradients(&slopes))
 }

@@ -2,7 +2,7 @@
 
 use super::{
     Images, memory, parts,
-    simd::{Lane, Level, Vector, WIDTH, Work},
+    simd::{Lane, Vector, WIDTH, Work},
     team::Team,
 };
 
@@ -23,14 +23,14 @@ pub fn pooled(side: usize) -> usize {
 ///
 /// # Panics
 /// If the images have no pixels or not whole lanes of them.
-pub fn max_pool(team: &Team, level: Level, images: Images<'_>) -> (Vec<Lane>, Vec<Origin>) {
+pub fn max_pool(team: &Team, images: Images<'_>) -> (Vec<Lane>, Vec<Origin>) {
     let (side, planes) = (images.side, planes(images.lanes.len(), images.side));
     let area = pooled(side) * pooled(side);
     let mut output = memory::lanes(planes * area);
     let mut origins = vec![Origin::default(); planes * area];
     let parts = images.lanes.chunks(side * side).zip(output.chunks_mut(area)).zip(origins.chunks_mut(area));
     parts::each(team, parts.collect(), |((plane, output), origins)| {
-        level.run(MaxPool { plane, side, output, origins });
+        team.level().run(MaxPool { plane, side, output, origins });
     });
     (output, origins)
 }
@@ -39,13 +39,13 @@ pub fn max_pool(team: &Team, level: Level, images: Images<'_>) -> (Vec<Lane>, Ve
 ///
 /// # Panics
 /// If gradient and origins are not those of whole planes.
-pub fn max_pool_backward(team: &Team, level: Level, side: usize, gradient: &[Lane], origins: &[Origin]) -> Vec<Lane> {
+pub fn max_pool_backward(team: &Team, side: usize, gradient: &[Lane], origins: &[Origin]) -> Vec<Lane> {
     let area = pooled(side) * pooled(side);
     assert_eq!(gradient.len(), origins.len(), "an origin of each output");
     let mut result = memory::lanes(planes(gradient.len(), pooled(side)) * side * side);
     let parts = gradient.chunks(area).zip(origins.chunks(area)).zip(result.chunks_mut(side * side));
     parts::each(team, parts.collect(), |((gradient, origins), result)| {
-        level.run(Distribute { gradient, origins, side, result });
+        team.level().run(Distribute { gradient, origins, side, result });
     });
     result
 }

@@ -108,7 +108,7 @@ fn statistics_and_outputs_are_the_twins() {
         for (then, relu, add) in
             [(Then::Nothing, false, false), (Then::Relu, true, false), (Then::AddRelu(&around), true, true)]
         {
-            let (output, statistics) = forward(&Team::new(2), level, case.norm(), &input, then);
+            let (output, statistics) = forward(&Team::with_level(2, level), case.norm(), &input, then);
             close(&singles(&statistics.mean), &means, 1e-6);
             close(&singles(&statistics.variance), &variances, 1e-5);
             close(&case.numbers(&output), &case.twin(relu, add).0, 1e-5);
@@ -120,19 +120,19 @@ fn statistics_and_outputs_are_the_twins() {
 fn gradients_are_the_twins() {
     for (case, level) in SIZES.iter().flat_map(|&(c, p)| levels().map(move |level| (Case::new(c, p), level))) {
         let (input, around) = (case.lanes(&case.input), case.lanes(&case.around));
-        let team = Team::new(2);
+        let team = Team::with_level(2, level);
         for (then, relu) in [(Then::Nothing, false), (Then::Relu, true)] {
-            let (_, statistics) = forward(&team, level, case.norm(), &input, then);
+            let (_, statistics) = forward(&team, case.norm(), &input, then);
             let mut gradient = case.lanes(&case.gradient);
-            let parameters = backward(&team, level, case.norm(), &statistics, &input, relu, &mut gradient);
+            let parameters = backward(&team, case.norm(), &statistics, &input, relu, &mut gradient);
             let (_, [of_input, _, gamma, beta]) = case.twin(relu, false);
             close(&case.numbers(&gradient), &of_input, 1e-5);
             close(&singles(&parameters.gamma), &gamma, 1e-5);
             close(&singles(&parameters.beta), &beta, 1e-5);
         }
-        let (output, statistics) = forward(&team, level, case.norm(), &input, Then::AddRelu(&around));
+        let (output, statistics) = forward(&team, case.norm(), &input, Then::AddRelu(&around));
         let mut gradient = case.lanes(&case.gradient);
-        let (result, parameters) = backward_add(&team, level, case.norm(), &statistics, &input, &output, &mut gradient);
+        let (result, parameters) = backward_add(&team, case.norm(), &statistics, &input, &output, &mut gradient);
         let (_, [of_input, of_around, gamma, beta]) = case.twin(true, true);
         close(&case.numbers(&result), &of_input, 1e-5);
         close(&case.numbers(&gradient), &of_around, 1e-6);
@@ -147,12 +147,12 @@ fn the_numbers_do_not_depend_on_the_team() {
     let (input, around) = (case.lanes(&case.input), case.lanes(&case.around));
     for level in levels() {
         let outcome = |threads| {
-            let team = Team::new(threads);
-            let (output, statistics) = forward(&team, level, case.norm(), &input, Then::AddRelu(&around));
+            let team = Team::with_level(threads, level);
+            let (output, statistics) = forward(&team, case.norm(), &input, Then::AddRelu(&around));
             let mut gradient = case.lanes(&case.gradient);
-            let added = backward_add(&team, level, case.norm(), &statistics, &input, &output, &mut gradient);
+            let added = backward_add(&team, case.norm(), &statistics, &input, &output, &mut gradient);
             let mut other = case.lanes(&case.gradient);
-            let plain = backward(&team, level, case.norm(), &statistics, &input, true, &mut other);
+            let plain = backward(&team, case.norm(), &statistics, &input, true, &mut other);
             (output, statistics, gradient, added, other, plain)
         };
         let alone = outcome(1);
@@ -168,7 +168,7 @@ fn what_is_not_a_number_is_not_hidden_by_the_relu() {
     let mut input = case.lanes(&case.input);
     input[7].0[3] = f32::NAN;
     for level in levels() {
-        let (output, _) = forward(&Team::new(1), level, case.norm(), &input, Then::Relu);
+        let (output, _) = forward(&Team::with_level(1, level), case.norm(), &input, Then::Relu);
         assert!(output.iter().all(|pixel| pixel.0[3].is_nan() && !pixel.0[4].is_nan()), "{level:?}");
     }
 }

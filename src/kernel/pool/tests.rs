@@ -50,10 +50,10 @@ fn maxima_and_their_gradients_are_the_twins() {
             expected_gradient.values[place] += gradient.values[output];
         }
         for threads in [1, 2, 3] {
-            let team = Team::new(threads);
-            let (output, origins) = max_pool(&team, level, images(shape, &input.to_lanes()));
+            let team = Team::with_level(threads, level);
+            let (output, origins) = max_pool(&team, images(shape, &input.to_lanes()));
             assert!(output == expected.to_lanes(), "{shape:?}, {level:?}");
-            let result = max_pool_backward(&team, level, side, &gradient.to_lanes(), &origins);
+            let result = max_pool_backward(&team, side, &gradient.to_lanes(), &origins);
             close(&Plain::from_lanes(images(shape, &result), channels).values, &expected_gradient.values, 1e-6);
         }
     }

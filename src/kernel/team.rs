@@ -6,16 +6,25 @@
 use std::{
     hint, panic,
     sync::{
-        Mutex, PoisonError,
+        LazyLock,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread,
 };
 
+use parking_lot::{Mutex, MutexGuard};
 use rayon::{ThreadPool, ThreadPoolBuilder};
+
+use super::simd::{Level, Work};
 
 /// How often a member looks before it lets others have the processor.
 const SPINS: u32 = 4_000;
+
+/// The process's team: a thread for each core.
+pub fn team() -> &'static Team {
+    static TEAM: LazyLock<Team> = LazyLock::new(|| Team::new(thread::available_parallelism().map_or(1, usize::from)));
+    &TEAM
+}
 
 /// The threads; the caller of [`Team::run`] is one of them.
 #[derive(Debug)]
@@ -23,20 +32,30 @@ pub struct Team {
     /// The others; none where the caller works alone.
     others: Option<ThreadPool>,
     threads: usize,
+    level: Level,
     /// Two passes at once would wait for each other at their barriers.
     busy: Mutex<()>,
 }
 
 impl Team {
-    /// A team of that many threads, at least one.
+    /// A team of that many threads, at least one, with the best instructions that the processor has.
     ///
     /// # Panics
     /// If the system gives no threads.
     pub fn new(threads: usize) -> Self {
+        Self::with_level(threads, Level::detect())
+    }
+
+    /// The same with other instructions.
+    ///
+    /// # Panics
+    /// If the processor does not have them, or the system gives no threads.
+    pub fn with_level(threads: usize, level: Level) -> Self {
+        assert!(level <= Level::detect(), "the processor has no {level:?}");
         let threads = threads.max(1);
         let pool = || ThreadPoolBuilder::new().num_threads(threads - 1).thread_name(|i| format!("kernel-{i}")).build();
         let others = (threads > 1).then(|| pool().expect("threads can be started"));
-        Self { others, threads, busy: Mutex::new(()) }
+        Self { others, threads, level, busy: Mutex::new(()) }
     }
 
     /// How many work together.
@@ -44,10 +63,16 @@ impl Team {
         self.threads
     }
 
-    /// Calls `work` on each thread at once and returns when all are done. A second caller waits for the first.
+    /// Which instructions they use.
+    pub fn level(&self) -> Level {
+        self.level
+    }
+
+    /// Calls `work` on each thread at once and returns when all are done. Callers take turns: a prediction that comes while a network
+    /// trains waits for one operation, not for the batch.
     pub fn run(&self, work: impl Fn(&Member<'_>) + Sync) {
-        let _one_at_a_time = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
-        let phase = Phase { threads: self.threads, ..Phase::default() };
+        let _turn = Turn(Some(self.busy.lock()));
+        let phase = Phase::new(self);
         match &self.others {
             None => Member::work(&phase, &work),
             Some(pool) => pool.in_place_scope(|scope| {
@@ -58,10 +83,22 @@ impl Team {
     }
 }
 
+/// Ends by handing over to whoever waits, who would lose the race against a caller that comes back at once.
+struct Turn<'a>(Option<MutexGuard<'a, ()>>);
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        if let Some(guard) = self.0.take() {
+            MutexGuard::unlock_fair(guard);
+        }
+    }
+}
+
 /// What the members share.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Phase {
     threads: usize,
+    level: Level,
     /// The next item of this phase.
     next: AtomicUsize,
     /// Members that are through with it.
@@ -72,6 +109,19 @@ struct Phase {
     broken: AtomicBool,
 }
 
+impl Phase {
+    fn new(team: &Team) -> Self {
+        Self {
+            threads: team.threads,
+            level: team.level,
+            next: AtomicUsize::new(0),
+            arrived: AtomicUsize::new(0),
+            over: AtomicUsize::new(0),
+            broken: AtomicBool::new(false),
+        }
+    }
+}
+
 /// One thread's place in a pass.
 #[derive(Debug)]
 pub struct Member<'a> {
@@ -79,6 +129,22 @@ pub struct Member<'a> {
 }
 
 impl Member<'_> {
+    /// How many members the team has.
+    pub fn threads(&self) -> usize {
+        self.phase.threads
+    }
+
+    /// Which instructions the team uses.
+    pub fn level(&self) -> Level {
+        self.phase.level
+    }
+
+    /// Does some work with the team's instructions.
+    #[inline]
+    pub(super) fn run(&self, work: impl Work) {
+        self.phase.level.run(work);
+    }
+
     fn work(phase: &Phase, work: &(impl Fn(&Member<'_>) + Sync)) {
         let outcome = panic::catch_unwind(panic::AssertUnwindSafe(|| work(&Member { phase })));
         if let Err(cause) = outcome {

@@ -11,7 +11,7 @@ mod tests;
 use sums::{GradientSums, MaskAndSum, Measure, Moments, SumWhereAbove};
 
 use super::{
-    memory,
+    memory::Buffer,
     simd::{Lane, Vector, WIDTH, Work},
     sweeps::{cut, cut_mut, sweep},
     team::Team,
@@ -87,7 +87,7 @@ pub struct ParameterGradients {
 ///
 /// # Panics
 /// If the batch is not whole lanes of as many channels as there are parameters, or empty.
-pub fn forward(team: &Team, norm: Norm<'_>, input: &[Lane], then: Then<'_>) -> (Vec<Lane>, Statistics) {
+pub fn forward(team: &Team, norm: Norm<'_>, input: &[Lane], then: Then<'_>) -> (Buffer, Statistics) {
     let pixels = norm.pixels(input);
     let (floor, around) = match then {
         Then::Nothing => (f32::NEG_INFINITY, None),
@@ -95,7 +95,7 @@ pub fn forward(team: &Team, norm: Norm<'_>, input: &[Lane], then: Then<'_>) -> (
         Then::AddRelu(around) => (0.0, Some(around)),
     };
     assert!(around.is_none_or(|around| around.len() == input.len()), "a way around of the same shape");
-    let mut output = memory::lanes(input.len());
+    let mut output = Buffer::new(input.len());
     let mut around = around.map(|around| cut(around, pixels));
     let pieces = cut(input, pixels).zip(cut_mut(&mut output, pixels));
     let pieces = pieces.map(|(input, output)| (input, around.as_mut().and_then(Iterator::next), output)).collect();
@@ -159,11 +159,11 @@ pub fn backward_add(
     input: &[Lane],
     output: &[Lane],
     gradient: &mut [Lane],
-) -> (Vec<Lane>, ParameterGradients) {
+) -> (Buffer, ParameterGradients) {
     let pixels = norm.pixels(input);
     assert!(input.len() == gradient.len() && input.len() == output.len(), "output and gradient of the same shape");
     let lines = statistics.lines(&norm);
-    let mut result = memory::lanes(input.len());
+    let mut result = Buffer::new(input.len());
     let pieces =
         cut(input, pixels).zip(cut(output, pixels)).zip(cut_mut(gradient, pixels)).zip(cut_mut(&mut result, pixels));
     let pieces = pieces.map(|(((input, output), gradient), result)| (input, output, gradient, result)).collect();

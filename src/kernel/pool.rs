@@ -1,7 +1,9 @@
 //! The two poolings of a ResNet: the stem's maximum over 3x3 pixels, and the mean over all pixels at the end.
 
 use super::{
-    Images, memory, parts,
+    conv::Images,
+    memory::Buffer,
+    parts,
     simd::{Lane, Vector, WIDTH, Work},
     team::Team,
 };
@@ -23,10 +25,10 @@ pub fn pooled(side: usize) -> usize {
 ///
 /// # Panics
 /// If the images have no pixels or not whole lanes of them.
-pub fn max_pool(team: &Team, images: Images<'_>) -> (Vec<Lane>, Vec<Origin>) {
+pub fn max_pool(team: &Team, images: Images<'_>) -> (Buffer, Vec<Origin>) {
     let (side, planes) = (images.side, planes(images.lanes.len(), images.side));
     let area = pooled(side) * pooled(side);
-    let mut output = memory::lanes(planes * area);
+    let mut output = Buffer::new(planes * area);
     let mut origins = vec![Origin::default(); planes * area];
     let parts = images.lanes.chunks(side * side).zip(output.chunks_mut(area)).zip(origins.chunks_mut(area));
     parts::each(team, parts.collect(), |((plane, output), origins)| {
@@ -39,10 +41,10 @@ pub fn max_pool(team: &Team, images: Images<'_>) -> (Vec<Lane>, Vec<Origin>) {
 ///
 /// # Panics
 /// If gradient and origins are not those of whole planes.
-pub fn max_pool_backward(team: &Team, side: usize, gradient: &[Lane], origins: &[Origin]) -> Vec<Lane> {
+pub fn max_pool_backward(team: &Team, side: usize, gradient: &[Lane], origins: &[Origin]) -> Buffer {
     let area = pooled(side) * pooled(side);
     assert_eq!(gradient.len(), origins.len(), "an origin of each output");
-    let mut result = memory::lanes(planes(gradient.len(), pooled(side)) * side * side);
+    let mut result = Buffer::new(planes(gradient.len(), pooled(side)) * side * side);
     let parts = gradient.chunks(area).zip(origins.chunks(area)).zip(result.chunks_mut(side * side));
     parts::each(team, parts.collect(), |((gradient, origins), result)| {
         team.level().run(Distribute { gradient, origins, side, result });
@@ -71,10 +73,10 @@ pub fn mean(images: Images<'_>, channels: usize) -> Vec<f32> {
 ///
 /// # Panics
 /// If the gradient is not whole rows.
-pub fn mean_backward(gradient: &[f32], channels: usize, side: usize) -> Vec<Lane> {
+pub fn mean_backward(gradient: &[f32], channels: usize, side: usize) -> Buffer {
     let (images, area) = (gradient.len() / channels, side * side);
     assert_eq!(images * channels, gradient.len(), "whole rows");
-    let mut result = memory::lanes(channels.div_ceil(WIDTH) * images * area);
+    let mut result = Buffer::new(channels.div_ceil(WIDTH) * images * area);
     for (plane, pixels) in result.chunks_exact_mut(area).enumerate() {
         let (lane, image) = (plane / images, plane % images);
         let row = &gradient[image * channels..][..channels];

@@ -1,40 +1,24 @@
-//! The product of a few pixels with packed weights: where nearly all of the time goes.
+//! The product of pixels with packed weights: where nearly all of the time goes.
+
+use std::ops::Range;
 
 use super::{
+    columns::Columns,
+    conv::ConvShape,
+    pack::Weights,
     shared::Shared,
-    simd::{Lane, Vector, WIDTH},
+    simd::{Lane, Level, Vector, WIDTH, Work},
+    team::Member,
 };
 
-/// A matrix `[inputs, outputs]`, packed: for each lane of outputs, for each input, the sixteen weights.
-#[derive(Clone, Debug)]
-pub(super) struct Packed {
-    lanes: Vec<Lane>,
-    /// Inputs in lanes; what is missing to a whole lane counts as weights of zero.
-    pub(super) inputs: usize,
-    /// Outputs in lanes.
-    pub(super) outputs: usize,
-}
+/// Weights up to this many bytes stay in a core's second-level cache while the pixels go by.
+const CACHED: usize = 384 << 10;
 
-impl Packed {
-    /// Packs `weight(input, output)`.
-    pub(super) fn new(inputs: usize, outputs: usize, weight: impl Fn(usize, usize) -> f32) -> Self {
-        let (input_lanes, output_lanes) = (inputs.div_ceil(WIDTH), outputs.div_ceil(WIDTH));
-        let mut lanes = vec![Lane::default(); output_lanes * input_lanes * WIDTH];
-        for output in 0..outputs {
-            for input in 0..inputs {
-                lanes[output / WIDTH * input_lanes * WIDTH + input].0[output % WIDTH] = weight(input, output);
-            }
-        }
-        Self { lanes, inputs: input_lanes, outputs: output_lanes }
-    }
+/// Bytes of gathered pixels that are held at once.
+const GATHERED: usize = 1 << 20;
 
-    /// The weights of `count` lanes of outputs from `first` on.
-    #[inline(always)]
-    pub(super) fn panels(&self, first: usize, count: usize) -> &[Lane] {
-        let panel = self.inputs * WIDTH;
-        &self.lanes[first * panel..(first + count) * panel]
-    }
-}
+/// Into how many items a product is cut for each member of the team, so that all are done at about the same time.
+const ITEMS: usize = 8;
 
 /// Pixels by their first lane: the lanes of a pixel stand `stride` apart, the pixels side by side.
 #[derive(Clone, Copy)]
@@ -56,6 +40,33 @@ pub(super) struct Finish<'a> {
     pub(super) stride: usize,
 }
 
+impl<'a> Finish<'a> {
+    /// The sums as they are.
+    pub(super) fn plain(output: Shared<'a>, stride: usize) -> Self {
+        Self { bias: None, residual: None, relu: false, output, stride }
+    }
+
+    #[inline(always)]
+    pub(super) fn bias<V: Vector>(&self, lane: usize) -> V {
+        match self.bias {
+            Some(bias) => V::load(&bias[lane]),
+            None => V::zero(),
+        }
+    }
+
+    /// Adds the residual at `index`, applies the ReLU and writes.
+    #[inline(always)]
+    pub(super) fn write<V: Vector>(&self, mut sum: V, index: usize, output: &mut Lane) {
+        if let Some(residual) = self.residual {
+            sum = sum.add(V::load(&residual[index]));
+        }
+        if self.relu {
+            sum = sum.max(V::zero());
+        }
+        sum.store(output);
+    }
+}
+
 /// Rows and lanes of outputs of one tile.
 #[derive(Clone, Copy)]
 pub(super) struct Tile {
@@ -67,6 +78,142 @@ pub(super) struct Tile {
     pub(super) outputs: usize,
 }
 
+/// Lanes of scratch that [`product`] needs.
+pub(super) fn scratch(columns: &Columns<'_>, level: Level) -> usize {
+    match columns {
+        Columns::Plain(_) => 0,
+        _ => columns.lanes() * chunk(columns.lanes(), columns.pixels(), level),
+    }
+}
+
+/// The same for a convolution of that many lanes of channels that gives that many pixels.
+pub(super) fn scratch_of(shape: ConvShape, level: Level, channels: usize, pixels: usize) -> usize {
+    let lanes = shape.kernel * shape.kernel * channels;
+    if shape.is_pointwise() { 0 } else { lanes * chunk(lanes, pixels, level) }
+}
+
+/// How many pixels are gathered at once: whole tiles.
+fn chunk(lanes: usize, pixels: usize, level: Level) -> usize {
+    let (rows, _) = level.tile();
+    let fits = (GATHERED / (lanes * size_of::<Lane>()) / rows).max(4) * rows;
+    fits.min(pixels)
+}
+
+/// Pixels times weights, shared out over the team; every member comes here.
+///
+/// # Safety
+/// Nobody outside the team may have the output or the scratch.
+pub(super) unsafe fn product(
+    member: &Member<'_>,
+    columns: Columns<'_>,
+    weights: Weights<'_>,
+    scratch: Shared<'_>,
+    finish: &Finish<'_>,
+) {
+    let total = columns.pixels();
+    if let Columns::Plain(images) = columns {
+        let job =
+            Job { pixels: Pixels { lanes: images.lanes, stride: total }, count: total, first: 0, weights, finish };
+        // SAFETY: the caller vouches for the output.
+        return unsafe { job.run(member) };
+    }
+    let lanes = columns.lanes();
+    let chunk = chunk(lanes, total, member.level());
+    for first in (0..total).step_by(chunk) {
+        let count = chunk.min(total - first);
+        member.each(lanes, |lane| {
+            // SAFETY: this member alone has this lane of the scratch until the phase is over.
+            columns.gather(lane, first, unsafe { scratch.part(lane * count, count) });
+        });
+        // SAFETY: nobody writes the scratch in this phase; the output is vouched for by the caller.
+        unsafe {
+            let pixels = Pixels { lanes: scratch.read(0, lanes * count), stride: count };
+            Job { pixels, count, first, weights, finish }.run(member);
+        }
+    }
+}
+
+/// `count` pixels, the first of which becomes the output's pixel `first`.
+#[derive(Clone, Copy)]
+struct Job<'a> {
+    pixels: Pixels<'a>,
+    count: usize,
+    first: usize,
+    weights: Weights<'a>,
+    finish: &'a Finish<'a>,
+}
+
+impl Job<'_> {
+    /// Small weights: one tile of pixels after the other goes through all of them. Large ones: one panel after the other goes over the
+    /// pixels.
+    ///
+    /// # Safety
+    /// Nobody outside the team may have the output.
+    unsafe fn run(self, member: &Member<'_>) {
+        let (rows, width) = member.level().tile();
+        let (tiles, panels) = (self.count.div_ceil(rows), self.weights.outputs.div_ceil(width));
+        let bytes = size_of_val(self.weights.lanes);
+        let wanted = ITEMS * member.threads();
+        let (tile_groups, panel_groups) = if bytes <= CACHED && tiles >= member.threads() * 4 {
+            (tiles.min(wanted), 1)
+        } else {
+            let panel_groups = panels.min(wanted);
+            (wanted.div_ceil(panel_groups).min(tiles), panel_groups)
+        };
+        member.each(tile_groups * panel_groups, |item| {
+            let (panel, tile) = (item / tile_groups, item % tile_groups);
+            let tiles = Tiles {
+                job: self,
+                of: tiles,
+                tiles: share(tile, tile_groups, tiles),
+                panels: share(panel, panel_groups, panels),
+            };
+            member.run(tiles);
+        });
+    }
+}
+
+/// The `index`th of `parts` nearly equal parts of `total` things.
+#[inline(always)]
+pub(super) fn share(index: usize, parts: usize, total: usize) -> Range<usize> {
+    index * total / parts..(index + 1) * total / parts
+}
+
+/// Some tiles of pixels by some panels of outputs.
+struct Tiles<'a> {
+    job: Job<'a>,
+    of: usize,
+    tiles: Range<usize>,
+    panels: Range<usize>,
+}
+
+impl Tiles<'_> {
+    #[inline(always)]
+    fn tile<V: Vector>(&self, tile: usize, panel: usize) {
+        let Job { pixels, count, first, weights, finish } = self.job;
+        // Tiles of nearly the same size: a last one of a single row would wait for its sums instead of computing.
+        let rows = share(tile, self.of, count);
+        let output = panel * V::TILE.1;
+        let outputs = V::TILE.1.min(weights.outputs - output);
+        let tile = Tile { first: first + rows.start, rows: rows.len(), output, outputs };
+        let pixels = Pixels { lanes: &pixels.lanes[rows.start..], ..pixels };
+        // SAFETY: each tile and panel belongs to one item of the phase, and the caller of `Job::run` vouches for the rest.
+        unsafe { multiply::<V>(pixels, weights, tile, finish) };
+    }
+}
+
+impl Work for Tiles<'_> {
+    #[inline(always)]
+    fn run<V: Vector>(self) {
+        // The pixels of a few tiles stay in the first-level cache while a panel goes over them, the panel's weights in the second.
+        for tile in self.tiles.clone() {
+            for panel in self.panels.clone() {
+                self.tile::<V>(tile, panel);
+            }
+        }
+    }
+}
+
 /// Multiplies a tile and writes it.
 ///
 /// # Safety
@@ -75,38 +222,30 @@ pub(super) struct Tile {
 /// # Panics
 /// If pixels, weights or output are too short, or the tile is larger than `V::TILE`.
 #[inline(always)]
-pub(super) unsafe fn multiply<V: Vector>(pixels: Pixels<'_>, weights: &Packed, tile: Tile, finish: &Finish<'_>) {
-    let inputs = weights.inputs;
-    assert!(tile.rows > 0 && inputs > 0, "something to do");
-    assert!((inputs - 1) * pixels.stride + tile.rows <= pixels.lanes.len(), "inside the pixels");
-    assert!(tile.rows <= V::TILE.0 && tile.outputs <= V::TILE.1, "a tile that fits the registers");
+pub(super) unsafe fn multiply<V: Vector>(pixels: Pixels<'_>, weights: Weights<'_>, tile: Tile, finish: &Finish<'_>) {
     let panels = weights.panels(tile.output, tile.outputs);
-    // SAFETY: the caller vouches for the output; the bounds have been checked.
+    // SAFETY: the caller vouches for the output.
     unsafe {
         match tile.outputs {
-            1 => rows_of::<V, 1>(pixels, panels, inputs, tile, finish),
-            2 => rows_of::<V, 2>(pixels, panels, inputs, tile, finish),
+            1 => rows_of::<V, 1>(pixels, panels, tile, finish),
+            2 if V::TILE.1 >= 2 => rows_of::<V, 2>(pixels, panels, tile, finish),
             _ => unreachable!("no vector has tiles of more lanes"),
         }
     }
 }
 
 /// Picks the loop that was compiled for that many rows.
+///
+/// # Safety
+/// As [`multiply`].
 #[inline(always)]
-unsafe fn rows_of<V: Vector, const N: usize>(
-    pixels: Pixels<'_>,
-    panels: &[Lane],
-    inputs: usize,
-    tile: Tile,
-    finish: &Finish<'_>,
-) {
+unsafe fn rows_of<V: Vector, const N: usize>(pixels: Pixels<'_>, panels: &[Lane], tile: Tile, finish: &Finish<'_>) {
     macro_rules! pick {
         ($($count:literal),*) => {
             match tile.rows {
                 // SAFETY: as the caller's.
-                $($count if $count <= V::TILE.0 && N <= V::TILE.1 => unsafe {
-                    let sums = sums::<V, $count, N>(pixels, panels, inputs);
-                    write::<V, $count, N>(sums, tile, finish);
+                $($count if $count <= V::TILE.0 => unsafe {
+                    write::<V, $count, N>(sums::<V, $count, N>(pixels, panels), tile, finish);
                 },)*
                 _ => unreachable!("no vector has tiles of more rows"),
             }
@@ -115,28 +254,26 @@ unsafe fn rows_of<V: Vector, const N: usize>(
     pick!(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14);
 }
 
-/// # Safety
-/// `M` pixels of `inputs` lanes and `N` panels of that length must be there.
 #[inline(always)]
-unsafe fn sums<V: Vector, const M: usize, const N: usize>(
-    pixels: Pixels<'_>,
-    panels: &[Lane],
-    inputs: usize,
-) -> [[V; N]; M] {
+fn sums<V: Vector, const M: usize, const N: usize>(pixels: Pixels<'_>, panels: &[Lane]) -> [[V; N]; M] {
     let mut sums = [[V::zero(); N]; M];
-    for input in 0..inputs {
+    let panel = panels.len() / N;
+    for (input, weights) in panels[..panel].chunks_exact(WIDTH).enumerate() {
+        // Fixed sizes here, so that nothing is checked inside.
+        let rows: &[Lane; M] = pixels.lanes[input * pixels.stride..].first_chunk().expect("pixels for each input");
+        let mut lanes: [&[Lane; WIDTH]; N] = [weights.first_chunk().expect("sixteen channels"); N];
+        for (n, lanes) in lanes.iter_mut().enumerate().skip(1) {
+            *lanes = panels[n * panel + input * WIDTH..].first_chunk().expect("sixteen channels");
+        }
         for channel in 0..WIDTH {
             let mut weights = [V::zero(); N];
-            for (n, weight) in weights.iter_mut().enumerate() {
-                // SAFETY: the caller vouches for the panels.
-                *weight = V::load(unsafe { panels.get_unchecked((n * inputs + input) * WIDTH + channel) });
+            for n in 0..N {
+                weights[n] = V::load(&lanes[n][channel]);
             }
-            for (m, row) in sums.iter_mut().enumerate() {
-                // SAFETY: the caller vouches for the pixels; a lane has `WIDTH` channels.
-                let lane = unsafe { pixels.lanes.get_unchecked(input * pixels.stride + m) };
-                let value = V::splat(unsafe { *lane.0.get_unchecked(channel) });
-                for (sum, &weight) in row.iter_mut().zip(&weights) {
-                    *sum = value.mul_add(weight, *sum);
+            for m in 0..M {
+                let value = V::splat(rows[m].0[channel]);
+                for n in 0..N {
+                    sums[m][n] = value.mul_add(weights[n], sums[m][n]);
                 }
             }
         }
@@ -153,17 +290,9 @@ unsafe fn write<V: Vector, const M: usize, const N: usize>(sums: [[V; N]; M], ti
         let start = lane * finish.stride + tile.first;
         // SAFETY: the caller vouches for it.
         let output = unsafe { finish.output.part(start, M) };
-        let bias = finish.bias.map_or(V::zero(), |bias| V::load(&bias[lane]));
-        let residual = finish.residual.map(|residual| &residual[start..start + M]);
-        for m in 0..M {
-            let mut sum = sums[m][n].add(bias);
-            if let Some(residual) = residual {
-                sum = sum.add(V::load(&residual[m]));
-            }
-            if finish.relu {
-                sum = sum.max(V::zero());
-            }
-            sum.store(&mut output[m]);
+        let bias = finish.bias::<V>(lane);
+        for (m, output) in output.iter_mut().enumerate() {
+            finish.write(sums[m][n].add(bias), start + m, output);
         }
     }
 }

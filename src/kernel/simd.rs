@@ -14,6 +14,8 @@ pub struct Lane(pub [f32; WIDTH]);
 pub(super) trait Vector: Copy {
     /// Rows and lanes of the largest tile of products whose sums stay in registers.
     const TILE: (usize, usize);
+    /// Channels of inputs and lanes of gradients of the largest tile of a weight's gradient whose sums stay in registers.
+    const GRADIENT_TILE: (usize, usize);
 
     fn splat(value: f32) -> Self;
     fn load(lane: &Lane) -> Self;
@@ -75,6 +77,19 @@ impl Level {
         }
     }
 
+    /// Channels and lanes of this level's largest tile of a weight's gradient.
+    pub(super) fn gradient_tile(self) -> (usize, usize) {
+        match self {
+            Self::Portable => Portable::GRADIENT_TILE,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => x86::Avx2::GRADIENT_TILE,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => x86::Avx512::GRADIENT_TILE,
+            #[cfg(not(target_arch = "x86_64"))]
+            _ => Portable::GRADIENT_TILE,
+        }
+    }
+
     /// Runs `work` with this level's vectors.
     ///
     /// # Panics
@@ -124,6 +139,7 @@ impl Portable {
 
 impl Vector for Portable {
     const TILE: (usize, usize) = (2, 1);
+    const GRADIENT_TILE: (usize, usize) = (4, 1);
 
     #[inline(always)]
     fn splat(value: f32) -> Self {
@@ -226,6 +242,7 @@ mod x86 {
 
     impl Vector for Avx512 {
         const TILE: (usize, usize) = (14, 2);
+        const GRADIENT_TILE: (usize, usize) = (8, 2);
 
         #[inline(always)]
         fn splat(value: f32) -> Self {
@@ -302,6 +319,7 @@ mod x86 {
 
     impl Vector for Avx2 {
         const TILE: (usize, usize) = (6, 1);
+        const GRADIENT_TILE: (usize, usize) = (4, 1);
 
         #[inline(always)]
         fn splat(value: f32) -> Self {

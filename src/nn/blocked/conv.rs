@@ -29,7 +29,13 @@ pub(in crate::nn) fn conv(conv: &Conv2d, input: Tensor<5>) -> Tensor<5> {
     let [_, images, side] = extents(&input);
     let lanes = storage::lanes(&input);
     let pixels = storage::images(&lanes, extents(&input));
-    let output = train::forward(team(), shape, pixels, &storage::numbers(&weights), bias.as_ref().map(|b| storage::numbers(b)).as_deref());
+    let output = train::forward(
+        team(),
+        shape,
+        pixels,
+        &storage::numbers(&weights),
+        bias.as_ref().map(|b| storage::numbers(b)).as_deref(),
+    );
     drop(lanes);
     let output = storage::blocked(output, images, shape.side(side));
     from_primitive(match Convolve.prepare::<NoCheckpointing>(nodes).compute_bound().stateful() {
@@ -51,8 +57,7 @@ pub(in crate::nn) fn stem(conv: &Conv2d, input: Tensor<4>) -> Tensor<5> {
         team(),
         shape,
         &storage::numbers(&input),
-        images,
-        side,
+        (images, side),
         &storage::numbers(&weights),
         bias.as_ref().map(|b| storage::numbers(b)).as_deref(),
     );
@@ -106,7 +111,7 @@ impl Backward<Flex, 2> for Convolve {
         if let Some(node) = weight_node {
             let pixels = storage::lanes(input);
             let sums = train::weight_gradient(team(), *shape, storage::images(&pixels, extents(input)), output);
-            gradients.register::<Flex>(node.id, storage::plain(sums, ops.state.weight_shape()));
+            gradients.register::<Flex>(node.id, storage::plain(sums.into_bytes(), ops.state.weight_shape()));
         }
         if let Some(node) = input_node {
             let lanes = train::input_gradient(team(), *shape, side, output, &storage::numbers(weights));
@@ -125,12 +130,12 @@ impl Backward<Flex, 1> for Stem {
         let gradient = gradients.consume::<Flex>(&ops.node);
         let [weight_node] = ops.parents;
         let Convolved { shape, input, .. } = &ops.state;
-        let [images, _, side, _] = input.layout().shape().dims();
+        let [_, _, side, _] = input.layout().shape().dims();
         let lanes = storage::lanes(&gradient);
         let output = storage::images(&lanes, extents(&gradient));
         if let Some(node) = weight_node {
-            let sums = train::stem_weight_gradient(team(), *shape, &storage::numbers(input), images, side, output);
-            gradients.register::<Flex>(node.id, storage::plain(sums, ops.state.weight_shape()));
+            let sums = train::stem_weight_gradient(team(), *shape, &storage::numbers(input), side, output);
+            gradients.register::<Flex>(node.id, storage::plain(sums.into_bytes(), ops.state.weight_shape()));
         }
     }
 }

@@ -13,7 +13,7 @@ use burn::{
     },
     module::RunningState,
     nn::BatchNorm,
-    tensor::Tensor,
+    tensor::{Bytes, Tensor},
 };
 
 use super::{Cpu, extents, from_primitive, into_primitive, storage};
@@ -151,8 +151,8 @@ impl<const N: usize> Backward<Flex, N> for Normalise {
         let channels = [of_parameters.gamma.len()];
         let all = [
             of_input,
-            storage::plain(of_parameters.gamma, channels),
-            storage::plain(of_parameters.beta, channels),
+            storage::plain(Bytes::from_elems(of_parameters.gamma), channels),
+            storage::plain(Bytes::from_elems(of_parameters.beta), channels),
         ];
         for (parent, gradient) in ops.parents.iter().zip(all) {
             if let Some(node) = parent {

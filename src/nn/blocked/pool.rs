@@ -9,7 +9,7 @@ use burn::{
             ops::{Backward, Ops, OpsKind},
         },
     },
-    tensor::Tensor,
+    tensor::{Bytes, Tensor},
 };
 
 use super::{extents, from_primitive, into_primitive, storage};
@@ -43,7 +43,7 @@ pub(in crate::nn) fn mean(input: Tensor<5>) -> Tensor<2> {
     let channels = lanes * WIDTH;
     let means = pool::mean(storage::images(&storage::lanes(&input), extents(&input)), channels);
     drop(input);
-    let output = storage::plain(means, [images, channels]);
+    let output = storage::plain(Bytes::from_elems(means), [images, channels]);
     from_primitive(match Mean.prepare::<NoCheckpointing>([node]).compute_bound().stateful() {
         OpsKind::Tracked(preparation) => preparation.finish(Averaged { images, channels, side }, output),
         OpsKind::UnTracked(preparation) => preparation.finish(output),

@@ -8,6 +8,8 @@ mod conv;
 mod norm;
 mod pool;
 mod storage;
+#[cfg(test)]
+mod tests;
 
 use burn::{
     backend::{Autodiff, Flex, flex::FlexTensor, tensor::FloatTensor},

@@ -56,7 +56,7 @@ impl ResNet50 {
     }
 
     /// Through Burn's modules: on a GPU, and in inference.
-    fn forward_plain(&self, input: Tensor<4>) -> Tensor<2> {
+    pub(super) fn forward_plain(&self, input: Tensor<4>) -> Tensor<2> {
         let stem = relu(self.bn1.forward(self.conv1.forward(input))); // [batch, 64, side / 2, side / 2]
         let mut x = max_pool2d(stem, stem_pool()); // [batch, 64, side / 4, side / 4]
         for block in [&self.layer1, &self.layer2, &self.layer3, &self.layer4].into_iter().flatten() {

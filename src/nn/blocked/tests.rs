@@ -1,0 +1,194 @@
+//! The blocked layers against Burn's own modules and autodiff.
+
+use std::collections::BTreeMap;
+
+use burn::{
+    module::{Module, ModuleVisitor, Param},
+    nn::loss::CrossEntropyLossConfig,
+    optim::{AdamConfig, GradientsParams, ModuleOptimizer},
+    tensor::{Device, Int, Tensor, TensorData},
+};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use crate::{
+    domain::{Architecture, BlockVariant, ClassList, ModelSpec, Normalisation, Scope},
+    nn::{Network, adam, body::Body, tensors},
+};
+
+const CLASSES: usize = 3;
+
+/// Gradients, or statistics, by the parameter's name.
+type Named = BTreeMap<String, Vec<f32>>;
+
+fn spec(block_variant: BlockVariant) -> ModelSpec {
+    ModelSpec {
+        architecture: Architecture::ResNet50,
+        block_variant,
+        classes: ClassList::default(),
+        image_size: 64,
+        normalisation: Normalisation { scale: 1.0 / 255.0, mean: [0.5; 3], std: [0.25; 3] },
+        dropout: 0.0,
+    }
+}
+
+/// Noise with a class each, which the seed draws.
+fn batch(seed: u64, images: usize, side: usize) -> (Tensor<4>, Tensor<1, Int>) {
+    let device = Device::flex().autodiff();
+    let mut generator = ChaCha8Rng::seed_from_u64(seed);
+    let pixels: Vec<f32> = (0..images * 3 * side * side).map(|_| generator.random_range(-1.0..1.0)).collect();
+    let classes: Vec<i32> = (0..images).map(|image| (image % CLASSES) as i32).collect();
+    let input = Tensor::from_data(TensorData::new(pixels, [images, 3, side, side]), &device);
+    (input, Tensor::from_data(TensorData::new(classes, [images]), &device))
+}
+
+/// The mean cross-entropy, through the blocked layers or Burn's modules.
+fn loss(network: &Network, (input, classes): (Tensor<4>, Tensor<1, Int>), blocked: bool) -> Tensor<1> {
+    let Body::ResNet50(body) = &network.body else { unreachable!("the spec is a ResNet's") };
+    let features = if blocked { body.forward(input) } else { body.forward_plain(input) };
+    let logits = network.classify(features);
+    CrossEntropyLossConfig::new().init(&logits.device()).forward(logits, classes)
+}
+
+/// The same random network twice; `change` may change a tensor of the body.
+fn networks(variant: BlockVariant, change: impl Fn(&str, &mut [f32])) -> [Network; 2] {
+    let spec = spec(variant);
+    let mut network = Network::random(&spec, 3, &Device::flex());
+    let mut body = tensors::collect(&network.body);
+    body.iter_mut().for_each(|(name, tensor)| change(name, &mut tensor.values));
+    network.body = tensors::replace(network.body, body, "").unwrap();
+    let file = network.to_bytes(&spec);
+    [(); 2].map(|()| Network::from_bytes(&file, &Device::flex()).unwrap().0.for_step(Scope::All))
+}
+
+/// Sets the body's batch normalisations so that no ReLU is near its corner: a channel is open or shut on all images. Else the last
+/// digit of an input decides for some units whether their gradient counts at all.
+fn settle(name: &str, values: &mut [f32]) {
+    let is_norm = name.contains("bn") || name.contains("downsample.1");
+    for (channel, value) in values.iter_mut().enumerate() {
+        match name.rsplit('.').next() {
+            Some("weight") if is_norm => *value = 0.4 + 0.1 * (channel % 3) as f32,
+            Some("bias") if name.contains("bn3") && channel % 4 == 3 => *value = -50.0,
+            Some("bias") if name.contains("bn1") || name.contains("bn2") => *value = [3.0, -3.0][channel % 2],
+            Some("bias") if is_norm => *value = 3.0,
+            Some("bias") => *value = 0.1 * (channel % 7) as f32, // of a convolution: moves the running mean
+            _ => {}
+        }
+    }
+}
+
+struct Gradients<'a> {
+    gradients: GradientsParams,
+    names: std::vec::IntoIter<(String, Vec<usize>)>,
+    found: &'a mut Named,
+}
+
+impl ModuleVisitor for Gradients<'_> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let (name, _) = self.names.next().unwrap();
+        if let Some(gradient) = self.gradients.get::<D>(param.id) {
+            self.found.insert(name, gradient.into_data().try_into_vec().unwrap());
+        }
+    }
+}
+
+fn gradients(network: &Network, loss: &Tensor<1>) -> Named {
+    let mut found = Named::new();
+    let gradients = GradientsParams::from_grads(loss.backward(), network);
+    network.visit(&mut Gradients { gradients, names: tensors::layout(network).into_iter(), found: &mut found });
+    found
+}
+
+/// How far one is from the other, as a share of its length.
+fn apart(one: &[f32], other: &[f32]) -> f64 {
+    let length = |numbers: &mut dyn Iterator<Item = f64>| numbers.map(|number| number * number).sum::<f64>().sqrt();
+    let difference = length(&mut one.iter().zip(other).map(|(a, b)| f64::from(a - b)));
+    difference / length(&mut other.iter().copied().map(f64::from))
+}
+
+fn is_bias_of_a_convolution(name: &str) -> bool {
+    name.ends_with(".bias") && (name.contains("conv") || name.contains("downsample.0"))
+}
+
+/// The gradients of a batch normalisation's scale and shift together: where no ReLU turns a shift into something else, the next
+/// normalisation takes it out, and its own gradient is nothing but rounding.
+fn with_shift(name: &str, gradients: &Named) -> Vec<f32> {
+    let shift = name.strip_suffix("weight").and_then(|norm| gradients.get(&format!("{norm}bias")));
+    let is_norm = name.contains("bn") || name.contains("downsample.1") || name.contains("head.norm");
+    [gradients[name].as_slice(), shift.filter(|_| is_norm).map_or(&[], Vec::as_slice)].concat()
+}
+
+#[test]
+fn gradients_and_statistics_are_those_of_burns_modules() {
+    for variant in [BlockVariant::V1, BlockVariant::V1_5] {
+        let [blocked, plain] = networks(variant, settle);
+        let found = gradients(&blocked, &loss(&blocked, batch(5, 8, 64), true));
+        let expected = gradients(&plain, &loss(&plain, batch(5, 8, 64), false));
+        let weights: Vec<&String> = expected.keys().filter(|name| name.ends_with("weight")).collect();
+        assert_eq!(weights.len(), 53 + 53 + 1 + 5);
+        for name in weights {
+            let apart = apart(&with_shift(name, &found), &with_shift(name, &expected));
+            if apart > 2e-4 { println!("{name} {apart:e}"); }
+            assert!(apart < 1e-3, "{variant:?}: the gradient of {name} is {apart:e} of its length away");
+        }
+        let [found, expected] = [&blocked, &plain].map(|network| tensors::collect(&network.body));
+        for (name, expected) in expected.iter().filter(|(name, _)| name.contains("running")) {
+            let apart = apart(&found[name].values, &expected.values);
+            assert!(apart < 1e-5, "{variant:?}: {name} is {apart:e} of its length away");
+        }
+    }
+}
+
+#[test]
+fn a_bias_before_a_normalisation_gets_no_gradient_and_needs_none() {
+    let [blocked, plain] = networks(BlockVariant::V1_5, settle);
+    let found = gradients(&blocked, &loss(&blocked, batch(5, 4, 32), true));
+    let expected = gradients(&plain, &loss(&plain, batch(5, 4, 32), false));
+    let length = |numbers: &[f32]| numbers.iter().map(|number| f64::from(*number).powi(2)).sum::<f64>().sqrt();
+    for (name, gradient) in expected.iter().filter(|(name, _)| is_bias_of_a_convolution(name)) {
+        let weights = &expected[&name.replace("bias", "weight")];
+        assert!(!found.contains_key(name));
+        assert!(length(gradient) < 1e-3 * length(weights), "{name}: {} beside {}", length(gradient), length(weights));
+    }
+}
+
+#[test]
+fn random_weights_are_no_further_from_burns_than_a_millionth_of_noise_brings_burns_from_itself() {
+    let [blocked, plain] = networks(BlockVariant::V1_5, |_, _| ());
+    let (input, classes) = batch(5, 8, 32);
+    let (noise, _) = batch(6, 8, 32);
+    let noisy = input.clone() + noise.mul_scalar(1e-6);
+    let found = gradients(&blocked, &loss(&blocked, (input.clone(), classes.clone()), true));
+    let expected = gradients(&plain, &loss(&plain, (input, classes.clone()), false));
+    let moved = gradients(&plain, &loss(&plain, (noisy, classes), false));
+    let median = |gradients: &Named| {
+        let names = expected.keys().filter(|name| !is_bias_of_a_convolution(name));
+        let mut apart: Vec<f64> = names.map(|name| apart(&gradients[name], &expected[name])).collect();
+        apart.sort_by(f64::total_cmp);
+        apart[apart.len() / 2]
+    };
+    println!("{} {}", median(&found), median(&moved));
+    assert!(median(&found) < median(&moved), "{} and {}", median(&found), median(&moved));
+}
+
+#[test]
+fn thirty_steps_give_the_same_losses() {
+    let [blocked, plain] = networks(BlockVariant::V1_5, settle);
+    let curve = |mut network: Network, mut optimizer: ModuleOptimizer, blocked: bool| -> Vec<f32> {
+        let step = |step: u64| {
+            let loss = loss(&network, batch(step % 2, 8, 32), blocked);
+            let gradients = GradientsParams::from_grads(loss.backward(), &network);
+            network = optimizer.step(1e-4, network.clone(), gradients);
+            loss.into_scalar::<f32>()
+        };
+        (0..30).map(step).collect()
+    };
+    let found = curve(blocked, adam(), true);
+    let expected = curve(plain, AdamConfig::new().with_epsilon(1e-7).init(), false);
+    println!("{found:?}");
+    println!("{expected:?}");
+    assert!(expected[29] < expected[0] / 2.0, "it learns: {expected:?}");
+    for (found, expected) in found.iter().zip(&expected) {
+        assert!((found - expected).abs() < 0.01 * expected, "{found} instead of {expected}");
+    }
+}

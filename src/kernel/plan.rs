@@ -8,9 +8,9 @@ use parking_lot::Mutex;
 use super::{
     columns::Columns,
     conv::ConvShape,
-    product,
+    product::Measures,
     shared::Shared,
-    simd::{Lane, Level, WIDTH},
+    simd::{Lane, WIDTH},
     stem::Planes,
     team::Team,
     zeros,
@@ -136,7 +136,7 @@ impl Plan {
         for (buffer, size) in slots.iter_mut().zip(&self.slots) {
             grow(buffer, size * images.len());
         }
-        grow(scratch, self.scratch(team.level(), planes, images.len()));
+        grow(scratch, self.scratch(team, planes, images.len()));
         let result = self.place(self.result);
         let mut means = zeros(result.lanes * images.len());
         let pass = Pass {
@@ -158,10 +158,10 @@ impl Plan {
         written.expect("a step writes the result").output
     }
 
-    fn scratch(&self, level: Level, planes: Planes<'_>, images: usize) -> usize {
-        let stem = product::scratch(&Columns::Stem(planes), level);
+    fn scratch(&self, team: &Team, planes: Planes<'_>, images: usize) -> usize {
+        let stem = Measures::of(&Columns::Stem(planes)).scratch(team);
         let step = |step: &Ready| match &step.work {
-            Kind::Convolve { convolution, .. } => convolution.scratch(level, images, step),
+            Kind::Convolve { convolution, .. } => convolution.scratch(team, images, step),
             Kind::MaxPool => 0,
         };
         self.steps.iter().map(step).max().unwrap_or(0).max(stem)

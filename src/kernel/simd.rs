@@ -23,6 +23,9 @@ pub(super) trait Vector: Copy {
     fn add(self, other: Self) -> Self;
     fn sub(self, other: Self) -> Self;
     fn max(self, other: Self) -> Self;
+    /// Asks for a lane that will be read or written soon.
+    #[inline(always)]
+    fn prefetch(_lane: &Lane) {}
     /// `self * factor + summand`
     fn mul_add(self, factor: Self, summand: Self) -> Self;
 
@@ -172,9 +175,9 @@ impl Vector for Portable {
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use std::arch::x86_64::{
-        __m256, __m512, _mm256_add_ps, _mm256_fmadd_ps, _mm256_load_ps, _mm256_max_ps, _mm256_set1_ps, _mm256_store_ps,
-        _mm256_sub_ps, _mm512_add_ps, _mm512_fmadd_ps, _mm512_load_ps, _mm512_max_ps, _mm512_set1_ps, _mm512_store_ps,
-        _mm512_sub_ps,
+        __m256, __m512, _MM_HINT_T0, _mm_prefetch, _mm256_add_ps, _mm256_fmadd_ps, _mm256_load_ps, _mm256_max_ps,
+        _mm256_set1_ps, _mm256_store_ps, _mm256_sub_ps, _mm512_add_ps, _mm512_fmadd_ps, _mm512_load_ps, _mm512_max_ps,
+        _mm512_set1_ps, _mm512_store_ps, _mm512_sub_ps,
     };
 
     use super::{Lane, Vector, WIDTH, Work};
@@ -200,8 +203,13 @@ mod x86 {
     pub(super) struct Avx512(__m512);
 
     impl Vector for Avx512 {
-        const TILE: (usize, usize) = (14, 2);
+        const TILE: (usize, usize) = (8, 2);
         const GRADIENT_TILE: (usize, usize) = (8, 2);
+
+        #[inline(always)]
+        fn prefetch(lane: &Lane) {
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(lane.0.as_ptr().cast()) }
+        }
 
         #[inline(always)]
         fn splat(value: f32) -> Self {
@@ -246,6 +254,11 @@ mod x86 {
     impl Vector for Avx2 {
         const TILE: (usize, usize) = (6, 1);
         const GRADIENT_TILE: (usize, usize) = (4, 1);
+
+        #[inline(always)]
+        fn prefetch(lane: &Lane) {
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(lane.0.as_ptr().cast()) }
+        }
 
         #[inline(always)]
         fn splat(value: f32) -> Self {

@@ -7,7 +7,7 @@ use super::{
     conv::{ConvShape, Images},
     gradient,
     pack::{Direction, Source, Weights},
-    product::{self, Finish},
+    product::{self, Finish, Measures},
     shared::Shared,
     simd::{Lane, Level, WIDTH},
     stem::{self, Planes},
@@ -88,7 +88,7 @@ pub fn stem_forward(
     let source = Source::new(shape, weights, Direction::Forward);
     let bias = bias.map(|bias| bias_lanes(shape, bias));
     let (inputs, outputs) = (stem::inputs(shape), shape.outputs.div_ceil(WIDTH));
-    let (mut packed, mut scratch) = (zeros(stem::packed(shape)), zeros(product::scratch(&columns, team.level())));
+    let (mut packed, mut scratch) = (zeros(stem::packed(shape)), zeros(Measures::of(&columns).scratch(team)));
     let mut output = zeros(outputs * columns.pixels());
     let (packed, scratch, result) = (Shared::new(&mut packed), Shared::new(&mut scratch), Shared::new(&mut output));
     team.run(|member| {
@@ -162,7 +162,7 @@ fn convolve(team: &Team, input: Images<'_>, side: usize, source: Source<'_>, bia
 fn by_winograd(team: &Team, input: Images<'_>, source: Source<'_>, finish: &Finish<'_>) {
     let layer = Winograd::of(&source);
     let length = winograd::packed(&source);
-    let (mut points, mut scratch) = (zeros(length), zeros(layer.scratch(input.images, input.side)));
+    let (mut points, mut scratch) = (zeros(length), zeros(layer.scratch(team, input.images, input.side)));
     let (points, scratch) = (Shared::new(&mut points), Shared::new(&mut scratch));
     team.run(|member| {
         // SAFETY: the buffers are the caller's and this function's, and the points are written before they are read.
@@ -175,7 +175,7 @@ fn by_winograd(team: &Team, input: Images<'_>, source: Source<'_>, finish: &Fini
 
 fn directly(team: &Team, input: Images<'_>, side: usize, source: Source<'_>, finish: &Finish<'_>) {
     let columns = Columns::new(source.shape(), source.direction(), input, side);
-    let (mut packed, mut scratch) = (zeros(source.packed()), zeros(product::scratch(&columns, team.level())));
+    let (mut packed, mut scratch) = (zeros(source.packed()), zeros(Measures::of(&columns).scratch(team)));
     let (packed, scratch) = (Shared::new(&mut packed), Shared::new(&mut scratch));
     team.run(|member| {
         // SAFETY: the buffers are the caller's and this function's, and the weights are written before they are read.
@@ -224,9 +224,8 @@ fn sum_products(team: &Team, columns: Columns<'_>, gradient: Images<'_>) -> Vec<
 
 fn winograd_weight_gradient(team: &Team, shape: ConvShape, input: Images<'_>, gradient: Images<'_>) -> Vec<f32> {
     let (inputs, outputs) = (shape.inputs.div_ceil(WIDTH), shape.outputs.div_ceil(WIDTH));
-    let layer = Winograd { points: &[], inputs, outputs };
     let mut sums = zeros(winograd::POINTS * inputs * WIDTH * outputs);
-    let mut scratch = zeros(layer.scratch(input.images, input.side));
+    let mut scratch = zeros(winograd::gradient_scratch(inputs, outputs, input.images, input.side));
     let (shared, scratch) = (Shared::new(&mut sums), Shared::new(&mut scratch));
     team.run(|member| {
         // SAFETY: the buffers are this function's.

@@ -7,7 +7,7 @@ use super::{
     conv::Images,
     product::share,
     shared::Shared,
-    simd::{Lane, Level, Vector, WIDTH, Work},
+    simd::{Lane, Vector, WIDTH, Work},
     team::Member,
 };
 

@@ -9,7 +9,7 @@ use super::{
     pack::{Direction, Source, Weights},
     product::{self, Finish, Measures},
     shared::Shared,
-    simd::{Lane, Level, WIDTH},
+    simd::{Lane, WIDTH},
     stem::{self, Planes},
     team::Team,
     winograd::{self, Winograd},

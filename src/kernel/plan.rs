@@ -67,6 +67,9 @@ pub enum Step {
     },
 }
 
+/// Images that go through together: more would not be faster, and take more memory.
+const TOGETHER: usize = 8;
+
 /// A network compiled for one size of images.
 #[derive(Debug)]
 pub struct Plan {
@@ -128,6 +131,10 @@ impl Plan {
     /// # Panics
     /// If an image is not of that side.
     pub fn features(&self, team: &Team, images: &[&[u8]]) -> Vec<Vec<f32>> {
+        images.chunks(TOGETHER).flat_map(|images| self.pass(team, images)).collect()
+    }
+
+    fn pass(&self, team: &Team, images: &[&[u8]]) -> Vec<Vec<f32>> {
         let planes = self.stem.planes(images, self.side);
         let planes = Planes::new(self.stem.shape, images.len(), self.side, &planes);
         let mut buffers = self.buffers.lock();

@@ -14,15 +14,23 @@
     reason = "loops over indices of a fixed size become straight code; what is passed to an iterator is compiled without the vectors"
 )]
 
+pub mod adam;
 mod columns;
 mod conv;
+#[cfg(test)]
+mod fixtures;
 mod gradient;
+pub mod memory;
+pub mod norm;
 mod pack;
+mod parts;
 mod plan;
+pub mod pool;
 mod product;
 mod shared;
 mod simd;
 mod stem;
+mod sweeps;
 mod team;
 pub mod train;
 mod winograd;

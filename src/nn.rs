@@ -8,6 +8,7 @@
 //!   uses nor touches its statistics; the features are lifted with `Tensor::autodiff` for the head;
 //! - step `all`: [`Network::for_step`] puts both on the autodiff device; so must the input be.
 
+mod blocked;
 mod body;
 mod compiled;
 mod device;

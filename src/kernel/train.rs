@@ -6,6 +6,7 @@ use super::{
     columns::Columns,
     conv::{ConvShape, Images},
     gradient,
+    memory::{Buffer, Numbers},
     pack::{Direction, Source, Weights},
     product::{self, Finish, Measures},
     shared::Shared,
@@ -13,14 +14,13 @@ use super::{
     stem::{self, Planes},
     team::Team,
     winograd::{self, Winograd},
-    zeros,
 };
 
 /// A convolution of `input`; weights `[outputs, inputs, kernel, kernel]`.
 ///
 /// # Panics
 /// If images, weights or biases are not those of the shape.
-pub fn forward(team: &Team, shape: ConvShape, input: Images<'_>, weights: &[f32], bias: Option<&[f32]>) -> Vec<Lane> {
+pub fn forward(team: &Team, shape: ConvShape, input: Images<'_>, weights: &[f32], bias: Option<&[f32]>) -> Buffer {
     input.check(shape.inputs);
     let bias = bias.map(|bias| bias_lanes(shape, bias));
     convolve(team, input, shape.side(input.side), Source::new(shape, weights, Direction::Forward), bias.as_deref())
@@ -36,7 +36,7 @@ pub fn input_gradient(
     input_side: usize,
     gradient: Images<'_>,
     weights: &[f32],
-) -> Vec<Lane> {
+) -> Buffer {
     gradient.check(shape.outputs);
     let source = Source::new(shape, weights, Direction::Backward);
     if shape.kernel > 1 || shape.stride == 1 {
@@ -52,7 +52,7 @@ pub fn input_gradient(
 ///
 /// # Panics
 /// If input or gradient are not those of the shape.
-pub fn weight_gradient(team: &Team, shape: ConvShape, input: Images<'_>, gradient: Images<'_>) -> Vec<f32> {
+pub fn weight_gradient(team: &Team, shape: ConvShape, input: Images<'_>, gradient: Images<'_>) -> Numbers {
     input.check(shape.inputs);
     gradient.check(shape.outputs);
     if winograd::suits(shape) {
@@ -82,14 +82,15 @@ pub fn stem_forward(
     (images, side): (usize, usize),
     weights: &[f32],
     bias: Option<&[f32]>,
-) -> Vec<Lane> {
+) -> Buffer {
     let values = planes(shape, input, images, side);
     let columns = Columns::Stem(Planes::new(shape, images, side, &values));
     let source = Source::new(shape, weights, Direction::Forward);
     let bias = bias.map(|bias| bias_lanes(shape, bias));
     let (inputs, outputs) = (stem::inputs(shape), shape.outputs.div_ceil(WIDTH));
-    let (mut packed, mut scratch) = (zeros(stem::packed(shape)), zeros(Measures::of(&columns).scratch(team)));
-    let mut output = zeros(outputs * columns.pixels());
+    let (mut packed, mut scratch) =
+        (Buffer::zeros(stem::packed(shape)), Buffer::new(Measures::of(&columns).scratch(team)));
+    let mut output = Buffer::new(outputs * columns.pixels());
     let (packed, scratch, result) = (Shared::new(&mut packed), Shared::new(&mut scratch), Shared::new(&mut output));
     team.run(|member| {
         let finish = Finish { bias: bias.as_deref(), ..Finish::plain(result, columns.pixels()) };
@@ -113,7 +114,7 @@ pub fn stem_weight_gradient(
     input: &[f32],
     side: usize,
     gradient: Images<'_>,
-) -> Vec<f32> {
+) -> Numbers {
     gradient.check(shape.outputs);
     let values = planes(shape, input, gradient.images, side);
     let columns = Columns::Stem(Planes::new(shape, gradient.images, side, &values));
@@ -144,11 +145,11 @@ pub(super) fn bias_lanes(shape: ConvShape, bias: &[f32]) -> Vec<Lane> {
 }
 
 /// Packs the weights and multiplies, whichever way is faster.
-fn convolve(team: &Team, input: Images<'_>, side: usize, source: Source<'_>, bias: Option<&[Lane]>) -> Vec<Lane> {
+fn convolve(team: &Team, input: Images<'_>, side: usize, source: Source<'_>, bias: Option<&[Lane]>) -> Buffer {
     let pixels = input.images * side * side;
     let (_, outputs) = source.channels();
     let outputs = outputs.div_ceil(WIDTH);
-    let mut output = zeros(outputs * pixels);
+    let mut output = Buffer::new(outputs * pixels);
     let shared = Shared::new(&mut output);
     let finish = Finish { bias, ..Finish::plain(shared, pixels) };
     if winograd::suits(source.shape()) {
@@ -162,7 +163,8 @@ fn convolve(team: &Team, input: Images<'_>, side: usize, source: Source<'_>, bia
 fn by_winograd(team: &Team, input: Images<'_>, source: Source<'_>, finish: &Finish<'_>) {
     let layer = Winograd::of(&source);
     let length = winograd::packed(&source);
-    let (mut points, mut scratch) = (zeros(length), zeros(layer.scratch(team, input.images, input.side)));
+    let (mut points, mut scratch) =
+        (room_for(&source, length), Buffer::new(layer.scratch(team, input.images, input.side)));
     let (points, scratch) = (Shared::new(&mut points), Shared::new(&mut scratch));
     team.run(|member| {
         // SAFETY: the buffers are the caller's and this function's, and the points are written before they are read.
@@ -175,7 +177,8 @@ fn by_winograd(team: &Team, input: Images<'_>, source: Source<'_>, finish: &Fini
 
 fn directly(team: &Team, input: Images<'_>, side: usize, source: Source<'_>, finish: &Finish<'_>) {
     let columns = Columns::new(source.shape(), source.direction(), input, side);
-    let (mut packed, mut scratch) = (zeros(source.packed()), zeros(Measures::of(&columns).scratch(team)));
+    let (mut packed, mut scratch) =
+        (room_for(&source, source.packed()), Buffer::new(Measures::of(&columns).scratch(team)));
     let (packed, scratch) = (Shared::new(&mut packed), Shared::new(&mut scratch));
     team.run(|member| {
         // SAFETY: the buffers are the caller's and this function's, and the weights are written before they are read.
@@ -187,11 +190,16 @@ fn directly(team: &Team, input: Images<'_>, side: usize, source: Source<'_>, fin
     });
 }
 
+/// A buffer for packed weights, of zeros where packing does not write: inputs that are missing to a whole lane.
+fn room_for(source: &Source<'_>, packed: usize) -> Buffer {
+    if source.channels().0.is_multiple_of(WIDTH) { Buffer::new(packed) } else { Buffer::zeros(packed) }
+}
+
 /// Puts pixels where a stride left them, and zeros between.
-fn spread(team: &Team, shape: ConvShape, side: usize, dense: Images<'_>) -> Vec<Lane> {
+fn spread(team: &Team, shape: ConvShape, side: usize, dense: Images<'_>) -> Buffer {
     let pixels = dense.images * side * side;
     let lanes = shape.inputs.div_ceil(WIDTH);
-    let mut output = zeros(lanes * pixels);
+    let mut output = Buffer::zeros(lanes * pixels);
     let shared = Shared::new(&mut output);
     team.run(|member| {
         member.each(lanes, |lane| {
@@ -210,10 +218,10 @@ fn spread(team: &Team, shape: ConvShape, side: usize, dense: Images<'_>) -> Vec<
 }
 
 /// The packed sums over all pixels of columns times gradients.
-fn sum_products(team: &Team, columns: Columns<'_>, gradient: Images<'_>) -> Vec<Lane> {
+fn sum_products(team: &Team, columns: Columns<'_>, gradient: Images<'_>) -> Buffer {
     let outputs = gradient.lanes.len() / gradient.pixels();
-    let mut sums = zeros(outputs * columns.lanes() * WIDTH);
-    let mut scratch = zeros(gradient::scratch(&columns));
+    let mut sums = Buffer::zeros(outputs * columns.lanes() * WIDTH);
+    let mut scratch = Buffer::new(gradient::scratch(&columns));
     let (shared, scratch) = (Shared::new(&mut sums), Shared::new(&mut scratch));
     team.run(|member| {
         // SAFETY: the buffers are this function's.
@@ -222,10 +230,10 @@ fn sum_products(team: &Team, columns: Columns<'_>, gradient: Images<'_>) -> Vec<
     sums
 }
 
-fn winograd_weight_gradient(team: &Team, shape: ConvShape, input: Images<'_>, gradient: Images<'_>) -> Vec<f32> {
+fn winograd_weight_gradient(team: &Team, shape: ConvShape, input: Images<'_>, gradient: Images<'_>) -> Numbers {
     let (inputs, outputs) = (shape.inputs.div_ceil(WIDTH), shape.outputs.div_ceil(WIDTH));
-    let mut sums = zeros(winograd::POINTS * inputs * WIDTH * outputs);
-    let mut scratch = zeros(winograd::gradient_scratch(inputs, outputs, input.images, input.side));
+    let mut sums = Buffer::zeros(winograd::POINTS * inputs * WIDTH * outputs);
+    let mut scratch = Buffer::new(winograd::gradient_scratch(inputs, outputs, input.images, input.side));
     let (shared, scratch) = (Shared::new(&mut sums), Shared::new(&mut scratch));
     team.run(|member| {
         // SAFETY: the buffers are this function's.
@@ -237,8 +245,8 @@ fn winograd_weight_gradient(team: &Team, shape: ConvShape, input: Images<'_>, gr
 }
 
 /// Weights `[outputs, inputs, kernel, kernel]`: `write(lane of outputs, rows)` writes the rows of sixteen outputs.
-fn unpack(team: &Team, shape: ConvShape, write: impl Fn(usize, &mut [f32]) + Sync) -> Vec<f32> {
-    let mut weights = vec![0.0; shape.weights()];
+fn unpack(team: &Team, shape: ConvShape, write: impl Fn(usize, &mut [f32]) + Sync) -> Numbers {
+    let mut weights = Numbers::new(shape.weights());
     let rows = Mutex::new(weights.chunks_mut(WIDTH * shape.weights() / shape.outputs).enumerate());
     team.run(|member| {
         member.each(shape.outputs.div_ceil(WIDTH), |_| {

@@ -11,7 +11,8 @@ use burn::{
 
 use super::{
     Session, TrainingError,
-    batches::{Epoch, Place},
+    batches::{self, Epoch, Place},
+    feed::Feed,
     session::rate,
     tally::Tally,
 };
@@ -21,18 +22,23 @@ use crate::{
 };
 
 /// What is trained, and how it comes from sample indices to logits.
-pub(super) struct Fit<'a> {
+pub(super) struct Fit<'a, const RANK: usize> {
     /// Stage and step; the epoch is ignored.
     pub(super) place: Place,
     /// Scope, learning rate and epochs.
     pub(super) step: &'a Step,
     /// Input side in pixels.
     pub(super) side: u32,
-    /// Logits `[batch, classes]` of the samples at the given indices, on the given device.
-    pub(super) forward: &'a dyn Fn(&Network, &[usize], &Device) -> Tensor<2>,
+    /// Input of batches of sample indices, on the given device.
+    pub(super) feed: Feeder<'a, RANK>,
+    /// Logits `[batch, classes]` of an input.
+    pub(super) forward: &'a dyn Fn(&Network, Tensor<RANK>) -> Tensor<2>,
 }
 
-impl Fit<'_> {
+/// Makes the feed of a pass over batches of sample indices, on the given device.
+pub(super) type Feeder<'a, const RANK: usize> = &'a dyn Fn(&[Vec<usize>], &Device) -> Feed<RANK>;
+
+impl<const RANK: usize> Fit<'_, RANK> {
     /// Trains `network` for the step's epochs with a fresh optimizer, as a newly compiled Keras model has. After each epoch
     /// `epoch_done` gets its place, the network in inference mode and its tally on the selection split. Returns the last epoch's
     /// network, in inference mode.
@@ -52,8 +58,8 @@ impl Fit<'_> {
             let train;
             (network, train) = self.train_epoch(session, place, network, &mut optimizer)?;
             let snapshot = network.valid();
-            let logits = |batch: &[usize]| (self.forward)(&snapshot, batch, &job.device);
-            let selection = evaluate(session, place, &selection_split, &logits)?;
+            let logits = |input| (self.forward)(&snapshot, input);
+            let selection = evaluate(session, place, &selection_split, self.feed, &logits)?;
             self.count(|| session.meter.forward(selection_split.len(), self.side));
             let seconds = started.elapsed().as_secs_f64();
             session.epoch_done(self.record(place, train, selection.scores(), seconds))?;
@@ -76,11 +82,12 @@ impl Fit<'_> {
         let mut tally = Tally::new(job.classes.len());
         let started = Instant::now();
         network.seed_dropout(epoch.dropout_seed);
+        let mut feed = (self.feed)(&epoch.batches, &device);
         session.begin(place, epoch.batches.len())?;
         for batch in &epoch.batches {
             session.before_batch()?;
             let truth = session.truth(batch);
-            let logits = (self.forward)(&network, batch, &device);
+            let logits = (self.forward)(&network, feed.next_input()?);
             let loss = mean_cross_entropy(logits.clone(), &truth, &device);
             let gradients = GradientsParams::from_grads(loss.backward(), &network);
             network = optimizer.step(self.step.learning_rate, network, gradients);
@@ -95,6 +102,7 @@ impl Fit<'_> {
         let trained = Trained {
             scores: tally.training_scores(),
             images_per_second: rate(images, started.elapsed().as_secs_f64()),
+            data_wait_share: feed.wait_share(started),
         };
         Ok((network, trained))
     }
@@ -117,6 +125,7 @@ impl Fit<'_> {
             learning_rate: self.step.learning_rate,
             seconds,
             images_per_second: train.images_per_second,
+            data_wait_share: Some(train.data_wait_share),
         }
     }
 }
@@ -125,20 +134,24 @@ impl Fit<'_> {
 struct Trained {
     scores: EpochScores,
     images_per_second: f64,
+    data_wait_share: f64,
 }
 
 /// One pass in inference mode over the samples at `indices`.
-pub(super) fn evaluate(
+pub(super) fn evaluate<const RANK: usize>(
     session: &mut Session<'_>,
     place: Place,
     indices: &[usize],
-    logits: &dyn Fn(&[usize]) -> Tensor<2>,
+    feeder: Feeder<'_, RANK>,
+    logits: &dyn Fn(Tensor<RANK>) -> Tensor<2>,
 ) -> Result<Tally, TrainingError> {
     let job = session.job;
     let mut tally = Tally::new(job.classes.len());
-    for batch in indices.chunks(job.plan.batch_size as usize) {
+    let batches = batches::in_order(indices, job.plan.batch_size);
+    let mut feed = feeder(&batches, &job.device);
+    for batch in &batches {
         session.before_batch()?;
-        if !tally.add(logits(batch), &session.truth(batch)) {
+        if !tally.add(logits(feed.next_input()?), &session.truth(batch)) {
             return Err(not_finite(place));
         }
     }

@@ -1,6 +1,6 @@
 //! A stage: its steps at one image size, the best epoch over all of them, and that epoch's scores on every split.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use burn::tensor::Device;
 
@@ -22,7 +22,7 @@ pub(super) fn train(
     mut network: Network,
 ) -> Result<Network, TrainingError> {
     session.begin(Place { stage: number, step: 0, epoch: 0 }, 0)?;
-    let images = Images::load(session, stage.image_size, spec.normalisation.clone())?;
+    let images = Images::open(session, stage.image_size, spec.normalisation.clone())?;
     let mut best = Best::new(session.job.plan.selection.metric);
     for (step, position) in stage.steps.iter().zip(1..) {
         let place = Place { stage: number, step: position, epoch: 0 };
@@ -42,12 +42,12 @@ fn train_all(
     session: &mut Session<'_>,
     place: Place,
     step: &Step,
-    images: &Images,
+    images: &Arc<Images>,
     network: Network,
     best: &mut Best,
 ) -> Result<Network, TrainingError> {
-    let forward = |network: &Network, batch: &[usize], device: &Device| network.forward(images.input(batch, device));
-    let fit = Fit { place, step, side: images.side(), forward: &forward };
+    let feed = |batches: &[Vec<usize>], device: &Device| images.feed(batches, device);
+    let fit = Fit { place, step, side: images.side(), feed: &feed, forward: &|network, input| network.forward(input) };
     fit.run(session, network, &mut |place, network, tally| best.offer(place, tally, network))
 }
 
@@ -56,14 +56,14 @@ fn train_head(
     session: &mut Session<'_>,
     place: Place,
     step: &Step,
-    images: &Images,
+    images: &Arc<Images>,
     network: Network,
     best: &mut Best,
 ) -> Result<Network, TrainingError> {
     let needed = [session.split(Split::Train), session.split(session.job.plan.selection.split)].concat();
     let features = Features::compute(session, place, &network, images, &needed)?;
-    let forward = |network: &Network, batch: &[usize], device: &Device| network.classify(features.input(batch, device));
-    let fit = Fit { place, step, side: images.side(), forward: &forward };
+    let feed = |batches: &[Vec<usize>], device: &Device| features.feed(batches, device);
+    let fit = Fit { place, step, side: images.side(), feed: &feed, forward: &|network, input| network.classify(input) };
     fit.run(session, network, &mut |place, network, tally| best.offer(place, tally, network))
 }
 
@@ -71,11 +71,11 @@ fn train_head(
 fn evaluate(
     session: &mut Session<'_>,
     place: Place,
-    images: &Images,
+    images: &Arc<Images>,
     network: &Network,
 ) -> Result<Vec<SplitEvaluation>, TrainingError> {
-    let device = session.job.device.clone();
-    let logits = |batch: &[usize]| network.forward(images.input(batch, &device));
+    let feed = |batches: &[Vec<usize>], device: &Device| images.feed(batches, device);
+    let logits = |input| network.forward(input);
     let mut evaluations = Vec::new();
     for split in Split::ALL {
         let indices = session.split(split);
@@ -83,7 +83,7 @@ fn evaluate(
             continue;
         }
         let started = Instant::now();
-        let tally = fit::evaluate(session, place, &indices, &logits)?;
+        let tally = fit::evaluate(session, place, &indices, &feed, &logits)?;
         session.meter.forward(indices.len(), images.side());
         let seconds = started.elapsed().as_secs_f64();
         evaluations.push(SplitEvaluation { split, confusion: tally.confusion().clone(), loss: tally.loss(), seconds });

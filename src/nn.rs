@@ -31,7 +31,7 @@ pub use compiled::Compiled;
 pub use device::{DeviceChoice, devices};
 pub use file::body_spec;
 pub use import::{BodyWeights, import_weights};
-pub use input::{input_data, input_tensor};
+pub use input::input_tensor;
 pub use network::{Network, trains_body};
 
 /// What can go wrong with weights, models and devices.

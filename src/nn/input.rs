@@ -10,14 +10,6 @@ use crate::domain::Normalisation;
 /// # Panics
 /// If an image has not side*side bytes.
 pub fn input_tensor(images: &[&[u8]], side: u32, normalisation: &Normalisation, device: &Device) -> Tensor<4> {
-    Tensor::from_data(input_data(images, side, normalisation), device)
-}
-
-/// What [`input_tensor`] puts on a device: made without one, so that another thread can make it ahead.
-///
-/// # Panics
-/// If an image has not side*side bytes.
-pub fn input_data(images: &[&[u8]], side: u32, normalisation: &Normalisation) -> TensorData {
     let side = side as usize;
     let tables = (0..3).map(|channel| levels(normalisation, channel)).collect::<Vec<_>>();
     let mut values = Vec::with_capacity(images.len() * 3 * side * side);
@@ -27,7 +19,7 @@ pub fn input_data(images: &[&[u8]], side: u32, normalisation: &Normalisation) ->
             values.extend(image.iter().map(|&grey| table[usize::from(grey)]));
         }
     }
-    TensorData::new(values, [images.len(), 3, side, side])
+    Tensor::from_data(TensorData::new(values, [images.len(), 3, side, side]), device)
 }
 
 /// What each grey level becomes in a channel.

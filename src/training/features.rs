@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Instant};
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Tensor, TensorData};
 
 use super::{
     Session, TrainingError,
@@ -10,7 +10,7 @@ use super::{
     feed::Feed,
     images::Images,
 };
-use crate::nn::Network;
+use crate::nn::Compiled;
 
 /// A row of features for each sample that was asked for, by its index in the job.
 pub(super) struct Features {
@@ -19,22 +19,22 @@ pub(super) struct Features {
 }
 
 impl Features {
-    /// One pass of `network`'s body in inference mode, on the device without autodiff, over the samples at `indices`.
+    /// One pass of the network's body over the samples at `indices`.
     pub(super) fn compute(
         session: &mut Session<'_>,
         place: Place,
-        network: &Network,
+        network: &Compiled,
         images: &Arc<Images>,
         indices: &[usize],
     ) -> Result<Arc<Self>, TrainingError> {
         let started = Instant::now();
         let batches = batches::in_order(indices, session.job.plan.batch_size);
         let mut features = Self { rows: vec![Vec::new(); session.job.samples.len()], width: 0 };
-        let mut feed = images.feed(&batches, &session.job.device);
+        let mut feed = images.feed(&batches);
         session.begin(Place { epoch: 0, ..place }, batches.len())?;
         for batch in &batches {
             session.before_batch()?;
-            features.add(batch, network.features(feed.next_input()?));
+            features.add(batch, network.features(&feed.next_input()?.views()));
             session.meter.forward(batch.len(), images.side());
             session.batch_done(batch.len())?;
         }
@@ -51,9 +51,9 @@ impl Features {
     }
 
     /// Head input `[batch, features]` of the samples in each of `batches`.
-    pub(super) fn feed(self: &Arc<Self>, batches: &[Vec<usize>], device: &Device) -> Feed<2> {
+    pub(super) fn feed(self: &Arc<Self>, batches: &[Vec<usize>]) -> Feed<TensorData> {
         let (features, batches) = (Arc::clone(self), batches.to_vec());
-        Feed::new(batches.into_iter().map(move |batch| Ok(features.input(&batch))), device)
+        Feed::new(batches.into_iter().map(move |batch| Ok(features.input(&batch))))
     }
 
     fn input(&self, indices: &[usize]) -> TensorData {

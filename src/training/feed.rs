@@ -7,36 +7,29 @@ use std::{
     time::{Duration, Instant},
 };
 
-use burn::tensor::{Device, Tensor, TensorData};
-
 use super::TrainingError;
 
-/// Network input of batches in a known order: made ahead on another thread, put on the device on the one that asks.
-pub(super) struct Feed<const RANK: usize> {
-    inputs: Ahead<Result<TensorData, TrainingError>>,
-    device: Device,
+/// The inputs of batches in a known order, made ahead on another thread.
+pub(super) struct Feed<I> {
+    inputs: Ahead<Result<I, TrainingError>>,
     waited: Duration,
 }
 
-impl<const RANK: usize> Feed<RANK> {
+impl<I: Send + 'static> Feed<I> {
     /// One item for each batch.
-    pub(super) fn new(
-        inputs: impl Iterator<Item = Result<TensorData, TrainingError>> + Send + 'static,
-        device: &Device,
-    ) -> Self {
-        Self { inputs: Ahead::of(inputs), device: device.clone(), waited: Duration::ZERO }
+    pub(super) fn new(inputs: impl Iterator<Item = Result<I, TrainingError>> + Send + 'static) -> Self {
+        Self { inputs: Ahead::of(inputs), waited: Duration::ZERO }
     }
 
-    /// The input of the next batch. The time until it is on its way to the device counts as waited.
+    /// The input of the next batch.
     ///
     /// # Panics
     /// If there are no more batches.
-    pub(super) fn next_input(&mut self) -> Result<Tensor<RANK>, TrainingError> {
+    pub(super) fn next_input(&mut self) -> Result<I, TrainingError> {
         let asked = Instant::now();
-        let data = self.inputs.next().expect("a feed is asked as often as it has batches")?;
-        let input = Tensor::from_data(data, &self.device);
+        let input = self.inputs.next().expect("a feed is asked as often as it has batches");
         self.waited += asked.elapsed();
-        Ok(input)
+        input
     }
 
     /// Share of the time since `started` that was waited, 0 to 1.
@@ -144,13 +137,13 @@ mod tests {
         let started = Instant::now();
         let slow = (0..2).map(move |input| {
             busy(Duration::from_millis(20));
-            Ok(TensorData::from([input as f32]))
+            Ok(input)
         });
-        let mut feed = Feed::<1>::new(slow, &Device::flex());
+        let mut feed = Feed::new(slow);
         assert_eq!(feed.wait_share(started), 0.0);
-        for expected in [0.0f32, 1.0] {
+        for expected in [0, 1] {
             let before = feed.waited;
-            assert_eq!(feed.next_input().unwrap().into_data(), TensorData::from([expected]));
+            assert_eq!(feed.next_input().unwrap(), expected);
             assert!(feed.waited > before && feed.waited <= started.elapsed());
         }
         busy(started.elapsed());
@@ -161,8 +154,7 @@ mod tests {
     #[test]
     fn what_is_wrong_with_a_batch_comes_in_its_place() {
         let wrong = || TrainingError::Data("of a test".into());
-        let inputs = [Ok(TensorData::from([1.0f32])), Err(wrong()), Ok(TensorData::from([2.0f32]))];
-        let mut feed = Feed::<1>::new(inputs.into_iter(), &Device::flex());
+        let mut feed = Feed::new([Ok(1), Err(wrong()), Ok(2)].into_iter());
         let outcomes: Vec<bool> = (0..3).map(|_| feed.next_input().is_ok()).collect();
         assert_eq!(outcomes, [true, false, true]);
     }

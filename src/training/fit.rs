@@ -22,23 +22,28 @@ use crate::{
 };
 
 /// What is trained, and how it comes from sample indices to logits.
-pub(super) struct Fit<'a, const RANK: usize> {
+pub(super) struct Fit<'a, I> {
     /// Stage and step; the epoch is ignored.
     pub(super) place: Place,
     /// Scope, learning rate and epochs.
     pub(super) step: &'a Step,
     /// Input side in pixels.
     pub(super) side: u32,
-    /// Input of batches of sample indices, on the given device.
-    pub(super) feed: Feeder<'a, RANK>,
-    /// Logits `[batch, classes]` of an input.
-    pub(super) forward: &'a dyn Fn(&Network, Tensor<RANK>) -> Tensor<2>,
+    /// Inputs of batches of sample indices.
+    pub(super) feed: Feeder<'a, I>,
+    /// Logits `[batch, classes]` of an input in training, on the given device.
+    pub(super) forward: &'a dyn Fn(&Network, I, &Device) -> Tensor<2>,
+    /// Makes a network in inference mode ready for a pass.
+    pub(super) ready: &'a dyn Fn(&Network) -> Ready<'a, I>,
 }
 
-/// Makes the feed of a pass over batches of sample indices, on the given device.
-pub(super) type Feeder<'a, const RANK: usize> = &'a dyn Fn(&[Vec<usize>], &Device) -> Feed<RANK>;
+/// Makes the feed of a pass over batches of sample indices.
+pub(super) type Feeder<'a, I> = &'a dyn Fn(&[Vec<usize>]) -> Feed<I>;
 
-impl<const RANK: usize> Fit<'_, RANK> {
+/// Logits `[batch, classes]` of an input in inference.
+pub(super) type Ready<'a, I> = Box<dyn Fn(I) -> Tensor<2> + 'a>;
+
+impl<I: Send + 'static> Fit<'_, I> {
     /// Trains `network` for the step's epochs with a fresh optimizer, as a newly compiled Keras model has. After each epoch
     /// `epoch_done` gets its place, the network in inference mode and its tally on the selection split. Returns the last epoch's
     /// network, in inference mode.
@@ -58,8 +63,7 @@ impl<const RANK: usize> Fit<'_, RANK> {
             let train;
             (network, train) = self.train_epoch(session, place, network, &mut optimizer)?;
             let snapshot = network.valid();
-            let logits = |input| (self.forward)(&snapshot, input);
-            let selection = evaluate(session, place, &selection_split, self.feed, &logits)?;
+            let selection = evaluate(session, place, &selection_split, self.feed, &(self.ready)(&snapshot))?;
             self.count(|| session.meter.forward(selection_split.len(), self.side));
             let seconds = started.elapsed().as_secs_f64();
             session.epoch_done(self.record(place, train, selection.scores(), seconds))?;
@@ -82,12 +86,12 @@ impl<const RANK: usize> Fit<'_, RANK> {
         let mut tally = Tally::new(job.classes.len());
         let started = Instant::now();
         network.seed_dropout(epoch.dropout_seed);
-        let mut feed = (self.feed)(&epoch.batches, &device);
+        let mut feed = (self.feed)(&epoch.batches);
         session.begin(place, epoch.batches.len())?;
         for batch in &epoch.batches {
             session.before_batch()?;
             let truth = session.truth(batch);
-            let logits = (self.forward)(&network, feed.next_input()?);
+            let logits = (self.forward)(&network, feed.next_input()?, &device);
             let loss = mean_cross_entropy(logits.clone(), &truth, &device);
             let gradients = GradientsParams::from_grads(loss.backward(), &network);
             network = optimizer.step(self.step.learning_rate, network, gradients);
@@ -138,17 +142,17 @@ struct Trained {
 }
 
 /// One pass in inference mode over the samples at `indices`.
-pub(super) fn evaluate<const RANK: usize>(
+pub(super) fn evaluate<I: Send + 'static>(
     session: &mut Session<'_>,
     place: Place,
     indices: &[usize],
-    feeder: Feeder<'_, RANK>,
-    logits: &dyn Fn(Tensor<RANK>) -> Tensor<2>,
+    feeder: Feeder<'_, I>,
+    logits: &Ready<'_, I>,
 ) -> Result<Tally, TrainingError> {
     let job = session.job;
     let mut tally = Tally::new(job.classes.len());
     let batches = batches::in_order(indices, job.plan.batch_size);
-    let mut feed = feeder(&batches, &job.device);
+    let mut feed = feeder(&batches);
     for batch in &batches {
         session.before_batch()?;
         if !tally.add(logits(feed.next_input()?), &session.truth(batch)) {

@@ -3,18 +3,12 @@
 
 use std::{io::ErrorKind, sync::Arc, time::Instant};
 
-use burn::tensor::{Device, TensorData};
-
 use super::{
     CacheOrigin, ImageCache, Sample, Session, TrainingError, TrainingJob, decode,
     feed::Feed,
     grey_file::{Contents, GreyError, GreyFile},
 };
-use crate::{
-    domain::{Normalisation, Sha256},
-    imaging::PREPROCESSING,
-    nn,
-};
+use crate::{domain::Sha256, imaging::PREPROCESSING};
 
 /// How many images are checked between two questions whether to stop: a few milliseconds' worth.
 const CHECKED_AT_ONCE: usize = 256;
@@ -24,16 +18,11 @@ pub(super) struct Images {
     file: GreyFile,
     /// Where in the file each sample of the job is.
     slots: Vec<usize>,
-    normalisation: Normalisation,
 }
 
 impl Images {
     /// Opens the file of the job's images at `side` and checks all of it. Where there is none, or one that is damaged, it is made.
-    pub(super) fn open(
-        session: &mut Session<'_>,
-        side: u32,
-        normalisation: Normalisation,
-    ) -> Result<Arc<Self>, TrainingError> {
+    pub(super) fn open(session: &mut Session<'_>, side: u32) -> Result<Arc<Self>, TrainingError> {
         let started = Instant::now();
         let (job, order) = (session.job, order(&session.job.samples));
         let contents = Contents { side, images: order.len(), fingerprint: fingerprint(job, &order) };
@@ -44,7 +33,7 @@ impl Images {
         let (images, bytes) = (order.len(), file.contents().bytes());
         session.observer.image_cache(&ImageCache { side, images, bytes, origin, time: started.elapsed() });
         let slots = job.samples.iter().map(|sample| slot(job, &order, &sample.key)).collect();
-        Ok(Arc::new(Self { file, slots, normalisation }))
+        Ok(Arc::new(Self { file, slots }))
     }
 
     /// Input side in pixels.
@@ -52,23 +41,31 @@ impl Images {
         self.file.contents().side
     }
 
-    /// Network input `[batch, 3, side, side]` of the samples in each of `batches`.
-    pub(super) fn feed(self: &Arc<Self>, batches: &[Vec<usize>], device: &Device) -> Feed<4> {
+    /// The squares of the samples in each of `batches`.
+    pub(super) fn feed(self: &Arc<Self>, batches: &[Vec<usize>]) -> Feed<Squares> {
         let (images, batches) = (Arc::clone(self), batches.to_vec());
-        Feed::new(batches.into_iter().map(move |batch| images.input(&batch)), device)
+        Feed::new(batches.into_iter().map(move |batch| images.squares(&batch)))
     }
 
-    /// Reads, checks and normalises.
-    fn input(&self, batch: &[usize]) -> Result<TensorData, TrainingError> {
+    /// Reads and checks.
+    fn squares(&self, batch: &[usize]) -> Result<Squares, TrainingError> {
         // All of it was read and right when the stage began.
         let failed = |error: GreyError| {
             let problem = format!("{error}: it was changed or its disk fails; the next run makes it anew");
             TrainingError::Cache { path: self.file.path().to_owned(), problem }
         };
         let read = |&sample: &usize| self.file.read(self.slots[sample]).map_err(failed);
-        let squares = batch.iter().map(read).collect::<Result<Vec<_>, _>>()?;
-        let squares: Vec<&[u8]> = squares.iter().map(Vec::as_slice).collect();
-        Ok(nn::input_data(&squares, self.side(), &self.normalisation))
+        Ok(Squares(batch.iter().map(read).collect::<Result<_, _>>()?))
+    }
+}
+
+/// The images of a batch as grey squares.
+pub(super) struct Squares(Vec<Vec<u8>>);
+
+impl Squares {
+    /// As networks take them.
+    pub(super) fn views(&self) -> Vec<&[u8]> {
+        self.0.iter().map(Vec::as_slice).collect()
     }
 }
 

@@ -15,7 +15,7 @@ use crate::{
         Selection, Stage, Step,
     },
     imaging::{GreyImage, encode_png},
-    nn::{DeviceChoice, Network},
+    nn::{DeviceChoice, Network, input_tensor},
 };
 
 /// The side of the drawn images and of the networks' input.
@@ -164,11 +164,19 @@ fn a_loss_that_is_not_finite_ends_the_run_at_once() {
     let mut told = Told::default();
     let mut session = Session::new(&job, &mut told);
     let (network, spec) = start::network(&job).unwrap();
-    let images = images::Images::open(&mut session, SIDE, spec.normalisation).unwrap();
-    let feed = |batches: &[Vec<usize>], device: &Device| images.feed(batches, device);
-    let diverged = |network: &Network, input| network.forward(input).mul_scalar(f32::INFINITY);
+    let images = images::Images::open(&mut session, SIDE).unwrap();
+    let diverged = |network: &Network, squares: images::Squares, device: &Device| {
+        network.forward(input_tensor(&squares.views(), SIDE, &spec.normalisation, device)).mul_scalar(f32::INFINITY)
+    };
     let place = batches::Place { stage: 1, step: 1, epoch: 0 };
-    let fit = fit::Fit { place, step: &job.plan.stages[0].steps[0], side: SIDE, feed: &feed, forward: &diverged };
+    let fit = fit::Fit {
+        place,
+        step: &job.plan.stages[0].steps[0],
+        side: SIDE,
+        feed: &|batches| images.feed(batches),
+        forward: &diverged,
+        ready: &|_| unreachable!("the first batch ends the run"),
+    };
     let outcome = fit.run(&mut session, network, &mut |_, _, _| ()).map(|_| ());
     assert!(matches!(outcome, Err(TrainingError::NotFinite { stage: 1, step: 1, epoch: 1 })), "{outcome:?}");
     assert_eq!(told.progress.iter().map(|progress| progress.batch).max(), Some(0), "not even one batch counted");

@@ -6,14 +6,8 @@ use std::{
     sync::atomic::{AtomicUsize, Ordering},
 };
 
-use burn::tensor::TensorData;
-
 use super::*;
-use crate::{
-    domain::Normalisation,
-    imaging::{self, Limits},
-    nn,
-};
+use crate::imaging::{self, Limits};
 
 /// Where the squares begin, and the bytes of one with its checksum.
 const HEADER: usize = 256;
@@ -57,17 +51,15 @@ fn a_batch_is_what_decoding_and_resizing_its_images_in_memory_gives() {
     let mut job = TrainingJob { cache: folder.path().into(), ..job(plan(SimpleCnn, &[&[(All, 1e-3, 1)]])) };
     // The same image twice in a set: neither place is another's.
     job.samples[7].key = job.samples[2].key.clone();
-    let normalisation = Normalisation { scale: 1.0 / 255.0, mean: [0.4, 0.5, 0.6], std: [0.2, 0.3, 0.4] };
     let batches = vec![vec![15, 0, 7], vec![2], vec![9, 8, 3, 1]];
     for side in [SIDE, 24] {
-        let expected: Vec<TensorData> =
-            batches.iter().map(|batch| in_memory(&job, batch, side, &normalisation)).collect();
+        let expected: Vec<Vec<Vec<u8>>> = batches.iter().map(|batch| in_memory(&job, batch, side)).collect();
         for _fresh_then_reused in 0..2 {
             let mut told = Told::default();
-            let images = images::Images::open(&mut Session::new(&job, &mut told), side, normalisation.clone()).unwrap();
-            let mut feed = images.feed(&batches, &job.device);
+            let images = images::Images::open(&mut Session::new(&job, &mut told), side).unwrap();
+            let mut feed = images.feed(&batches);
             for expected in &expected {
-                assert_eq!(feed.next_input().unwrap().into_data(), *expected);
+                assert_eq!(feed.next_input().unwrap().views(), *expected);
             }
         }
     }
@@ -118,11 +110,10 @@ fn damage_in_the_middle_of_a_stage_ends_the_run_and_names_the_file() {
         let folder = tempfile::tempdir().unwrap();
         let job = TrainingJob { cache: folder.path().into(), ..job(plan(SimpleCnn, &[&[(All, 1e-3, 1)]])) };
         let mut told = Told::default();
-        let normalisation = start::network(&job).unwrap().1.normalisation;
-        let images = images::Images::open(&mut Session::new(&job, &mut told), SIDE, normalisation).unwrap();
+        let images = images::Images::open(&mut Session::new(&job, &mut told), SIDE).unwrap();
         let path = only_file(folder.path());
         damage(&File::options().write(true).open(&path).unwrap());
-        let error = images.feed(&[(0..16).collect()], &job.device).next_input().unwrap_err();
+        let error = images.feed(&[(0..16).collect()]).next_input().err().unwrap();
         assert!(matches!(error, TrainingError::Cache { .. }), "{error}");
         let error = error.to_string();
         assert!(error.contains(word) && error.contains(path.to_str().unwrap()), "{error}");
@@ -211,15 +202,13 @@ fn losses(told: &Told) -> Vec<(u64, u64)> {
     told.epochs.iter().map(|epoch| (epoch.train.loss.to_bits(), epoch.selection.loss.to_bits())).collect()
 }
 
-/// The input without a cache.
-fn in_memory(job: &TrainingJob, batch: &[usize], side: u32, normalisation: &Normalisation) -> TensorData {
+/// The squares without a cache.
+fn in_memory(job: &TrainingJob, batch: &[usize], side: u32) -> Vec<Vec<u8>> {
     let square = |&sample: &usize| {
         let bytes = (job.read)(&job.samples[sample]).unwrap();
         imaging::resize_square(&imaging::decode(&bytes, &Limits { max_pixels: job.max_pixels }).unwrap().1, side).pixels
     };
-    let squares: Vec<Vec<u8>> = batch.iter().map(square).collect();
-    let squares: Vec<&[u8]> = squares.iter().map(Vec::as_slice).collect();
-    nn::input_tensor(&squares, side, normalisation, &job.device).into_data()
+    batch.iter().map(square).collect()
 }
 
 fn changed(bytes: &[u8], at: usize) -> Vec<u8> {

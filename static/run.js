@@ -116,7 +116,7 @@ function epochTable(epochs) {
     format.rate(epoch.learning_rate), format.score(epoch.seconds, 1), format.score(epoch.images_per_second, 1),
     format.percent(epoch.data_wait_share, 1),
   ].map(String));
-  return table('Epochs', heads, rows, { numeric: heads.map((_, i) => i) });
+  return table('Epochs', heads, rows, { class: 'epochs', numeric: heads.map((_, i) => i) });
 }
 
 function evaluation({ run, evaluations }) {

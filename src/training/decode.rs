@@ -24,7 +24,7 @@ pub(super) fn into_file(
     let (side, path, bytes) = (contents.side, contents.path(folder), contents.bytes());
     let unwritable = |error: std::io::Error| TrainingError::Cache {
         path: path.clone(),
-        problem: format!("cannot be written: {error}; it takes {bytes} bytes where the server may write"),
+        problem: format!("cannot be written: {error}; make room for {bytes} bytes, or let the server write there"),
     };
     let draft = Draft::begin(folder, contents).map_err(unwritable)?;
     decode_all(session, order, side, |slot, square| draft.put(slot, square).map_err(unwritable))?;

@@ -8,7 +8,9 @@
 //!   uses nor touches its statistics; the features are lifted with `Tensor::autodiff` for the head;
 //! - step `all`: [`Network::for_step`] puts both on the autodiff device; so must the input be.
 
+mod blocked;
 mod body;
+mod compiled;
 mod device;
 mod dropout;
 mod file;
@@ -17,6 +19,7 @@ mod import;
 mod initial;
 mod input;
 mod network;
+mod plan;
 #[cfg(any(feature = "gpu", test))]
 mod probe;
 mod resnet;
@@ -24,6 +27,7 @@ mod tensors;
 #[cfg(test)]
 mod tests;
 
+pub use compiled::Compiled;
 pub use device::{DeviceChoice, devices};
 pub use file::body_spec;
 pub use import::{BodyWeights, import_weights};

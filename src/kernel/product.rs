@@ -1,40 +1,17 @@
-//! The product of a few pixels with packed weights: where nearly all of the time goes.
+//! The product of pixels with packed weights: where nearly all of the time goes.
+
+use std::ops::Range;
 
 use super::{
+    columns::Columns,
+    pack::Weights,
     shared::Shared,
-    simd::{Lane, Vector, WIDTH},
+    simd::{Lane, Level, Vector, WIDTH, Work},
+    team::{Member, Team},
 };
 
-/// A matrix `[inputs, outputs]`, packed: for each lane of outputs, for each input, the sixteen weights.
-#[derive(Clone, Debug)]
-pub(super) struct Packed {
-    lanes: Vec<Lane>,
-    /// Inputs in lanes; what is missing to a whole lane counts as weights of zero.
-    pub(super) inputs: usize,
-    /// Outputs in lanes.
-    pub(super) outputs: usize,
-}
-
-impl Packed {
-    /// Packs `weight(input, output)`.
-    pub(super) fn new(inputs: usize, outputs: usize, weight: impl Fn(usize, usize) -> f32) -> Self {
-        let (input_lanes, output_lanes) = (inputs.div_ceil(WIDTH), outputs.div_ceil(WIDTH));
-        let mut lanes = vec![Lane::default(); output_lanes * input_lanes * WIDTH];
-        for output in 0..outputs {
-            for input in 0..inputs {
-                lanes[output / WIDTH * input_lanes * WIDTH + input].0[output % WIDTH] = weight(input, output);
-            }
-        }
-        Self { lanes, inputs: input_lanes, outputs: output_lanes }
-    }
-
-    /// The weights of `count` lanes of outputs from `first` on.
-    #[inline(always)]
-    pub(super) fn panels(&self, first: usize, count: usize) -> &[Lane] {
-        let panel = self.inputs * WIDTH;
-        &self.lanes[first * panel..(first + count) * panel]
-    }
-}
+/// Bytes of pixels that stay in a core's second-level cache while panel after panel goes over them.
+const BLOCK: usize = 384 << 10;
 
 /// Pixels by their first lane: the lanes of a pixel stand `stride` apart, the pixels side by side.
 #[derive(Clone, Copy)]
@@ -56,6 +33,33 @@ pub(super) struct Finish<'a> {
     pub(super) stride: usize,
 }
 
+impl<'a> Finish<'a> {
+    /// The sums as they are.
+    pub(super) fn plain(output: Shared<'a>, stride: usize) -> Self {
+        Self { bias: None, residual: None, relu: false, output, stride }
+    }
+
+    #[inline(always)]
+    pub(super) fn bias<V: Vector>(&self, lane: usize) -> V {
+        match self.bias {
+            Some(bias) => V::load(&bias[lane]),
+            None => V::zero(),
+        }
+    }
+
+    /// Adds the residual at `index`, applies the ReLU and writes.
+    #[inline(always)]
+    pub(super) fn write<V: Vector>(&self, mut sum: V, index: usize, output: &mut Lane) {
+        if let Some(residual) = self.residual {
+            sum = sum.add(V::load(&residual[index]));
+        }
+        if self.relu {
+            sum = sum.max(V::zero());
+        }
+        sum.store(output);
+    }
+}
+
 /// Rows and lanes of outputs of one tile.
 #[derive(Clone, Copy)]
 pub(super) struct Tile {
@@ -67,6 +71,149 @@ pub(super) struct Tile {
     pub(super) outputs: usize,
 }
 
+/// How a product is shared out.
+///
+/// By pixels where there are enough: a member then finds what it reads in its own cache, because it wrote it in the layer before. By
+/// lanes of outputs where there are few pixels and, as in the last layers, many weights: then no two members read the same ones.
+#[derive(Clone, Copy)]
+enum Cut {
+    /// Into blocks of tiles.
+    Pixels { blocks: usize },
+    /// Into groups of panels.
+    Outputs { groups: usize },
+}
+
+/// Measures of a product.
+#[derive(Clone, Copy)]
+pub(super) struct Measures {
+    /// Lanes of numbers for each pixel.
+    pub(super) lanes: usize,
+    pub(super) pixels: usize,
+    /// Whether they have to be gathered.
+    pub(super) gathered: bool,
+}
+
+impl Measures {
+    pub(super) fn of(columns: &Columns<'_>) -> Self {
+        let gathered = !matches!(columns, Columns::Plain(_));
+        Self { lanes: columns.lanes(), pixels: columns.pixels(), gathered }
+    }
+
+    /// Lanes of scratch that [`product`] needs.
+    pub(super) fn scratch(&self, team: &Team) -> usize {
+        if !self.gathered {
+            return 0;
+        }
+        match self.cut(team.threads(), team.level()) {
+            Cut::Pixels { blocks } => team.threads() * self.block(blocks),
+            Cut::Outputs { .. } => self.lanes * self.pixels,
+        }
+    }
+
+    /// Lanes of the largest block.
+    fn block(&self, blocks: usize) -> usize {
+        self.lanes * self.pixels.div_ceil(blocks)
+    }
+
+    fn cut(&self, threads: usize, level: Level) -> Cut {
+        let (rows, _) = level.tile();
+        let tiles = self.pixels.div_ceil(rows);
+        if tiles < 4 * threads {
+            return Cut::Outputs { groups: 4 * threads };
+        }
+        let fits = BLOCK / (self.lanes * rows * size_of::<Lane>());
+        // As many for each member.
+        let blocks = tiles.div_ceil(fits.clamp(1, tiles / threads)).next_multiple_of(threads);
+        Cut::Pixels { blocks }
+    }
+}
+
+/// Pixels times weights, shared out over the team; every member comes here.
+///
+/// # Safety
+/// Nobody outside the team may have the output or the scratch.
+pub(super) unsafe fn product(
+    member: &Member<'_>,
+    columns: Columns<'_>,
+    weights: Weights<'_>,
+    scratch: Shared<'_>,
+    finish: &Finish<'_>,
+) {
+    let measures = Measures::of(&columns);
+    let Measures { lanes, pixels: total, .. } = measures;
+    let panels = weights.outputs.div_ceil(member.level().tile().1);
+    match measures.cut(member.threads(), member.level()) {
+        Cut::Pixels { blocks } => member.each(blocks, |block| {
+            let range = share(block, blocks, total);
+            let (first, count) = (range.start, range.len());
+            let pixels = if let Columns::Plain(images) = columns {
+                Pixels { lanes: &images.lanes[first..], stride: total }
+            } else {
+                let size = measures.block(blocks);
+                // SAFETY: this part of the scratch is this member's.
+                let gathered = unsafe { scratch.part(member.index() * size, lanes * count) };
+                (0..lanes).for_each(|lane| columns.gather(lane, first, &mut gathered[lane * count..][..count]));
+                Pixels { lanes: gathered, stride: count }
+            };
+            member.run(Tiles { pixels, count, first, weights, finish, panels: 0..panels });
+        }),
+        Cut::Outputs { groups } => {
+            let pixels = if let Columns::Plain(images) = columns {
+                images.lanes
+            } else {
+                member.each(lanes, |lane| {
+                    // SAFETY: this member alone has this lane of the scratch until the phase is over.
+                    columns.gather(lane, 0, unsafe { scratch.part(lane * total, total) });
+                });
+                // SAFETY: nobody writes the scratch in what follows.
+                unsafe { scratch.read(0, lanes * total) }
+            };
+            let (pixels, groups) = (Pixels { lanes: pixels, stride: total }, groups.min(panels));
+            member.each(groups, |group| {
+                let panels = share(group, groups, panels);
+                member.run(Tiles { pixels, count: total, first: 0, weights, finish, panels });
+            });
+        }
+    }
+}
+
+/// The `index`th of `parts` nearly equal parts of `total` things.
+#[inline(always)]
+pub(super) fn share(index: usize, parts: usize, total: usize) -> Range<usize> {
+    index * total / parts..(index + 1) * total / parts
+}
+
+/// `count` pixels, the first of which becomes the output's pixel `first`, by some panels of outputs. Whoever makes one vouches that
+/// nobody else has that part of the output.
+struct Tiles<'a> {
+    pixels: Pixels<'a>,
+    count: usize,
+    first: usize,
+    weights: Weights<'a>,
+    finish: &'a Finish<'a>,
+    panels: Range<usize>,
+}
+
+impl Work for Tiles<'_> {
+    #[inline(always)]
+    fn run<V: Vector>(self) {
+        let Self { pixels, count, first, weights, finish, panels } = self;
+        // Tiles of nearly the same size: a last one of a single row would wait for its sums instead of computing.
+        let tiles = count.div_ceil(V::TILE.0);
+        for panel in panels {
+            let output = panel * V::TILE.1;
+            let outputs = V::TILE.1.min(weights.outputs - output);
+            for tile in 0..tiles {
+                let rows = share(tile, tiles, count);
+                let pixels = Pixels { lanes: &pixels.lanes[rows.start..], ..pixels };
+                let tile = Tile { first: first + rows.start, rows: rows.len(), output, outputs };
+                // SAFETY: this part of the output is nobody else's.
+                unsafe { multiply::<V>(pixels, weights, tile, finish) };
+            }
+        }
+    }
+}
+
 /// Multiplies a tile and writes it.
 ///
 /// # Safety
@@ -75,68 +222,86 @@ pub(super) struct Tile {
 /// # Panics
 /// If pixels, weights or output are too short, or the tile is larger than `V::TILE`.
 #[inline(always)]
-pub(super) unsafe fn multiply<V: Vector>(pixels: Pixels<'_>, weights: &Packed, tile: Tile, finish: &Finish<'_>) {
-    let inputs = weights.inputs;
-    assert!(tile.rows > 0 && inputs > 0, "something to do");
-    assert!((inputs - 1) * pixels.stride + tile.rows <= pixels.lanes.len(), "inside the pixels");
-    assert!(tile.rows <= V::TILE.0 && tile.outputs <= V::TILE.1, "a tile that fits the registers");
+pub(super) unsafe fn multiply<V: Vector>(pixels: Pixels<'_>, weights: Weights<'_>, tile: Tile, finish: &Finish<'_>) {
     let panels = weights.panels(tile.output, tile.outputs);
-    // SAFETY: the caller vouches for the output; the bounds have been checked.
+    // SAFETY: the caller vouches for the output.
     unsafe {
         match tile.outputs {
-            1 => rows_of::<V, 1>(pixels, panels, inputs, tile, finish),
-            2 => rows_of::<V, 2>(pixels, panels, inputs, tile, finish),
+            1 => rows_of::<V, 1>(pixels, panels, tile, finish),
+            2 if V::TILE.1 >= 2 => rows_of::<V, 2>(pixels, panels, tile, finish),
             _ => unreachable!("no vector has tiles of more lanes"),
         }
     }
 }
 
 /// Picks the loop that was compiled for that many rows.
+///
+/// # Safety
+/// As [`multiply`].
 #[inline(always)]
-unsafe fn rows_of<V: Vector, const N: usize>(
-    pixels: Pixels<'_>,
-    panels: &[Lane],
-    inputs: usize,
-    tile: Tile,
-    finish: &Finish<'_>,
-) {
+unsafe fn rows_of<V: Vector, const N: usize>(pixels: Pixels<'_>, panels: &[Lane], tile: Tile, finish: &Finish<'_>) {
     macro_rules! pick {
         ($($count:literal),*) => {
             match tile.rows {
                 // SAFETY: as the caller's.
-                $($count if $count <= V::TILE.0 && N <= V::TILE.1 => unsafe {
-                    let sums = sums::<V, $count, N>(pixels, panels, inputs);
-                    write::<V, $count, N>(sums, tile, finish);
+                $($count if $count <= V::TILE.0 => unsafe {
+                    ask::<V, $count, N>(tile, finish);
+                    write::<V, $count, N>(sums::<V, $count, N>(pixels, panels), tile, finish);
                 },)*
                 _ => unreachable!("no vector has tiles of more rows"),
             }
         };
     }
-    pick!(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14);
+    pick!(1, 2, 3, 4, 5, 6, 7, 8);
 }
 
+/// Asks for what [`write`] will need: it lies in as many places as the tile has lanes, too short each for the processor to guess.
+///
 /// # Safety
-/// `M` pixels of `inputs` lanes and `N` panels of that length must be there.
+/// As [`multiply`].
 #[inline(always)]
-unsafe fn sums<V: Vector, const M: usize, const N: usize>(
-    pixels: Pixels<'_>,
-    panels: &[Lane],
-    inputs: usize,
-) -> [[V; N]; M] {
+unsafe fn ask<V: Vector, const M: usize, const N: usize>(tile: Tile, finish: &Finish<'_>) {
+    for n in 0..N {
+        let start = (tile.output + n) * finish.stride + tile.first;
+        // SAFETY: the caller vouches for it.
+        let output = unsafe { finish.output.part(start, M) };
+        for m in 0..M {
+            V::prefetch(&output[m]);
+        }
+        if let Some(residual) = finish.residual {
+            for lane in &residual[start..start + M] {
+                V::prefetch(lane);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn sums<V: Vector, const M: usize, const N: usize>(pixels: Pixels<'_>, panels: &[Lane]) -> [[V; N]; M] {
     let mut sums = [[V::zero(); N]; M];
-    for input in 0..inputs {
+    let panel = panels.len() / N;
+    for (input, weights) in panels[..panel].chunks_exact(WIDTH).enumerate() {
+        // Fixed sizes here, so that nothing is checked inside.
+        let rows: &[Lane; M] = pixels.lanes[input * pixels.stride..].first_chunk().expect("pixels for each input");
+        let mut lanes: [&[Lane; WIDTH]; N] = [weights.first_chunk().expect("sixteen channels"); N];
+        for (n, lanes) in lanes.iter_mut().enumerate().skip(1) {
+            *lanes = panels[n * panel + input * WIDTH..].first_chunk().expect("sixteen channels");
+        }
+        // The next lane is too far away for the processor to guess.
+        if let Some(next) = pixels.lanes.get((input + 1) * pixels.stride..(input + 1) * pixels.stride + M) {
+            for lane in next {
+                V::prefetch(lane);
+            }
+        }
         for channel in 0..WIDTH {
             let mut weights = [V::zero(); N];
-            for (n, weight) in weights.iter_mut().enumerate() {
-                // SAFETY: the caller vouches for the panels.
-                *weight = V::load(unsafe { panels.get_unchecked((n * inputs + input) * WIDTH + channel) });
+            for n in 0..N {
+                weights[n] = V::load(&lanes[n][channel]);
             }
-            for (m, row) in sums.iter_mut().enumerate() {
-                // SAFETY: the caller vouches for the pixels; a lane has `WIDTH` channels.
-                let lane = unsafe { pixels.lanes.get_unchecked(input * pixels.stride + m) };
-                let value = V::splat(unsafe { *lane.0.get_unchecked(channel) });
-                for (sum, &weight) in row.iter_mut().zip(&weights) {
-                    *sum = value.mul_add(weight, *sum);
+            for m in 0..M {
+                let value = V::splat(rows[m].0[channel]);
+                for n in 0..N {
+                    sums[m][n] = value.mul_add(weights[n], sums[m][n]);
                 }
             }
         }
@@ -153,17 +318,9 @@ unsafe fn write<V: Vector, const M: usize, const N: usize>(sums: [[V; N]; M], ti
         let start = lane * finish.stride + tile.first;
         // SAFETY: the caller vouches for it.
         let output = unsafe { finish.output.part(start, M) };
-        let bias = finish.bias.map_or(V::zero(), |bias| V::load(&bias[lane]));
-        let residual = finish.residual.map(|residual| &residual[start..start + M]);
-        for m in 0..M {
-            let mut sum = sums[m][n].add(bias);
-            if let Some(residual) = residual {
-                sum = sum.add(V::load(&residual[m]));
-            }
-            if finish.relu {
-                sum = sum.max(V::zero());
-            }
-            sum.store(&mut output[m]);
+        let bias = finish.bias::<V>(lane);
+        for (m, output) in output.iter_mut().enumerate() {
+            finish.write(sums[m][n].add(bias), start + m, output);
         }
     }
 }

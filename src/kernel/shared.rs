@@ -23,7 +23,7 @@ impl<'a> Shared<'a> {
         Self { start: lanes.as_mut_ptr(), length: lanes.len(), borrowed: PhantomData }
     }
 
-    /// `length` lanes from `start` on.
+    /// `length` lanes from `start` on, to write.
     ///
     /// # Safety
     /// Until the slice is gone nobody else may have any of these lanes.
@@ -33,18 +33,27 @@ impl<'a> Shared<'a> {
     #[inline(always)]
     #[expect(clippy::mut_from_ref, reason = "that is what it is for; the caller vouches")]
     pub(super) unsafe fn part(&self, start: usize, length: usize) -> &mut [Lane] {
-        assert!(start <= self.length && length <= self.length - start, "inside the buffer");
+        self.check(start, length);
         // SAFETY: the lanes are there (above), and the caller vouches that nobody else has them.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(start), length) }
     }
 
-    /// All lanes, to read what an earlier phase wrote.
+    /// `length` lanes from `start` on, to read.
     ///
     /// # Safety
-    /// Until the slice is gone nobody may write any of them.
+    /// Until the slice is gone nobody may write any of these lanes.
+    ///
+    /// # Panics
+    /// If there are not that many.
     #[inline(always)]
-    pub(super) unsafe fn whole(&self) -> &[Lane] {
-        // SAFETY: the lanes are there, and the caller vouches that nobody writes them.
-        unsafe { std::slice::from_raw_parts(self.start, self.length) }
+    pub(super) unsafe fn read(&self, start: usize, length: usize) -> &[Lane] {
+        self.check(start, length);
+        // SAFETY: the lanes are there (above), and the caller vouches that nobody writes them.
+        unsafe { std::slice::from_raw_parts(self.start.add(start), length) }
+    }
+
+    #[inline(always)]
+    fn check(&self, start: usize, length: usize) {
+        assert!(start <= self.length && length <= self.length - start, "inside the buffer");
     }
 }

@@ -6,16 +6,25 @@
 use std::{
     hint, panic,
     sync::{
-        Mutex, PoisonError,
+        LazyLock,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    thread,
 };
 
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
-/// How often a member looks before it lets others have the processor.
-const SPINS: u32 = 4_000;
+use super::simd::{Level, Work};
+
+/// How often a member looks before it goes to sleep: some hundred microseconds, longer than two members are apart unless something else
+/// has one's processor.
+const SPINS: u32 = 10_000;
+
+/// The process's team: as many threads as rayon's pool has, which is where the number is set; a thread for each core if it is not.
+pub fn team() -> &'static Team {
+    static TEAM: LazyLock<Team> = LazyLock::new(|| Team::new(rayon::current_num_threads()));
+    &TEAM
+}
 
 /// The threads; the caller of [`Team::run`] is one of them.
 #[derive(Debug)]
@@ -23,20 +32,30 @@ pub struct Team {
     /// The others; none where the caller works alone.
     others: Option<ThreadPool>,
     threads: usize,
+    level: Level,
     /// Two passes at once would wait for each other at their barriers.
     busy: Mutex<()>,
 }
 
 impl Team {
-    /// A team of that many threads, at least one.
+    /// A team of that many threads, at least one, with the best instructions that the processor has.
     ///
     /// # Panics
     /// If the system gives no threads.
     pub fn new(threads: usize) -> Self {
+        Self::with_level(threads, Level::detect())
+    }
+
+    /// The same with other instructions.
+    ///
+    /// # Panics
+    /// If the processor does not have them, or the system gives no threads.
+    pub fn with_level(threads: usize, level: Level) -> Self {
+        assert!(level <= Level::detect(), "the processor has no {level:?}");
         let threads = threads.max(1);
         let pool = || ThreadPoolBuilder::new().num_threads(threads - 1).thread_name(|i| format!("kernel-{i}")).build();
         let others = (threads > 1).then(|| pool().expect("threads can be started"));
-        Self { others, threads, busy: Mutex::new(()) }
+        Self { others, threads, level, busy: Mutex::new(()) }
     }
 
     /// How many work together.
@@ -44,58 +63,129 @@ impl Team {
         self.threads
     }
 
-    /// Calls `work` on each thread at once and returns when all are done. A second caller waits for the first.
+    /// Which instructions they use.
+    pub fn level(&self) -> Level {
+        self.level
+    }
+
+    /// Calls `work` on each thread at once and returns when all are done. Callers take turns: a prediction that comes while a network
+    /// trains waits for one operation, not for the batch.
     pub fn run(&self, work: impl Fn(&Member<'_>) + Sync) {
-        let _one_at_a_time = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
-        let phase = Phase { threads: self.threads, ..Phase::default() };
+        let _turn = Turn(Some(self.busy.lock()));
+        let phase = Phase::new(self);
         match &self.others {
-            None => Member::work(&phase, &work),
+            None => Member::work(&phase, 0, &work),
             Some(pool) => pool.in_place_scope(|scope| {
-                scope.spawn_broadcast(|_, _| Member::work(&phase, &work));
-                Member::work(&phase, &work);
+                scope.spawn_broadcast(|_, context| Member::work(&phase, context.index() + 1, &work));
+                Member::work(&phase, 0, &work);
             }),
         }
     }
 }
 
+/// Ends by handing over to whoever waits, who would lose the race against a caller that comes back at once.
+struct Turn<'a>(Option<MutexGuard<'a, ()>>);
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        if let Some(guard) = self.0.take() {
+            MutexGuard::unlock_fair(guard);
+        }
+    }
+}
+
 /// What the members share.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Phase {
     threads: usize,
-    /// The next item of this phase.
-    next: AtomicUsize,
+    level: Level,
+    /// How many items of each member's share are taken in this phase.
+    taken: Vec<Taken>,
     /// Members that are through with it.
     arrived: AtomicUsize,
     /// How many phases are over.
     over: AtomicUsize,
     /// A member panicked: the others must not wait for it.
     broken: AtomicBool,
+    /// Members that sleep until the phase is over.
+    sleepers: Mutex<usize>,
+    awake: Condvar,
+}
+
+/// On a cache line of its own.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+struct Taken(AtomicUsize);
+
+impl Phase {
+    fn new(team: &Team) -> Self {
+        Self {
+            threads: team.threads,
+            level: team.level,
+            taken: (0..team.threads).map(|_| Taken::default()).collect(),
+            arrived: AtomicUsize::new(0),
+            over: AtomicUsize::new(0),
+            broken: AtomicBool::new(false),
+            sleepers: Mutex::new(0),
+            awake: Condvar::new(),
+        }
+    }
 }
 
 /// One thread's place in a pass.
 #[derive(Debug)]
 pub struct Member<'a> {
     phase: &'a Phase,
+    index: usize,
 }
 
 impl Member<'_> {
-    fn work(phase: &Phase, work: &(impl Fn(&Member<'_>) + Sync)) {
-        let outcome = panic::catch_unwind(panic::AssertUnwindSafe(|| work(&Member { phase })));
+    /// How many members the team has.
+    pub fn threads(&self) -> usize {
+        self.phase.threads
+    }
+
+    /// Its place in the team, from 0.
+    pub fn index(&self) -> usize {
+        self.index
+    }
+
+    /// Which instructions the team uses.
+    pub fn level(&self) -> Level {
+        self.phase.level
+    }
+
+    /// Does some work with the team's instructions.
+    #[inline]
+    pub(super) fn run(&self, work: impl Work) {
+        self.phase.level.run(work);
+    }
+
+    fn work(phase: &Phase, index: usize, work: &(impl Fn(&Member<'_>) + Sync)) {
+        let outcome = panic::catch_unwind(panic::AssertUnwindSafe(|| work(&Member { phase, index })));
         if let Err(cause) = outcome {
             phase.broken.store(true, Ordering::Release);
+            phase.wake();
             panic::resume_unwind(cause);
         }
     }
 
     /// One phase: each number below `count` goes to one member, and all members return when all numbers are done. Every member must
     /// come here as often as the others, with the same count.
+    ///
+    /// Each begins with its own share, the same in every phase, because what it wrote in the one before is in its own cache; who is done
+    /// helps the others.
     pub fn each(&self, count: usize, mut item: impl FnMut(usize)) {
-        loop {
-            let index = self.phase.next.fetch_add(1, Ordering::Relaxed);
-            if index >= count {
-                break;
+        let threads = self.threads();
+        for owner in (self.index..threads).chain(0..self.index) {
+            let share = owner * count / threads..(owner + 1) * count / threads;
+            loop {
+                let taken = self.phase.taken[owner].0.fetch_add(1, Ordering::Relaxed);
+                if taken >= share.len() {
+                    break;
+                }
+                item(share.start + taken);
             }
-            item(index);
         }
         self.meet();
     }
@@ -105,15 +195,42 @@ impl Member<'_> {
         let over = phase.over.load(Ordering::Acquire);
         if phase.arrived.fetch_add(1, Ordering::AcqRel) + 1 == phase.threads {
             phase.arrived.store(0, Ordering::Relaxed);
-            phase.next.store(0, Ordering::Relaxed);
-            phase.over.store(over.wrapping_add(1), Ordering::Release);
+            phase.taken.iter().for_each(|taken| taken.0.store(0, Ordering::Relaxed));
+            phase.over.store(over.wrapping_add(1), Ordering::SeqCst);
+            phase.wake();
             return;
         }
-        let mut spins = 0;
-        while phase.over.load(Ordering::Acquire) == over {
-            assert!(!phase.broken.load(Ordering::Acquire), "another thread of the team panicked");
-            spins += 1;
-            if spins < SPINS { hint::spin_loop() } else { thread::yield_now() }
+        for _ in 0..SPINS {
+            if phase.is_over(over) {
+                return;
+            }
+            hint::spin_loop();
+        }
+        phase.sleep(over);
+    }
+}
+
+impl Phase {
+    fn is_over(&self, phase: usize) -> bool {
+        assert!(!self.broken.load(Ordering::Acquire), "another thread of the team panicked");
+        self.over.load(Ordering::SeqCst) != phase
+    }
+
+    /// Sleeping and not yielding: two members that yield to each other on one processor may stay there while another has nothing to do.
+    fn sleep(&self, phase: usize) {
+        let mut sleepers = self.sleepers.lock();
+        *sleepers += 1;
+        while self.over.load(Ordering::SeqCst) == phase && !self.broken.load(Ordering::Acquire) {
+            self.awake.wait(&mut sleepers);
+        }
+        *sleepers -= 1;
+        drop(sleepers);
+        assert!(self.is_over(phase), "awake because it is over");
+    }
+
+    fn wake(&self) {
+        if *self.sleepers.lock() > 0 {
+            self.awake.notify_all();
         }
     }
 }

@@ -3,76 +3,139 @@
 //! The image is cut into squares of 4x4 outputs. Each looks at 6x6 inputs; 36 fixed sums of those, times 36 fixed sums of the 3x3
 //! weights, channel by channel, are 36 fixed sums of the outputs. So the work is 36 matrix products of squares by channels.
 
+mod gradient;
+mod transforms;
+
+pub(super) use gradient::{Unpack, scratch as gradient_scratch, weight_gradient};
+
+use std::ops::Range;
+
 use super::{
     conv::{ConvShape, Images},
-    product::{Finish, Packed, Pixels, Tile, multiply},
+    pack::{Source, Weights},
+    product::{Finish, Pixels, Tile, multiply, share},
     shared::Shared,
-    simd::{Lane, Level, Vector, WIDTH, Work},
-    team::Member,
+    simd::{Lane, Vector, WIDTH, Work},
+    team::{Member, Team},
 };
+use transforms::{EnterSums, LeaveSums, Transform, Weigh};
 
 /// Side of the square of outputs.
 const OUT: usize = 4;
 /// Side of what it looks at.
 const IN: usize = 6;
+/// Side of the kernel.
+const TAPS: usize = 3;
 /// Matrix products.
-const POINTS: usize = IN * IN;
+pub(super) const POINTS: usize = IN * IN;
 
-/// Transformed inputs and outputs held at once, in lanes: what fits beside the weights in the cores' second-level caches.
-const HELD: usize = (3 << 19) / size_of::<Lane>();
+/// Bytes of transformed inputs and outputs that a member holds when it works alone, in lanes: most of a second-level cache.
+const HELD: usize = (896 << 10) / size_of::<Lane>();
 
-/// What makes the transformed weights of the three taps: the polynomials' values at 0, 1, -1, 2, -2 and infinity.
-const WEIGHTS: [[f64; 3]; IN] = [
-    [1.0 / 4.0, 0.0, 0.0],
-    [-1.0 / 6.0, -1.0 / 6.0, -1.0 / 6.0],
-    [-1.0 / 6.0, 1.0 / 6.0, -1.0 / 6.0],
-    [1.0 / 24.0, 1.0 / 12.0, 1.0 / 6.0],
-    [1.0 / 24.0, -1.0 / 12.0, 1.0 / 6.0],
-    [0.0, 0.0, 1.0],
-];
+/// The same for all members together where they share the squares.
+const SHARED: usize = (3 << 19) / size_of::<Lane>();
 
-/// Transformed weights of one convolution.
-#[derive(Clone, Debug)]
-pub(super) struct Winograd {
-    /// A matrix `[inputs, outputs]` for each of the 36 points.
-    points: Vec<Packed>,
-    inputs: usize,
-    outputs: usize,
+/// Bytes of transformed weights that each member may read for itself.
+const OWN_WEIGHTS: usize = 3 << 20;
+
+/// Transformed weights of one convolution: a packed matrix `[inputs, outputs]` for each of the 36 points.
+#[derive(Clone, Copy)]
+pub(super) struct Winograd<'a> {
+    pub(super) points: &'a [Lane],
+    /// Inputs in lanes.
+    pub(super) inputs: usize,
+    /// Outputs in lanes.
+    pub(super) outputs: usize,
 }
 
-impl Winograd {
-    /// Whether it can do that convolution.
-    pub(super) fn suits(shape: ConvShape) -> bool {
-        (shape.kernel, shape.stride, shape.padding) == (3, 1, 1) && shape.inputs.is_multiple_of(WIDTH)
-    }
+/// Whether it can do that convolution.
+pub(super) fn suits(shape: ConvShape) -> bool {
+    (shape.kernel, shape.stride, shape.padding) == (3, 1, 1)
+}
 
-    /// `weights`: `[outputs, inputs, 3, 3]`.
-    pub(super) fn new(shape: ConvShape, weights: &[f32]) -> Self {
-        let ConvShape { inputs, outputs, .. } = shape;
-        let point = |point: usize| {
-            let (down, right) = (WEIGHTS[point / IN], WEIGHTS[point % IN]);
-            Packed::new(inputs, outputs, |input, output| {
-                let taps = &weights[(output * inputs + input) * 9..][..9];
-                let sum: f64 = (0..9).map(|tap| down[tap / 3] * right[tap % 3] * f64::from(taps[tap])).sum();
-                sum as f32
-            })
-        };
-        Self {
-            points: (0..POINTS).map(point).collect(),
-            inputs: inputs.div_ceil(WIDTH),
-            outputs: outputs.div_ceil(WIDTH),
+/// Whether it is worth it for that many images: the transformed weights are four times as large, and where they come from main memory
+/// a few squares do not make up for that. A thread does about 55 products a nanosecond meanwhile a byte takes a twentieth of one.
+pub(super) fn pays(images: usize, side: usize) -> bool {
+    4 * squares(images, side) + 66 < images * side * side
+}
+
+/// Lanes of the transformed weights, or of their gradient.
+pub(super) fn packed(source: &Source<'_>) -> usize {
+    let (inputs, outputs) = source.channels();
+    POINTS * inputs.next_multiple_of(WIDTH) * outputs.div_ceil(WIDTH)
+}
+
+/// Transforms and packs weights, one lane of outputs an item; every member of the team comes here.
+///
+/// # Safety
+/// Nobody outside the team may have `packed`.
+pub(super) unsafe fn pack(member: &Member<'_>, source: Source<'_>, packed: Shared<'_>) {
+    let (_, outputs) = source.channels();
+    member.each(outputs.div_ceil(WIDTH), |output| member.run(Pack { source, output, packed }));
+}
+
+/// The weights of one lane of outputs.
+struct Pack<'a> {
+    source: Source<'a>,
+    output: usize,
+    packed: Shared<'a>,
+}
+
+impl Work for Pack<'_> {
+    #[inline(always)]
+    fn run<V: Vector>(self) {
+        let Self { source, output, packed } = self;
+        let (inputs, outputs) = source.channels();
+        let (padded, outputs) = (inputs.next_multiple_of(WIDTH), outputs.div_ceil(WIDTH));
+        for input in 0..inputs {
+            let mut taps = [[V::zero(); TAPS]; TAPS];
+            for place in 0..TAPS * TAPS {
+                taps[place / TAPS][place % TAPS] = V::load(&source.lane(input, place, output));
+            }
+            let points = Weigh::twice(taps);
+            for point in 0..POINTS {
+                // SAFETY: this member alone has this lane of outputs until the phase is over.
+                let place = unsafe { packed.part((point * outputs + output) * padded + input, 1) };
+                points[point / IN][point % IN].store(&mut place[0]);
+            }
         }
+    }
+}
+
+impl Winograd<'_> {
+    /// What goes with these weights; the points are still to come.
+    pub(super) fn of(source: &Source<'_>) -> Self {
+        let (inputs, outputs) = source.channels();
+        Self { points: &[], inputs: inputs.div_ceil(WIDTH), outputs: outputs.div_ceil(WIDTH) }
     }
 
     /// Lanes of scratch that a pass needs.
-    pub(super) fn scratch(&self, images: usize, side: usize) -> usize {
-        self.chunk(squares(images, side)) * POINTS * (self.inputs + self.outputs)
+    pub(super) fn scratch(&self, team: &Team, images: usize, side: usize) -> usize {
+        let total = squares(images, side);
+        match self.apart(team.threads(), total) {
+            Some(chunks) => team.threads() * total.div_ceil(chunks) * self.square(),
+            None => self.chunk(total) * self.square(),
+        }
     }
 
-    /// How many squares go through the three phases together.
+    /// Lanes of scratch of one square.
+    fn square(&self) -> usize {
+        POINTS * (self.inputs + self.outputs)
+    }
+
+    /// Into how many chunks the squares are cut where each member takes some through all three phases alone, all in its own cache.
+    /// `None` where the weights are too many to be read by each of them, or the squares too few.
+    fn apart(&self, threads: usize, total: usize) -> Option<usize> {
+        let bytes = POINTS * self.inputs * WIDTH * self.outputs * size_of::<Lane>();
+        let fits = (HELD / self.square()).max(1);
+        let chunks = total.div_ceil(fits).next_multiple_of(threads);
+        (bytes <= OWN_WEIGHTS && total >= 8 * chunks).then_some(chunks)
+    }
+
+    /// How many squares go through the three phases together where all members work on the same ones.
     fn chunk(&self, total: usize) -> usize {
-        let fits = HELD / (POINTS * (self.inputs + self.outputs));
-        let chunks = total.div_ceil(fits.max(14));
+        let fits = SHARED / self.square();
+        let chunks = total.div_ceil(fits.max(32));
         total.div_ceil(chunks)
     }
 
@@ -80,27 +143,42 @@ impl Winograd {
     ///
     /// # Safety
     /// Nobody outside the team may have the output or the scratch.
-    pub(super) unsafe fn run(
-        &self,
-        member: &Member<'_>,
-        level: Level,
-        input: Images<'_>,
-        scratch: Shared<'_>,
-        finish: &Finish<'_>,
-    ) {
+    pub(super) unsafe fn run(self, member: &Member<'_>, input: Images<'_>, scratch: Shared<'_>, finish: &Finish<'_>) {
         let total = squares(input.images, input.side);
+        let panels = self.outputs.div_ceil(member.level().tile().1);
+        let pass = |squares: Range<usize>, offset| Pass {
+            layer: self,
+            input,
+            first: squares.start,
+            count: squares.len(),
+            scratch,
+            offset,
+            finish,
+        };
+        if let Some(chunks) = self.apart(member.threads(), total) {
+            let size = total.div_ceil(chunks) * self.square();
+            return member.each(chunks, |chunk| {
+                let pass = pass(share(chunk, chunks, total), member.index() * size);
+                (0..self.inputs).for_each(|lane| member.run(Enter { pass, lane, squares: 0..pass.count }));
+                (0..POINTS).for_each(|point| member.run(Multiply { pass, point, panels: 0..panels }));
+                (0..self.outputs).for_each(|lane| member.run(Leave { pass, lane, squares: 0..pass.count }));
+            });
+        }
         let chunk = self.chunk(total);
         for first in (0..total).step_by(chunk) {
-            let count = chunk.min(total - first);
-            let pass = Pass { layer: self, input, first, count, scratch, finish };
-            member.each(self.inputs, |lane| level.run(Enter { pass, lane }));
-            let (_, width) = level.tile();
-            let panels = self.outputs.div_ceil(width);
+            let pass = pass(first..(first + chunk).min(total), 0);
+            pass.by_lane(member, self.inputs, |lane, squares| member.run(Enter { pass, lane, squares }));
             member.each(POINTS * panels, |item| {
-                level.run(Multiply { pass, point: item / panels, panel: item % panels });
+                let panel = item % panels;
+                member.run(Multiply { pass, point: item / panels, panels: panel..panel + 1 });
             });
-            member.each(self.outputs, |lane| level.run(Leave { pass, lane }));
+            pass.by_lane(member, self.outputs, |lane, squares| member.run(Leave { pass, lane, squares }));
         }
+    }
+
+    fn point(&self, point: usize) -> Weights<'_> {
+        let length = self.inputs * WIDTH * self.outputs;
+        Weights { lanes: &self.points[point * length..][..length], inputs: self.inputs, outputs: self.outputs }
     }
 }
 
@@ -112,25 +190,33 @@ fn squares(images: usize, side: usize) -> usize {
 /// Some squares on their way through the three phases.
 #[derive(Clone, Copy)]
 struct Pass<'a> {
-    layer: &'a Winograd,
+    layer: Winograd<'a>,
     input: Images<'a>,
     first: usize,
     count: usize,
     scratch: Shared<'a>,
+    /// Where its part of the scratch begins.
+    offset: usize,
     finish: &'a Finish<'a>,
 }
 
 impl Pass<'_> {
+    /// One phase over lanes of channels and, where they are few, parts of the squares.
+    fn by_lane(&self, member: &Member<'_>, lanes: usize, work: impl Fn(usize, Range<usize>)) {
+        let parts = (4 * member.threads()).div_ceil(lanes).min(self.count);
+        member.each(lanes * parts, |item| work(item / parts, share(item % parts, parts, self.count)));
+    }
+
     /// Where point and lane of the transformed input begin: `[point, lane, square]`.
     #[inline(always)]
     fn entered(&self, point: usize, lane: usize) -> usize {
-        (point * self.layer.inputs + lane) * self.count
+        self.offset + (point * self.layer.inputs + lane) * self.count
     }
 
     /// Where the transformed output of a point begins: `[point, lane, square]`, after all of the input.
     #[inline(always)]
     fn multiplied(&self, point: usize) -> usize {
-        POINTS * self.layer.inputs * self.count + point * self.layer.outputs * self.count
+        self.offset + (POINTS * self.layer.inputs + point * self.layer.outputs) * self.count
     }
 
     /// Image, and the first row and column of outputs, of a square of this pass.
@@ -142,19 +228,19 @@ impl Pass<'_> {
     }
 }
 
-/// First phase: the sums of the inputs, for one lane of channels.
+/// First phase: the sums of the inputs, for some squares of one lane of channels.
 struct Enter<'a> {
     pass: Pass<'a>,
     lane: usize,
+    squares: Range<usize>,
 }
 
 impl Work for Enter<'_> {
     #[inline(always)]
     fn run<V: Vector>(self) {
-        let Self { pass, lane } = self;
-        let (side, pixels) = (pass.input.side, pass.input.pixels());
-        let plane = &pass.input.lanes[lane * pixels..][..pixels];
-        for square in 0..pass.count {
+        let Self { pass, lane, squares } = self;
+        let (side, plane) = (pass.input.side, pass.input.plane(lane));
+        for square in squares {
             let (image, top, left) = pass.place(square);
             let mut values = [[V::zero(); IN]; IN];
             for (y, row) in values.iter_mut().enumerate() {
@@ -169,142 +255,79 @@ impl Work for Enter<'_> {
                     }
                 }
             }
-            let values = both_ways(values, enter);
-            for (point, value) in values.into_iter().flatten().enumerate() {
+            let values = EnterSums::twice(values);
+            for point in 0..POINTS {
                 // SAFETY: this member alone has this lane of the transformed input until the phase is over.
                 let place = unsafe { pass.scratch.part(pass.entered(point, lane) + square, 1) };
-                value.store(&mut place[0]);
+                values[point / IN][point % IN].store(&mut place[0]);
             }
         }
     }
 }
 
-/// Second phase: the matrix product of one point, for one panel of outputs.
+/// Second phase: the matrix product of one point, for some panels of outputs.
 struct Multiply<'a> {
     pass: Pass<'a>,
     point: usize,
-    panel: usize,
+    panels: Range<usize>,
 }
 
 impl Work for Multiply<'_> {
     #[inline(always)]
     fn run<V: Vector>(self) {
-        let Self { pass, point, panel } = self;
-        let (count, start, length) =
-            (pass.count, pass.entered(point, 0), pass.layer.inputs * pass.count);
-        // SAFETY: in this phase nobody writes the transformed input, and this member alone has this panel of the product.
-        let (entered, product) = unsafe {
-            (
-                &*pass.scratch.part(start, length),
-                pass.scratch.part(pass.multiplied(point), pass.layer.outputs * count),
-            )
-        };
-        let _ = product;
-        let (rows, width) = V::TILE;
-        let output = panel * width;
-        let outputs = width.min(pass.layer.outputs - output);
-        let tiles = count.div_ceil(rows);
-        let finish = Finish { bias: None, residual: None, relu: false, output: pass.scratch, stride: count };
-        for index in 0..tiles {
-            let (first, end) = (index * count / tiles, (index + 1) * count / tiles);
-            let pixels = Pixels { lanes: &entered[first..], stride: count };
-            let tile = Tile { first: pass.multiplied(point) + first, rows: end - first, output, outputs };
-            // SAFETY: as above.
-            unsafe { multiply::<V>(pixels, &pass.layer.points[point], tile, &finish) };
+        let Self { pass, point, panels } = self;
+        let count = pass.count;
+        // SAFETY: in this phase nobody writes the transformed input.
+        let entered = unsafe { pass.scratch.read(pass.entered(point, 0), pass.layer.inputs * count) };
+        let tiles = count.div_ceil(V::TILE.0);
+        let finish = Finish::plain(pass.scratch, count);
+        for panel in panels {
+            let output = panel * V::TILE.1;
+            let outputs = V::TILE.1.min(pass.layer.outputs - output);
+            for index in 0..tiles {
+                let rows = share(index, tiles, count);
+                let pixels = Pixels { lanes: &entered[rows.start..], stride: count };
+                let tile = Tile { first: pass.multiplied(point) + rows.start, rows: rows.len(), output, outputs };
+                // SAFETY: this member alone has these panels of the product until the phase is over.
+                unsafe { multiply::<V>(pixels, pass.layer.point(point), tile, &finish) };
+            }
         }
     }
 }
 
-/// Third phase: the outputs from their sums, for one lane of channels.
+/// Third phase: the outputs from their sums, for some squares of one lane of channels.
 struct Leave<'a> {
     pass: Pass<'a>,
     lane: usize,
+    squares: Range<usize>,
 }
 
 impl Work for Leave<'_> {
     #[inline(always)]
     fn run<V: Vector>(self) {
-        let Self { pass, lane } = self;
+        let Self { pass, lane, squares } = self;
         let (side, finish) = (pass.input.side, pass.finish);
+        let product = POINTS * pass.layer.outputs * pass.count;
         // SAFETY: in this phase nobody writes the scratch.
-        let scratch = unsafe { pass.scratch.whole() };
-        let bias = finish.bias.map_or(V::zero(), |bias| V::load(&bias[lane]));
-        for square in 0..pass.count {
+        let scratch = unsafe { pass.scratch.read(pass.multiplied(0), product) };
+        let bias = finish.bias::<V>(lane);
+        for square in squares {
             let (image, top, left) = pass.place(square);
             let mut values = [[V::zero(); IN]; IN];
-            for (point, value) in values.iter_mut().flatten().enumerate() {
-                *value = V::load(&scratch[pass.multiplied(point) + lane * pass.count + square]);
+            for point in 0..POINTS {
+                values[point / IN][point % IN] =
+                    V::load(&scratch[(point * pass.layer.outputs + lane) * pass.count + square]);
             }
-            let outputs = leave_both_ways(values);
-            for (y, row) in outputs.into_iter().enumerate().take(side - top) {
+            let outputs = LeaveSums::twice(values);
+            for (y, row) in outputs.iter().enumerate().take(side - top) {
                 let start = lane * finish.stride + (image * side + top + y) * side + left;
                 let length = OUT.min(side - left);
                 // SAFETY: this member alone has this lane of the output; nobody outside the team has any.
                 let line = unsafe { finish.output.part(start, length) };
-                for (x, (lane, value)) in line.iter_mut().zip(row).enumerate() {
-                    let mut value = value.add(bias);
-                    if let Some(residual) = finish.residual {
-                        value = value.add(V::load(&residual[start + x]));
-                    }
-                    if finish.relu {
-                        value = value.max(V::zero());
-                    }
-                    value.store(lane);
+                for (x, (lane, &value)) in line.iter_mut().zip(row).enumerate() {
+                    finish.write(value.add(bias), start + x, lane);
                 }
             }
         }
     }
-}
-
-/// A transform of rows, then of columns.
-#[inline(always)]
-fn both_ways<V: Vector>(values: [[V; IN]; IN], transform: fn([V; IN]) -> [V; IN]) -> [[V; IN]; IN] {
-    transpose(transpose(values.map(transform)).map(transform))
-}
-
-#[inline(always)]
-fn transpose<V: Vector, const N: usize, const M: usize>(values: [[V; N]; M]) -> [[V; M]; N] {
-    let mut turned = [[V::zero(); M]; N];
-    for (m, row) in values.into_iter().enumerate() {
-        for (n, value) in row.into_iter().enumerate() {
-            turned[n][m] = value;
-        }
-    }
-    turned
-}
-
-/// Six inputs to their six sums.
-#[inline(always)]
-fn enter<V: Vector>([a, b, c, d, e, f]: [V; IN]) -> [V; IN] {
-    let (two, four, five) = (V::splat(2.0), V::splat(4.0), V::splat(-5.0));
-    let minus_four = V::splat(-4.0);
-    let (even, odd) = (minus_four.mul_add(c, e), minus_four.mul_add(b, d)); // e - 4c, d - 4b
-    let (near, far) = (e.sub(c), two.mul_add(d.sub(b), V::zero()));
-    [
-        four.mul_add(a, five.mul_add(c, e)),
-        even.add(odd),
-        even.sub(odd),
-        near.add(far),
-        near.sub(far),
-        four.mul_add(b, five.mul_add(d, f)),
-    ]
-}
-
-/// Six sums to four outputs.
-#[inline(always)]
-fn leave<V: Vector>([a, b, c, d, e, f]: [V; IN]) -> [V; OUT] {
-    let (sum, difference) = (b.add(c), b.sub(c));
-    let (far_sum, far_difference) = (d.add(e), d.sub(e));
-    [
-        a.add(sum).add(far_sum),
-        V::splat(2.0).mul_add(far_difference, difference),
-        V::splat(4.0).mul_add(far_sum, sum),
-        V::splat(8.0).mul_add(far_difference, difference).add(f),
-    ]
-}
-
-#[inline(always)]
-fn leave_both_ways<V: Vector>(values: [[V; IN]; IN]) -> [[V; OUT]; OUT] {
-    let across: [[V; OUT]; IN] = values.map(leave);
-    transpose(transpose(across).map(leave))
 }

@@ -14,13 +14,14 @@ use burn::{
     },
 };
 
+use super::blocked;
 use crate::domain::BlockVariant;
 
 /// Features that the body gives per image.
 pub(crate) const FEATURES: usize = 2048;
 
 /// Blocks, middle width and stride of the four stages.
-const STAGES: [(usize, usize, usize); 4] = [(3, 64, 1), (4, 128, 2), (6, 256, 2), (3, 512, 2)];
+pub(super) const STAGES: [(usize, usize, usize); 4] = [(3, 64, 1), (4, 128, 2), (6, 256, 2), (3, 512, 2)];
 
 /// A block's output is this much wider than its middle.
 const EXPANSION: usize = 4;
@@ -51,12 +52,27 @@ impl ResNet50 {
 
     /// `[batch, 3, side, side]` to `[batch, 2048]`.
     pub(crate) fn forward(&self, input: Tensor<4>) -> Tensor<2> {
+        if blocked::trains_on(&input.device()) { self.forward_blocked(input) } else { self.forward_plain(input) }
+    }
+
+    /// Through Burn's modules: on a GPU, and in inference.
+    pub(super) fn forward_plain(&self, input: Tensor<4>) -> Tensor<2> {
         let stem = relu(self.bn1.forward(self.conv1.forward(input))); // [batch, 64, side / 2, side / 2]
         let mut x = max_pool2d(stem, stem_pool()); // [batch, 64, side / 4, side / 4]
         for block in [&self.layer1, &self.layer2, &self.layer3, &self.layer4].into_iter().flatten() {
             x = block.forward(x);
         }
         adaptive_avg_pool2d(x, [1, 1]).flatten(1, 3) // [batch, 2048]
+    }
+
+    /// The same in training on the CPU, through the kernels.
+    fn forward_blocked(&self, input: Tensor<4>) -> Tensor<2> {
+        let stem = blocked::norm(&self.bn1, blocked::stem(&self.conv1, input), true); // [4, batch, side / 2, side / 2, 16]
+        let mut x = blocked::max_pool(stem); // [4, batch, side / 4, side / 4, 16]
+        for block in [&self.layer1, &self.layer2, &self.layer3, &self.layer4].into_iter().flatten() {
+            x = block.forward_blocked(x);
+        }
+        blocked::mean(x) // [batch, 2048]
     }
 }
 
@@ -86,6 +102,16 @@ impl Bottleneck {
         let x = relu(self.bn1.forward(self.conv1.forward(input)));
         let x = relu(self.bn2.forward(self.conv2.forward(x)));
         relu(self.bn3.forward(self.conv3.forward(x)) + around)
+    }
+
+    fn forward_blocked(&self, input: Tensor<5>) -> Tensor<5> {
+        let around = match &self.downsample {
+            Some(downsample) => blocked::norm(&downsample.norm, blocked::conv(&downsample.conv, input.clone()), false),
+            None => input.clone(),
+        };
+        let x = blocked::norm(&self.bn1, blocked::conv(&self.conv1, input), true);
+        let x = blocked::norm(&self.bn2, blocked::conv(&self.conv2, x), true);
+        blocked::norm_add(&self.bn3, blocked::conv(&self.conv3, x), around)
     }
 }
 

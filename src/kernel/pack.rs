@@ -1,0 +1,122 @@
+//! Weights as the products read them.
+
+use super::{
+    conv::ConvShape,
+    shared::Shared,
+    simd::{Lane, WIDTH},
+    team::Member,
+};
+
+/// A matrix `[inputs, outputs]`, packed: for each lane of outputs, for each input, the sixteen weights.
+#[derive(Clone, Copy)]
+pub(super) struct Weights<'a> {
+    pub(super) lanes: &'a [Lane],
+    /// Inputs in lanes; what is missing to a whole lane are weights of zero.
+    pub(super) inputs: usize,
+    /// Outputs in lanes.
+    pub(super) outputs: usize,
+}
+
+impl<'a> Weights<'a> {
+    /// The weights of `count` lanes of outputs from `first` on.
+    #[inline(always)]
+    pub(super) fn panels(&self, first: usize, count: usize) -> &'a [Lane] {
+        let panel = self.inputs * WIDTH;
+        &self.lanes[first * panel..(first + count) * panel]
+    }
+}
+
+/// Which way a convolution's weights are used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Direction {
+    /// From its input to its output.
+    Forward,
+    /// From the output's gradient to the input's: inputs and outputs change places, and the kernel is turned by half a turn.
+    Backward,
+}
+
+/// Weights `[outputs, inputs, kernel, kernel]` as PyTorch orders them, seen in one direction.
+#[derive(Clone, Copy)]
+pub(super) struct Source<'a> {
+    weights: &'a [f32],
+    shape: ConvShape,
+    direction: Direction,
+}
+
+impl<'a> Source<'a> {
+    /// # Panics
+    /// If there are not as many weights as the shape has.
+    pub(super) fn new(shape: ConvShape, weights: &'a [f32], direction: Direction) -> Self {
+        assert_eq!(weights.len(), shape.weights(), "weights of {shape:?}");
+        Self { weights, shape, direction }
+    }
+
+    /// Channels that a product with these weights takes and gives.
+    pub(super) fn channels(&self) -> (usize, usize) {
+        match self.direction {
+            Direction::Forward => (self.shape.inputs, self.shape.outputs),
+            Direction::Backward => (self.shape.outputs, self.shape.inputs),
+        }
+    }
+
+    pub(super) fn shape(&self) -> ConvShape {
+        self.shape
+    }
+
+    pub(super) fn direction(&self) -> Direction {
+        self.direction
+    }
+
+    /// What [`Source::pack`] packed, as a matrix.
+    pub(super) fn matrix<'b>(&self, lanes: &'b [Lane]) -> Weights<'b> {
+        let (inputs, outputs) = self.channels();
+        Weights { lanes, inputs: self.area() * inputs.div_ceil(WIDTH), outputs: outputs.div_ceil(WIDTH) }
+    }
+
+    fn area(&self) -> usize {
+        self.shape.kernel * self.shape.kernel
+    }
+
+    /// The sixteen weights from `input` at that place of the kernel to a lane of outputs.
+    #[inline(always)]
+    pub(super) fn lane(&self, input: usize, place: usize, output_lane: usize) -> Lane {
+        let (_, outputs) = self.channels();
+        let area = self.area();
+        let row = self.shape.inputs * area;
+        let first = output_lane * WIDTH;
+        let (start, step) = match self.direction {
+            Direction::Forward => (first * row + input * area + place, row),
+            Direction::Backward => (input * row + first * area + (area - 1 - place), area),
+        };
+        let mut lane = Lane::default();
+        for (index, weight) in lane.0.iter_mut().enumerate().take(outputs - first) {
+            *weight = self.weights[start + index * step];
+        }
+        lane
+    }
+
+    /// Lanes of the packed matrix of kernel places and inputs by outputs.
+    pub(super) fn packed(&self) -> usize {
+        let (inputs, outputs) = self.channels();
+        self.area() * inputs.next_multiple_of(WIDTH) * outputs.div_ceil(WIDTH)
+    }
+
+    /// Packs that matrix into `packed`, one lane of outputs an item; every member of the team comes here.
+    ///
+    /// # Safety
+    /// Nobody outside the team may have `packed`.
+    pub(super) unsafe fn pack(&self, member: &Member<'_>, packed: Shared<'_>) {
+        let (inputs, outputs) = self.channels();
+        let padded = inputs.next_multiple_of(WIDTH);
+        let panel = self.area() * padded;
+        member.each(outputs.div_ceil(WIDTH), |output| {
+            // SAFETY: this member alone has this panel until the phase is over.
+            let panel = unsafe { packed.part(output * panel, panel) };
+            for (place, places) in panel.chunks_exact_mut(padded).enumerate() {
+                for (input, lane) in places.iter_mut().enumerate().take(inputs) {
+                    *lane = self.lane(input, place, output);
+                }
+            }
+        });
+    }
+}

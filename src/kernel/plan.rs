@@ -1,0 +1,193 @@
+//! A trained network made ready for prediction: batch normalisation is in the weights, the weights are packed, the buffers are there.
+
+mod compile;
+mod pass;
+
+use parking_lot::Mutex;
+
+use super::{
+    columns::Columns,
+    conv::ConvShape,
+    product::Measures,
+    shared::Shared,
+    simd::{Lane, WIDTH},
+    stem::Planes,
+    team::Team,
+    zeros,
+};
+use compile::{Compiler, Convolution, Stem};
+use pass::Pass;
+
+/// A convolution that does all that comes before the next one.
+#[derive(Clone, Debug)]
+pub struct Layer {
+    /// Its measures.
+    pub shape: ConvShape,
+    /// `[outputs, inputs, kernel, kernel]`.
+    pub weights: Vec<f32>,
+    /// One for each output.
+    pub bias: Vec<f32>,
+}
+
+/// What grey levels become in each channel of the input: `grey * scale + shift`.
+#[derive(Clone, Debug)]
+pub struct Channels {
+    /// By channel.
+    pub scale: Vec<f32>,
+    /// By channel.
+    pub shift: Vec<f32>,
+}
+
+/// One of the plan's buffers. The first layer writes slot 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Slot(pub usize);
+
+/// What is done after the first layer.
+#[derive(Clone, Debug)]
+pub enum Step {
+    /// A convolution, the sum with a residual, and a ReLU.
+    Convolve {
+        /// The convolution.
+        layer: Layer,
+        /// What it reads.
+        input: Slot,
+        /// What it writes; none of the others.
+        output: Slot,
+        /// Added before the ReLU.
+        residual: Option<Slot>,
+        /// Whether negative numbers become zero.
+        relu: bool,
+    },
+    /// The maximum of 3x3, every second pixel, no less than zero.
+    MaxPool {
+        /// What it reads.
+        input: Slot,
+        /// What it writes.
+        output: Slot,
+    },
+}
+
+/// Images that go through together: more would not be faster, and take more memory.
+const TOGETHER: usize = 8;
+
+/// A network compiled for one size of images.
+#[derive(Debug)]
+pub struct Plan {
+    side: usize,
+    stem: Stem,
+    steps: Vec<Ready>,
+    result: Slot,
+    /// What lies in each slot in the end: lanes and side. For the buffers' sizes the largest there ever is counts.
+    slots: Vec<usize>,
+    buffers: Mutex<Buffers>,
+}
+
+/// Kept between calls.
+#[derive(Debug, Default)]
+struct Buffers {
+    slots: Vec<Vec<Lane>>,
+    scratch: Vec<Lane>,
+}
+
+/// A step with its measures.
+#[derive(Debug)]
+struct Ready {
+    work: Kind,
+    input: Place,
+    output: Place,
+}
+
+/// A slot and what lies in it.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    slot: Slot,
+    lanes: usize,
+    side: usize,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Convolve { convolution: Convolution, residual: Option<Slot>, relu: bool },
+    MaxPool,
+}
+
+impl Plan {
+    /// Compiles a network for images of `side`: the first layer (with ReLU) writes slot 0, the steps follow, and the mean over the
+    /// pixels of `result` is the answer.
+    ///
+    /// # Panics
+    /// If a layer does not fit what it reads, reads what nobody wrote, or writes where it reads.
+    pub fn new(team: &Team, side: usize, first: &Layer, channels: &Channels, steps: &[Step], result: Slot) -> Self {
+        let stem = Stem::new(team, first, channels);
+        let start = Place { slot: Slot(0), lanes: stem.shape.outputs.div_ceil(WIDTH), side: stem.shape.side(side) };
+        let mut compiler = Compiler { team, places: vec![start], slots: vec![start.size()] };
+        let steps = steps.iter().map(|step| compiler.step(step)).collect();
+        let slots = compiler.slots;
+        Self { side, stem, steps, result, slots, buffers: Mutex::default() }
+    }
+
+    /// Features `[images, channels]` of grey squares of the plan's side.
+    ///
+    /// # Panics
+    /// If an image is not of that side.
+    pub fn features(&self, team: &Team, images: &[&[u8]]) -> Vec<Vec<f32>> {
+        images.chunks(TOGETHER).flat_map(|images| self.pass(team, images)).collect()
+    }
+
+    fn pass(&self, team: &Team, images: &[&[u8]]) -> Vec<Vec<f32>> {
+        let planes = self.stem.planes(images, self.side);
+        let planes = Planes::new(self.stem.shape, images.len(), self.side, &planes);
+        let mut buffers = self.buffers.lock();
+        let Buffers { slots, scratch } = &mut *buffers;
+        slots.resize_with(self.slots.len(), Vec::new);
+        for (buffer, size) in slots.iter_mut().zip(&self.slots) {
+            grow(buffer, size * images.len());
+        }
+        grow(scratch, self.scratch(team, planes, images.len()));
+        let result = self.place(self.result);
+        let mut means = zeros(result.lanes * images.len());
+        let pass = Pass {
+            plan: self,
+            images: images.len(),
+            slots: slots.iter_mut().map(|buffer| Shared::new(buffer)).collect(),
+            scratch: Shared::new(scratch),
+        };
+        let shared = Shared::new(&mut means);
+        // SAFETY: all buffers are this call's until it returns.
+        team.run(|member| unsafe { pass.run(member, planes, result, shared) });
+        (0..images.len())
+            .map(|image| (0..result.lanes).flat_map(|lane| means[lane * images.len() + image].0).collect())
+            .collect()
+    }
+
+    fn place(&self, slot: Slot) -> Place {
+        let written = self.steps.iter().rev().find(|step| step.output.slot == slot);
+        written.expect("a step writes the result").output
+    }
+
+    fn scratch(&self, team: &Team, planes: Planes<'_>, images: usize) -> usize {
+        let stem = Measures::of(&Columns::Stem(planes)).scratch(team);
+        let step = |step: &Ready| match &step.work {
+            Kind::Convolve { convolution, .. } => convolution.scratch(team, images, step),
+            Kind::MaxPool => 0,
+        };
+        self.steps.iter().map(step).max().unwrap_or(0).max(stem)
+    }
+}
+
+fn grow(buffer: &mut Vec<Lane>, length: usize) {
+    if buffer.len() < length {
+        *buffer = zeros(length);
+    }
+}
+
+impl Place {
+    /// Lanes of one image.
+    fn size(&self) -> usize {
+        self.lanes * self.side * self.side
+    }
+}
+
+fn pooled(side: usize) -> usize {
+    (side + 2 - 3) / 2 + 1
+}

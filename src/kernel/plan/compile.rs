@@ -1,0 +1,167 @@
+//! Makes layers ready: folds the channels, packs the weights, checks that the steps fit each other.
+
+use super::{Channels, Kind, Layer, Place, Ready, Slot, Step, pooled};
+use crate::kernel::{
+    columns::Columns,
+    conv::{ConvShape, Images},
+    pack::{Direction, Source, Weights},
+    product::Measures,
+    shared::Shared,
+    simd::{Lane, WIDTH},
+    stem,
+    team::Team,
+    train::bias_lanes,
+    winograd::{self, Winograd},
+    zeros,
+};
+
+/// The first layer.
+#[derive(Debug)]
+pub(super) struct Stem {
+    pub(super) shape: ConvShape,
+    packed: Vec<Lane>,
+    pub(super) bias: Vec<Lane>,
+}
+
+/// A later one.
+#[derive(Debug)]
+pub(super) struct Convolution {
+    shape: ConvShape,
+    pub(super) bias: Vec<Lane>,
+    /// Packed as they are, where that is the best way for some number of images.
+    pub(super) direct: Option<Vec<Lane>>,
+    /// Transformed, where that is.
+    points: Option<Vec<Lane>>,
+}
+
+impl Stem {
+    /// All channels are made of one grey level, so the kernel needs two: grey, and where the image is at all.
+    pub(super) fn new(team: &Team, layer: &Layer, channels: &Channels) -> Self {
+        let Layer { shape, weights, bias } = layer;
+        let area = shape.kernel * shape.kernel;
+        let folded = ConvShape { inputs: 2, ..*shape };
+        let sum = |output: usize, factors: &[f32], place: usize| -> f32 {
+            let weight = |channel: usize| f64::from(weights[(output * shape.inputs + channel) * area + place]);
+            (0..shape.inputs).map(|channel| weight(channel) * f64::from(factors[channel])).sum::<f64>() as f32
+        };
+        let weights: Vec<f32> = (0..shape.outputs)
+            .flat_map(|output| [&channels.scale, &channels.shift].map(|factors| (output, factors)))
+            .flat_map(|(output, factors)| (0..area).map(move |place| sum(output, factors, place)))
+            .collect();
+        let mut packed = zeros(stem::packed(folded));
+        let shared = Shared::new(&mut packed);
+        let source = Source::new(folded, &weights, Direction::Forward);
+        // SAFETY: the buffer is this function's.
+        team.run(|member| unsafe { stem::pack(member, folded, source, shared) });
+        Self { shape: folded, packed, bias: bias_lanes(*shape, bias) }
+    }
+
+    pub(super) fn planes(&self, images: &[&[u8]], side: usize) -> Vec<f32> {
+        assert!(images.iter().all(|image| image.len() == side * side), "images of side {side}");
+        stem::edged(self.shape, images.len(), side, |plane, row, line| {
+            if plane % 2 == 1 {
+                return line.fill(1.0);
+            }
+            for (value, grey) in line.iter_mut().zip(&images[plane / 2][row * side..]) {
+                *value = f32::from(*grey);
+            }
+        })
+    }
+
+    pub(super) fn weights(&self) -> Weights<'_> {
+        Weights { lanes: &self.packed, inputs: stem::inputs(self.shape), outputs: self.shape.outputs.div_ceil(WIDTH) }
+    }
+}
+
+/// Follows what lies in the slots while steps are made ready.
+pub(super) struct Compiler<'a> {
+    pub(super) team: &'a Team,
+    pub(super) places: Vec<Place>,
+    pub(super) slots: Vec<usize>,
+}
+
+impl Compiler<'_> {
+    pub(super) fn step(&mut self, step: &Step) -> Ready {
+        let (work, input, output, lanes, side) = match step {
+            Step::Convolve { layer, input, output, residual, relu } => {
+                let from = self.find(*input);
+                assert_eq!(from.lanes, layer.shape.inputs.div_ceil(WIDTH), "{:?} reads slot {input:?}", layer.shape);
+                let side = layer.shape.side(from.side);
+                let lanes = layer.shape.outputs.div_ceil(WIDTH);
+                if let Some(residual) = residual {
+                    let residual = self.find(*residual);
+                    assert_eq!((residual.lanes, residual.side), (lanes, side), "a residual of the output's size");
+                    assert_ne!(residual.slot, *output, "nothing is written where it is read");
+                }
+                let convolution = Convolution::new(self.team, layer, side);
+                (Kind::Convolve { convolution, residual: *residual, relu: *relu }, from, *output, lanes, side)
+            }
+            Step::MaxPool { input, output } => {
+                let from = self.find(*input);
+                (Kind::MaxPool, from, *output, from.lanes, pooled(from.side))
+            }
+        };
+        assert_ne!(input.slot, output, "nothing is written where it is read");
+        let output = Place { slot: output, lanes, side };
+        self.write(output);
+        Ready { work, input, output }
+    }
+
+    fn find(&self, slot: Slot) -> Place {
+        *self.places.iter().rev().find(|place| place.slot == slot).expect("a step reads what one before it wrote")
+    }
+
+    fn write(&mut self, place: Place) {
+        self.places.push(place);
+        let slots = self.slots.len().max(place.slot.0 + 1);
+        self.slots.resize(slots, 0);
+        let size = &mut self.slots[place.slot.0];
+        *size = (*size).max(place.size());
+    }
+}
+
+impl Convolution {
+    pub(super) fn new(team: &Team, layer: &Layer, side: usize) -> Self {
+        let source = Source::new(layer.shape, &layer.weights, Direction::Forward);
+        let transformed = winograd::suits(layer.shape);
+        let points = transformed.then(|| {
+            let mut points = zeros(winograd::packed(&source));
+            let shared = Shared::new(&mut points);
+            // SAFETY: the buffer is this function's.
+            team.run(|member| unsafe { winograd::pack(member, source, shared) });
+            points
+        });
+        let direct = (!transformed || !winograd::pays(1, side)).then(|| {
+            let mut packed = zeros(source.packed());
+            let shared = Shared::new(&mut packed);
+            // SAFETY: the buffer is this function's.
+            team.run(|member| unsafe { source.pack(member, shared) });
+            packed
+        });
+        Self { shape: layer.shape, bias: bias_lanes(layer.shape, &layer.bias), direct, points }
+    }
+
+    /// The transformed weights, if they are the better way for that many images.
+    pub(super) fn winograd(&self, images: usize, step: &Ready) -> Option<Winograd<'_>> {
+        let points = self.points.as_deref()?;
+        let pays = self.direct.is_none() || winograd::pays(images, step.output.side);
+        pays.then_some(Winograd { points, inputs: step.input.lanes, outputs: step.output.lanes })
+    }
+
+    pub(super) fn columns<'a>(&self, input: Images<'a>, step: &Ready) -> Columns<'a> {
+        Columns::new(self.shape, Direction::Forward, input, step.output.side)
+    }
+
+    pub(super) fn scratch(&self, team: &Team, images: usize, step: &Ready) -> usize {
+        if let Some(winograd) = self.winograd(images, step) {
+            return winograd.scratch(team, images, step.input.side);
+        }
+        let ConvShape { kernel, .. } = self.shape;
+        let measures = Measures {
+            lanes: kernel * kernel * step.input.lanes,
+            pixels: images * step.output.side.pow(2),
+            gathered: !self.shape.is_pointwise(),
+        };
+        measures.scratch(team)
+    }
+}

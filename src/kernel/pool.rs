@@ -1,0 +1,168 @@
+//! The two poolings of a ResNet: the stem's maximum over 3x3 pixels, and the mean over all pixels at the end.
+
+use super::{
+    conv::Images,
+    memory::Buffer,
+    parts,
+    simd::{Lane, Vector, WIDTH, Work},
+    team::Team,
+};
+
+/// Side of the window, step between windows and pixels outside of the image on each side, which never are the maximum.
+const WINDOW: usize = 3;
+const STRIDE: usize = 2;
+const PADDING: usize = 1;
+
+/// Which pixel of its window each output came from, row by row, for sixteen channels.
+pub type Origin = [u8; WIDTH];
+
+/// Side of the output for that side of the input.
+pub fn pooled(side: usize) -> usize {
+    (side + 2 * PADDING - WINDOW) / STRIDE + 1
+}
+
+/// Maxima over windows of 3x3 with a stride of 2 and a padding of 1, and where each came from: of equal ones the first.
+///
+/// # Panics
+/// If the images have no pixels or not whole lanes of them.
+pub fn max_pool(team: &Team, images: Images<'_>) -> (Buffer, Vec<Origin>) {
+    let (side, planes) = (images.side, planes(images.lanes.len(), images.side));
+    let area = pooled(side) * pooled(side);
+    let mut output = Buffer::new(planes * area);
+    let mut origins = vec![Origin::default(); planes * area];
+    let parts = images.lanes.chunks(side * side).zip(output.chunks_mut(area)).zip(origins.chunks_mut(area));
+    parts::each(team, parts.collect(), |((plane, output), origins)| {
+        team.level().run(MaxPool { plane, side, output, origins });
+    });
+    (output, origins)
+}
+
+/// The gradient of [`max_pool`]'s input of that side from that of its output.
+///
+/// # Panics
+/// If gradient and origins are not those of whole planes.
+pub fn max_pool_backward(team: &Team, side: usize, gradient: &[Lane], origins: &[Origin]) -> Buffer {
+    let area = pooled(side) * pooled(side);
+    assert_eq!(gradient.len(), origins.len(), "an origin of each output");
+    let mut result = Buffer::new(planes(gradient.len(), pooled(side)) * side * side);
+    let parts = gradient.chunks(area).zip(origins.chunks(area)).zip(result.chunks_mut(side * side));
+    parts::each(team, parts.collect(), |((gradient, origins), result)| {
+        team.level().run(Distribute { gradient, origins, side, result });
+    });
+    result
+}
+
+/// Mean of each channel of each image, `[images, channels]`.
+///
+/// # Panics
+/// If the images have not lanes enough.
+pub fn mean(images: Images<'_>, channels: usize) -> Vec<f32> {
+    let area = images.side * images.side;
+    let mut means = vec![0.0; images.images * channels];
+    for (plane, pixels) in images.lanes.chunks_exact(area).enumerate() {
+        let (lane, image) = (plane / images.images, plane % images.images);
+        let row = &mut means[image * channels..][..channels];
+        for (channel, mean) in row[lane * WIDTH..].iter_mut().take(WIDTH).enumerate() {
+            *mean = pixels.iter().map(|pixel| pixel.0[channel]).sum::<f32>() / area as f32;
+        }
+    }
+    means
+}
+
+/// The gradient of [`mean`]'s input, images of that side, from that of its output.
+///
+/// # Panics
+/// If the gradient is not whole rows.
+pub fn mean_backward(gradient: &[f32], channels: usize, side: usize) -> Buffer {
+    let (images, area) = (gradient.len() / channels, side * side);
+    assert_eq!(images * channels, gradient.len(), "whole rows");
+    let mut result = Buffer::new(channels.div_ceil(WIDTH) * images * area);
+    for (plane, pixels) in result.chunks_exact_mut(area).enumerate() {
+        let (lane, image) = (plane / images, plane % images);
+        let row = &gradient[image * channels..][..channels];
+        let share = |channel| row.get(lane * WIDTH + channel).map_or(0.0, |gradient| gradient / area as f32);
+        pixels.fill(Lane(std::array::from_fn(share)));
+    }
+    result
+}
+
+fn planes(lanes: usize, side: usize) -> usize {
+    let area = side * side;
+    assert!(area > 0 && lanes > 0 && lanes.is_multiple_of(area), "whole planes of {side}x{side} pixels");
+    lanes / area
+}
+
+/// One plane's maxima.
+struct MaxPool<'a> {
+    plane: &'a [Lane],
+    side: usize,
+    output: &'a mut [Lane],
+    origins: &'a mut [Origin],
+}
+
+impl Work for MaxPool<'_> {
+    #[inline(always)]
+    fn run<V: Vector>(self) {
+        let (side, across) = (self.side, pooled(self.side));
+        for (index, (output, origin)) in self.output.iter_mut().zip(self.origins).enumerate() {
+            let (top, left) = (index / across * STRIDE, index % across * STRIDE);
+            let mut best: Option<(V, V)> = None;
+            for place in 0..WINDOW * WINDOW {
+                let (y, x) = (top + place / WINDOW, left + place % WINDOW);
+                if !(PADDING..side + PADDING).contains(&y) || !(PADDING..side + PADDING).contains(&x) {
+                    continue;
+                }
+                let value = V::load(&self.plane[(y - PADDING) * side + x - PADDING]);
+                let here = V::splat(place as f32);
+                best = Some(match best {
+                    None => (value, here),
+                    Some((most, at)) => (value.pick(most, value, most), value.pick(most, here, at)),
+                });
+            }
+            let (most, at) = best.expect("a window holds at least one pixel");
+            most.store(output);
+            let mut places = Lane::default();
+            at.store(&mut places);
+            *origin = places.0.map(|place| place as u8);
+        }
+    }
+}
+
+/// One plane's gradient: each pixel gets that of the windows whose maximum it is.
+struct Distribute<'a> {
+    gradient: &'a [Lane],
+    origins: &'a [Origin],
+    side: usize,
+    result: &'a mut [Lane],
+}
+
+impl Work for Distribute<'_> {
+    #[inline(always)]
+    fn run<V: Vector>(self) {
+        let across = pooled(self.side);
+        for (index, result) in self.result.iter_mut().enumerate() {
+            let (y, x) = (index / self.side + PADDING, index % self.side + PADDING);
+            let mut sum = V::zero();
+            for down in windows(y, across) {
+                for right in windows(x, across) {
+                    let window = down * across + right;
+                    let place = ((y - down * STRIDE) * WINDOW + x - right * STRIDE) as f32;
+                    let origin = V::load(&Lane(self.origins[window].map(f32::from)));
+                    // Whole numbers: equal where neither is greater.
+                    let gradient = origin.pick(V::splat(place), V::zero(), V::load(&self.gradient[window]));
+                    sum = sum.add(V::splat(place).pick(origin, V::zero(), gradient));
+                }
+            }
+            sum.store(result);
+        }
+    }
+}
+
+/// The windows, in one direction, that hold the padded place.
+#[inline(always)]
+fn windows(place: usize, across: usize) -> std::ops::Range<usize> {
+    (place + 1).saturating_sub(WINDOW).div_ceil(STRIDE)..(place / STRIDE + 1).min(across)
+}
+
+#[cfg(test)]
+mod tests;

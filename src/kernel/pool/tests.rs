@@ -1,0 +1,64 @@
+//! Against plain loops over `[channels, images, side, side]`.
+
+use super::*;
+use crate::kernel::fixtures::{close, drawn, lanes_of, levels, numbers_of};
+
+/// Channels, images and pixels on a side.
+const SHAPES: [[usize; 3]; 4] = [[16, 1, 1], [5, 2, 2], [20, 3, 7], [33, 2, 12]];
+
+/// Few different numbers, so that windows have equal ones.
+fn few(seed: u64, [channels, images, side]: [usize; 3]) -> Vec<f64> {
+    drawn(seed, channels * images * side * side).iter().map(|value| (value * 8.0).round() / 8.0).collect()
+}
+
+/// For each output the place of its input: of equal ones the first.
+fn origins(input: &[f64], side: usize) -> Vec<usize> {
+    let across = pooled(side);
+    let inside = |window: usize| (2 * window).saturating_sub(1)..(2 * window + 2).min(side);
+    let mut origins = Vec::new();
+    for plane in 0..input.len() / (side * side) {
+        for window in 0..across * across {
+            let (ys, xs) = (inside(window / across), inside(window % across));
+            let places = ys.flat_map(|y| xs.clone().map(move |x| (plane * side + y) * side + x));
+            origins.push(places.reduce(|best, place| if input[place] > input[best] { place } else { best }).unwrap());
+        }
+    }
+    origins
+}
+
+#[test]
+fn maxima_and_their_gradients_are_the_twins() {
+    for (shape, level) in SHAPES.iter().flat_map(|&shape| levels().map(move |level| (shape, level))) {
+        let [channels, count, side] = shape;
+        let (input, gradient) = (few(1, shape), few(2, [channels, count, pooled(side)]));
+        let origins = origins(&input, side);
+        let expected: Vec<f64> = origins.iter().map(|&place| input[place]).collect();
+        let mut expected_gradient = vec![0.0; input.len()];
+        origins.iter().zip(&gradient).for_each(|(&place, gradient)| expected_gradient[place] += gradient);
+        let lanes = lanes_of(&input, channels);
+        for threads in [1, 2, 3] {
+            let team = Team::with_level(threads, level);
+            let (output, origins) = max_pool(&team, Images { lanes: &lanes, images: count, side });
+            assert_eq!(numbers_of(&output, channels), expected, "{shape:?}, {level:?}");
+            let result = max_pool_backward(&team, side, &lanes_of(&gradient, channels), &origins);
+            close(&numbers_of(&result, channels), &expected_gradient, 1e-6);
+        }
+    }
+}
+
+#[test]
+fn means_and_their_gradients_are_the_twins() {
+    for [channels, count, side] in SHAPES {
+        let input = drawn(1, channels * count * side * side);
+        let area = (side * side) as f64;
+        let by_channel: Vec<f64> = input.chunks(side * side).map(|plane| plane.iter().sum::<f64>() / area).collect();
+        let by_image: Vec<f64> =
+            (0..channels * count).map(|i| by_channel[i % channels * count + i / channels]).collect();
+        let means = mean(Images { lanes: &lanes_of(&input, channels), images: count, side }, channels);
+        close(&means.iter().copied().map(f64::from).collect::<Vec<_>>(), &by_image, 1e-6);
+        let gradient: Vec<f32> = by_image.iter().map(|&mean| mean as f32).collect();
+        let result = numbers_of(&mean_backward(&gradient, channels, side), channels);
+        let shares: Vec<f64> = by_channel.iter().flat_map(|mean| vec![mean / area; side * side]).collect();
+        close(&result, &shares, 1e-6);
+    }
+}

@@ -1,0 +1,206 @@
+//! Every kernel at every level, with several team sizes, against plain loops in double precision.
+
+use super::{ConvShape, Images, Lane, Level, Team, WIDTH, train};
+
+/// A generator of numbers between -1 and 1: Knuth's MMIX.
+struct Numbers(u64);
+
+impl Numbers {
+    fn next(&mut self) -> f32 {
+        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (self.0 >> 40) as f32 / (1 << 23) as f32 - 1.0
+    }
+
+    fn many(&mut self, count: usize) -> Vec<f32> {
+        (0..count).map(|_| self.next()).collect()
+    }
+}
+
+/// Images as PyTorch orders them, `[images, channels, side, side]`.
+#[derive(Clone)]
+struct Plain {
+    values: Vec<f32>,
+    images: usize,
+    channels: usize,
+    side: usize,
+}
+
+impl Plain {
+    fn new(numbers: &mut Numbers, images: usize, channels: usize, side: usize) -> Self {
+        Self { values: numbers.many(images * channels * side * side), images, channels, side }
+    }
+
+    fn at(&self, image: usize, channel: usize, y: usize, x: usize) -> usize {
+        ((image * self.channels + channel) * self.side + y) * self.side + x
+    }
+
+    fn places(&self) -> impl Iterator<Item = (usize, usize, usize, usize)> + use<> {
+        let Self { images, channels, side, .. } = *self;
+        (0..images * channels * side * side)
+            .map(move |i| (i / (channels * side * side), i / (side * side) % channels, i / side % side, i % side))
+    }
+
+    fn lanes(&self) -> Vec<Lane> {
+        let pixels = self.images * self.side * self.side;
+        let mut lanes = vec![Lane::default(); self.channels.div_ceil(WIDTH) * pixels];
+        for (image, channel, y, x) in self.places() {
+            let pixel = (image * self.side + y) * self.side + x;
+            lanes[channel / WIDTH * pixels + pixel].0[channel % WIDTH] = self.values[self.at(image, channel, y, x)];
+        }
+        lanes
+    }
+
+    fn from_lanes(lanes: &[Lane], images: usize, channels: usize, side: usize) -> Self {
+        let pixels = images * side * side;
+        assert_eq!(lanes.len(), channels.div_ceil(WIDTH) * pixels);
+        let mut plain = Self { values: vec![0.0; images * channels * side * side], images, channels, side };
+        for (image, channel, y, x) in plain.places() {
+            let pixel = (image * side + y) * side + x;
+            let index = plain.at(image, channel, y, x);
+            plain.values[index] = lanes[channel / WIDTH * pixels + pixel].0[channel % WIDTH];
+        }
+        plain
+    }
+}
+
+/// What pairs of input and output meet at each weight.
+fn meetings(shape: ConvShape, input: &Plain, mut meet: impl FnMut(usize, usize, usize)) {
+    let side = shape.side(input.side);
+    let output = Plain { values: Vec::new(), images: input.images, channels: shape.outputs, side };
+    for image in 0..input.images {
+        for o in 0..shape.outputs {
+            for y in 0..side {
+                for x in 0..side {
+                    for i in 0..shape.inputs {
+                        for (down, right) in (0..shape.kernel.pow(2)).map(|p| (p / shape.kernel, p % shape.kernel)) {
+                            let (iy, ix) = (y * shape.stride + down, x * shape.stride + right);
+                            let (Some(iy), Some(ix)) = (iy.checked_sub(shape.padding), ix.checked_sub(shape.padding))
+                            else {
+                                continue;
+                            };
+                            if iy < input.side && ix < input.side {
+                                let weight = ((o * shape.inputs + i) * shape.kernel + down) * shape.kernel + right;
+                                meet(input.at(image, i, iy, ix), weight, output.at(image, o, y, x));
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn reference_forward(shape: ConvShape, input: &Plain, weights: &[f32], bias: &[f32]) -> Vec<f64> {
+    let side = shape.side(input.side);
+    let mut sums: Vec<f64> = (0..input.images * shape.outputs * side * side)
+        .map(|i| f64::from(bias[i / (side * side) % shape.outputs]))
+        .collect();
+    meetings(shape, input, |i, w, o| sums[o] += f64::from(input.values[i]) * f64::from(weights[w]));
+    sums
+}
+
+fn reference_gradients(shape: ConvShape, input: &Plain, weights: &[f32], gradient: &Plain) -> (Vec<f64>, Vec<f64>) {
+    let (mut inputs, mut sums) = (vec![0.0; input.values.len()], vec![0.0; weights.len()]);
+    meetings(shape, input, |i, w, o| {
+        let gradient = f64::from(gradient.values[o]);
+        inputs[i] += gradient * f64::from(weights[w]);
+        sums[w] += gradient * f64::from(input.values[i]);
+    });
+    (inputs, sums)
+}
+
+/// Largest difference as a share of the largest number.
+fn error(found: &[f32], expected: &[f64]) -> f64 {
+    assert_eq!(found.len(), expected.len());
+    let largest = expected.iter().fold(0.0_f64, |largest, value| largest.max(value.abs()));
+    let difference = found.iter().zip(expected).fold(0.0_f64, |most, (a, b)| most.max((f64::from(*a) - b).abs()));
+    assert!(found.iter().all(|value| value.is_finite()));
+    difference / largest
+}
+
+/// Teams of all levels that the processor has.
+fn teams() -> Vec<Team> {
+    let levels = [Level::Portable, Level::Avx2, Level::Avx512].into_iter().filter(|level| *level <= Level::detect());
+    levels.flat_map(|level| [1, 2, 3].map(|threads| Team::with_level(threads, level))).collect()
+}
+
+const SHAPES: [ConvShape; 7] = [
+    ConvShape { inputs: 32, outputs: 48, kernel: 1, stride: 1, padding: 0 },
+    ConvShape { inputs: 48, outputs: 16, kernel: 1, stride: 2, padding: 0 },
+    ConvShape { inputs: 32, outputs: 32, kernel: 3, stride: 1, padding: 1 },
+    ConvShape { inputs: 16, outputs: 48, kernel: 3, stride: 1, padding: 1 },
+    ConvShape { inputs: 32, outputs: 32, kernel: 3, stride: 2, padding: 1 },
+    ConvShape { inputs: 5, outputs: 18, kernel: 3, stride: 1, padding: 1 },
+    ConvShape { inputs: 20, outputs: 3, kernel: 5, stride: 2, padding: 2 },
+];
+
+#[test]
+fn convolutions_and_their_gradients_are_those_of_plain_loops() {
+    let mut numbers = Numbers(1);
+    for shape in SHAPES {
+        for (images, side) in [(1, 5), (2, 8), (3, 7)] {
+            let input = Plain::new(&mut numbers, images, shape.inputs, side);
+            let (weights, bias) = (numbers.many(shape.weights()), numbers.many(shape.outputs));
+            let gradient = Plain::new(&mut numbers, images, shape.outputs, shape.side(side));
+            let expected = reference_forward(shape, &input, &weights, &bias);
+            let (inputs, sums) = reference_gradients(shape, &input, &weights, &gradient);
+            let (lanes, gradients) = (input.lanes(), gradient.lanes());
+            let input = Images { lanes: &lanes, images, side };
+            let gradient = Images { lanes: &gradients, images, side: gradient.side };
+            for team in teams() {
+                let output = train::forward(&team, shape, input, &weights, Some(&bias));
+                let output = Plain::from_lanes(&output, images, shape.outputs, gradient.side).values;
+                let back = train::input_gradient(&team, shape, side, gradient, &weights);
+                let back = Plain::from_lanes(&back, images, shape.inputs, side).values;
+                let found = train::weight_gradient(&team, shape, input, gradient);
+                let errors = [error(&output, &expected), error(&back, &inputs), error(&found, &sums)];
+                let place = format!("{shape:?}, {images} of {side}, {:?}, {} threads", team.level(), team.threads());
+                assert!(errors.iter().all(|error| *error < 2e-5), "{place}: {errors:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_first_layer_is_that_of_plain_loops() {
+    let shape = ConvShape { inputs: 3, outputs: 32, kernel: 7, stride: 2, padding: 3 };
+    let mut numbers = Numbers(2);
+    for (images, side) in [(1, 9), (3, 12)] {
+        let input = Plain::new(&mut numbers, images, shape.inputs, side);
+        let (weights, bias) = (numbers.many(shape.weights()), numbers.many(shape.outputs));
+        let gradient = Plain::new(&mut numbers, images, shape.outputs, shape.side(side));
+        let expected = reference_forward(shape, &input, &weights, &bias);
+        let (_, sums) = reference_gradients(shape, &input, &weights, &gradient);
+        let gradients = gradient.lanes();
+        for team in teams() {
+            let output = train::stem_forward(&team, shape, &input.values, (images, side), &weights, Some(&bias));
+            let output = Plain::from_lanes(&output, images, shape.outputs, gradient.side).values;
+            let gradient = Images { lanes: &gradients, images, side: gradient.side };
+            let found = train::stem_weight_gradient(&team, shape, &input.values, side, gradient);
+            let errors = [error(&output, &expected), error(&found, &sums)];
+            assert!(errors.iter().all(|error| *error < 5e-6), "{images} of {side}, {:?}: {errors:?}", team.level());
+        }
+    }
+}
+
+#[test]
+fn the_number_of_threads_changes_no_bit() {
+    let mut numbers = Numbers(3);
+    for shape in SHAPES {
+        let input = Plain::new(&mut numbers, 3, shape.inputs, 12);
+        let weights = numbers.many(shape.weights());
+        let gradient = Plain::new(&mut numbers, 3, shape.outputs, shape.side(12));
+        let (lanes, gradients) = (input.lanes(), gradient.lanes());
+        let input = Images { lanes: &lanes, images: 3, side: 12 };
+        let gradient = Images { lanes: &gradients, images: 3, side: gradient.side };
+        let results = [1, 2, 5].map(|threads| {
+            let team = Team::new(threads);
+            (
+                train::forward(&team, shape, input, &weights, None),
+                train::input_gradient(&team, shape, 12, gradient, &weights),
+                train::weight_gradient(&team, shape, input, gradient),
+            )
+        });
+        assert!(results.windows(2).all(|pair| pair[0] == pair[1]), "{shape:?}");
+    }
+}

@@ -1,0 +1,122 @@
+//! The constant matrices of F(4x4, 3x3), for the points 0, 1, -1, 2, -2 and infinity, and their transposes.
+
+use super::{IN, OUT, TAPS};
+use crate::kernel::simd::Vector;
+
+/// A matrix of the algorithm. A trait and not a function that takes a function: what is passed as an argument is compiled without the
+/// processor's vectors.
+pub(super) trait Transform<V: Vector, const M: usize, const N: usize> {
+    fn once(values: [V; M]) -> [V; N];
+
+    /// The rows, then the columns.
+    #[inline(always)]
+    fn twice(values: [[V; M]; M]) -> [[V; N]; N] {
+        let mut rows = [[V::zero(); N]; M];
+        for m in 0..M {
+            rows[m] = Self::once(values[m]);
+        }
+        let mut columns = [[V::zero(); N]; N];
+        for n in 0..N {
+            let mut column = [V::zero(); M];
+            for m in 0..M {
+                column[m] = rows[m][n];
+            }
+            let column = Self::once(column);
+            for m in 0..N {
+                columns[m][n] = column[m];
+            }
+        }
+        columns
+    }
+}
+
+/// Three taps to their six sums: the polynomial's values at 0, 1, -1, 2, -2 and infinity, scaled so that the other two transforms need
+/// no fractions.
+pub(super) struct Weigh;
+
+impl<V: Vector> Transform<V, TAPS, IN> for Weigh {
+    #[inline(always)]
+    fn once([a, b, c]: [V; TAPS]) -> [V; IN] {
+        let (sixth, minus_sixth, zero) = (V::splat(1.0 / 6.0), V::splat(-1.0 / 6.0), V::zero());
+        let near = a.add(c);
+        let far = V::splat(4.0).mul_add(c, a);
+        let twice = b.add(b);
+        [
+            V::splat(0.25).mul_add(a, zero),
+            minus_sixth.mul_add(near.add(b), zero),
+            minus_sixth.mul_add(near.sub(b), zero),
+            V::splat(0.25).mul_add(sixth.mul_add(far.add(twice), zero), zero),
+            V::splat(0.25).mul_add(sixth.mul_add(far.sub(twice), zero), zero),
+            c,
+        ]
+    }
+}
+
+/// Six inputs to their six sums.
+pub(super) struct EnterSums;
+
+impl<V: Vector> Transform<V, IN, IN> for EnterSums {
+    #[inline(always)]
+    fn once([a, b, c, d, e, f]: [V; IN]) -> [V; IN] {
+        let (two, four, five) = (V::splat(2.0), V::splat(4.0), V::splat(-5.0));
+        let minus_four = V::splat(-4.0);
+        let (even, odd) = (minus_four.mul_add(c, e), minus_four.mul_add(b, d)); // e - 4c, d - 4b
+        let (near, far) = (e.sub(c), two.mul_add(d.sub(b), V::zero()));
+        [
+            four.mul_add(a, five.mul_add(c, e)),
+            even.add(odd),
+            even.sub(odd),
+            near.add(far),
+            near.sub(far),
+            four.mul_add(b, five.mul_add(d, f)),
+        ]
+    }
+}
+
+/// Six sums to four outputs.
+pub(super) struct LeaveSums;
+
+impl<V: Vector> Transform<V, IN, OUT> for LeaveSums {
+    #[inline(always)]
+    fn once([a, b, c, d, e, f]: [V; IN]) -> [V; OUT] {
+        let (sum, difference) = (b.add(c), b.sub(c));
+        let (far_sum, far_difference) = (d.add(e), d.sub(e));
+        [
+            a.add(sum).add(far_sum),
+            V::splat(2.0).mul_add(far_difference, difference),
+            V::splat(4.0).mul_add(far_sum, sum),
+            V::splat(8.0).mul_add(far_difference, difference).add(f),
+        ]
+    }
+}
+
+/// Four gradients of outputs to those of their six sums: the transpose of [`LeaveSums`].
+pub(super) struct SpreadSums;
+
+impl<V: Vector> Transform<V, OUT, IN> for SpreadSums {
+    #[inline(always)]
+    fn once([a, b, c, d]: [V; OUT]) -> [V; IN] {
+        let (two, four) = (V::splat(2.0), V::splat(4.0));
+        let (even, odd) = (a.add(c), b.add(d));
+        let (far_even, far_odd) = (four.mul_add(c, a), two.mul_add(four.mul_add(d, b), V::zero()));
+        [a, even.add(odd), even.sub(odd), far_even.add(far_odd), far_even.sub(far_odd), d]
+    }
+}
+
+/// Six sums to the gradients of three taps: the transpose of [`Weigh`].
+pub(super) struct WeighBack;
+
+impl<V: Vector> Transform<V, IN, TAPS> for WeighBack {
+    #[inline(always)]
+    fn once([a, b, c, d, e, f]: [V; IN]) -> [V; TAPS] {
+        let (zero, sixth) = (V::zero(), V::splat(1.0 / 6.0));
+        let (near, near_difference) = (b.add(c), c.sub(b));
+        let (far, far_difference) = (d.add(e), d.sub(e));
+        let quarter = V::splat(0.25);
+        [
+            quarter.mul_add(a, sixth.mul_add(quarter.mul_add(far, zero).sub(near), zero)),
+            sixth.mul_add(V::splat(0.5).mul_add(far_difference, near_difference), zero),
+            sixth.mul_add(far.sub(near), f),
+        ]
+    }
+}

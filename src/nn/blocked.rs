@@ -1,0 +1,47 @@
+//! Layers in training on the CPU, through the kernels.
+//!
+//! Activations are ordinary tensors `[lanes, images, side, side, 16]`, the channels in lanes of sixteen: no layer changes the layout, and
+//! Burn's autodiff keeps the graph. Parameters and running statistics stay in Burn's modules, which the same functions of those modules
+//! would use on another device; each function here is the twin of one of them in training mode.
+
+mod conv;
+mod norm;
+mod pool;
+mod storage;
+#[cfg(test)]
+mod tests;
+
+use burn::{
+    backend::{Autodiff, Flex, flex::FlexTensor, tensor::FloatTensor},
+    tensor::{Device, Tensor},
+};
+
+pub(super) use conv::{conv, stem};
+pub(super) use norm::{norm, norm_add};
+pub(super) use pool::{max_pool, mean};
+
+/// The backend that this is for.
+type Cpu = Autodiff<Flex>;
+
+/// Whether what comes in on this device trains, and on the CPU.
+pub(super) fn trains_on(device: &Device) -> bool {
+    device.is_autodiff() && *device == Device::flex()
+}
+
+/// The tensor as autodiff has it.
+///
+/// # Panics
+/// If it is not on a device of which [`trains_on`] is true.
+fn into_primitive<const D: usize>(tensor: Tensor<D>) -> FloatTensor<Cpu> {
+    tensor.try_into_primitive::<Cpu>().expect("a tensor on the CPU with autodiff and without checkpoints")
+}
+
+fn from_primitive<const D: usize>(primitive: FloatTensor<Cpu>) -> Tensor<D> {
+    Tensor::from_primitive::<Cpu>(primitive)
+}
+
+/// The extents of a blocked tensor that matter: lanes, images and side.
+fn extents(tensor: &FlexTensor) -> [usize; 3] {
+    let [lanes, images, side, _, _] = tensor.layout().shape().dims();
+    [lanes, images, side]
+}

@@ -23,7 +23,9 @@ use crate::{
     domain::{ClassList, ConfusionMatrix, EpochRecord, ModelSpec, RunProgress, SelectionMetric, Split, TrainingPlan},
     nn::NnError,
 };
+pub use fit::{optimizer, training_step};
 use session::Session;
+pub use tally::Tally;
 
 /// One labelled image of a training set, still to be decoded.
 #[derive(Clone, Debug)]

@@ -9,7 +9,6 @@ use std::{
         LazyLock,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    thread,
 };
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
@@ -21,9 +20,9 @@ use super::simd::{Level, Work};
 /// has one's processor.
 const SPINS: u32 = 10_000;
 
-/// The process's team: a thread for each core.
+/// The process's team: as many threads as rayon's pool has, which is where the number is set; a thread for each core if it is not.
 pub fn team() -> &'static Team {
-    static TEAM: LazyLock<Team> = LazyLock::new(|| Team::new(thread::available_parallelism().map_or(1, usize::from)));
+    static TEAM: LazyLock<Team> = LazyLock::new(|| Team::new(rayon::current_num_threads()));
     &TEAM
 }
 

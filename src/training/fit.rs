@@ -91,12 +91,12 @@ impl<I: Send + 'static> Fit<'_, I> {
         for batch in &epoch.batches {
             session.before_batch()?;
             let truth = session.truth(batch);
-            let logits = (self.forward)(&network, feed.next_input()?, &device);
-            let loss = mean_cross_entropy(logits.clone(), &truth, &device);
-            let gradients = GradientsParams::from_grads(loss.backward(), &network);
-            network = optimizer.step(self.step.learning_rate, network, gradients);
+            let input = feed.next_input()?;
+            let forward = |network: &Network| (self.forward)(network, input, &device);
+            let logits;
+            (network, logits) = training_step(network, optimizer, self.step.learning_rate, forward, &truth);
             // Read last, so that an asynchronous device has the whole batch queued before the host waits for it.
-            if !tally.add(logits.inner(), &truth) {
+            if !tally.add(logits, &truth) {
                 return Err(not_finite(place));
             }
             self.count(|| session.meter.trained(batch.len(), self.side));
@@ -162,7 +162,23 @@ pub(super) fn evaluate<I: Send + 'static>(
     Ok(tally)
 }
 
-fn optimizer(optimizer: Optimizer) -> ModuleOptimizer {
+/// One batch: forward, mean cross-entropy, backward, update. `forward` gives logits `[batch, classes]` on an autodiff device, `truth`
+/// the classes. Returns the network after the step and the logits before it, off the autodiff device and not waited for.
+pub fn training_step(
+    network: Network,
+    optimizer: &mut ModuleOptimizer,
+    learning_rate: f64,
+    forward: impl FnOnce(&Network) -> Tensor<2>,
+    truth: &[usize],
+) -> (Network, Tensor<2>) {
+    let logits = forward(&network);
+    let loss = mean_cross_entropy(logits.clone(), truth, &logits.device());
+    let gradients = GradientsParams::from_grads(loss.backward(), &network);
+    (optimizer.step(learning_rate, network, gradients), logits.inner())
+}
+
+/// The optimizer of a step, with nothing learnt yet.
+pub fn optimizer(optimizer: Optimizer) -> ModuleOptimizer {
     match optimizer {
         Optimizer::Adam => AdamConfig::new().with_beta_1(0.9).with_beta_2(0.999).with_epsilon(1e-7).init(),
     }

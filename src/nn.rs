@@ -8,6 +8,7 @@
 //!   uses nor touches its statistics; the features are lifted with `Tensor::autodiff` for the head;
 //! - step `all`: [`Network::for_step`] puts both on the autodiff device; so must the input be.
 
+mod adam;
 mod blocked;
 mod body;
 mod compiled;
@@ -27,6 +28,7 @@ mod tensors;
 #[cfg(test)]
 mod tests;
 
+pub use adam::adam;
 pub use compiled::Compiled;
 pub use device::{DeviceChoice, devices};
 pub use file::body_spec;

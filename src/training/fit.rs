@@ -5,7 +5,7 @@ use std::time::Instant;
 use burn::{
     module::Module,
     nn::loss::CrossEntropyLossConfig,
-    optim::{AdamConfig, GradientsParams, ModuleOptimizer},
+    optim::{GradientsParams, ModuleOptimizer},
     tensor::{Device, Int, Tensor, TensorData},
 };
 
@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     domain::{EpochRecord, EpochScores, Optimizer, Scope, Split, Step},
-    nn::Network,
+    nn::{self, Network},
 };
 
 /// What is trained, and how it comes from sample indices to logits.
@@ -180,7 +180,7 @@ pub fn training_step(
 /// The optimizer of a step, with nothing learnt yet.
 pub fn optimizer(optimizer: Optimizer) -> ModuleOptimizer {
     match optimizer {
-        Optimizer::Adam => AdamConfig::new().with_beta_1(0.9).with_beta_2(0.999).with_epsilon(1e-7).init(),
+        Optimizer::Adam => nn::adam(),
     }
 }
 

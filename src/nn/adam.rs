@@ -1,0 +1,82 @@
+//! Adam: on the CPU in one pass over each parameter, elsewhere Burn's.
+
+use burn::{
+    backend::{Flex, flex::FlexTensor},
+    optim::{self, AdamConfig, AdamState, AdaptiveMomentumState, LearningRate, ModuleOptimizer, Optimizer},
+    tensor::{Device, Tensor},
+};
+
+use crate::kernel::{
+    adam::{self, Learning},
+    team,
+};
+
+const BETA_1: f32 = 0.9;
+const BETA_2: f32 = 0.999;
+const EPSILON: f32 = 1e-7;
+
+/// Adam with Keras' defaults.
+pub fn adam() -> ModuleOptimizer {
+    let config = AdamConfig::new().with_beta_1(BETA_1).with_beta_2(BETA_2).with_epsilon(EPSILON);
+    Adam { elsewhere: config.build() }.into()
+}
+
+#[derive(Clone)]
+struct Adam {
+    elsewhere: optim::Adam,
+}
+
+impl Optimizer for Adam {
+    type State<const D: usize> = AdamState<D>;
+
+    fn step<const D: usize>(
+        &self,
+        learning_rate: LearningRate,
+        parameter: Tensor<D>,
+        gradient: Tensor<D>,
+        state: Option<AdamState<D>>,
+    ) -> (Tensor<D>, Option<AdamState<D>>) {
+        if parameter.device() != Device::flex() {
+            return self.elsewhere.step(learning_rate, parameter, gradient, state);
+        }
+        let momentum = state.map_or_else(|| at_rest(&parameter), |state| state.momentum);
+        let time = momentum.time + 1;
+        let step = adam::Adam {
+            beta_1: BETA_1,
+            beta_2: BETA_2,
+            epsilon: EPSILON,
+            learning_rate: learning_rate as f32,
+            time: time as i32,
+        };
+        let [mut parameter, gradient, mut mean, mut square] =
+            [parameter, gradient, momentum.moment_1, momentum.moment_2].map(rows);
+        // In place, unless somebody else holds the tensor, as a snapshot of the best epoch does.
+        step.step(
+            team(),
+            Learning {
+                parameter: parameter.storage_mut(),
+                gradient: gradient.storage(),
+                mean: mean.storage_mut(),
+                square: square.storage_mut(),
+            },
+        );
+        let [parameter, mean, square] = [parameter, mean, square].map(Tensor::from_primitive::<Flex>);
+        (parameter, Some(AdamState::new(AdaptiveMomentumState::new(time, mean, square))))
+    }
+
+    fn to_device<const D: usize>(state: AdamState<D>, device: &Device) -> AdamState<D> {
+        optim::Adam::to_device(state, device)
+    }
+}
+
+/// The state before the first step.
+fn at_rest<const D: usize>(parameter: &Tensor<D>) -> AdaptiveMomentumState<D> {
+    AdaptiveMomentumState::new(0, parameter.zeros_like(), parameter.zeros_like())
+}
+
+/// The tensor's numbers row by row, in a buffer that holds no others.
+fn rows<const D: usize>(tensor: Tensor<D>) -> FlexTensor {
+    let tensor = tensor.try_into_primitive::<Flex>().expect("a tensor on the CPU without autodiff");
+    // As it is, where it is so already; the other handle is gone before anybody writes.
+    tensor.to_contiguous()
+}

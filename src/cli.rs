@@ -1,5 +1,6 @@
 //! The command line.
 
+mod bench;
 mod demo;
 mod import;
 mod openapi;
@@ -47,6 +48,8 @@ enum Command {
     Weights(weights::WeightsArgs),
     /// Draws synthetic chest phantoms into a folder in the COVIDx layout.
     Phantoms(phantoms::PhantomsArgs),
+    /// Measures predictions and training steps on this machine, through the calls that the server makes.
+    Bench(bench::BenchArgs),
     /// Prints the OpenAPI document.
     Openapi,
 }
@@ -71,6 +74,8 @@ pub(crate) enum CliError {
          --data-dir"
     )]
     NotTheDemo { folder: PathBuf, dataset: String },
+    #[error(transparent)]
+    Bench(#[from] bench::BenchError),
     #[error("{0}")]
     Weights(#[from] NnError),
     #[error("{0}")]
@@ -103,6 +108,7 @@ fn run(cli: Cli) -> Result<(), CliError> {
             Some(Command::Import(args)) => import::run(args).await,
             Some(Command::Phantoms(args)) => phantoms::run(&args),
             Some(Command::Weights(args)) => weights::run(args).await,
+            Some(Command::Bench(args)) => bench::run(&args),
             Some(Command::Openapi) => openapi::print(),
         }
     });

@@ -13,6 +13,10 @@ use image::{ExtendedColorType, ImageEncoder, codecs::png::PngEncoder};
 /// Smallest accepted side in pixels: below it there is no chest to see, and networks take 32 and more.
 pub const MIN_SIDE: u32 = 32;
 
+/// Version of what [`decode`] and [`resize_square`] make of the same bytes. To be raised whenever they come to give other pixels:
+/// images that were decoded and resized before and kept are then made anew.
+pub const PREPROCESSING: u32 = 1;
+
 /// Bounds checked before memory is taken.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {

@@ -9,6 +9,10 @@
 //! several team sizes against plain loops in double precision.
 
 #![expect(unsafe_code, reason = "vector instructions, and buffers that several threads write at once")]
+#![expect(
+    clippy::needless_range_loop,
+    reason = "loops over indices of a fixed size become straight code; what is passed to an iterator is compiled without the vectors"
+)]
 
 pub mod adam;
 mod columns;

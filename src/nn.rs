@@ -11,6 +11,7 @@
 mod adam;
 mod blocked;
 mod body;
+mod compiled;
 mod device;
 mod dropout;
 mod file;
@@ -19,6 +20,7 @@ mod import;
 mod initial;
 mod input;
 mod network;
+mod plan;
 #[cfg(any(feature = "gpu", test))]
 mod probe;
 mod resnet;
@@ -27,6 +29,7 @@ mod tensors;
 mod tests;
 
 pub use adam::adam;
+pub use compiled::Compiled;
 pub use device::{DeviceChoice, devices};
 pub use file::body_spec;
 pub use import::{BodyWeights, import_weights};

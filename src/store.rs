@@ -1,7 +1,8 @@
-//! The database and the blobs: one file a table, free async functions that take and return the field's words.
+//! The database, the blobs and the folders of caches: one file a table, free async functions that take and return the field's words.
 //! Times are RFC 3339 UTC.
 
 mod blobs;
+mod caches;
 mod columns;
 mod db;
 
@@ -18,6 +19,7 @@ pub mod weights;
 mod fixtures;
 
 pub use blobs::Blobs;
+pub use caches::Caches;
 pub use datasets::{Dataset, Distribution};
 pub use db::Db;
 pub use evaluations::Evaluation;
@@ -42,6 +44,14 @@ pub enum StoreError {
     /// A file could not be written or read.
     #[error("blob: {0}")]
     Blob(String),
+    /// A folder of what can be made again could not be read or removed.
+    #[error("cache {path}: {source}")]
+    Cache {
+        /// Which.
+        path: std::path::PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
     /// A row that this version cannot read, or a value that it could not read back.
     #[error("row: {0}")]
     Row(String),

@@ -1,8 +1,11 @@
 //! The training loop: plan, data, device and observer in, stage models and numbers out. Knows no HTTP and no SQL.
 
 mod batches;
+mod decode;
 mod features;
+mod feed;
 mod fit;
+mod grey_file;
 mod images;
 mod meter;
 mod session;
@@ -12,7 +15,7 @@ mod tally;
 #[cfg(test)]
 mod tests;
 
-use std::{sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use burn::tensor::Device;
 
@@ -20,7 +23,9 @@ use crate::{
     domain::{ClassList, ConfusionMatrix, EpochRecord, ModelSpec, RunProgress, SelectionMetric, Split, TrainingPlan},
     nn::NnError,
 };
+pub use fit::{optimizer, training_step};
 use session::Session;
+pub use tally::Tally;
 
 /// One labelled image of a training set, still to be decoded.
 #[derive(Clone, Debug)]
@@ -29,7 +34,7 @@ pub struct Sample {
     pub class: usize,
     /// Which split it is in.
     pub split: Split,
-    /// Where its bytes are.
+    /// Where its bytes are; other bytes have another key.
     pub key: String,
 }
 
@@ -46,6 +51,8 @@ pub struct TrainingJob {
     pub samples: Vec<Sample>,
     /// Their bytes.
     pub read: ReadImage,
+    /// Folder of the decoded images of this data set, made when missing: what is in there can be made again at any time.
+    pub cache: PathBuf,
     /// Largest accepted image.
     pub max_pixels: u64,
     /// Canonical ImageNet body weights when the plan asks for them.
@@ -80,6 +87,33 @@ pub struct StageModel {
     pub evaluations: Vec<SplitEvaluation>,
 }
 
+/// How a stage got its images.
+#[derive(Clone, Debug)]
+pub struct ImageCache {
+    /// Side of the images in pixels.
+    pub side: u32,
+    /// How many.
+    pub images: usize,
+    /// Size of their file.
+    pub bytes: u64,
+    /// Whether it was there.
+    pub origin: CacheOrigin,
+    /// Wall time until all of it was checked or made.
+    pub time: Duration,
+}
+
+/// Where the file of a stage's images came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CacheOrigin {
+    /// From an earlier stage or run.
+    Reused,
+    /// Decoded and resized now.
+    Made {
+        /// What was wrong with the one that was there.
+        damage: Option<String>,
+    },
+}
+
 /// Told what happens; an error from it ends the run.
 pub trait Observer {
     /// After each batch and at each change of stage, step and epoch. Step 0: the images are being decoded; epoch 0: the
@@ -89,6 +123,8 @@ pub trait Observer {
     fn epoch(&mut self, epoch: &EpochRecord) -> Result<(), ObserverError>;
     /// After each stage.
     fn stage(&mut self, model: StageModel) -> Result<(), ObserverError>;
+    /// When a stage has its images.
+    fn image_cache(&mut self, _cache: &ImageCache) {}
     /// After each pass of the frozen body over `images` images, whose features then serve every epoch of a head step.
     fn body_pass(&mut self, _images: usize, _time: Duration) {}
     /// Asked before each batch: true ends the run with [`TrainingError::Stopped`].
@@ -117,6 +153,14 @@ pub enum TrainingError {
         /// Its key.
         key: String,
         /// What is wrong.
+        problem: String,
+    },
+    /// The file of decoded images cannot be written or read, or no longer holds what was written.
+    #[error("the image cache {path}: {problem}")]
+    Cache {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and what helps.
         problem: String,
     },
     /// NaN or infinity.

@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     domain::{DeviceInfo, ModelId, RunStatus},
-    store::{Blobs, Db, Run, runs},
+    store::{Blobs, Caches, Db, Run, runs},
     training::{self, TrainingError},
 };
 use job::PreparedJob;
@@ -44,6 +44,8 @@ pub struct WorkerContext {
     pub db: Db,
     /// Images and models.
     pub blobs: Blobs,
+    /// Decoded images, by data set.
+    pub caches: Caches,
     /// Where it trains, without autodiff.
     pub device: Device,
     /// What is recorded of the device in each run.

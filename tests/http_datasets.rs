@@ -252,6 +252,27 @@ async fn the_image_comes_back_as_sent_or_resized() {
 }
 
 #[tokio::test]
+async fn decoded_images_go_with_their_data_set_and_with_any_radiograph_of_it() {
+    let server = Server::start().await;
+    let (one, two) = (server.dataset("one").await, server.dataset("two").await);
+    let folder = |dataset: &str| server.state.caches.folder(dataset.parse().unwrap());
+    let cached = || {
+        for dataset in [&one, &two] {
+            std::fs::create_dir_all(folder(dataset)).unwrap();
+            std::fs::write(folder(dataset).join("128-a.grey"), "pixels").unwrap();
+        }
+    };
+    let kept = server.upload(&one, &[Part::File("a.png", &png(48, 48, 1))]).await;
+    cached();
+    let radiograph = kept.text("/items/0/radiograph/id");
+    assert_eq!(server.delete(&format!("/v1/radiographs/{radiograph}")).await.status, 204);
+    assert!(!folder(&one).exists() && folder(&two).exists());
+    cached();
+    assert_eq!(server.delete(&format!("/v1/datasets/{one}")).await.status, 204);
+    assert!(!folder(&one).exists() && folder(&two).exists());
+}
+
+#[tokio::test]
 async fn an_image_is_removed_with_the_last_radiograph_that_names_it() {
     let server = Server::start().await;
     let (one, two) = (server.dataset("one").await, server.dataset("two").await);

@@ -240,7 +240,7 @@ async fn epochs_go_on_after_their_sequence() {
     let path = format!("/v1/training-runs/{run}/epochs");
     let all = server.get(&path).await;
     assert_eq!((all.items(), all.at("/next")), (3, json!(null)));
-    assert_eq!(all.at("/items/0/train/accuracy"), json!(0.5));
+    assert_eq!((all.at("/items/0/train/accuracy"), all.at("/items/0/data_wait_share")), (json!(0.5), json!(0.01)));
     let first = server.get(&format!("{path}?limit=2")).await;
     assert_eq!((first.items(), first.text("/next")), (2, "2".into()));
     assert_eq!(server.get(&format!("{path}?after=2")).await.at("/items/0/sequence"), json!(3));
@@ -324,6 +324,7 @@ fn epoch(sequence: u32) -> EpochRecord {
         learning_rate: 0.01,
         seconds: 2.0,
         images_per_second: 8.0,
+        data_wait_share: Some(0.01),
     }
 }
 

@@ -64,6 +64,26 @@ fn a_run_that_the_end_of_the_server_interrupts_is_recorded_as_failed() {
 }
 
 #[test]
+fn a_finished_run_leaves_its_decoded_images_and_a_start_clears_away_what_was_not_finished() {
+    let folder = with_phantoms();
+    let mut server = Running::start(folder.path(), &[]);
+    server.start_training();
+    let cache = folder.path().join("data/cache");
+    let names = |folder: &Path| -> Vec<String> {
+        let entries = std::fs::read_dir(folder).unwrap();
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    };
+    let dataset = cache.join(&names(&cache)[0]);
+    let made = names(&dataset);
+    assert!(made.len() == 1 && made[0].starts_with("128-") && made[0].ends_with(".grey"), "{made:?}");
+    server.end("-KILL");
+    std::fs::write(dataset.join(".tmpkilled.partial"), "half").unwrap();
+    std::fs::create_dir(cache.join("01890a5d-ac96-774b-bcce-b302099a8057")).unwrap();
+    let _server = Running::start(folder.path(), &[]);
+    assert_eq!((names(&cache).len(), names(&dataset)), (1, made));
+}
+
+#[test]
 fn a_running_run_is_cancelled_while_the_server_goes_on_answering() {
     let folder = with_phantoms();
     let server = Running::start(folder.path(), &[]);

@@ -24,7 +24,23 @@ const MAY_USE: [(&str, &[&str]); 15] = [
     ("config", &["domain", "imaging", "nn", "inference"]),
     ("telemetry", &["config"]),
     ("app", &["domain", "imaging", "nn", "store", "dataset", "inference", "worker", "http", "config", "telemetry"]),
-    ("cli", &["domain", "imaging", "nn", "store", "dataset", "worker", "http", "config", "telemetry", "app"]),
+    (
+        "cli",
+        &[
+            "domain",
+            "imaging",
+            "nn",
+            "store",
+            "dataset",
+            "training",
+            "inference",
+            "worker",
+            "http",
+            "config",
+            "telemetry",
+            "app",
+        ],
+    ),
 ];
 
 /// Crates that belong to some rooms only: no SQL outside the store, no tensors in HTTP, no HTTP below it.

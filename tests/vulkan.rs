@@ -90,6 +90,7 @@ impl Observer for Told {
 
 /// Two epochs of the head alone, then two of the whole network.
 fn run(device: &Device) -> Told {
+    let cache = tempfile::tempdir().unwrap();
     let step = |scope| Step { scope, learning_rate: 1e-3, epochs: 2 };
     let plan = TrainingPlan {
         architecture: Architecture::SimpleCnn,
@@ -107,6 +108,7 @@ fn run(device: &Device) -> Told {
         classes: ClassList::new(vec!["left".into(), "right".into()]).unwrap(),
         samples: train_on.chain((8..12).map(|i| sample(Split::Validation, i))).collect(),
         read: Arc::new(|sample| Ok(encode_png(&square(sample.key.parse().unwrap())))),
+        cache: cache.path().into(),
         max_pixels: 1 << 20,
         body: None,
         seed: 1,

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::AppError;
-use crate::store::{Blobs, Db};
+use crate::store::{Blobs, Caches, Db};
 
 /// An open data folder.
 #[derive(Clone, Debug)]
@@ -18,6 +18,8 @@ pub struct DataFolder {
     pub db: Db,
     /// Its files.
     pub blobs: Blobs,
+    /// What was made of them and can be made again.
+    pub caches: Caches,
 }
 
 /// Held by the one server of a folder; the system frees it however the process ends.
@@ -31,7 +33,8 @@ impl DataFolder {
     /// When the folder cannot be made or the database not be opened.
     pub async fn open(path: &Path) -> Result<Self, AppError> {
         make(path)?;
-        Ok(Self { path: path.to_owned(), db: Db::open(path).await?, blobs: Blobs::open(path)? })
+        let (db, blobs, caches) = (Db::open(path).await?, Blobs::open(path)?, Caches::new(path));
+        Ok(Self { path: path.to_owned(), db, blobs, caches })
     }
 }
 

@@ -56,11 +56,13 @@ impl Server {
         tracing::info!(device = device_info.name, description = device_info.description, "device");
         let engine = Engine::start(compute.engine(), device.clone());
         bury_orphans(&folder).await?;
+        folder.caches.sweep(&folder.db).await?;
         load_champion(&folder, &engine).await?;
         let state = AppState {
             incoming,
             db: folder.db.clone(),
             blobs: folder.blobs.clone(),
+            caches: folder.caches.clone(),
             engine,
             run_queued: Arc::new(Notify::new()),
             devices: all_devices(&device_info),
@@ -137,11 +139,12 @@ impl Server {
     }
 
     fn worker_context(&self) -> WorkerContext {
-        let AppState { db, blobs, engine, run_queued, limits, .. } = self.state.clone();
+        let AppState { db, blobs, caches, engine, run_queued, limits, .. } = self.state.clone();
         let gate = engine.clone();
         WorkerContext {
             db,
             blobs,
+            caches,
             device: self.device.clone(),
             device_info: self.device_info.clone(),
             max_pixels: limits.max_pixels,

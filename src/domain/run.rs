@@ -138,4 +138,7 @@ pub struct EpochRecord {
     pub seconds: f64,
     /// Training images per second of the training pass.
     pub images_per_second: f64,
+    /// Share of the training pass's time in which it waited for its batches, 0 to 1; null where that was not measured.
+    #[serde(default)]
+    pub data_wait_share: Option<f64>,
 }

@@ -136,6 +136,7 @@ async fn delete_dataset(State(state): State<AppState>, PathOf(id): PathOf<Datase
     for orphan in &orphans {
         state.blobs.remove(orphan).await?;
     }
+    state.caches.remove(id).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -139,10 +139,13 @@ async fn delete_radiograph(
     State(state): State<AppState>,
     PathOf(id): PathOf<RadiographId>,
 ) -> Result<StatusCode, ApiError> {
-    datasets::refuse_while_trained_on(&state, find(&state, id).await?.dataset_id).await?;
+    let dataset = find(&state, id).await?.dataset_id;
+    datasets::refuse_while_trained_on(&state, dataset).await?;
     if let Some(orphan) = store::radiographs::delete(&state.db, id).await?.ok_or(NO_RADIOGRAPH)? {
         state.blobs.remove(&orphan).await?;
     }
+    // The radiograph's pixels are in there too, and who removes it does not want to wait for the next run.
+    state.caches.remove(dataset).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -11,7 +11,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     domain::DeviceInfo,
     inference::Engine,
-    store::{Blobs, Db},
+    store::{Blobs, Caches, Db},
 };
 
 /// Bounds on what clients send.
@@ -32,6 +32,8 @@ pub struct AppState {
     pub db: Db,
     /// Images, models and weights.
     pub blobs: Blobs,
+    /// Decoded images, by data set.
+    pub caches: Caches,
     /// The serving engine.
     pub engine: Engine,
     /// Wakes the worker after a run was queued or cancelled.

@@ -271,3 +271,20 @@ fn resizing_agrees_with_pillow() {
 fn a_square_of_the_right_side_stays_as_it_is() {
     assert_eq!(resize_square(&pattern(64, 64), 64), pattern(64, 64));
 }
+
+/// When this fails because decoding or resizing came to give other pixels, raise [`PREPROCESSING`] and write both down anew: else
+/// training would go on with what was cached before.
+#[test]
+fn other_pixels_are_another_version_of_the_preprocessing() {
+    let colours: Vec<u8> = (0..97 * 61 * 3).map(|at| (at * 11 % 251) as u8).collect();
+    let files = [encode_png(&pattern(97, 61)), jpeg(97, 61, ExtendedColorType::Rgb8, &colours)];
+    let squares: Vec<u8> = files
+        .iter()
+        .flat_map(|file| [40, 128].map(|side| resize_square(&decoded(file), side).pixels))
+        .flatten()
+        .collect();
+    assert_eq!(
+        (PREPROCESSING, crate::domain::Sha256::of(&squares).as_str()),
+        (1, "1080ce52c958e90a2336693f31565de7d38c681c90ac95ca2facbf4be2c5bffe")
+    );
+}

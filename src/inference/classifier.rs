@@ -6,23 +6,23 @@ use burn::tensor::{Device, activation::softmax};
 
 use crate::{
     domain::{ModelId, ModelSpec},
-    nn::{Network, NnError, input_tensor},
+    nn::{Compiled, Network, NnError},
 };
 
 /// A network, what it is, and where it runs.
 #[derive(Debug)]
 pub struct Classifier {
-    network: Network,
+    network: Compiled,
     spec: Arc<ModelSpec>,
     id: ModelId,
-    device: Device,
 }
 
 impl Classifier {
     /// Reads a model file and runs one blank image through it, so that the first client does not pay for tuning.
     pub fn load(id: ModelId, bytes: &[u8], device: &Device) -> Result<Self, NnError> {
         let (network, spec) = Network::from_bytes(bytes, device)?;
-        let classifier = Self { network, spec: Arc::new(spec), id, device: device.clone() };
+        let network = Compiled::new(&network, &spec, device);
+        let classifier = Self { network, spec: Arc::new(spec), id };
         let side = classifier.spec.image_size as usize;
         classifier.probabilities(&[&vec![0; side * side]])?;
         Ok(classifier)
@@ -40,9 +40,7 @@ impl Classifier {
 
     /// Class probabilities of each image; every image is `image_size * image_size` grey levels.
     pub fn probabilities(&self, images: &[&[u8]]) -> Result<Vec<Vec<f32>>, NnError> {
-        let side = self.spec.image_size;
-        let input = input_tensor(images, side, &self.spec.normalisation, &self.device);
-        let output = softmax(self.network.forward(input), 1).into_data(); // [batch, classes]
+        let output = softmax(self.network.logits(images), 1).into_data(); // [batch, classes]
         let flat = output.try_to_vec::<f32>().map_err(|e| NnError::Device(format!("read-back failed: {e:?}")))?;
         Ok(flat.chunks_exact(self.spec.classes.len()).map(<[f32]>::to_vec).collect())
     }

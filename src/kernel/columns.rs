@@ -95,6 +95,17 @@ impl Windows<'_> {
     }
 
     fn gather_row(&self, line: &[Lane], first: usize, right: usize, row: &mut [Lane]) {
+        let ConvShape { stride, padding, .. } = self.shape;
+        // Within the image the outputs of a line look at every `stride`th pixel.
+        if self.direction == Direction::Forward && first * stride + right >= padding {
+            let start = (first * stride + right - padding).min(line.len());
+            let inside = row.len().min((line.len() - start).div_ceil(stride));
+            let (inside, outside) = row.split_at_mut(inside);
+            for (lane, value) in inside.iter_mut().zip(line[start..].iter().step_by(stride)) {
+                *lane = *value;
+            }
+            return outside.fill(Lane::default());
+        }
         for (index, lane) in row.iter_mut().enumerate() {
             *lane = self.looked_at(first + index, right).map_or(Lane::default(), |x| line[x]);
         }

@@ -8,9 +8,9 @@ use parking_lot::Mutex;
 use super::{
     columns::Columns,
     conv::ConvShape,
-    product,
+    product::Measures,
     shared::Shared,
-    simd::{Lane, Level, WIDTH},
+    simd::{Lane, WIDTH},
     stem::Planes,
     team::Team,
     zeros,
@@ -66,6 +66,9 @@ pub enum Step {
         output: Slot,
     },
 }
+
+/// Images that go through together: more would not be faster, and take more memory.
+const TOGETHER: usize = 8;
 
 /// A network compiled for one size of images.
 #[derive(Debug)]
@@ -128,6 +131,10 @@ impl Plan {
     /// # Panics
     /// If an image is not of that side.
     pub fn features(&self, team: &Team, images: &[&[u8]]) -> Vec<Vec<f32>> {
+        images.chunks(TOGETHER).flat_map(|images| self.pass(team, images)).collect()
+    }
+
+    fn pass(&self, team: &Team, images: &[&[u8]]) -> Vec<Vec<f32>> {
         let planes = self.stem.planes(images, self.side);
         let planes = Planes::new(self.stem.shape, images.len(), self.side, &planes);
         let mut buffers = self.buffers.lock();
@@ -136,7 +143,7 @@ impl Plan {
         for (buffer, size) in slots.iter_mut().zip(&self.slots) {
             grow(buffer, size * images.len());
         }
-        grow(scratch, self.scratch(team.level(), planes, images.len()));
+        grow(scratch, self.scratch(team, planes, images.len()));
         let result = self.place(self.result);
         let mut means = zeros(result.lanes * images.len());
         let pass = Pass {
@@ -158,10 +165,10 @@ impl Plan {
         written.expect("a step writes the result").output
     }
 
-    fn scratch(&self, level: Level, planes: Planes<'_>, images: usize) -> usize {
-        let stem = product::scratch(&Columns::Stem(planes), level);
+    fn scratch(&self, team: &Team, planes: Planes<'_>, images: usize) -> usize {
+        let stem = Measures::of(&Columns::Stem(planes)).scratch(team);
         let step = |step: &Ready| match &step.work {
-            Kind::Convolve { convolution, .. } => convolution.scratch(level, images, step),
+            Kind::Convolve { convolution, .. } => convolution.scratch(team, images, step),
             Kind::MaxPool => 0,
         };
         self.steps.iter().map(step).max().unwrap_or(0).max(stem)

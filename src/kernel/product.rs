@@ -4,21 +4,14 @@ use std::ops::Range;
 
 use super::{
     columns::Columns,
-    conv::ConvShape,
     pack::Weights,
     shared::Shared,
     simd::{Lane, Level, Vector, WIDTH, Work},
-    team::Member,
+    team::{Member, Team},
 };
 
-/// Weights up to this many bytes stay in a core's second-level cache while the pixels go by.
-const CACHED: usize = 384 << 10;
-
-/// Bytes of gathered pixels that are held at once.
-const GATHERED: usize = 1 << 20;
-
-/// Into how many items a product is cut for each member of the team, so that all are done at about the same time.
-const ITEMS: usize = 8;
+/// Bytes of pixels that stay in a core's second-level cache while panel after panel goes over them.
+const BLOCK: usize = 384 << 10;
 
 /// Pixels by their first lane: the lanes of a pixel stand `stride` apart, the pixels side by side.
 #[derive(Clone, Copy)]
@@ -78,25 +71,61 @@ pub(super) struct Tile {
     pub(super) outputs: usize,
 }
 
-/// Lanes of scratch that [`product`] needs.
-pub(super) fn scratch(columns: &Columns<'_>, level: Level) -> usize {
-    match columns {
-        Columns::Plain(_) => 0,
-        _ => columns.lanes() * chunk(columns.lanes(), columns.pixels(), level),
+/// How a product is shared out.
+///
+/// By pixels where there are enough: a member then finds what it reads in its own cache, because it wrote it in the layer before. By
+/// lanes of outputs where there are few pixels and, as in the last layers, many weights: then no two members read the same ones.
+#[derive(Clone, Copy)]
+enum Cut {
+    /// Into blocks of tiles.
+    Pixels { blocks: usize },
+    /// Into groups of panels.
+    Outputs { groups: usize },
+}
+
+/// Measures of a product.
+#[derive(Clone, Copy)]
+pub(super) struct Measures {
+    /// Lanes of numbers for each pixel.
+    pub(super) lanes: usize,
+    pub(super) pixels: usize,
+    /// Whether they have to be gathered.
+    pub(super) gathered: bool,
+}
+
+impl Measures {
+    pub(super) fn of(columns: &Columns<'_>) -> Self {
+        let gathered = !matches!(columns, Columns::Plain(_));
+        Self { lanes: columns.lanes(), pixels: columns.pixels(), gathered }
     }
-}
 
-/// The same for a convolution of that many lanes of channels that gives that many pixels.
-pub(super) fn scratch_of(shape: ConvShape, level: Level, channels: usize, pixels: usize) -> usize {
-    let lanes = shape.kernel * shape.kernel * channels;
-    if shape.is_pointwise() { 0 } else { lanes * chunk(lanes, pixels, level) }
-}
+    /// Lanes of scratch that [`product`] needs.
+    pub(super) fn scratch(&self, team: &Team) -> usize {
+        if !self.gathered {
+            return 0;
+        }
+        match self.cut(team.threads(), team.level()) {
+            Cut::Pixels { blocks } => team.threads() * self.block(blocks),
+            Cut::Outputs { .. } => self.lanes * self.pixels,
+        }
+    }
 
-/// How many pixels are gathered at once: whole tiles.
-fn chunk(lanes: usize, pixels: usize, level: Level) -> usize {
-    let (rows, _) = level.tile();
-    let fits = (GATHERED / (lanes * size_of::<Lane>()) / rows).max(4) * rows;
-    fits.min(pixels)
+    /// Lanes of the largest block.
+    fn block(&self, blocks: usize) -> usize {
+        self.lanes * self.pixels.div_ceil(blocks)
+    }
+
+    fn cut(&self, threads: usize, level: Level) -> Cut {
+        let (rows, _) = level.tile();
+        let tiles = self.pixels.div_ceil(rows);
+        if tiles < 4 * threads {
+            return Cut::Outputs { groups: 4 * threads };
+        }
+        let fits = BLOCK / (self.lanes * rows * size_of::<Lane>());
+        // As many for each member.
+        let blocks = tiles.div_ceil(fits.clamp(1, tiles / threads)).next_multiple_of(threads);
+        Cut::Pixels { blocks }
+    }
 }
 
 /// Pixels times weights, shared out over the team; every member comes here.
@@ -110,66 +139,41 @@ pub(super) unsafe fn product(
     scratch: Shared<'_>,
     finish: &Finish<'_>,
 ) {
-    let total = columns.pixels();
-    if let Columns::Plain(images) = columns {
-        let job =
-            Job { pixels: Pixels { lanes: images.lanes, stride: total }, count: total, first: 0, weights, finish };
-        // SAFETY: the caller vouches for the output.
-        return unsafe { job.run(member) };
-    }
-    let lanes = columns.lanes();
-    let chunk = chunk(lanes, total, member.level());
-    for first in (0..total).step_by(chunk) {
-        let count = chunk.min(total - first);
-        member.each(lanes, |lane| {
-            // SAFETY: this member alone has this lane of the scratch until the phase is over.
-            columns.gather(lane, first, unsafe { scratch.part(lane * count, count) });
-        });
-        // SAFETY: nobody writes the scratch in this phase; the output is vouched for by the caller.
-        unsafe {
-            let pixels = Pixels { lanes: scratch.read(0, lanes * count), stride: count };
-            Job { pixels, count, first, weights, finish }.run(member);
-        }
-    }
-}
-
-/// `count` pixels, the first of which becomes the output's pixel `first`.
-#[derive(Clone, Copy)]
-struct Job<'a> {
-    pixels: Pixels<'a>,
-    count: usize,
-    first: usize,
-    weights: Weights<'a>,
-    finish: &'a Finish<'a>,
-}
-
-impl Job<'_> {
-    /// Small weights: one tile of pixels after the other goes through all of them. Large ones: one panel after the other goes over the
-    /// pixels.
-    ///
-    /// # Safety
-    /// Nobody outside the team may have the output.
-    unsafe fn run(self, member: &Member<'_>) {
-        let (rows, width) = member.level().tile();
-        let (tiles, panels) = (self.count.div_ceil(rows), self.weights.outputs.div_ceil(width));
-        let bytes = size_of_val(self.weights.lanes);
-        let wanted = ITEMS * member.threads();
-        let (tile_groups, panel_groups) = if bytes <= CACHED && tiles >= member.threads() * 4 {
-            (tiles.min(wanted), 1)
-        } else {
-            let panel_groups = panels.min(wanted);
-            (wanted.div_ceil(panel_groups).min(tiles), panel_groups)
-        };
-        member.each(tile_groups * panel_groups, |item| {
-            let (panel, tile) = (item / tile_groups, item % tile_groups);
-            let tiles = Tiles {
-                job: self,
-                of: tiles,
-                tiles: share(tile, tile_groups, tiles),
-                panels: share(panel, panel_groups, panels),
+    let measures = Measures::of(&columns);
+    let Measures { lanes, pixels: total, .. } = measures;
+    let panels = weights.outputs.div_ceil(member.level().tile().1);
+    match measures.cut(member.threads(), member.level()) {
+        Cut::Pixels { blocks } => member.each(blocks, |block| {
+            let range = share(block, blocks, total);
+            let (first, count) = (range.start, range.len());
+            let pixels = if let Columns::Plain(images) = columns {
+                Pixels { lanes: &images.lanes[first..], stride: total }
+            } else {
+                let size = measures.block(blocks);
+                // SAFETY: this part of the scratch is this member's.
+                let gathered = unsafe { scratch.part(member.index() * size, lanes * count) };
+                (0..lanes).for_each(|lane| columns.gather(lane, first, &mut gathered[lane * count..][..count]));
+                Pixels { lanes: gathered, stride: count }
             };
-            member.run(tiles);
-        });
+            member.run(Tiles { pixels, count, first, weights, finish, panels: 0..panels });
+        }),
+        Cut::Outputs { groups } => {
+            let pixels = if let Columns::Plain(images) = columns {
+                images.lanes
+            } else {
+                member.each(lanes, |lane| {
+                    // SAFETY: this member alone has this lane of the scratch until the phase is over.
+                    columns.gather(lane, 0, unsafe { scratch.part(lane * total, total) });
+                });
+                // SAFETY: nobody writes the scratch in what follows.
+                unsafe { scratch.read(0, lanes * total) }
+            };
+            let (pixels, groups) = (Pixels { lanes: pixels, stride: total }, groups.min(panels));
+            member.each(groups, |group| {
+                let panels = share(group, groups, panels);
+                member.run(Tiles { pixels, count: total, first: 0, weights, finish, panels });
+            });
+        }
     }
 }
 
@@ -179,36 +183,32 @@ pub(super) fn share(index: usize, parts: usize, total: usize) -> Range<usize> {
     index * total / parts..(index + 1) * total / parts
 }
 
-/// Some tiles of pixels by some panels of outputs.
+/// `count` pixels, the first of which becomes the output's pixel `first`, by some panels of outputs. Whoever makes one vouches that
+/// nobody else has that part of the output.
 struct Tiles<'a> {
-    job: Job<'a>,
-    of: usize,
-    tiles: Range<usize>,
+    pixels: Pixels<'a>,
+    count: usize,
+    first: usize,
+    weights: Weights<'a>,
+    finish: &'a Finish<'a>,
     panels: Range<usize>,
-}
-
-impl Tiles<'_> {
-    #[inline(always)]
-    fn tile<V: Vector>(&self, tile: usize, panel: usize) {
-        let Job { pixels, count, first, weights, finish } = self.job;
-        // Tiles of nearly the same size: a last one of a single row would wait for its sums instead of computing.
-        let rows = share(tile, self.of, count);
-        let output = panel * V::TILE.1;
-        let outputs = V::TILE.1.min(weights.outputs - output);
-        let tile = Tile { first: first + rows.start, rows: rows.len(), output, outputs };
-        let pixels = Pixels { lanes: &pixels.lanes[rows.start..], ..pixels };
-        // SAFETY: each tile and panel belongs to one item of the phase, and the caller of `Job::run` vouches for the rest.
-        unsafe { multiply::<V>(pixels, weights, tile, finish) };
-    }
 }
 
 impl Work for Tiles<'_> {
     #[inline(always)]
     fn run<V: Vector>(self) {
-        // The pixels of a few tiles stay in the first-level cache while a panel goes over them, the panel's weights in the second.
-        for tile in self.tiles.clone() {
-            for panel in self.panels.clone() {
-                self.tile::<V>(tile, panel);
+        let Self { pixels, count, first, weights, finish, panels } = self;
+        // Tiles of nearly the same size: a last one of a single row would wait for its sums instead of computing.
+        let tiles = count.div_ceil(V::TILE.0);
+        for panel in panels {
+            let output = panel * V::TILE.1;
+            let outputs = V::TILE.1.min(weights.outputs - output);
+            for tile in 0..tiles {
+                let rows = share(tile, tiles, count);
+                let pixels = Pixels { lanes: &pixels.lanes[rows.start..], ..pixels };
+                let tile = Tile { first: first + rows.start, rows: rows.len(), output, outputs };
+                // SAFETY: this part of the output is nobody else's.
+                unsafe { multiply::<V>(pixels, weights, tile, finish) };
             }
         }
     }
@@ -245,13 +245,35 @@ unsafe fn rows_of<V: Vector, const N: usize>(pixels: Pixels<'_>, panels: &[Lane]
             match tile.rows {
                 // SAFETY: as the caller's.
                 $($count if $count <= V::TILE.0 => unsafe {
+                    ask::<V, $count, N>(tile, finish);
                     write::<V, $count, N>(sums::<V, $count, N>(pixels, panels), tile, finish);
                 },)*
                 _ => unreachable!("no vector has tiles of more rows"),
             }
         };
     }
-    pick!(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14);
+    pick!(1, 2, 3, 4, 5, 6, 7, 8);
+}
+
+/// Asks for what [`write`] will need: it lies in as many places as the tile has lanes, too short each for the processor to guess.
+///
+/// # Safety
+/// As [`multiply`].
+#[inline(always)]
+unsafe fn ask<V: Vector, const M: usize, const N: usize>(tile: Tile, finish: &Finish<'_>) {
+    for n in 0..N {
+        let start = (tile.output + n) * finish.stride + tile.first;
+        // SAFETY: the caller vouches for it.
+        let output = unsafe { finish.output.part(start, M) };
+        for m in 0..M {
+            V::prefetch(&output[m]);
+        }
+        if let Some(residual) = finish.residual {
+            for lane in &residual[start..start + M] {
+                V::prefetch(lane);
+            }
+        }
+    }
 }
 
 #[inline(always)]
@@ -264,6 +286,12 @@ fn sums<V: Vector, const M: usize, const N: usize>(pixels: Pixels<'_>, panels: &
         let mut lanes: [&[Lane; WIDTH]; N] = [weights.first_chunk().expect("sixteen channels"); N];
         for (n, lanes) in lanes.iter_mut().enumerate().skip(1) {
             *lanes = panels[n * panel + input * WIDTH..].first_chunk().expect("sixteen channels");
+        }
+        // The next lane is too far away for the processor to guess.
+        if let Some(next) = pixels.lanes.get((input + 1) * pixels.stride..(input + 1) * pixels.stride + M) {
+            for lane in next {
+                V::prefetch(lane);
+            }
         }
         for channel in 0..WIDTH {
             let mut weights = [V::zero(); N];

@@ -1,5 +1,8 @@
 //! Sixteen numbers at a time: AVX-512 where the processor has it, AVX2 with FMA, or plain Rust, chosen when the program runs.
 
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
 use std::sync::OnceLock;
 
 /// Numbers in a lane: channels of one pixel that lie side by side in memory.
@@ -23,6 +26,9 @@ pub(super) trait Vector: Copy {
     fn add(self, other: Self) -> Self;
     fn sub(self, other: Self) -> Self;
     fn max(self, other: Self) -> Self;
+    /// Asks for a lane that will be read or written soon.
+    #[inline(always)]
+    fn prefetch(_lane: &Lane) {}
     /// `self * factor + summand`
     fn mul_add(self, factor: Self, summand: Self) -> Self;
     fn mul(self, other: Self) -> Self;
@@ -205,203 +211,5 @@ impl Vector for Portable {
     #[inline(always)]
     fn write(self, numbers: &mut [f32; WIDTH]) {
         *numbers = self.0;
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-mod x86 {
-    use std::arch::x86_64::{
-        __m256, __m512, _CMP_GT_OQ, _mm256_add_ps, _mm256_blendv_ps, _mm256_cmp_ps, _mm256_div_ps, _mm256_fmadd_ps,
-        _mm256_load_ps, _mm256_loadu_ps, _mm256_max_ps, _mm256_mul_ps, _mm256_set1_ps, _mm256_sqrt_ps, _mm256_store_ps,
-        _mm256_storeu_ps, _mm256_sub_ps, _mm512_add_ps, _mm512_cmp_ps_mask, _mm512_div_ps, _mm512_fmadd_ps,
-        _mm512_load_ps, _mm512_loadu_ps, _mm512_mask_blend_ps, _mm512_max_ps, _mm512_mul_ps, _mm512_set1_ps,
-        _mm512_sqrt_ps, _mm512_store_ps, _mm512_storeu_ps, _mm512_sub_ps,
-    };
-
-    use super::{Lane, Vector, WIDTH, Work};
-
-    /// # Safety
-    /// The processor must have AVX-512F.
-    #[target_feature(enable = "avx512f,avx2,fma")]
-    pub(super) unsafe fn run_avx512(work: impl Work) {
-        work.run::<Avx512>();
-    }
-
-    /// # Safety
-    /// The processor must have AVX2 and FMA.
-    #[target_feature(enable = "avx2,fma")]
-    pub(super) unsafe fn run_avx2(work: impl Work) {
-        work.run::<Avx2>();
-    }
-
-    // SAFETY of the blocks below: values of these types are made only inside the two functions above, so the processor has the
-    // instructions; a `Lane` is 64 bytes aligned to 64.
-
-    #[derive(Clone, Copy)]
-    pub(super) struct Avx512(__m512);
-
-    impl Vector for Avx512 {
-        const TILE: (usize, usize) = (14, 2);
-        const GRADIENT_TILE: (usize, usize) = (8, 2);
-
-        #[inline(always)]
-        fn splat(value: f32) -> Self {
-            Self(unsafe { _mm512_set1_ps(value) })
-        }
-
-        #[inline(always)]
-        fn load(lane: &Lane) -> Self {
-            Self(unsafe { _mm512_load_ps(lane.0.as_ptr()) })
-        }
-
-        #[inline(always)]
-        fn store(self, lane: &mut Lane) {
-            unsafe { _mm512_store_ps(lane.0.as_mut_ptr(), self.0) }
-        }
-
-        #[inline(always)]
-        fn add(self, other: Self) -> Self {
-            Self(unsafe { _mm512_add_ps(self.0, other.0) })
-        }
-
-        #[inline(always)]
-        fn sub(self, other: Self) -> Self {
-            Self(unsafe { _mm512_sub_ps(self.0, other.0) })
-        }
-
-        #[inline(always)]
-        fn max(self, other: Self) -> Self {
-            Self(unsafe { _mm512_max_ps(self.0, other.0) })
-        }
-
-        #[inline(always)]
-        fn mul_add(self, factor: Self, summand: Self) -> Self {
-            Self(unsafe { _mm512_fmadd_ps(self.0, factor.0, summand.0) })
-        }
-
-        #[inline(always)]
-        fn mul(self, other: Self) -> Self {
-            Self(unsafe { _mm512_mul_ps(self.0, other.0) })
-        }
-
-        #[inline(always)]
-        fn div(self, other: Self) -> Self {
-            Self(unsafe { _mm512_div_ps(self.0, other.0) })
-        }
-
-        #[inline(always)]
-        fn sqrt(self) -> Self {
-            Self(unsafe { _mm512_sqrt_ps(self.0) })
-        }
-
-        #[inline(always)]
-        fn pick(self, other: Self, chosen: Self, otherwise: Self) -> Self {
-            Self(unsafe {
-                let greater = _mm512_cmp_ps_mask::<_CMP_GT_OQ>(self.0, other.0);
-                _mm512_mask_blend_ps(greater, otherwise.0, chosen.0)
-            })
-        }
-
-        #[inline(always)]
-        fn read(numbers: &[f32; WIDTH]) -> Self {
-            Self(unsafe { _mm512_loadu_ps(numbers.as_ptr()) })
-        }
-
-        #[inline(always)]
-        fn write(self, numbers: &mut [f32; WIDTH]) {
-            unsafe { _mm512_storeu_ps(numbers.as_mut_ptr(), self.0) }
-        }
-    }
-
-    /// Two registers of eight.
-    #[derive(Clone, Copy)]
-    pub(super) struct Avx2(__m256, __m256);
-
-    impl Vector for Avx2 {
-        const TILE: (usize, usize) = (6, 1);
-        const GRADIENT_TILE: (usize, usize) = (4, 1);
-
-        #[inline(always)]
-        fn splat(value: f32) -> Self {
-            let half = unsafe { _mm256_set1_ps(value) };
-            Self(half, half)
-        }
-
-        #[inline(always)]
-        fn load(lane: &Lane) -> Self {
-            let start = lane.0.as_ptr();
-            unsafe { Self(_mm256_load_ps(start), _mm256_load_ps(start.add(WIDTH / 2))) }
-        }
-
-        #[inline(always)]
-        fn store(self, lane: &mut Lane) {
-            let start = lane.0.as_mut_ptr();
-            unsafe {
-                _mm256_store_ps(start, self.0);
-                _mm256_store_ps(start.add(WIDTH / 2), self.1);
-            }
-        }
-
-        #[inline(always)]
-        fn add(self, other: Self) -> Self {
-            unsafe { Self(_mm256_add_ps(self.0, other.0), _mm256_add_ps(self.1, other.1)) }
-        }
-
-        #[inline(always)]
-        fn sub(self, other: Self) -> Self {
-            unsafe { Self(_mm256_sub_ps(self.0, other.0), _mm256_sub_ps(self.1, other.1)) }
-        }
-
-        #[inline(always)]
-        fn max(self, other: Self) -> Self {
-            unsafe { Self(_mm256_max_ps(self.0, other.0), _mm256_max_ps(self.1, other.1)) }
-        }
-
-        #[inline(always)]
-        fn mul_add(self, factor: Self, summand: Self) -> Self {
-            unsafe {
-                let low = _mm256_fmadd_ps(self.0, factor.0, summand.0);
-                Self(low, _mm256_fmadd_ps(self.1, factor.1, summand.1))
-            }
-        }
-
-        #[inline(always)]
-        fn mul(self, other: Self) -> Self {
-            unsafe { Self(_mm256_mul_ps(self.0, other.0), _mm256_mul_ps(self.1, other.1)) }
-        }
-
-        #[inline(always)]
-        fn div(self, other: Self) -> Self {
-            unsafe { Self(_mm256_div_ps(self.0, other.0), _mm256_div_ps(self.1, other.1)) }
-        }
-
-        #[inline(always)]
-        fn sqrt(self) -> Self {
-            unsafe { Self(_mm256_sqrt_ps(self.0), _mm256_sqrt_ps(self.1)) }
-        }
-
-        #[inline(always)]
-        fn pick(self, other: Self, chosen: Self, otherwise: Self) -> Self {
-            unsafe {
-                let low = _mm256_cmp_ps::<_CMP_GT_OQ>(self.0, other.0);
-                let high = _mm256_cmp_ps::<_CMP_GT_OQ>(self.1, other.1);
-                Self(_mm256_blendv_ps(otherwise.0, chosen.0, low), _mm256_blendv_ps(otherwise.1, chosen.1, high))
-            }
-        }
-
-        #[inline(always)]
-        fn read(numbers: &[f32; WIDTH]) -> Self {
-            let start = numbers.as_ptr();
-            unsafe { Self(_mm256_loadu_ps(start), _mm256_loadu_ps(start.add(WIDTH / 2))) }
-        }
-
-        #[inline(always)]
-        fn write(self, numbers: &mut [f32; WIDTH]) {
-            let start = numbers.as_mut_ptr();
-            unsafe {
-                _mm256_storeu_ps(start, self.0);
-                _mm256_storeu_ps(start.add(WIDTH / 2), self.1);
-            }
-        }
     }
 }

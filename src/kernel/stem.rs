@@ -45,11 +45,17 @@ impl<'a> Planes<'a> {
         let rows = inputs * kernel;
         for (half, row) in (2 * lane..rows.min(2 * lane + 2)).enumerate() {
             let (channel, down) = (row / kernel, row % kernel);
-            for (index, lane) in gathered.iter_mut().enumerate() {
-                let pixel = first + index;
+            let (mut pixel, mut rest) = (first, &mut *gathered);
+            while !rest.is_empty() {
                 let (image, y, x) = (pixel / (side * side), pixel / side % side, pixel % side);
-                let line = ((image * inputs + channel) * width + y * stride + down) * width;
-                lane.0[half * ROW..][..ROW].copy_from_slice(&self.values[line + x * stride..][..ROW]);
+                let (line, after) = rest.split_at_mut((side - x).min(rest.len()));
+                pixel += line.len();
+                rest = after;
+                let start = ((image * inputs + channel) * width + y * stride + down) * width + x * stride;
+                let windows = self.values[start..].windows(ROW).step_by(stride);
+                for (lane, window) in line.iter_mut().zip(windows) {
+                    lane.0[half * ROW..][..ROW].copy_from_slice(window);
+                }
             }
         }
         if 2 * lane + 2 > rows {

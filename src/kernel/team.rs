@@ -9,20 +9,20 @@ use std::{
         LazyLock,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    thread,
 };
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::simd::{Level, Work};
 
-/// How often a member looks before it lets others have the processor.
-const SPINS: u32 = 4_000;
+/// How often a member looks before it goes to sleep: some hundred microseconds, longer than two members are apart unless something else
+/// has one's processor.
+const SPINS: u32 = 10_000;
 
-/// The process's team: a thread for each core.
+/// The process's team: as many threads as rayon's pool has, which is where the number is set; a thread for each core if it is not.
 pub fn team() -> &'static Team {
-    static TEAM: LazyLock<Team> = LazyLock::new(|| Team::new(thread::available_parallelism().map_or(1, usize::from)));
+    static TEAM: LazyLock<Team> = LazyLock::new(|| Team::new(rayon::current_num_threads()));
     &TEAM
 }
 
@@ -74,10 +74,10 @@ impl Team {
         let _turn = Turn(Some(self.busy.lock()));
         let phase = Phase::new(self);
         match &self.others {
-            None => Member::work(&phase, &work),
+            None => Member::work(&phase, 0, &work),
             Some(pool) => pool.in_place_scope(|scope| {
-                scope.spawn_broadcast(|_, _| Member::work(&phase, &work));
-                Member::work(&phase, &work);
+                scope.spawn_broadcast(|_, context| Member::work(&phase, context.index() + 1, &work));
+                Member::work(&phase, 0, &work);
             }),
         }
     }
@@ -99,25 +99,35 @@ impl Drop for Turn<'_> {
 struct Phase {
     threads: usize,
     level: Level,
-    /// The next item of this phase.
-    next: AtomicUsize,
+    /// How many items of each member's share are taken in this phase.
+    taken: Vec<Taken>,
     /// Members that are through with it.
     arrived: AtomicUsize,
     /// How many phases are over.
     over: AtomicUsize,
     /// A member panicked: the others must not wait for it.
     broken: AtomicBool,
+    /// Members that sleep until the phase is over.
+    sleepers: Mutex<usize>,
+    awake: Condvar,
 }
+
+/// On a cache line of its own.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+struct Taken(AtomicUsize);
 
 impl Phase {
     fn new(team: &Team) -> Self {
         Self {
             threads: team.threads,
             level: team.level,
-            next: AtomicUsize::new(0),
+            taken: (0..team.threads).map(|_| Taken::default()).collect(),
             arrived: AtomicUsize::new(0),
             over: AtomicUsize::new(0),
             broken: AtomicBool::new(false),
+            sleepers: Mutex::new(0),
+            awake: Condvar::new(),
         }
     }
 }
@@ -126,12 +136,18 @@ impl Phase {
 #[derive(Debug)]
 pub struct Member<'a> {
     phase: &'a Phase,
+    index: usize,
 }
 
 impl Member<'_> {
     /// How many members the team has.
     pub fn threads(&self) -> usize {
         self.phase.threads
+    }
+
+    /// Its place in the team, from 0.
+    pub fn index(&self) -> usize {
+        self.index
     }
 
     /// Which instructions the team uses.
@@ -145,23 +161,31 @@ impl Member<'_> {
         self.phase.level.run(work);
     }
 
-    fn work(phase: &Phase, work: &(impl Fn(&Member<'_>) + Sync)) {
-        let outcome = panic::catch_unwind(panic::AssertUnwindSafe(|| work(&Member { phase })));
+    fn work(phase: &Phase, index: usize, work: &(impl Fn(&Member<'_>) + Sync)) {
+        let outcome = panic::catch_unwind(panic::AssertUnwindSafe(|| work(&Member { phase, index })));
         if let Err(cause) = outcome {
             phase.broken.store(true, Ordering::Release);
+            phase.wake();
             panic::resume_unwind(cause);
         }
     }
 
     /// One phase: each number below `count` goes to one member, and all members return when all numbers are done. Every member must
     /// come here as often as the others, with the same count.
+    ///
+    /// Each begins with its own share, the same in every phase, because what it wrote in the one before is in its own cache; who is done
+    /// helps the others.
     pub fn each(&self, count: usize, mut item: impl FnMut(usize)) {
-        loop {
-            let index = self.phase.next.fetch_add(1, Ordering::Relaxed);
-            if index >= count {
-                break;
+        let threads = self.threads();
+        for owner in (self.index..threads).chain(0..self.index) {
+            let share = owner * count / threads..(owner + 1) * count / threads;
+            loop {
+                let taken = self.phase.taken[owner].0.fetch_add(1, Ordering::Relaxed);
+                if taken >= share.len() {
+                    break;
+                }
+                item(share.start + taken);
             }
-            item(index);
         }
         self.meet();
     }
@@ -171,15 +195,42 @@ impl Member<'_> {
         let over = phase.over.load(Ordering::Acquire);
         if phase.arrived.fetch_add(1, Ordering::AcqRel) + 1 == phase.threads {
             phase.arrived.store(0, Ordering::Relaxed);
-            phase.next.store(0, Ordering::Relaxed);
-            phase.over.store(over.wrapping_add(1), Ordering::Release);
+            phase.taken.iter().for_each(|taken| taken.0.store(0, Ordering::Relaxed));
+            phase.over.store(over.wrapping_add(1), Ordering::SeqCst);
+            phase.wake();
             return;
         }
-        let mut spins = 0;
-        while phase.over.load(Ordering::Acquire) == over {
-            assert!(!phase.broken.load(Ordering::Acquire), "another thread of the team panicked");
-            spins += 1;
-            if spins < SPINS { hint::spin_loop() } else { thread::yield_now() }
+        for _ in 0..SPINS {
+            if phase.is_over(over) {
+                return;
+            }
+            hint::spin_loop();
+        }
+        phase.sleep(over);
+    }
+}
+
+impl Phase {
+    fn is_over(&self, phase: usize) -> bool {
+        assert!(!self.broken.load(Ordering::Acquire), "another thread of the team panicked");
+        self.over.load(Ordering::SeqCst) != phase
+    }
+
+    /// Sleeping and not yielding: two members that yield to each other on one processor may stay there while another has nothing to do.
+    fn sleep(&self, phase: usize) {
+        let mut sleepers = self.sleepers.lock();
+        *sleepers += 1;
+        while self.over.load(Ordering::SeqCst) == phase && !self.broken.load(Ordering::Acquire) {
+            self.awake.wait(&mut sleepers);
+        }
+        *sleepers -= 1;
+        drop(sleepers);
+        assert!(self.is_over(phase), "awake because it is over");
+    }
+
+    fn wake(&self) {
+        if *self.sleepers.lock() > 0 {
+            self.awake.notify_all();
         }
     }
 }

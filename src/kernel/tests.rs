@@ -1,6 +1,6 @@
 //! Every kernel at every level, with several team sizes, against plain loops in double precision.
 
-use super::{Channels, ConvShape, Images, Lane, Layer, Level, Plan, Slot, Step, Team, WIDTH, train};
+use super::{ConvShape, Images, Lane, Level, Team, WIDTH, train};
 
 /// A generator of numbers between -1 and 1: Knuth's MMIX.
 struct Numbers(u64);

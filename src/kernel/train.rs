@@ -8,7 +8,7 @@ use super::{
     gradient,
     memory::{Buffer, Numbers},
     pack::{Direction, Source, Weights},
-    product::{self, Finish},
+    product::{self, Finish, Measures},
     shared::Shared,
     simd::{Lane, WIDTH},
     stem::{self, Planes},
@@ -89,7 +89,7 @@ pub fn stem_forward(
     let bias = bias.map(|bias| bias_lanes(shape, bias));
     let (inputs, outputs) = (stem::inputs(shape), shape.outputs.div_ceil(WIDTH));
     let (mut packed, mut scratch) =
-        (Buffer::zeros(stem::packed(shape)), Buffer::new(product::scratch(&columns, team.level())));
+        (Buffer::zeros(stem::packed(shape)), Buffer::new(Measures::of(&columns).scratch(team)));
     let mut output = Buffer::new(outputs * columns.pixels());
     let (packed, scratch, result) = (Shared::new(&mut packed), Shared::new(&mut scratch), Shared::new(&mut output));
     team.run(|member| {
@@ -163,7 +163,8 @@ fn convolve(team: &Team, input: Images<'_>, side: usize, source: Source<'_>, bia
 fn by_winograd(team: &Team, input: Images<'_>, source: Source<'_>, finish: &Finish<'_>) {
     let layer = Winograd::of(&source);
     let length = winograd::packed(&source);
-    let (mut points, mut scratch) = (room_for(&source, length), Buffer::new(layer.scratch(input.images, input.side)));
+    let (mut points, mut scratch) =
+        (room_for(&source, length), Buffer::new(layer.scratch(team, input.images, input.side)));
     let (points, scratch) = (Shared::new(&mut points), Shared::new(&mut scratch));
     team.run(|member| {
         // SAFETY: the buffers are the caller's and this function's, and the points are written before they are read.
@@ -177,7 +178,7 @@ fn by_winograd(team: &Team, input: Images<'_>, source: Source<'_>, finish: &Fini
 fn directly(team: &Team, input: Images<'_>, side: usize, source: Source<'_>, finish: &Finish<'_>) {
     let columns = Columns::new(source.shape(), source.direction(), input, side);
     let (mut packed, mut scratch) =
-        (room_for(&source, source.packed()), Buffer::new(product::scratch(&columns, team.level())));
+        (room_for(&source, source.packed()), Buffer::new(Measures::of(&columns).scratch(team)));
     let (packed, scratch) = (Shared::new(&mut packed), Shared::new(&mut scratch));
     team.run(|member| {
         // SAFETY: the buffers are the caller's and this function's, and the weights are written before they are read.
@@ -231,9 +232,8 @@ fn sum_products(team: &Team, columns: Columns<'_>, gradient: Images<'_>) -> Buff
 
 fn winograd_weight_gradient(team: &Team, shape: ConvShape, input: Images<'_>, gradient: Images<'_>) -> Numbers {
     let (inputs, outputs) = (shape.inputs.div_ceil(WIDTH), shape.outputs.div_ceil(WIDTH));
-    let layer = Winograd { points: &[], inputs, outputs };
     let mut sums = Buffer::zeros(winograd::POINTS * inputs * WIDTH * outputs);
-    let mut scratch = Buffer::new(layer.scratch(input.images, input.side));
+    let mut scratch = Buffer::new(winograd::gradient_scratch(inputs, outputs, input.images, input.side));
     let (shared, scratch) = (Shared::new(&mut sums), Shared::new(&mut scratch));
     team.run(|member| {
         // SAFETY: the buffers are this function's.

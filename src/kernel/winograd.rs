@@ -6,7 +6,7 @@
 mod gradient;
 mod transforms;
 
-pub(super) use gradient::{Unpack, weight_gradient};
+pub(super) use gradient::{Unpack, scratch as gradient_scratch, weight_gradient};
 
 use std::ops::Range;
 
@@ -16,7 +16,7 @@ use super::{
     product::{Finish, Pixels, Tile, multiply, share},
     shared::Shared,
     simd::{Lane, Vector, WIDTH, Work},
-    team::Member,
+    team::{Member, Team},
 };
 use transforms::{EnterSums, LeaveSums, Transform, Weigh};
 
@@ -29,8 +29,14 @@ const TAPS: usize = 3;
 /// Matrix products.
 pub(super) const POINTS: usize = IN * IN;
 
-/// Transformed inputs and outputs held at once, in lanes: what fits beside the weights in the cores' second-level caches.
-const HELD: usize = (3 << 19) / size_of::<Lane>();
+/// Bytes of transformed inputs and outputs that a member holds when it works alone, in lanes: most of a second-level cache.
+const HELD: usize = (896 << 10) / size_of::<Lane>();
+
+/// The same for all members together where they share the squares.
+const SHARED: usize = (3 << 19) / size_of::<Lane>();
+
+/// Bytes of transformed weights that each member may read for itself.
+const OWN_WEIGHTS: usize = 3 << 20;
 
 /// Transformed weights of one convolution: a packed matrix `[inputs, outputs]` for each of the 36 points.
 #[derive(Clone, Copy)]
@@ -104,14 +110,32 @@ impl Winograd<'_> {
     }
 
     /// Lanes of scratch that a pass needs.
-    pub(super) fn scratch(&self, images: usize, side: usize) -> usize {
-        self.chunk(squares(images, side)) * POINTS * (self.inputs + self.outputs)
+    pub(super) fn scratch(&self, team: &Team, images: usize, side: usize) -> usize {
+        let total = squares(images, side);
+        match self.apart(team.threads(), total) {
+            Some(chunks) => team.threads() * total.div_ceil(chunks) * self.square(),
+            None => self.chunk(total) * self.square(),
+        }
     }
 
-    /// How many squares go through the three phases together.
+    /// Lanes of scratch of one square.
+    fn square(&self) -> usize {
+        POINTS * (self.inputs + self.outputs)
+    }
+
+    /// Into how many chunks the squares are cut where each member takes some through all three phases alone, all in its own cache.
+    /// `None` where the weights are too many to be read by each of them, or the squares too few.
+    fn apart(&self, threads: usize, total: usize) -> Option<usize> {
+        let bytes = POINTS * self.inputs * WIDTH * self.outputs * size_of::<Lane>();
+        let fits = (HELD / self.square()).max(1);
+        let chunks = total.div_ceil(fits).next_multiple_of(threads);
+        (bytes <= OWN_WEIGHTS && total >= 8 * chunks).then_some(chunks)
+    }
+
+    /// How many squares go through the three phases together where all members work on the same ones.
     fn chunk(&self, total: usize) -> usize {
-        let fits = HELD / (POINTS * (self.inputs + self.outputs));
-        let chunks = total.div_ceil(fits.max(14));
+        let fits = SHARED / self.square();
+        let chunks = total.div_ceil(fits.max(32));
         total.div_ceil(chunks)
     }
 
@@ -121,22 +145,34 @@ impl Winograd<'_> {
     /// Nobody outside the team may have the output or the scratch.
     pub(super) unsafe fn run(self, member: &Member<'_>, input: Images<'_>, scratch: Shared<'_>, finish: &Finish<'_>) {
         let total = squares(input.images, input.side);
+        let panels = self.outputs.div_ceil(member.level().tile().1);
+        let pass = |squares: Range<usize>, offset| Pass {
+            layer: self,
+            input,
+            first: squares.start,
+            count: squares.len(),
+            scratch,
+            offset,
+            finish,
+        };
+        if let Some(chunks) = self.apart(member.threads(), total) {
+            let size = total.div_ceil(chunks) * self.square();
+            return member.each(chunks, |chunk| {
+                let pass = pass(share(chunk, chunks, total), member.index() * size);
+                (0..self.inputs).for_each(|lane| member.run(Enter { pass, lane, squares: 0..pass.count }));
+                (0..POINTS).for_each(|point| member.run(Multiply { pass, point, panels: 0..panels }));
+                (0..self.outputs).for_each(|lane| member.run(Leave { pass, lane, squares: 0..pass.count }));
+            });
+        }
         let chunk = self.chunk(total);
         for first in (0..total).step_by(chunk) {
-            let count = chunk.min(total - first);
-            let pass = Pass { layer: self, input, first, count, scratch, finish };
-            let parts = groups(member, self.inputs, count);
-            member.each(self.inputs * parts, |item| {
-                member.run(Enter { pass, lane: item / parts, squares: share(item % parts, parts, count) });
-            });
-            let panels = self.outputs.div_ceil(member.level().tile().1);
+            let pass = pass(first..(first + chunk).min(total), 0);
+            pass.by_lane(member, self.inputs, |lane, squares| member.run(Enter { pass, lane, squares }));
             member.each(POINTS * panels, |item| {
-                member.run(Multiply { pass, point: item / panels, panel: item % panels });
+                let panel = item % panels;
+                member.run(Multiply { pass, point: item / panels, panels: panel..panel + 1 });
             });
-            let parts = groups(member, self.outputs, count);
-            member.each(self.outputs * parts, |item| {
-                member.run(Leave { pass, lane: item / parts, squares: share(item % parts, parts, count) });
-            });
+            pass.by_lane(member, self.outputs, |lane, squares| member.run(Leave { pass, lane, squares }));
         }
     }
 
@@ -144,11 +180,6 @@ impl Winograd<'_> {
         let length = self.inputs * WIDTH * self.outputs;
         Weights { lanes: &self.points[point * length..][..length], inputs: self.inputs, outputs: self.outputs }
     }
-}
-
-/// Into how many parts the squares of a lane are cut, so that there is work for all.
-fn groups(member: &Member<'_>, lanes: usize, squares: usize) -> usize {
-    (4 * member.threads()).div_ceil(lanes).min(squares)
 }
 
 /// Squares of outputs of all images; those at the right and lower edge may reach beyond.
@@ -164,20 +195,28 @@ struct Pass<'a> {
     first: usize,
     count: usize,
     scratch: Shared<'a>,
+    /// Where its part of the scratch begins.
+    offset: usize,
     finish: &'a Finish<'a>,
 }
 
 impl Pass<'_> {
+    /// One phase over lanes of channels and, where they are few, parts of the squares.
+    fn by_lane(&self, member: &Member<'_>, lanes: usize, work: impl Fn(usize, Range<usize>)) {
+        let parts = (4 * member.threads()).div_ceil(lanes).min(self.count);
+        member.each(lanes * parts, |item| work(item / parts, share(item % parts, parts, self.count)));
+    }
+
     /// Where point and lane of the transformed input begin: `[point, lane, square]`.
     #[inline(always)]
     fn entered(&self, point: usize, lane: usize) -> usize {
-        (point * self.layer.inputs + lane) * self.count
+        self.offset + (point * self.layer.inputs + lane) * self.count
     }
 
     /// Where the transformed output of a point begins: `[point, lane, square]`, after all of the input.
     #[inline(always)]
     fn multiplied(&self, point: usize) -> usize {
-        POINTS * self.layer.inputs * self.count + point * self.layer.outputs * self.count
+        self.offset + (POINTS * self.layer.inputs + point * self.layer.outputs) * self.count
     }
 
     /// Image, and the first row and column of outputs, of a square of this pass.
@@ -226,31 +265,32 @@ impl Work for Enter<'_> {
     }
 }
 
-/// Second phase: the matrix product of one point, for one panel of outputs.
+/// Second phase: the matrix product of one point, for some panels of outputs.
 struct Multiply<'a> {
     pass: Pass<'a>,
     point: usize,
-    panel: usize,
+    panels: Range<usize>,
 }
 
 impl Work for Multiply<'_> {
     #[inline(always)]
     fn run<V: Vector>(self) {
-        let Self { pass, point, panel } = self;
-        let (count, start, length) = (pass.count, pass.entered(point, 0), pass.layer.inputs * pass.count);
+        let Self { pass, point, panels } = self;
+        let count = pass.count;
         // SAFETY: in this phase nobody writes the transformed input.
-        let entered = unsafe { pass.scratch.read(start, length) };
-        let (rows, width) = V::TILE;
-        let output = panel * width;
-        let outputs = width.min(pass.layer.outputs - output);
-        let tiles = count.div_ceil(rows);
+        let entered = unsafe { pass.scratch.read(pass.entered(point, 0), pass.layer.inputs * count) };
+        let tiles = count.div_ceil(V::TILE.0);
         let finish = Finish::plain(pass.scratch, count);
-        for index in 0..tiles {
-            let rows = share(index, tiles, count);
-            let pixels = Pixels { lanes: &entered[rows.start..], stride: count };
-            let tile = Tile { first: pass.multiplied(point) + rows.start, rows: rows.len(), output, outputs };
-            // SAFETY: this member alone has this panel of the product until the phase is over.
-            unsafe { multiply::<V>(pixels, pass.layer.point(point), tile, &finish) };
+        for panel in panels {
+            let output = panel * V::TILE.1;
+            let outputs = V::TILE.1.min(pass.layer.outputs - output);
+            for index in 0..tiles {
+                let rows = share(index, tiles, count);
+                let pixels = Pixels { lanes: &entered[rows.start..], stride: count };
+                let tile = Tile { first: pass.multiplied(point) + rows.start, rows: rows.len(), output, outputs };
+                // SAFETY: this member alone has these panels of the product until the phase is over.
+                unsafe { multiply::<V>(pixels, pass.layer.point(point), tile, &finish) };
+            }
         }
     }
 }

@@ -26,7 +26,7 @@ const EPSILON: f64 = 1e-5;
 pub struct Network {
     pub(crate) body: Body,
     pub(crate) head: Head,
-    epsilon: f64,
+    pub(super) epsilon: f64,
 }
 
 impl Network {

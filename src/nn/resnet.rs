@@ -21,7 +21,7 @@ use crate::domain::BlockVariant;
 pub(crate) const FEATURES: usize = 2048;
 
 /// Blocks, middle width and stride of the four stages.
-const STAGES: [(usize, usize, usize); 4] = [(3, 64, 1), (4, 128, 2), (6, 256, 2), (3, 512, 2)];
+pub(super) const STAGES: [(usize, usize, usize); 4] = [(3, 64, 1), (4, 128, 2), (6, 256, 2), (3, 512, 2)];
 
 /// A block's output is this much wider than its middle.
 const EXPANSION: usize = 4;

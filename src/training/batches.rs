@@ -26,12 +26,17 @@ impl Epoch {
         let mut order = train.to_vec();
         order.shuffle(&mut rng);
         let size = batch_size as usize;
-        let mut batches: Vec<Vec<usize>> = order.chunks(size).map(<[usize]>::to_vec).collect();
+        let mut batches = in_order(&order, batch_size);
         if batches.len() > 1 && size > 1 {
             batches.pop_if(|last| last.len() == 1);
         }
         Self { batches, dropout_seed: rng.next_u64() }
     }
+}
+
+/// Batches of the samples at `indices` as they stand.
+pub(super) fn in_order(indices: &[usize], batch_size: u32) -> Vec<Vec<usize>> {
+    indices.chunks(batch_size as usize).map(<[usize]>::to_vec).collect()
 }
 
 /// A generator of its own for each epoch: an epoch can be repeated without the ones before it.

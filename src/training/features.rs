@@ -1,11 +1,16 @@
 //! What a frozen body makes of the images: computed once an image and reused in every epoch of a head step.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Tensor, TensorData};
 
-use super::{Session, TrainingError, batches::Place, images::Images};
-use crate::nn::Network;
+use super::{
+    Session, TrainingError,
+    batches::{self, Place},
+    feed::Feed,
+    images::Images,
+};
+use crate::nn::Compiled;
 
 /// A row of features for each sample that was asked for, by its index in the job.
 pub(super) struct Features {
@@ -14,26 +19,27 @@ pub(super) struct Features {
 }
 
 impl Features {
-    /// One pass of `network`'s body in inference mode, on the device without autodiff, over the samples at `indices`.
+    /// One pass of the network's body over the samples at `indices`.
     pub(super) fn compute(
         session: &mut Session<'_>,
         place: Place,
-        network: &Network,
-        images: &Images,
+        network: &Compiled,
+        images: &Arc<Images>,
         indices: &[usize],
-    ) -> Result<Self, TrainingError> {
+    ) -> Result<Arc<Self>, TrainingError> {
         let started = Instant::now();
-        let size = session.job.plan.batch_size as usize;
+        let batches = batches::in_order(indices, session.job.plan.batch_size);
         let mut features = Self { rows: vec![Vec::new(); session.job.samples.len()], width: 0 };
-        session.begin(Place { epoch: 0, ..place }, indices.len().div_ceil(size))?;
-        for batch in indices.chunks(size) {
+        let mut feed = images.feed(&batches);
+        session.begin(Place { epoch: 0, ..place }, batches.len())?;
+        for batch in &batches {
             session.before_batch()?;
-            features.add(batch, network.features(images.input(batch, &session.job.device)));
+            features.add(batch, network.features(&feed.next_input()?.views()));
             session.meter.forward(batch.len(), images.side());
             session.batch_done(batch.len())?;
         }
         session.observer.body_pass(indices.len(), started.elapsed());
-        Ok(features)
+        Ok(Arc::new(features))
     }
 
     fn add(&mut self, batch: &[usize], features: Tensor<2>) {
@@ -44,9 +50,15 @@ impl Features {
         }
     }
 
-    /// Head input `[batch, features]` of the samples at `indices`.
-    pub(super) fn input(&self, indices: &[usize], device: &Device) -> Tensor<2> {
-        let values: Vec<f32> = indices.iter().flat_map(|&index| &self.rows[index]).copied().collect();
-        Tensor::from_data(TensorData::new(values, [indices.len(), self.width]), device)
+    /// Head input `[batch, features]` of the samples in each of `batches`.
+    pub(super) fn feed(self: &Arc<Self>, batches: &[Vec<usize>]) -> Feed<TensorData> {
+        let (features, batches) = (Arc::clone(self), batches.to_vec());
+        Feed::new(batches.into_iter().map(move |batch| Ok(features.input(&batch))))
+    }
+
+    fn input(&self, indices: &[usize]) -> TensorData {
+        let mut values = Vec::with_capacity(indices.len() * self.width);
+        indices.iter().for_each(|&index| values.extend_from_slice(&self.rows[index]));
+        TensorData::new(values, [indices.len(), self.width])
     }
 }

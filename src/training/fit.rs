@@ -11,7 +11,8 @@ use burn::{
 
 use super::{
     Session, TrainingError,
-    batches::{Epoch, Place},
+    batches::{self, Epoch, Place},
+    feed::Feed,
     session::rate,
     tally::Tally,
 };
@@ -21,18 +22,28 @@ use crate::{
 };
 
 /// What is trained, and how it comes from sample indices to logits.
-pub(super) struct Fit<'a> {
+pub(super) struct Fit<'a, I> {
     /// Stage and step; the epoch is ignored.
     pub(super) place: Place,
     /// Scope, learning rate and epochs.
     pub(super) step: &'a Step,
     /// Input side in pixels.
     pub(super) side: u32,
-    /// Logits `[batch, classes]` of the samples at the given indices, on the given device.
-    pub(super) forward: &'a dyn Fn(&Network, &[usize], &Device) -> Tensor<2>,
+    /// Inputs of batches of sample indices.
+    pub(super) feed: Feeder<'a, I>,
+    /// Logits `[batch, classes]` of an input in training, on the given device.
+    pub(super) forward: &'a dyn Fn(&Network, I, &Device) -> Tensor<2>,
+    /// Makes a network in inference mode ready for a pass.
+    pub(super) ready: &'a dyn Fn(&Network) -> Ready<'a, I>,
 }
 
-impl Fit<'_> {
+/// Makes the feed of a pass over batches of sample indices.
+pub(super) type Feeder<'a, I> = &'a dyn Fn(&[Vec<usize>]) -> Feed<I>;
+
+/// Logits `[batch, classes]` of an input in inference.
+pub(super) type Ready<'a, I> = Box<dyn Fn(I) -> Tensor<2> + 'a>;
+
+impl<I: Send + 'static> Fit<'_, I> {
     /// Trains `network` for the step's epochs with a fresh optimizer, as a newly compiled Keras model has. After each epoch
     /// `epoch_done` gets its place, the network in inference mode and its tally on the selection split. Returns the last epoch's
     /// network, in inference mode.
@@ -52,8 +63,7 @@ impl Fit<'_> {
             let train;
             (network, train) = self.train_epoch(session, place, network, &mut optimizer)?;
             let snapshot = network.valid();
-            let logits = |batch: &[usize]| (self.forward)(&snapshot, batch, &job.device);
-            let selection = evaluate(session, place, &selection_split, &logits)?;
+            let selection = evaluate(session, place, &selection_split, self.feed, &(self.ready)(&snapshot))?;
             self.count(|| session.meter.forward(selection_split.len(), self.side));
             let seconds = started.elapsed().as_secs_f64();
             session.epoch_done(self.record(place, train, selection.scores(), seconds))?;
@@ -76,16 +86,17 @@ impl Fit<'_> {
         let mut tally = Tally::new(job.classes.len());
         let started = Instant::now();
         network.seed_dropout(epoch.dropout_seed);
+        let mut feed = (self.feed)(&epoch.batches);
         session.begin(place, epoch.batches.len())?;
         for batch in &epoch.batches {
             session.before_batch()?;
             let truth = session.truth(batch);
-            let logits = (self.forward)(&network, batch, &device);
-            let loss = mean_cross_entropy(logits.clone(), &truth, &device);
-            let gradients = GradientsParams::from_grads(loss.backward(), &network);
-            network = optimizer.step(self.step.learning_rate, network, gradients);
+            let input = feed.next_input()?;
+            let forward = |network: &Network| (self.forward)(network, input, &device);
+            let logits;
+            (network, logits) = training_step(network, optimizer, self.step.learning_rate, forward, &truth);
             // Read last, so that an asynchronous device has the whole batch queued before the host waits for it.
-            if !tally.add(logits.inner(), &truth) {
+            if !tally.add(logits, &truth) {
                 return Err(not_finite(place));
             }
             self.count(|| session.meter.trained(batch.len(), self.side));
@@ -95,6 +106,7 @@ impl Fit<'_> {
         let trained = Trained {
             scores: tally.training_scores(),
             images_per_second: rate(images, started.elapsed().as_secs_f64()),
+            data_wait_share: feed.wait_share(started),
         };
         Ok((network, trained))
     }
@@ -117,6 +129,7 @@ impl Fit<'_> {
             learning_rate: self.step.learning_rate,
             seconds,
             images_per_second: train.images_per_second,
+            data_wait_share: Some(train.data_wait_share),
         }
     }
 }
@@ -125,27 +138,47 @@ impl Fit<'_> {
 struct Trained {
     scores: EpochScores,
     images_per_second: f64,
+    data_wait_share: f64,
 }
 
 /// One pass in inference mode over the samples at `indices`.
-pub(super) fn evaluate(
+pub(super) fn evaluate<I: Send + 'static>(
     session: &mut Session<'_>,
     place: Place,
     indices: &[usize],
-    logits: &dyn Fn(&[usize]) -> Tensor<2>,
+    feeder: Feeder<'_, I>,
+    logits: &Ready<'_, I>,
 ) -> Result<Tally, TrainingError> {
     let job = session.job;
     let mut tally = Tally::new(job.classes.len());
-    for batch in indices.chunks(job.plan.batch_size as usize) {
+    let batches = batches::in_order(indices, job.plan.batch_size);
+    let mut feed = feeder(&batches);
+    for batch in &batches {
         session.before_batch()?;
-        if !tally.add(logits(batch), &session.truth(batch)) {
+        if !tally.add(logits(feed.next_input()?), &session.truth(batch)) {
             return Err(not_finite(place));
         }
     }
     Ok(tally)
 }
 
-fn optimizer(optimizer: Optimizer) -> ModuleOptimizer {
+/// One batch: forward, mean cross-entropy, backward, update. `forward` gives logits `[batch, classes]` on an autodiff device, `truth`
+/// the classes. Returns the network after the step and the logits before it, off the autodiff device and not waited for.
+pub fn training_step(
+    network: Network,
+    optimizer: &mut ModuleOptimizer,
+    learning_rate: f64,
+    forward: impl FnOnce(&Network) -> Tensor<2>,
+    truth: &[usize],
+) -> (Network, Tensor<2>) {
+    let logits = forward(&network);
+    let loss = mean_cross_entropy(logits.clone(), truth, &logits.device());
+    let gradients = GradientsParams::from_grads(loss.backward(), &network);
+    (optimizer.step(learning_rate, network, gradients), logits.inner())
+}
+
+/// The optimizer of a step, with nothing learnt yet.
+pub fn optimizer(optimizer: Optimizer) -> ModuleOptimizer {
     match optimizer {
         Optimizer::Adam => nn::adam(),
     }

@@ -1,85 +1,118 @@
-//! The images of a stage, decoded and resized once and kept as 8-bit grey squares.
+//! The images of a stage: decoded and resized once for each set of images and side, kept in a file, and read from there a batch
+//! ahead.
 
-use std::{
-    sync::{
-        atomic::{AtomicUsize, Ordering},
-        mpsc,
-    },
-    thread,
+use std::{io::ErrorKind, sync::Arc, time::Instant};
+
+use super::{
+    CacheOrigin, ImageCache, Sample, Session, TrainingError, TrainingJob, decode,
+    feed::Feed,
+    grey_file::{Contents, GreyError, GreyFile},
 };
+use crate::{domain::Sha256, imaging::PREPROCESSING};
 
-use burn::tensor::{Device, Tensor};
+/// How many images are checked between two questions whether to stop: a few milliseconds' worth.
+const CHECKED_AT_ONCE: usize = 256;
 
-use super::{Sample, Session, TrainingError, TrainingJob};
-use crate::{
-    domain::Normalisation,
-    imaging::{self, Limits},
-    nn,
-};
-
-/// One square for each sample of the job, in its order: `side * side` bytes an image stay in memory.
+/// The images of a job at one side.
 pub(super) struct Images {
-    side: u32,
-    normalisation: Normalisation,
-    squares: Vec<Vec<u8>>,
+    file: GreyFile,
+    /// Where in the file each sample of the job is.
+    slots: Vec<usize>,
 }
 
 impl Images {
-    /// Decodes on all cores; asks between images whether to stop.
-    pub(super) fn load(
-        session: &mut Session<'_>,
-        side: u32,
-        normalisation: Normalisation,
-    ) -> Result<Self, TrainingError> {
-        let job = session.job;
-        let mut squares = vec![Vec::new(); job.samples.len()];
-        let next = AtomicUsize::new(0);
-        let threads = thread::available_parallelism().map_or(1, usize::from);
-        thread::scope(|scope| {
-            // Bounded, so that loaders do not run ahead of a stop; when the receiver goes, they end.
-            let (sender, receiver) = mpsc::sync_channel(threads);
-            for _ in 0..threads {
-                let (sender, next) = (sender.clone(), &next);
-                scope.spawn(move || decode_each(job, side, next, &sender));
-            }
-            drop(sender);
-            for (index, square) in receiver {
-                session.stop_if_asked()?;
-                squares[index] = square?;
-            }
-            Ok(Self { side, normalisation, squares })
-        })
+    /// Opens the file of the job's images at `side` and checks all of it. Where there is none, or one that is damaged, it is made.
+    pub(super) fn open(session: &mut Session<'_>, side: u32) -> Result<Arc<Self>, TrainingError> {
+        let started = Instant::now();
+        let (job, order) = (session.job, order(&session.job.samples));
+        let contents = Contents { side, images: order.len(), fingerprint: fingerprint(job, &order) };
+        let (file, origin) = match open(session, &contents)? {
+            Ok(file) => (file, CacheOrigin::Reused),
+            Err(damage) => (decode::into_file(session, contents, &order)?, CacheOrigin::Made { damage }),
+        };
+        let (images, bytes) = (order.len(), file.contents().bytes());
+        session.observer.image_cache(&ImageCache { side, images, bytes, origin, time: started.elapsed() });
+        let slots = job.samples.iter().map(|sample| slot(job, &order, &sample.key)).collect();
+        Ok(Arc::new(Self { file, slots }))
     }
 
     /// Input side in pixels.
     pub(super) fn side(&self) -> u32 {
-        self.side
+        self.file.contents().side
     }
 
-    /// Network input `[batch, 3, side, side]` of the samples at `indices`.
-    pub(super) fn input(&self, indices: &[usize], device: &Device) -> Tensor<4> {
-        let squares: Vec<&[u8]> = indices.iter().map(|&index| self.squares[index].as_slice()).collect();
-        nn::input_tensor(&squares, self.side, &self.normalisation, device)
+    /// The squares of the samples in each of `batches`.
+    pub(super) fn feed(self: &Arc<Self>, batches: &[Vec<usize>]) -> Feed<Squares> {
+        let (images, batches) = (Arc::clone(self), batches.to_vec());
+        Feed::new(batches.into_iter().map(move |batch| images.squares(&batch)))
+    }
+
+    /// Reads and checks.
+    fn squares(&self, batch: &[usize]) -> Result<Squares, TrainingError> {
+        // All of it was read and right when the stage began.
+        let failed = |error: GreyError| {
+            let problem = format!("{error}: it was changed or its disk fails; the next run makes it anew");
+            TrainingError::Cache { path: self.file.path().to_owned(), problem }
+        };
+        let read = |&sample: &usize| self.file.read(self.slots[sample]).map_err(failed);
+        Ok(Squares(batch.iter().map(read).collect::<Result<_, _>>()?))
     }
 }
 
-type Decoded = (usize, Result<Vec<u8>, TrainingError>);
+/// The images of a batch as grey squares.
+pub(super) struct Squares(Vec<Vec<u8>>);
 
-/// Takes the next undecoded sample until there is none left or nobody listens any more.
-fn decode_each(job: &TrainingJob, side: u32, next: &AtomicUsize, sender: &mpsc::SyncSender<Decoded>) {
-    loop {
-        let index = next.fetch_add(1, Ordering::Relaxed);
-        let Some(sample) = job.samples.get(index) else { return };
-        if sender.send((index, decode(job, sample, side))).is_err() {
-            return;
+impl Squares {
+    /// As networks take them.
+    pub(super) fn views(&self) -> Vec<&[u8]> {
+        self.0.iter().map(Vec::as_slice).collect()
+    }
+}
+
+/// The samples to decode, by key, each image once: an order that neither labels and splits nor a seed can change.
+fn order(samples: &[Sample]) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..samples.len()).collect();
+    order.sort_by_key(|&sample| &samples[sample].key);
+    order.dedup_by_key(|sample| &samples[*sample].key);
+    order
+}
+
+fn slot(job: &TrainingJob, order: &[usize], key: &str) -> usize {
+    order.binary_search_by_key(&key, |&sample| &job.samples[sample].key).expect("every sample's key is in the order")
+}
+
+/// Of what the pixels come from: the images' keys, and the version of decoding and resizing. Not of the side, so that the files of one
+/// set of images are known by it at every side.
+fn fingerprint(job: &TrainingJob, order: &[usize]) -> String {
+    let mut told = PREPROCESSING.to_le_bytes().to_vec();
+    for &sample in order {
+        let key = &job.samples[sample].key;
+        told.extend((key.len() as u64).to_le_bytes());
+        told.extend(key.bytes());
+    }
+    Sha256::of(&told).into()
+}
+
+/// The file, every square of it checked; the inner error says that it has to be made, and why if it was there.
+fn open(session: &mut Session<'_>, contents: &Contents) -> Result<Result<GreyFile, Option<String>>, TrainingError> {
+    let path = contents.path(&session.job.cache);
+    let failed = |error: GreyError| match error {
+        GreyError::Damaged(how) => Ok(Err(Some(how))),
+        GreyError::Io(error) if error.kind() == ErrorKind::NotFound => Ok(Err(None)),
+        GreyError::Io(error) => {
+            let problem = format!("cannot be read: {error}; let the server read it, or remove it to have it made anew");
+            Err(TrainingError::Cache { path: path.clone(), problem })
+        }
+    };
+    let file = match GreyFile::open(&session.job.cache, contents.clone()) {
+        Ok(file) => file,
+        Err(error) => return failed(error),
+    };
+    for first in (0..contents.images).step_by(CHECKED_AT_ONCE) {
+        session.stop_if_asked()?;
+        if let Err(error) = file.check(first..contents.images.min(first + CHECKED_AT_ONCE)) {
+            return failed(error);
         }
     }
-}
-
-fn decode(job: &TrainingJob, sample: &Sample, side: u32) -> Result<Vec<u8>, TrainingError> {
-    let failed = |problem: String| TrainingError::Image { key: sample.key.clone(), problem };
-    let bytes = (job.read)(sample).map_err(|error| failed(error.to_string()))?;
-    let limits = Limits { max_pixels: job.max_pixels };
-    let (_, image) = imaging::decode(&bytes, &limits).map_err(|error| failed(error.to_string()))?;
-    Ok(imaging::resize_square(&image, side).pixels)
+    Ok(Ok(file))
 }

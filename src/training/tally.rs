@@ -5,19 +5,20 @@ use burn::tensor::Tensor;
 use crate::domain::{ConfusionMatrix, EpochScores};
 
 /// Sums over the images seen so far.
-pub(super) struct Tally {
+pub struct Tally {
     confusion: ConfusionMatrix,
     loss_sum: f64,
 }
 
 impl Tally {
-    pub(super) fn new(classes: usize) -> Self {
+    /// Nothing counted yet, of `classes` classes.
+    pub fn new(classes: usize) -> Self {
         Self { confusion: ConfusionMatrix::new(classes), loss_sum: 0.0 }
     }
 
     /// Counts logits `[batch, classes]`; false when the loss is not finite. Waits for the device.
     #[must_use]
-    pub(super) fn add(&mut self, logits: Tensor<2>, truth: &[usize]) -> bool {
+    pub fn add(&mut self, logits: Tensor<2>, truth: &[usize]) -> bool {
         let classes = self.confusion.rows().len();
         let logits: Vec<f32> = logits.into_data().convert::<f32>().try_into_vec().expect("converted to f32");
         for (row, &truth) in logits.chunks_exact(classes).zip(truth) {
@@ -35,7 +36,7 @@ impl Tally {
     }
 
     /// Mean over the images, in nats; 0 for none.
-    pub(super) fn loss(&self) -> f64 {
+    pub fn loss(&self) -> f64 {
         self.loss_sum / self.confusion.total().max(1) as f64
     }
 

@@ -1,6 +1,8 @@
 //! Runs on drawn images: small enough for seconds, real enough to learn.
 
-use std::collections::BTreeMap;
+mod cache;
+
+use std::{collections::BTreeMap, path::Path};
 
 use safetensors::SafeTensors;
 
@@ -13,7 +15,7 @@ use crate::{
         Selection, Stage, Step,
     },
     imaging::{GreyImage, encode_png},
-    nn::{DeviceChoice, Network},
+    nn::{DeviceChoice, Network, input_tensor},
 };
 
 /// The side of the drawn images and of the networks' input.
@@ -113,8 +115,9 @@ fn a_stop_ends_the_run_before_the_next_batch_wherever_it_is() {
     let asked = run(job(plan(SimpleCnn, &[&[(Head, 1e-3, 1), (All, 1e-3, 1)]]))).unwrap().asked;
     for patience in 0..asked {
         let mut told = Told { patience: Some(patience), ..Told::default() };
+        let folder = tempfile::tempdir().unwrap();
         let job = job(plan(SimpleCnn, &[&[(Head, 1e-3, 1), (All, 1e-3, 1)]]));
-        let outcome = train(job, &mut told);
+        let outcome = train(TrainingJob { cache: folder.path().into(), ..job }, &mut told);
         assert!(matches!(outcome, Err(TrainingError::Stopped)), "{outcome:?}");
         assert_eq!((told.asked, told.after_stop), (patience + 1, 0));
     }
@@ -148,22 +151,32 @@ fn progress_only_grows_and_ends_at_one() {
     assert_eq!((fractions[0], fractions[fractions.len() - 1]), (0.0, 1.0));
     assert!(told.progress.iter().skip_while(|p| p.batch == 0).all(|p| p.eta_seconds.is_some()));
     assert_eq!(told.epochs.iter().map(|epoch| epoch.sequence).collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
+    let waited: Vec<f64> = told.epochs.iter().map(|epoch| epoch.data_wait_share.unwrap()).collect();
+    assert!(waited.iter().all(|share| *share > 0.0 && *share < 1.0), "{waited:?}");
     let places: Vec<_> = told.epochs.iter().map(|epoch| (epoch.stage, epoch.step, epoch.epoch)).collect();
     assert_eq!(places, [(1, 1, 1), (1, 1, 2), (1, 2, 1), (1, 2, 2), (2, 1, 1)]);
 }
 
 #[test]
 fn a_loss_that_is_not_finite_ends_the_run_at_once() {
-    let job = job(plan(SimpleCnn, &[&[(All, 1.0, 3)]]));
+    let folder = tempfile::tempdir().unwrap();
+    let job = TrainingJob { cache: folder.path().into(), ..job(plan(SimpleCnn, &[&[(All, 1.0, 3)]])) };
     let mut told = Told::default();
     let mut session = Session::new(&job, &mut told);
     let (network, spec) = start::network(&job).unwrap();
-    let images = images::Images::load(&mut session, SIDE, spec.normalisation).unwrap();
-    let diverged = |network: &Network, batch: &[usize], device: &Device| {
-        network.forward(images.input(batch, device)).mul_scalar(f32::INFINITY)
+    let images = images::Images::open(&mut session, SIDE).unwrap();
+    let diverged = |network: &Network, squares: images::Squares, device: &Device| {
+        network.forward(input_tensor(&squares.views(), SIDE, &spec.normalisation, device)).mul_scalar(f32::INFINITY)
     };
     let place = batches::Place { stage: 1, step: 1, epoch: 0 };
-    let fit = fit::Fit { place, step: &job.plan.stages[0].steps[0], side: SIDE, forward: &diverged };
+    let fit = fit::Fit {
+        place,
+        step: &job.plan.stages[0].steps[0],
+        side: SIDE,
+        feed: &|batches| images.feed(batches),
+        forward: &diverged,
+        ready: &|_| unreachable!("the first batch ends the run"),
+    };
     let outcome = fit.run(&mut session, network, &mut |_, _, _| ()).map(|_| ());
     assert!(matches!(outcome, Err(TrainingError::NotFinite { stage: 1, step: 1, epoch: 1 })), "{outcome:?}");
     assert_eq!(told.progress.iter().map(|progress| progress.batch).max(), Some(0), "not even one batch counted");
@@ -181,7 +194,7 @@ fn data_that_cannot_be_trained_on_is_refused_with_the_fix() {
     let lacking = refused(&|job| job.samples.retain(|sample| sample.class == 0 || sample.split != Split::Train));
     assert!(lacking.contains("class right has no image in the train split"), "{lacking}");
     let unreadable = refused(&|job| job.read = Arc::new(|_| Ok(b"not an image".to_vec())));
-    assert!(unreadable.contains("image train-0") && unreadable.contains("PNG"), "{unreadable}");
+    assert!(unreadable.contains("image t") && unreadable.contains("PNG"), "{unreadable}");
     let missing = refused(&|job| job.read = Arc::new(|_| Err(std::io::Error::other("gone"))));
     assert!(missing.contains("gone"), "{missing}");
 }
@@ -193,6 +206,7 @@ struct Told {
     epochs: Vec<EpochRecord>,
     stages: Vec<StageModel>,
     body_passes: Vec<usize>,
+    caches: Vec<ImageCache>,
     asked: usize,
     yielded: usize,
     /// How often it may be asked before it says stop.
@@ -226,6 +240,10 @@ impl Observer for Told {
         Ok(())
     }
 
+    fn image_cache(&mut self, cache: &ImageCache) {
+        self.caches.push(cache.clone());
+    }
+
     fn body_pass(&mut self, images: usize, _time: Duration) {
         self.body_passes.push(images);
     }
@@ -240,9 +258,14 @@ impl Observer for Told {
     }
 }
 
+/// With a cache of its own, which is empty.
 fn run(job: TrainingJob) -> Result<Told, TrainingError> {
+    run_in(tempfile::tempdir().unwrap().path(), job)
+}
+
+fn run_in(cache: &Path, job: TrainingJob) -> Result<Told, TrainingError> {
     let mut told = Told::default();
-    train(job, &mut told).map(|()| told)
+    train(TrainingJob { cache: cache.into(), ..job }, &mut told).map(|()| told)
 }
 
 /// Without dropout, in batches of four, the best epoch by accuracy on the validation split.
@@ -271,6 +294,7 @@ fn job(plan: TrainingPlan) -> TrainingJob {
         classes: ClassList::new(vec!["left".into(), "right".into()]).unwrap(),
         samples,
         read: Arc::new(|sample| Ok(encode_png(&disc(sample.key.rsplit('-').next().unwrap().parse().unwrap())))),
+        cache: PathBuf::new(),
         max_pixels: 1 << 20,
         body: None,
         seed: 1,

@@ -49,7 +49,7 @@ pub(super) struct PreparedJob {
 
 /// Reads all that the run needs, but for the images themselves.
 pub(super) async fn prepare(context: &WorkerContext, run: &Run) -> Result<PreparedJob, PrepareError> {
-    let WorkerContext { db, blobs, device, max_pixels, .. } = context;
+    let WorkerContext { db, blobs, caches, device, max_pixels, .. } = context;
     let dataset = datasets::get(db, run.dataset_id).await?.ok_or(PrepareError::NoDataset)?;
     if datasets::fingerprint(db, run.dataset_id).await? != run.dataset_fingerprint {
         return Err(PrepareError::Changed);
@@ -60,6 +60,7 @@ pub(super) async fn prepare(context: &WorkerContext, run: &Run) -> Result<Prepar
         plan: run.plan.clone(),
         classes: dataset.classes,
         read: reader(blobs.clone()),
+        cache: caches.folder(run.dataset_id),
         max_pixels: *max_pixels,
         body: body(context, &run.plan).await?,
         seed: run.seed.into(),
@@ -95,10 +96,17 @@ fn samples(radiographs: &[Radiograph], classes: &ClassList) -> Result<Vec<Sample
     labelled.map(sample).collect()
 }
 
+/// Checks the hash: what is read is decoded into a cache that outlives the run, under this hash.
 fn reader(blobs: Blobs) -> ReadImage {
     Arc::new(move |sample| {
         let hash = Sha256::try_from(sample.key.clone()).map_err(std::io::Error::other)?;
-        std::fs::read(blobs.path(&hash))
+        let bytes = std::fs::read(blobs.path(&hash))?;
+        let found = Sha256::of(&bytes);
+        if found == hash {
+            Ok(bytes)
+        } else {
+            Err(std::io::Error::other(format!("corrupt: its bytes have the hash {found}")))
+        }
     })
 }
 
@@ -109,4 +117,21 @@ async fn body(context: &WorkerContext, plan: &TrainingPlan) -> Result<Option<Vec
     }
     let newest = weights::list(&context.db).await?.into_iter().next().ok_or(PrepareError::NoWeights)?;
     Ok(Some(context.blobs.get(&newest.sha256).await?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_image_that_is_no_longer_what_its_hash_says_is_not_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let blobs = Blobs::open(folder.path()).unwrap();
+        let hash = blobs.put(b"a radiograph".to_vec()).await.unwrap();
+        let sample = Sample { class: 0, split: Split::Train, key: hash.to_string() };
+        let read = reader(blobs.clone());
+        assert_eq!(read(&sample).unwrap(), b"a radiograph");
+        std::fs::write(blobs.path(&hash), "a radiograpi").unwrap();
+        assert!(read(&sample).unwrap_err().to_string().contains("corrupt"));
+    }
 }

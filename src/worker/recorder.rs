@@ -12,7 +12,7 @@ use super::WorkerContext;
 use crate::{
     domain::{EpochRecord, EvaluationId, ModelId, RunProgress, RunStatus},
     store::{Evaluation, Model, Run, StoreError, models, runs},
-    training::{Observer, ObserverError, SplitEvaluation, StageModel},
+    training::{CacheOrigin, ImageCache, Observer, ObserverError, SplitEvaluation, StageModel},
 };
 
 /// Progress is written at most this often, but for changes of stage, step and epoch.
@@ -127,6 +127,20 @@ impl Observer for Recorder {
         let row = self.model(&model, id, sha256);
         let evaluations: Vec<_> = model.evaluations.iter().map(|of| self.evaluation(of, &model, id)).collect();
         self.wait(models::create(&self.context.db, &row, &evaluations))
+    }
+
+    fn image_cache(&mut self, cache: &ImageCache) {
+        let ImageCache { side, images, bytes, origin, time } = cache;
+        let (run, seconds) = (&self.run.id, time.as_secs_f64());
+        match origin {
+            CacheOrigin::Reused => tracing::info!(%run, side, images, bytes, seconds, "image cache checked"),
+            CacheOrigin::Made { damage: None } => {
+                tracing::info!(%run, side, images, bytes, seconds, "image cache made")
+            }
+            CacheOrigin::Made { damage: Some(damage) } => {
+                tracing::warn!(%run, side, images, bytes, seconds, damage, "image cache was damaged and is made anew");
+            }
+        }
     }
 
     fn body_pass(&mut self, images: usize, time: Duration) {

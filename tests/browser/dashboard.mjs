@@ -141,6 +141,7 @@ await check('all epochs can be read as a table', async (page) => {
   expect(await rows.count() === epochs.length, `${await rows.count()} rows for ${epochs.length} epochs`);
   const first = await rows.first().innerText();
   expect(first.includes(epochs[0].train.loss.toFixed(4)), `the first row is ${first}`);
+  expect(first.trim().endsWith(`${(epochs[0].data_wait_share * 100).toFixed(1)} %`), `the first row ends otherwise than with its wait: ${first}`);
 });
 
 await check('each evaluation shows its matrix, its classes with intervals, and why it is optimistic', async (page) => {

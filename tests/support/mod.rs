@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use thorax::{
     http::{AppState, Limits, router},
     inference::{Engine, EngineConfig},
-    store::{Blobs, Db},
+    store::{Blobs, Caches, Db},
 };
 use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -57,6 +57,7 @@ impl Server {
         let mut state = AppState {
             db: Db::open(&data).await.unwrap(),
             blobs: Blobs::open(&data).unwrap(),
+            caches: Caches::new(&data),
             engine: Engine::start(engine, Device::default()),
             run_queued: Arc::new(Notify::new()),
             devices: Arc::from([]),

@@ -5,9 +5,9 @@ use crate::kernel::{
     columns::Columns,
     conv::{ConvShape, Images},
     pack::{Direction, Source, Weights},
-    product,
+    product::Measures,
     shared::Shared,
-    simd::{Lane, Level, WIDTH},
+    simd::{Lane, WIDTH},
     stem,
     team::Team,
     train::bias_lanes,
@@ -152,10 +152,16 @@ impl Convolution {
         Columns::new(self.shape, Direction::Forward, input, step.output.side)
     }
 
-    pub(super) fn scratch(&self, level: Level, images: usize, step: &Ready) -> usize {
-        match self.winograd(images, step) {
-            Some(winograd) => winograd.scratch(images, step.input.side),
-            None => product::scratch_of(self.shape, level, step.input.lanes, images * step.output.side.pow(2)),
+    pub(super) fn scratch(&self, team: &Team, images: usize, step: &Ready) -> usize {
+        if let Some(winograd) = self.winograd(images, step) {
+            return winograd.scratch(team, images, step.input.side);
         }
+        let ConvShape { kernel, .. } = self.shape;
+        let measures = Measures {
+            lanes: kernel * kernel * step.input.lanes,
+            pixels: images * step.output.side.pow(2),
+            gathered: !self.shape.is_pointwise(),
+        };
+        measures.scratch(team)
     }
 }

@@ -3,18 +3,24 @@
 use std::ops::Range;
 
 use super::{
-    Enter, IN, OUT, POINTS, Pass, TAPS, Winograd, groups, squares,
+    Enter, IN, OUT, POINTS, Pass, TAPS, Winograd, squares,
     transforms::{SpreadSums, Transform, WeighBack},
 };
 use crate::kernel::{
     conv::{ConvShape, Images},
     gradient::{Products, Rows},
-    product::{Finish, share},
+    product::Finish,
     shared::Shared,
     simd::{Lane, Vector, WIDTH, Work},
     team::Member,
     train::scatter,
 };
+
+/// Lanes of scratch that [`weight_gradient`] needs for that many channels in lanes.
+pub(in crate::kernel) fn scratch(inputs: usize, outputs: usize, images: usize, side: usize) -> usize {
+    let layer = Winograd { points: &[], inputs, outputs };
+    layer.chunk(squares(images, side)) * layer.square()
+}
 
 /// The gradient of the weights `[outputs, inputs, 3, 3]`, by the transforms' transposes; every member of the team comes here.
 ///
@@ -36,16 +42,9 @@ pub(in crate::kernel) unsafe fn weight_gradient(
     for first in (0..total).step_by(chunk) {
         let count = chunk.min(total - first);
         let finish = Finish::plain(scratch, 0);
-        let pass = Pass { layer, input, first, count, scratch, finish: &finish };
-        let parts = groups(member, inputs, count);
-        member.each(inputs * parts, |item| {
-            member.run(Enter { pass, lane: item / parts, squares: share(item % parts, parts, count) });
-        });
-        let parts = groups(member, outputs, count);
-        member.each(outputs * parts, |item| {
-            let squares = share(item % parts, parts, count);
-            member.run(Spread { pass, gradient, lane: item / parts, squares });
-        });
+        let pass = Pass { layer, input, first, count, scratch, offset: 0, finish: &finish };
+        pass.by_lane(member, inputs, |lane, squares| member.run(Enter { pass, lane, squares }));
+        pass.by_lane(member, outputs, |lane, squares| member.run(Spread { pass, gradient, lane, squares }));
         let panels = outputs.div_ceil(member.level().gradient_tile().1);
         member.each(POINTS * panels, |item| {
             let (point, panel) = (item / panels, item % panels);

@@ -166,6 +166,20 @@ async fn a_loss_that_is_not_a_number_is_refused_and_the_other_epochs_stay_readab
     assert_eq!(epochs(&db, id, 0).await.unwrap().len(), 1);
 }
 
+#[tokio::test]
+async fn an_epoch_of_before_the_wait_was_measured_is_readable_and_its_share_unknown() {
+    let (_dir, db, dataset) = database_with_data().await;
+    let id = fixtures::stored_run(&db, &dataset).await.id;
+    let mut record = serde_json::to_value(epoch(1, 0.5)).unwrap();
+    record.as_object_mut().unwrap().remove("data_wait_share").unwrap();
+    let (key, record) = (id.to_string(), record.to_string());
+    sqlx::query!("insert into epochs (run_id, sequence, record_json) values (?, 1, ?)", key, record)
+        .execute(db.write())
+        .await
+        .unwrap();
+    assert_eq!(epochs(&db, id, 0).await.unwrap(), [EpochRecord { data_wait_share: None, ..epoch(1, 0.5) }]);
+}
+
 fn epoch(sequence: u32, loss: f64) -> EpochRecord {
     let train = EpochScores { loss, accuracy: 0.75, macro_f1: None };
     EpochRecord {
@@ -178,6 +192,7 @@ fn epoch(sequence: u32, loss: f64) -> EpochRecord {
         learning_rate: 1e-5,
         seconds: 12.5,
         images_per_second: 40.0,
+        data_wait_share: Some(0.01),
     }
 }
 

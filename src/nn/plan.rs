@@ -1,0 +1,95 @@
+//! From a ResNet-50 body to the kernels' plan: each batch norm goes into the convolution before it.
+
+use super::{
+    resnet::{ResNet50, STAGES},
+    tensors::{self, HostTensor, NamedTensors},
+};
+use crate::{
+    domain::{BlockVariant, ModelSpec, Normalisation},
+    kernel::{Channels, ConvShape, Layer, Plan, Slot, Step, team},
+};
+
+/// The body as a plan for images of the spec's side.
+pub(super) fn compile(body: &ResNet50, epsilon: f64, spec: &ModelSpec) -> Plan {
+    let mut builder =
+        Builder { tensors: tensors::collect(body), epsilon, variant: spec.block_variant, steps: Vec::new() };
+    let first = builder.layer("conv1", "bn1", 2);
+    builder.steps.push(Step::MaxPool { input: FIRST, output: BLOCKS[0] });
+    let mut turn = 0;
+    for (stage, &(blocks, _, stride)) in STAGES.iter().enumerate() {
+        for block in 0..blocks {
+            let stride = if block == 0 { stride } else { 1 };
+            builder.block(&format!("layer{}.{block}", stage + 1), stride, BLOCKS[turn], BLOCKS[1 - turn]);
+            turn = 1 - turn;
+        }
+    }
+    let channels = channels(&spec.normalisation);
+    Plan::new(team(), spec.image_size as usize, &first, &channels, &builder.steps, BLOCKS[turn])
+}
+
+/// What the first layer writes, and within a block its first layer.
+const FIRST: Slot = Slot(0);
+/// Input and output of a block, by turns.
+const BLOCKS: [Slot; 2] = [Slot(1), Slot(2)];
+/// What a block's second layer writes.
+const SECOND: Slot = Slot(3);
+/// What goes around a block that changes the size.
+const AROUND: Slot = Slot(4);
+
+fn channels(normalisation: &Normalisation) -> Channels {
+    let Normalisation { scale, mean, std } = normalisation;
+    Channels {
+        scale: std.iter().map(|std| scale / std).collect(),
+        shift: mean.iter().zip(std).map(|(mean, std)| -mean / std).collect(),
+    }
+}
+
+struct Builder {
+    tensors: NamedTensors,
+    epsilon: f64,
+    variant: BlockVariant,
+    steps: Vec<Step>,
+}
+
+impl Builder {
+    fn block(&mut self, name: &str, stride: usize, input: Slot, output: Slot) {
+        let (first, second) = match self.variant {
+            BlockVariant::V1 => (stride, 1),
+            BlockVariant::V1_5 => (1, stride),
+        };
+        let named = |part: &str| format!("{name}.{part}");
+        let around = self.tensors.contains_key(&named("downsample.0.weight"));
+        if around {
+            let layer = self.layer(&named("downsample.0"), &named("downsample.1"), stride);
+            self.steps.push(Step::Convolve { layer, input, output: AROUND, residual: None, relu: false });
+        }
+        let residual = Some(if around { AROUND } else { input });
+        let parts =
+            [(1, first, input, FIRST, None), (2, second, FIRST, SECOND, None), (3, 1, SECOND, output, residual)];
+        for (index, stride, input, output, residual) in parts {
+            let layer = self.layer(&named(&format!("conv{index}")), &named(&format!("bn{index}")), stride);
+            self.steps.push(Step::Convolve { layer, input, output, residual, relu: true });
+        }
+    }
+
+    /// A convolution with the batch norm after it: `norm(conv(x))` is a convolution too.
+    fn layer(&self, conv: &str, norm: &str, stride: usize) -> Layer {
+        let tensor = |name: String| -> &HostTensor { &self.tensors[&name] };
+        let weight = tensor(format!("{conv}.weight"));
+        let [outputs, inputs, kernel] = [0, 1, 2].map(|axis| weight.shape[axis]);
+        let numbers = |name: &str| tensor(format!("{norm}.{name}")).values.iter().map(|&value| f64::from(value));
+        let factors: Vec<f64> = numbers("weight")
+            .zip(numbers("running_var"))
+            .map(|(weight, variance)| weight / (variance + self.epsilon).sqrt())
+            .collect();
+        let row = weight.values.len() / outputs;
+        let scaled = |(index, value): (usize, &f32)| (f64::from(*value) * factors[index / row]) as f32;
+        let biases = tensor(format!("{conv}.bias")).values.iter().map(|&value| f64::from(value));
+        let shifts = biases.zip(numbers("running_mean")).zip(numbers("bias")).zip(&factors);
+        Layer {
+            shape: ConvShape { inputs, outputs, kernel, stride, padding: kernel / 2 },
+            weights: weight.values.iter().enumerate().map(scaled).collect(),
+            bias: shifts.map(|(((bias, mean), shift), factor)| ((bias - mean) * factor + shift) as f32).collect(),
+        }
+    }
+}

@@ -30,6 +30,7 @@ mod product;
 mod shared;
 mod simd;
 mod stem;
+mod strided;
 mod sweeps;
 mod team;
 pub mod train;

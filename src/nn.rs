@@ -28,6 +28,8 @@ mod tensors;
 #[cfg(test)]
 mod tests;
 
+use crate::kernel;
+
 pub use adam::adam;
 pub use compiled::Compiled;
 pub use device::{DeviceChoice, devices};
@@ -35,6 +37,11 @@ pub use file::body_spec;
 pub use import::{BodyWeights, import_weights};
 pub use input::input_tensor;
 pub use network::{Network, trains_body};
+
+/// Gives back the memory that training on the CPU keeps from step to step.
+pub fn release_memory() {
+    kernel::memory::release();
+}
 
 /// What can go wrong with weights, models and devices.
 #[derive(Debug, thiserror::Error)]

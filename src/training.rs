@@ -21,7 +21,7 @@ use burn::tensor::Device;
 
 use crate::{
     domain::{ClassList, ConfusionMatrix, EpochRecord, ModelSpec, RunProgress, SelectionMetric, Split, TrainingPlan},
-    nn::NnError,
+    nn::{self, NnError},
 };
 pub use fit::{optimizer, training_step};
 use session::Session;
@@ -190,11 +190,21 @@ pub fn train(job: TrainingJob, observer: &mut dyn Observer) -> Result<(), Traini
     start::check(&job)?;
     let (mut network, spec) = start::network(&job)?;
     let mut session = Session::new(&job, observer);
+    let _memory = Memory;
     for (stage, number) in job.plan.stages.iter().zip(1..) {
         let spec = ModelSpec { image_size: stage.image_size, ..spec.clone() };
         network = stage::train(&mut session, number, stage, spec, network)?;
     }
     session.finish()
+}
+
+/// Gives the memory of the steps back, however the run ends.
+struct Memory;
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        nn::release_memory();
+    }
 }
 
 /// The score by which epochs and stages are compared; higher is better.

@@ -5,6 +5,7 @@ use super::{
     pack::Direction,
     simd::Lane,
     stem::Planes,
+    strided::Rest,
 };
 
 /// The left side of a product.
@@ -16,6 +17,8 @@ pub(super) enum Columns<'a> {
     Windows(Windows<'a>),
     /// Windows of plain planes: the first layer.
     Stem(Planes<'a>),
+    /// What some of the pixels look at that a stride keeps apart.
+    Rest(Rest<'a>),
 }
 
 impl<'a> Columns<'a> {
@@ -34,6 +37,7 @@ impl<'a> Columns<'a> {
             Self::Plain(images) => images.lanes.len() / images.pixels(),
             Self::Windows(windows) => windows.lanes(),
             Self::Stem(planes) => planes.lanes(),
+            Self::Rest(rest) => rest.lanes(),
         }
     }
 
@@ -43,6 +47,7 @@ impl<'a> Columns<'a> {
             Self::Plain(images) => images.pixels(),
             Self::Windows(windows) => windows.images.images * windows.side * windows.side,
             Self::Stem(planes) => planes.pixels(),
+            Self::Rest(rest) => rest.pixels(),
         }
     }
 
@@ -52,6 +57,7 @@ impl<'a> Columns<'a> {
             Self::Plain(images) => gathered.copy_from_slice(&images.plane(lane)[first..][..gathered.len()]),
             Self::Windows(windows) => windows.gather(lane, first, gathered),
             Self::Stem(planes) => planes.gather(lane, first, gathered),
+            Self::Rest(rest) => rest.gather(lane, first, gathered),
         }
     }
 }

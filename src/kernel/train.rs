@@ -12,6 +12,7 @@ use super::{
     shared::Shared,
     simd::{Lane, WIDTH},
     stem::{self, Planes},
+    strided,
     team::Team,
     winograd::{self, Winograd},
 };
@@ -23,29 +24,37 @@ use super::{
 pub fn forward(team: &Team, shape: ConvShape, input: Images<'_>, weights: &[f32], bias: Option<&[f32]>) -> Buffer {
     input.check(shape.inputs);
     let bias = bias.map(|bias| bias_lanes(shape, bias));
-    convolve(team, input, shape.side(input.side), Source::new(shape, weights, Direction::Forward), bias.as_deref())
+    convolve(
+        team,
+        input,
+        shape.side(input.side),
+        Source::new(shape, weights, Direction::Forward),
+        bias.as_deref(),
+        None,
+    )
 }
 
-/// The gradient of a convolution's input of `input_side` from that of its output.
+/// The gradient of a convolution's input of `input_side` from that of its output; and `add`, laid out as the input, with it.
 ///
 /// # Panics
-/// If gradient or weights are not those of the shape.
+/// If gradient, weights or `add` are not those of the shape.
 pub fn input_gradient(
     team: &Team,
     shape: ConvShape,
     input_side: usize,
     gradient: Images<'_>,
     weights: &[f32],
+    add: Option<&[Lane]>,
 ) -> Buffer {
     gradient.check(shape.outputs);
-    let source = Source::new(shape, weights, Direction::Backward);
-    if shape.kernel > 1 || shape.stride == 1 {
-        return convolve(team, gradient, input_side, source, None);
+    if let Some(lanes) = add {
+        Images { lanes, side: input_side, ..gradient }.check(shape.inputs);
     }
-    // Only every `stride`th pixel was looked at.
-    let dense = Source::new(ConvShape { stride: 1, ..shape }, weights, Direction::Backward);
-    let looked_at = convolve(team, gradient, gradient.side, dense, None);
-    spread(team, shape, input_side, Images { lanes: &looked_at, ..gradient })
+    if shape.stride > 1 {
+        return strided::input_gradient(team, shape, input_side, gradient, weights, add);
+    }
+    let source = Source::new(shape, weights, Direction::Backward);
+    convolve(team, gradient, input_side, source, None, add)
 }
 
 /// The gradient of a convolution's weights, `[outputs, inputs, kernel, kernel]`.
@@ -145,13 +154,20 @@ pub(super) fn bias_lanes(shape: ConvShape, bias: &[f32]) -> Vec<Lane> {
 }
 
 /// Packs the weights and multiplies, whichever way is faster.
-fn convolve(team: &Team, input: Images<'_>, side: usize, source: Source<'_>, bias: Option<&[Lane]>) -> Buffer {
+fn convolve(
+    team: &Team,
+    input: Images<'_>,
+    side: usize,
+    source: Source<'_>,
+    bias: Option<&[Lane]>,
+    residual: Option<&[Lane]>,
+) -> Buffer {
     let pixels = input.images * side * side;
     let (_, outputs) = source.channels();
     let outputs = outputs.div_ceil(WIDTH);
     let mut output = Buffer::new(outputs * pixels);
     let shared = Shared::new(&mut output);
-    let finish = Finish { bias, ..Finish::plain(shared, pixels) };
+    let finish = Finish { bias, residual, ..Finish::plain(shared, pixels) };
     if winograd::suits(source.shape()) {
         by_winograd(team, input, source, &finish);
     } else {
@@ -193,28 +209,6 @@ fn directly(team: &Team, input: Images<'_>, side: usize, source: Source<'_>, fin
 /// A buffer for packed weights, of zeros where packing does not write: inputs that are missing to a whole lane.
 fn room_for(source: &Source<'_>, packed: usize) -> Buffer {
     if source.channels().0.is_multiple_of(WIDTH) { Buffer::new(packed) } else { Buffer::zeros(packed) }
-}
-
-/// Puts pixels where a stride left them, and zeros between.
-fn spread(team: &Team, shape: ConvShape, side: usize, dense: Images<'_>) -> Buffer {
-    let pixels = dense.images * side * side;
-    let lanes = shape.inputs.div_ceil(WIDTH);
-    let mut output = Buffer::zeros(lanes * pixels);
-    let shared = Shared::new(&mut output);
-    team.run(|member| {
-        member.each(lanes, |lane| {
-            // SAFETY: this member alone has this lane.
-            let plane = unsafe { shared.part(lane * pixels, pixels) };
-            for (row, values) in dense.plane(lane).chunks_exact(dense.side).enumerate() {
-                let (image, y) = (row / dense.side, row % dense.side);
-                let line = &mut plane[(image * side + y * shape.stride) * side..][..side];
-                for (place, value) in line.iter_mut().step_by(shape.stride).zip(values) {
-                    *place = *value;
-                }
-            }
-        });
-    });
-    output
 }
 
 /// The packed sums over all pixels of columns times gradients.

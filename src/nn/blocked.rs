@@ -16,7 +16,7 @@ use burn::{
     tensor::{Device, Tensor},
 };
 
-pub(super) use conv::{conv, stem};
+pub(super) use conv::{conv, conv_beside, stem};
 pub(super) use norm::{norm, norm_add};
 pub(super) use pool::{max_pool, mean};
 

@@ -105,11 +105,14 @@ impl Bottleneck {
     }
 
     fn forward_blocked(&self, input: Tensor<5>) -> Tensor<5> {
-        let around = match &self.downsample {
-            Some(downsample) => blocked::norm(&downsample.norm, blocked::conv(&downsample.conv, input.clone()), false),
-            None => input.clone(),
+        let (x, around) = match &self.downsample {
+            Some(Downsample { conv, norm }) => {
+                let around = blocked::norm(norm, blocked::conv(conv, input.clone()), false);
+                (blocked::conv(&self.conv1, input), around)
+            }
+            None => (blocked::conv_beside(&self.conv1, input.clone()), input),
         };
-        let x = blocked::norm(&self.bn1, blocked::conv(&self.conv1, input), true);
+        let x = blocked::norm(&self.bn1, x, true);
         let x = blocked::norm(&self.bn2, blocked::conv(&self.conv2, x), true);
         blocked::norm_add(&self.bn3, blocked::conv(&self.conv3, x), around)
     }

@@ -21,25 +21,33 @@ use crate::kernel::{ConvShape, team, train};
 ///
 /// The bias gets no gradient: in training a batch normalisation follows, which takes it out with the mean, so that its gradient is zero.
 pub(in crate::nn) fn conv(conv: &Conv2d, input: Tensor<5>) -> Tensor<5> {
+    convolve(conv, input, false)
+}
+
+/// As [`conv`], the first of a block whose input also goes around the block as it is, into the addition at the block's end.
+///
+/// The backward pass comes to the addition before it comes here, since it goes by depth: so the gradient from there is there already,
+/// and is added where this convolution's is written. Burn's own addition would be one more pass over both.
+pub(in crate::nn) fn conv_beside(conv: &Conv2d, input: Tensor<5>) -> Tensor<5> {
+    convolve(conv, input, true)
+}
+
+fn convolve(conv: &Conv2d, input: Tensor<5>, beside: bool) -> Tensor<5> {
     let shape = shape(conv);
-    let (input, weights) = (into_primitive(input), into_primitive(conv.weight.val()));
-    let bias = bias(conv);
+    let (input, weights, bias) = (into_primitive(input), into_primitive(conv.weight.val()), bias(conv));
     let nodes = [input.node(), weights.node()];
     let (input, weights) = (input.into_primitive(), weights.into_primitive());
     let [_, images, side] = extents(&input);
-    let lanes = storage::lanes(&input);
-    let pixels = storage::images(&lanes, extents(&input));
     let output = train::forward(
         team(),
         shape,
-        pixels,
+        storage::images(&storage::lanes(&input), extents(&input)),
         &storage::numbers(&weights),
-        bias.as_ref().map(|b| storage::numbers(b)).as_deref(),
+        bias.as_ref().map(storage::numbers).as_deref(),
     );
-    drop(lanes);
     let output = storage::blocked(output, images, shape.side(side));
     from_primitive(match Convolve.prepare::<NoCheckpointing>(nodes).compute_bound().stateful() {
-        OpsKind::Tracked(preparation) => preparation.finish(Convolved { shape, input, weights }, output),
+        OpsKind::Tracked(preparation) => preparation.finish(Convolved { shape, input, weights, beside }, output),
         OpsKind::UnTracked(preparation) => preparation.finish(output),
     })
 }
@@ -59,11 +67,11 @@ pub(in crate::nn) fn stem(conv: &Conv2d, input: Tensor<4>) -> Tensor<5> {
         &storage::numbers(&input),
         (images, side),
         &storage::numbers(&weights),
-        bias.as_ref().map(|b| storage::numbers(b)).as_deref(),
+        bias.as_ref().map(storage::numbers).as_deref(),
     );
     let output = storage::blocked(output, images, shape.side(side));
     from_primitive(match Stem.prepare::<NoCheckpointing>([node]).compute_bound().stateful() {
-        OpsKind::Tracked(preparation) => preparation.finish(Convolved { shape, input, weights }, output),
+        OpsKind::Tracked(preparation) => preparation.finish(Convolved { shape, input, weights, beside: false }, output),
         OpsKind::UnTracked(preparation) => preparation.finish(output),
     })
 }
@@ -86,6 +94,8 @@ struct Convolved {
     shape: ConvShape,
     input: FlexTensor,
     weights: FlexTensor,
+    /// Whether the input's gradient from around the block is there already.
+    beside: bool,
 }
 
 impl Convolved {
@@ -104,17 +114,20 @@ impl Backward<Flex, 2> for Convolve {
     fn backward(self, ops: Ops<Convolved, 2>, gradients: &mut Gradients, _: &mut Checkpointer) {
         let gradient = gradients.consume::<Flex>(&ops.node);
         let [input_node, weight_node] = ops.parents;
-        let Convolved { shape, input, weights } = &ops.state;
+        let Convolved { shape, input, weights, beside } = &ops.state;
         let lanes = storage::lanes(&gradient);
         let output = storage::images(&lanes, extents(&gradient));
-        let [_, images, side] = extents(input);
         if let Some(node) = weight_node {
             let pixels = storage::lanes(input);
             let sums = train::weight_gradient(team(), *shape, storage::images(&pixels, extents(input)), output);
             gradients.register::<Flex>(node.id, storage::plain(sums.into_bytes(), ops.state.weight_shape()));
         }
         if let Some(node) = input_node {
-            let lanes = train::input_gradient(team(), *shape, side, output, &storage::numbers(weights));
+            let [_, images, side] = extents(input);
+            let around = beside.then(|| gradients.consume::<Flex>(&node));
+            let around = around.as_ref().map(storage::lanes);
+            let weights = storage::numbers(weights);
+            let lanes = train::input_gradient(team(), *shape, side, output, &weights, around.as_deref());
             gradients.register::<Flex>(node.id, storage::blocked(lanes, images, side));
         }
     }

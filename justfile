@@ -22,6 +22,10 @@ lint:
     cargo fmt
     cargo clippy {{cpu}} --all-targets -- -D warnings
 
+# Measure predictions and training steps; benches/README.md has the comparisons
+bench *flags:
+    cargo run {{cpu}} -- bench {{flags}}
+
 # Write the OpenAPI document that a test compares
 openapi:
     cargo run {{cpu}} -- openapi > openapi/openapi.json

@@ -44,7 +44,7 @@ fn chunk(columns: &Columns<'_>) -> usize {
     (GATHERED / columns.lanes()).max(CHUNK).min(columns.pixels())
 }
 
-/// Adds the gradient of a packed matrix `[columns, channels]` to `sums`; every member of the team comes here.
+/// Writes the gradient of a packed matrix `[columns, channels]` to `sums`; every member of the team comes here.
 ///
 /// # Safety
 /// Nobody outside the team may have the sums or the scratch.
@@ -61,7 +61,7 @@ pub(super) unsafe fn weight_gradient(
         let inputs = Rows { lanes: images.lanes, stride: total, count: images.lanes.len() / total };
         let outputs = Rows { lanes: gradient.lanes, stride: total, count: outputs };
         // SAFETY: the caller vouches for the sums.
-        return unsafe { add_products(member, inputs, outputs, total, sums) };
+        return unsafe { add_products(member, inputs, outputs, total, sums, true) };
     }
     let (lanes, chunk) = (columns.lanes(), chunk(&columns));
     for first in (0..total).step_by(chunk) {
@@ -74,12 +74,12 @@ pub(super) unsafe fn weight_gradient(
         unsafe {
             let inputs = Rows { lanes: scratch.read(0, lanes * count), stride: count, count: lanes };
             let outputs = Rows { lanes: &gradient.lanes[first..], stride: total, count: outputs };
-            add_products(member, inputs, outputs, count, sums);
+            add_products(member, inputs, outputs, count, sums, first == 0);
         }
     }
 }
 
-/// Adds for each input and output channel the sum over `pixels` of their products. The order of the sums is that of the pixels, whatever
+/// Adds for each input and output channel the sum over `pixels` of their products to what is there, or `fresh` to nothing. The order of the sums is that of the pixels, whatever
 /// the number of threads.
 ///
 /// # Safety
@@ -90,6 +90,7 @@ pub(super) unsafe fn add_products(
     outputs: Rows<'_>,
     pixels: usize,
     sums: Shared<'_>,
+    fresh: bool,
 ) {
     // The side with fewer lanes is read again by each item, so the other one is cut.
     let wanted = 4 * member.threads();
@@ -109,6 +110,7 @@ pub(super) unsafe fn add_products(
             outputs,
             pixels,
             sums,
+            fresh,
             offset: 0,
             input_lanes: share(input, input_groups, inputs.count),
             panels: share(output, output_groups, panels),
@@ -124,6 +126,8 @@ pub(super) struct Products<'a> {
     /// The packed matrix of sums begins at `offset`.
     pub(super) sums: Shared<'a>,
     pub(super) offset: usize,
+    /// Whether they begin at zero, whatever is there.
+    pub(super) fresh: bool,
     pub(super) input_lanes: Range<usize>,
     pub(super) panels: Range<usize>,
 }
@@ -151,6 +155,7 @@ impl Products<'_> {
     /// One lane of inputs with `N` lanes of outputs.
     #[inline(always)]
     fn lane<V: Vector, const N: usize>(&self, input: usize, output: usize, pixels: Range<usize>) {
+        let fresh = self.fresh && pixels.start == 0;
         let values = self.inputs.row(input, pixels.clone());
         let mut gradients: [&[Lane]; N] = [&[]; N];
         for (n, gradients) in gradients.iter_mut().enumerate() {
@@ -158,8 +163,8 @@ impl Products<'_> {
         }
         for channel in (0..WIDTH).step_by(V::GRADIENT_TILE.0) {
             match V::GRADIENT_TILE.0 {
-                8 => self.tile::<V, 8, N>(input, output, channel, values, gradients),
-                4 => self.tile::<V, 4, N>(input, output, channel, values, gradients),
+                8 => self.tile::<V, 8, N>(input, output, channel, values, gradients, fresh),
+                4 => self.tile::<V, 4, N>(input, output, channel, values, gradients, fresh),
                 _ => unreachable!("no vector has other tiles"),
             }
         }
@@ -173,14 +178,17 @@ impl Products<'_> {
         channel: usize,
         values: &[Lane],
         gradients: [&[Lane]; N],
+        fresh: bool,
     ) {
         let place = |n: usize| self.offset + ((output + n) * self.inputs.count + input) * WIDTH + channel;
         let mut sums = [[V::zero(); N]; M];
-        for n in 0..N {
-            // SAFETY: this item alone has these inputs and outputs until the phase is over.
-            let place = unsafe { self.sums.part(place(n), M) };
-            for m in 0..M {
-                sums[m][n] = V::load(&place[m]);
+        if !fresh {
+            for n in 0..N {
+                // SAFETY: this item alone has these inputs and outputs until the phase is over.
+                let place = unsafe { self.sums.part(place(n), M) };
+                for m in 0..M {
+                    sums[m][n] = V::load(&place[m]);
+                }
             }
         }
         for (pixel, value) in values.iter().enumerate() {

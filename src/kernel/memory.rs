@@ -2,7 +2,7 @@
 //!
 //! A step of training needs gigabytes of buffers, the same ones in each step. Given back to the system and asked for anew they would
 //! cost a page fault for each 4 KiB and the zeroing of it, which takes as long as the step's arithmetic. So a buffer that is dropped
-//! waits here for the next one of its size. What waits and is in use together never exceeds what was once in use at a time.
+//! waits here for the next one that is not much smaller. What waits and is in use together never exceeds what was once in use at a time.
 
 use std::{
     mem::MaybeUninit,
@@ -20,14 +20,22 @@ static IDLE: Mutex<Vec<Vec<Lane>>> = Mutex::new(Vec::new());
 /// Smaller ones are left to the allocator, which keeps them itself.
 const SMALLEST: usize = (64 << 10) / size_of::<Lane>();
 
+/// A buffer serves for another one of at least this part of its size.
+const PART: usize = 2;
+
 /// Lanes that go back to where they came from.
-#[derive(Debug, PartialEq)]
-pub struct Buffer(Vec<Lane>);
+#[derive(Debug)]
+pub struct Buffer {
+    lanes: Vec<Lane>,
+    /// How many of them were asked for.
+    count: usize,
+}
 
 impl Buffer {
     /// `count` lanes. What is in them is anything: zeros, or what somebody left there.
     pub fn new(count: usize) -> Self {
-        let mut buffer = Self(reused(count).unwrap_or_else(|| bytemuck::allocation::zeroed_vec(count)));
+        let lanes = reused(count).unwrap_or_else(|| bytemuck::allocation::zeroed_vec(count));
+        let mut buffer = Self { lanes, count };
         if cfg!(test) {
             // No test passes that relies on what is in there.
             buffer.fill(Lane([f32::NAN; WIDTH]));
@@ -37,18 +45,17 @@ impl Buffer {
 
     /// `count` lanes of zeros.
     pub fn zeros(count: usize) -> Self {
-        match reused(count) {
-            None => Self(bytemuck::allocation::zeroed_vec(count)),
-            Some(mut lanes) => {
-                lanes.fill(Lane::default());
-                Self(lanes)
-            }
-        }
+        let Some(lanes) = reused(count) else {
+            return Self { lanes: bytemuck::allocation::zeroed_vec(count), count };
+        };
+        let mut buffer = Self { lanes, count };
+        buffer.fill(Lane::default());
+        buffer
     }
 
     /// The same as Burn's, without a copy; it comes back when the last tensor of it is gone.
     pub fn into_bytes(self) -> Bytes {
-        let numbers = self.0.len() * WIDTH;
+        let numbers = self.count * WIDTH;
         Numbers { buffer: self, count: numbers }.into_bytes()
     }
 }
@@ -57,20 +64,26 @@ impl Deref for Buffer {
     type Target = [Lane];
 
     fn deref(&self) -> &[Lane] {
-        &self.0
+        &self.lanes[..self.count]
     }
 }
 
 impl DerefMut for Buffer {
     fn deref_mut(&mut self) -> &mut [Lane] {
-        &mut self.0
+        &mut self.lanes[..self.count]
+    }
+}
+
+impl PartialEq for Buffer {
+    fn eq(&self, other: &Self) -> bool {
+        **self == **other
     }
 }
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        if self.0.len() >= SMALLEST {
-            IDLE.lock().push(std::mem::take(&mut self.0));
+        if self.lanes.len() >= SMALLEST {
+            IDLE.lock().push(std::mem::take(&mut self.lanes));
         }
     }
 }
@@ -121,14 +134,15 @@ pub fn release() {
     IDLE.lock().clear();
 }
 
-/// A buffer of that size that waits. If there is none, as many lanes as are now to come from the system go back to it: those of other
-/// sizes, such as an epoch's last and smaller batch had.
+/// The smallest of the buffers that wait and are large enough, though not much too large. If there is none, as many lanes as are now to
+/// come from the system go back to it: those of other sizes, such as an epoch's last and smaller batch had.
 fn reused(count: usize) -> Option<Vec<Lane>> {
     if count < SMALLEST {
         return None;
     }
     let mut idle = IDLE.lock();
-    if let Some(found) = idle.iter().rposition(|buffer| buffer.len() == count) {
+    let fitting = idle.iter().enumerate().rev().filter(|(_, buffer)| (count..=PART * count).contains(&buffer.len()));
+    if let Some((found, _)) = fitting.min_by_key(|(_, buffer)| buffer.len()) {
         return Some(idle.remove(found));
     }
     let mut room = 0;

@@ -214,7 +214,7 @@ fn room_for(source: &Source<'_>, packed: usize) -> Buffer {
 /// The packed sums over all pixels of columns times gradients.
 fn sum_products(team: &Team, columns: Columns<'_>, gradient: Images<'_>) -> Buffer {
     let outputs = gradient.lanes.len() / gradient.pixels();
-    let mut sums = Buffer::zeros(outputs * columns.lanes() * WIDTH);
+    let mut sums = Buffer::new(outputs * columns.lanes() * WIDTH);
     let mut scratch = Buffer::new(gradient::scratch(&columns));
     let (shared, scratch) = (Shared::new(&mut sums), Shared::new(&mut scratch));
     team.run(|member| {
@@ -226,7 +226,7 @@ fn sum_products(team: &Team, columns: Columns<'_>, gradient: Images<'_>) -> Buff
 
 fn winograd_weight_gradient(team: &Team, shape: ConvShape, input: Images<'_>, gradient: Images<'_>) -> Numbers {
     let (inputs, outputs) = (shape.inputs.div_ceil(WIDTH), shape.outputs.div_ceil(WIDTH));
-    let mut sums = Buffer::zeros(winograd::POINTS * inputs * WIDTH * outputs);
+    let mut sums = Buffer::new(winograd::POINTS * inputs * WIDTH * outputs);
     let mut scratch = Buffer::new(winograd::gradient_scratch(inputs, outputs, input.images, input.side));
     let (shared, scratch) = (Shared::new(&mut sums), Shared::new(&mut scratch));
     team.run(|member| {

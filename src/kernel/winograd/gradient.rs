@@ -24,7 +24,7 @@ pub(in crate::kernel) fn scratch(inputs: usize, outputs: usize, images: usize, s
 
 /// The gradient of the weights `[outputs, inputs, 3, 3]`, by the transforms' transposes; every member of the team comes here.
 ///
-/// `sums` takes what [`packed`] says and must be zero.
+/// `sums` takes what [`packed`](super::packed) says, whatever is in there.
 ///
 /// # Safety
 /// Nobody outside the team may have the sums or the scratch.
@@ -60,6 +60,7 @@ pub(in crate::kernel) unsafe fn weight_gradient(
                 outputs: Rows { lanes: gradients, stride: count, count: outputs },
                 pixels: count,
                 sums,
+                fresh: first == 0,
                 offset: point * inputs * WIDTH * outputs,
                 input_lanes: 0..inputs,
                 panels: panel..panel + 1,

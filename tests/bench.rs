@@ -159,10 +159,11 @@ fn with_tasks(command: &mut Command) -> (Vec<Value>, Option<usize>) {
 fn bench(flags: &[&str]) -> Command {
     let mut command = program();
     command.args(["bench", "--device", "cpu"]).args(flags);
-    for (flag, value) in [("--architecture", "simple-cnn"), ("--image-size", "32")] {
-        if !flags.contains(&flag) && !(flag == "--architecture" && flags.contains(&"--weights")) {
-            command.args([flag, value]);
-        }
+    if !flags.contains(&"--weights") {
+        command.args(["--architecture", "simple-cnn"]);
+    }
+    if !flags.contains(&"--image-size") {
+        command.args(["--image-size", "32"]);
     }
     command
 }

@@ -2,7 +2,6 @@
 
 use super::{
     conv::{ConvShape, Images},
-    pack::Direction,
     simd::Lane,
     stem::Planes,
     strided::Rest,
@@ -22,13 +21,9 @@ pub(super) enum Columns<'a> {
 }
 
 impl<'a> Columns<'a> {
-    /// What a convolution reads in that direction; `side` is that of what it gives.
-    pub(super) fn new(shape: ConvShape, direction: Direction, images: Images<'a>, side: usize) -> Self {
-        if shape.is_pointwise() {
-            Self::Plain(images)
-        } else {
-            Self::Windows(Windows { shape, direction, images, side })
-        }
+    /// What a convolution reads.
+    pub(super) fn new(shape: ConvShape, images: Images<'a>) -> Self {
+        if shape.is_pointwise() { Self::Plain(images) } else { Self::Windows(Windows { shape, images }) }
     }
 
     /// Lanes of numbers for each output pixel.
@@ -45,7 +40,7 @@ impl<'a> Columns<'a> {
     pub(super) fn pixels(&self) -> usize {
         match self {
             Self::Plain(images) => images.pixels(),
-            Self::Windows(windows) => windows.images.images * windows.side * windows.side,
+            Self::Windows(windows) => windows.images.images * windows.side().pow(2),
             Self::Stem(planes) => planes.pixels(),
             Self::Rest(rest) => rest.pixels(),
         }
@@ -66,10 +61,7 @@ impl<'a> Columns<'a> {
 #[derive(Clone, Copy)]
 pub(super) struct Windows<'a> {
     shape: ConvShape,
-    direction: Direction,
     images: Images<'a>,
-    /// Of the output.
-    side: usize,
 }
 
 impl Windows<'_> {
@@ -81,57 +73,56 @@ impl Windows<'_> {
         self.images.lanes.len() / self.images.pixels()
     }
 
+    /// Of the output.
+    fn side(&self) -> usize {
+        self.shape.side(self.images.side)
+    }
+
     /// Lanes by place in the kernel, then by channel.
     fn gather(&self, lane: usize, first: usize, gathered: &mut [Lane]) {
+        let ConvShape { kernel, stride, padding, .. } = self.shape;
         let (place, channels) = (lane / self.channel_lanes(), lane % self.channel_lanes());
-        let (down, right) = (place / self.shape.kernel, place % self.shape.kernel);
-        let (plane, input, side) = (self.images.plane(channels), self.images.side, self.side);
-        let mut pixel = first;
-        let mut rest = gathered;
-        while !rest.is_empty() {
-            let (image, y, x) = (pixel / (side * side), pixel / side % side, pixel % side);
-            let (row, after) = rest.split_at_mut((side - x).min(rest.len()));
-            pixel += row.len();
-            rest = after;
-            match self.looked_at(y, down) {
+        let (down, right) = (place / kernel, place % kernel);
+        let (plane, input, side) = (self.images.plane(channels), self.images.side, self.side());
+        rows(first, gathered, (side, side), |image, y, x, row| {
+            let line = (y * stride + down).checked_sub(padding).filter(|&y| y < input);
+            match line {
                 Some(y) => self.gather_row(&plane[(image * input + y) * input..][..input], x, right, row),
                 None => row.fill(Lane::default()),
             }
-        }
+        });
     }
 
     fn gather_row(&self, line: &[Lane], first: usize, right: usize, row: &mut [Lane]) {
         let ConvShape { stride, padding, .. } = self.shape;
-        // Within the image the outputs of a line look at every `stride`th pixel.
-        if self.direction == Direction::Forward && first * stride + right >= padding {
-            let start = (first * stride + right - padding).min(line.len());
-            let inside = row.len().min((line.len() - start).div_ceil(stride));
-            let (inside, outside) = row.split_at_mut(inside);
-            for (lane, value) in inside.iter_mut().zip(line[start..].iter().step_by(stride)) {
-                *lane = *value;
-            }
-            return outside.fill(Lane::default());
+        // The outputs that look to the left of the image, then those that look at every `stride`th pixel of it, then those to its right.
+        let before = padding.saturating_sub(first * stride + right).div_ceil(stride).min(row.len());
+        let (outside, row) = row.split_at_mut(before);
+        outside.fill(Lane::default());
+        let start = ((first + before) * stride + right).saturating_sub(padding).min(line.len());
+        let inside = row.len().min((line.len() - start).div_ceil(stride));
+        let (inside, outside) = row.split_at_mut(inside);
+        for (lane, value) in inside.iter_mut().zip(line[start..].iter().step_by(stride)) {
+            *lane = *value;
         }
-        for (index, lane) in row.iter_mut().enumerate() {
-            *lane = self.looked_at(first + index, right).map_or(Lane::default(), |x| line[x]);
-        }
+        outside.fill(Lane::default());
     }
+}
 
-    /// The row or column of the input that an output looks at through a place of the kernel; `None` outside of the image and between
-    /// the pixels that a stride keeps apart.
-    #[inline(always)]
-    fn looked_at(&self, output: usize, place: usize) -> Option<usize> {
-        let ConvShape { kernel, stride, padding, .. } = self.shape;
-        let at = match self.direction {
-            Direction::Forward => (output * stride + place).checked_sub(padding)?,
-            Direction::Backward => {
-                let spread = (output + place + padding + 1).checked_sub(kernel)?;
-                if !spread.is_multiple_of(stride) {
-                    return None;
-                }
-                spread / stride
-            }
-        };
-        (at < self.images.side).then_some(at)
+/// Cuts what is gathered for the pixels from `first` on into rows: `fill(image, y, x, row)` writes those from a pixel of images of that
+/// many rows and columns to the right, as far as they go in its row.
+pub(super) fn rows(
+    first: usize,
+    gathered: &mut [Lane],
+    (rows, columns): (usize, usize),
+    mut fill: impl FnMut(usize, usize, usize, &mut [Lane]),
+) {
+    let (mut pixel, mut rest) = (first, gathered);
+    while !rest.is_empty() {
+        let (image, y, x) = (pixel / (rows * columns), pixel / columns % rows, pixel % columns);
+        let (row, after) = rest.split_at_mut((columns - x).min(rest.len()));
+        pixel += row.len();
+        rest = after;
+        fill(image, y, x, row);
     }
 }

@@ -59,12 +59,20 @@ impl<'a> Source<'a> {
         }
     }
 
-    pub(super) fn shape(&self) -> ConvShape {
-        self.shape
-    }
-
-    pub(super) fn direction(&self) -> Direction {
-        self.direction
+    /// The convolution that a product with these weights is.
+    ///
+    /// # Panics
+    /// If that is none: backward with a stride.
+    pub(super) fn convolution(&self) -> ConvShape {
+        let (inputs, outputs) = self.channels();
+        let ConvShape { kernel, stride, padding, .. } = self.shape;
+        match self.direction {
+            Direction::Forward => self.shape,
+            Direction::Backward => {
+                assert_eq!(stride, 1, "a stride leaves gaps in the gradient");
+                ConvShape { inputs, outputs, kernel, stride, padding: kernel - 1 - padding }
+            }
+        }
     }
 
     /// What [`Source::pack`] packed, as a matrix.

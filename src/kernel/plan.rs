@@ -76,8 +76,9 @@ pub struct Plan {
     side: usize,
     stem: Stem,
     steps: Vec<Ready>,
-    result: Slot,
-    /// What lies in each slot in the end: lanes and side. For the buffers' sizes the largest there ever is counts.
+    /// What the answer is the mean of.
+    result: Place,
+    /// Lanes of the largest that ever lies in each slot, for one image.
     slots: Vec<usize>,
     buffers: Mutex<Buffers>,
 }
@@ -122,8 +123,8 @@ impl Plan {
         let start = Place { slot: Slot(0), lanes: stem.shape.outputs.div_ceil(WIDTH), side: stem.shape.side(side) };
         let mut compiler = Compiler { team, places: vec![start], slots: vec![start.size()] };
         let steps = steps.iter().map(|step| compiler.step(step)).collect();
-        let slots = compiler.slots;
-        Self { side, stem, steps, result, slots, buffers: Mutex::default() }
+        let result = compiler.find(result);
+        Self { side, stem, steps, result, slots: compiler.slots, buffers: Mutex::default() }
     }
 
     /// Features `[images, channels]` of grey squares of the plan's side.
@@ -144,8 +145,8 @@ impl Plan {
             grow(buffer, size * images.len());
         }
         grow(scratch, self.scratch(team, planes, images.len()));
-        let result = self.place(self.result);
-        let mut means = zeros(result.lanes * images.len());
+        let lanes = self.result.lanes;
+        let mut means = zeros(lanes * images.len());
         let pass = Pass {
             plan: self,
             images: images.len(),
@@ -154,15 +155,10 @@ impl Plan {
         };
         let shared = Shared::new(&mut means);
         // SAFETY: all buffers are this call's until it returns.
-        team.run(|member| unsafe { pass.run(member, planes, result, shared) });
+        team.run(|member| unsafe { pass.run(member, planes, shared) });
         (0..images.len())
-            .map(|image| (0..result.lanes).flat_map(|lane| means[lane * images.len() + image].0).collect())
+            .map(|image| (0..lanes).flat_map(|lane| means[lane * images.len() + image].0).collect())
             .collect()
-    }
-
-    fn place(&self, slot: Slot) -> Place {
-        let written = self.steps.iter().rev().find(|step| step.output.slot == slot);
-        written.expect("a step writes the result").output
     }
 
     fn scratch(&self, team: &Team, planes: Planes<'_>, images: usize) -> usize {
@@ -186,8 +182,4 @@ impl Place {
     fn size(&self) -> usize {
         self.lanes * self.side * self.side
     }
-}
-
-fn pooled(side: usize) -> usize {
-    (side + 2 - 3) / 2 + 1
 }

@@ -62,13 +62,13 @@ impl<'a> Finish<'a> {
 
 /// Rows and lanes of outputs of one tile.
 #[derive(Clone, Copy)]
-pub(super) struct Tile {
+struct Tile {
     /// The pixel in the output that the first row becomes.
-    pub(super) first: usize,
-    pub(super) rows: usize,
+    first: usize,
+    rows: usize,
     /// First lane of outputs, and how many.
-    pub(super) output: usize,
-    pub(super) outputs: usize,
+    output: usize,
+    outputs: usize,
 }
 
 /// How a product is shared out.
@@ -185,13 +185,13 @@ pub(super) fn share(index: usize, parts: usize, total: usize) -> Range<usize> {
 
 /// `count` pixels, the first of which becomes the output's pixel `first`, by some panels of outputs. Whoever makes one vouches that
 /// nobody else has that part of the output.
-struct Tiles<'a> {
-    pixels: Pixels<'a>,
-    count: usize,
-    first: usize,
-    weights: Weights<'a>,
-    finish: &'a Finish<'a>,
-    panels: Range<usize>,
+pub(super) struct Tiles<'a> {
+    pub(super) pixels: Pixels<'a>,
+    pub(super) count: usize,
+    pub(super) first: usize,
+    pub(super) weights: Weights<'a>,
+    pub(super) finish: &'a Finish<'a>,
+    pub(super) panels: Range<usize>,
 }
 
 impl Work for Tiles<'_> {
@@ -222,7 +222,7 @@ impl Work for Tiles<'_> {
 /// # Panics
 /// If pixels, weights or output are too short, or the tile is larger than `V::TILE`.
 #[inline(always)]
-pub(super) unsafe fn multiply<V: Vector>(pixels: Pixels<'_>, weights: Weights<'_>, tile: Tile, finish: &Finish<'_>) {
+unsafe fn multiply<V: Vector>(pixels: Pixels<'_>, weights: Weights<'_>, tile: Tile, finish: &Finish<'_>) {
     let panels = weights.panels(tile.output, tile.outputs);
     // SAFETY: the caller vouches for the output.
     unsafe {

@@ -1,6 +1,7 @@
 //! The first layer: few channels and a large kernel. Its input comes as plain planes, one a channel, with zeros around each.
 
 use super::{
+    columns,
     conv::ConvShape,
     pack::Source,
     shared::Shared,
@@ -45,18 +46,13 @@ impl<'a> Planes<'a> {
         let rows = inputs * kernel;
         for (half, row) in (2 * lane..rows.min(2 * lane + 2)).enumerate() {
             let (channel, down) = (row / kernel, row % kernel);
-            let (mut pixel, mut rest) = (first, &mut *gathered);
-            while !rest.is_empty() {
-                let (image, y, x) = (pixel / (side * side), pixel / side % side, pixel % side);
-                let (line, after) = rest.split_at_mut((side - x).min(rest.len()));
-                pixel += line.len();
-                rest = after;
+            columns::rows(first, gathered, (side, side), |image, y, x, line| {
                 let start = ((image * inputs + channel) * width + y * stride + down) * width + x * stride;
                 let windows = self.values[start..].windows(ROW).step_by(stride);
                 for (lane, window) in line.iter_mut().zip(windows) {
                     lane.0[half * ROW..][..ROW].copy_from_slice(window);
                 }
-            }
+            });
         }
         if 2 * lane + 2 > rows {
             gathered.iter_mut().for_each(|lane| lane.0[ROW..].fill(0.0));
@@ -69,8 +65,8 @@ fn edged_side(shape: ConvShape, side: usize) -> usize {
     side + 2 * shape.padding
 }
 
-/// Lanes of the numbers that an output looks at.
-fn lanes(shape: ConvShape) -> usize {
+/// Lanes of the numbers that an output looks at, and of the packed matrix's inputs.
+pub(super) fn lanes(shape: ConvShape) -> usize {
     (shape.inputs * shape.kernel).div_ceil(2)
 }
 
@@ -95,11 +91,6 @@ pub(super) fn edged(
 /// Lanes of the packed weights.
 pub(super) fn packed(shape: ConvShape) -> usize {
     lanes(shape) * WIDTH * shape.outputs.div_ceil(WIDTH)
-}
-
-/// Inputs of the packed matrix in lanes.
-pub(super) fn inputs(shape: ConvShape) -> usize {
-    lanes(shape)
 }
 
 /// Packs weights for these planes; every member of the team comes here.

@@ -5,7 +5,7 @@
 //! lies. So it is as many small products as there are pairs of rests; of a 3x3 kernel with a stride of 2 they take a quarter of the work.
 
 use super::{
-    columns::Columns,
+    columns::{self, Columns},
     conv::{ConvShape, Images},
     memory::Buffer,
     pack::{Direction, Source, Weights},
@@ -134,18 +134,12 @@ impl Rest<'_> {
         let (place, channels) = (lane / self.channel_lanes(), lane % self.channel_lanes());
         let (down, right) = (place / self.right.places, place % self.right.places);
         let (plane, side) = (self.images.plane(channels), self.images.side);
-        let (rows, columns) = (self.down.count, self.right.count);
-        let (mut pixel, mut left) = (first, gathered);
-        while !left.is_empty() {
-            let (image, y, x) = (pixel / (rows * columns), pixel / columns % rows, pixel % columns);
-            let (row, after) = left.split_at_mut((columns - x).min(left.len()));
-            pixel += row.len();
-            left = after;
+        columns::rows(first, gathered, (self.down.count, self.right.count), |image, y, x, row| {
             let (y, x) = (self.down.start + (y + down) as isize, self.right.start + (x + right) as isize);
             let line =
                 usize::try_from(y).ok().filter(|&y| y < side).map(|y| &plane[(image * side + y) * side..][..side]);
             copy_from(line.unwrap_or_default(), x, row);
-        }
+        });
     }
 
     /// Puts one lane of sums where the stride left these pixels.

@@ -1,18 +1,18 @@
 //! Every kernel at every level, with several team sizes, against plain loops in double precision.
 
-use super::{ConvShape, Images, Lane, Level, Team, WIDTH, train};
+use super::{
+    ConvShape, Images, Lane, Team, WIDTH,
+    fixtures::{drawn, levels},
+    train,
+};
 
-/// A generator of numbers between -1 and 1: Knuth's MMIX.
+/// Numbers between -1 and 1, others each time.
 struct Numbers(u64);
 
 impl Numbers {
-    fn next(&mut self) -> f32 {
-        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-        (self.0 >> 40) as f32 / (1 << 23) as f32 - 1.0
-    }
-
     fn many(&mut self, count: usize) -> Vec<f32> {
-        (0..count).map(|_| self.next()).collect()
+        self.0 += 1;
+        drawn(self.0, count).into_iter().map(|number| number as f32).collect()
     }
 }
 
@@ -120,8 +120,7 @@ fn error(found: &[f32], expected: &[f64]) -> f64 {
 
 /// Teams of all levels that the processor has.
 fn teams() -> Vec<Team> {
-    let levels = [Level::Portable, Level::Avx2, Level::Avx512].into_iter().filter(|level| *level <= Level::detect());
-    levels.flat_map(|level| [1, 2, 3].map(|threads| Team::with_level(threads, level))).collect()
+    levels().flat_map(|level| [1, 2, 3].map(|threads| Team::with_level(threads, level))).collect()
 }
 
 const SHAPES: [ConvShape; 7] = [

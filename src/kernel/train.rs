@@ -1,13 +1,12 @@
 //! The three products of a convolution that learns: its output, the gradient of its input and that of its weights.
 
-use parking_lot::Mutex;
-
 use super::{
     columns::Columns,
     conv::{ConvShape, Images},
     gradient,
     memory::{Buffer, Numbers},
     pack::{Direction, Source, Weights},
+    parts,
     product::{self, Finish, Measures},
     shared::Shared,
     simd::{Lane, WIDTH},
@@ -24,14 +23,7 @@ use super::{
 pub fn forward(team: &Team, shape: ConvShape, input: Images<'_>, weights: &[f32], bias: Option<&[f32]>) -> Buffer {
     input.check(shape.inputs);
     let bias = bias.map(|bias| bias_lanes(shape, bias));
-    convolve(
-        team,
-        input,
-        shape.side(input.side),
-        Source::new(shape, weights, Direction::Forward),
-        bias.as_deref(),
-        None,
-    )
+    convolve(team, input, Source::new(shape, weights, Direction::Forward), bias.as_deref(), None)
 }
 
 /// The gradient of a convolution's input of `input_side` from that of its output; and `add`, laid out as the input, with it.
@@ -54,7 +46,7 @@ pub fn input_gradient(
         return strided::input_gradient(team, shape, input_side, gradient, weights, add);
     }
     let source = Source::new(shape, weights, Direction::Backward);
-    convolve(team, gradient, input_side, source, None, add)
+    convolve(team, gradient, source, None, add)
 }
 
 /// The gradient of a convolution's weights, `[outputs, inputs, kernel, kernel]`.
@@ -67,7 +59,7 @@ pub fn weight_gradient(team: &Team, shape: ConvShape, input: Images<'_>, gradien
     if winograd::suits(shape) {
         return winograd_weight_gradient(team, shape, input, gradient);
     }
-    let columns = Columns::new(shape, Direction::Forward, input, gradient.side);
+    let columns = Columns::new(shape, input);
     let sums = sum_products(team, columns, gradient);
     let (padded, area) = (shape.inputs.next_multiple_of(WIDTH), shape.kernel * shape.kernel);
     unpack(team, shape, |output, rows| {
@@ -96,7 +88,7 @@ pub fn stem_forward(
     let columns = Columns::Stem(Planes::new(shape, images, side, &values));
     let source = Source::new(shape, weights, Direction::Forward);
     let bias = bias.map(|bias| bias_lanes(shape, bias));
-    let (inputs, outputs) = (stem::inputs(shape), shape.outputs.div_ceil(WIDTH));
+    let (inputs, outputs) = (stem::lanes(shape), shape.outputs.div_ceil(WIDTH));
     let (mut packed, mut scratch) =
         (Buffer::zeros(stem::packed(shape)), Buffer::new(Measures::of(&columns).scratch(team)));
     let mut output = Buffer::new(outputs * columns.pixels());
@@ -128,7 +120,7 @@ pub fn stem_weight_gradient(
     let values = planes(shape, input, gradient.images, side);
     let columns = Columns::Stem(Planes::new(shape, gradient.images, side, &values));
     let sums = sum_products(team, columns, gradient);
-    let (panel, area) = (stem::inputs(shape) * WIDTH, shape.kernel * shape.kernel);
+    let (panel, area) = (stem::lanes(shape) * WIDTH, shape.kernel * shape.kernel);
     unpack(team, shape, |output, rows| {
         for (index, input, place) in stem::places(shape) {
             scatter(rows, shape, input * area + place, &sums[output * panel + index]);
@@ -157,21 +149,19 @@ pub(super) fn bias_lanes(shape: ConvShape, bias: &[f32]) -> Vec<Lane> {
 fn convolve(
     team: &Team,
     input: Images<'_>,
-    side: usize,
     source: Source<'_>,
     bias: Option<&[Lane]>,
     residual: Option<&[Lane]>,
 ) -> Buffer {
-    let pixels = input.images * side * side;
-    let (_, outputs) = source.channels();
-    let outputs = outputs.div_ceil(WIDTH);
-    let mut output = Buffer::new(outputs * pixels);
+    let shape = source.convolution();
+    let pixels = input.images * shape.side(input.side).pow(2);
+    let mut output = Buffer::new(shape.outputs.div_ceil(WIDTH) * pixels);
     let shared = Shared::new(&mut output);
     let finish = Finish { bias, residual, ..Finish::plain(shared, pixels) };
-    if winograd::suits(source.shape()) {
+    if winograd::suits(shape) {
         by_winograd(team, input, source, &finish);
     } else {
-        directly(team, input, side, source, &finish);
+        directly(team, input, source, &finish);
     }
     output
 }
@@ -191,8 +181,8 @@ fn by_winograd(team: &Team, input: Images<'_>, source: Source<'_>, finish: &Fini
     });
 }
 
-fn directly(team: &Team, input: Images<'_>, side: usize, source: Source<'_>, finish: &Finish<'_>) {
-    let columns = Columns::new(source.shape(), source.direction(), input, side);
+fn directly(team: &Team, input: Images<'_>, source: Source<'_>, finish: &Finish<'_>) {
+    let columns = Columns::new(source.convolution(), input);
     let (mut packed, mut scratch) =
         (room_for(&source, source.packed()), Buffer::new(Measures::of(&columns).scratch(team)));
     let (packed, scratch) = (Shared::new(&mut packed), Shared::new(&mut scratch));
@@ -241,13 +231,8 @@ fn winograd_weight_gradient(team: &Team, shape: ConvShape, input: Images<'_>, gr
 /// Weights `[outputs, inputs, kernel, kernel]`: `write(lane of outputs, rows)` writes the rows of sixteen outputs.
 fn unpack(team: &Team, shape: ConvShape, write: impl Fn(usize, &mut [f32]) + Sync) -> Numbers {
     let mut weights = Numbers::new(shape.weights());
-    let rows = Mutex::new(weights.chunks_mut(WIDTH * shape.weights() / shape.outputs).enumerate());
-    team.run(|member| {
-        member.each(shape.outputs.div_ceil(WIDTH), |_| {
-            let (output, rows) = rows.lock().next().expect("rows for each lane of outputs");
-            write(output, rows);
-        });
-    });
+    let rows = weights.chunks_mut(WIDTH * shape.weights() / shape.outputs).enumerate();
+    parts::each(team, rows.collect(), |(output, rows)| write(output, rows));
     weights
 }
 

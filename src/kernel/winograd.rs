@@ -13,7 +13,7 @@ use std::ops::Range;
 use super::{
     conv::{ConvShape, Images},
     pack::{Source, Weights},
-    product::{Finish, Pixels, Tile, multiply, share},
+    product::{Finish, Pixels, Tiles, share},
     shared::Shared,
     simd::{Lane, Vector, WIDTH, Work},
     team::{Member, Team},
@@ -160,7 +160,7 @@ impl Winograd<'_> {
             return member.each(chunks, |chunk| {
                 let pass = pass(share(chunk, chunks, total), member.index() * size);
                 (0..self.inputs).for_each(|lane| member.run(Enter { pass, lane, squares: 0..pass.count }));
-                (0..POINTS).for_each(|point| member.run(Multiply { pass, point, panels: 0..panels }));
+                (0..POINTS).for_each(|point| pass.multiply(member, point, 0..panels));
                 (0..self.outputs).for_each(|lane| member.run(Leave { pass, lane, squares: 0..pass.count }));
             });
         }
@@ -170,7 +170,7 @@ impl Winograd<'_> {
             pass.by_lane(member, self.inputs, |lane, squares| member.run(Enter { pass, lane, squares }));
             member.each(POINTS * panels, |item| {
                 let panel = item % panels;
-                member.run(Multiply { pass, point: item / panels, panels: panel..panel + 1 });
+                pass.multiply(member, item / panels, panel..panel + 1);
             });
             pass.by_lane(member, self.outputs, |lane, squares| member.run(Leave { pass, lane, squares }));
         }
@@ -205,6 +205,20 @@ impl Pass<'_> {
     fn by_lane(&self, member: &Member<'_>, lanes: usize, work: impl Fn(usize, Range<usize>)) {
         let parts = (4 * member.threads()).div_ceil(lanes).min(self.count);
         member.each(lanes * parts, |item| work(item / parts, share(item % parts, parts, self.count)));
+    }
+
+    /// Second phase: the matrix product of one point, for some panels of outputs, which no other member may have.
+    fn multiply(&self, member: &Member<'_>, point: usize, panels: Range<usize>) {
+        // SAFETY: in this phase nobody writes the transformed input.
+        let entered = unsafe { self.scratch.read(self.entered(point, 0), self.layer.inputs * self.count) };
+        member.run(Tiles {
+            pixels: Pixels { lanes: entered, stride: self.count },
+            count: self.count,
+            first: self.multiplied(point),
+            weights: self.layer.point(point),
+            finish: &Finish::plain(self.scratch, self.count),
+            panels,
+        });
     }
 
     /// Where point and lane of the transformed input begin: `[point, lane, square]`.
@@ -260,36 +274,6 @@ impl Work for Enter<'_> {
                 // SAFETY: this member alone has this lane of the transformed input until the phase is over.
                 let place = unsafe { pass.scratch.part(pass.entered(point, lane) + square, 1) };
                 values[point / IN][point % IN].store(&mut place[0]);
-            }
-        }
-    }
-}
-
-/// Second phase: the matrix product of one point, for some panels of outputs.
-struct Multiply<'a> {
-    pass: Pass<'a>,
-    point: usize,
-    panels: Range<usize>,
-}
-
-impl Work for Multiply<'_> {
-    #[inline(always)]
-    fn run<V: Vector>(self) {
-        let Self { pass, point, panels } = self;
-        let count = pass.count;
-        // SAFETY: in this phase nobody writes the transformed input.
-        let entered = unsafe { pass.scratch.read(pass.entered(point, 0), pass.layer.inputs * count) };
-        let tiles = count.div_ceil(V::TILE.0);
-        let finish = Finish::plain(pass.scratch, count);
-        for panel in panels {
-            let output = panel * V::TILE.1;
-            let outputs = V::TILE.1.min(pass.layer.outputs - output);
-            for index in 0..tiles {
-                let rows = share(index, tiles, count);
-                let pixels = Pixels { lanes: &entered[rows.start..], stride: count };
-                let tile = Tile { first: pass.multiplied(point) + rows.start, rows: rows.len(), output, outputs };
-                // SAFETY: this member alone has these panels of the product until the phase is over.
-                unsafe { multiply::<V>(pixels, pass.layer.point(point), tile, &finish) };
             }
         }
     }

@@ -12,7 +12,15 @@ mod storage;
 mod tests;
 
 use burn::{
-    backend::{Autodiff, Flex, flex::FlexTensor, tensor::FloatTensor},
+    backend::{
+        Autodiff, Flex,
+        autodiff::{
+            checkpoint::strategy::NoCheckpointing,
+            ops::{Backward, NodeGuard, OpsKind},
+        },
+        flex::FlexTensor,
+        tensor::FloatTensor,
+    },
     tensor::{Device, Tensor},
 };
 
@@ -38,6 +46,19 @@ fn into_primitive<const D: usize>(tensor: Tensor<D>) -> FloatTensor<Cpu> {
 
 fn from_primitive<const D: usize>(primitive: FloatTensor<Cpu>) -> Tensor<D> {
     Tensor::from_primitive::<Cpu>(primitive)
+}
+
+/// Puts an operation's output into the graph: `step` with `state` is its way back to the `nodes` that it came from.
+fn record<S: Backward<Flex, N>, const N: usize, const D: usize>(
+    step: S,
+    nodes: [NodeGuard; N],
+    state: S::State,
+    output: FlexTensor,
+) -> Tensor<D> {
+    from_primitive(match step.prepare::<NoCheckpointing>(nodes).compute_bound().stateful() {
+        OpsKind::Tracked(preparation) => preparation.finish(state, output),
+        OpsKind::UnTracked(preparation) => preparation.finish(output),
+    })
 }
 
 /// The extents of a blocked tensor that matter: lanes, images and side.

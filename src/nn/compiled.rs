@@ -1,7 +1,5 @@
 //! A network made ready for prediction: on the CPU a plan of the kernels, elsewhere Burn's modules.
 
-use std::sync::Arc;
-
 use burn::tensor::{Device, Tensor, TensorData};
 
 use super::{Network, body::Body, head::Head, input_tensor, plan};
@@ -26,7 +24,7 @@ enum Ready {
     /// Batch normalisation folded, weights packed; on the CPU.
     Plan(Box<Plan>),
     /// As it is.
-    Modules { body: Arc<Body>, normalisation: Normalisation },
+    Modules { body: Box<Body>, normalisation: Normalisation },
 }
 
 impl Compiled {
@@ -37,7 +35,7 @@ impl Compiled {
             Body::ResNet50(body) if *device == Device::flex() => {
                 Ready::Plan(Box::new(plan::compile(body, network.epsilon, spec)))
             }
-            body => Ready::Modules { body: Arc::new(body.clone()), normalisation: spec.normalisation.clone() },
+            body => Ready::Modules { body: Box::new(body.clone()), normalisation: spec.normalisation.clone() },
         };
         Self { body, head: network.head.clone(), side: spec.image_size, device: device.clone() }
     }

@@ -1,10 +1,11 @@
 //! Makes layers ready: folds the channels, packs the weights, checks that the steps fit each other.
 
-use super::{Channels, Kind, Layer, Place, Ready, Slot, Step, pooled};
+use super::{Channels, Kind, Layer, Place, Ready, Slot, Step};
 use crate::kernel::{
     columns::Columns,
     conv::{ConvShape, Images},
     pack::{Direction, Source, Weights},
+    pool::pooled,
     product::Measures,
     shared::Shared,
     simd::{Lane, WIDTH},
@@ -69,7 +70,7 @@ impl Stem {
     }
 
     pub(super) fn weights(&self) -> Weights<'_> {
-        Weights { lanes: &self.packed, inputs: stem::inputs(self.shape), outputs: self.shape.outputs.div_ceil(WIDTH) }
+        Weights { lanes: &self.packed, inputs: stem::lanes(self.shape), outputs: self.shape.outputs.div_ceil(WIDTH) }
     }
 }
 
@@ -107,8 +108,10 @@ impl Compiler<'_> {
         Ready { work, input, output }
     }
 
-    fn find(&self, slot: Slot) -> Place {
-        *self.places.iter().rev().find(|place| place.slot == slot).expect("a step reads what one before it wrote")
+    /// What lies in a slot by now.
+    pub(super) fn find(&self, slot: Slot) -> Place {
+        let written = self.places.iter().rev().find(|place| place.slot == slot);
+        *written.expect("what is read was written before")
     }
 
     fn write(&mut self, place: Place) {
@@ -148,8 +151,8 @@ impl Convolution {
         pays.then_some(Winograd { points, inputs: step.input.lanes, outputs: step.output.lanes })
     }
 
-    pub(super) fn columns<'a>(&self, input: Images<'a>, step: &Ready) -> Columns<'a> {
-        Columns::new(self.shape, Direction::Forward, input, step.output.side)
+    pub(super) fn columns<'a>(&self, input: Images<'a>) -> Columns<'a> {
+        Columns::new(self.shape, input)
     }
 
     pub(super) fn scratch(&self, team: &Team, images: usize, step: &Ready) -> usize {

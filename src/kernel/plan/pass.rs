@@ -1,10 +1,11 @@
 //! One pass of images through a plan.
 
-use super::{Kind, Place, Plan, Ready, pooled};
+use super::{Kind, Place, Plan, Ready};
 use crate::kernel::{
     columns::Columns,
     conv::Images,
     pack::Weights,
+    pool::pooled,
     product::{self, Finish},
     shared::Shared,
     simd::{Lane, Vector, Work},
@@ -23,7 +24,7 @@ pub(super) struct Pass<'a> {
 impl Pass<'_> {
     /// # Safety
     /// Nobody outside the team may have any of the buffers.
-    pub(super) unsafe fn run(&self, member: &Member<'_>, planes: Planes<'_>, result: Place, means: Shared<'_>) {
+    pub(super) unsafe fn run(&self, member: &Member<'_>, planes: Planes<'_>, means: Shared<'_>) {
         let columns = Columns::Stem(planes);
         let finish =
             Finish { bias: Some(&self.plan.stem.bias), relu: true, ..Finish::plain(self.slots[0], columns.pixels()) };
@@ -33,6 +34,7 @@ impl Pass<'_> {
             for step in &self.plan.steps {
                 self.step(member, step);
             }
+            let result = self.plan.result;
             let (images, pixels) = (self.read(result), result.side * result.side);
             member.each(result.lanes, |lane| {
                 let means = means.part(lane * images.images, images.images);
@@ -72,7 +74,7 @@ impl Pass<'_> {
                     match convolution.winograd(self.images, step) {
                         Some(winograd) => winograd.run(member, input, self.scratch, &finish),
                         None => {
-                            let columns = convolution.columns(input, step);
+                            let columns = convolution.columns(input);
                             let weights = Weights {
                                 lanes: convolution.direct.as_deref().expect("packed, as it is not transformed"),
                                 inputs: columns.lanes(),

@@ -4,9 +4,9 @@ use burn::{
     backend::{
         Flex,
         autodiff::{
-            checkpoint::{base::Checkpointer, strategy::NoCheckpointing},
+            checkpoint::base::Checkpointer,
             grads::Gradients,
-            ops::{Backward, Ops, OpsKind},
+            ops::{Backward, Ops},
         },
         flex::FlexTensor,
     },
@@ -14,7 +14,7 @@ use burn::{
     tensor::Tensor,
 };
 
-use super::{extents, from_primitive, into_primitive, storage};
+use super::{extents, into_primitive, record, storage};
 use crate::kernel::{ConvShape, team, train};
 
 /// A convolution `[lanes, images, side, side, 16]` to `[lanes, images, side / stride, side / stride, 16]`.
@@ -46,10 +46,7 @@ fn convolve(conv: &Conv2d, input: Tensor<5>, beside: bool) -> Tensor<5> {
         bias.as_ref().map(storage::numbers).as_deref(),
     );
     let output = storage::blocked(output, images, shape.side(side));
-    from_primitive(match Convolve.prepare::<NoCheckpointing>(nodes).compute_bound().stateful() {
-        OpsKind::Tracked(preparation) => preparation.finish(Convolved { shape, input, weights, beside }, output),
-        OpsKind::UnTracked(preparation) => preparation.finish(output),
-    })
+    record(Convolve, nodes, Convolved { shape, input, weights, beside }, output)
 }
 
 /// The first convolution: images `[images, 3, side, side]` to `[lanes, images, side / stride, side / stride, 16]`. The images get no
@@ -70,10 +67,7 @@ pub(in crate::nn) fn stem(conv: &Conv2d, input: Tensor<4>) -> Tensor<5> {
         bias.as_ref().map(storage::numbers).as_deref(),
     );
     let output = storage::blocked(output, images, shape.side(side));
-    from_primitive(match Stem.prepare::<NoCheckpointing>([node]).compute_bound().stateful() {
-        OpsKind::Tracked(preparation) => preparation.finish(Convolved { shape, input, weights, beside: false }, output),
-        OpsKind::UnTracked(preparation) => preparation.finish(output),
-    })
+    record(Stem, [node], Convolved { shape, input, weights, beside: false }, output)
 }
 
 fn shape(conv: &Conv2d) -> ConvShape {

@@ -4,9 +4,9 @@ use burn::{
     backend::{
         Flex,
         autodiff::{
-            checkpoint::{base::Checkpointer, strategy::NoCheckpointing},
+            checkpoint::base::Checkpointer,
             grads::Gradients,
-            ops::{Backward, NodeGuard, Ops, OpsKind},
+            ops::{Backward, Ops},
         },
         flex::FlexTensor,
         tensor::FloatTensor,
@@ -16,7 +16,7 @@ use burn::{
     tensor::{Bytes, Tensor},
 };
 
-use super::{Cpu, extents, from_primitive, into_primitive, storage};
+use super::{Cpu, extents, into_primitive, record, storage};
 use crate::kernel::{
     norm::{self, Norm, Statistics, Then},
     team,
@@ -32,7 +32,7 @@ pub(in crate::nn) fn norm(norm: &BatchNorm, input: Tensor<5>, relu: bool) -> Ten
     let (output, statistics) = batch.forward(then);
     follow(norm, &statistics);
     let way = if relu { Way::Relu } else { Way::Nothing };
-    record(nodes, Normalised { batch, statistics, way }, output)
+    record(Normalise, nodes, Normalised { batch, statistics, way }, output)
 }
 
 /// As [`norm`], but with the addition of the way around the block before the ReLU.
@@ -46,7 +46,7 @@ pub(in crate::nn) fn norm_add(norm: &BatchNorm, input: Tensor<5>, around: Tensor
     let (output, statistics) = batch.forward(Then::AddRelu(&storage::lanes(&around)));
     follow(norm, &statistics);
     let way = Way::AddRelu { output: output.clone() };
-    record(nodes, Normalised { batch, statistics, way }, output)
+    record(Normalise, nodes, Normalised { batch, statistics, way }, output)
 }
 
 /// Moves the running statistics as Burn's own module does it.
@@ -59,13 +59,6 @@ fn follow(norm: &BatchNorm, batch: &Statistics) {
     };
     follow(&norm.running_mean, &batch.mean);
     follow(&norm.running_var, &batch.variance);
-}
-
-fn record<const N: usize>(nodes: [NodeGuard; N], state: Normalised, output: FlexTensor) -> Tensor<5> {
-    from_primitive(match Normalise.prepare::<NoCheckpointing>(nodes).compute_bound().stateful() {
-        OpsKind::Tracked(preparation) => preparation.finish(state, output),
-        OpsKind::UnTracked(preparation) => preparation.finish(output),
-    })
 }
 
 /// What is normalised, and with what.

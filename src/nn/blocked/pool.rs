@@ -4,15 +4,15 @@ use burn::{
     backend::{
         Flex,
         autodiff::{
-            checkpoint::{base::Checkpointer, strategy::NoCheckpointing},
+            checkpoint::base::Checkpointer,
             grads::Gradients,
-            ops::{Backward, Ops, OpsKind},
+            ops::{Backward, Ops},
         },
     },
     tensor::{Bytes, Tensor},
 };
 
-use super::{extents, from_primitive, into_primitive, storage};
+use super::{extents, into_primitive, record, storage};
 use crate::kernel::{
     WIDTH,
     pool::{self, Origin},
@@ -28,10 +28,7 @@ pub(in crate::nn) fn max_pool(input: Tensor<5>) -> Tensor<5> {
     let (output, origins) = pool::max_pool(team(), storage::images(&storage::lanes(&input), extents(&input)));
     drop(input);
     let output = storage::blocked(output, images, pool::pooled(side));
-    from_primitive(match MaxPool.prepare::<NoCheckpointing>([node]).compute_bound().stateful() {
-        OpsKind::Tracked(preparation) => preparation.finish(MaxPooled { side, origins }, output),
-        OpsKind::UnTracked(preparation) => preparation.finish(output),
-    })
+    record(MaxPool, [node], MaxPooled { side, origins }, output)
 }
 
 /// Mean of each channel of each image, `[images, channels]`.
@@ -44,10 +41,7 @@ pub(in crate::nn) fn mean(input: Tensor<5>) -> Tensor<2> {
     let means = pool::mean(storage::images(&storage::lanes(&input), extents(&input)), channels);
     drop(input);
     let output = storage::plain(Bytes::from_elems(means), [images, channels]);
-    from_primitive(match Mean.prepare::<NoCheckpointing>([node]).compute_bound().stateful() {
-        OpsKind::Tracked(preparation) => preparation.finish(Averaged { images, channels, side }, output),
-        OpsKind::UnTracked(preparation) => preparation.finish(output),
-    })
+    record(Mean, [node], Averaged { images, channels, side }, output)
 }
 
 /// What the backward pass of the maximum needs.

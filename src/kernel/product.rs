@@ -280,12 +280,13 @@ unsafe fn ask<V: Vector, const M: usize, const N: usize>(tile: Tile, finish: &Fi
 fn sums<V: Vector, const M: usize, const N: usize>(pixels: Pixels<'_>, panels: &[Lane]) -> [[V; N]; M] {
     let mut sums = [[V::zero(); N]; M];
     let panel = panels.len() / N;
-    for (input, weights) in panels[..panel].chunks_exact(WIDTH).enumerate() {
+    // Nothing here may be a call: the sums would leave their registers for it, once for each lane of inputs.
+    for input in 0..panel / WIDTH {
         // Fixed sizes here, so that nothing is checked inside.
         let rows: &[Lane; M] = pixels.lanes[input * pixels.stride..].first_chunk().expect("pixels for each input");
-        let mut lanes: [&[Lane; WIDTH]; N] = [weights.first_chunk().expect("sixteen channels"); N];
-        for (n, lanes) in lanes.iter_mut().enumerate().skip(1) {
-            *lanes = panels[n * panel + input * WIDTH..].first_chunk().expect("sixteen channels");
+        let mut lanes: [&[Lane; WIDTH]; N] = [panels[input * WIDTH..].first_chunk().expect("sixteen channels"); N];
+        for n in 1..N {
+            lanes[n] = panels[n * panel + input * WIDTH..].first_chunk().expect("sixteen channels");
         }
         // The next lane is too far away for the processor to guess.
         if let Some(next) = pixels.lanes.get((input + 1) * pixels.stride..(input + 1) * pixels.stride + M) {

@@ -54,7 +54,8 @@ impl<'a> Finish<'a> {
             sum = sum.add(V::load(&residual[index]));
         }
         if self.relu {
-            sum = sum.max(V::zero());
+            // In this order what is not a number stays so, and is not hidden by the ReLU.
+            sum = V::zero().max(sum);
         }
         sum.store(output);
     }

@@ -1,7 +1,7 @@
 //! Every kernel at every level, with several team sizes, against plain loops in double precision.
 
 use super::{
-    ConvShape, Images, Lane, Team, WIDTH,
+    Channels, ConvShape, Images, Lane, Layer, Plan, Slot, Step, Team, WIDTH,
     fixtures::{drawn, levels},
     train,
 };
@@ -203,5 +203,29 @@ fn the_number_of_threads_changes_no_bit() {
             )
         });
         assert!(results.windows(2).all(|pair| pair[0] == pair[1]), "{shape:?}");
+    }
+}
+
+#[test]
+fn a_relu_does_not_hide_what_is_not_a_number() {
+    let shape = ConvShape { inputs: 16, outputs: 16, kernel: 1, stride: 1, padding: 0 };
+    let mut numbers = Numbers(4);
+    let first = Layer {
+        shape: ConvShape { inputs: 1, outputs: 16, kernel: 3, stride: 1, padding: 1 },
+        weights: numbers.many(16 * 9),
+        bias: numbers.many(16),
+    };
+    for broken in [f32::NAN, 0.5] {
+        let mut weights = numbers.many(shape.weights());
+        weights[3] = broken;
+        let layer = Layer { shape, weights, bias: numbers.many(16) };
+        let steps = [Step::Convolve { layer, input: Slot(0), output: Slot(1), residual: None, relu: true }];
+        let channels = Channels { scale: vec![0.01], shift: vec![0.0] };
+        for team in teams() {
+            let plan = Plan::new(&team, 8, &first, &channels, &steps, Slot(1));
+            let features = plan.features(&team, &[&[100; 64]]);
+            assert_eq!(features[0][0].is_nan(), broken.is_nan(), "{:?}", team.level());
+            assert!(features[0][1..].iter().all(|feature| feature.is_finite()), "only what the weight reaches");
+        }
     }
 }

@@ -51,14 +51,23 @@ macro_rules! select {
 /// A model with its aliases and evaluations, in one transaction.
 pub async fn create(db: &Db, model: &Model, evaluations: &[Evaluation]) -> Result<(), StoreError> {
     let mut tx = db.begin().await?;
-    insert(&mut tx, model).await?;
+    create_in(&mut tx, model, evaluations).await?;
+    tx.commit().await?;
+    Ok(())
+}
+
+pub(super) async fn create_in(
+    tx: &mut SqliteConnection,
+    model: &Model,
+    evaluations: &[Evaluation],
+) -> Result<(), StoreError> {
+    insert(&mut *tx, model).await?;
     for alias in &model.aliases {
-        point(&mut tx, alias, model.id).await?;
+        point(&mut *tx, alias, model.id).await?;
     }
     for evaluation in evaluations {
-        evaluations::insert(&mut tx, evaluation).await?;
+        evaluations::insert(&mut *tx, evaluation).await?;
     }
-    tx.commit().await?;
     Ok(())
 }
 

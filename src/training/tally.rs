@@ -1,12 +1,16 @@
 //! Loss and confusion counted over batches, on the host in double precision.
 
 use burn::tensor::Tensor;
+use serde::{Deserialize, Serialize};
 
+use super::checkpoint::bits;
 use crate::domain::{ConfusionMatrix, EpochScores};
 
 /// Sums over the images seen so far.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Tally {
     confusion: ConfusionMatrix,
+    #[serde(with = "bits")]
     loss_sum: f64,
 }
 

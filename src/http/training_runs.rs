@@ -2,12 +2,7 @@
 
 mod submission;
 
-use axum::{
-    Json,
-    extract::{State, rejection::JsonRejection},
-    http::StatusCode,
-    response::IntoResponse,
-};
+use axum::{Json, body::Bytes, extract::State, http::StatusCode, response::IntoResponse};
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -143,9 +138,10 @@ async fn pause_training_run(
 async fn resume_training_run(
     State(state): State<AppState>,
     PathOf(id): PathOf<RunId>,
-    body: Result<Option<Json<JsonObject>>, JsonRejection>,
+    body: Bytes,
 ) -> Result<impl IntoResponse, ApiError> {
-    let Json(body) = body?.unwrap_or_default();
+    // Nothing is fine, whatever its content type.
+    let body = if body.is_empty() { JsonObject::default() } else { Json::from_bytes(&body)?.0 };
     let mut errors = Vec::new();
     let mut fields = Fields::new("", body, &mut errors);
     let learning_rate: Option<f64> = fields.optional("learning_rate");

@@ -11,6 +11,7 @@
 mod adam;
 mod blocked;
 mod body;
+mod chain;
 mod compiled;
 mod device;
 mod dropout;
@@ -27,6 +28,7 @@ mod resnet;
 mod tensors;
 #[cfg(test)]
 mod tests;
+mod vgg;
 
 use crate::kernel;
 

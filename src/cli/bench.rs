@@ -31,7 +31,7 @@ pub(super) struct BenchArgs {
     #[arg(long, value_name = "CASE", default_value = "all")]
     case: CaseChoice,
 
-    /// `resnet50` or `simple-cnn`. [default: that of the weights, else resnet50]
+    /// `resnet50`, `vgg16` or `simple-cnn`. [default: that of the weights, else resnet50]
     #[arg(long, value_name = "ARCHITECTURE", value_parser = architecture)]
     architecture: Option<Architecture>,
 

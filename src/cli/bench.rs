@@ -137,7 +137,7 @@ fn architecture(text: &str) -> Result<Architecture, serde::de::value::Error> {
 }
 
 /// The name as it is written in flags and answers.
-fn architecture_name(architecture: Architecture) -> String {
+pub(super) fn architecture_name(architecture: Architecture) -> String {
     let name = serde_json::to_value(architecture).expect("a plain name");
     name.as_str().expect("a plain name").into()
 }

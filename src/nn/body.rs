@@ -63,6 +63,15 @@ pub(crate) fn features(architecture: Architecture) -> usize {
     }
 }
 
+/// The smallest image of which a pixel is left after all poolings.
+pub(crate) fn smallest_side(architecture: Architecture) -> u32 {
+    match architecture {
+        Architecture::ResNet50 => 1,
+        Architecture::Vgg16 => 1 << vgg::POOLINGS,
+        Architecture::SimpleCnn => 1 << (SIMPLE_CHANNELS.len() - 1),
+    }
+}
+
 /// Three convolutions of 3x3, each with ReLU and max-pooling of 2.
 #[derive(Module, Debug)]
 pub(crate) struct SimpleCnn {

@@ -112,6 +112,7 @@ fn a_model_file_must_hold_the_networks_tensors_and_no_others() {
         ("[32,3,3,3]", "[3,32,3,3]", "has shape [3, 32, 3, 3], the network needs [32, 3, 3, 3]"),
         (r#"\"dropout\":0.5"#, r#"\"dropout\":1.5"#, "dropout"),
         (r#"\"dropout\":0.5"#, r#"\"drapout\":0.5"#, "missing field"),
+        (r#"\"image_size\":32"#, r#"\"image_size\":7"#, "image size"), // three poolings leave no pixel
     ] {
         let error = Network::from_bytes(&replaced(&file, before, after), &Device::flex()).unwrap_err().to_string();
         assert!(error.contains(complaint), "{after}: {error}");

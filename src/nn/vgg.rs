@@ -15,8 +15,11 @@ use super::chain::{self, Chain};
 /// Features that the body gives per image.
 pub(crate) const FEATURES: usize = 512;
 
-/// Convolutions and channels of the five groups.
-const GROUPS: [(usize, usize); 5] = [(2, 64), (2, 128), (3, 256), (3, 512), (3, FEATURES)];
+/// Each halves the image.
+pub(crate) const POOLINGS: usize = 5;
+
+/// Convolutions and channels of the groups before each.
+const GROUPS: [(usize, usize); POOLINGS] = [(2, 64), (2, 128), (3, 256), (3, 512), (3, FEATURES)];
 
 /// The body.
 #[derive(Module, Debug)]

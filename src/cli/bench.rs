@@ -31,7 +31,7 @@ pub(super) struct BenchArgs {
     #[arg(long, value_name = "CASE", default_value = "all")]
     case: CaseChoice,
 
-    /// `resnet50` or `simple-cnn`. [default: that of the weights, else resnet50]
+    /// `resnet50`, `vgg16` or `simple-cnn`. [default: that of the weights, else resnet50]
     #[arg(long, value_name = "ARCHITECTURE", value_parser = architecture)]
     architecture: Option<Architecture>,
 
@@ -137,7 +137,7 @@ fn architecture(text: &str) -> Result<Architecture, serde::de::value::Error> {
 }
 
 /// The name as it is written in flags and answers.
-fn architecture_name(architecture: Architecture) -> String {
+pub(super) fn architecture_name(architecture: Architecture) -> String {
     let name = serde_json::to_value(architecture).expect("a plain name");
     name.as_str().expect("a plain name").into()
 }

@@ -33,7 +33,7 @@ pub struct Normalisation {
 pub struct ModelSpec {
     /// The network.
     pub architecture: Architecture,
-    /// For ResNet-50; ignored by the simple network.
+    /// For ResNet-50; ignored by the others.
     pub block_variant: BlockVariant,
     /// Outputs in order.
     pub classes: ClassList,

@@ -11,6 +11,9 @@ pub enum Architecture {
     /// ResNet-50 (He et al. 2015); the initial weights decide where the stride of 2 stands.
     #[serde(rename = "resnet50")]
     ResNet50,
+    /// VGG-16 (Simonyan & Zisserman 2015), its last maps averaged, with the ResNet's head; from random weights only.
+    #[serde(rename = "vgg16")]
+    Vgg16,
     /// Three convolutions of 3x3 (32, 32, 64), max-pooling, dropout, dense 128, output.
     #[serde(rename = "simple-cnn")]
     SimpleCnn,
@@ -202,9 +205,8 @@ impl TrainingPlan {
         };
         check((1..=512).contains(&self.batch_size), "/batch_size".into(), "must be 1 to 512");
         check((0.0..1.0).contains(&self.dropout), "/dropout".into(), "must be at least 0 and below 1");
-        let pretrained_cnn =
-            self.architecture == Architecture::SimpleCnn && self.initial_weights == InitialWeights::ImageNet;
-        check(!pretrained_cnn, "/initial_weights".into(), "simple-cnn has no ImageNet weights: use random");
+        let has_weights = self.architecture == Architecture::ResNet50 || self.initial_weights == InitialWeights::Random;
+        check(has_weights, "/initial_weights".into(), "only resnet50 has ImageNet weights: use random");
         check(self.selection.split != Split::Train, "/selection/split".into(), "must be validation or test");
         let minutes = self.checkpoint_minutes;
         check(minutes > 0.0 && minutes <= 1440.0, "/checkpoint_minutes".into(), "must be above 0 and at most 1440");

@@ -21,7 +21,7 @@ pub struct Recipe {
 
 /// All recipes.
 pub fn recipes() -> Vec<Recipe> {
-    vec![covid_resnet(), simple_cnn()]
+    vec![covid_resnet(), simple_cnn(), resnet50_scratch(), vgg16_scratch()]
 }
 
 /// The recipe of that name.
@@ -61,12 +61,40 @@ fn simple_cnn() -> Recipe {
                       229 px, from random weights at 1e-4. The report leaves the number of epochs open; 21 here, as \
                       many as the main model's."
             .into(),
-        plan: TrainingPlan {
-            architecture: Architecture::SimpleCnn,
-            initial_weights: InitialWeights::Random,
-            stages: vec![stage(229, &[(Scope::All, 1e-4, 21)])],
-            ..covid_resnet().plan
-        },
+        plan: from_scratch(Architecture::SimpleCnn, 1e-4),
+    }
+}
+
+fn resnet50_scratch() -> Recipe {
+    Recipe {
+        name: "resnet50-scratch".into(),
+        description:
+            "The main model's ResNet-50 at 229 px, from random weights at 1e-5: what the ImageNet weights and \
+                      the stages are worth. The report leaves the number of epochs open; 21 here, as many as the main \
+                      model's."
+                .into(),
+        plan: from_scratch(Architecture::ResNet50, 1e-5),
+    }
+}
+
+fn vgg16_scratch() -> Recipe {
+    Recipe {
+        name: "vgg16-scratch".into(),
+        description: "VGG-16 (13 convolutions of 3x3), the mean of its last maps and the main model's head at 229 px, \
+                      from random weights at 1e-4. The report leaves the number of epochs open; 21 here, as many as \
+                      the main model's."
+            .into(),
+        plan: from_scratch(Architecture::Vgg16, 1e-4),
+    }
+}
+
+/// One stage of the report's last image size; all else as the main model's.
+fn from_scratch(architecture: Architecture, learning_rate: f64) -> TrainingPlan {
+    TrainingPlan {
+        architecture,
+        initial_weights: InitialWeights::Random,
+        stages: vec![stage(229, &[(Scope::All, learning_rate, 21)])],
+        ..covid_resnet().plan
     }
 }
 
@@ -87,8 +115,17 @@ mod tests {
     }
 
     #[test]
-    fn covid_resnet_trains_for_21_epochs() {
-        assert_eq!(covid_resnet().plan.total_epochs(), 21);
+    fn every_recipe_trains_for_21_epochs() {
+        assert!(recipes().iter().all(|recipe| recipe.plan.total_epochs() == 21));
+    }
+
+    #[test]
+    fn only_the_resnet_starts_from_imagenet_weights() {
+        for recipe in recipes() {
+            let plan = TrainingPlan { initial_weights: InitialWeights::ImageNet, ..recipe.plan };
+            let refused = plan.problems().iter().any(|problem| problem.pointer == "/initial_weights");
+            assert_eq!(refused, plan.architecture != Architecture::ResNet50, "{}", recipe.name);
+        }
     }
 
     #[test]

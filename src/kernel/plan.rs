@@ -58,8 +58,10 @@ pub enum Step {
         /// Whether negative numbers become zero.
         relu: bool,
     },
-    /// The maximum of 3x3, every second pixel, no less than zero.
+    /// The maximum over windows, every second pixel, no less than zero.
     MaxPool {
+        /// Side of a window: 3, padded by one pixel, or 2.
+        window: usize,
         /// What it reads.
         input: Slot,
         /// What it writes.
@@ -67,8 +69,20 @@ pub enum Step {
     },
 }
 
+/// What the answer is: the means over a grid of cells, cut as in PyTorch's adaptive pooling.
+#[derive(Clone, Copy, Debug)]
+pub struct Means {
+    /// Of what lies there.
+    pub of: Slot,
+    /// Cells on a side; where there are more than pixels they overlap.
+    pub grid: usize,
+}
+
 /// Images that go through together: more would not be faster, and take more memory.
 const TOGETHER: usize = 8;
+
+/// Fewer of them, but at least one, where the slots would take more bytes than this.
+const ROOM: usize = 512 << 20;
 
 /// A network compiled for one size of images.
 #[derive(Debug)]
@@ -76,8 +90,10 @@ pub struct Plan {
     side: usize,
     stem: Stem,
     steps: Vec<Ready>,
-    /// What the answer is the mean of.
+    /// What the answer is the means of.
     result: Place,
+    /// Cells on a side of it.
+    grid: usize,
     /// Lanes of the largest that ever lies in each slot, for one image.
     slots: Vec<usize>,
     buffers: Mutex<Buffers>,
@@ -109,30 +125,32 @@ struct Place {
 #[derive(Debug)]
 enum Kind {
     Convolve { convolution: Convolution, residual: Option<Slot>, relu: bool },
-    MaxPool,
+    MaxPool { window: usize },
 }
 
 impl Plan {
-    /// Compiles a network for images of `side`: the first layer (with ReLU) writes slot 0, the steps follow, and the mean over the
-    /// pixels of `result` is the answer.
+    /// Compiles a network for images of `side`: the first layer (with ReLU) writes slot 0, the steps follow, and `result` is
+    /// the answer.
     ///
     /// # Panics
     /// If a layer does not fit what it reads, reads what nobody wrote, or writes where it reads.
-    pub fn new(team: &Team, side: usize, first: &Layer, channels: &Channels, steps: &[Step], result: Slot) -> Self {
+    pub fn new(team: &Team, side: usize, first: &Layer, channels: &Channels, steps: &[Step], result: Means) -> Self {
         let stem = Stem::new(team, first, channels);
         let start = Place { slot: Slot(0), lanes: stem.shape.outputs.div_ceil(WIDTH), side: stem.shape.side(side) };
         let mut compiler = Compiler { team, places: vec![start], slots: vec![start.size()] };
         let steps = steps.iter().map(|step| compiler.step(step)).collect();
-        let result = compiler.find(result);
-        Self { side, stem, steps, result, slots: compiler.slots, buffers: Mutex::default() }
+        let Means { of, grid } = result;
+        let result = compiler.find(of);
+        Self { side, stem, steps, result, grid, slots: compiler.slots, buffers: Mutex::default() }
     }
 
-    /// Features `[images, channels]` of grey squares of the plan's side.
+    /// Features `[images, channels * grid * grid]` of grey squares of the plan's side: channel by channel, row by row.
     ///
     /// # Panics
     /// If an image is not of that side.
     pub fn features(&self, team: &Team, images: &[&[u8]]) -> Vec<Vec<f32>> {
-        images.chunks(TOGETHER).flat_map(|images| self.pass(team, images)).collect()
+        let fit = ROOM / (self.slots.iter().sum::<usize>() * size_of::<Lane>());
+        images.chunks(fit.clamp(1, TOGETHER)).flat_map(|images| self.pass(team, images)).collect()
     }
 
     fn pass(&self, team: &Team, images: &[&[u8]]) -> Vec<Vec<f32>> {
@@ -145,8 +163,8 @@ impl Plan {
             grow(buffer, size * images.len());
         }
         grow(scratch, self.scratch(team, planes, images.len()));
-        let lanes = self.result.lanes;
-        let mut means = zeros(lanes * images.len());
+        let (lanes, cells) = (self.result.lanes, self.grid * self.grid);
+        let mut means = zeros(lanes * images.len() * cells);
         let pass = Pass {
             plan: self,
             images: images.len(),
@@ -156,16 +174,18 @@ impl Plan {
         let shared = Shared::new(&mut means);
         // SAFETY: all buffers are this call's until it returns.
         team.run(|member| unsafe { pass.run(member, planes, shared) });
-        (0..images.len())
-            .map(|image| (0..lanes).flat_map(|lane| means[lane * images.len() + image].0).collect())
-            .collect()
+        let of_lane = |image, lane| {
+            let means = &means[(lane * images.len() + image) * cells..][..cells];
+            (0..WIDTH).flat_map(move |channel| means.iter().map(move |mean| mean.0[channel]))
+        };
+        (0..images.len()).map(|image| (0..lanes).flat_map(|lane| of_lane(image, lane)).collect()).collect()
     }
 
     fn scratch(&self, team: &Team, planes: Planes<'_>, images: usize) -> usize {
         let stem = Measures::of(&Columns::Stem(planes)).scratch(team);
         let step = |step: &Ready| match &step.work {
             Kind::Convolve { convolution, .. } => convolution.scratch(team, images, step),
-            Kind::MaxPool => 0,
+            Kind::MaxPool { .. } => 0,
         };
         self.steps.iter().map(step).max().unwrap_or(0).max(stem)
     }

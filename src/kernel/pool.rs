@@ -1,4 +1,6 @@
-//! The two poolings of a ResNet: the stem's maximum over 3x3 pixels, and the mean over all pixels at the end.
+//! Poolings: the maximum over 3x3 pixels of a ResNet's stem or over 2x2, and the mean over all pixels at the end.
+//!
+//! A window is 2 or 3 pixels wide, known when this is compiled.
 
 use super::{
     conv::Images,
@@ -8,31 +10,34 @@ use super::{
     team::Team,
 };
 
-/// Side of the window, step between windows and pixels outside of the image on each side, which never are the maximum.
-const WINDOW: usize = 3;
+/// Step between windows.
 const STRIDE: usize = 2;
-const PADDING: usize = 1;
 
 /// Which pixel of its window each output came from, row by row, for sixteen channels.
 pub type Origin = [u8; WIDTH];
 
-/// Side of the output for that side of the input.
-pub fn pooled(side: usize) -> usize {
-    (side + 2 * PADDING - WINDOW) / STRIDE + 1
+/// Pixels outside of the image on each side, which never are the maximum: one for a window of 3, none for one of 2.
+pub(super) const fn padding(window: usize) -> usize {
+    (window - 1) / 2
 }
 
-/// Maxima over windows of 3x3 with a stride of 2 and a padding of 1, and where each came from: of equal ones the first.
+/// Side of the output for that side of the input. A last pixel that fills no window of 2 is left out.
+pub fn pooled(side: usize, window: usize) -> usize {
+    (side + 2 * padding(window) - window) / STRIDE + 1
+}
+
+/// Maxima over windows with a stride of 2, and where each came from: of equal ones the first.
 ///
 /// # Panics
-/// If the images have no pixels or not whole lanes of them.
-pub fn max_pool(team: &Team, images: Images<'_>) -> (Buffer, Vec<Origin>) {
+/// If the images have less pixels than a window or not whole lanes of them.
+pub fn max_pool<const WINDOW: usize>(team: &Team, images: Images<'_>) -> (Buffer, Vec<Origin>) {
     let (side, planes) = (images.side, planes(images.lanes.len(), images.side));
-    let area = pooled(side) * pooled(side);
+    let area = pooled(side, WINDOW).pow(2);
     let mut output = Buffer::new(planes * area);
     let mut origins = vec![Origin::default(); planes * area];
     let parts = images.lanes.chunks(side * side).zip(output.chunks_mut(area)).zip(origins.chunks_mut(area));
     parts::each(team, parts.collect(), |((plane, output), origins)| {
-        team.level().run(MaxPool { plane, side, output, origins });
+        team.level().run(MaxPool::<WINDOW> { plane, side, output, origins });
     });
     (output, origins)
 }
@@ -41,13 +46,18 @@ pub fn max_pool(team: &Team, images: Images<'_>) -> (Buffer, Vec<Origin>) {
 ///
 /// # Panics
 /// If gradient and origins are not those of whole planes.
-pub fn max_pool_backward(team: &Team, side: usize, gradient: &[Lane], origins: &[Origin]) -> Buffer {
-    let area = pooled(side) * pooled(side);
+pub fn max_pool_backward<const WINDOW: usize>(
+    team: &Team,
+    side: usize,
+    gradient: &[Lane],
+    origins: &[Origin],
+) -> Buffer {
+    let area = pooled(side, WINDOW).pow(2);
     assert_eq!(gradient.len(), origins.len(), "an origin of each output");
-    let mut result = Buffer::new(planes(gradient.len(), pooled(side)) * side * side);
+    let mut result = Buffer::new(planes(gradient.len(), pooled(side, WINDOW)) * side * side);
     let parts = gradient.chunks(area).zip(origins.chunks(area)).zip(result.chunks_mut(side * side));
     parts::each(team, parts.collect(), |((gradient, origins), result)| {
-        team.level().run(Distribute { gradient, origins, side, result });
+        team.level().run(Distribute::<WINDOW> { gradient, origins, side, result });
     });
     result
 }
@@ -93,26 +103,26 @@ fn planes(lanes: usize, side: usize) -> usize {
 }
 
 /// One plane's maxima.
-struct MaxPool<'a> {
+struct MaxPool<'a, const WINDOW: usize> {
     plane: &'a [Lane],
     side: usize,
     output: &'a mut [Lane],
     origins: &'a mut [Origin],
 }
 
-impl Work for MaxPool<'_> {
+impl<const WINDOW: usize> Work for MaxPool<'_, WINDOW> {
     #[inline(always)]
     fn run<V: Vector>(self) {
-        let (side, across) = (self.side, pooled(self.side));
+        let (side, across, padding) = (self.side, pooled(self.side, WINDOW), padding(WINDOW));
         for (index, (output, origin)) in self.output.iter_mut().zip(self.origins).enumerate() {
             let (top, left) = (index / across * STRIDE, index % across * STRIDE);
             let mut best: Option<(V, V)> = None;
             for place in 0..WINDOW * WINDOW {
                 let (y, x) = (top + place / WINDOW, left + place % WINDOW);
-                if !(PADDING..side + PADDING).contains(&y) || !(PADDING..side + PADDING).contains(&x) {
+                if !(padding..side + padding).contains(&y) || !(padding..side + padding).contains(&x) {
                     continue;
                 }
-                let value = V::load(&self.plane[(y - PADDING) * side + x - PADDING]);
+                let value = V::load(&self.plane[(y - padding) * side + x - padding]);
                 let here = V::splat(place as f32);
                 best = Some(match best {
                     None => (value, here),
@@ -129,22 +139,22 @@ impl Work for MaxPool<'_> {
 }
 
 /// One plane's gradient: each pixel gets that of the windows whose maximum it is.
-struct Distribute<'a> {
+struct Distribute<'a, const WINDOW: usize> {
     gradient: &'a [Lane],
     origins: &'a [Origin],
     side: usize,
     result: &'a mut [Lane],
 }
 
-impl Work for Distribute<'_> {
+impl<const WINDOW: usize> Work for Distribute<'_, WINDOW> {
     #[inline(always)]
     fn run<V: Vector>(self) {
-        let across = pooled(self.side);
+        let (across, padding) = (pooled(self.side, WINDOW), padding(WINDOW));
         for (index, result) in self.result.iter_mut().enumerate() {
-            let (y, x) = (index / self.side + PADDING, index % self.side + PADDING);
+            let (y, x) = (index / self.side + padding, index % self.side + padding);
             let mut sum = V::zero();
-            for down in windows(y, across) {
-                for right in windows(x, across) {
+            for down in windows::<WINDOW>(y, across) {
+                for right in windows::<WINDOW>(x, across) {
                     let window = down * across + right;
                     let place = ((y - down * STRIDE) * WINDOW + x - right * STRIDE) as f32;
                     let origin = V::load(&Lane(self.origins[window].map(f32::from)));
@@ -160,7 +170,7 @@ impl Work for Distribute<'_> {
 
 /// The windows, in one direction, that hold the padded place.
 #[inline(always)]
-fn windows(place: usize, across: usize) -> std::ops::Range<usize> {
+fn windows<const WINDOW: usize>(place: usize, across: usize) -> std::ops::Range<usize> {
     (place + 1).saturating_sub(WINDOW).div_ceil(STRIDE)..(place / STRIDE + 1).min(across)
 }
 

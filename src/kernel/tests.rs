@@ -1,7 +1,7 @@
 //! Every kernel at every level, with several team sizes, against plain loops in double precision.
 
 use super::{
-    Channels, ConvShape, Images, Lane, Layer, Plan, Slot, Step, Team, WIDTH,
+    Channels, ConvShape, Images, Lane, Layer, Means, Plan, Slot, Step, Team, WIDTH,
     fixtures::{drawn, levels},
     train,
 };
@@ -149,8 +149,11 @@ fn convolutions_and_their_gradients_are_those_of_plain_loops() {
             let input = Images { lanes: &lanes, images, side };
             let gradient = Images { lanes: &gradients, images, side: gradient.side };
             for team in teams() {
-                let output = train::forward(&team, shape, input, &weights, Some(&bias));
-                let output = Plain::from_lanes(&output, images, shape.outputs, gradient.side).values;
+                let [output, above] = [false, true].map(|relu| {
+                    let output = train::forward(&team, shape, input, &weights, Some(&bias), relu);
+                    Plain::from_lanes(&output, images, shape.outputs, gradient.side).values
+                });
+                assert!(above.iter().zip(&output).all(|(above, sum)| *above == sum.max(0.0)), "{shape:?}");
                 let back = train::input_gradient(&team, shape, side, gradient, &weights, Some(&lanes));
                 let back = Plain::from_lanes(&back, images, shape.inputs, side).values;
                 let found = train::weight_gradient(&team, shape, input, gradient);
@@ -164,9 +167,10 @@ fn convolutions_and_their_gradients_are_those_of_plain_loops() {
 
 #[test]
 fn the_first_layer_is_that_of_plain_loops() {
-    let shape = ConvShape { inputs: 3, outputs: 32, kernel: 7, stride: 2, padding: 3 };
+    let resnet = ConvShape { inputs: 3, outputs: 32, kernel: 7, stride: 2, padding: 3 };
+    let vgg = ConvShape { inputs: 3, outputs: 32, kernel: 3, stride: 1, padding: 1 };
     let mut numbers = Numbers(2);
-    for (images, side) in [(1, 9), (3, 12)] {
+    for (shape, images, side) in [(resnet, 1, 9), (resnet, 3, 12), (vgg, 1, 9), (vgg, 3, 12)] {
         let input = Plain::new(&mut numbers, images, shape.inputs, side);
         let (weights, bias) = (numbers.many(shape.weights()), numbers.many(shape.outputs));
         let gradient = Plain::new(&mut numbers, images, shape.outputs, shape.side(side));
@@ -174,12 +178,20 @@ fn the_first_layer_is_that_of_plain_loops() {
         let (_, sums) = reference_gradients(shape, &input, &weights, &gradient);
         let gradients = gradient.lanes();
         for team in teams() {
-            let output = train::stem_forward(&team, shape, &input.values, (images, side), &weights, Some(&bias));
-            let output = Plain::from_lanes(&output, images, shape.outputs, gradient.side).values;
+            let [output, above] = [false, true].map(|relu| {
+                let (input, bias) = (&input.values, Some(bias.as_slice()));
+                let output = train::stem_forward(&team, shape, input, (images, side), &weights, bias, relu);
+                Plain::from_lanes(&output, images, shape.outputs, gradient.side).values
+            });
+            assert!(above.iter().zip(&output).all(|(above, sum)| *above == sum.max(0.0)), "{shape:?}");
             let gradient = Images { lanes: &gradients, images, side: gradient.side };
             let found = train::stem_weight_gradient(&team, shape, &input.values, side, gradient);
             let errors = [error(&output, &expected), error(&found, &sums)];
-            assert!(errors.iter().all(|error| *error < 5e-6), "{images} of {side}, {:?}: {errors:?}", team.level());
+            assert!(
+                errors.iter().all(|error| *error < 5e-6),
+                "{shape:?}, {images} of {side}, {:?}: {errors:?}",
+                team.level()
+            );
         }
     }
 }
@@ -197,7 +209,7 @@ fn the_number_of_threads_changes_no_bit() {
         let results = [1, 2, 5].map(|threads| {
             let team = Team::new(threads);
             (
-                train::forward(&team, shape, input, &weights, None),
+                train::forward(&team, shape, input, &weights, None, false),
                 train::input_gradient(&team, shape, 12, gradient, &weights, None),
                 train::weight_gradient(&team, shape, input, gradient),
             )
@@ -222,7 +234,7 @@ fn a_relu_does_not_hide_what_is_not_a_number() {
         let steps = [Step::Convolve { layer, input: Slot(0), output: Slot(1), residual: None, relu: true }];
         let channels = Channels { scale: vec![0.01], shift: vec![0.0] };
         for team in teams() {
-            let plan = Plan::new(&team, 8, &first, &channels, &steps, Slot(1));
+            let plan = Plan::new(&team, 8, &first, &channels, &steps, Means { of: Slot(1), grid: 1 });
             let features = plan.features(&team, &[&[100; 64]]);
             assert_eq!(features[0][0].is_nan(), broken.is_nan(), "{:?}", team.level());
             assert!(features[0][1..].iter().all(|feature| feature.is_finite()), "only what the weight reaches");

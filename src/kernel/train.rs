@@ -16,14 +16,22 @@ use super::{
     winograd::{self, Winograd},
 };
 
-/// A convolution of `input`; weights `[outputs, inputs, kernel, kernel]`.
+/// A convolution of `input`, and ReLU if `relu`; weights `[outputs, inputs, kernel, kernel]`.
 ///
 /// # Panics
 /// If images, weights or biases are not those of the shape.
-pub fn forward(team: &Team, shape: ConvShape, input: Images<'_>, weights: &[f32], bias: Option<&[f32]>) -> Buffer {
+pub fn forward(
+    team: &Team,
+    shape: ConvShape,
+    input: Images<'_>,
+    weights: &[f32],
+    bias: Option<&[f32]>,
+    relu: bool,
+) -> Buffer {
     input.check(shape.inputs);
     let bias = bias.map(|bias| bias_lanes(shape, bias));
-    convolve(team, input, Source::new(shape, weights, Direction::Forward), bias.as_deref(), None)
+    let source = Source::new(shape, weights, Direction::Forward);
+    convolve(team, input, source, bias.as_deref(), None, relu)
 }
 
 /// The gradient of a convolution's input of `input_side` from that of its output; and `add`, laid out as the input, with it.
@@ -46,7 +54,7 @@ pub fn input_gradient(
         return strided::input_gradient(team, shape, input_side, gradient, weights, add);
     }
     let source = Source::new(shape, weights, Direction::Backward);
-    convolve(team, gradient, source, None, add)
+    convolve(team, gradient, source, None, add, false)
 }
 
 /// The gradient of a convolution's weights, `[outputs, inputs, kernel, kernel]`.
@@ -72,7 +80,7 @@ pub fn weight_gradient(team: &Team, shape: ConvShape, input: Images<'_>, gradien
     })
 }
 
-/// A convolution of plain images `[images, channels, side, side]` of few channels.
+/// A convolution of plain images `[images, channels, side, side]` of few channels, and ReLU if `relu`.
 ///
 /// # Panics
 /// If input, weights or biases are not those of the shape, or the kernel is larger than 8.
@@ -83,6 +91,7 @@ pub fn stem_forward(
     (images, side): (usize, usize),
     weights: &[f32],
     bias: Option<&[f32]>,
+    relu: bool,
 ) -> Buffer {
     let values = planes(shape, input, images, side);
     let columns = Columns::Stem(Planes::new(shape, images, side, &values));
@@ -94,7 +103,7 @@ pub fn stem_forward(
     let mut output = Buffer::new(outputs * columns.pixels());
     let (packed, scratch, result) = (Shared::new(&mut packed), Shared::new(&mut scratch), Shared::new(&mut output));
     team.run(|member| {
-        let finish = Finish { bias: bias.as_deref(), ..Finish::plain(result, columns.pixels()) };
+        let finish = Finish { bias: bias.as_deref(), relu, ..Finish::plain(result, columns.pixels()) };
         // SAFETY: the buffers are this function's, and the weights are written before they are read.
         unsafe {
             stem::pack(member, shape, source, packed);
@@ -152,12 +161,13 @@ fn convolve(
     source: Source<'_>,
     bias: Option<&[Lane]>,
     residual: Option<&[Lane]>,
+    relu: bool,
 ) -> Buffer {
     let shape = source.convolution();
     let pixels = input.images * shape.side(input.side).pow(2);
     let mut output = Buffer::new(shape.outputs.div_ceil(WIDTH) * pixels);
     let shared = Shared::new(&mut output);
-    let finish = Finish { bias, residual, ..Finish::plain(shared, pixels) };
+    let finish = Finish { bias, residual, relu, ..Finish::plain(shared, pixels) };
     if winograd::suits(shape) {
         by_winograd(team, input, source, &finish);
     } else {

@@ -7,6 +7,7 @@
 mod conv;
 mod norm;
 mod pool;
+mod relu;
 mod storage;
 #[cfg(test)]
 mod tests;
@@ -27,6 +28,7 @@ use burn::{
 pub(super) use conv::{conv, conv_beside, stem};
 pub(super) use norm::{norm, norm_add};
 pub(super) use pool::{max_pool, mean};
+pub(super) use relu::{conv_relu, stem_relu};
 
 /// The backend that this is for.
 type Cpu = Autodiff<Flex>;
@@ -59,6 +61,12 @@ fn record<S: Backward<Flex, N>, const N: usize, const D: usize>(
         OpsKind::Tracked(preparation) => preparation.finish(state, output),
         OpsKind::UnTracked(preparation) => preparation.finish(output),
     })
+}
+
+/// A blocked tensor as others are, `[images, channels, side, side]`.
+pub(super) fn unblocked(blocked: Tensor<5>) -> Tensor<4> {
+    let [lanes, images, side, _, width] = blocked.dims();
+    blocked.permute([1, 0, 4, 2, 3]).reshape([images, lanes * width, side, side])
 }
 
 /// The extents of a blocked tensor that matter: lanes, images and side.

@@ -1,20 +1,16 @@
 //! Bodies: what turns an image into features.
 
 use burn::{
-    module::{Initializer, Module},
-    nn::{
-        PaddingConfig2d,
-        conv::{Conv2d, Conv2dConfig},
-    },
-    tensor::{
-        Device, Tensor,
-        activation::relu,
-        module::{adaptive_avg_pool2d, max_pool2d},
-        ops::MaxPoolOptions,
-    },
+    module::Module,
+    nn::conv::Conv2d,
+    tensor::{Device, Tensor},
 };
 
-use super::resnet::{self, ResNet50};
+use super::{
+    chain::{self, Chain},
+    resnet::{self, ResNet50},
+    vgg::{self, Vgg16},
+};
 use crate::domain::{Architecture, ModelSpec};
 
 /// The simple network's feature map is averaged to this side, so that one dense layer serves every image size.
@@ -23,7 +19,7 @@ const SIMPLE_GRID: usize = 7;
 /// Channels of the simple network's convolutions, input first.
 const SIMPLE_CHANNELS: [usize; 4] = [3, 32, 32, 64];
 
-/// A body of either architecture.
+/// A body of any architecture.
 #[derive(Module, Debug)]
 #[expect(
     clippy::large_enum_variant,
@@ -32,6 +28,8 @@ const SIMPLE_CHANNELS: [usize; 4] = [3, 32, 32, 64];
 pub(crate) enum Body {
     /// The main model's.
     ResNet50(ResNet50),
+    /// What is compared with it.
+    Vgg16(Vgg16),
     /// The yardstick's.
     SimpleCnn(SimpleCnn),
 }
@@ -41,6 +39,7 @@ impl Body {
     pub(crate) fn new(spec: &ModelSpec, epsilon: f64, device: &Device) -> Self {
         match spec.architecture {
             Architecture::ResNet50 => Self::ResNet50(ResNet50::new(spec.block_variant, epsilon, device)),
+            Architecture::Vgg16 => Self::Vgg16(Vgg16::new(device)),
             Architecture::SimpleCnn => Self::SimpleCnn(SimpleCnn::new(device)),
         }
     }
@@ -49,6 +48,7 @@ impl Body {
     pub(crate) fn forward(&self, input: Tensor<4>) -> Tensor<2> {
         match self {
             Self::ResNet50(body) => body.forward(input),
+            Self::Vgg16(body) => body.forward(input),
             Self::SimpleCnn(body) => body.forward(input),
         }
     }
@@ -58,7 +58,17 @@ impl Body {
 pub(crate) fn features(architecture: Architecture) -> usize {
     match architecture {
         Architecture::ResNet50 => resnet::FEATURES,
+        Architecture::Vgg16 => vgg::FEATURES,
         Architecture::SimpleCnn => SIMPLE_CHANNELS[3] * SIMPLE_GRID * SIMPLE_GRID,
+    }
+}
+
+/// The smallest image of which a pixel is left after all poolings.
+pub(crate) fn smallest_side(architecture: Architecture) -> u32 {
+    match architecture {
+        Architecture::ResNet50 => 1,
+        Architecture::Vgg16 => 1 << vgg::POOLINGS,
+        Architecture::SimpleCnn => 1 << (SIMPLE_CHANNELS.len() - 1),
     }
 }
 
@@ -70,18 +80,16 @@ pub(crate) struct SimpleCnn {
 
 impl SimpleCnn {
     fn new(device: &Device) -> Self {
-        let layer = |channels: &[usize]| {
-            Conv2dConfig::new([channels[0], channels[1]], [3, 3])
-                .with_padding(PaddingConfig2d::Explicit(1, 1, 1, 1))
-                .with_initializer(Initializer::Zeros)
-                .init(device)
-        };
+        let layer = |channels: &[usize]| chain::conv([channels[0], channels[1]], device);
         Self { conv: SIMPLE_CHANNELS.windows(2).map(layer).collect() }
     }
 
     fn forward(&self, input: Tensor<4>) -> Tensor<2> {
-        let half = || MaxPoolOptions::new([2, 2]).with_stride([2, 2]);
-        let x = self.conv.iter().fold(input, |x, conv| max_pool2d(relu(conv.forward(x)), half()));
-        adaptive_avg_pool2d(x, [SIMPLE_GRID, SIMPLE_GRID]).flatten(1, 3) // [batch, 64 * 7 * 7]
+        self.chain().forward(input) // [batch, 64 * 7 * 7]
+    }
+
+    /// Its convolutions.
+    pub(super) fn chain(&self) -> Chain<'_> {
+        Chain::new(self.conv.iter(), &[1, 1, 1], SIMPLE_GRID)
     }
 }

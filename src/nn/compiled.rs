@@ -31,11 +31,10 @@ impl Compiled {
     /// Compiles a network that is in inference mode (as [`Network::from_bytes`] or `Module::valid` gives it); the image size is the
     /// spec's.
     pub fn new(network: &Network, spec: &ModelSpec, device: &Device) -> Self {
-        let body = match &network.body {
-            Body::ResNet50(body) if *device == Device::flex() => {
-                Ready::Plan(Box::new(plan::compile(body, network.epsilon, spec)))
-            }
-            body => Ready::Modules { body: Box::new(body.clone()), normalisation: spec.normalisation.clone() },
+        let body = if *device == Device::flex() {
+            Ready::Plan(Box::new(plan::compile(&network.body, network.epsilon, spec)))
+        } else {
+            Ready::Modules { body: Box::new(network.body.clone()), normalisation: spec.normalisation.clone() }
         };
         Self { body, head: network.head.clone(), side: spec.image_size, device: device.clone() }
     }

@@ -9,7 +9,7 @@ use safetensors::{Dtype, SafeTensors, View, tensor::TensorView};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{
-    NnError,
+    NnError, body,
     tensors::{HostTensor, NamedTensors},
 };
 use crate::domain::{BlockVariant, ModelSpec, Normalisation};
@@ -91,7 +91,7 @@ pub(super) fn read_model(bytes: &[u8]) -> Result<ModelFile, NnError> {
     let ModelMetadata { spec, epsilon } = metadata(bytes)?;
     check_numbers(&spec.normalisation, epsilon)?;
     check(spec.dropout.is_finite() && (0.0..1.0).contains(&spec.dropout), "dropout")?;
-    check(spec.image_size > 0, "image size")?;
+    check(spec.image_size >= body::smallest_side(spec.architecture), "image size")?;
     let (mut body, mut head) = (NamedTensors::new(), NamedTensors::new());
     for (name, tensor) in read_tensors(bytes, |_| false)? {
         if let Some(rest) = name.strip_prefix(BODY) {

@@ -9,13 +9,13 @@ use burn::{
 use super::{body, dropout::SeededDropout};
 use crate::domain::{Architecture, ModelSpec};
 
-/// Widths between the features and the classes of the ResNet's head.
+/// Widths between the features and the classes of the head on a ResNet or a VGG.
 const HIDDEN: [usize; 4] = [256, 128, 64, 32];
 
 /// Width between the features and the classes of the simple network's head.
 const SIMPLE_HIDDEN: [usize; 1] = [128];
 
-/// Dropout and linear layers with ReLU between, batch-normalised at the entrance where the body is a ResNet.
+/// Dropout and linear layers with ReLU between, batch-normalised at the entrance but on the simple network.
 ///
 /// The norm comes before the dropout: the other way round its running variance is that of thinned features, which
 /// the features in inference are not (Li et al. 2018, arXiv:1801.05134).
@@ -31,7 +31,9 @@ impl Head {
     pub(crate) fn new(spec: &ModelSpec, dropout_seed: u64, device: &Device) -> Self {
         let input = body::features(spec.architecture);
         let (norm, hidden) = match spec.architecture {
-            Architecture::ResNet50 => (Some(BatchNormConfig::new(input).init(device)), HIDDEN.as_slice()),
+            Architecture::ResNet50 | Architecture::Vgg16 => {
+                (Some(BatchNormConfig::new(input).init(device)), HIDDEN.as_slice())
+            }
             Architecture::SimpleCnn => (None, SIMPLE_HIDDEN.as_slice()),
         };
         let widths: Vec<usize> = [&[input], hidden, &[spec.classes.len()]].concat();

@@ -38,7 +38,7 @@ fn draw(name: String, shape: Vec<usize>, generator: &mut ChaCha8Rng) -> (String,
     (name, HostTensor { shape, values })
 }
 
-/// He et al. 2015 (arXiv:1502.01852), by outputs as in torchvision's ResNet.
+/// He et al. 2015 (arXiv:1502.01852), by outputs as in torchvision's ResNet and VGG.
 fn he_normal(count: usize, fan_out: usize, generator: &mut ChaCha8Rng) -> Vec<f32> {
     let deviation = (2.0 / fan_out as f64).sqrt();
     (0..count).map(|_| (deviation * standard_normal(generator)) as f32).collect()

@@ -61,7 +61,7 @@ impl Network {
         file::write_model(spec, self.epsilon, tensors::collect(&self.body), tensors::collect(&self.head))
     }
 
-    /// Body features; `[batch, 3, side, side]` to `[batch, 2048]` (simple-cnn: all up to the dense layer).
+    /// Body features; `[batch, 3, side, side]` to `[batch, 2048]` (vgg16: 512; simple-cnn: all up to the dense layer).
     pub fn features(&self, input: Tensor<4>) -> Tensor<2> {
         self.body.forward(input)
     }

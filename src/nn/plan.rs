@@ -1,20 +1,59 @@
-//! From a ResNet-50 body to the kernels' plan: each batch norm goes into the convolution before it.
+//! From a body to the kernels' plan: each batch norm goes into the convolution before it.
+
+use burn::nn::conv::Conv2d;
 
 use super::{
+    body::Body,
+    chain::Chain,
     resnet::{ResNet50, STAGES},
     tensors::{self, HostTensor, NamedTensors},
 };
 use crate::{
     domain::{BlockVariant, ModelSpec, Normalisation},
-    kernel::{Channels, ConvShape, Layer, Plan, Slot, Step, team},
+    kernel::{Channels, ConvShape, Layer, Means, Plan, Slot, Step, team},
 };
 
-/// The body as a plan for images of the spec's side.
-pub(super) fn compile(body: &ResNet50, epsilon: f64, spec: &ModelSpec) -> Plan {
+/// The body as a plan for images of the spec's side; `epsilon` is the batch norms'.
+pub(super) fn compile(body: &Body, epsilon: f64, spec: &ModelSpec) -> Plan {
+    match body {
+        Body::ResNet50(body) => resnet(body, epsilon, spec),
+        Body::Vgg16(body) => chain(&body.chain(), spec),
+        Body::SimpleCnn(body) => chain(&body.chain(), spec),
+    }
+}
+
+/// Two slots by turns: what one step writes the next one reads.
+fn chain(chain: &Chain<'_>, spec: &ModelSpec) -> Plan {
+    let mut steps = Vec::new();
+    let turn = |step: usize| (Slot(step % 2), Slot((step + 1) % 2));
+    for group in &chain.groups {
+        for conv in group {
+            let (input, output) = turn(steps.len());
+            steps.push(Step::Convolve { layer: with_bias(conv), input, output, residual: None, relu: true });
+        }
+        let (input, output) = turn(steps.len());
+        steps.push(Step::MaxPool { window: 2, input, output });
+    }
+    let (of, _) = turn(steps.len());
+    let (first, channels) = (with_bias(chain.first), channels(&spec.normalisation));
+    Plan::new(team(), spec.image_size as usize, &first, &channels, &steps, Means { of, grid: chain.grid })
+}
+
+/// A convolution of a chain as it is.
+fn with_bias(conv: &Conv2d) -> Layer {
+    let mut tensors = tensors::collect(conv);
+    let mut take = |name| tensors.remove(name).expect("a convolution with weights and bias");
+    let (weight, bias) = (take("weight"), take("bias"));
+    let [outputs, inputs, kernel] = [0, 1, 2].map(|axis| weight.shape[axis]);
+    let shape = ConvShape { inputs, outputs, kernel, stride: 1, padding: kernel / 2 };
+    Layer { shape, weights: weight.values, bias: bias.values }
+}
+
+fn resnet(body: &ResNet50, epsilon: f64, spec: &ModelSpec) -> Plan {
     let mut builder =
         Builder { tensors: tensors::collect(body), epsilon, variant: spec.block_variant, steps: Vec::new() };
     let first = builder.layer("conv1", "bn1", 2);
-    builder.steps.push(Step::MaxPool { input: FIRST, output: BLOCKS[0] });
+    builder.steps.push(Step::MaxPool { window: 3, input: FIRST, output: BLOCKS[0] });
     let mut turn = 0;
     for (stage, &(blocks, _, stride)) in STAGES.iter().enumerate() {
         for block in 0..blocks {
@@ -24,7 +63,8 @@ pub(super) fn compile(body: &ResNet50, epsilon: f64, spec: &ModelSpec) -> Plan {
         }
     }
     let channels = channels(&spec.normalisation);
-    Plan::new(team(), spec.image_size as usize, &first, &channels, &builder.steps, BLOCKS[turn])
+    let result = Means { of: BLOCKS[turn], grid: 1 };
+    Plan::new(team(), spec.image_size as usize, &first, &channels, &builder.steps, result)
 }
 
 /// What the first layer writes, and within a block its first layer.

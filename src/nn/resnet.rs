@@ -68,7 +68,7 @@ impl ResNet50 {
     /// The same in training on the CPU, through the kernels.
     fn forward_blocked(&self, input: Tensor<4>) -> Tensor<2> {
         let stem = blocked::norm(&self.bn1, blocked::stem(&self.conv1, input), true); // [4, batch, side / 2, side / 2, 16]
-        let mut x = blocked::max_pool(stem); // [4, batch, side / 4, side / 4, 16]
+        let mut x = blocked::max_pool::<3>(stem); // [4, batch, side / 4, side / 4, 16]
         for block in [&self.layer1, &self.layer2, &self.layer3, &self.layer4].into_iter().flatten() {
             x = block.forward_blocked(x);
         }

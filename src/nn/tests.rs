@@ -35,7 +35,7 @@ fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
 
 #[test]
 fn a_model_file_comes_back_bit_for_bit() {
-    for architecture in [Architecture::SimpleCnn, Architecture::ResNet50] {
+    for architecture in [Architecture::SimpleCnn, Architecture::Vgg16, Architecture::ResNet50] {
         let spec = spec(architecture);
         let network = Network::random(&spec, 7, &Device::flex());
         let file = network.to_bytes(&spec);
@@ -58,6 +58,24 @@ fn parameters_are_counted() {
     let body = 3 * 32 * 9 + 32 + 32 * 32 * 9 + 32 + 32 * 64 * 9 + 64;
     let head = 64 * 49 * 128 + 128 + 128 * 3 + 3;
     assert_eq!(simple(1).parameter_count(), body + head);
+}
+
+#[test]
+fn a_vgg_16_has_torchvisions_names_and_weights() {
+    let spec = spec(Architecture::Vgg16);
+    let network = Network::random(&spec, 1, &Device::flex());
+    let file = network.to_bytes(&spec);
+    let tensors = SafeTensors::deserialize(&file).unwrap();
+    let mut inputs = 3;
+    let numbers = [0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28];
+    for (number, outputs) in numbers.into_iter().zip([64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512]) {
+        let shape = |part| tensors.tensor(&format!("body.features.{number}.{part}")).unwrap().shape().to_vec();
+        assert_eq!((shape("weight"), shape("bias")), (vec![outputs, inputs, 3, 3], vec![outputs]));
+        inputs = outputs;
+    }
+    // Of the batch norm scale, shift and running statistics.
+    let head = 4 * 512 + 512 * 256 + 256 + 256 * 128 + 128 + 128 * 64 + 64 + 64 * 32 + 32 + 32 * 3 + 3;
+    assert_eq!(network.parameter_count(), 14_714_688 + head);
 }
 
 #[test]
@@ -94,6 +112,7 @@ fn a_model_file_must_hold_the_networks_tensors_and_no_others() {
         ("[32,3,3,3]", "[3,32,3,3]", "has shape [3, 32, 3, 3], the network needs [32, 3, 3, 3]"),
         (r#"\"dropout\":0.5"#, r#"\"dropout\":1.5"#, "dropout"),
         (r#"\"dropout\":0.5"#, r#"\"drapout\":0.5"#, "missing field"),
+        (r#"\"image_size\":32"#, r#"\"image_size\":7"#, "image size"), // three poolings leave no pixel
     ] {
         let error = Network::from_bytes(&replaced(&file, before, after), &Device::flex()).unwrap_err().to_string();
         assert!(error.contains(complaint), "{after}: {error}");

@@ -9,6 +9,8 @@ use sqlx::{
 
 use super::StoreError;
 
+/// Its name in the data folder.
+const FILE: &str = "thorax.sqlite";
 /// Readers beside the writer. A read is short and each connection is a thread, so few suffice.
 const READERS: u32 = 4;
 /// How long a transaction waits for another process (an import on the command line) to let go of the file.
@@ -22,10 +24,15 @@ pub struct Db {
 }
 
 impl Db {
+    /// Whether that folder has one.
+    pub fn exists(data_dir: &Path) -> bool {
+        data_dir.join(FILE).is_file()
+    }
+
     /// Opens or creates `<data_dir>/thorax.sqlite` and migrates it.
     pub async fn open(data_dir: &Path) -> Result<Self, StoreError> {
         tokio::fs::create_dir_all(data_dir).await.map_err(sqlx::Error::Io)?;
-        let options = options(&data_dir.join("thorax.sqlite"));
+        let options = options(&data_dir.join(FILE));
         let writer = pool(1).connect_with(options.clone().create_if_missing(true)).await?;
         sqlx::migrate!("./migrations").run(&writer).await?;
         // A write that strays to a reader fails at once instead of now and then with "database is locked".

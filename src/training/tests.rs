@@ -10,7 +10,7 @@ use safetensors::SafeTensors;
 use super::*;
 use crate::{
     domain::{
-        Architecture::{self, ResNet50, SimpleCnn},
+        Architecture::{self, ResNet50, SimpleCnn, Vgg16},
         InitialWeights, Optimizer,
         Scope::{self, All, Head},
         Selection, Stage, Step,
@@ -31,6 +31,14 @@ fn overfits_eight_drawn_images() {
     assert_eq!(evaluation.confusion.correct(), 8, "{:?}", evaluation.confusion);
     let (first, last) = (&told.epochs[0], &told.epochs[14]);
     assert!(last.train.loss < first.train.loss / 2.0, "{} to {}", first.train.loss, last.train.loss);
+}
+
+#[test]
+fn a_vgg_16_from_random_weights_learns() {
+    let told = run(job(plan(Vgg16, &[&[(All, 1e-4, 8)]]))).unwrap();
+    let (first, last) = (&told.epochs[0], &told.epochs[7]);
+    assert!(last.train.loss < first.train.loss / 2.0, "{} to {}", first.train.loss, last.train.loss);
+    assert_eq!(told.stages[0].spec.architecture, Vgg16);
 }
 
 #[test]

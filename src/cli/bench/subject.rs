@@ -64,6 +64,7 @@ impl Subject {
     pub(super) fn plan(&self) -> TrainingPlan {
         let name = match self.architecture {
             Architecture::ResNet50 => "covid-resnet",
+            Architecture::Vgg16 => "vgg16-scratch",
             Architecture::SimpleCnn => "simple-cnn",
         };
         recipe(name).expect("a recipe of the program's own").plan

@@ -97,9 +97,9 @@ impl Compiler<'_> {
                 let convolution = Convolution::new(self.team, layer, side);
                 (Kind::Convolve { convolution, residual: *residual, relu: *relu }, from, *output, lanes, side)
             }
-            Step::MaxPool { input, output } => {
+            Step::MaxPool { window, input, output } => {
                 let from = self.find(*input);
-                (Kind::MaxPool, from, *output, from.lanes, pooled(from.side))
+                (Kind::MaxPool { window: *window }, from, *output, from.lanes, pooled(from.side, *window))
             }
         };
         assert_ne!(input.slot, output, "nothing is written where it is read");

@@ -1,11 +1,13 @@
 //! One pass of images through a plan.
 
+use std::ops::Range;
+
 use super::{Kind, Place, Plan, Ready};
 use crate::kernel::{
     columns::Columns,
     conv::Images,
     pack::Weights,
-    pool::pooled,
+    pool::{padding, pooled},
     product::{self, Finish},
     shared::Shared,
     simd::{Lane, Vector, Work},
@@ -34,11 +36,12 @@ impl Pass<'_> {
             for step in &self.plan.steps {
                 self.step(member, step);
             }
-            let result = self.plan.result;
-            let (images, pixels) = (self.read(result), result.side * result.side);
+            let (result, grid) = (self.plan.result, self.plan.grid);
+            let images = self.read(result);
             member.each(result.lanes, |lane| {
-                let means = means.part(lane * images.images, images.images);
-                member.run(Mean { plane: images.plane(lane), pixels, means });
+                let count = images.images * grid * grid;
+                let means = means.part(lane * count, count);
+                member.run(Means { plane: images.plane(lane), side: result.side, grid, means });
             });
         }
     }
@@ -60,12 +63,12 @@ impl Pass<'_> {
         unsafe {
             let input = self.read(step.input);
             match &step.work {
-                Kind::MaxPool => member.each(step.output.lanes * self.images, |item| {
+                Kind::MaxPool { window } => member.each(step.output.lanes * self.images, |item| {
                     let pixels = pixels / self.images;
                     let (lane, image) = (item / self.images, item % self.images);
                     let plane = &input.plane(lane)[image * input.side.pow(2)..][..input.side.pow(2)];
                     let pooled = output.part(item * pixels, pixels);
-                    member.run(MaxPool { plane, side: input.side, pooled });
+                    member.run(MaxPool { plane, side: input.side, window: *window, pooled });
                 }),
                 Kind::Convolve { convolution, residual, relu } => {
                     let residual = residual.map(|slot| self.slots[slot.0].read(0, step.output.size() * self.images));
@@ -89,43 +92,60 @@ impl Pass<'_> {
     }
 }
 
-/// The mean of each image of one lane.
-struct Mean<'a> {
+/// The means of each cell of each image of one lane.
+struct Means<'a> {
     plane: &'a [Lane],
-    pixels: usize,
+    side: usize,
+    /// Cells on a side.
+    grid: usize,
     means: &'a mut [Lane],
 }
 
-impl Work for Mean<'_> {
+impl Work for Means<'_> {
     #[inline(always)]
     fn run<V: Vector>(self) {
-        let share = V::splat(1.0 / self.pixels as f32);
-        for (mean, image) in self.means.iter_mut().zip(self.plane.chunks_exact(self.pixels)) {
-            let mut sum = V::zero();
-            for lane in image {
-                sum = sum.add(V::load(lane));
+        let Self { plane, side, grid, means } = self;
+        let cells = means.chunks_exact_mut(grid * grid).zip(plane.chunks_exact(side * side));
+        for (means, image) in cells {
+            for (cell, mean) in means.iter_mut().enumerate() {
+                let (rows, columns) = (span(cell / grid, side, grid), span(cell % grid, side, grid));
+                let share = V::splat(1.0 / (rows.len() * columns.len()) as f32);
+                let mut sum = V::zero();
+                for y in rows {
+                    for lane in &image[y * side..][columns.clone()] {
+                        sum = sum.add(V::load(lane));
+                    }
+                }
+                share.mul_add(sum, V::zero()).store(mean);
             }
-            share.mul_add(sum, V::zero()).store(mean);
         }
     }
+}
+
+/// What the cell of a grid covers of a side.
+#[inline(always)]
+fn span(cell: usize, side: usize, grid: usize) -> Range<usize> {
+    cell * side / grid..((cell + 1) * side).div_ceil(grid)
 }
 
 /// The maxima of one lane of one image. What is outside counts as zero, below which nothing is after a ReLU.
 struct MaxPool<'a> {
     plane: &'a [Lane],
     side: usize,
+    window: usize,
     pooled: &'a mut [Lane],
 }
 
 impl Work for MaxPool<'_> {
     #[inline(always)]
     fn run<V: Vector>(self) {
-        let side = pooled(self.side);
+        let (side, padding) = (pooled(self.side, self.window), padding(self.window));
+        let near =
+            |place: usize| (2 * place).max(padding) - padding..(2 * place + self.window - padding).min(self.side);
         for (index, pooled) in self.pooled.iter_mut().enumerate() {
-            let (y, x) = (index / side * 2, index % side * 2);
             let mut maximum = V::zero();
-            for y in y.max(1) - 1..(y + 2).min(self.side) {
-                for lane in &self.plane[y * self.side..][x.max(1) - 1..(x + 2).min(self.side)] {
+            for y in near(index / side) {
+                for lane in &self.plane[y * self.side..][near(index % side)] {
                     maximum = maximum.max(V::load(lane));
                 }
             }

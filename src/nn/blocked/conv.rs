@@ -44,6 +44,7 @@ fn convolve(conv: &Conv2d, input: Tensor<5>, beside: bool) -> Tensor<5> {
         storage::images(&storage::lanes(&input), extents(&input)),
         &storage::numbers(&weights),
         bias.as_ref().map(storage::numbers).as_deref(),
+        false,
     );
     let output = storage::blocked(output, images, shape.side(side));
     record(Convolve, nodes, Convolved { shape, input, weights, beside }, output)
@@ -65,12 +66,13 @@ pub(in crate::nn) fn stem(conv: &Conv2d, input: Tensor<4>) -> Tensor<5> {
         (images, side),
         &storage::numbers(&weights),
         bias.as_ref().map(storage::numbers).as_deref(),
+        false,
     );
     let output = storage::blocked(output, images, shape.side(side));
     record(Stem, [node], Convolved { shape, input, weights, beside: false }, output)
 }
 
-fn shape(conv: &Conv2d) -> ConvShape {
+pub(super) fn shape(conv: &Conv2d) -> ConvShape {
     let [outputs, inputs, kernel, _] = conv.weight.dims();
     let PaddingConfig2d::Explicit(padding, ..) = conv.padding else {
         unreachable!("the networks' convolutions say how far they are padded")
@@ -84,15 +86,43 @@ fn bias(conv: &Conv2d) -> Option<FlexTensor> {
 
 /// What the backward pass of a convolution needs.
 #[derive(Clone, Debug)]
-struct Convolved {
-    shape: ConvShape,
-    input: FlexTensor,
-    weights: FlexTensor,
+pub(super) struct Convolved {
+    pub(super) shape: ConvShape,
+    pub(super) input: FlexTensor,
+    pub(super) weights: FlexTensor,
     /// Whether the input's gradient from around the block is there already.
-    beside: bool,
+    pub(super) beside: bool,
 }
 
 impl Convolved {
+    /// The gradient of the weights from that of the output.
+    pub(super) fn weight_gradient(&self, output: &FlexTensor) -> FlexTensor {
+        let (lanes, pixels) = (storage::lanes(output), storage::lanes(&self.input));
+        let output = storage::images(&lanes, extents(output));
+        let input = storage::images(&pixels, extents(&self.input));
+        let sums = train::weight_gradient(team(), self.shape, input, output);
+        storage::plain(sums.into_bytes(), self.weight_shape())
+    }
+
+    /// The same of the first convolution.
+    pub(super) fn stem_weight_gradient(&self, output: &FlexTensor) -> FlexTensor {
+        let [_, _, side, _] = self.input.layout().shape().dims();
+        let lanes = storage::lanes(output);
+        let output = storage::images(&lanes, extents(output));
+        let sums = train::stem_weight_gradient(team(), self.shape, &storage::numbers(&self.input), side, output);
+        storage::plain(sums.into_bytes(), self.weight_shape())
+    }
+
+    /// The gradient of the input from that of the output, and what came around with it.
+    pub(super) fn input_gradient(&self, output: &FlexTensor, around: Option<&FlexTensor>) -> FlexTensor {
+        let [_, images, side] = extents(&self.input);
+        let (lanes, around) = (storage::lanes(output), around.map(storage::lanes));
+        let output = storage::images(&lanes, extents(output));
+        let weights = storage::numbers(&self.weights);
+        let lanes = train::input_gradient(team(), self.shape, side, output, &weights, around.as_deref());
+        storage::blocked(lanes, images, side)
+    }
+
     fn weight_shape(&self) -> [usize; 4] {
         let ConvShape { inputs, outputs, kernel, .. } = self.shape;
         [outputs, inputs, kernel, kernel]
@@ -108,21 +138,12 @@ impl Backward<Flex, 2> for Convolve {
     fn backward(self, ops: Ops<Convolved, 2>, gradients: &mut Gradients, _: &mut Checkpointer) {
         let gradient = gradients.consume::<Flex>(&ops.node);
         let [input_node, weight_node] = ops.parents;
-        let Convolved { shape, input, weights, beside } = &ops.state;
-        let lanes = storage::lanes(&gradient);
-        let output = storage::images(&lanes, extents(&gradient));
         if let Some(node) = weight_node {
-            let pixels = storage::lanes(input);
-            let sums = train::weight_gradient(team(), *shape, storage::images(&pixels, extents(input)), output);
-            gradients.register::<Flex>(node.id, storage::plain(sums.into_bytes(), ops.state.weight_shape()));
+            gradients.register::<Flex>(node.id, ops.state.weight_gradient(&gradient));
         }
         if let Some(node) = input_node {
-            let [_, images, side] = extents(input);
-            let around = beside.then(|| gradients.consume::<Flex>(&node));
-            let around = around.as_ref().map(storage::lanes);
-            let weights = storage::numbers(weights);
-            let lanes = train::input_gradient(team(), *shape, side, output, &weights, around.as_deref());
-            gradients.register::<Flex>(node.id, storage::blocked(lanes, images, side));
+            let around = ops.state.beside.then(|| gradients.consume::<Flex>(&node));
+            gradients.register::<Flex>(node.id, ops.state.input_gradient(&gradient, around.as_ref()));
         }
     }
 }
@@ -135,14 +156,8 @@ impl Backward<Flex, 1> for Stem {
 
     fn backward(self, ops: Ops<Convolved, 1>, gradients: &mut Gradients, _: &mut Checkpointer) {
         let gradient = gradients.consume::<Flex>(&ops.node);
-        let [weight_node] = ops.parents;
-        let Convolved { shape, input, .. } = &ops.state;
-        let [_, _, side, _] = input.layout().shape().dims();
-        let lanes = storage::lanes(&gradient);
-        let output = storage::images(&lanes, extents(&gradient));
-        if let Some(node) = weight_node {
-            let sums = train::stem_weight_gradient(team(), *shape, &storage::numbers(input), side, output);
-            gradients.register::<Flex>(node.id, storage::plain(sums.into_bytes(), ops.state.weight_shape()));
+        if let [Some(node)] = ops.parents {
+            gradients.register::<Flex>(node.id, ops.state.stem_weight_gradient(&gradient));
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The stem's maximum and the mean at the end.
+//! Maxima over windows and the mean at the end.
 
 use burn::{
     backend::{
@@ -19,16 +19,16 @@ use crate::kernel::{
     team,
 };
 
-/// Maximum over windows of 3x3 with a stride of 2 and a padding of 1.
-pub(in crate::nn) fn max_pool(input: Tensor<5>) -> Tensor<5> {
+/// Maximum over windows with a stride of 2: of 3x3, padded by one pixel, or of 2x2.
+pub(in crate::nn) fn max_pool<const WINDOW: usize>(input: Tensor<5>) -> Tensor<5> {
     let input = into_primitive(input);
     let node = input.node();
     let input = input.into_primitive();
     let [_, images, side] = extents(&input);
-    let (output, origins) = pool::max_pool(team(), storage::images(&storage::lanes(&input), extents(&input)));
+    let (output, origins) = pool::max_pool::<WINDOW>(team(), storage::images(&storage::lanes(&input), extents(&input)));
     drop(input);
-    let output = storage::blocked(output, images, pool::pooled(side));
-    record(MaxPool, [node], MaxPooled { side, origins }, output)
+    let output = storage::blocked(output, images, pool::pooled(side, WINDOW));
+    record(MaxPool::<WINDOW>, [node], MaxPooled { side, origins }, output)
 }
 
 /// Mean of each channel of each image, `[images, channels]`.
@@ -53,9 +53,9 @@ struct MaxPooled {
 }
 
 #[derive(Debug)]
-struct MaxPool;
+struct MaxPool<const WINDOW: usize>;
 
-impl Backward<Flex, 1> for MaxPool {
+impl<const WINDOW: usize> Backward<Flex, 1> for MaxPool<WINDOW> {
     type State = MaxPooled;
 
     fn backward(self, ops: Ops<MaxPooled, 1>, gradients: &mut Gradients, _: &mut Checkpointer) {
@@ -63,7 +63,7 @@ impl Backward<Flex, 1> for MaxPool {
         let MaxPooled { side, origins } = ops.state;
         if let [Some(node)] = ops.parents {
             let [_, images, _] = extents(&gradient);
-            let lanes = pool::max_pool_backward(team(), side, &storage::lanes(&gradient), &origins);
+            let lanes = pool::max_pool_backward::<WINDOW>(team(), side, &storage::lanes(&gradient), &origins);
             gradients.register::<Flex>(node.id, storage::blocked(lanes, images, side));
         }
     }

@@ -44,20 +44,27 @@ fn batch(seed: u64, images: usize, side: usize) -> (Tensor<4>, Tensor<1, Int>) {
 
 /// The mean cross-entropy, through the blocked layers or Burn's modules.
 fn loss(network: &Network, (input, classes): (Tensor<4>, Tensor<1, Int>), blocked: bool) -> Tensor<1> {
-    let Body::ResNet50(body) = &network.body else { unreachable!("the spec is a ResNet's") };
-    let features = if blocked { body.forward(input) } else { body.forward_plain(input) };
+    let features = match &network.body {
+        body if blocked => body.forward(input),
+        Body::ResNet50(body) => body.forward_plain(input),
+        Body::Vgg16(body) => body.chain().forward_plain(input),
+        Body::SimpleCnn(body) => body.chain().forward_plain(input),
+    };
     let logits = network.classify(features);
     CrossEntropyLossConfig::new().init(&logits.device()).forward(logits, classes)
 }
 
-/// The same random network twice; `change` may change a tensor of the body.
+/// The same random ResNet twice; `change` may change a tensor of the body.
 fn networks(variant: BlockVariant, change: impl Fn(&str, &mut [f32])) -> [Network; 2] {
-    let spec = spec(variant);
-    let mut network = Network::random(&spec, 3, &Device::flex());
+    twice(&spec(variant), change)
+}
+
+fn twice(spec: &ModelSpec, change: impl Fn(&str, &mut [f32])) -> [Network; 2] {
+    let mut network = Network::random(spec, 3, &Device::flex());
     let mut body = tensors::collect(&network.body);
     body.iter_mut().for_each(|(name, tensor)| change(name, &mut tensor.values));
     network.body = tensors::replace(network.body, body, "").unwrap();
-    let file = network.to_bytes(&spec);
+    let file = network.to_bytes(spec);
     [(); 2].map(|()| Network::from_bytes(&file, &Device::flex()).unwrap().0.for_step(Scope::All))
 }
 
@@ -134,6 +141,34 @@ fn gradients_and_statistics_are_those_of_burns_modules() {
         for (name, expected) in expected.iter().filter(|(name, _)| name.contains("running")) {
             let apart = apart(&found[name].values, &expected.values);
             assert!(apart < 1e-5, "{variant:?}: {name} is {apart:e} of its length away");
+        }
+    }
+}
+
+#[test]
+fn gradients_of_chains_are_those_of_burns_modules() {
+    // Convolutions, batch norm and layers of the head.
+    for (architecture, parameters) in [(Architecture::Vgg16, 2 * (13 + 1 + 5)), (Architecture::SimpleCnn, 2 * (3 + 2))]
+    {
+        let spec = ModelSpec { architecture, ..spec(BlockVariant::V1) };
+        // Biases of both signs, so that some units are shut.
+        let biased = |name: &str, values: &mut [f32]| {
+            let biases = values.iter_mut().enumerate().filter(|_| name.ends_with("bias"));
+            biases.for_each(|(channel, bias)| *bias = 0.02 * ((channel % 5) as f32 - 2.0));
+        };
+        // A side that no pooling divides: 45, 22, 11, 5, 2, 1.
+        for side in [32, 45] {
+            let [blocked, plain] = twice(&spec, biased);
+            let found = gradients(&blocked, &loss(&blocked, batch(5, 4, side), true));
+            let expected = gradients(&plain, &loss(&plain, batch(5, 4, side), false));
+            assert_eq!((found.len(), expected.len()), (parameters, parameters), "{architecture:?}");
+            for (name, expected) in &expected {
+                let apart = apart(&found[name], expected);
+                assert!(
+                    apart < 1e-3,
+                    "{architecture:?}, {side}: the gradient of {name} is {apart:e} of its length away"
+                );
+            }
         }
     }
 }

@@ -8,7 +8,7 @@ use super::Compiled;
 use crate::{
     domain::{Architecture, BlockVariant, ClassList, ModelSpec, Normalisation},
     nn::{
-        Network, body_spec, import_weights,
+        Network, body_spec, import_weights, input_tensor,
         resnet::STAGES,
         tensors::{self, HostTensor, NamedTensors},
     },
@@ -75,6 +75,25 @@ fn random_networks_give_the_logits_of_double_precision() {
             let spec = spec(variant, side);
             let error = error(&trained(&spec), &spec, &squares(count, side as usize));
             assert!(error < 1e-4, "{variant:?}, {count} of {side}: {error:e}");
+        }
+    }
+}
+
+#[test]
+fn chains_give_the_logits_of_burns_modules() {
+    for architecture in [Architecture::Vgg16, Architecture::SimpleCnn] {
+        for (count, side) in [(1, 32), (3, 45)] {
+            let spec = ModelSpec { architecture, ..spec(BlockVariant::V1, side) };
+            let (network, images) = (trained(&spec), squares(count, side as usize));
+            let views: Vec<&[u8]> = images.iter().map(Vec::as_slice).collect();
+            let compiled = Compiled::new(&network, &spec, &Device::flex()).logits(&views);
+            let input = input_tensor(&views, side, &spec.normalisation, &Device::flex());
+            let [found, expected] = [compiled, network.forward(input)]
+                .map(|logits| -> Vec<f32> { logits.into_data().try_into_vec().unwrap() });
+            assert_eq!(found.len(), 3 * count);
+            let largest = expected.iter().fold(0.0_f32, |largest, logit| largest.max(logit.abs()));
+            let apart = found.iter().zip(&expected).fold(0.0_f32, |most, (a, b)| most.max((a - b).abs())) / largest;
+            assert!(apart < 1e-4, "{architecture:?}, {count} of {side}: {apart:e}");
         }
     }
 }

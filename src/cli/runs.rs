@@ -1,0 +1,131 @@
+//! `thorax runs list` and `thorax runs show ID`: what the database says about training runs, whether a server runs or not.
+
+mod show;
+mod table;
+
+use std::{io::Write, path::Path};
+
+use clap::{Args, Subcommand};
+
+use self::{
+    show::Shown,
+    table::{Column, table},
+};
+use super::{CliError, bench::architecture_name, serve::DATA_FOLDER};
+use crate::{
+    app::DataFolder,
+    config::DataConfig,
+    domain::{RunId, RunStatus},
+    store::{self, Db, Page, Run, StoreError},
+};
+
+/// Runs that are read at once.
+const PAGE: u32 = 200;
+
+#[derive(Args, Debug)]
+pub(super) struct RunsArgs {
+    #[command(subcommand)]
+    command: RunsCommand,
+}
+
+#[derive(Subcommand, Debug)]
+enum RunsCommand {
+    /// Lists the training runs, oldest first.
+    List {
+        /// Only those in this state: queued, running, paused, cancelling, cancelled, failed or succeeded.
+        #[arg(long, value_name = "STATUS")]
+        status: Option<RunStatus>,
+
+        /// In place of a table an array of JSON objects, those of GET /v1/training-runs.
+        #[arg(long)]
+        json: bool,
+
+        #[command(flatten)]
+        data: DataConfig,
+    },
+    /// Shows a training run: where it stands, its epochs, and the scores of its stages' models.
+    Show {
+        /// As `thorax runs list` has it.
+        id: RunId,
+
+        /// In place of tables one JSON object: the run, its epochs and its evaluations.
+        #[arg(long)]
+        json: bool,
+
+        #[command(flatten)]
+        data: DataConfig,
+    },
+}
+
+pub(super) async fn run(args: RunsArgs) -> Result<(), CliError> {
+    let said = match args.command {
+        RunsCommand::List { status, json, data } => {
+            let folder = open(&data.folder(DATA_FOLDER)).await?;
+            let runs = all(&folder.db, status).await?;
+            folder.db.close().await;
+            if json { serde_json::to_string_pretty(&runs)? } else { listed(&runs) }
+        }
+        RunsCommand::Show { id, json, data } => {
+            let folder = open(&data.folder(DATA_FOLDER)).await?;
+            let found = Shown::read(&folder.db, id).await?;
+            folder.db.close().await;
+            let shown = found.ok_or(CliError::NoRun { id, folder: folder.path })?;
+            if json { serde_json::to_string_pretty(&shown)? } else { shown.tables() }
+        }
+    };
+    Ok(writeln!(std::io::stdout(), "{said}")?)
+}
+
+/// Who only looks makes no folder.
+async fn open(folder: &Path) -> Result<DataFolder, CliError> {
+    if !Db::exists(folder) {
+        return Err(CliError::NoDatabase(folder.to_owned()));
+    }
+    Ok(DataFolder::open(folder).await?)
+}
+
+/// All runs, page by page.
+async fn all(db: &Db, status: Option<RunStatus>) -> Result<Vec<Run>, StoreError> {
+    let mut runs: Vec<Run> = Vec::new();
+    loop {
+        let after = runs.last().map(|run| run.id.to_string());
+        let page = store::runs::list(db, status, &Page { limit: PAGE, after }).await?;
+        let is_last = page.len() < PAGE as usize;
+        runs.extend(page);
+        if is_last {
+            return Ok(runs);
+        }
+    }
+}
+
+fn listed(runs: &[Run]) -> String {
+    let columns = [
+        Column::text("id"),
+        Column::text("status"),
+        Column::number("done"),
+        Column::text("network"),
+        Column::text("recipe"),
+        Column::text("created (UTC)"),
+        Column::text("name"),
+    ];
+    let row = |run: &Run| {
+        [
+            run.id.to_string(),
+            run.status.to_string(),
+            percent(run.progress.fraction),
+            architecture_name(run.plan.architecture),
+            or_none(run.recipe.as_deref()),
+            table::time(run.created_at),
+            or_none(run.name.as_deref()),
+        ]
+    };
+    table(columns, runs.iter().map(row))
+}
+
+fn percent(share: f64) -> String {
+    format!("{:.0} %", share * 100.0)
+}
+
+fn or_none(text: Option<&str>) -> String {
+    text.unwrap_or("-").into()
+}

@@ -1,0 +1,194 @@
+//! One run, with all that is recorded about it.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::{
+    or_none, percent,
+    table::{self, Column, printable, table},
+};
+use crate::{
+    cli::bench::architecture_name,
+    domain::{Averages, ClassMetrics, EpochRecord, RunId},
+    store::{self, Db, Evaluation, Run, StoreError},
+};
+
+/// What `--json` prints.
+#[derive(Debug, Serialize)]
+pub(super) struct Shown {
+    run: Run,
+    epochs: Vec<EpochRecord>,
+    evaluations: Vec<Scored>,
+}
+
+/// An evaluation and the scores that follow from its counts.
+#[derive(Debug, Serialize)]
+struct Scored {
+    #[serde(flatten)]
+    evaluation: Evaluation,
+    #[serde(flatten)]
+    averages: Averages,
+    /// By class name.
+    per_class: BTreeMap<String, ClassMetrics>,
+}
+
+impl Shown {
+    /// Nothing if there is no such run.
+    pub(super) async fn read(db: &Db, id: RunId) -> Result<Option<Self>, StoreError> {
+        let Some(run) = store::runs::get(db, id).await? else { return Ok(None) };
+        let epochs = store::runs::epochs(db, id, 0).await?;
+        let evaluations = store::evaluations::of_run(db, id, None, None).await?;
+        Ok(Some(Self { run, epochs, evaluations: evaluations.into_iter().map(Scored::from).collect() }))
+    }
+
+    /// Facts, then a table of each kind that there is something of.
+    pub(super) fn tables(&self) -> String {
+        let mut parts = vec![self.facts()];
+        if !self.epochs.is_empty() {
+            parts.push(self.curve());
+        }
+        if !self.evaluations.is_empty() {
+            parts.extend([self.scores(), self.classes()]);
+        }
+        parts.join("\n\n")
+    }
+
+    fn facts(&self) -> String {
+        let run = &self.run;
+        let time = |time: Option<_>| time.map_or_else(|| "-".into(), |time| table::time(time) + " UTC");
+        let facts = [
+            ("run", run.id.to_string()),
+            ("name", or_none(run.name.as_deref())),
+            ("status", run.status.to_string()),
+            ("error", or_none(run.error.as_deref())),
+            ("done", self.progress()),
+            ("recipe", or_none(run.recipe.as_deref())),
+            ("network", architecture_name(run.plan.architecture)),
+            ("data set", run.dataset_id.to_string()),
+            ("seed", run.seed.to_string()),
+            ("device", or_none(run.device.as_deref())),
+            ("created", time(Some(run.created_at))),
+            ("started", time(run.started_at)),
+            ("finished", time(run.finished_at)),
+        ];
+        let line = |(name, value): &(&str, String)| format!("{name:<10}{}", printable(value));
+        facts.iter().map(line).collect::<Vec<_>>().join("\n")
+    }
+
+    fn progress(&self) -> String {
+        let progress = &self.run.progress;
+        let done = percent(progress.fraction);
+        if self.run.status.is_final() || progress.stage == 0 {
+            return done;
+        }
+        let stages = self.run.plan.stages.len();
+        let left = progress.eta_seconds.map_or_else(String::new, |seconds| format!(", {seconds:.0} s left"));
+        format!("{done}: stage {} of {stages}, step {}, epoch {}{left}", progress.stage, progress.step, progress.epoch)
+    }
+
+    /// The training loss is a running mean while weights move and dropout drops; the other scores are the selection split's.
+    fn curve(&self) -> String {
+        let columns = [
+            "stage",
+            "step",
+            "epoch",
+            "train loss",
+            "train accuracy",
+            "loss",
+            "accuracy",
+            "macro F1",
+            "learning rate",
+            "seconds",
+        ];
+        let row = |epoch: &EpochRecord| {
+            [
+                epoch.stage.to_string(),
+                epoch.step.to_string(),
+                epoch.epoch.to_string(),
+                score(epoch.train.loss),
+                score(epoch.train.accuracy),
+                score(epoch.selection.loss),
+                score(epoch.selection.accuracy),
+                epoch.selection.macro_f1.map_or_else(|| "-".into(), score),
+                format!("{:e}", epoch.learning_rate),
+                format!("{:.1}", epoch.seconds),
+            ]
+        };
+        table(columns.map(Column::number), self.epochs.iter().map(row))
+    }
+
+    fn scores(&self) -> String {
+        let columns = [
+            Column::number("stage"),
+            Column::text("split"),
+            Column::number("images"),
+            Column::number("accuracy"),
+            Column::number("macro F1"),
+            Column::number("weighted F1"),
+            Column::number("loss"),
+            Column::text("epoch chosen on"),
+            Column::text("model"),
+        ];
+        let row = |Scored { evaluation, averages, .. }: &Scored| {
+            [
+                stage(evaluation),
+                evaluation.split.to_string(),
+                evaluation.confusion_matrix.total().to_string(),
+                score(averages.accuracy),
+                score(averages.macro_f1),
+                score(averages.weighted_f1),
+                score(evaluation.loss),
+                evaluation.selection_split.map_or_else(|| "-".into(), |split| split.to_string()),
+                evaluation.model_id.to_string(),
+            ]
+        };
+        table(columns, self.evaluations.iter().map(row))
+    }
+
+    fn classes(&self) -> String {
+        let columns = [
+            Column::number("stage"),
+            Column::text("split"),
+            Column::text("class"),
+            Column::number("images"),
+            Column::number("precision"),
+            Column::number("recall"),
+            Column::number("F1"),
+            Column::number("specificity"),
+        ];
+        let rows = self.evaluations.iter().flat_map(|Scored { evaluation, per_class, .. }| {
+            evaluation.classes.names().iter().map(move |class| {
+                let scores = &per_class[class];
+                [
+                    stage(evaluation),
+                    evaluation.split.to_string(),
+                    class.clone(),
+                    scores.support.to_string(),
+                    score(scores.precision),
+                    score(scores.recall),
+                    score(scores.f1),
+                    score(scores.specificity),
+                ]
+            })
+        });
+        table(columns, rows)
+    }
+}
+
+impl From<Evaluation> for Scored {
+    fn from(evaluation: Evaluation) -> Self {
+        let averages = evaluation.confusion_matrix.averages();
+        let scores = evaluation.confusion_matrix.per_class();
+        let per_class = evaluation.classes.names().iter().cloned().zip(scores).collect();
+        Self { evaluation, averages, per_class }
+    }
+}
+
+fn stage(evaluation: &Evaluation) -> String {
+    evaluation.stage.map_or_else(|| "-".into(), |stage| stage.to_string())
+}
+
+fn score(number: f64) -> String {
+    format!("{number:.4}")
+}

@@ -5,6 +5,7 @@ mod demo;
 mod import;
 mod openapi;
 mod phantoms;
+mod runs_compare;
 mod serve;
 mod weights;
 
@@ -14,8 +15,8 @@ use clap::{Parser, Subcommand};
 use tokio::runtime::Runtime;
 
 use crate::{
-    app::AppError, config::ServerConfig, dataset::AddError, domain::InvalidClasses, nn::NnError, store::StoreError,
-    telemetry,
+    app::AppError, config::ServerConfig, dataset::AddError, domain::InvalidClasses, http::CompareError, nn::NnError,
+    store::StoreError, telemetry,
 };
 
 /// Trains and serves chest-radiograph classifiers. For research only: not a medical device.
@@ -46,12 +47,21 @@ enum Command {
     Import(import::ImportArgs),
     /// ImageNet weights.
     Weights(weights::WeightsArgs),
+    /// Training runs.
+    #[command(subcommand)]
+    Runs(RunsCommand),
     /// Draws synthetic chest phantoms into a folder in the COVIDx layout.
     Phantoms(phantoms::PhantomsArgs),
     /// Measures predictions and training steps on this machine, through the calls that the server makes.
     Bench(bench::BenchArgs),
     /// Prints the OpenAPI document.
     Openapi,
+}
+
+#[derive(Subcommand, Debug)]
+enum RunsCommand {
+    /// Compares runs: scores with their intervals, training time, parameters, and a test of the difference to the first.
+    Compare(runs_compare::CompareArgs),
 }
 
 /// Why a command failed.
@@ -76,6 +86,8 @@ pub(crate) enum CliError {
     NotTheDemo { folder: PathBuf, dataset: String },
     #[error(transparent)]
     Bench(#[from] bench::BenchError),
+    #[error(transparent)]
+    Compare(#[from] CompareError),
     #[error("{0}")]
     Weights(#[from] NnError),
     #[error("{0}")]
@@ -106,6 +118,7 @@ fn run(cli: Cli) -> Result<(), CliError> {
             Some(Command::Serve(server)) => serve::serve(&server).await,
             Some(Command::Demo(args)) => demo::run(&args).await,
             Some(Command::Import(args)) => import::run(args).await,
+            Some(Command::Runs(RunsCommand::Compare(args))) => runs_compare::run(args).await,
             Some(Command::Phantoms(args)) => phantoms::run(&args),
             Some(Command::Weights(args)) => weights::run(args).await,
             Some(Command::Bench(args)) => bench::run(&args),

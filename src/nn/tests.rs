@@ -3,7 +3,7 @@
 use burn::tensor::{Device, Tensor};
 use safetensors::SafeTensors;
 
-use super::{DeviceChoice, Network, NnError, import_weights, input_tensor};
+use super::{DeviceChoice, Network, NnError, import_weights, input_tensor, parameter_count};
 use crate::domain::{Architecture, BlockVariant, ClassList, ModelSpec, Normalisation, Scope};
 
 fn spec(architecture: Architecture) -> ModelSpec {
@@ -58,6 +58,23 @@ fn parameters_are_counted() {
     let body = 3 * 32 * 9 + 32 + 32 * 32 * 9 + 32 + 32 * 64 * 9 + 64;
     let head = 64 * 49 * 128 + 128 + 128 * 3 + 3;
     assert_eq!(simple(1).parameter_count(), body + head);
+}
+
+#[test]
+fn the_parameters_of_a_model_file_are_counted_without_the_statistics_of_batch_norms() {
+    let folder = tempfile::tempdir().unwrap();
+    let count = |architecture| {
+        let (path, spec) = (folder.path().join("model"), spec(architecture));
+        std::fs::write(&path, Network::random(&spec, 1, &Device::flex()).to_bytes(&spec)).unwrap();
+        parameter_count(&path).unwrap()
+    };
+    assert_eq!(count(Architecture::SimpleCnn), simple(1).parameter_count() as u64);
+    // torchvision's resnet50 has 25,557,032, of which its classifier 2048 * 1000 + 1000.
+    let body = 25_557_032 - 2_049_000;
+    let head: u64 = [2048, 256, 128, 64, 32, 3].windows(2).map(|pair| pair[0] * pair[1] + pair[1]).sum();
+    assert_eq!(count(Architecture::ResNet50), body + head + 2 * 2048);
+    std::fs::write(folder.path().join("model"), b"not a model, but long enough").unwrap();
+    assert!(matches!(parameter_count(&folder.path().join("model")), Err(NnError::UnknownFormat(_))));
 }
 
 #[test]

@@ -7,7 +7,7 @@ use sqlx::SqliteConnection;
 use utoipa::ToSchema;
 
 use super::{Db, Page, StoreError, columns};
-use crate::domain::{DatasetId, EpochRecord, RunId, RunProgress, RunStatus, TrainingPlan};
+use crate::domain::{DatasetId, EpochRecord, RunId, RunProgress, RunStatus, Sha256, TrainingPlan};
 
 /// A training run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -26,6 +26,10 @@ pub struct Run {
     pub plan: TrainingPlan,
     /// Seed of shuffling, initialisation and dropout.
     pub seed: u32,
+    /// The ImageNet weights it starts from: chosen when it starts, beforehand where it repeats a run; null for random ones.
+    pub initial_weights_sha256: Option<Sha256>,
+    /// The run that it does again.
+    pub repeats: Option<RunId>,
     /// State.
     pub status: RunStatus,
     /// How far.
@@ -51,11 +55,14 @@ pub async fn create(db: &Db, run: &Run) -> Result<(), StoreError> {
     let plan = columns::to_json("runs.plan_json", &run.plan)?;
     let progress = columns::to_json("runs.progress_json", &run.progress)?;
     let status = run.status.as_str();
+    let (weights, repeats) =
+        (run.initial_weights_sha256.as_ref().map(Sha256::as_str), run.repeats.map(|id| id.to_string()));
     let created_at = columns::time(run.created_at);
     let (started_at, finished_at) = (run.started_at.map(columns::time), run.finished_at.map(columns::time));
     sqlx::query!(
         "insert into runs (id, dataset_id, dataset_fingerprint, name, recipe, plan_json, seed, status, progress_json,
-           device, error, created_at, started_at, finished_at) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+           device, error, created_at, started_at, finished_at, initial_weights_sha256, repeats)
+           values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         id,
         dataset_id,
         run.dataset_fingerprint,
@@ -70,6 +77,8 @@ pub async fn create(db: &Db, run: &Run) -> Result<(), StoreError> {
         created_at,
         started_at,
         finished_at,
+        weights,
+        repeats,
     )
     .execute(db.write())
     .await
@@ -277,6 +286,8 @@ struct Row {
     created_at: String,
     started_at: Option<String>,
     finished_at: Option<String>,
+    repeats: Option<String>,
+    initial_weights_sha256: Option<String>,
 }
 
 impl Row {
@@ -289,6 +300,11 @@ impl Row {
             recipe: self.recipe,
             plan: columns::from_json("runs.plan_json", &self.plan_json)?,
             seed: columns::number("runs.seed", self.seed)?,
+            initial_weights_sha256: self
+                .initial_weights_sha256
+                .map(|hash| columns::hash("runs.initial_weights_sha256", hash))
+                .transpose()?,
+            repeats: columns::parse_some("runs.repeats", self.repeats.as_deref())?,
             status: columns::parse("runs.status", &self.status)?,
             progress: columns::from_json("runs.progress_json", &self.progress_json)?,
             device: self.device,

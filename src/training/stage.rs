@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Instant};
 use burn::tensor::{Device, Tensor};
 
 use super::{
-    Session, SplitEvaluation, StageModel, TrainingError,
+    Sample, SampleOutcome, Session, SplitEvaluation, StageModel, TrainingError,
     batches::Place,
     features::Features,
     fit::{self, Fit, Ready},
@@ -128,9 +128,23 @@ fn evaluate(
         let tally = fit::evaluate(session, place, &indices, &|batches| on.images.feed(batches), &logits)?;
         session.meter.forward(indices.len(), on.images.side());
         let seconds = started.elapsed().as_secs_f64();
-        evaluations.push(SplitEvaluation { split, confusion: tally.confusion().clone(), loss: tally.loss(), seconds });
+        let outcomes = outcomes(session, &indices, &tally);
+        let (confusion, loss) = (tally.confusion().clone(), tally.loss());
+        evaluations.push(SplitEvaluation { split, confusion, loss, seconds, outcomes });
     }
     Ok(evaluations)
+}
+
+/// What `tally` says of the samples at `indices`, which it counted in that order.
+fn outcomes(session: &Session<'_>, indices: &[usize], tally: &Tally) -> Vec<SampleOutcome> {
+    let samples = indices.iter().map(|&index| &session.job.samples[index]);
+    let outcome = |(sample, (predicted, probabilities)): (&Sample, (usize, Vec<f32>))| SampleOutcome {
+        key: sample.key.clone(),
+        truth: sample.class,
+        predicted,
+        probabilities,
+    };
+    samples.zip(tally.predictions()).map(outcome).collect()
 }
 
 /// The best epoch so far; of equal ones the first.

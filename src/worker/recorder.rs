@@ -10,9 +10,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::WorkerContext;
 use crate::{
-    domain::{EpochRecord, EvaluationId, ModelId, RunProgress, RunStatus},
-    store::{Evaluation, Model, Run, StoreError, models, runs},
-    training::{CacheOrigin, ImageCache, Observer, ObserverError, SplitEvaluation, StageModel},
+    domain::{EpochRecord, EvaluationId, ModelId, Outcome, RunProgress, RunStatus, Sha256},
+    store::{Evaluated, Evaluation, Model, Run, StoreError, models, runs},
+    training::{CacheOrigin, ImageCache, Observer, ObserverError, SampleOutcome, SplitEvaluation, StageModel},
 };
 
 /// Progress is written at most this often, but for changes of stage, step and epoch.
@@ -73,7 +73,7 @@ impl Recorder {
         }
     }
 
-    fn model(&self, model: &StageModel, id: ModelId, sha256: crate::domain::Sha256) -> Model {
+    fn model(&self, model: &StageModel, id: ModelId, sha256: Sha256) -> Model {
         Model {
             id,
             run_id: Some(self.run.id),
@@ -107,6 +107,13 @@ impl Recorder {
     }
 }
 
+/// The keys of a run's samples are the hashes of their images.
+fn outcome(of: &SampleOutcome) -> Result<Outcome, ObserverError> {
+    let SampleOutcome { key, truth, predicted, probabilities } = of.clone();
+    let sha256 = Sha256::try_from(key).map_err(|error| ObserverError(error.to_string()))?;
+    Ok(Outcome { sha256, truth, predicted, probabilities })
+}
+
 impl Observer for Recorder {
     fn progress(&mut self, progress: &RunProgress) -> Result<(), ObserverError> {
         if self.is_due(progress) {
@@ -125,8 +132,12 @@ impl Observer for Recorder {
         let sha256 = self.wait(self.context.blobs.put(model.bytes.clone()))?;
         let id = ModelId::new();
         let row = self.model(&model, id, sha256);
-        let evaluations: Vec<_> = model.evaluations.iter().map(|of| self.evaluation(of, &model, id)).collect();
-        self.wait(models::create(&self.context.db, &row, &evaluations))
+        let evaluated = |of: &SplitEvaluation| {
+            let outcomes = of.outcomes.iter().map(outcome).collect::<Result<_, _>>()?;
+            Ok(Evaluated { evaluation: self.evaluation(of, &model, id), outcomes })
+        };
+        let evaluated: Vec<_> = model.evaluations.iter().map(evaluated).collect::<Result<_, ObserverError>>()?;
+        self.wait(models::create_evaluated(&self.context.db, &row, &evaluated))
     }
 
     fn image_cache(&mut self, cache: &ImageCache) {

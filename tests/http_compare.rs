@@ -6,6 +6,7 @@ mod support;
 
 use std::{
     collections::BTreeSet,
+    process::Command,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -65,10 +66,9 @@ async fn runs_stand_side_by_side_in_the_order_asked_for_with_what_differs_betwee
     }
     let model = server.get(&format!("/v1/models/{}", compared.text("/items/1/model/id"))).await;
     assert_eq!(compared.at("/items/1/model/byte_length"), model.at("/byte_length"));
-    // 32 px: the body's three convolutions, then 2 x 2 x 64 features into 128 and 3.
-    let (body, head) = (3 * 32 * 9 + 32 + 32 * 32 * 9 + 32 + 32 * 64 * 9 + 64, 128 * 3 + 3);
-    let parameters = compared.at("/items/1/model/parameters").as_u64().unwrap();
-    assert_eq!((parameters - body - head - 128) % 128, 0, "{parameters}");
+    // Three convolutions of 3 x 3, then 7 x 7 x 64 features into 128 and 3.
+    let body = 3 * 32 * 9 + 32 + 32 * 32 * 9 + 32 + 32 * 64 * 9 + 64;
+    assert_eq!(compared.at("/items/1/model/parameters"), json!(body + 64 * 49 * 128 + 128 + 128 * 3 + 3));
     assert!(compared.at("/items/1/training_seconds").as_f64().unwrap() > 0.0);
 
     assert_eq!(compared.at("/items/0/epochs").as_array().unwrap().len(), 3);
@@ -117,6 +117,29 @@ async fn each_model_is_tested_against_the_first_on_the_images_that_both_saw() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_evaluation_says_of_each_image_what_was_predicted() {
+    let server = Server::start().await;
+    let dataset = drawn(&server, "drawn").await;
+    let _worker = work(&server);
+    let run = trained(&server, &dataset, 1, json!({"stages": [stage(1)]})).await;
+    let evaluation = server.get(&format!("/v1/training-runs/{run}/evaluations?split=test")).await;
+    let path = format!("/v1/evaluations/{}/outcomes", evaluation.text("/items/0/id"));
+    let outcomes = server.get(&path).await;
+    assert_eq!(outcomes.items() as u64, TEST_IMAGES);
+    let mut counted = [[0; 3]; 3];
+    let place = |class: &Value| ["normal", "pneumonia", "COVID-19"].iter().position(|name| class == name).unwrap();
+    for outcome in outcomes.at("/items").as_array().unwrap() {
+        counted[place(&outcome["truth"])][place(&outcome["predicted"])] += 1;
+        let probabilities = outcome["probabilities"].as_object().unwrap();
+        assert!((probabilities.values().map(|share| share.as_f64().unwrap()).sum::<f64>() - 1.0).abs() < 1e-5);
+    }
+    assert_eq!(evaluation.at("/items/0/confusion_matrix"), json!(counted));
+    assert_eq!(hashes(&server, &path, 4).await.len() as u64, TEST_IMAGES);
+    let nowhere = format!("/v1/evaluations/{NOBODY}/outcomes");
+    server.get(&nowhere).await.assert_problem(404, &nowhere);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_comparison_is_also_a_table_in_markdown_and_csv_and_nothing_else() {
     let server = Server::start().await;
     let dataset = drawn(&server, "drawn").await;
@@ -133,7 +156,9 @@ async fn a_comparison_is_also_a_table_in_markdown_and_csv_and_nothing_else() {
     for head in ["F1 normal", "F1 pneumonia", "F1 COVID-19", "Macro F1", "Training time", "Parameters"] {
         assert!(lines[0].contains(head), "{head}: {text}");
     }
-    assert!(lines[2].starts_with("| seed 1 | simple-cnn | 9 | ") && lines[3].starts_with("| seed 2 | simple-cnn | – |"));
+    assert!(
+        lines[2].starts_with("| seed 1 | simple-cnn | 9 | ") && lines[3].starts_with("| seed 2 | simple-cnn | – |")
+    );
 
     let csv = server.get_as(&path, "text/csv, */*;q=0.1").await;
     assert_eq!((csv.header("content-type"), csv.header("vary")), ("text/csv; charset=utf-8", "accept"));
@@ -143,6 +168,13 @@ async fn a_comparison_is_also_a_table_in_markdown_and_csv_and_nothing_else() {
     let json = server.get_as(&path, "application/json").await;
     assert_eq!(rows[1][column].parse::<f64>().unwrap(), json.at("/items/0/scores/macro_f1/value").as_f64().unwrap());
     assert_eq!((rows[2].len(), rows[2][column]), (rows[0].len(), ""));
+
+    let printed = Command::new(env!("CARGO_BIN_EXE_thorax"))
+        .args(["runs", "compare", &run, &waiting, "--format", "csv", "--data-dir"])
+        .arg(server.folder.path().join("data"))
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8(printed.stdout).unwrap(), text, "{}", String::from_utf8_lossy(&printed.stderr));
 
     let refused = server.get_as(&path, "application/pdf").await;
     refused.assert_problem(406, "/v1/training-runs/compare");
@@ -160,7 +192,10 @@ async fn a_wrong_question_is_refused_with_all_its_wrong_fields_at_once() {
     };
     assert_eq!(pointers("split=test").await, ["/ids"]);
     assert_eq!(pointers(&format!("ids={run}")).await, ["/ids"]);
-    assert_eq!(pointers(&format!("ids={run},7,{run}&split=some&stage=0")).await, ["/ids/1", "/ids/2", "/split", "/stage"]);
+    assert_eq!(
+        pointers(&format!("ids={run},7,{run}&split=some&stage=0")).await,
+        ["/ids/1", "/ids/2", "/split", "/stage"]
+    );
     assert_eq!(pointers(&format!("ids={run},{NOBODY}")).await, ["/ids/1"]);
     let many: Vec<String> = (0..21).map(|_| RunId::new().to_string()).collect();
     assert_eq!(pointers(&format!("ids={}", many.join(","))).await, ["/ids"]);
@@ -268,7 +303,8 @@ async fn a_repetition_starts_from_the_weights_of_its_run_or_not_at_all() {
     let server = Server::start().await;
     let dataset = drawn(&server, "drawn").await;
     let (old, new) = (import_weights(&server, b"old").await, import_weights(&server, b"new").await);
-    let run = server.post("/v1/training-runs", json!({"dataset_id": dataset, "recipe": "covid-resnet"})).await.text("/id");
+    let run =
+        server.post("/v1/training-runs", json!({"dataset_id": dataset, "recipe": "covid-resnet"})).await.text("/id");
     let id: RunId = run.parse().unwrap();
     // As when it had started while there were only the old ones.
     let started = runs::claim(&server.state.db, "cpu").await.unwrap().unwrap();

@@ -2,7 +2,7 @@
 
 use sqlx::SqliteConnection;
 
-use super::{Db, Evaluation, StoreError, columns};
+use super::{Db, Evaluation, Page, StoreError, columns};
 use crate::domain::{ConfusionMatrix, EvaluationId, Outcome};
 
 /// An evaluation with what was predicted of each of its images.
@@ -50,11 +50,23 @@ fn counted(outcomes: &[Outcome], classes: usize) -> Option<ConfusionMatrix> {
     Some(confusion)
 }
 
-/// Of an evaluation, in the order of the images' hashes; none for one of before they were kept.
+/// All of an evaluation, in the order of the images' hashes; none for one of before they were kept.
 pub async fn of_evaluation(db: &Db, id: EvaluationId) -> Result<Vec<Outcome>, StoreError> {
-    let id = id.to_string();
-    let rows = sqlx::query!("select * from outcomes where evaluation_id = ? order by sha256", id).fetch_all(db.read());
-    let read = rows.await?.into_iter().map(|row| {
+    page(db, id, &Page { limit: u32::MAX, after: None }).await
+}
+
+/// A page of them; the cursor is an image's hash.
+pub async fn page(db: &Db, id: EvaluationId, page: &Page) -> Result<Vec<Outcome>, StoreError> {
+    let (id, after) = (id.to_string(), page.after());
+    let rows = sqlx::query!(
+        "select * from outcomes where evaluation_id = ? and sha256 > ? order by sha256 limit ?",
+        id,
+        after,
+        page.limit
+    )
+    .fetch_all(db.read())
+    .await?;
+    let read = rows.into_iter().map(|row| {
         Ok(Outcome {
             sha256: columns::hash("outcomes.sha256", row.sha256)?,
             truth: columns::number("outcomes.truth", row.truth)?,

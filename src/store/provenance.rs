@@ -17,7 +17,7 @@ pub struct Origin {
     pub device: String,
     /// `flex` or `vulkan`.
     pub device_backend: String,
-    /// The processor's or adapter's own name, with its driver where it tells that.
+    /// The processor's or adapter's own name, as `/v1/admin/devices` reports it.
     pub device_description: String,
     /// Of the program.
     pub version: String,

@@ -17,4 +17,4 @@ pub use plan::{
     Step, TrainingPlan,
 };
 pub use recipe::{Recipe, recipe, recipes};
-pub use run::{EpochRecord, EpochScores, IllegalMove, RunProgress, RunStatus};
+pub use run::{EpochRecord, EpochScores, IllegalMove, Position, RunAction, RunProgress, RunStatus};

@@ -6,6 +6,7 @@ mod caches;
 mod columns;
 mod db;
 
+pub mod checkpoints;
 pub mod datasets;
 pub mod evaluations;
 pub mod imports;
@@ -22,6 +23,7 @@ mod fixtures;
 
 pub use blobs::Blobs;
 pub use caches::Caches;
+pub use checkpoints::{CheckpointFiles, StoredCheckpoint, StoredFile};
 pub use datasets::{Dataset, Distribution};
 pub use db::Db;
 pub use evaluations::Evaluation;
@@ -56,6 +58,14 @@ pub enum StoreError {
         /// What the system says.
         source: std::io::Error,
     },
+    /// A file of a run could not be written or read.
+    #[error("{path}: {source}")]
+    File {
+        /// Which.
+        path: std::path::PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
     /// A row that this version cannot read, or a value that it could not read back.
     #[error("row: {0}")]
     Row(String),
@@ -71,6 +81,19 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// The disk is full or fails: what was to be written may be written later.
+    pub fn is_of_the_disk(&self) -> bool {
+        let code = |error: &dyn sqlx::error::DatabaseError| error.code().and_then(|code| code.parse::<u32>().ok());
+        match self {
+            Self::File { .. } | Self::Blob(_) | Self::Database(sqlx::Error::Io(_)) => true,
+            // SQLite's primary result codes: I/O error, full, cannot open, read-only.
+            Self::Database(sqlx::Error::Database(error)) => {
+                code(error.as_ref()).is_some_and(|code| matches!(code & 0xff, 8 | 10 | 13 | 14))
+            }
+            _ => false,
+        }
+    }
+
     /// Names the thing whose unique name is taken; other errors pass through.
     fn from_insert(error: sqlx::Error, what: &'static str) -> Self {
         let taken = error.as_database_error().is_some_and(|e| e.is_unique_violation());

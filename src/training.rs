@@ -1,6 +1,8 @@
 //! The training loop: plan, data, device and observer in, stage models and numbers out. Knows no HTTP and no SQL.
 
 mod batches;
+mod best;
+mod checkpoint;
 mod decode;
 mod features;
 mod feed;
@@ -23,6 +25,8 @@ use crate::{
     domain::{ClassList, ConfusionMatrix, EpochRecord, ModelSpec, RunProgress, SelectionMetric, Split, TrainingPlan},
     nn::{self, NnError},
 };
+use checkpoint::Standing;
+pub use checkpoint::{Checkpoint, CheckpointError};
 pub use fit::{optimizer, training_step};
 use session::Session;
 pub use tally::Tally;
@@ -61,6 +65,8 @@ pub struct TrainingJob {
     pub seed: u64,
     /// Without autodiff; the loop adds it.
     pub device: Device,
+    /// Where an earlier call with the same job came to; none: from the beginning.
+    pub checkpoint: Option<Checkpoint>,
 }
 
 /// Predictions of a model on one split.
@@ -97,7 +103,7 @@ pub struct StageModel {
     /// What the tensors are.
     pub spec: ModelSpec,
     /// The model file ([`crate::nn::Network::to_bytes`]).
-    pub bytes: Vec<u8>,
+    pub bytes: Arc<Vec<u8>>,
     /// On every split that has images.
     pub evaluations: Vec<SplitEvaluation>,
 }
@@ -134,18 +140,29 @@ pub trait Observer {
     /// After each batch and at each change of stage, step and epoch. Step 0: the images are being decoded; epoch 0: the
     /// frozen body computes its features.
     fn progress(&mut self, progress: &RunProgress) -> Result<(), ObserverError>;
-    /// After each epoch.
-    fn epoch(&mut self, epoch: &EpochRecord) -> Result<(), ObserverError>;
-    /// After each stage.
-    fn stage(&mut self, model: StageModel) -> Result<(), ObserverError>;
+    /// After each epoch, with the checkpoint that follows it.
+    fn epoch(&mut self, epoch: &EpochRecord, checkpoint: &Checkpoint) -> Result<(), ObserverError>;
+    /// After each stage, with the checkpoint that follows it.
+    fn stage(&mut self, model: StageModel, checkpoint: &Checkpoint) -> Result<(), ObserverError>;
+    /// Within an epoch: when the plan's time for it is over, and before the run ends with [`Stop::ToGoOn`].
+    fn checkpoint(&mut self, checkpoint: &Checkpoint) -> Result<(), ObserverError>;
     /// When a stage has its images.
     fn image_cache(&mut self, _cache: &ImageCache) {}
     /// After each pass of the frozen body over `images` images, whose features then serve every epoch of a head step.
     fn body_pass(&mut self, _images: usize, _time: Duration) {}
-    /// Asked before each batch: true ends the run with [`TrainingError::Stopped`].
-    fn should_stop(&mut self) -> bool;
+    /// Asked before each batch: any answer ends the run with [`TrainingError::Stopped`].
+    fn should_stop(&mut self) -> Option<Stop>;
     /// Called before each batch: returns when no prediction waits for the device.
     fn yield_device(&mut self);
+}
+
+/// How a run is stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// What it has learnt since its last checkpoint is not wanted.
+    ForGood,
+    /// It writes a checkpoint first.
+    ToGoOn,
 }
 
 /// The observer's own failure (database, disk).
@@ -188,6 +205,9 @@ pub enum TrainingError {
         /// Epoch.
         epoch: u32,
     },
+    /// The checkpoint to go on from is none, or not of this job.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
     /// Weights or device.
     #[error(transparent)]
     Network(#[from] NnError),
@@ -196,21 +216,31 @@ pub enum TrainingError {
     Observer(#[from] ObserverError),
 }
 
-/// Trains all stages: each starts from the best epoch of the one before. The same job, seed and device give the same
-/// numbers, as long as nothing else in the process draws random numbers on the device meanwhile.
+/// Trains all stages, or what a checkpoint left of them: each starts from the best epoch of the one before. The same job, seed and device
+/// give the same numbers, whether or not it went on from a checkpoint, as long as nothing else in the process draws random numbers on the
+/// device meanwhile.
 ///
 /// # Errors
-/// [`TrainingError`]; the stages that were finished before stay with the observer.
+/// [`TrainingError`]; the epochs, stages and checkpoints of before stay with the observer.
 pub fn train(job: TrainingJob, observer: &mut dyn Observer) -> Result<(), TrainingError> {
     start::check(&job)?;
-    let (mut network, spec) = start::network(&job)?;
+    let (mut standing, spec) = standing(&job)?;
     let mut session = Session::new(&job, observer);
     let _memory = Memory;
-    for (stage, number) in job.plan.stages.iter().zip(1..) {
+    while let Some(stage) = job.plan.stages.get(standing.position.stage as usize - 1) {
         let spec = ModelSpec { image_size: stage.image_size, ..spec.clone() };
-        network = stage::train(&mut session, number, stage, spec, network)?;
+        standing = stage::train(&mut session, standing.position.stage, stage, &spec, standing)?;
     }
     session.finish()
+}
+
+/// Where the job begins or goes on, and what its network is.
+fn standing(job: &TrainingJob) -> Result<(Standing, ModelSpec), TrainingError> {
+    if let Some(checkpoint) = &job.checkpoint {
+        return checkpoint.standing(&job.plan, &job.device);
+    }
+    let (network, spec) = start::network(job)?;
+    Ok((Standing::at_stage(1, network, &job.plan, job.classes.len()), spec))
 }
 
 /// Gives the memory of the steps back, however the run ends.

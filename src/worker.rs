@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     domain::{DeviceInfo, ModelId, RunStatus},
-    store::{Blobs, Caches, Db, Run, runs},
+    store::{Blobs, Caches, CheckpointFiles, Db, Run, StoreError, runs},
     training::{self, TrainingError},
 };
 use job::PreparedJob;
@@ -35,8 +35,11 @@ pub use job::VALIDATION_FRACTION;
 /// How often the queue is looked at without being woken.
 const POLL: Duration = Duration::from_secs(1);
 
-/// What a run says that was cut short by the server's end.
-const INTERRUPTED: &str = "interrupted: the server was stopped; submit the run again";
+/// How often a run is started without any checkpoint in between before it is given up.
+const MOST_STARTS: u32 = 10;
+
+/// How long the end of a run waits before it is written again, where the disk did not take it.
+const RETRY: Duration = Duration::from_secs(2);
 
 /// What the worker works with.
 #[derive(Clone)]
@@ -47,6 +50,8 @@ pub struct WorkerContext {
     pub blobs: Blobs,
     /// Decoded images, by data set.
     pub caches: Caches,
+    /// What runs go on from.
+    pub checkpoints: CheckpointFiles,
     /// Where it trains, without autodiff.
     pub device: Device,
     /// What is recorded of the device in each run.
@@ -70,7 +75,7 @@ pub struct WorkerHandle {
 }
 
 impl WorkerHandle {
-    /// Asks the run to stop at its next batch, records it as interrupted and waits for both.
+    /// Asks the run to stop at its next batch and to write a checkpoint, puts it back into the queue and waits for all of it.
     pub async fn shutdown(self) {
         self.stop.cancel();
         if let Err(error) = self.task.await {
@@ -79,7 +84,7 @@ impl WorkerHandle {
     }
 }
 
-/// Starts the worker. Runs that an earlier process left behind are recorded as failed first.
+/// Starts the worker. Runs that an earlier process left behind go on, each from its last checkpoint.
 pub fn start(context: WorkerContext) -> WorkerHandle {
     let stop = CancellationToken::new();
     let worker = Worker { stop: stop.clone(), context: context.clone() };
@@ -94,13 +99,23 @@ struct Worker {
 /// How a training thread ended: training's own outcome, or the message of a panic.
 type Outcome = Result<Result<(), TrainingError>, String>;
 
+/// What becomes of a run whose training is over.
+enum Ending {
+    /// The run has ended, and why if it did not succeed.
+    Final(RunStatus, Option<String>),
+    /// It goes on at the next start.
+    Interrupted,
+    /// A user has paused it, which its state says already.
+    Paused,
+}
+
 impl Worker {
     async fn work(self) {
         let WorkerContext { db, device_info, .. } = &self.context;
-        match runs::fail_orphans(db, INTERRUPTED).await {
+        match runs::requeue_orphans(db).await {
             Ok(0) => {}
-            Ok(count) => tracing::warn!(count, "runs of an earlier process were interrupted"),
-            Err(error) => tracing::error!(%error, "interrupted runs cannot be recorded as such"),
+            Ok(count) => tracing::warn!(count, "runs that an earlier process was at go on"),
+            Err(error) => tracing::error!(%error, "runs that an earlier process was at cannot be queued again"),
         }
         while !self.stop.is_cancelled() {
             match runs::claim(db, &device_info.name).await {
@@ -124,24 +139,69 @@ impl Worker {
 
     async fn execute(&self, run: Run) {
         tracing::info!(run = %run.id, "training starts");
-        let (status, error) = match job::prepare(&self.context, &run).await {
-            Ok(job) => self.train(&run, job).await,
-            Err(problem) => (RunStatus::Failed, Some(problem.to_string())),
+        let ending = if run.starts > MOST_STARTS {
+            let problem = format!(
+                "started {MOST_STARTS} times, and each time the server ended before the first checkpoint: look into its log \
+                 and the system's (too little memory ends a process without a word), then resume the run"
+            );
+            failed(problem)
+        } else {
+            match job::prepare(&self.context, &run).await {
+                Ok(job) => self.train(&run, job).await,
+                Err(problem) => failed(problem.to_string()),
+            }
         };
-        if status == RunStatus::Succeeded
+        if matches!(ending, Ending::Final(RunStatus::Succeeded, _))
             && let Err(error) = champion::crown_first(&self.context, &run).await
         {
             tracing::error!(run = %run.id, %error, "the first champion cannot be chosen");
         }
-        match runs::finish(&self.context.db, run.id, status, error.as_deref()).await {
-            Ok(()) => tracing::info!(run = %run.id, %status, error, "training ended"),
-            Err(failure) => tracing::error!(run = %run.id, %failure, "the end of a run cannot be recorded"),
+        self.settle(&run, &ending).await;
+    }
+
+    /// Writes how it ended, as soon as the disk takes it.
+    async fn settle(&self, run: &Run, ending: &Ending) {
+        loop {
+            match self.write_ending(run, ending).await {
+                Err(error) if error.is_of_the_disk() && !self.stop.is_cancelled() => {
+                    tracing::warn!(run = %run.id, %error, "the end of a run cannot be written yet");
+                    tokio::select! {
+                        () = tokio::time::sleep(RETRY) => {}
+                        () = self.stop.cancelled() => {}
+                    }
+                }
+                Err(error) => return tracing::error!(run = %run.id, %error, "the end of a run cannot be recorded"),
+                Ok(()) => return,
+            }
         }
     }
 
+    async fn write_ending(&self, run: &Run, ending: &Ending) -> Result<(), StoreError> {
+        let WorkerContext { db, checkpoints, .. } = &self.context;
+        match ending {
+            // Cancelled while it was paused, or removed: its state says so already.
+            Ending::Final(RunStatus::Cancelled, _) if !is_cancelling(db, run).await? => {
+                tracing::info!(run = %run.id, "training was cancelled");
+            }
+            Ending::Final(status, error) => {
+                runs::finish(db, run.id, *status, error.as_deref()).await?;
+                tracing::info!(run = %run.id, %status, error, "training ended");
+            }
+            Ending::Interrupted => {
+                runs::interrupt(db, run.id).await?;
+                tracing::info!(run = %run.id, "training is interrupted and goes on at the next start");
+            }
+            Ending::Paused => tracing::info!(run = %run.id, "training is paused"),
+        }
+        if runs::get(db, run.id).await?.is_none() {
+            checkpoints.remove_all(run.id).await?;
+        }
+        Ok(())
+    }
+
     /// Trains on a thread of its own and says how the run ends.
-    async fn train(&self, run: &Run, PreparedJob { job, synthetic }: PreparedJob) -> (RunStatus, Option<String>) {
-        let mut recorder = Recorder::new(&self.context, run, synthetic, self.stop.clone());
+    async fn train(&self, run: &Run, PreparedJob { job, synthetic, sequence }: PreparedJob) -> Ending {
+        let mut recorder = Recorder::new(&self.context, run, synthetic, sequence, self.stop.clone());
         let (sender, receiver) = oneshot::channel();
         let thread = std::thread::Builder::new().name("trainer".into()).spawn(move || {
             let outcome = catch_unwind(AssertUnwindSafe(|| training::train(job, &mut recorder)));
@@ -158,20 +218,27 @@ impl Worker {
     }
 }
 
-/// The state a run ends in, and why if it did not succeed.
-fn conclude(outcome: Outcome, stopped: Option<StopReason>) -> (RunStatus, Option<String>) {
+async fn is_cancelling(db: &Db, run: &Run) -> Result<bool, StoreError> {
+    Ok(runs::get(db, run.id).await?.is_some_and(|run| run.status == RunStatus::Cancelling))
+}
+
+/// A run that was to stop has stopped, whether or not its last checkpoint could be written.
+fn conclude(outcome: Outcome, stopped: Option<StopReason>) -> Ending {
     match (outcome, stopped) {
-        (Ok(Ok(())), _) => (RunStatus::Succeeded, None),
-        (Ok(Err(TrainingError::Stopped)), Some(StopReason::Cancelled)) => (RunStatus::Cancelled, None),
-        (Ok(Err(TrainingError::Stopped)), Some(StopReason::Shutdown)) => failed(INTERRUPTED.into()),
-        (Ok(Err(TrainingError::Stopped)), Some(StopReason::Store(error))) => failed(error.to_string()),
+        (Ok(Ok(())), _) => Ending::Final(RunStatus::Succeeded, None),
+        (Ok(Err(TrainingError::Stopped | TrainingError::Observer(_))), Some(reason)) => match reason {
+            StopReason::Cancelled => Ending::Final(RunStatus::Cancelled, None),
+            StopReason::Paused => Ending::Paused,
+            StopReason::Shutdown => Ending::Interrupted,
+            StopReason::Store(error) => failed(error.to_string()),
+        },
         (Ok(Err(error)), _) => failed(error.to_string()),
-        (Err(panic), _) => failed(format!("training panicked: {panic}")),
+        (Err(panic), _) => failed(format!("training panicked: {panic}; resume goes on from the last checkpoint")),
     }
 }
 
-fn failed(error: String) -> (RunStatus, Option<String>) {
-    (RunStatus::Failed, Some(error))
+fn failed(error: String) -> Ending {
+    Ending::Final(RunStatus::Failed, Some(error))
 }
 
 fn panic_message(payload: Box<dyn Any + Send>) -> String {

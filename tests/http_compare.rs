@@ -353,6 +353,7 @@ fn work(server: &Server) -> WorkerHandle {
         db: state.db,
         blobs: state.blobs,
         caches: state.caches,
+        checkpoints: state.checkpoints,
         device,
         device_info,
         max_pixels: support::MAX_PIXELS,

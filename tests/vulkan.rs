@@ -71,18 +71,22 @@ impl Observer for Told {
         Ok(())
     }
 
-    fn epoch(&mut self, epoch: &EpochRecord) -> Result<(), ObserverError> {
+    fn epoch(&mut self, epoch: &EpochRecord, _checkpoint: &Checkpoint) -> Result<(), ObserverError> {
         self.epochs.push(epoch.clone());
         Ok(())
     }
 
-    fn stage(&mut self, model: StageModel) -> Result<(), ObserverError> {
-        self.models.push(model.bytes);
+    fn stage(&mut self, model: StageModel, _checkpoint: &Checkpoint) -> Result<(), ObserverError> {
+        self.models.push(model.bytes.to_vec());
         Ok(())
     }
 
-    fn should_stop(&mut self) -> bool {
-        false
+    fn checkpoint(&mut self, _checkpoint: &Checkpoint) -> Result<(), ObserverError> {
+        Ok(())
+    }
+
+    fn should_stop(&mut self) -> Option<Stop> {
+        None
     }
 
     fn yield_device(&mut self) {}
@@ -99,6 +103,7 @@ fn run(device: &Device) -> Told {
         optimizer: Optimizer::Adam,
         dropout: 0.0,
         selection: Selection { split: Split::Validation, metric: SelectionMetric::Loss },
+        checkpoint_minutes: 10.0,
         stages: vec![Stage { image_size: SIDE, steps: vec![step(Scope::Head), step(Scope::All)] }],
     };
     let sample = |split: Split, i: u32| Sample { class: (i % 2) as usize, split, key: i.to_string() };
@@ -113,6 +118,7 @@ fn run(device: &Device) -> Told {
         body: None,
         seed: 1,
         device: device.clone(),
+        checkpoint: None,
     };
     let mut told = Told::default();
     train(job, &mut told).unwrap();

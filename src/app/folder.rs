@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::AppError;
-use crate::store::{Blobs, Caches, Db};
+use crate::store::{Blobs, Caches, CheckpointFiles, Db};
 
 /// An open data folder.
 #[derive(Clone, Debug)]
@@ -20,6 +20,8 @@ pub struct DataFolder {
     pub blobs: Blobs,
     /// What was made of them and can be made again.
     pub caches: Caches,
+    /// What training runs go on from.
+    pub checkpoints: CheckpointFiles,
 }
 
 /// Held by the one server of a folder; the system frees it however the process ends.
@@ -33,8 +35,9 @@ impl DataFolder {
     /// When the folder cannot be made or the database not be opened.
     pub async fn open(path: &Path) -> Result<Self, AppError> {
         make(path)?;
-        let (db, blobs, caches) = (Db::open(path).await?, Blobs::open(path)?, Caches::new(path));
-        Ok(Self { path: path.to_owned(), db, blobs, caches })
+        let (db, blobs) = (Db::open(path).await?, Blobs::open(path)?);
+        let (caches, checkpoints) = (Caches::new(path), CheckpointFiles::new(path));
+        Ok(Self { path: path.to_owned(), db, blobs, caches, checkpoints })
     }
 }
 

@@ -21,7 +21,7 @@ use crate::{
     worker::{self, CHAMPION, WorkerContext},
 };
 
-/// Why an import or a run that an earlier process left behind did not end.
+/// Why an import that an earlier process left behind did not end.
 const ORPHANED: &str = "interrupted: the server ended before it did; start it again";
 
 /// A server that listens, but answers and trains only from [`Server::run`] on.
@@ -38,7 +38,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Opens everything, records what an earlier process left unfinished and loads the champion if there is one.
+    /// Opens everything, records the imports that an earlier process left unfinished and loads the champion if there is one.
     ///
     /// # Errors
     /// When the address would be open to others without a key, another server has the folder, or the folder,
@@ -57,12 +57,14 @@ impl Server {
         let engine = Engine::start(compute.engine(), device.clone());
         bury_orphans(&folder).await?;
         folder.caches.sweep(&folder.db).await?;
+        folder.checkpoints.sweep(&folder.db).await?;
         load_champion(&folder, &engine).await?;
         let state = AppState {
             incoming,
             db: folder.db.clone(),
             blobs: folder.blobs.clone(),
             caches: folder.caches.clone(),
+            checkpoints: folder.checkpoints.clone(),
             engine,
             run_queued: Arc::new(Notify::new()),
             devices: all_devices(&device_info),
@@ -139,12 +141,13 @@ impl Server {
     }
 
     fn worker_context(&self) -> WorkerContext {
-        let AppState { db, blobs, caches, engine, run_queued, limits, .. } = self.state.clone();
+        let AppState { db, blobs, caches, checkpoints, engine, run_queued, limits, .. } = self.state.clone();
         let gate = engine.clone();
         WorkerContext {
             db,
             blobs,
             caches,
+            checkpoints,
             device: self.device.clone(),
             device_info: self.device_info.clone(),
             max_pixels: limits.max_pixels,
@@ -176,9 +179,8 @@ async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), AppError
 
 async fn bury_orphans(folder: &DataFolder) -> Result<(), StoreError> {
     let imports = store::imports::fail_orphans(&folder.db, ORPHANED).await?;
-    let runs = store::runs::fail_orphans(&folder.db, ORPHANED).await?;
-    if imports + runs > 0 {
-        tracing::warn!(imports, runs, "an earlier process left work unfinished");
+    if imports > 0 {
+        tracing::warn!(imports, "an earlier process left imports unfinished");
     }
     Ok(())
 }

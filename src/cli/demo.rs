@@ -123,6 +123,7 @@ async fn queue_run(folder: &DataFolder, dataset: &Dataset) -> Result<(), CliErro
         progress: RunProgress::default(),
         device: None,
         error: None,
+        starts: 0,
         created_at: Timestamp::now(),
         started_at: None,
         finished_at: None,

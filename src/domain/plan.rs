@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::Split;
+use super::{Position, Split};
 
 /// The network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -108,8 +108,18 @@ pub struct TrainingPlan {
     pub dropout: f64,
     /// How the best epoch of a stage is chosen.
     pub selection: Selection,
+    /// How long training goes on within an epoch before it writes a checkpoint, in minutes, above 0 and at most 1440; each epoch's end has
+    /// one of its own.
+    #[serde(default = "checkpoint_minutes")]
+    #[schema(minimum = 0.0, maximum = 1440.0, default = 10.0)]
+    pub checkpoint_minutes: f64,
     /// In order; each starts from the best epoch of the one before.
     pub stages: Vec<Stage>,
+}
+
+/// Of plans that say nothing: little is lost, and writing takes a hundredth of it at most.
+pub(super) fn checkpoint_minutes() -> f64 {
+    10.0
 }
 
 /// Fields that replace a recipe's.
@@ -128,6 +138,8 @@ pub struct PlanOverrides {
     pub dropout: Option<f64>,
     /// Replaces [`TrainingPlan::selection`].
     pub selection: Option<Selection>,
+    /// Replaces [`TrainingPlan::checkpoint_minutes`].
+    pub checkpoint_minutes: Option<f64>,
     /// Replaces [`TrainingPlan::stages`] as a whole.
     pub stages: Option<Vec<Stage>>,
 }
@@ -144,14 +156,23 @@ pub struct PlanProblem {
 impl TrainingPlan {
     /// Replaces the fields that `overrides` names.
     pub fn with(mut self, overrides: PlanOverrides) -> Self {
-        let PlanOverrides { architecture, initial_weights, batch_size, optimizer, dropout, selection, stages } =
-            overrides;
+        let PlanOverrides {
+            architecture,
+            initial_weights,
+            batch_size,
+            optimizer,
+            dropout,
+            selection,
+            checkpoint_minutes,
+            stages,
+        } = overrides;
         self.architecture = architecture.unwrap_or(self.architecture);
         self.initial_weights = initial_weights.unwrap_or(self.initial_weights);
         self.batch_size = batch_size.unwrap_or(self.batch_size);
         self.optimizer = optimizer.unwrap_or(self.optimizer);
         self.dropout = dropout.unwrap_or(self.dropout);
         self.selection = selection.unwrap_or(self.selection);
+        self.checkpoint_minutes = checkpoint_minutes.unwrap_or(self.checkpoint_minutes);
         self.stages = stages.unwrap_or(self.stages);
         self
     }
@@ -159,6 +180,16 @@ impl TrainingPlan {
     /// Epochs over all stages and steps.
     pub fn total_epochs(&self) -> u32 {
         self.stages.iter().flat_map(|stage| &stage.steps).map(|step| step.epochs).sum()
+    }
+
+    /// The step that a position is in, or the first one after it.
+    pub fn step_from(&mut self, position: Position) -> Option<&mut Step> {
+        let stages = self.stages.iter_mut().zip(1u32..).filter(|(_, stage)| *stage >= position.stage);
+        let mut steps = stages.flat_map(|(stage, number)| {
+            let first = if number == position.stage { position.step as usize - 1 } else { 0 };
+            stage.steps.iter_mut().skip(first)
+        });
+        steps.next()
     }
 
     /// Everything wrong with the plan, each with its place; empty when it can run.
@@ -175,6 +206,8 @@ impl TrainingPlan {
             self.architecture == Architecture::SimpleCnn && self.initial_weights == InitialWeights::ImageNet;
         check(!pretrained_cnn, "/initial_weights".into(), "simple-cnn has no ImageNet weights: use random");
         check(self.selection.split != Split::Train, "/selection/split".into(), "must be validation or test");
+        let minutes = self.checkpoint_minutes;
+        check(minutes > 0.0 && minutes <= 1440.0, "/checkpoint_minutes".into(), "must be above 0 and at most 1440");
         check((1..=16).contains(&self.stages.len()), "/stages".into(), "must hold 1 to 16 stages");
         for (s, stage) in self.stages.iter().enumerate() {
             let at = format!("/stages/{s}");

@@ -5,6 +5,7 @@ use utoipa::ToSchema;
 
 use super::{
     Architecture, InitialWeights, Optimizer, Scope, Selection, SelectionMetric, Split, Stage, Step, TrainingPlan,
+    plan::checkpoint_minutes,
 };
 
 /// A plan with a name.
@@ -43,6 +44,7 @@ fn covid_resnet() -> Recipe {
             optimizer: Optimizer::Adam,
             dropout: 0.5,
             selection: Selection { split: Split::Validation, metric: SelectionMetric::Accuracy },
+            checkpoint_minutes: checkpoint_minutes(),
             stages: vec![
                 stage(128, &[(Head, 1e-3, 3), (All, 1e-3, 5)]),
                 stage(224, &[(Head, 1e-4, 3), (All, 1e-4, 5)]),

@@ -13,24 +13,66 @@ pub enum RunStatus {
     Queued,
     /// Trains.
     Running,
-    /// Stopped by a user, may go on.
+    /// Stopped by a user within a batch; goes on when asked to.
     Paused,
     /// Asked to stop; ends within one batch.
     Cancelling,
     /// Stopped for good by a user.
     Cancelled,
-    /// Ended by an error or by the server's end.
+    /// Ended by an error; may go on from its last checkpoint.
     Failed,
     /// All stages done.
     Succeeded,
 }
 
+/// What a user may ask of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RunAction {
+    /// Stop and keep what was learnt.
+    Pause,
+    /// Go on from the last checkpoint.
+    Resume,
+    /// Stop for good.
+    Cancel,
+    /// Remove it with all that is its own.
+    Delete,
+}
+
+impl RunAction {
+    /// All actions.
+    pub const ALL: [Self; 4] = [Self::Pause, Self::Resume, Self::Cancel, Self::Delete];
+}
+
+impl fmt::Display for RunAction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Pause => "paused",
+            Self::Resume => "resumed",
+            Self::Cancel => "cancelled",
+            Self::Delete => "removed",
+        })
+    }
+}
+
 /// The state does not allow the move.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("a run that is {from} cannot become {to}")]
-pub struct IllegalMove {
-    from: RunStatus,
-    to: RunStatus,
+pub enum IllegalMove {
+    /// From the program.
+    #[error("a run that is {from} cannot become {to}")]
+    Move {
+        /// State before.
+        from: RunStatus,
+        /// State that was to come.
+        to: RunStatus,
+    },
+    /// From a user.
+    #[error("a run that is {status} cannot be {action}")]
+    Action {
+        /// Its state.
+        status: RunStatus,
+        /// What was asked.
+        action: RunAction,
+    },
 }
 
 impl RunStatus {
@@ -38,19 +80,36 @@ impl RunStatus {
     pub const ALL: [Self; 7] =
         [Self::Queued, Self::Running, Self::Paused, Self::Cancelling, Self::Cancelled, Self::Failed, Self::Succeeded];
 
-    /// The one place that says which moves are legal.
+    /// The one place that says what a user may ask for in which state, and the state that follows. Asked for what is so already, the
+    /// state stays: a second request is answered as the first one.
+    pub fn asked(self, action: RunAction) -> Result<Self, IllegalMove> {
+        use RunStatus::*;
+        match (action, self) {
+            (RunAction::Pause, Queued | Running | Paused) => Ok(Paused),
+            (RunAction::Resume, Queued | Running) => Ok(self),
+            (RunAction::Resume, Paused | Failed) => Ok(Queued),
+            (RunAction::Cancel, Queued | Paused | Cancelled) => Ok(Cancelled),
+            (RunAction::Cancel, Running | Cancelling) => Ok(Cancelling),
+            (RunAction::Delete, Paused | Cancelled | Failed | Succeeded) => Ok(self),
+            _ => Err(IllegalMove::Action { status: self, action }),
+        }
+    }
+
+    /// The one place that says which moves the program makes by itself. A run that was paused, and perhaps resumed, in its last moment
+    /// may have come to its end all the same.
     pub fn move_to(self, to: Self) -> Result<Self, IllegalMove> {
         use RunStatus::*;
         let legal = matches!(
             (self, to),
-            (Queued, Running | Cancelled | Failed)
-                | (Running, Cancelling | Failed | Succeeded)
+            (Queued, Running | Failed | Succeeded)
+                | (Running, Queued | Failed | Succeeded)
+                | (Paused, Failed | Succeeded)
                 | (Cancelling, Cancelled | Failed | Succeeded)
         );
-        if legal { Ok(to) } else { Err(IllegalMove { from: self, to }) }
+        if legal { Ok(to) } else { Err(IllegalMove::Move { from: self, to }) }
     }
 
-    /// No move leads out of this state.
+    /// The run has ended; only from failed can it be made to go on.
     pub fn is_final(self) -> bool {
         matches!(self, Self::Cancelled | Self::Failed | Self::Succeeded)
     }
@@ -103,6 +162,34 @@ pub struct RunProgress {
     pub images_per_second: f64,
     /// Estimated seconds to the end, from the measured rate; absent before there is one.
     pub eta_seconds: Option<f64>,
+}
+
+/// A batch in a run: the next one to be trained on. Stage, step and epoch count from 1, batches from 0. A step beyond the last one of its
+/// stage stands for the stage's evaluation, a stage beyond the last one for the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Position {
+    /// Stage.
+    pub stage: u32,
+    /// Step of the stage.
+    pub step: u32,
+    /// Epoch of the step.
+    pub epoch: u32,
+    /// Batch of the epoch.
+    pub batch: u32,
+}
+
+impl Position {
+    /// Where a stage begins.
+    pub fn of_stage(stage: u32) -> Self {
+        Self { stage, step: 1, epoch: 1, batch: 0 }
+    }
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { stage, step, epoch, batch } = self;
+        write!(f, "stage {stage}, step {step}, epoch {epoch}, batch {batch}")
+    }
 }
 
 /// Loss and scores of one pass over a split.

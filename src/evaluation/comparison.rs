@@ -104,7 +104,7 @@ pub struct ComparedRun {
     pub dataset_id: DatasetId,
     /// The data's content when the run was submitted.
     pub dataset_fingerprint: String,
-    /// Wall time from start to end, decoding and evaluations included; null until the run has ended.
+    /// Wall time from start to end, decoding, evaluations and pauses included; null until the run has ended.
     pub training_seconds: Option<f64>,
     /// The model that is compared; null where the run has none of that stage evaluated on that split.
     pub model: Option<ComparedModel>,

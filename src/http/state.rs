@@ -11,7 +11,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     domain::DeviceInfo,
     inference::Engine,
-    store::{Blobs, Caches, Db},
+    store::{Blobs, Caches, CheckpointFiles, Db},
 };
 
 /// Bounds on what clients send.
@@ -34,6 +34,8 @@ pub struct AppState {
     pub blobs: Blobs,
     /// Decoded images, by data set.
     pub caches: Caches,
+    /// What training runs go on from.
+    pub checkpoints: CheckpointFiles,
     /// The serving engine.
     pub engine: Engine,
     /// Wakes the worker after a run was queued or cancelled.

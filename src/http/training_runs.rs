@@ -4,9 +4,14 @@ mod compare;
 mod repeat;
 mod submission;
 
-use axum::{Json, extract::State, http::StatusCode, response::IntoResponse};
+use axum::{
+    Json,
+    extract::{State, rejection::JsonRejection},
+    http::StatusCode,
+    response::IntoResponse,
+};
 use serde::Deserialize;
-use utoipa::IntoParams;
+use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use self::{
@@ -18,12 +23,12 @@ use super::{
     ApiError, AppState,
     answer::{self, Conflict, Invalid, Malformed, NotFound},
     extract::{JsonBody, List, ListParams, PathOf, QueryOf},
-    fields::JsonObject,
+    fields::{Fields, JsonObject, all_right},
     scores::{ScoredEvaluation, scored},
 };
 use crate::{
     domain::{EpochRecord, RunId, RunStatus, Split},
-    store::{self, Run, StoreError},
+    store::{self, Run},
 };
 
 pub(super) fn router() -> OpenApiRouter<AppState> {
@@ -34,6 +39,8 @@ pub(super) fn router() -> OpenApiRouter<AppState> {
         .routes(routes!(list_training_run_images))
         .routes(routes!(repeat_training_run))
         .routes(routes!(cancel_training_run))
+        .routes(routes!(pause_training_run))
+        .routes(routes!(resume_training_run))
         .routes(routes!(list_training_run_epochs))
         .routes(routes!(list_training_run_evaluations))
 }
@@ -102,7 +109,15 @@ async fn get_training_run(
     recorded(&state, run).await.map(Json)
 }
 
-/// Asks a run to stop: a queued one is cancelled at once, a running one within one batch. Asking again changes nothing.
+/// How a run goes on.
+#[derive(Debug, ToSchema)]
+#[allow(dead_code, reason = "describes the request; the field is read by name")]
+struct Resumption {
+    /// Learning rate of the step that comes next, in place of the plan's: above 0 and at most 1.
+    learning_rate: Option<f64>,
+}
+
+/// Asks a run to stop for good: a queued or paused one is cancelled at once, a running one within one batch. Asking again changes nothing.
 #[utoipa::path(
     post, path = "/v1/training-runs/{id}/cancel", tag = "training",
     params(("id" = RunId, Path)),
@@ -112,16 +127,57 @@ async fn cancel_training_run(
     State(state): State<AppState>,
     PathOf(id): PathOf<RunId>,
 ) -> Result<impl IntoResponse, ApiError> {
-    let run = match store::runs::cancel(&state.db, id).await {
-        Ok(run) => run.ok_or(ApiError::NotFound("training run"))?,
-        Err(StoreError::IllegalMove(illegal)) => already_cancelled(&state, id, illegal.into()).await?,
-        Err(error) => return Err(error.into()),
-    };
+    let run = store::runs::cancel(&state.db, id).await?;
+    asked(&state, id, run)
+}
+
+/// Pauses a run: a running one writes a checkpoint and frees the device within one batch. Asking again changes nothing.
+#[utoipa::path(
+    post, path = "/v1/training-runs/{id}/pause", tag = "training",
+    params(("id" = RunId, Path)),
+    responses((status = 202, description = "The run as it stands now", body = Run), NotFound, Conflict)
+)]
+async fn pause_training_run(
+    State(state): State<AppState>,
+    PathOf(id): PathOf<RunId>,
+) -> Result<impl IntoResponse, ApiError> {
+    let run = store::runs::pause(&state.db, id).await?;
+    asked(&state, id, run)
+}
+
+/// Lets a paused or failed run go on from its last checkpoint, with another learning rate for the step that comes next if wished. Asking
+/// again changes nothing.
+#[utoipa::path(
+    post, path = "/v1/training-runs/{id}/resume", tag = "training",
+    params(("id" = RunId, Path)),
+    request_body = Option<Resumption>,
+    responses((status = 202, description = "The run as it stands now", body = Run), Malformed, NotFound, Conflict, Invalid)
+)]
+async fn resume_training_run(
+    State(state): State<AppState>,
+    PathOf(id): PathOf<RunId>,
+    body: Result<Option<Json<JsonObject>>, JsonRejection>,
+) -> Result<impl IntoResponse, ApiError> {
+    let Json(body) = body?.unwrap_or_default();
+    let mut errors = Vec::new();
+    let mut fields = Fields::new("", body, &mut errors);
+    let learning_rate: Option<f64> = fields.optional("learning_rate");
+    let fits = learning_rate.is_none_or(|rate| rate > 0.0 && rate <= 1.0);
+    fields.check(fits, "learning_rate", "must be above 0 and at most 1");
+    fields.finish();
+    all_right(Some(()), errors)?;
+    let run = store::runs::resume(&state.db, id, learning_rate).await?;
+    asked(&state, id, run)
+}
+
+/// The answer to what a user asked of a run; the worker is woken to see to it.
+fn asked(state: &AppState, id: RunId, run: Option<Run>) -> Result<impl IntoResponse + use<>, ApiError> {
+    let run = run.ok_or(ApiError::NotFound("training run"))?;
     state.run_queued.notify_one();
     Ok(answer::accepted(place(id), run))
 }
 
-/// Removes a finished run with its epochs and evaluations. Its models stay.
+/// Removes a run that does not train, with its epochs, checkpoints and evaluations. Its models stay.
 #[utoipa::path(
     delete, path = "/v1/training-runs/{id}", tag = "training",
     params(("id" = RunId, Path)),
@@ -129,6 +185,7 @@ async fn cancel_training_run(
 )]
 async fn delete_training_run(State(state): State<AppState>, PathOf(id): PathOf<RunId>) -> Result<StatusCode, ApiError> {
     store::runs::delete(&state.db, id).await?.ok_or(ApiError::NotFound("training run"))?;
+    state.checkpoints.remove_all(id).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -170,15 +227,6 @@ async fn list_training_run_evaluations(
 
 async fn find(state: &AppState, id: RunId) -> Result<Run, ApiError> {
     store::runs::get(&state.db, id).await?.ok_or(ApiError::NotFound("training run"))
-}
-
-/// A run that was cancelled before is answered as it was then; any other final state is a conflict.
-async fn already_cancelled(state: &AppState, id: RunId, refused: StoreError) -> Result<Run, ApiError> {
-    let run = find(state, id).await?;
-    match run.status {
-        RunStatus::Cancelling | RunStatus::Cancelled => Ok(run),
-        _ => Err(refused.into()),
-    }
 }
 
 fn place(id: RunId) -> String {

@@ -2,7 +2,8 @@
 //!
 //! A step of training needs gigabytes of buffers, the same ones in each step. Given back to the system and asked for anew they would
 //! cost a page fault for each 4 KiB and the zeroing of it, which takes as long as the step's arithmetic. So a buffer that is dropped
-//! waits here for the next one that is not much smaller. What waits and is in use together never exceeds what was once in use at a time.
+//! waits here for the next one that is little smaller. What waits and is in use together never exceeds by more than half what was
+//! once in use at a time: with less room, steps that are all alike throw out what their next layer needs.
 
 use std::{
     mem::MaybeUninit,
@@ -14,14 +15,26 @@ use parking_lot::Mutex;
 
 use super::simd::{Lane, WIDTH};
 
-/// Buffers that wait, the longest waiting first.
-static IDLE: Mutex<Vec<Vec<Lane>>> = Mutex::new(Vec::new());
+static POOL: Mutex<Pool> = Mutex::new(Pool { idle: Vec::new(), waiting: 0, used: 0, most: 0 });
+
+/// Buffers that wait, and how much there is of everything, in lanes.
+struct Pool {
+    /// The longest waiting first.
+    idle: Vec<Vec<Lane>>,
+    /// In `idle` altogether.
+    waiting: usize,
+    /// In use now.
+    used: usize,
+    /// In use at most since [`release`].
+    most: usize,
+}
 
 /// Smaller ones are left to the allocator, which keeps them itself.
 const SMALLEST: usize = (64 << 10) / size_of::<Lane>();
 
-/// A buffer serves for another one of at least this part of its size.
-const PART: usize = 2;
+/// A buffer serves for another one that is smaller by at most this part of it: were it much smaller, the next one of the full size would
+/// come from the system although there was one.
+const SPARE: usize = 8;
 
 /// Lanes that go back to where they came from.
 #[derive(Debug)]
@@ -83,7 +96,7 @@ impl PartialEq for Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         if self.lanes.len() >= SMALLEST {
-            IDLE.lock().push(std::mem::take(&mut self.lanes));
+            POOL.lock().put(std::mem::take(&mut self.lanes));
         }
     }
 }
@@ -131,25 +144,36 @@ impl DerefMut for Numbers {
 
 /// Gives all that waits back to the system.
 pub fn release() {
-    IDLE.lock().clear();
+    let mut pool = POOL.lock();
+    (pool.idle, pool.waiting, pool.most) = (Vec::new(), 0, pool.used);
 }
 
-/// The smallest of the buffers that wait and are large enough, though not much too large. If there is none, as many lanes as are now to
-/// come from the system go back to it: those of other sizes, such as an epoch's last and smaller batch had.
 fn reused(count: usize) -> Option<Vec<Lane>> {
-    if count < SMALLEST {
-        return None;
+    if count < SMALLEST { None } else { POOL.lock().take(count) }
+}
+
+impl Pool {
+    /// The smallest of the buffers that wait and are large enough, though not much too large. If there is none, so much goes back to the
+    /// system that there is room for a new one: first what waited longest, such as an epoch's last and smaller batch had.
+    fn take(&mut self, count: usize) -> Option<Vec<Lane>> {
+        let sizes = count..=count + count / SPARE;
+        let fitting = self.idle.iter().enumerate().rev().filter(|(_, buffer)| sizes.contains(&buffer.len()));
+        let found = fitting.min_by_key(|(_, buffer)| buffer.len()).map(|(found, _)| found);
+        let buffer = found.map(|found| self.idle.remove(found));
+        self.waiting -= buffer.as_ref().map_or(0, Vec::len);
+        self.used += buffer.as_ref().map_or(count, Vec::len);
+        self.most = self.most.max(self.used);
+        while self.waiting + self.used > self.most + self.most / 2 {
+            self.waiting -= self.idle.remove(0).len();
+        }
+        buffer
     }
-    let mut idle = IDLE.lock();
-    let fitting = idle.iter().enumerate().rev().filter(|(_, buffer)| (count..=PART * count).contains(&buffer.len()));
-    if let Some((found, _)) = fitting.min_by_key(|(_, buffer)| buffer.len()) {
-        return Some(idle.remove(found));
+
+    fn put(&mut self, buffer: Vec<Lane>) {
+        self.used -= buffer.len();
+        self.waiting += buffer.len();
+        self.idle.push(buffer);
     }
-    let mut room = 0;
-    while room < count && !idle.is_empty() {
-        room += idle.remove(0).len();
-    }
-    None
 }
 
 impl AllocationController for Buffer {

@@ -2,7 +2,10 @@
 
 use burn::{
     backend::{Flex, flex::FlexTensor},
-    optim::{self, AdamConfig, AdamState, AdaptiveMomentumState, LearningRate, ModuleOptimizer, Optimizer},
+    optim::{
+        self, AdamConfig, AdamState, AdaptiveMomentumState, LearningRate, ModuleOptimizer, Optimizer, RecordState,
+        StateSink, StateSource,
+    },
     tensor::{Device, Tensor},
 };
 
@@ -26,20 +29,37 @@ struct Adam {
     elsewhere: optim::Adam,
 }
 
+/// Adam's state of a parameter. Read from a record it comes to main memory, from where a step takes it to the parameter's device: Burn
+/// would put it on its default device, which is a GPU's even where the network trains on the CPU.
+#[derive(Clone)]
+struct State<const D: usize>(AdamState<D>);
+
+impl<const D: usize> RecordState for State<D> {
+    fn state_flatten(&self, prefix: &str, out: &mut StateSink) {
+        self.0.state_flatten(prefix, out);
+    }
+
+    fn state_unflatten(prefix: &str, source: &mut StateSource, _default: &Device) -> Option<Self> {
+        AdamState::state_unflatten(prefix, source, &Device::flex()).map(Self)
+    }
+}
+
 impl Optimizer for Adam {
-    type State<const D: usize> = AdamState<D>;
+    type State<const D: usize> = State<D>;
 
     fn step<const D: usize>(
         &self,
         learning_rate: LearningRate,
         parameter: Tensor<D>,
         gradient: Tensor<D>,
-        state: Option<AdamState<D>>,
-    ) -> (Tensor<D>, Option<AdamState<D>>) {
+        state: Option<State<D>>,
+    ) -> (Tensor<D>, Option<State<D>>) {
         if parameter.device() != Device::flex() {
-            return self.elsewhere.step(learning_rate, parameter, gradient, state);
+            let (parameter, state) =
+                self.elsewhere.step(learning_rate, parameter, gradient, state.map(|State(state)| state));
+            return (parameter, state.map(State));
         }
-        let momentum = state.map_or_else(|| at_rest(&parameter), |state| state.momentum);
+        let momentum = state.map_or_else(|| at_rest(&parameter), |State(state)| state.momentum);
         let time = momentum.time + 1;
         let step = adam::Adam {
             beta_1: BETA_1,
@@ -61,11 +81,11 @@ impl Optimizer for Adam {
             },
         );
         let [parameter, mean, square] = [parameter, mean, square].map(Tensor::from_primitive::<Flex>);
-        (parameter, Some(AdamState::new(AdaptiveMomentumState::new(time, mean, square))))
+        (parameter, Some(State(AdamState::new(AdaptiveMomentumState::new(time, mean, square)))))
     }
 
-    fn to_device<const D: usize>(state: AdamState<D>, device: &Device) -> AdamState<D> {
-        optim::Adam::to_device(state, device)
+    fn to_device<const D: usize>(State(state): State<D>, device: &Device) -> State<D> {
+        State(optim::Adam::to_device(state, device))
     }
 }
 

@@ -10,6 +10,7 @@ use super::{
     body::Body,
     file,
     head::Head,
+    identity::{self, Identities},
     initial::{Part, randomise},
     tensors,
 };
@@ -85,6 +86,16 @@ impl Network {
     pub fn for_step(self, scope: Scope) -> Self {
         let body = if trains_body(scope) { self.body.train() } else { self.body.valid() };
         Self { body, head: self.head.train(), epsilon: self.epsilon }
+    }
+
+    /// By which an optimizer knows its parameters.
+    pub fn identities(&self) -> Identities {
+        identity::read(self)
+    }
+
+    /// As another network that an optimizer learnt with, whose identities these are.
+    pub fn identified(self, identities: &Identities) -> Self {
+        identity::assign(self, identities)
     }
 
     /// Starts the dropout's draws again from `seed`; they depend on nothing else. A network read from a file starts

@@ -77,6 +77,7 @@ pub fn run(dataset: &Dataset) -> Run {
         progress: RunProgress::default(),
         device: None,
         error: None,
+        starts: 0,
         created_at: Timestamp::now(),
         started_at: None,
         finished_at: None,

@@ -59,15 +59,17 @@ pub async fn create(db: &Db, model: &Model, evaluations: &[Evaluation]) -> Resul
     Ok(())
 }
 
-/// The same with what was predicted of each image.
-pub async fn create_evaluated(db: &Db, model: &Model, evaluated: &[Evaluated]) -> Result<(), StoreError> {
-    let mut tx = db.begin().await?;
-    insert_named(&mut tx, model).await?;
+/// The same within a transaction, with what was predicted of each image.
+pub(super) async fn create_in(
+    tx: &mut SqliteConnection,
+    model: &Model,
+    evaluated: &[Evaluated],
+) -> Result<(), StoreError> {
+    insert_named(tx, model).await?;
     for evaluated in evaluated {
-        evaluations::insert(&mut tx, &evaluated.evaluation).await?;
-        outcomes::insert(&mut tx, evaluated).await?;
+        evaluations::insert(tx, &evaluated.evaluation).await?;
+        outcomes::insert(tx, evaluated).await?;
     }
-    tx.commit().await?;
     Ok(())
 }
 

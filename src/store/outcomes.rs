@@ -94,11 +94,17 @@ mod tests {
         (model, Evaluated { evaluation, outcomes })
     }
 
+    async fn store(db: &Db, model: &Model, evaluated: &Evaluated) -> Result<(), StoreError> {
+        let mut tx = db.begin().await?;
+        models::create_in(&mut tx, model, std::slice::from_ref(evaluated)).await?;
+        Ok(tx.commit().await?)
+    }
+
     #[tokio::test]
     async fn outcomes_come_back_bit_for_bit_by_hash_and_go_with_their_evaluation() {
         let (_dir, db) = fixtures::db().await;
         let (model, evaluated) = evaluated(&db).await;
-        models::create_evaluated(&db, &model, std::slice::from_ref(&evaluated)).await.unwrap();
+        store(&db, &model, &evaluated).await.unwrap();
         let mut expected = evaluated.outcomes.clone();
         expected.sort_by(|a, b| a.sha256.cmp(&b.sha256));
         let id = evaluated.evaluation.id;
@@ -121,12 +127,12 @@ mod tests {
         for change in wrong {
             let mut evaluated = right.clone();
             change(&mut evaluated.outcomes);
-            let refused = models::create_evaluated(&db, &model, &[evaluated]).await;
+            let refused = store(&db, &model, &evaluated).await;
             assert!(matches!(refused, Err(StoreError::Row(_))), "{refused:?}");
         }
         let mut twice = right.clone();
         twice.outcomes[1].sha256 = Sha256::of(b"image 0");
-        let refused = models::create_evaluated(&db, &model, &[twice]).await;
+        let refused = store(&db, &model, &twice).await;
         assert!(matches!(refused, Err(StoreError::Exists(_))), "{refused:?}");
         assert_eq!(models::get(&db, model.id).await.unwrap(), None);
         assert_eq!(evaluations::get(&db, right.evaluation.id).await.unwrap(), None);

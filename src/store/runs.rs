@@ -1,13 +1,18 @@
 //! Training runs and their epochs. A state changes only inside a write transaction and only as
 //! [`RunStatus::move_to`] allows.
 
+mod row;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sqlx::SqliteConnection;
 use utoipa::ToSchema;
 
-use super::{Db, Page, StoreError, columns};
-use crate::domain::{DatasetId, EpochRecord, RunId, RunProgress, RunStatus, Sha256, TrainingPlan};
+use super::{Db, Evaluated, Model, Page, StoreError, StoredCheckpoint, checkpoints, columns, models};
+use crate::domain::{
+    DatasetId, EpochRecord, IllegalMove, Position, RunAction, RunId, RunProgress, RunStatus, Sha256, TrainingPlan,
+};
+use row::Row;
 
 /// A training run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -38,6 +43,9 @@ pub struct Run {
     pub device: Option<String>,
     /// Why it failed.
     pub error: Option<String>,
+    /// How often it was started since its last checkpoint.
+    #[serde(default)]
+    pub starts: u32,
     /// Submitted.
     #[schema(value_type = String, format = DateTime)]
     pub created_at: Timestamp,
@@ -122,51 +130,81 @@ pub async fn claim(db: &Db, device: &str) -> Result<Option<Run>, StoreError> {
     let Some(mut run) = row.map(Row::read).transpose()? else { return Ok(None) };
     run.status = run.status.move_to(RunStatus::Running)?;
     run.device = Some(device.to_owned());
-    run.started_at = Some(Timestamp::now());
+    run.started_at = run.started_at.or_else(|| Some(Timestamp::now()));
+    run.starts += 1;
     write_state(&mut tx, &run).await?;
     tx.commit().await?;
     Ok(Some(run))
 }
 
-/// queued becomes cancelled, running becomes cancelling; the run afterwards. Asking twice is fine: a run that is
-/// cancelling stays so. `IllegalMove` from final states.
+/// Cancels a run; as it is afterwards. `IllegalMove` where [`RunStatus::asked`] refuses.
 pub async fn cancel(db: &Db, id: RunId) -> Result<Option<Run>, StoreError> {
+    ask(db, id, RunAction::Cancel).await
+}
+
+/// Pauses a run; as it is afterwards. Its trainer sees it before its next batch.
+pub async fn pause(db: &Db, id: RunId) -> Result<Option<Run>, StoreError> {
+    ask(db, id, RunAction::Pause).await
+}
+
+async fn ask(db: &Db, id: RunId, action: RunAction) -> Result<Option<Run>, StoreError> {
     let mut tx = db.begin().await?;
     let Some(mut run) = get_in(&mut tx, id).await? else { return Ok(None) };
-    let next = match run.status {
-        RunStatus::Cancelling => return Ok(Some(run)),
-        RunStatus::Running => RunStatus::Cancelling,
-        _ => RunStatus::Cancelled,
-    };
-    run.status = run.status.move_to(next)?;
-    run.finished_at = next.is_final().then(Timestamp::now);
-    write_state(&mut tx, &run).await?;
+    let asked = run.status.asked(action)?;
+    if asked != run.status {
+        run.status = asked;
+        run.finished_at = asked.is_final().then(Timestamp::now);
+        write_state(&mut tx, &run).await?;
+        tx.commit().await?;
+    }
+    Ok(Some(run))
+}
+
+/// Lets a paused or failed run go on from its last checkpoint; as it is afterwards. With `learning_rate`, the step that comes next has
+/// that one from now on; not while the run trains.
+pub async fn resume(db: &Db, id: RunId, learning_rate: Option<f64>) -> Result<Option<Run>, StoreError> {
+    let mut tx = db.begin().await?;
+    let Some(mut run) = get_in(&mut tx, id).await? else { return Ok(None) };
+    let (before, action) = (run.status, RunAction::Resume);
+    run.status = before.asked(action)?;
+    if let Some(rate) = learning_rate {
+        if before == RunStatus::Running {
+            return Err(IllegalMove::Action { status: before, action }.into());
+        }
+        let last = checkpoints::of_run_in(&mut tx, id).await?.into_iter().next();
+        let next = last.map_or(Position::of_stage(1), |checkpoint| checkpoint.position);
+        if let Some(step) = run.plan.step_from(next) {
+            step.learning_rate = rate;
+        }
+        write_plan(&mut tx, &run).await?;
+    }
+    if before != run.status {
+        (run.error, run.finished_at, run.starts) = (None, None, 0);
+        write_state(&mut tx, &run).await?;
+    }
     tx.commit().await?;
     Ok(Some(run))
+}
+
+async fn write_plan(tx: &mut SqliteConnection, run: &Run) -> Result<(), StoreError> {
+    let (id, plan) = (run.id.to_string(), columns::to_json("runs.plan_json", &run.plan)?);
+    sqlx::query!("update runs set plan_json = ? where id = ?", plan, id).execute(tx).await?;
+    Ok(())
 }
 
 /// Ends it; `IllegalMove` when the state does not allow it, `RowNotFound` when there is no such run.
 pub async fn finish(db: &Db, id: RunId, status: RunStatus, error: Option<&str>) -> Result<(), StoreError> {
     let mut tx = db.begin().await?;
-    let run = get_in(&mut tx, id).await?.ok_or(sqlx::Error::RowNotFound)?;
-    finish_in(&mut tx, run, status, error).await?;
-    tx.commit().await?;
-    Ok(())
-}
-
-async fn finish_in(
-    tx: &mut SqliteConnection,
-    mut run: Run,
-    status: RunStatus,
-    error: Option<&str>,
-) -> Result<(), StoreError> {
+    let mut run = get_in(&mut tx, id).await?.ok_or(sqlx::Error::RowNotFound)?;
     if !status.is_final() {
         return Err(StoreError::Row(format!("runs.status: a run does not end as {status}")));
     }
     run.status = run.status.move_to(status)?;
     run.error = error.map(str::to_owned);
     run.finished_at = Some(Timestamp::now());
-    write_state(tx, &run).await
+    write_state(&mut tx, &run).await?;
+    tx.commit().await?;
+    Ok(())
 }
 
 /// Writes what a move changes.
@@ -174,10 +212,11 @@ async fn write_state(tx: &mut SqliteConnection, run: &Run) -> Result<(), StoreEr
     let (id, status) = (run.id.to_string(), run.status.as_str());
     let (started_at, finished_at) = (run.started_at.map(columns::time), run.finished_at.map(columns::time));
     sqlx::query!(
-        "update runs set status = ?, device = ?, error = ?, started_at = ?, finished_at = ? where id = ?",
+        "update runs set status = ?, device = ?, error = ?, starts = ?, started_at = ?, finished_at = ? where id = ?",
         status,
         run.device,
         run.error,
+        run.starts,
         started_at,
         finished_at,
         id,
@@ -198,13 +237,47 @@ pub async fn set_progress(db: &Db, id: RunId, progress: &RunProgress) -> Result<
 
 /// Adds an epoch; `Exists` when the run has one of this sequence.
 pub async fn add_epoch(db: &Db, id: RunId, epoch: &EpochRecord) -> Result<(), StoreError> {
+    add_epoch_in(&mut *db.write().acquire().await?, id, epoch).await
+}
+
+async fn add_epoch_in(tx: &mut SqliteConnection, id: RunId, epoch: &EpochRecord) -> Result<(), StoreError> {
     let id = id.to_string();
     let record = columns::to_json("epochs.record_json", epoch)?;
     sqlx::query!("insert into epochs (run_id, sequence, record_json) values (?, ?, ?)", id, epoch.sequence, record)
-        .execute(db.write())
+        .execute(tx)
         .await
         .map_err(|e| StoreError::from_insert(e, "an epoch of this sequence"))?;
     Ok(())
+}
+
+/// What a run came to at a checkpoint.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Milestone<'a> {
+    /// The epoch that has ended.
+    pub epoch: Option<&'a EpochRecord>,
+    /// The model of the stage that has ended, with its evaluations.
+    pub stage: Option<(&'a Model, &'a [Evaluated])>,
+}
+
+/// A checkpoint with what it follows, in one transaction. The names of the files of older checkpoints, which no row names any more.
+pub async fn add_checkpoint(
+    db: &Db,
+    id: RunId,
+    milestone: Milestone<'_>,
+    checkpoint: &StoredCheckpoint,
+) -> Result<Vec<String>, StoreError> {
+    let mut tx = db.begin().await?;
+    if let Some(epoch) = milestone.epoch {
+        add_epoch_in(&mut tx, id, epoch).await?;
+    }
+    if let Some((model, evaluated)) = milestone.stage {
+        models::create_in(&mut tx, model, evaluated).await?;
+    }
+    let removed = checkpoints::add_in(&mut tx, id, checkpoint).await?;
+    let key = id.to_string();
+    sqlx::query!("update runs set starts = 0 where id = ?", key).execute(&mut *tx).await?;
+    tx.commit().await?;
+    Ok(removed)
 }
 
 /// Epochs with a greater sequence, in order.
@@ -220,19 +293,36 @@ pub async fn epochs(db: &Db, id: RunId, after: u32) -> Result<Vec<EpochRecord>, 
     records.iter().map(|record| columns::from_json("epochs.record_json", record)).collect()
 }
 
-/// Marks runs left running or cancelling by a dead process as failed; how many.
-pub async fn fail_orphans(db: &Db, why: &str) -> Result<u64, StoreError> {
+/// Puts a run that the program's end interrupts back into the queue; one that somebody asked to stop meanwhile stops. `IllegalMove` when
+/// it does not run.
+pub async fn interrupt(db: &Db, id: RunId) -> Result<(), StoreError> {
+    let mut tx = db.begin().await?;
+    let run = get_in(&mut tx, id).await?.ok_or(sqlx::Error::RowNotFound)?;
+    interrupt_in(&mut tx, run).await?;
+    tx.commit().await?;
+    Ok(())
+}
+
+async fn interrupt_in(tx: &mut SqliteConnection, mut run: Run) -> Result<(), StoreError> {
+    let next = if run.status == RunStatus::Cancelling { RunStatus::Cancelled } else { RunStatus::Queued };
+    run.status = run.status.move_to(next)?;
+    run.finished_at = next.is_final().then(Timestamp::now);
+    write_state(tx, &run).await
+}
+
+/// Does so with all runs that a dead process left running; how many there were.
+pub async fn requeue_orphans(db: &Db) -> Result<u64, StoreError> {
     let mut tx = db.begin().await?;
     let rows = sqlx::query_as!(Row, "select * from runs where status in ('running', 'cancelling')")
         .fetch_all(&mut *tx)
         .await?;
-    let mut failed = 0;
+    let mut orphans = 0;
     for row in rows {
-        finish_in(&mut tx, row.read()?, RunStatus::Failed, Some(why)).await?;
-        failed += 1;
+        interrupt_in(&mut tx, row.read()?).await?;
+        orphans += 1;
     }
     tx.commit().await?;
-    Ok(failed)
+    Ok(orphans)
 }
 
 /// How many runs on this data set are not final.
@@ -258,62 +348,15 @@ pub(super) async fn active_in(tx: &mut SqliteConnection, dataset: DatasetId) -> 
     Ok(active)
 }
 
-/// Removes a final run with its epochs and evaluations; `InUse` when it has not ended. Its models stay.
+/// Removes a run with its epochs, checkpoints and evaluations; `IllegalMove` where [`RunStatus::asked`] refuses. Its models stay.
 pub async fn delete(db: &Db, id: RunId) -> Result<Option<()>, StoreError> {
     let mut tx = db.begin().await?;
     let Some(run) = get_in(&mut tx, id).await? else { return Ok(None) };
-    if !run.status.is_final() {
-        return Err(StoreError::InUse("the training run has not ended"));
-    }
+    run.status.asked(RunAction::Delete)?;
     let id = id.to_string();
     sqlx::query!("delete from runs where id = ?", id).execute(&mut *tx).await?;
     tx.commit().await?;
     Ok(Some(()))
-}
-
-struct Row {
-    id: String,
-    dataset_id: String,
-    dataset_fingerprint: String,
-    name: Option<String>,
-    recipe: Option<String>,
-    plan_json: String,
-    seed: i64,
-    status: String,
-    progress_json: String,
-    device: Option<String>,
-    error: Option<String>,
-    created_at: String,
-    started_at: Option<String>,
-    finished_at: Option<String>,
-    repeats: Option<String>,
-    initial_weights_sha256: Option<String>,
-}
-
-impl Row {
-    fn read(self) -> Result<Run, StoreError> {
-        Ok(Run {
-            id: columns::parse("runs.id", &self.id)?,
-            dataset_id: columns::parse("runs.dataset_id", &self.dataset_id)?,
-            dataset_fingerprint: self.dataset_fingerprint,
-            name: self.name,
-            recipe: self.recipe,
-            plan: columns::from_json("runs.plan_json", &self.plan_json)?,
-            seed: columns::number("runs.seed", self.seed)?,
-            initial_weights_sha256: self
-                .initial_weights_sha256
-                .map(|hash| columns::hash("runs.initial_weights_sha256", hash))
-                .transpose()?,
-            repeats: columns::parse_some("runs.repeats", self.repeats.as_deref())?,
-            status: columns::parse("runs.status", &self.status)?,
-            progress: columns::from_json("runs.progress_json", &self.progress_json)?,
-            device: self.device,
-            error: self.error,
-            created_at: columns::parse("runs.created_at", &self.created_at)?,
-            started_at: columns::parse_some("runs.started_at", self.started_at.as_deref())?,
-            finished_at: columns::parse_some("runs.finished_at", self.finished_at.as_deref())?,
-        })
-    }
 }
 
 #[cfg(test)]

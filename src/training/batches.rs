@@ -2,19 +2,21 @@
 
 use rand::{RngCore, SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
 
 /// Where in a plan an epoch stands; each counts from 1.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Place {
     pub(super) stage: u32,
     pub(super) step: u32,
     pub(super) epoch: u32,
 }
 
-/// The batches of one epoch and what its dropout is seeded with.
+/// The batches of one epoch.
 pub(super) struct Epoch {
     pub(super) batches: Vec<Vec<usize>>,
-    pub(super) dropout_seed: u64,
+    seed: u64,
+    place: Place,
 }
 
 impl Epoch {
@@ -30,7 +32,15 @@ impl Epoch {
         if batches.len() > 1 && size > 1 {
             batches.pop_if(|last| last.len() == 1);
         }
-        Self { batches, dropout_seed: rng.next_u64() }
+        Self { batches, seed, place }
+    }
+
+    /// What the dropout of a batch is seeded with: of this batch alone, so that an epoch can go on in its midst.
+    pub(super) fn dropout_seed(&self, batch: usize) -> u64 {
+        let mut rng = rng(self.seed, self.place);
+        // The first stream has shuffled.
+        rng.set_stream(1 + batch as u64);
+        rng.next_u64()
     }
 }
 
@@ -73,6 +83,18 @@ mod tests {
         assert_eq!(batches(9, 4, 1, FIRST).concat().len(), 8);
         assert_eq!(batches(9, 1, 1, FIRST).concat().len(), 9);
         assert_eq!(batches(1, 4, 1, FIRST).concat().len(), 1);
+    }
+
+    #[test]
+    fn each_batch_has_draws_of_its_own_which_depend_on_seed_and_place() {
+        let seeds = |seed, place| {
+            let epoch = Epoch::shuffled(&[0, 1, 2], 1, seed, place);
+            (0..3).map(|batch| epoch.dropout_seed(batch)).collect::<Vec<_>>()
+        };
+        let drawn = seeds(1, FIRST);
+        assert_eq!(drawn, seeds(1, FIRST));
+        let others = [drawn.clone(), seeds(2, FIRST), seeds(1, Place { epoch: 2, ..FIRST })].concat();
+        assert_eq!(std::collections::BTreeSet::from_iter(&others).len(), 9, "{others:?}");
     }
 
     #[test]

@@ -31,7 +31,7 @@ impl Features {
         let batches = batches::in_order(indices, session.job.plan.batch_size);
         let mut features = Self { rows: vec![Vec::new(); session.job.samples.len()], width: 0 };
         let mut feed = images.feed(&batches);
-        session.begin(Place { epoch: 0, ..place }, batches.len())?;
+        session.begin(Place { epoch: 0, ..place }, batches.len(), 0)?;
         for batch in &batches {
             session.before_batch()?;
             features.add(batch, network.features(&feed.next_input()?.views()));

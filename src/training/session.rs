@@ -2,7 +2,11 @@
 
 use std::time::Instant;
 
-use super::{Observer, TrainingError, TrainingJob, batches::Place, meter::Meter};
+use super::{
+    Checkpoint, Observer, StageModel, Stop, TrainingError, TrainingJob,
+    batches::Place,
+    meter::{self, Meter},
+};
 use crate::domain::{EpochRecord, RunProgress, Split};
 
 /// One call of [`super::train`].
@@ -15,12 +19,17 @@ pub(super) struct Session<'a> {
     images: usize,
     since: Instant,
     epochs: u32,
+    /// When there was a checkpoint last.
+    kept: Instant,
+    stop: Option<Stop>,
 }
 
 impl<'a> Session<'a> {
     pub(super) fn new(job: &'a TrainingJob, observer: &'a mut dyn Observer) -> Self {
-        let progress = RunProgress::default();
-        Self { job, observer, meter: Meter::new(job), progress, images: 0, since: Instant::now(), epochs: 0 }
+        let (epochs, reading) =
+            job.checkpoint.as_ref().map_or_else(Default::default, |from| (from.epochs(), from.meter().clone()));
+        let (meter, progress, now) = (Meter::new(job, reading), RunProgress::default(), Instant::now());
+        Self { job, observer, meter, progress, images: 0, since: now, epochs, kept: now, stop: None }
     }
 
     /// Indices of the samples of a split, in the job's order.
@@ -35,7 +44,13 @@ impl<'a> Session<'a> {
     }
 
     pub(super) fn stop_if_asked(&mut self) -> Result<(), TrainingError> {
-        if self.observer.should_stop() { Err(TrainingError::Stopped) } else { Ok(()) }
+        self.stop = self.observer.should_stop();
+        if self.stop.is_some() { Err(TrainingError::Stopped) } else { Ok(()) }
+    }
+
+    /// Whether the run was stopped to go on later.
+    pub(super) fn is_interrupted(&self) -> bool {
+        self.stop == Some(Stop::ToGoOn)
     }
 
     /// Comes before each batch of any kind: stops if asked to and lets predictions go first.
@@ -45,10 +60,16 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// An epoch or pass of `batches` batches begins; step 0 and epoch 0 come before the first.
-    pub(super) fn begin(&mut self, Place { stage, step, epoch }: Place, batches: usize) -> Result<(), TrainingError> {
+    /// An epoch or pass of `batches` batches begins, or goes on after `done` of them; step 0 and epoch 0 come before the first.
+    pub(super) fn begin(
+        &mut self,
+        Place { stage, step, epoch }: Place,
+        batches: usize,
+        done: usize,
+    ) -> Result<(), TrainingError> {
         (self.images, self.since) = (0, Instant::now());
-        self.progress = RunProgress { stage, step, epoch, batches: batches as u32, ..RunProgress::default() };
+        let (batch, batches) = (done as u32, batches as u32);
+        self.progress = RunProgress { stage, step, epoch, batch, batches, ..RunProgress::default() };
         self.report()
     }
 
@@ -60,12 +81,42 @@ impl<'a> Session<'a> {
         self.report()
     }
 
-    /// An epoch is done; numbers it within the run.
-    pub(super) fn epoch_done(&mut self, mut record: EpochRecord) -> Result<(), TrainingError> {
+    /// An epoch is done. Numbers it within the run.
+    pub(super) fn number_epoch(&mut self, record: &mut EpochRecord) {
         self.epochs += 1;
         record.sequence = self.epochs;
         self.meter.epoch_done();
-        Ok(self.observer.epoch(&record)?)
+    }
+
+    /// Epochs done, and what the meter shows: what a checkpoint keeps of the session.
+    pub(super) fn standing(&self) -> (u32, meter::Reading) {
+        (self.epochs, self.meter.reading())
+    }
+
+    /// Tells the observer of the end of an epoch.
+    pub(super) fn keep_epoch(&mut self, record: &EpochRecord, checkpoint: &Checkpoint) -> Result<(), TrainingError> {
+        self.observer.epoch(record, checkpoint)?;
+        self.kept = Instant::now();
+        Ok(())
+    }
+
+    /// Tells the observer of the end of a stage.
+    pub(super) fn keep_stage(&mut self, model: StageModel, checkpoint: &Checkpoint) -> Result<(), TrainingError> {
+        self.observer.stage(model, checkpoint)?;
+        self.kept = Instant::now();
+        Ok(())
+    }
+
+    /// Gives the observer a checkpoint from within an epoch.
+    pub(super) fn keep(&mut self, checkpoint: &Checkpoint) -> Result<(), TrainingError> {
+        self.observer.checkpoint(checkpoint)?;
+        self.kept = Instant::now();
+        Ok(())
+    }
+
+    /// Whether an epoch goes on for so long that it needs a checkpoint within it.
+    pub(super) fn is_checkpoint_due(&self) -> bool {
+        self.kept.elapsed().as_secs_f64() >= 60.0 * self.job.plan.checkpoint_minutes
     }
 
     fn report(&mut self) -> Result<(), TrainingError> {

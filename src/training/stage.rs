@@ -1,47 +1,57 @@
-//! A stage: its steps at one image size, the best epoch over all of them, and that epoch's scores on every split.
+//! A stage: its steps at one image size, and the scores of the best epoch over all of them on every split.
 
 use std::{sync::Arc, time::Instant};
 
 use burn::tensor::{Device, Tensor};
 
 use super::{
-    Sample, SampleOutcome, Session, SplitEvaluation, StageModel, TrainingError,
+    Checkpoint, Sample, SampleOutcome, Session, SplitEvaluation, StageModel, TrainingError,
     batches::Place,
+    checkpoint::{Parts, Standing},
     features::Features,
     fit::{self, Fit, Ready},
     images::{Images, Squares},
-    selection_score,
     tally::Tally,
 };
 use crate::{
-    domain::{ModelSpec, Scope, SelectionMetric, Split, Stage, Step},
+    domain::{ModelSpec, Scope, Split, Stage, Step},
     nn::{Compiled, Network, input_tensor},
 };
 
-/// Trains a stage, gives its model to the observer and returns the network of the best epoch, in inference mode.
+/// Trains what is left of a stage, gives its model to the observer and returns where the next one begins: with the network of the best
+/// epoch.
 pub(super) fn train(
     session: &mut Session<'_>,
     number: u32,
     stage: &Stage,
-    spec: ModelSpec,
-    mut network: Network,
-) -> Result<Network, TrainingError> {
-    session.begin(Place { stage: number, step: 0, epoch: 0 }, 0)?;
+    spec: &ModelSpec,
+    mut standing: Standing,
+) -> Result<Standing, TrainingError> {
+    session.begin(Place { stage: number, step: 0, epoch: 0 }, 0, 0)?;
     let images = Images::open(session, stage.image_size)?;
-    let on = Ground { images: &images, spec: &spec };
-    let mut best = Best::new(session.job.plan.selection.metric);
-    for (step, position) in stage.steps.iter().zip(1..) {
-        let place = Place { stage: number, step: position, epoch: 0 };
-        network = match step.scope {
-            Scope::Head => train_head(session, place, step, on, network, &mut best)?,
-            Scope::All => train_all(session, place, step, on, network, &mut best)?,
+    let on = Ground { images: &images, spec };
+    while let Some(step) = stage.steps.get(standing.position.step as usize - 1) {
+        let place = Place { stage: number, step: standing.position.step, epoch: 0 };
+        standing = match step.scope {
+            Scope::Head => train_head(session, place, step, on, standing)?,
+            Scope::All => train_all(session, place, step, on, standing)?,
         };
     }
-    let (place, best) = best.epoch.expect("a checked plan has a step in each stage and an epoch in each step");
+    let (place, bytes) = standing.best.model().expect("a checked plan has an epoch in each stage");
+    let (best, _) = Network::from_bytes(bytes, &session.job.device)?;
     let evaluations = evaluate(session, place, on, &best)?;
-    let bytes = best.to_bytes(&spec);
-    session.observer.stage(StageModel { stage: number, spec, bytes, evaluations })?;
-    Ok(best)
+    let model = StageModel { stage: number, spec: spec.clone(), bytes: Arc::clone(bytes), evaluations };
+    let next = Standing::at_stage(number + 1, best, &session.job.plan, session.job.classes.len());
+    let checkpoint = between_stages(session, &next, Arc::clone(bytes));
+    session.keep_stage(model, &checkpoint)?;
+    Ok(next)
+}
+
+fn between_stages(session: &Session<'_>, next: &Standing, network: Arc<Vec<u8>>) -> Checkpoint {
+    let (epochs, meter) = session.standing();
+    let Standing { position, epoch, best, .. } = next;
+    let (position, epoch) = (*position, epoch.clone());
+    Checkpoint::of(Parts { position, epochs, meter, epoch, network, best, optimizer: None })
 }
 
 /// What the steps of a stage stand on.
@@ -64,22 +74,21 @@ fn train_all(
     place: Place,
     step: &Step,
     on: Ground<'_>,
-    network: Network,
-    best: &mut Best,
-) -> Result<Network, TrainingError> {
+    from: Standing,
+) -> Result<Standing, TrainingError> {
     let ModelSpec { image_size, normalisation, .. } = on.spec;
     let device = session.job.device.clone();
     let fit = Fit {
         place,
         step,
-        side: *image_size,
+        spec: on.spec,
         feed: &|batches| on.images.feed(batches),
         forward: &|network, squares, device| {
             network.forward(input_tensor(&squares.views(), *image_size, normalisation, device))
         },
         ready: &|network| on.ready(network, &device),
     };
-    fit.run(session, network, &mut |place, network, tally| best.offer(place, tally, network))
+    fit.run(session, from)
 }
 
 /// The body computes its features once; the epochs then run on the head alone.
@@ -88,18 +97,17 @@ fn train_head(
     place: Place,
     step: &Step,
     on: Ground<'_>,
-    network: Network,
-    best: &mut Best,
-) -> Result<Network, TrainingError> {
+    from: Standing,
+) -> Result<Standing, TrainingError> {
     let needed = [session.split(Split::Train), session.split(session.job.plan.selection.split)].concat();
     let device = session.job.device.clone();
-    let compiled = Compiled::new(&network, on.spec, &device);
+    let compiled = Compiled::new(&from.network, on.spec, &device);
     let features = Features::compute(session, place, &compiled, on.images, &needed)?;
     drop(compiled);
     let fit = Fit {
         place,
         step,
-        side: on.spec.image_size,
+        spec: on.spec,
         feed: &|batches| features.feed(batches),
         forward: &|network, features, device| network.classify(Tensor::from_data(features, device)),
         ready: &|network| {
@@ -107,7 +115,7 @@ fn train_head(
             Box::new(move |features| network.classify(Tensor::from_data(features, &device)))
         },
     };
-    fit.run(session, network, &mut |place, network, tally| best.offer(place, tally, network))
+    fit.run(session, from)
 }
 
 /// The stage's model on every split that has images.
@@ -145,24 +153,4 @@ fn outcomes(session: &Session<'_>, indices: &[usize], tally: &Tally) -> Vec<Samp
         probabilities,
     };
     samples.zip(tally.predictions()).map(outcome).collect()
-}
-
-/// The best epoch so far; of equal ones the first.
-struct Best {
-    metric: SelectionMetric,
-    score: f64,
-    epoch: Option<(Place, Network)>,
-}
-
-impl Best {
-    fn new(metric: SelectionMetric) -> Self {
-        Self { metric, score: f64::NEG_INFINITY, epoch: None }
-    }
-
-    fn offer(&mut self, place: Place, tally: &Tally, network: &Network) {
-        let score = selection_score(self.metric, tally.confusion(), tally.loss());
-        if score > self.score {
-            (self.score, self.epoch) = (score, Some((place, network.clone())));
-        }
-    }
 }

@@ -1,14 +1,20 @@
 //! Loss and confusion counted over batches, on the host in double precision.
 
 use burn::tensor::Tensor;
+use serde::{Deserialize, Serialize};
 
+use super::checkpoint::bits;
 use crate::domain::{ConfusionMatrix, EpochScores};
 
 /// Sums over the images seen so far, and what was predicted of each.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Tally {
     confusion: ConfusionMatrix,
+    #[serde(with = "bits")]
     loss_sum: f64,
-    /// A row for each image, in the order in which they were counted.
+    /// A row for each image, in the order in which they were counted. Not kept in a checkpoint: an epoch's are not asked for, and
+    /// an evaluation is not interrupted.
+    #[serde(skip)]
     logits: Vec<f32>,
 }
 

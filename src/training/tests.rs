@@ -1,6 +1,7 @@
 //! Runs on drawn images: small enough for seconds, real enough to learn.
 
 mod cache;
+mod resume;
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -189,12 +190,13 @@ fn a_loss_that_is_not_finite_ends_the_run_at_once() {
     let fit = fit::Fit {
         place,
         step: &job.plan.stages[0].steps[0],
-        side: SIDE,
+        spec: &spec,
         feed: &|batches| images.feed(batches),
         forward: &diverged,
         ready: &|_| unreachable!("the first batch ends the run"),
     };
-    let outcome = fit.run(&mut session, network, &mut |_, _, _| ()).map(|_| ());
+    let from = Standing::at_stage(1, network, &job.plan, job.classes.len());
+    let outcome = fit.run(&mut session, from).map(|_| ());
     assert!(matches!(outcome, Err(TrainingError::NotFinite { stage: 1, step: 1, epoch: 1 })), "{outcome:?}");
     assert_eq!(told.progress.iter().map(|progress| progress.batch).max(), Some(0), "not even one batch counted");
 }
@@ -217,7 +219,6 @@ fn data_that_cannot_be_trained_on_is_refused_with_the_fix() {
 }
 
 /// What the observer was told.
-#[derive(Default)]
 struct Told {
     progress: Vec<RunProgress>,
     epochs: Vec<EpochRecord>,
@@ -228,11 +229,40 @@ struct Told {
     yielded: usize,
     /// How often it may be asked before it says stop.
     patience: Option<usize>,
+    /// In which way.
+    how: Stop,
     /// Calls that came after it said stop.
     after_stop: usize,
+    /// The last one, as it was written.
+    checkpoint: Option<Vec<u8>>,
+}
+
+impl Default for Told {
+    fn default() -> Self {
+        Self {
+            progress: Vec::new(),
+            epochs: Vec::new(),
+            stages: Vec::new(),
+            body_passes: Vec::new(),
+            caches: Vec::new(),
+            asked: 0,
+            yielded: 0,
+            patience: None,
+            how: Stop::ForGood,
+            after_stop: 0,
+            checkpoint: None,
+        }
+    }
 }
 
 impl Told {
+    fn keep(&mut self, checkpoint: &Checkpoint) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("checkpoint");
+        checkpoint.write(&path).unwrap();
+        self.checkpoint = Some(std::fs::read(path).unwrap());
+    }
+
     fn note(&mut self) {
         self.after_stop += usize::from(self.patience.is_some_and(|patience| self.asked > patience));
     }
@@ -245,15 +275,22 @@ impl Observer for Told {
         Ok(())
     }
 
-    fn epoch(&mut self, epoch: &EpochRecord) -> Result<(), ObserverError> {
+    fn epoch(&mut self, epoch: &EpochRecord, checkpoint: &Checkpoint) -> Result<(), ObserverError> {
         self.note();
         self.epochs.push(epoch.clone());
+        self.keep(checkpoint);
         Ok(())
     }
 
-    fn stage(&mut self, model: StageModel) -> Result<(), ObserverError> {
+    fn stage(&mut self, model: StageModel, checkpoint: &Checkpoint) -> Result<(), ObserverError> {
         self.note();
         self.stages.push(model);
+        self.keep(checkpoint);
+        Ok(())
+    }
+
+    fn checkpoint(&mut self, checkpoint: &Checkpoint) -> Result<(), ObserverError> {
+        self.keep(checkpoint);
         Ok(())
     }
 
@@ -265,9 +302,9 @@ impl Observer for Told {
         self.body_passes.push(images);
     }
 
-    fn should_stop(&mut self) -> bool {
+    fn should_stop(&mut self) -> Option<Stop> {
         self.asked += 1;
-        self.patience.is_some_and(|patience| self.asked > patience)
+        self.patience.is_some_and(|patience| self.asked > patience).then_some(self.how)
     }
 
     fn yield_device(&mut self) {
@@ -296,6 +333,7 @@ fn plan(architecture: Architecture, stages: &[&[(Scope, f64, u32)]]) -> Training
         optimizer: Optimizer::Adam,
         dropout: 0.0,
         selection: Selection { split: Split::Validation, metric: SelectionMetric::Accuracy },
+        checkpoint_minutes: 10.0,
         stages: stages.iter().map(stage).collect(),
     }
 }
@@ -316,6 +354,7 @@ fn job(plan: TrainingPlan) -> TrainingJob {
         body: None,
         seed: 1,
         device: device(),
+        checkpoint: None,
     }
 }
 

@@ -6,8 +6,8 @@ use super::{WorkerContext, provenance};
 use crate::{
     dataset,
     domain::{ClassList, InitialWeights, Sha256, Split, TrainingPlan},
-    store::{Blobs, Radiograph, Run, StoreError, datasets, radiographs, weights},
-    training::{ReadImage, Sample, TrainingJob},
+    store::{Blobs, Radiograph, Run, StoreError, checkpoints, datasets, radiographs, weights},
+    training::{Checkpoint, ReadImage, Sample, TrainingJob},
 };
 
 /// Share of the training images that chooses epochs when the data set has no validation split of its own.
@@ -49,10 +49,12 @@ pub(super) enum PrepareError {
     SplitOtherwise,
 }
 
-/// A job and what is recorded with its models.
+/// A job and what is recorded with it.
 pub(super) struct PreparedJob {
     pub(super) job: TrainingJob,
     pub(super) synthetic: bool,
+    /// Number of the checkpoint that it goes on from, or 0.
+    pub(super) sequence: u32,
 }
 
 /// Reads all that the run needs, but for the images themselves.
@@ -66,6 +68,7 @@ pub(super) async fn prepare(context: &WorkerContext, run: &Run) -> Result<Prepar
     let samples = samples(&radiographs, &dataset.classes)?;
     let weights = initial_weights(context, run).await?;
     provenance::record(context, run, weights.as_ref(), &radiographs).await?;
+    let (sequence, checkpoint) = last_good_checkpoint(context, run).await?;
     let job = TrainingJob {
         samples,
         plan: run.plan.clone(),
@@ -76,8 +79,31 @@ pub(super) async fn prepare(context: &WorkerContext, run: &Run) -> Result<Prepar
         body: body(blobs, weights.as_ref()).await?,
         seed: run.seed.into(),
         device: device.clone(),
+        checkpoint,
     };
-    Ok(PreparedJob { job, synthetic: dataset.synthetic })
+    Ok(PreparedJob { job, synthetic: dataset.synthetic, sequence })
+}
+
+/// The newest checkpoint that is whole, and its number; what was recorded after it goes, for it will be recorded again.
+async fn last_good_checkpoint(context: &WorkerContext, run: &Run) -> Result<(u32, Option<Checkpoint>), StoreError> {
+    let WorkerContext { db, checkpoints: files, .. } = context;
+    for stored in checkpoints::of_run(db, run.id).await? {
+        let (files, id, file) = (files.clone(), run.id, stored.file.clone());
+        let read = move || {
+            let bytes = files.read(id, &file).map_err(|error| error.to_string())?;
+            Checkpoint::read(&bytes).map_err(|error| error.to_string())
+        };
+        match tokio::task::spawn_blocking(read).await.unwrap_or_else(|panic| Err(panic.to_string())) {
+            Ok(checkpoint) => {
+                checkpoints::rewind(db, id, Some(&stored)).await?;
+                tracing::info!(run = %id, position = %stored.position, "training goes on");
+                return Ok((stored.sequence, Some(checkpoint)));
+            }
+            Err(error) => tracing::warn!(run = %id, error, "a checkpoint is damaged: the one before is used"),
+        }
+    }
+    checkpoints::rewind(db, run.id, None).await?;
+    Ok((0, None))
 }
 
 /// Carves a validation split from the training images, by patient, if the plan selects on one and there is none. For

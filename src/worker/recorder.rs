@@ -2,6 +2,7 @@
 
 use std::{
     future::Future,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -11,22 +12,38 @@ use tokio_util::sync::CancellationToken;
 use super::WorkerContext;
 use crate::{
     domain::{EpochRecord, EvaluationId, ModelId, Outcome, RunProgress, RunStatus, Sha256},
-    store::{Evaluated, Evaluation, Model, Run, StoreError, models, runs},
-    training::{CacheOrigin, ImageCache, Observer, ObserverError, SampleOutcome, SplitEvaluation, StageModel},
+    store::{Evaluated, Evaluation, Model, Run, StoreError, StoredCheckpoint, runs},
+    training::{
+        CacheOrigin, Checkpoint, ImageCache, Observer, ObserverError, SampleOutcome, SplitEvaluation, StageModel, Stop,
+    },
 };
 
 /// Progress is written at most this often, but for changes of stage, step and epoch.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
 
+/// How long training waits for a disk that is full or fails before the run ends, to be resumed by hand.
+const DISK_PATIENCE: Duration = Duration::from_secs(60 * 60);
+
+/// How often it tries the disk meanwhile.
+const DISK_POLL: Duration = Duration::from_secs(2);
+
 /// Why the training was asked to stop.
 #[derive(Debug)]
 pub(super) enum StopReason {
-    /// A user cancelled the run.
+    /// A user cancelled the run, or removed it.
     Cancelled,
+    /// A user paused the run.
+    Paused,
     /// The server ends.
     Shutdown,
     /// Whether the run is to stop cannot be read.
     Store(StoreError),
+}
+
+impl StopReason {
+    fn stop(&self) -> Stop {
+        if matches!(self, Self::Cancelled) { Stop::ForGood } else { Stop::ToGoOn }
+    }
 }
 
 /// Lives on the training thread.
@@ -37,12 +54,21 @@ pub(super) struct Recorder {
     shutdown: CancellationToken,
     stopped: Option<StopReason>,
     written: Option<(RunProgress, Instant)>,
+    /// The last checkpoint's number.
+    sequence: u32,
 }
 
 impl Recorder {
-    pub(super) fn new(context: &WorkerContext, run: &Run, synthetic: bool, shutdown: CancellationToken) -> Self {
+    /// `sequence` is the number of the checkpoint that training goes on from, or 0.
+    pub(super) fn new(
+        context: &WorkerContext,
+        run: &Run,
+        synthetic: bool,
+        sequence: u32,
+        shutdown: CancellationToken,
+    ) -> Self {
         let (context, run) = (context.clone(), run.clone());
-        Self { context, run, synthetic, shutdown, stopped: None, written: None }
+        Self { context, run, synthetic, shutdown, stopped: None, written: None, sequence }
     }
 
     /// Why it asked the training to stop, if it did.
@@ -50,17 +76,71 @@ impl Recorder {
         self.stopped
     }
 
-    fn wait<T>(&self, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, ObserverError> {
-        self.context.runtime.block_on(call).map_err(|error| ObserverError(error.to_string()))
+    fn wait<T>(&self, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+        self.context.runtime.block_on(call)
     }
 
     fn reason_to_stop(&self) -> Option<StopReason> {
         let run = self.context.runtime.block_on(runs::get(&self.context.db, self.run.id));
-        match run {
-            Ok(Some(run)) if run.status == RunStatus::Cancelling => Some(StopReason::Cancelled),
+        match run.map(|run| run.map(|run| run.status)) {
+            Ok(Some(RunStatus::Running)) => self.shutdown.is_cancelled().then_some(StopReason::Shutdown),
+            // Resumed before its trainer saw that it was paused: it goes on when its turn comes.
+            Ok(Some(RunStatus::Paused | RunStatus::Queued)) => Some(StopReason::Paused),
+            Ok(_) => Some(StopReason::Cancelled),
             Err(error) => Some(StopReason::Store(error)),
-            Ok(_) => self.shutdown.is_cancelled().then_some(StopReason::Shutdown),
         }
+    }
+
+    /// Writes the file of a checkpoint and then its row, with what it follows. A full disk is waited for.
+    fn keep(&mut self, milestone: &Milestone<'_>, checkpoint: &Checkpoint) -> Result<(), ObserverError> {
+        let started = Instant::now();
+        loop {
+            match self.try_to_keep(milestone, checkpoint) {
+                Ok(()) => return Ok(()),
+                Err(error) if error.is_of_the_disk() && started.elapsed() < DISK_PATIENCE => {
+                    tracing::warn!(run = %self.run.id, %error, "a checkpoint cannot be written: training waits");
+                    if self.should_stop().is_some() {
+                        return Err(ObserverError(format!(
+                            "a checkpoint could not be written before the end: {error}"
+                        )));
+                    }
+                    thread::sleep(DISK_POLL);
+                }
+                Err(error) if error.is_of_the_disk() => {
+                    let problem = format!("{error}: make room on the disk and resume the run");
+                    return Err(ObserverError(problem));
+                }
+                Err(error) => return Err(ObserverError(error.to_string())),
+            }
+        }
+    }
+
+    fn try_to_keep(&mut self, milestone: &Milestone<'_>, checkpoint: &Checkpoint) -> Result<(), StoreError> {
+        let WorkerContext { db, blobs, checkpoints, .. } = self.context.clone();
+        let (id, sequence) = (self.run.id, self.sequence + 1);
+        let file = checkpoints.write(id, sequence, &|path| checkpoint.write(path))?;
+        let (position, epochs) = (checkpoint.position(), checkpoint.epochs());
+        let stored = StoredCheckpoint { sequence, file, position, epochs, created_at: Timestamp::now() };
+        let obsolete = match milestone {
+            Milestone::None => self.wait(runs::add_checkpoint(&db, id, runs::Milestone::default(), &stored))?,
+            Milestone::Epoch(epoch) => {
+                let milestone = runs::Milestone { epoch: Some(epoch), ..Default::default() };
+                self.wait(runs::add_checkpoint(&db, id, milestone, &stored))?
+            }
+            Milestone::Stage(stage) => {
+                // The blob first and then the rows: a row never points at a missing blob.
+                let sha256 = self.wait(blobs.put(stage.bytes.to_vec()))?;
+                let model = self.model(stage, ModelId::new(), sha256);
+                let evaluated = self.evaluated(stage, model.id)?;
+                let milestone = runs::Milestone { stage: Some((&model, &evaluated)), ..Default::default() };
+                self.wait(runs::add_checkpoint(&db, id, milestone, &stored))?
+            }
+        };
+        self.sequence = sequence;
+        if let Err(error) = self.wait(checkpoints.remove(id, &obsolete)) {
+            tracing::warn!(run = %id, %error, "an old checkpoint stays until the next start");
+        }
+        Ok(())
     }
 
     fn is_due(&self, progress: &RunProgress) -> bool {
@@ -88,6 +168,14 @@ impl Recorder {
         }
     }
 
+    fn evaluated(&self, stage: &StageModel, id: ModelId) -> Result<Vec<Evaluated>, StoreError> {
+        let evaluated = |of: &SplitEvaluation| {
+            let outcomes = of.outcomes.iter().map(outcome).collect::<Result<_, _>>()?;
+            Ok(Evaluated { evaluation: self.evaluation(of, stage, id), outcomes })
+        };
+        stage.evaluations.iter().map(evaluated).collect()
+    }
+
     fn evaluation(&self, of: &SplitEvaluation, model: &StageModel, model_id: ModelId) -> Evaluation {
         Evaluation {
             id: EvaluationId::new(),
@@ -108,36 +196,42 @@ impl Recorder {
 }
 
 /// The keys of a run's samples are the hashes of their images.
-fn outcome(of: &SampleOutcome) -> Result<Outcome, ObserverError> {
+fn outcome(of: &SampleOutcome) -> Result<Outcome, StoreError> {
     let SampleOutcome { key, truth, predicted, probabilities } = of.clone();
-    let sha256 = Sha256::try_from(key).map_err(|error| ObserverError(error.to_string()))?;
+    let sha256 = Sha256::try_from(key).map_err(|error| StoreError::Row(format!("outcomes.sha256: {error}")))?;
     Ok(Outcome { sha256, truth, predicted, probabilities })
 }
 
+/// What a checkpoint follows.
+enum Milestone<'a> {
+    /// Nothing: it is within an epoch.
+    None,
+    Epoch(&'a EpochRecord),
+    Stage(&'a StageModel),
+}
+
 impl Observer for Recorder {
+    /// What cannot be written now is written half a second later: progress is worth no run.
     fn progress(&mut self, progress: &RunProgress) -> Result<(), ObserverError> {
         if self.is_due(progress) {
-            self.wait(runs::set_progress(&self.context.db, self.run.id, progress))?;
+            if let Err(error) = self.wait(runs::set_progress(&self.context.db, self.run.id, progress)) {
+                tracing::warn!(run = %self.run.id, %error, "progress cannot be written");
+            }
             self.written = Some((progress.clone(), Instant::now()));
         }
         Ok(())
     }
 
-    fn epoch(&mut self, epoch: &EpochRecord) -> Result<(), ObserverError> {
-        self.wait(runs::add_epoch(&self.context.db, self.run.id, epoch))
+    fn epoch(&mut self, epoch: &EpochRecord, checkpoint: &Checkpoint) -> Result<(), ObserverError> {
+        self.keep(&Milestone::Epoch(epoch), checkpoint)
     }
 
-    /// The blob first and then the rows: a row never points at a missing blob.
-    fn stage(&mut self, model: StageModel) -> Result<(), ObserverError> {
-        let sha256 = self.wait(self.context.blobs.put(model.bytes.clone()))?;
-        let id = ModelId::new();
-        let row = self.model(&model, id, sha256);
-        let evaluated = |of: &SplitEvaluation| {
-            let outcomes = of.outcomes.iter().map(outcome).collect::<Result<_, _>>()?;
-            Ok(Evaluated { evaluation: self.evaluation(of, &model, id), outcomes })
-        };
-        let evaluated: Vec<_> = model.evaluations.iter().map(evaluated).collect::<Result<_, ObserverError>>()?;
-        self.wait(models::create_evaluated(&self.context.db, &row, &evaluated))
+    fn stage(&mut self, model: StageModel, checkpoint: &Checkpoint) -> Result<(), ObserverError> {
+        self.keep(&Milestone::Stage(&model), checkpoint)
+    }
+
+    fn checkpoint(&mut self, checkpoint: &Checkpoint) -> Result<(), ObserverError> {
+        self.keep(&Milestone::None, checkpoint)
     }
 
     fn image_cache(&mut self, cache: &ImageCache) {
@@ -158,12 +252,12 @@ impl Observer for Recorder {
         tracing::info!(run = %self.run.id, images, seconds = time.as_secs_f64(), "features of the frozen body computed");
     }
 
-    /// Reads the run's state each time: a cancelled run ends within one batch.
-    fn should_stop(&mut self) -> bool {
+    /// Reads the run's state each time: a run that is cancelled or paused ends within one batch.
+    fn should_stop(&mut self) -> Option<Stop> {
         if self.stopped.is_none() {
             self.stopped = self.reason_to_stop();
         }
-        self.stopped.is_some()
+        self.stopped.as_ref().map(StopReason::stop)
     }
 
     fn yield_device(&mut self) {

@@ -277,7 +277,7 @@ await check('two runs chosen from the list are compared: intervals, the test in 
     }
   }
   await picture(page, 'comparison');
-  await page.getByLabel('Split').selectOption('validation');
+  await page.getByRole('combobox', { name: 'Split' }).selectOption('validation');
   await page.getByRole('region', { name: 'Scores on the validation split' }).waitFor();
 });
 

@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use thorax::{
     http::{AppState, Limits, router},
     inference::{Engine, EngineConfig},
-    store::{Blobs, Caches, Db},
+    store::{Blobs, Caches, CheckpointFiles, Db},
 };
 use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -58,6 +58,7 @@ impl Server {
             db: Db::open(&data).await.unwrap(),
             blobs: Blobs::open(&data).unwrap(),
             caches: Caches::new(&data),
+            checkpoints: CheckpointFiles::new(&data),
             engine: Engine::start(engine, Device::default()),
             run_queued: Arc::new(Notify::new()),
             devices: Arc::from([]),

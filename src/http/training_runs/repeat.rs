@@ -85,6 +85,7 @@ fn again(first: Run) -> Run {
         progress: RunProgress::default(),
         device: None,
         error: None,
+        starts: 0,
         created_at: Timestamp::now(),
         started_at: None,
         finished_at: None,

@@ -125,6 +125,7 @@ impl Draft {
             progress: RunProgress::default(),
             device: None,
             error: None,
+            starts: 0,
             created_at: Timestamp::now(),
             started_at: None,
             finished_at: None,
@@ -165,6 +166,7 @@ fn read_overrides(mut fields: Fields) -> PlanOverrides {
         optimizer: fields.optional("optimizer"),
         dropout: fields.optional("dropout"),
         selection: fields.optional("selection"),
+        checkpoint_minutes: fields.optional("checkpoint_minutes"),
         stages: fields.objects("stages", read_stage),
     };
     fields.finish();

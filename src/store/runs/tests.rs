@@ -112,27 +112,86 @@ async fn a_run_claimed_by_many_at_once_goes_to_one() {
 }
 
 #[tokio::test]
-async fn cancelling_does_in_each_state_what_the_domain_allows() {
+async fn a_run_does_in_each_state_what_the_domain_allows_when_asked_to() {
     let (_dir, db, dataset) = database_with_data().await;
-    for before in RunStatus::ALL {
+    for (before, action) in RunStatus::ALL.into_iter().flat_map(|status| RunAction::ALL.map(|action| (status, action)))
+    {
         let id = run_in(&db, &dataset, before).await;
-        let after = match before {
-            RunStatus::Queued => RunStatus::Cancelled,
-            RunStatus::Running | RunStatus::Cancelling => RunStatus::Cancelling,
-            _ => {
-                let refused = cancel(&db, id).await;
-                // Paused, too, while the domain has no way out of it.
-                assert!(matches!(refused, Err(StoreError::IllegalMove(_))), "{before}");
-                assert_eq!(status(&db, id).await, before);
-                continue;
+        let answer = match action {
+            RunAction::Pause => pause(&db, id).await,
+            RunAction::Resume => resume(&db, id, None).await,
+            RunAction::Cancel => cancel(&db, id).await,
+            RunAction::Delete => {
+                let before = get(&db, id).await.unwrap();
+                delete(&db, id).await.map(|deleted| deleted.and(before))
             }
         };
-        let run = cancel(&db, id).await.unwrap().unwrap();
-        assert_eq!(run.status, after, "{before}");
-        assert_eq!(run.finished_at.is_some(), after.is_final());
-        assert_eq!(get(&db, id).await.unwrap(), Some(run));
+        let Ok(after) = before.asked(action) else {
+            assert!(matches!(answer, Err(StoreError::IllegalMove(_))), "{action} {before}");
+            assert_eq!(status(&db, id).await, before);
+            continue;
+        };
+        let run = answer.unwrap().unwrap();
+        assert_eq!(run.status, after, "{action} {before}");
+        if action != RunAction::Delete && after != before {
+            assert_eq!(run.finished_at.is_some(), after.is_final(), "{action} {before}");
+        }
+        let stored = get(&db, id).await.unwrap();
+        assert_eq!(stored, (action != RunAction::Delete).then_some(run), "{action} {before}");
     }
-    assert_eq!(cancel(&db, RunId::new()).await.unwrap(), None);
+    for missing in [pause(&db, RunId::new()).await, resume(&db, RunId::new(), None).await] {
+        assert_eq!(missing.unwrap(), None);
+    }
+}
+
+#[tokio::test]
+async fn a_second_request_is_answered_as_the_first() {
+    for (status, action) in RunStatus::ALL.into_iter().flat_map(|status| RunAction::ALL.map(|action| (status, action)))
+    {
+        if let Ok(after) = status.asked(action) {
+            assert_eq!(after.asked(action), Ok(after), "{action} {status}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_failed_run_goes_on_with_another_learning_rate_where_it_stopped() {
+    let (_dir, db, dataset) = database_with_data().await;
+    let run = fixtures::stored_run(&db, &dataset).await;
+    claim(&db, "cpu").await.unwrap();
+    let position = Position { stage: 1, step: 2, epoch: 3, batch: 4 };
+    let file = crate::store::StoredFile {
+        name: "checkpoint-1.safetensors".into(),
+        sha256: crate::domain::Sha256::of(b"weights"),
+        byte_length: 7,
+    };
+    let checkpoint = StoredCheckpoint { sequence: 1, file, position, epochs: 5, created_at: Timestamp::now() };
+    add_checkpoint(&db, run.id, Milestone::default(), &checkpoint).await.unwrap();
+    finish(&db, run.id, RunStatus::Failed, Some("the loss is not finite")).await.unwrap();
+    let resumed = resume(&db, run.id, Some(1e-5)).await.unwrap().unwrap();
+    assert_eq!((resumed.status, &resumed.error, resumed.finished_at), (RunStatus::Queued, &None, None));
+    let mut plan = run.plan.clone();
+    plan.stages[0].steps[1].learning_rate = 1e-5;
+    assert_eq!(resumed.plan, plan);
+    assert_eq!(get(&db, run.id).await.unwrap(), Some(resumed));
+    claim(&db, "cpu").await.unwrap().unwrap();
+    assert!(matches!(resume(&db, run.id, Some(1e-6)).await, Err(StoreError::IllegalMove(_))));
+}
+
+#[tokio::test]
+async fn starts_are_counted_until_there_is_a_checkpoint() {
+    let (_dir, db, dataset) = database_with_data().await;
+    let run = fixtures::stored_run(&db, &dataset).await;
+    for starts in 1..=3 {
+        assert_eq!(claim(&db, "cpu").await.unwrap().unwrap().starts, starts);
+        interrupt(&db, run.id).await.unwrap();
+    }
+    let file =
+        crate::store::StoredFile { name: "a".into(), sha256: crate::domain::Sha256::of(b"weights"), byte_length: 7 };
+    let position = Position::of_stage(1);
+    let checkpoint = StoredCheckpoint { sequence: 1, file, position, epochs: 0, created_at: Timestamp::now() };
+    add_checkpoint(&db, run.id, Milestone::default(), &checkpoint).await.unwrap();
+    assert_eq!(claim(&db, "cpu").await.unwrap().unwrap().starts, 1);
 }
 
 #[tokio::test]
@@ -211,18 +270,20 @@ fn epoch(sequence: u32, loss: f64) -> EpochRecord {
 }
 
 #[tokio::test]
-async fn runs_of_a_dead_process_fail_and_all_others_stay() {
+async fn runs_of_a_dead_process_are_queued_again_and_all_others_stay() {
     let (_dir, db, dataset) = database_with_data().await;
     let mut runs = Vec::new();
     for status in RunStatus::ALL {
         runs.push((run_in(&db, &dataset, status).await, status));
     }
-    assert_eq!(fail_orphans(&db, "the server ended").await.unwrap(), 2);
+    assert_eq!(requeue_orphans(&db).await.unwrap(), 2);
     for (id, before) in runs {
-        let orphan = matches!(before, RunStatus::Running | RunStatus::Cancelling);
-        let run = get(&db, id).await.unwrap().unwrap();
-        assert_eq!(run.status, if orphan { RunStatus::Failed } else { before });
-        assert_eq!(run.error.as_deref(), orphan.then_some("the server ended"));
+        let expected = match before {
+            RunStatus::Running => RunStatus::Queued,
+            RunStatus::Cancelling => RunStatus::Cancelled,
+            other => other,
+        };
+        assert_eq!(status(&db, id).await, expected, "{before}");
     }
 }
 
@@ -248,7 +309,7 @@ async fn a_deleted_run_takes_epochs_and_evaluations_along_but_not_its_models() {
     let evaluation = fixtures::evaluation(&model, &dataset, Split::Test);
     models::create(&db, &model, std::slice::from_ref(&evaluation)).await.unwrap();
 
-    assert!(matches!(delete(&db, run.id).await, Err(StoreError::InUse(_))));
+    assert!(matches!(delete(&db, run.id).await, Err(StoreError::IllegalMove(_))));
     cancel(&db, run.id).await.unwrap();
     assert_eq!(delete(&db, run.id).await.unwrap(), Some(()));
     assert_eq!(delete(&db, run.id).await.unwrap(), None);

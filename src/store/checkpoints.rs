@@ -1,0 +1,282 @@
+//! Checkpoints of runs: a file each, and the row that says that it is whole and what it holds.
+
+use std::{
+    fs::File,
+    io::{self, ErrorKind},
+    path::{Path, PathBuf},
+};
+
+use jiff::Timestamp;
+use sha2::Digest;
+use sqlx::SqliteConnection;
+
+use super::{Db, StoreError, columns, runs};
+use crate::domain::{Position, RunId, Sha256};
+
+/// How many are kept of a run: the last, and the one before should the last be torn.
+const KEPT: i64 = 2;
+
+/// The folders of the runs' checkpoints, below `<data_dir>/runs`.
+#[derive(Clone, Debug)]
+pub struct CheckpointFiles {
+    root: PathBuf,
+}
+
+/// A file that is whole and durable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredFile {
+    /// Its name in the run's folder.
+    pub name: String,
+    /// Of its bytes.
+    pub sha256: Sha256,
+    /// Its size.
+    pub byte_length: u64,
+}
+
+/// A checkpoint of a run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StoredCheckpoint {
+    /// Counts up within the run.
+    pub sequence: u32,
+    /// Its file.
+    pub file: StoredFile,
+    /// The next batch to be trained on.
+    pub position: Position,
+    /// Epochs of the run that were done.
+    pub epochs: u32,
+    /// When it was written.
+    pub created_at: Timestamp,
+}
+
+impl CheckpointFiles {
+    /// Makes nothing: a folder is made with its first file.
+    pub fn new(data_dir: &Path) -> Self {
+        Self { root: data_dir.join("runs") }
+    }
+
+    fn folder(&self, run: RunId) -> PathBuf {
+        self.root.join(run.to_string())
+    }
+
+    /// Writes the file of a checkpoint with `write`, under a temporary name, and renames it when it is durable. Blocks.
+    ///
+    /// # Errors
+    /// When the disk is full or fails; nothing of the file is left then.
+    pub fn write(
+        &self,
+        run: RunId,
+        sequence: u32,
+        write: &dyn Fn(&Path) -> io::Result<()>,
+    ) -> Result<StoredFile, StoreError> {
+        let folder = self.folder(run);
+        let name = format!("checkpoint-{sequence}.safetensors");
+        let partial = folder.join(format!("{name}.partial"));
+        let written = self.make(&folder).and_then(|()| write_durably(&partial, &folder.join(&name), write));
+        if written.is_err() {
+            // Room for the next attempt; what cannot be removed is overwritten by it.
+            let _ = std::fs::remove_file(&partial);
+        }
+        let (sha256, byte_length) = written.map_err(|source| StoreError::File { path: folder.join(&name), source })?;
+        Ok(StoredFile { name, sha256, byte_length })
+    }
+
+    fn make(&self, folder: &Path) -> io::Result<()> {
+        if folder.is_dir() {
+            return Ok(());
+        }
+        std::fs::create_dir_all(folder)?;
+        sync_folder(&self.root)?;
+        self.root.parent().map_or(Ok(()), sync_folder)
+    }
+
+    /// The bytes of a file, which must be those that were written. Blocks.
+    ///
+    /// # Errors
+    /// When it is missing, torn or changed.
+    pub fn read(&self, run: RunId, file: &StoredFile) -> Result<Vec<u8>, StoreError> {
+        let path = self.folder(run).join(&file.name);
+        let read = std::fs::read(&path).and_then(|bytes| {
+            let found = Sha256::of(&bytes);
+            if found == file.sha256 {
+                Ok(bytes)
+            } else {
+                Err(io::Error::other(format!("its bytes have the hash {found}")))
+            }
+        });
+        read.map_err(|source| StoreError::File { path, source })
+    }
+
+    /// Removes files that no row names any more; a missing one is fine.
+    pub async fn remove(&self, run: RunId, names: &[String]) -> Result<(), StoreError> {
+        for name in names {
+            let path = self.folder(run).join(name);
+            unless_missing(tokio::fs::remove_file(&path).await).map_err(|source| StoreError::File { path, source })?;
+        }
+        Ok(())
+    }
+
+    /// Removes all files of a run; none is fine.
+    pub async fn remove_all(&self, run: RunId) -> Result<(), StoreError> {
+        let path = self.folder(run);
+        unless_missing(tokio::fs::remove_dir_all(&path).await).map_err(|source| StoreError::File { path, source })
+    }
+
+    /// Removes what killed processes left: files that no row names, and folders of runs that are no more. Not while anything trains.
+    pub async fn sweep(&self, db: &Db) -> Result<(), StoreError> {
+        for folder in entries(&self.root)? {
+            // What has another name was not put there by this program.
+            let Some(run) = folder.file_name().and_then(|name| name.to_str()?.parse().ok()) else { continue };
+            if runs::get(db, run).await?.is_none() {
+                self.remove_all(run).await?;
+                continue;
+            }
+            let named: Vec<String> =
+                of_run(db, run).await?.into_iter().map(|checkpoint| checkpoint.file.name).collect();
+            let names = entries(&folder)?.into_iter().filter_map(|path| Some(path.file_name()?.to_str()?.to_owned()));
+            self.remove(run, &names.filter(|name| !named.contains(name)).collect::<Vec<_>>()).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Hash and size of the file, read back from where it was written.
+fn write_durably(partial: &Path, path: &Path, write: &dyn Fn(&Path) -> io::Result<()>) -> io::Result<(Sha256, u64)> {
+    write(partial)?;
+    File::open(partial)?.sync_all()?;
+    let mut hasher = sha2::Sha256::new();
+    let byte_length = io::copy(&mut File::open(partial)?, &mut hasher)?;
+    std::fs::rename(partial, path)?;
+    path.parent().map_or(Ok(()), sync_folder)?;
+    Ok((Sha256::from_digest(&hasher.finalize()), byte_length))
+}
+
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}
+
+fn entries(folder: &Path) -> Result<Vec<PathBuf>, StoreError> {
+    let read = match std::fs::read_dir(folder) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        read => read.and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect()),
+    };
+    read.map_err(|source| StoreError::File { path: folder.to_owned(), source })
+}
+
+fn unless_missing(outcome: io::Result<()>) -> io::Result<()> {
+    match outcome {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        outcome => outcome,
+    }
+}
+
+/// The checkpoints of a run, the newest first.
+pub async fn of_run(db: &Db, run: RunId) -> Result<Vec<StoredCheckpoint>, StoreError> {
+    of_run_in(&mut *db.read().acquire().await?, run).await
+}
+
+pub(super) async fn of_run_in(tx: &mut SqliteConnection, run: RunId) -> Result<Vec<StoredCheckpoint>, StoreError> {
+    let run = run.to_string();
+    let rows = sqlx::query_as!(
+        Row,
+        "select sequence, file, sha256, byte_length, stage, step, epoch, batch, epochs, created_at
+           from checkpoints where run_id = ? order by sequence desc",
+        run
+    )
+    .fetch_all(tx)
+    .await?;
+    rows.into_iter().map(Row::read).collect()
+}
+
+/// Adds a checkpoint and forgets those that are too many; the names of their files.
+pub(super) async fn add_in(
+    tx: &mut SqliteConnection,
+    run: RunId,
+    checkpoint: &StoredCheckpoint,
+) -> Result<Vec<String>, StoreError> {
+    let run = run.to_string();
+    let StoredCheckpoint { sequence, file, position, epochs, created_at } = checkpoint;
+    let (sha256, created_at) = (file.sha256.as_str(), columns::time(*created_at));
+    let byte_length: i64 = columns::number("checkpoints.byte_length", file.byte_length)?;
+    sqlx::query!(
+        "insert into checkpoints (run_id, sequence, file, sha256, byte_length, stage, step, epoch, batch, epochs, created_at)
+           values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        run,
+        sequence,
+        file.name,
+        sha256,
+        byte_length,
+        position.stage,
+        position.step,
+        position.epoch,
+        position.batch,
+        epochs,
+        created_at,
+    )
+    .execute(&mut *tx)
+    .await?;
+    let oldest = i64::from(*sequence) - KEPT;
+    let removed =
+        sqlx::query_scalar!("delete from checkpoints where run_id = ? and sequence <= ? returning file", run, oldest);
+    Ok(removed.fetch_all(tx).await?)
+}
+
+/// Takes the run back to a checkpoint, or to its beginning: what was recorded after it goes, since training records it again. A model of
+/// such a stage that serves under an alias stays, but is no longer the run's.
+pub async fn rewind(db: &Db, run: RunId, to: Option<&StoredCheckpoint>) -> Result<(), StoreError> {
+    let mut tx = db.begin().await?;
+    let run = run.to_string();
+    let (sequence, epochs, stage) = to.map_or((0, 0, 1), |to| (to.sequence, to.epochs, to.position.stage));
+    sqlx::query!("delete from checkpoints where run_id = ? and sequence > ?", run, sequence).execute(&mut *tx).await?;
+    sqlx::query!("delete from epochs where run_id = ? and sequence > ?", run, epochs).execute(&mut *tx).await?;
+    sqlx::query!(
+        "update models set run_id = null
+           where run_id = ? and stage >= ? and id in (select model_id from aliases)",
+        run,
+        stage
+    )
+    .execute(&mut *tx)
+    .await?;
+    sqlx::query!("delete from evaluations where run_id = ? and stage >= ?", run, stage).execute(&mut *tx).await?;
+    sqlx::query!("delete from models where run_id = ? and stage >= ?", run, stage).execute(&mut *tx).await?;
+    tx.commit().await?;
+    Ok(())
+}
+
+struct Row {
+    sequence: i64,
+    file: String,
+    sha256: String,
+    byte_length: i64,
+    stage: i64,
+    step: i64,
+    epoch: i64,
+    batch: i64,
+    epochs: i64,
+    created_at: String,
+}
+
+impl Row {
+    fn read(self) -> Result<StoredCheckpoint, StoreError> {
+        let file = StoredFile {
+            name: self.file,
+            sha256: columns::hash("checkpoints.sha256", self.sha256)?,
+            byte_length: columns::number("checkpoints.byte_length", self.byte_length)?,
+        };
+        let position = Position {
+            stage: columns::number("checkpoints.stage", self.stage)?,
+            step: columns::number("checkpoints.step", self.step)?,
+            epoch: columns::number("checkpoints.epoch", self.epoch)?,
+            batch: columns::number("checkpoints.batch", self.batch)?,
+        };
+        Ok(StoredCheckpoint {
+            sequence: columns::number("checkpoints.sequence", self.sequence)?,
+            file,
+            position,
+            epochs: columns::number("checkpoints.epochs", self.epochs)?,
+            created_at: columns::parse("checkpoints.created_at", &self.created_at)?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

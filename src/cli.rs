@@ -19,6 +19,7 @@ use crate::{
     config::ServerConfig,
     dataset::AddError,
     domain::{InvalidClasses, RunId},
+    http::CompareError,
     nn::NnError,
     store::StoreError,
     telemetry,
@@ -62,6 +63,12 @@ enum Command {
     Openapi,
 }
 
+#[derive(Subcommand, Debug)]
+enum RunsCommand {
+    /// Compares runs: scores with their intervals, training time, parameters, and a test of the difference to the first.
+    Compare(runs_compare::CompareArgs),
+}
+
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CliError {
@@ -88,6 +95,8 @@ pub(crate) enum CliError {
     NoRun { id: RunId, folder: PathBuf },
     #[error(transparent)]
     Bench(#[from] bench::BenchError),
+    #[error(transparent)]
+    Compare(#[from] CompareError),
     #[error("{0}")]
     Weights(#[from] NnError),
     #[error("{0}")]

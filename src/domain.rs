@@ -10,7 +10,7 @@ mod run;
 
 pub use ids::{DatasetId, EvaluationId, ImportId, InvalidId, ModelId, PredictionId, RadiographId, RunId, Sha256};
 pub use label::{ClassList, InvalidClasses, NOTICE, Split};
-pub use metrics::{Averages, ClassMetrics, ConfusionMatrix};
+pub use metrics::{Averages, ClassMetrics, ConfusionMatrix, Outcome};
 pub use model::{BlockVariant, DeviceInfo, ModelSpec, Normalisation};
 pub use plan::{
     Architecture, InitialWeights, Optimizer, PlanOverrides, PlanProblem, Scope, Selection, SelectionMetric, Stage,

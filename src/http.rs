@@ -1,10 +1,12 @@
 //! The HTTP interface: one file a path, short handlers; no SQL, no tensors.
 
+mod accept;
 mod admin;
 mod aliases;
 mod answer;
 mod auth;
 mod body;
+mod comparison;
 mod datasets;
 mod evaluations;
 mod extract;
@@ -30,6 +32,7 @@ use tower_http::{
 use utoipa::{OpenApi, openapi};
 use utoipa_axum::router::OpenApiRouter;
 
+pub use comparison::{CompareError, MAX_COMPARED, compare};
 pub use problem::{ApiError, FieldError, Problem};
 pub use state::{AppState, Limits};
 

@@ -36,7 +36,7 @@ use crate::kernel;
 pub use adam::adam;
 pub use compiled::Compiled;
 pub use device::{DeviceChoice, devices};
-pub use file::body_spec;
+pub use file::{body_spec, parameter_count};
 pub use identity::Identities;
 pub use import::{BodyWeights, import_weights};
 pub use input::input_tensor;

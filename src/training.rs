@@ -79,6 +79,21 @@ pub struct SplitEvaluation {
     pub loss: f64,
     /// Wall time.
     pub seconds: f64,
+    /// What was predicted of each image, in the job's order.
+    pub outcomes: Vec<SampleOutcome>,
+}
+
+/// What a model made of one sample.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SampleOutcome {
+    /// The sample's key.
+    pub key: String,
+    /// The sample's class.
+    pub truth: usize,
+    /// The most probable class.
+    pub predicted: usize,
+    /// In the order of the class list.
+    pub probabilities: Vec<f32>,
 }
 
 /// The best epoch of a stage.

@@ -3,6 +3,7 @@
 
 mod champion;
 mod job;
+mod provenance;
 mod recorder;
 
 use std::{

@@ -3,6 +3,7 @@
 import { Unreachable, key } from './api.js';
 import { h, nodes, patchChildren } from './dom.js';
 import { problemNote } from './parts.js';
+import compare from './compare.js';
 import dataset from './dataset.js';
 import datasets from './datasets.js';
 import models from './models.js';
@@ -16,6 +17,7 @@ const ROUTES = [
   [/^\/?$/, overview],
   [/^\/runs$/, runs],
   [/^\/runs\/([\w-]+)$/, run],
+  [/^\/compare\/(.+)$/, compare],
   [/^\/datasets$/, datasets],
   [/^\/datasets\/([\w-]+)$/, dataset],
   [/^\/predict$/, predict],

@@ -10,16 +10,16 @@ const TOP = 18;
 const BOTTOM = 36;
 
 /**
- * `series`: [{name, label, values}] of equal length; `steps`: [{epochs, label}]; `best`: index of the best epoch;
- * `domain`: [low, high] or absent for one that fits from 0.
+ * `series`: [{name, label, values}]; `steps`: [{epochs, label}]; `best`: index of the best epoch;
+ * `domain`: [low, high] or absent for one that fits from 0; `see`: where the figures can be read.
  */
-export function chart({ title, series, steps, best, domain, format }) {
+export function chart({ title, series, steps, best, domain, format, see = ' The table below has every epoch.' }) {
   const length = Math.max(...series.map((line) => line.values.length));
   const planned = steps.reduce((sum, step) => sum + step.epochs, 0);
   const x = scale([1, Math.max(planned, length, 2)], [LEFT + 8, WIDTH - RIGHT - 8]);
   const ticks = axisTicks(domain ?? reach(series));
   const y = scale([ticks[0], ticks.at(-1)], [HEIGHT - BOTTOM, TOP]);
-  const drawing = svg('svg', { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: 'img', 'aria-label': summary(title, series, format), class: 'chart' },
+  const drawing = svg('svg', { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: 'img', 'aria-label': summary(title, series, format) + see, class: 'chart' },
     ...ticks.map((value) => horizontal(value, y, format)),
     ...stepMarks(steps, x),
     ...epochTicks(Math.max(planned, length), x),
@@ -105,7 +105,8 @@ function axisTicks([low, high]) {
 
 function summary(title, series, format) {
   const ends = series.map(({ label, values }) => `${label} ${format(values[0])} to ${format(values.at(-1))}`);
-  return `${title} over ${series[0].values.length} epochs: ${ends.join('; ')}. The table below has every epoch.`;
+  const longest = Math.max(...series.map(({ values }) => values.length));
+  return `${title} over ${longest} epochs: ${ends.join('; ')}.`;
 }
 
 const round = (value) => Math.round(value * 100) / 100;

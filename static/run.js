@@ -51,12 +51,17 @@ function progress(run, ctx) {
     await send('POST', `${path}/cancel`);
     await ctx.refresh();
   };
+  const repeat = async () => {
+    const again = await send('POST', `${path}/repeat`);
+    ctx.go(`/runs/${again.id}`);
+  };
   const stoppable = ['queued', 'running', 'paused'].includes(run.status);
   return [
     planBar(run),
     h('p', { class: 'state' }, stateText(run)),
     run.error && h('div', { class: 'problem' }, h('p', {}, run.error)),
     stoppable && action('Cancel the run', cancel, { class: 'quiet' }),
+    !isActive(run) && action('Repeat the run', repeat, { class: 'quiet', title: 'The same plan, seed, data and initial weights once more' }),
   ];
 }
 
@@ -134,8 +139,10 @@ function evaluation({ run, evaluations }) {
 }
 
 function record(run, dataset) {
-  const { plan } = run;
+  const { plan, provenance: origin } = run;
+  const images = Object.entries(origin?.images ?? {}).map(([split, n]) => `${format.count(n)} ${split}`);
   return facts([
+    ['Repeats', run.repeats && link(`/runs/${run.repeats}`, `run ${format.short(run.repeats)}`)],
     ['Data set', dataset.id ? link(`/datasets/${dataset.id}`, dataset.name) : dataset.name],
     ['Data fingerprint', h('code', { title: run.dataset_fingerprint }, run.dataset_fingerprint?.slice(0, 16))],
     ['Recipe', run.recipe ?? 'none'],
@@ -143,7 +150,10 @@ function record(run, dataset) {
     ['Optimizer', `${plan.optimizer}, batch ${plan.batch_size}, dropout ${plan.dropout}`],
     ['Best epoch by', `${plan.selection.metric} on ${plan.selection.split}`],
     ['Seed', String(run.seed)],
-    ['Device', run.device ?? 'not chosen yet'],
+    ['Initial weights', run.initial_weights_sha256 && h('code', { title: run.initial_weights_sha256 }, run.initial_weights_sha256.slice(0, 16))],
+    ['Images', origin && images.join(', ')],
+    ['Device', run.device ? [run.device, origin && h('small', {}, ` ${origin.device_description}`)] : 'not chosen yet'],
+    ['Program', origin && [`thorax ${origin.version}`, origin.git_commit && h('small', { title: origin.git_commit }, ` commit ${origin.git_commit.slice(0, 12)}`)]],
     ['Submitted', format.when(run.created_at)],
     ['Started', format.when(run.started_at)],
     ['Ended', format.when(run.finished_at)],

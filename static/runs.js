@@ -1,6 +1,7 @@
 // Runs: all of them with their progress, and the form that starts one.
 
 import { all, get, send } from './api.js';
+import { address } from './compare.js';
 import { h } from './dom.js';
 import * as format from './format.js';
 import { command, field, form, isActive, link, note, pageHead, paceText, planBar, progressText, section, select, status, table } from './parts.js';
@@ -16,13 +17,38 @@ export default {
   view(data, ctx) {
     return [
       pageHead('Training runs'),
-      data.runs.length ? section('Runs', runTable(data)) : section('Runs', note('No run yet. Start one below.')),
+      data.runs.length ? section('Runs', runTable(data, ctx), comparison(data, ctx)) : section('Runs', note('No run yet. Start one below.')),
       section('Start a run', startForm(data, ctx)),
     ];
   },
 };
 
-function runTable({ runs, datasets }) {
+/** The runs that are chosen for a comparison, oldest first: the first is what the others are tested against. */
+function chosen({ runs }, { memo }) {
+  return runs.filter(({ id }) => memo.chosen?.has(id)).map(({ id }) => id).reverse();
+}
+
+function choice(run, ctx) {
+  const onchange = ({ target }) => {
+    ctx.memo.chosen ??= new Set();
+    if (target.checked) ctx.memo.chosen.add(run.id);
+    else ctx.memo.chosen.delete(run.id);
+    ctx.redraw();
+  };
+  return h('input', { type: 'checkbox', 'data-key': `choose-${run.id}`, 'aria-label': `Compare ${format.runName(run)}`,
+    checked: ctx.memo.chosen?.has(run.id), onchange });
+}
+
+function comparison(data, ctx) {
+  if (data.runs.length < 2) return null;
+  const ids = chosen(data, ctx);
+  const enough = ids.length >= 2 && ids.length <= 20;
+  return h('div', { class: 'actions' },
+    h('button', { type: 'button', class: 'quiet', disabled: !enough, onclick: () => ctx.go(address(chosen(data, ctx))) }, 'Compare'),
+    h('small', {}, enough ? `${ids.length} runs chosen` : 'Choose 2 to 20 runs to compare'));
+}
+
+function runTable({ runs, datasets }, ctx) {
   const names = new Map(datasets.map((dataset) => [dataset.id, dataset.name]));
   const rows = runs.map((run) => [
     link(`/runs/${run.id}`, format.runName(run)),
@@ -31,8 +57,9 @@ function runTable({ runs, datasets }) {
     names.get(run.dataset_id) ?? format.short(run.dataset_id),
     format.when(run.created_at),
     format.duration(format.elapsed(run.started_at, run.finished_at)),
+    choice(run, ctx),
   ]);
-  return table('Training runs, newest first', ['Run', 'Status', 'Progress', 'Data set', 'Submitted', 'Took'], rows, { class: 'runs' });
+  return table('Training runs, newest first', ['Run', 'Status', 'Progress', 'Data set', 'Submitted', 'Took', 'Compare'], rows, { class: 'runs' });
 }
 
 export function progressCell(run) {

@@ -117,6 +117,8 @@ async fn queue_run(folder: &DataFolder, dataset: &Dataset) -> Result<(), CliErro
         recipe: Some(RECIPE.into()),
         plan: base.with(PlanOverrides { stages: Some(stages), ..PlanOverrides::default() }),
         seed: SEED,
+        initial_weights_sha256: None,
+        repeats: None,
         status: RunStatus::Queued,
         progress: RunProgress::default(),
         device: None,

@@ -1,5 +1,6 @@
-//! `thorax runs list` and `thorax runs show ID`: what the database says about training runs, whether a server runs or not.
+//! `thorax runs list`, `thorax runs show ID` and `thorax runs compare ID ID`: what the database says about training runs, whether a server runs or not.
 
+mod compare;
 mod show;
 mod table;
 
@@ -55,10 +56,13 @@ enum RunsCommand {
         #[command(flatten)]
         data: DataConfig,
     },
+    /// Compares runs: scores with their intervals, training time, parameters, and a test of the difference to the first.
+    Compare(compare::CompareArgs),
 }
 
 pub(super) async fn run(args: RunsArgs) -> Result<(), CliError> {
     let said = match args.command {
+        RunsCommand::Compare(args) => return compare::run(args).await,
         RunsCommand::List { status, json, data } => {
             let folder = open(&data.folder(DATA_FOLDER)).await?;
             let runs = all(&folder.db, status).await?;

@@ -3,10 +3,25 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::Sha256;
+
 /// Counts of images; rows are true classes, columns predicted ones, both in class-list order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(transparent)]
 pub struct ConfusionMatrix(Vec<Vec<u64>>);
+
+/// What a model made of one image.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Outcome {
+    /// Of the image's bytes.
+    pub sha256: Sha256,
+    /// Its class, as a place in the class list.
+    pub truth: usize,
+    /// The most probable class.
+    pub predicted: usize,
+    /// In the order of the class list; they add up to 1.
+    pub probabilities: Vec<f32>,
+}
 
 /// One class's scores. A score whose denominator is zero is 0, as in scikit-learn's default.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, ToSchema)]

@@ -6,7 +6,7 @@ use rand_distr::{Binomial, Distribution};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::domain::{Averages, ConfusionMatrix};
+use crate::domain::{Averages, ClassMetrics, ConfusionMatrix};
 
 /// The 0.975 quantile of the standard normal distribution, which makes the intervals 95 % ones.
 const Z: f64 = 1.959_963_984_540_054;
@@ -38,27 +38,51 @@ pub fn wilson(correct: u64, n: u64) -> (f64, f64) {
 
 /// Percentile bootstrap (Efron 1979) of the averages: images are drawn again with replacement, which over a confusion
 /// matrix is one multinomial draw of its cells. The same matrix and seed give the same intervals.
-pub(super) struct Bootstrap(Vec<Averages>);
+pub(super) struct Bootstrap(Vec<(Averages, Vec<ClassMetrics>)>);
 
 impl Bootstrap {
     pub(super) fn of(confusion: &ConfusionMatrix, seed: u64) -> Self {
-        let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        Self((0..RESAMPLES).map(|_| resample(confusion, &mut rng).averages()).collect())
+        let scores = |drawn: ConfusionMatrix| (drawn.averages(), drawn.per_class());
+        Self(redraw(seed, |rng| scores(resample(confusion, rng))))
     }
 
-    /// The 2.5 % and 97.5 % percentiles of one of the averages.
+    /// Of one of the averages.
     pub(super) fn interval(&self, score: impl Fn(&Averages) -> f64) -> Interval {
-        let mut scores: Vec<f64> = self.0.iter().map(score).collect();
-        scores.sort_by(f64::total_cmp);
-        let at = |share: f64| scores[(share * (scores.len() - 1) as f64).round() as usize];
-        Interval { low: at(0.025), high: at(0.975) }
+        Interval::of(self.0.iter().map(|(averages, _)| score(averages)).collect())
+    }
+
+    /// Of a class's F1.
+    pub(super) fn f1(&self, class: usize) -> Interval {
+        Interval::of(self.0.iter().map(|(_, classes)| classes[class].f1).collect())
     }
 }
 
-/// As many images as `confusion` counts, drawn from its cells with replacement. A multinomial draw is a chain of binomial
-/// ones, so its cost does not grow with the number of images.
+impl Interval {
+    /// The 2.5 % and 97.5 % percentiles of what a bootstrap gave.
+    pub(super) fn of(mut scores: Vec<f64>) -> Self {
+        scores.sort_by(f64::total_cmp);
+        let at = |share: f64| scores[(share * (scores.len() - 1) as f64).round() as usize];
+        Self { low: at(0.025), high: at(0.975) }
+    }
+}
+
+/// What `draw` makes of each resample of a bootstrap.
+pub(super) fn redraw<T>(seed: u64, mut draw: impl FnMut(&mut ChaCha8Rng) -> T) -> Vec<T> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    (0..RESAMPLES).map(|_| draw(&mut rng)).collect()
+}
+
+/// As many images as `confusion` counts, drawn from its cells with replacement.
 fn resample(confusion: &ConfusionMatrix, rng: &mut ChaCha8Rng) -> ConfusionMatrix {
-    let mut left_to_draw = confusion.total();
+    let size = confusion.rows().len();
+    let drawn = draw_again(&confusion.rows().concat(), rng);
+    ConfusionMatrix::from_rows(drawn.chunks(size).map(<[u64]>::to_vec).collect())
+}
+
+/// As many images as `cells` count, drawn from them with replacement: how many of each. A multinomial draw is a chain of
+/// binomial ones, so its cost does not grow with the number of images.
+pub(super) fn draw_again(cells: &[u64], rng: &mut ChaCha8Rng) -> Vec<u64> {
+    let mut left_to_draw: u64 = cells.iter().sum();
     let mut left_in_cells = left_to_draw;
     let mut draw = |&cell: &u64| {
         let drawn = if cell == left_in_cells { left_to_draw } else { binomial(left_to_draw, cell, left_in_cells, rng) };
@@ -66,7 +90,7 @@ fn resample(confusion: &ConfusionMatrix, rng: &mut ChaCha8Rng) -> ConfusionMatri
         left_to_draw -= drawn;
         drawn
     };
-    ConfusionMatrix::from_rows(confusion.rows().iter().map(|row| row.iter().map(&mut draw).collect()).collect())
+    cells.iter().map(&mut draw).collect()
 }
 
 fn binomial(n: u64, part: u64, whole: u64, rng: &mut ChaCha8Rng) -> u64 {

@@ -44,6 +44,8 @@ pub struct ClassReport {
     pub recall_interval: Interval,
     /// Of the specificity.
     pub specificity_interval: Interval,
+    /// Of F1, which is no share of images; bootstrap.
+    pub f1_interval: Interval,
 }
 
 /// What an evaluation on one split says.
@@ -81,7 +83,7 @@ impl Report {
             micro_f1: estimate(averages.micro_f1, bootstrap.interval(|a| a.micro_f1)),
             macro_f1: estimate(averages.macro_f1, bootstrap.interval(|a| a.macro_f1)),
             weighted_f1: estimate(averages.weighted_f1, bootstrap.interval(|a| a.weighted_f1)),
-            per_class: per_class(confusion, classes),
+            per_class: per_class(confusion, classes, &bootstrap),
             caveat: caveat(split, selection_split),
         }
     }
@@ -96,12 +98,13 @@ fn share(part: u64, whole: u64) -> Interval {
     Interval { low, high }
 }
 
-fn per_class(confusion: &ConfusionMatrix, classes: &ClassList) -> BTreeMap<String, ClassReport> {
-    let reports = confusion.per_class().into_iter().enumerate().map(|(i, metrics)| class(confusion, i, metrics));
+fn per_class(confusion: &ConfusionMatrix, classes: &ClassList, bootstrap: &Bootstrap) -> BTreeMap<String, ClassReport> {
+    let metrics = confusion.per_class().into_iter().enumerate();
+    let reports = metrics.map(|(i, metrics)| class(confusion, i, metrics, bootstrap.f1(i)));
     classes.names().iter().cloned().zip(reports).collect()
 }
 
-fn class(confusion: &ConfusionMatrix, index: usize, metrics: ClassMetrics) -> ClassReport {
+fn class(confusion: &ConfusionMatrix, index: usize, metrics: ClassMetrics, f1_interval: Interval) -> ClassReport {
     let hit = confusion.rows()[index][index];
     let predicted: u64 = confusion.rows().iter().map(|row| row[index]).sum();
     let others = confusion.total() - metrics.support;
@@ -114,6 +117,7 @@ fn class(confusion: &ConfusionMatrix, index: usize, metrics: ClassMetrics) -> Cl
         precision_interval: share(hit, predicted),
         recall_interval: share(hit, metrics.support),
         specificity_interval: share(others - (predicted - hit), others),
+        f1_interval,
     }
 }
 
@@ -156,6 +160,8 @@ mod tests {
         assert_eq!(pneumonia.precision_interval, share(5, 6));
         assert_eq!(pneumonia.recall_interval, share(5, 10));
         assert_eq!(pneumonia.specificity_interval, share(13, 14));
+        let Interval { low, high } = pneumonia.f1_interval;
+        assert!(0.0 < low && low < pneumonia.f1 && pneumonia.f1 < high && high < 1.0, "{low} to {high}");
     }
 
     #[test]

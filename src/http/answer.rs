@@ -45,6 +45,8 @@ problems! {
     Forbidden = "403", "The operator has not allowed it";
     /// 404 in the description.
     NotFound = "404", "No such thing, or an identifier that cannot exist";
+    /// 406 in the description.
+    NotAcceptable = "406", "None of the types in `Accept` is one that this path answers with";
     /// 409 in the description.
     Conflict = "409", "The state does not allow it";
     /// 413 in the description.

@@ -64,6 +64,9 @@ pub enum ApiError {
     /// 404; says what there is none of.
     #[error("there is no such {0}")]
     NotFound(&'static str),
+    /// 406.
+    #[error("{0}")]
+    NotAcceptable(String),
     /// 409.
     #[error("{0}")]
     Conflict(String),
@@ -121,6 +124,7 @@ impl ApiError {
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
             Self::Forbidden(_) => StatusCode::FORBIDDEN,
             Self::NotFound(_) => StatusCode::NOT_FOUND,
+            Self::NotAcceptable(_) => StatusCode::NOT_ACCEPTABLE,
             Self::Conflict(_) => StatusCode::CONFLICT,
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedType(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,

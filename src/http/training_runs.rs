@@ -1,5 +1,7 @@
 //! `/v1/training-runs`: submitting, watching and cancelling runs, and their numbers.
 
+mod compare;
+mod repeat;
 mod submission;
 
 use axum::{Json, body::Bytes, extract::State, http::StatusCode, response::IntoResponse};
@@ -7,7 +9,11 @@ use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use self::submission::{NewTrainingRun, check};
+use self::{
+    compare::*,
+    repeat::*,
+    submission::{NewTrainingRun, check},
+};
 use super::{
     ApiError, AppState,
     answer::{self, Conflict, Invalid, Malformed, NotFound},
@@ -23,7 +29,10 @@ use crate::{
 pub(super) fn router() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
         .routes(routes!(create_training_run, list_training_runs))
+        .routes(routes!(compare_training_runs))
         .routes(routes!(get_training_run, delete_training_run))
+        .routes(routes!(list_training_run_images))
+        .routes(routes!(repeat_training_run))
         .routes(routes!(cancel_training_run))
         .routes(routes!(pause_training_run))
         .routes(routes!(resume_training_run))
@@ -81,14 +90,18 @@ async fn list_training_runs(
     Ok(Json(List::of(runs, &page, |run| run.id.to_string())))
 }
 
-/// Shows a run: its plan, its state and how far it has come.
+/// Shows a run: its plan, its state, how far it has come, and what is needed to repeat it.
 #[utoipa::path(
     get, path = "/v1/training-runs/{id}", tag = "training",
     params(("id" = RunId, Path)),
-    responses((status = 200, description = "The run", body = Run), NotFound)
+    responses((status = 200, description = "The run", body = RecordedRun), NotFound)
 )]
-async fn get_training_run(State(state): State<AppState>, PathOf(id): PathOf<RunId>) -> Result<Json<Run>, ApiError> {
-    find(&state, id).await.map(Json)
+async fn get_training_run(
+    State(state): State<AppState>,
+    PathOf(id): PathOf<RunId>,
+) -> Result<Json<RecordedRun>, ApiError> {
+    let run = find(&state, id).await?;
+    recorded(&state, run).await.map(Json)
 }
 
 /// How a run goes on.

@@ -3,9 +3,12 @@
 //! All that is not a tensor stands as one JSON object under the metadata key `thorax`: safetensors writes its
 //! metadata in the order of a hash map, and a file must be the same bytes each time.
 
-use std::{borrow::Cow, collections::HashMap};
+use std::{borrow::Cow, collections::HashMap, fs::File, io::Read, path::Path};
 
-use safetensors::{Dtype, SafeTensors, View, tensor::TensorView};
+use safetensors::{
+    Dtype, SafeTensors, View,
+    tensor::{Metadata, TensorView},
+};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{
@@ -71,6 +74,22 @@ pub fn body_spec(body: &[u8]) -> Result<(BlockVariant, Normalisation), NnError> 
     let metadata: BodyMetadata = metadata(body)?;
     check_numbers(&metadata.normalisation, metadata.epsilon)?;
     Ok((metadata.variant, metadata.normalisation))
+}
+
+/// How many numbers of the model file at `path` training can move: all but the running statistics of batch norms. Reads
+/// the file's header alone.
+pub fn parameter_count(path: &Path) -> Result<u64, NnError> {
+    let mut file = File::open(path)?;
+    let mut length = [0; 8];
+    file.read_exact(&mut length)?;
+    let mut header = Vec::new();
+    // A length that lies ends with the file, and what was read is then no JSON.
+    file.take(u64::from_le_bytes(length)).read_to_end(&mut header)?;
+    let header: Metadata =
+        serde_json::from_slice(&header).map_err(|error| NnError::UnknownFormat(format!("safetensors: {error}")))?;
+    let statistic = |name: &str| name.ends_with(".running_mean") || name.ends_with(".running_var");
+    let size = |shape: &[usize]| shape.iter().map(|&side| side as u64).product::<u64>();
+    Ok(header.tensors().iter().filter(|(name, _)| !statistic(name)).map(|(_, tensor)| size(&tensor.shape)).sum())
 }
 
 /// The body's tensors (without the ImageNet classifier) and what they are.

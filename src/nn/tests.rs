@@ -3,7 +3,7 @@
 use burn::tensor::{Device, Tensor};
 use safetensors::SafeTensors;
 
-use super::{DeviceChoice, Network, NnError, import_weights, input_tensor};
+use super::{DeviceChoice, Network, NnError, import_weights, input_tensor, parameter_count};
 use crate::domain::{Architecture, BlockVariant, ClassList, ModelSpec, Normalisation, Scope};
 
 fn spec(architecture: Architecture) -> ModelSpec {
@@ -76,6 +76,23 @@ fn a_vgg_16_has_torchvisions_names_and_weights() {
     // Of the batch norm scale, shift and running statistics.
     let head = 4 * 512 + 512 * 256 + 256 + 256 * 128 + 128 + 128 * 64 + 64 + 64 * 32 + 32 + 32 * 3 + 3;
     assert_eq!(network.parameter_count(), 14_714_688 + head);
+}
+
+#[test]
+fn the_parameters_of_a_model_file_are_counted_without_the_statistics_of_batch_norms() {
+    let folder = tempfile::tempdir().unwrap();
+    let count = |architecture| {
+        let (path, spec) = (folder.path().join("model"), spec(architecture));
+        std::fs::write(&path, Network::random(&spec, 1, &Device::flex()).to_bytes(&spec)).unwrap();
+        parameter_count(&path).unwrap()
+    };
+    assert_eq!(count(Architecture::SimpleCnn), simple(1).parameter_count() as u64);
+    // Keras' summary of its ResNet50 without the classifier: 23,587,712, of which 53,120 do not train.
+    let body = 23_587_712 - 53_120;
+    let head: u64 = [2048, 256, 128, 64, 32, 3].windows(2).map(|pair| pair[0] * pair[1] + pair[1]).sum();
+    assert_eq!(count(Architecture::ResNet50), body + head + 2 * 2048);
+    std::fs::write(folder.path().join("model"), b"not a model, but long enough").unwrap();
+    assert!(matches!(parameter_count(&folder.path().join("model")), Err(NnError::UnknownFormat(_))));
 }
 
 #[test]

@@ -71,6 +71,8 @@ pub fn run(dataset: &Dataset) -> Run {
         recipe: Some("covid-resnet".into()),
         plan: recipe("covid-resnet").unwrap().plan,
         seed: u32::MAX,
+        initial_weights_sha256: None,
+        repeats: None,
         status: RunStatus::Queued,
         progress: RunProgress::default(),
         device: None,
@@ -110,10 +112,24 @@ pub fn model(run: Option<&Run>) -> Model {
     }
 }
 
-/// Two images of each class, one `COVID-19` called `normal`.
+/// Two images of each class, one `COVID-19` called `normal`: what each was, and what it was called.
+const IMAGES: [(usize, usize); 6] = [(0, 0), (0, 0), (1, 1), (1, 1), (2, 2), (2, 0)];
+
+/// What [`evaluation`] counts.
+pub fn outcomes() -> Vec<Outcome> {
+    let outcome = |(image, (truth, predicted)): (usize, (usize, usize))| Outcome {
+        sha256: Sha256::of(format!("image {image}").as_bytes()),
+        truth,
+        predicted,
+        probabilities: (0..3).map(|class| if class == predicted { 0.8 } else { 0.1 }).collect(),
+    };
+    IMAGES.into_iter().enumerate().map(outcome).collect()
+}
+
+/// Of [`IMAGES`].
 pub fn evaluation(model: &Model, dataset: &Dataset, split: Split) -> Evaluation {
     let mut confusion_matrix = ConfusionMatrix::new(3);
-    for (truth, predicted) in [(0, 0), (0, 0), (1, 1), (1, 1), (2, 2), (2, 0)] {
+    for (truth, predicted) in IMAGES {
         confusion_matrix.record(truth, predicted);
     }
     Evaluation {

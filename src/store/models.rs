@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::SqliteConnection;
 use utoipa::ToSchema;
 
-use super::{Db, Evaluation, Page, StoreError, columns, evaluations, radiographs};
+use super::{Db, Evaluated, Evaluation, Page, StoreError, columns, evaluations, outcomes, radiographs};
 use crate::domain::{ModelId, ModelSpec, RunId, Sha256};
 
 /// A model.
@@ -51,22 +51,32 @@ macro_rules! select {
 /// A model with its aliases and evaluations, in one transaction.
 pub async fn create(db: &Db, model: &Model, evaluations: &[Evaluation]) -> Result<(), StoreError> {
     let mut tx = db.begin().await?;
-    create_in(&mut tx, model, evaluations).await?;
+    insert_named(&mut tx, model).await?;
+    for evaluation in evaluations {
+        evaluations::insert(&mut tx, evaluation).await?;
+    }
     tx.commit().await?;
     Ok(())
 }
 
+/// The same within a transaction, with what was predicted of each image.
 pub(super) async fn create_in(
     tx: &mut SqliteConnection,
     model: &Model,
-    evaluations: &[Evaluation],
+    evaluated: &[Evaluated],
 ) -> Result<(), StoreError> {
-    insert(&mut *tx, model).await?;
-    for alias in &model.aliases {
-        point(&mut *tx, alias, model.id).await?;
+    insert_named(tx, model).await?;
+    for evaluated in evaluated {
+        evaluations::insert(tx, &evaluated.evaluation).await?;
+        outcomes::insert(tx, evaluated).await?;
     }
-    for evaluation in evaluations {
-        evaluations::insert(&mut *tx, evaluation).await?;
+    Ok(())
+}
+
+async fn insert_named(tx: &mut SqliteConnection, model: &Model) -> Result<(), StoreError> {
+    insert(tx, model).await?;
+    for alias in &model.aliases {
+        point(tx, alias, model.id).await?;
     }
     Ok(())
 }

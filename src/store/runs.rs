@@ -1,15 +1,18 @@
 //! Training runs and their epochs. A state changes only inside a write transaction and only as
 //! [`RunStatus::move_to`] allows.
 
+mod row;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sqlx::SqliteConnection;
 use utoipa::ToSchema;
 
-use super::{Db, Evaluation, Model, Page, StoreError, StoredCheckpoint, checkpoints, columns, models};
+use super::{Db, Evaluated, Model, Page, StoreError, StoredCheckpoint, checkpoints, columns, models};
 use crate::domain::{
-    DatasetId, EpochRecord, IllegalMove, Position, RunAction, RunId, RunProgress, RunStatus, TrainingPlan,
+    DatasetId, EpochRecord, IllegalMove, Position, RunAction, RunId, RunProgress, RunStatus, Sha256, TrainingPlan,
 };
+use row::Row;
 
 /// A training run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -28,6 +31,10 @@ pub struct Run {
     pub plan: TrainingPlan,
     /// Seed of shuffling, initialisation and dropout.
     pub seed: u32,
+    /// The ImageNet weights it starts from: chosen when it starts, beforehand where it repeats a run; null for random ones.
+    pub initial_weights_sha256: Option<Sha256>,
+    /// The run that it does again.
+    pub repeats: Option<RunId>,
     /// State.
     pub status: RunStatus,
     /// How far.
@@ -56,11 +63,14 @@ pub async fn create(db: &Db, run: &Run) -> Result<(), StoreError> {
     let plan = columns::to_json("runs.plan_json", &run.plan)?;
     let progress = columns::to_json("runs.progress_json", &run.progress)?;
     let status = run.status.as_str();
+    let (weights, repeats) =
+        (run.initial_weights_sha256.as_ref().map(Sha256::as_str), run.repeats.map(|id| id.to_string()));
     let created_at = columns::time(run.created_at);
     let (started_at, finished_at) = (run.started_at.map(columns::time), run.finished_at.map(columns::time));
     sqlx::query!(
         "insert into runs (id, dataset_id, dataset_fingerprint, name, recipe, plan_json, seed, status, progress_json,
-           device, error, created_at, started_at, finished_at) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+           device, error, created_at, started_at, finished_at, initial_weights_sha256, repeats)
+           values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         id,
         dataset_id,
         run.dataset_fingerprint,
@@ -75,6 +85,8 @@ pub async fn create(db: &Db, run: &Run) -> Result<(), StoreError> {
         created_at,
         started_at,
         finished_at,
+        weights,
+        repeats,
     )
     .execute(db.write())
     .await
@@ -244,7 +256,7 @@ pub struct Milestone<'a> {
     /// The epoch that has ended.
     pub epoch: Option<&'a EpochRecord>,
     /// The model of the stage that has ended, with its evaluations.
-    pub stage: Option<(&'a Model, &'a [Evaluation])>,
+    pub stage: Option<(&'a Model, &'a [Evaluated])>,
 }
 
 /// A checkpoint with what it follows, in one transaction. The names of the files of older checkpoints, which no row names any more.
@@ -258,8 +270,8 @@ pub async fn add_checkpoint(
     if let Some(epoch) = milestone.epoch {
         add_epoch_in(&mut tx, id, epoch).await?;
     }
-    if let Some((model, evaluations)) = milestone.stage {
-        models::create_in(&mut tx, model, evaluations).await?;
+    if let Some((model, evaluated)) = milestone.stage {
+        models::create_in(&mut tx, model, evaluated).await?;
     }
     let removed = checkpoints::add_in(&mut tx, id, checkpoint).await?;
     let key = id.to_string();
@@ -345,46 +357,6 @@ pub async fn delete(db: &Db, id: RunId) -> Result<Option<()>, StoreError> {
     sqlx::query!("delete from runs where id = ?", id).execute(&mut *tx).await?;
     tx.commit().await?;
     Ok(Some(()))
-}
-
-struct Row {
-    id: String,
-    dataset_id: String,
-    dataset_fingerprint: String,
-    name: Option<String>,
-    recipe: Option<String>,
-    plan_json: String,
-    seed: i64,
-    status: String,
-    progress_json: String,
-    device: Option<String>,
-    error: Option<String>,
-    starts: i64,
-    created_at: String,
-    started_at: Option<String>,
-    finished_at: Option<String>,
-}
-
-impl Row {
-    fn read(self) -> Result<Run, StoreError> {
-        Ok(Run {
-            id: columns::parse("runs.id", &self.id)?,
-            dataset_id: columns::parse("runs.dataset_id", &self.dataset_id)?,
-            dataset_fingerprint: self.dataset_fingerprint,
-            name: self.name,
-            recipe: self.recipe,
-            plan: columns::from_json("runs.plan_json", &self.plan_json)?,
-            seed: columns::number("runs.seed", self.seed)?,
-            status: columns::parse("runs.status", &self.status)?,
-            progress: columns::from_json("runs.progress_json", &self.progress_json)?,
-            device: self.device,
-            error: self.error,
-            starts: columns::number("runs.starts", self.starts)?,
-            created_at: columns::parse("runs.created_at", &self.created_at)?,
-            started_at: columns::parse_some("runs.started_at", self.started_at.as_deref())?,
-            finished_at: columns::parse_some("runs.finished_at", self.finished_at.as_deref())?,
-        })
-    }
 }
 
 #[cfg(test)]

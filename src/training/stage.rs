@@ -5,12 +5,13 @@ use std::{sync::Arc, time::Instant};
 use burn::tensor::{Device, Tensor};
 
 use super::{
-    Checkpoint, Session, SplitEvaluation, StageModel, TrainingError,
+    Checkpoint, Sample, SampleOutcome, Session, SplitEvaluation, StageModel, TrainingError,
     batches::Place,
     checkpoint::{Parts, Standing},
     features::Features,
     fit::{self, Fit, Ready},
     images::{Images, Squares},
+    tally::Tally,
 };
 use crate::{
     domain::{ModelSpec, Scope, Split, Stage, Step},
@@ -135,7 +136,21 @@ fn evaluate(
         let tally = fit::evaluate(session, place, &indices, &|batches| on.images.feed(batches), &logits)?;
         session.meter.forward(indices.len(), on.images.side());
         let seconds = started.elapsed().as_secs_f64();
-        evaluations.push(SplitEvaluation { split, confusion: tally.confusion().clone(), loss: tally.loss(), seconds });
+        let outcomes = outcomes(session, &indices, &tally);
+        let (confusion, loss) = (tally.confusion().clone(), tally.loss());
+        evaluations.push(SplitEvaluation { split, confusion, loss, seconds, outcomes });
     }
     Ok(evaluations)
+}
+
+/// What `tally` says of the samples at `indices`, which it counted in that order.
+fn outcomes(session: &Session<'_>, indices: &[usize], tally: &Tally) -> Vec<SampleOutcome> {
+    let samples = indices.iter().map(|&index| &session.job.samples[index]);
+    let outcome = |(sample, (predicted, probabilities)): (&Sample, (usize, Vec<f32>))| SampleOutcome {
+        key: sample.key.clone(),
+        truth: sample.class,
+        predicted,
+        probabilities,
+    };
+    samples.zip(tally.predictions()).map(outcome).collect()
 }

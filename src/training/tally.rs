@@ -6,18 +6,22 @@ use serde::{Deserialize, Serialize};
 use super::checkpoint::bits;
 use crate::domain::{ConfusionMatrix, EpochScores};
 
-/// Sums over the images seen so far.
+/// Sums over the images seen so far, and what was predicted of each.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Tally {
     confusion: ConfusionMatrix,
     #[serde(with = "bits")]
     loss_sum: f64,
+    /// A row for each image, in the order in which they were counted. Not kept in a checkpoint: an epoch's are not asked for, and
+    /// an evaluation is not interrupted.
+    #[serde(skip)]
+    logits: Vec<f32>,
 }
 
 impl Tally {
     /// Nothing counted yet, of `classes` classes.
     pub fn new(classes: usize) -> Self {
-        Self { confusion: ConfusionMatrix::new(classes), loss_sum: 0.0 }
+        Self { confusion: ConfusionMatrix::new(classes), loss_sum: 0.0, logits: Vec::new() }
     }
 
     /// Counts logits `[batch, classes]`; false when the loss is not finite. Waits for the device.
@@ -32,7 +36,13 @@ impl Tally {
             }
             self.confusion.record(truth, largest(row));
         }
+        self.logits.extend(logits);
         true
+    }
+
+    /// What was predicted of each image: the class, and the probabilities of all classes.
+    pub(super) fn predictions(&self) -> impl Iterator<Item = (usize, Vec<f32>)> {
+        self.logits.chunks_exact(self.confusion.rows().len()).map(|row| (largest(row), softmax(row)))
     }
 
     pub(super) fn confusion(&self) -> &ConfusionMatrix {
@@ -62,6 +72,13 @@ fn cross_entropy(logits: &[f32], truth: usize) -> f64 {
     sum.ln() + shift - f64::from(logits[truth])
 }
 
+fn softmax(logits: &[f32]) -> Vec<f32> {
+    let shift = f64::from(logits[largest(logits)]);
+    let parts: Vec<f64> = logits.iter().map(|&logit| (f64::from(logit) - shift).exp()).collect();
+    let sum: f64 = parts.iter().sum();
+    parts.into_iter().map(|part| (part / sum) as f32).collect()
+}
+
 fn largest(logits: &[f32]) -> usize {
     (1..logits.len()).fold(0, |best, i| if logits[i] > logits[best] { i } else { best })
 }
@@ -76,6 +93,18 @@ mod tests {
         assert!((cross_entropy(&[1.0, 2.0, 0.5], 1) - expected).abs() < 1e-12);
         assert!((cross_entropy(&[0.0; 3], 2) - 3.0f64.ln()).abs() < 1e-12);
         assert!((cross_entropy(&[1e30, 0.0], 1) - f64::from(1e30f32)).abs() < 1e20);
+    }
+
+    #[test]
+    fn what_was_predicted_of_each_image_is_kept_in_the_order_of_the_batches() {
+        let mut tally = Tally::new(2);
+        let device = Default::default();
+        assert!(tally.add(Tensor::from_data([[0.0, 3.0f32.ln()], [1.0, 0.0]], &device), &[1, 1]));
+        assert!(tally.add(Tensor::from_data([[-200.0, 200.0f32]], &device), &[0]));
+        let predictions: Vec<_> = tally.predictions().collect();
+        assert_eq!(predictions.iter().map(|(class, _)| *class).collect::<Vec<_>>(), [1, 0, 1]);
+        assert_eq!(predictions[2].1, [0.0, 1.0]);
+        assert!((predictions[0].1[0] - 0.25).abs() < 1e-6 && (predictions[0].1[1] - 0.75).abs() < 1e-6);
     }
 
     #[test]

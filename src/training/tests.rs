@@ -42,6 +42,23 @@ fn a_vgg_16_from_random_weights_learns() {
 }
 
 #[test]
+fn an_evaluation_says_of_each_image_what_was_predicted() {
+    let told = run(job(plan(SimpleCnn, &[&[(All, 1e-3, 2)]]))).unwrap();
+    for evaluation in &told.stages[0].evaluations {
+        let keys: Vec<&str> = evaluation.outcomes.iter().map(|outcome| outcome.key.as_str()).collect();
+        let images = evaluation.confusion.total();
+        assert_eq!(keys, (0..images).map(|i| format!("{}-{i}", evaluation.split)).collect::<Vec<_>>());
+        let mut counted = ConfusionMatrix::new(2);
+        for SampleOutcome { truth, predicted, probabilities, .. } in &evaluation.outcomes {
+            counted.record(*truth, *predicted);
+            assert!((probabilities.iter().sum::<f32>() - 1.0).abs() < 1e-6);
+            assert!(probabilities.iter().all(|share| *share <= probabilities[*predicted]));
+        }
+        assert_eq!(counted, evaluation.confusion);
+    }
+}
+
+#[test]
 fn a_head_alone_learns_on_cached_features() {
     let told = run(job(plan(SimpleCnn, &[&[(Head, 1e-3, 15)]]))).unwrap();
     assert_eq!(told.stages[0].evaluations[0].confusion.correct(), 8);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::WorkerContext;
+use super::{WorkerContext, provenance};
 use crate::{
     dataset,
     domain::{ClassList, InitialWeights, Sha256, Split, TrainingPlan},
@@ -39,6 +39,14 @@ pub(super) enum PrepareError {
          POST /v1/admin/weights) or set initial_weights to random"
     )]
     NoWeights,
+    /// The weights of the run that it repeats.
+    #[error("the ImageNet weights {0}, which the run is to start from, are gone: import them again")]
+    WeightsGone(Sha256),
+    /// Its numbers would be those of another run.
+    #[error(
+        "the images are no longer split as in the run that this one repeats: patient ids changed. Submit the plan as a new run"
+    )]
+    SplitOtherwise,
 }
 
 /// A job and what is recorded with it.
@@ -57,15 +65,18 @@ pub(super) async fn prepare(context: &WorkerContext, run: &Run) -> Result<Prepar
         return Err(PrepareError::Changed);
     }
     let radiographs = with_validation(radiographs::labelled(db, run.dataset_id).await?, &run.plan, run.seed.into());
+    let samples = samples(&radiographs, &dataset.classes)?;
+    let weights = initial_weights(context, run).await?;
+    provenance::record(context, run, weights.as_ref(), &radiographs).await?;
     let (sequence, checkpoint) = last_good_checkpoint(context, run).await?;
     let job = TrainingJob {
-        samples: samples(&radiographs, &dataset.classes)?,
+        samples,
         plan: run.plan.clone(),
         classes: dataset.classes,
         read: reader(blobs.clone()),
         cache: caches.folder(run.dataset_id),
         max_pixels: *max_pixels,
-        body: body(context, &run.plan).await?,
+        body: body(blobs, weights.as_ref()).await?,
         seed: run.seed.into(),
         device: device.clone(),
         checkpoint,
@@ -136,13 +147,24 @@ fn reader(blobs: Blobs) -> ReadImage {
     })
 }
 
-/// The newest imported weights, if the plan asks for any.
-async fn body(context: &WorkerContext, plan: &TrainingPlan) -> Result<Option<Vec<u8>>, PrepareError> {
-    if plan.initial_weights == InitialWeights::Random {
+/// The weights that the run was told to start from, else the newest imported ones; none if the plan asks for none.
+async fn initial_weights(context: &WorkerContext, run: &Run) -> Result<Option<Sha256>, PrepareError> {
+    if run.plan.initial_weights == InitialWeights::Random {
         return Ok(None);
     }
-    let newest = weights::list(&context.db).await?.into_iter().next().ok_or(PrepareError::NoWeights)?;
-    Ok(Some(context.blobs.get(&newest.sha256).await?))
+    let mut known = weights::list(&context.db).await?.into_iter().map(|weights| weights.sha256);
+    let chosen = match &run.initial_weights_sha256 {
+        Some(wanted) => known.find(|hash| hash == wanted).ok_or_else(|| PrepareError::WeightsGone(wanted.clone())),
+        None => known.next().ok_or(PrepareError::NoWeights),
+    };
+    chosen.map(Some)
+}
+
+async fn body(blobs: &Blobs, weights: Option<&Sha256>) -> Result<Option<Vec<u8>>, PrepareError> {
+    match weights {
+        Some(hash) => Ok(Some(blobs.get(hash).await?)),
+        None => Ok(None),
+    }
 }
 
 #[cfg(test)]

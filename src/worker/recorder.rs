@@ -11,9 +11,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::WorkerContext;
 use crate::{
-    domain::{EpochRecord, EvaluationId, ModelId, RunProgress, RunStatus, Sha256},
-    store::{Evaluation, Model, Run, StoreError, StoredCheckpoint, runs},
-    training::{CacheOrigin, Checkpoint, ImageCache, Observer, ObserverError, SplitEvaluation, StageModel, Stop},
+    domain::{EpochRecord, EvaluationId, ModelId, Outcome, RunProgress, RunStatus, Sha256},
+    store::{Evaluated, Evaluation, Model, Run, StoreError, StoredCheckpoint, runs},
+    training::{
+        CacheOrigin, Checkpoint, ImageCache, Observer, ObserverError, SampleOutcome, SplitEvaluation, StageModel, Stop,
+    },
 };
 
 /// Progress is written at most this often, but for changes of stage, step and epoch.
@@ -129,9 +131,8 @@ impl Recorder {
                 // The blob first and then the rows: a row never points at a missing blob.
                 let sha256 = self.wait(blobs.put(stage.bytes.to_vec()))?;
                 let model = self.model(stage, ModelId::new(), sha256);
-                let evaluations: Vec<_> =
-                    stage.evaluations.iter().map(|of| self.evaluation(of, stage, model.id)).collect();
-                let milestone = runs::Milestone { stage: Some((&model, &evaluations)), ..Default::default() };
+                let evaluated = self.evaluated(stage, model.id)?;
+                let milestone = runs::Milestone { stage: Some((&model, &evaluated)), ..Default::default() };
                 self.wait(runs::add_checkpoint(&db, id, milestone, &stored))?
             }
         };
@@ -167,6 +168,14 @@ impl Recorder {
         }
     }
 
+    fn evaluated(&self, stage: &StageModel, id: ModelId) -> Result<Vec<Evaluated>, StoreError> {
+        let evaluated = |of: &SplitEvaluation| {
+            let outcomes = of.outcomes.iter().map(outcome).collect::<Result<_, _>>()?;
+            Ok(Evaluated { evaluation: self.evaluation(of, stage, id), outcomes })
+        };
+        stage.evaluations.iter().map(evaluated).collect()
+    }
+
     fn evaluation(&self, of: &SplitEvaluation, model: &StageModel, model_id: ModelId) -> Evaluation {
         Evaluation {
             id: EvaluationId::new(),
@@ -184,6 +193,13 @@ impl Recorder {
             created_at: Timestamp::now(),
         }
     }
+}
+
+/// The keys of a run's samples are the hashes of their images.
+fn outcome(of: &SampleOutcome) -> Result<Outcome, StoreError> {
+    let SampleOutcome { key, truth, predicted, probabilities } = of.clone();
+    let sha256 = Sha256::try_from(key).map_err(|error| StoreError::Row(format!("outcomes.sha256: {error}")))?;
+    Ok(Outcome { sha256, truth, predicted, probabilities })
 }
 
 /// What a checkpoint follows.

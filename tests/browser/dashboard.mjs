@@ -85,6 +85,22 @@ async function demo() {
   throw new Error('the demo\'s run did not succeed in time');
 }
 
+/** A run of this submission, once it has succeeded. */
+async function train(submission) {
+  const headers = { 'content-type': 'application/json' };
+  const response = await fetch(`${origin}/v1/training-runs`, { method: 'POST', headers, body: JSON.stringify(submission) });
+  expect(response.status === 202, `the run was answered ${response.status}`);
+  const { id } = await response.json();
+  const end = Date.now() + RUN_MS;
+  while (Date.now() < end) {
+    const known = await ask(`/v1/training-runs/${id}`);
+    if (known.status === 'succeeded') return known;
+    expect(!['failed', 'cancelled'].includes(known.status), `the run is ${known.status}: ${known.error}`);
+    await new Promise((resolve) => setTimeout(resolve, 200));
+  }
+  throw new Error('the run did not succeed in time');
+}
+
 let run;
 await check('the demo\'s run succeeds while the page is watching', async (page) => {
   await open(page, '/');
@@ -232,6 +248,46 @@ await check('a wrong plan is refused with each wrong field', async (page) => {
   expect(['batch_size', 'dropout'].every((name) => fields.some((field) => field.endsWith(name))), `it names ${fields}`);
 }, { expected: /status of 422/ });
 
+let compared = '';
+await check('two runs chosen from the list are compared: intervals, the test in words, curves over one another', async (page) => {
+  const short = await train({ dataset_id: run.dataset_id, recipe: 'simple-cnn', name: 'short', seed: 2,
+    plan: { batch_size: 32, stages: [{ image_size: 32, steps: [{ scope: 'all', learning_rate: 1e-3, epochs: 2 }] }] } });
+  compared = `/compare/${run.id},${short.id}`;
+  await open(page, '/runs');
+  const button = page.getByRole('button', { name: 'Compare', exact: true });
+  await page.getByLabel('Compare short').check();
+  expect(await button.isDisabled(), 'one run can be compared with nothing');
+  await page.getByLabel(`Compare ${run.name}`).check();
+  await button.click();
+  await page.waitForURL(`**/#${compared}`);
+  const { items, plan_differences: differences } = await ask(`/v1/training-runs/compare?ids=${run.id},${short.id}`);
+  const scores = page.getByRole('region', { name: 'Scores on the test split' });
+  for (const [i, { scores: { macro_f1: macro, n } }] of items.entries()) {
+    const row = await scores.locator('tbody tr').nth(i).innerText();
+    expect([macro.value, macro.low, macro.high].every((end) => row.includes(end.toFixed(3))) && row.includes(n), `row ${i} is ${row}`);
+  }
+  const verdict = await page.locator('.verdicts').innerText();
+  expect(new RegExp(`^short: .*: p [=<] 0\\.\\d+, n = ${items[1].paired.n}`).test(verdict), `the verdict is ${verdict}`);
+  const fields = await page.locator('.differences code').allTextContents();
+  expect(differences.every(({ pointer }) => fields.includes(pointer)), `the table has ${fields}`);
+  for (const title of ['Loss', 'Accuracy', 'Macro F1']) {
+    for (const [i, { epochs }] of items.entries()) {
+      const points = await page.locator(`[data-chart="${title}"] .point.run-${i}`).count();
+      expect(points === epochs.length, `${title}: ${points} points for ${epochs.length} epochs`);
+    }
+  }
+  await picture(page, 'comparison');
+  await page.getByRole('combobox', { name: 'Split' }).selectOption('validation');
+  await page.getByRole('region', { name: 'Scores on the validation split' }).waitFor();
+});
+
+await check('a finished run is repeated from its page', async (page) => {
+  const [, first] = compared.split(',');
+  await open(page, `/runs/${first}`);
+  await page.getByRole('button', { name: 'Repeat the run' }).click();
+  await page.locator(`.facts a[href="#/runs/${first}"]`).waitFor();
+});
+
 await check('the models page has the champion and its download', async (page) => {
   await open(page, '/models');
   const row = page.locator('tr', { has: page.locator('.badge.alias', { hasText: 'champion' }) });
@@ -242,7 +298,7 @@ await check('the models page has the champion and its download', async (page) =>
 });
 
 await check('on a phone no page is wider than the screen', async (page) => {
-  for (const hash of ['/', '/runs', runPage, '/datasets', datasetPage, '/models', '/predict']) {
+  for (const hash of ['/', '/runs', runPage, compared, '/datasets', datasetPage, '/models', '/predict']) {
     await open(page, hash);
     await page.locator('.sheet').first().waitFor();
     const excess = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);

@@ -80,7 +80,10 @@ impl Server {
         if !content_type.is_empty() {
             request = request.header("content-type", content_type);
         }
-        let request = request.body(Body::from(body)).unwrap();
+        self.answer(request.body(Body::from(body)).unwrap()).await
+    }
+
+    async fn answer(&self, request: axum::http::Request<Body>) -> Answer {
         let (parts, body) = self.router.clone().oneshot(request).await.unwrap().into_parts();
         let bytes = body.collect().await.unwrap().to_bytes().to_vec();
         Answer { status: parts.status.as_u16(), headers: parts.headers, bytes }
@@ -88,6 +91,12 @@ impl Server {
 
     pub async fn get(&self, path: &str) -> Answer {
         self.request("GET", path, "", Vec::new()).await
+    }
+
+    /// In the form that `accept` asks for.
+    pub async fn get_as(&self, path: &str, accept: &str) -> Answer {
+        let request = axum::http::Request::builder().uri(path).header("accept", accept).body(Body::empty());
+        self.answer(request.unwrap()).await
     }
 
     pub async fn delete(&self, path: &str) -> Answer {

@@ -119,6 +119,8 @@ impl Draft {
             recipe: Some(self.recipe),
             plan: self.plan,
             seed: self.seed,
+            initial_weights_sha256: None,
+            repeats: None,
             status: RunStatus::Queued,
             progress: RunProgress::default(),
             device: None,

@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     domain::{EpochRecord, EpochScores, Split},
-    store::{evaluations, fixtures, models, runs::Milestone},
+    store::{Evaluated, evaluations, fixtures, models, runs::Milestone},
 };
 
 fn stored(sequence: u32, epochs: u32, position: Position) -> StoredCheckpoint {
@@ -94,7 +94,8 @@ async fn going_back_takes_epochs_and_stages_along_but_not_a_model_that_serves() 
     let evaluation = fixtures::evaluation(&other, &dataset, Split::Test);
     models::create(&db, &champion, &[]).await.unwrap();
     models::set_alias(&db, "champion", champion.id).await.unwrap();
-    let milestone = Milestone { stage: Some((&other, std::slice::from_ref(&evaluation))), ..Default::default() };
+    let evaluated = Evaluated { evaluation: evaluation.clone(), outcomes: fixtures::outcomes() };
+    let milestone = Milestone { stage: Some((&other, std::slice::from_ref(&evaluated))), ..Default::default() };
     runs::add_checkpoint(&db, run.id, milestone, &stored(2, 2, Position::of_stage(2))).await.unwrap();
 
     rewind(&db, run.id, Some(&first)).await.unwrap();

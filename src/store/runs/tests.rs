@@ -45,6 +45,20 @@ async fn a_run_comes_back_as_it_was_stored() {
 }
 
 #[tokio::test]
+async fn a_repetition_names_its_run_and_weights_and_outlives_it() {
+    let (_dir, db, dataset) = database_with_data().await;
+    let first = fixtures::stored_run(&db, &dataset).await;
+    let weights = Some(Sha256::of(b"weights"));
+    let again = Run { repeats: Some(first.id), initial_weights_sha256: weights.clone(), ..fixtures::run(&dataset) };
+    create(&db, &again).await.unwrap();
+    assert_eq!(get(&db, again.id).await.unwrap(), Some(again.clone()));
+    cancel(&db, first.id).await.unwrap();
+    delete(&db, first.id).await.unwrap();
+    let left = get(&db, again.id).await.unwrap().unwrap();
+    assert_eq!((left.repeats, left.initial_weights_sha256), (None, weights));
+}
+
+#[tokio::test]
 async fn lists_run_oldest_first_and_can_be_of_one_state() {
     let (_dir, db, dataset) = database_with_data().await;
     let mut ids = Vec::new();

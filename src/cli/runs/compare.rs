@@ -1,0 +1,56 @@
+//! `thorax runs compare`
+
+use std::io::Write;
+
+use clap::{Args, ValueEnum};
+
+use super::{CliError, DATA_FOLDER, open};
+use crate::{
+    config::DataConfig,
+    domain::{RunId, Split},
+    http::{MAX_COMPARED, compare},
+};
+
+#[derive(Args, Debug)]
+pub(super) struct CompareArgs {
+    /// Identifiers of 2 to 20 runs; the first is what the others are tested against.
+    #[arg(value_name = "ID", required = true, num_args = 2..=MAX_COMPARED)]
+    runs: Vec<RunId>,
+
+    /// Where the scores come from: train, validation or test.
+    #[arg(long, value_name = "SPLIT", default_value = "test")]
+    split: Split,
+
+    /// Compares the models of this stage; without it each run's last one.
+    #[arg(long, value_name = "STAGE", value_parser = clap::value_parser!(u32).range(1..))]
+    stage: Option<u32>,
+
+    /// How the comparison is printed; `json` is as GET /v1/training-runs/compare answers.
+    #[arg(long, value_name = "FORMAT", default_value = "table")]
+    format: Format,
+
+    #[command(flatten)]
+    data: DataConfig,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Format {
+    Table,
+    Markdown,
+    Csv,
+    Json,
+}
+
+pub(super) async fn run(args: CompareArgs) -> Result<(), CliError> {
+    let folder = open(&args.data.folder(DATA_FOLDER)).await?;
+    let compared = compare(&folder.db, &folder.blobs, &args.runs, args.split, args.stage).await;
+    folder.db.close().await;
+    let comparison = compared?;
+    let text = match args.format {
+        Format::Table => comparison.to_plain(),
+        Format::Markdown => comparison.to_markdown(),
+        Format::Csv => comparison.to_csv(),
+        Format::Json => serde_json::to_string_pretty(&comparison)? + "\n",
+    };
+    Ok(write!(std::io::stdout(), "{text}")?)
+}

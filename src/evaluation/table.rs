@@ -1,0 +1,266 @@
+//! A comparison as the table of a report: for people in plain text and Markdown, for programs as CSV (RFC 4180).
+
+use super::{ComparedRun, Comparison, Estimate, Report};
+
+/// Text in columns.
+struct Table {
+    heads: Vec<String>,
+    rows: Vec<Vec<String>>,
+}
+
+/// What stands where there is no figure.
+const NONE: &str = "–";
+
+impl Comparison {
+    /// Aligned columns for a terminal, and below them what the figures are.
+    pub fn to_plain(&self) -> String {
+        let Table { heads, rows } = self.table();
+        let lines: Vec<&Vec<String>> = std::iter::once(&heads).chain(&rows).collect();
+        let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or_default();
+        let widths: Vec<usize> = (0..heads.len()).map(width).collect();
+        let pad = |(cell, width): (&String, &usize)| format!("{cell:<width$}");
+        let line = |cells: &&Vec<String>| {
+            let cells: Vec<String> = cells.iter().zip(&widths).map(pad).collect();
+            format!("{}\n", cells.join("  ").trim_end())
+        };
+        format!("{}\n{}\n", lines.iter().map(line).collect::<String>(), self.caption())
+    }
+
+    /// A table as GitHub's Markdown has them, and below it what the figures are.
+    pub fn to_markdown(&self) -> String {
+        let Table { heads, rows } = self.table();
+        let line = |cells: &[String]| {
+            format!("| {} |\n", cells.iter().map(|cell| escaped(cell)).collect::<Vec<_>>().join(" | "))
+        };
+        // The figures to the right, the names to the left.
+        let rule: Vec<&str> =
+            heads.iter().map(|head| if NAMES.contains(&head.as_str()) { "---" } else { "---:" }).collect();
+        let body: String = rows.iter().map(|row| line(row)).collect();
+        format!("{}| {} |\n{body}\n{}\n", line(&heads), rule.join(" | "), self.caption())
+    }
+
+    /// Plain numbers, a column for each end of an interval; empty where there is none.
+    pub fn to_csv(&self) -> String {
+        let classes = self.classes();
+        let scores = classes.iter().map(|class| format!("f1_{class}")).chain(AVERAGES.map(|(name, _, _)| name.into()));
+        let scores = scores.flat_map(|name| [name.clone(), format!("{name}_low"), format!("{name}_high")]);
+        let heads =
+            ["id", "name", "recipe", "status", "architecture", "split", "stage", "n"].map(String::from).into_iter();
+        let heads = heads.chain(scores).chain(LAST.map(String::from)).collect();
+        let rows = self.items.iter().map(|run| self.csv_row(run, &classes));
+        std::iter::once(heads).chain(rows).map(csv_line).collect()
+    }
+
+    fn table(&self) -> Table {
+        let classes = self.classes();
+        let heads = [NAMES[0].into(), NAMES[1].into(), "n".into()];
+        let heads = heads.into_iter().chain(classes.iter().map(|class| format!("F1 {class}")));
+        let heads = heads.chain(AVERAGES.map(|(_, name, _)| name.into()));
+        let heads = heads.chain(["Training time", "Parameters", "p"].map(String::from)).collect();
+        Table { heads, rows: self.items.iter().map(|run| row(run, &classes)).collect() }
+    }
+
+    /// Of all runs, in the order of their class lists.
+    fn classes(&self) -> Vec<String> {
+        let mut classes: Vec<String> = Vec::new();
+        for class in self.items.iter().filter_map(|run| run.model.as_ref()).flat_map(|model| model.classes.names()) {
+            if !classes.contains(class) {
+                classes.push(class.clone());
+            }
+        }
+        classes
+    }
+
+    fn caption(&self) -> String {
+        let stage = self.stage.map_or("its last stage".into(), |stage| format!("stage {stage}"));
+        format!(
+            "Each run's model of {stage} on the {} split, with 95 % intervals. p: exact McNemar test of the accuracy against \
+             the first run's, on the images that both were evaluated on. Micro F1 equals the accuracy.",
+            self.split
+        )
+    }
+
+    fn csv_row(&self, run: &ComparedRun, classes: &[String]) -> Vec<String> {
+        let text = |value: &Option<String>| value.clone().unwrap_or_default();
+        let model = run.model.as_ref();
+        let ends = |estimate: Option<Estimate>| match estimate {
+            Some(Estimate { value, low, high }) => [value, low, high].map(|number| number.to_string()),
+            None => Default::default(),
+        };
+        let names = [
+            run.id.to_string(),
+            text(&run.name),
+            text(&run.recipe),
+            run.status.to_string(),
+            run.architecture(),
+            self.split.to_string(),
+            or_empty(model.map(|model| model.stage)),
+            or_empty(run.scores.as_ref().map(|scores| scores.n)),
+        ];
+        let last = [
+            or_empty(run.training_seconds),
+            or_empty(model.map(|model| model.parameters)),
+            or_empty(model.map(|model| model.byte_length)),
+            or_empty(run.paired.map(|test| test.n)),
+            or_empty(run.paired.map(|test| test.mcnemar_exact_p)),
+        ];
+        names.into_iter().chain(run.scores(classes).into_iter().flat_map(ends)).chain(last).collect()
+    }
+}
+
+/// The columns of words.
+const NAMES: [&str; 2] = ["Run", "Network"];
+
+/// A score by its names in CSV and in a table.
+type Score = (&'static str, &'static str, fn(&Report) -> Estimate);
+
+const AVERAGES: [Score; 3] = [
+    ("macro_f1", "Macro F1", |report| report.macro_f1),
+    ("weighted_f1", "Weighted F1", |report| report.weighted_f1),
+    ("micro_f1", "Micro F1", |report| report.micro_f1),
+];
+
+/// The last columns of CSV.
+const LAST: [&str; 5] = ["training_seconds", "parameters", "byte_length", "paired_n", "mcnemar_exact_p"];
+
+fn row(run: &ComparedRun, classes: &[String]) -> Vec<String> {
+    let figure = |estimate: Option<Estimate>| match estimate {
+        Some(Estimate { value, low, high }) => format!("{value:.3} ({low:.3}–{high:.3})"),
+        None => NONE.into(),
+    };
+    let or_none = |text: Option<String>| text.unwrap_or_else(|| NONE.into());
+    let n = or_none(run.scores.as_ref().map(|scores| scores.n.to_string()));
+    let last = [
+        or_none(run.training_seconds.map(duration)),
+        or_none(run.model.as_ref().map(|model| grouped(model.parameters))),
+        or_none(run.paired.map(|test| probability(test.mcnemar_exact_p))),
+    ];
+    let names = [run.title(), run.architecture(), n].into_iter();
+    names.chain(run.scores(classes).into_iter().map(figure)).chain(last).collect()
+}
+
+impl ComparedRun {
+    /// F1 of each of `classes`, then the averages.
+    fn scores(&self, classes: &[String]) -> Vec<Option<Estimate>> {
+        let report = self.scores.as_ref();
+        let f1 = |class: &String| {
+            let class = report?.per_class.get(class)?;
+            Some(Estimate { value: class.f1, low: class.f1_interval.low, high: class.f1_interval.high })
+        };
+        let averages = AVERAGES.iter().map(|(_, _, of)| report.map(of));
+        classes.iter().map(f1).chain(averages).collect()
+    }
+
+    fn title(&self) -> String {
+        let id = self.id.to_string();
+        // The end of an identifier is the part in which two made at once differ.
+        let unnamed = || format!("{} {}", self.recipe.as_deref().unwrap_or("run"), &id[id.len() - 6..]);
+        self.name.clone().unwrap_or_else(unnamed)
+    }
+
+    /// As on the wire.
+    fn architecture(&self) -> String {
+        let name = serde_json::to_value(self.architecture).expect("a name");
+        name.as_str().unwrap_or_default().into()
+    }
+}
+
+fn or_empty(number: Option<impl ToString>) -> String {
+    number.map(|number| number.to_string()).unwrap_or_default()
+}
+
+/// 3 h 20 min, 4 min 10 s, 9.5 s
+fn duration(seconds: f64) -> String {
+    let whole = seconds.round() as u64;
+    match whole {
+        0..10 => format!("{seconds:.1} s"),
+        10..60 => format!("{whole} s"),
+        60..3600 => format!("{} min {} s", whole / 60, whole % 60),
+        _ => format!("{} h {} min", whole / 3600, whole % 3600 / 60),
+    }
+}
+
+fn probability(p: f64) -> String {
+    if p < 0.001 { "< 0.001".into() } else { format!("{p:.3}") }
+}
+
+/// 23,508,032
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let groups: Vec<&[u8]> = digits.as_bytes().rchunks(3).rev().collect();
+    String::from_utf8_lossy(&groups.join(&b',')).into_owned()
+}
+
+/// Nothing in a cell ends it.
+fn escaped(cell: &str) -> String {
+    cell.replace('\\', "\\\\").replace('|', "\\|").replace(['\r', '\n'], " ")
+}
+
+fn csv_line(cells: Vec<String>) -> String {
+    let quoted = |cell: String| match cell.contains([',', '"', '\r', '\n']) {
+        true => format!("\"{}\"", cell.replace('"', "\"\"")),
+        false => cell,
+    };
+    format!("{}\r\n", cells.into_iter().map(quoted).collect::<Vec<_>>().join(","))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::comparison::tests::contender, *};
+    use crate::{domain::Split, evaluation::Contender};
+
+    fn comparison() -> Comparison {
+        let unfinished = Contender { judged: None, training_seconds: None, name: None, ..contender("", 2) };
+        Comparison::new(Split::Test, None, vec![contender("a|b", 2), contender("say \"4\", twice", 4), unfinished])
+    }
+
+    #[test]
+    fn markdown_has_a_row_for_each_run_and_no_cell_ends_early() {
+        let text = comparison().to_markdown();
+        let lines: Vec<&str> = text.lines().collect();
+        let columns = |line: &str| line.replace("\\|", "").matches('|').count();
+        assert!(lines[..5].iter().all(|line| columns(line) == columns(lines[0])), "{text}");
+        assert!(lines[0].starts_with("| Run | Network | n | F1 normal | F1 pneumonia | F1 COVID-19 | Macro F1 |"));
+        assert!(lines[1].starts_with("| --- | --- | ---: |"));
+        assert!(lines[2].starts_with("| a\\|b | simple-cnn | 12 | 0.500 ("), "{text}");
+        assert!(lines[2].contains("| 12 min 35 s | 425,731 | – |"), "{text}");
+        // Three of twelve right in one model alone: 2 / 2 ** 3.
+        assert!(lines[3].ends_with("| 0.250 |"), "{text}");
+        assert!(lines[4].contains("| – | – |") && text.contains("last stage on the test split"));
+    }
+
+    #[test]
+    fn csv_has_numbers_in_as_many_cells_as_heads_and_quotes_what_needs_it() {
+        let text = comparison().to_csv();
+        let lines: Vec<&str> = text.split_terminator("\r\n").collect();
+        let heads: Vec<&str> = lines[0].split(',').collect();
+        let of = |line: &str, head: &str| -> String {
+            let cells: Vec<&str> = line.split(',').collect();
+            assert_eq!(cells.len(), heads.len(), "{line}");
+            cells[heads.iter().position(|name| *name == head).unwrap()].into()
+        };
+        assert_eq!(of(lines[1], "f1_normal"), "0.5");
+        assert_eq!((of(lines[1], "parameters"), of(lines[1], "training_seconds")), ("425731".into(), "754.6".into()));
+        assert!(of(lines[1], "macro_f1_low") < of(lines[1], "macro_f1"));
+        assert!(lines[2].contains(",\"say \"\"4\"\", twice\","), "{}", lines[2]);
+        let (rest, p) = lines[2].rsplit_once(',').unwrap();
+        assert!(rest.ends_with(",12") && (p.parse::<f64>().unwrap() - 0.25).abs() < 1e-12, "{}", lines[2]);
+        assert_eq!((of(lines[3], "macro_f1"), of(lines[3], "n")), (String::new(), String::new()));
+    }
+
+    #[test]
+    fn plain_text_stands_in_columns() {
+        let text = comparison().to_plain();
+        let lines: Vec<&str> = text.lines().collect();
+        let at = |line: &str, word: &str| line.find(word).unwrap();
+        assert_eq!(at(lines[0], "Network"), at(lines[1], "simple-cnn"));
+        assert_eq!(at(lines[1], "simple-cnn"), at(lines[2], "simple-cnn"));
+    }
+
+    #[test]
+    fn times_and_counts_are_written_for_people() {
+        assert_eq!([9.46, 59.4, 250.0, 12_000.0].map(duration), ["9.5 s", "59 s", "4 min 10 s", "3 h 20 min"]);
+        assert_eq!([7, 1234, 23_508_032].map(grouped), ["7", "1,234", "23,508,032"]);
+        assert_eq!([0.0004, 0.25].map(probability), ["< 0.001", "0.250"]);
+    }
+}

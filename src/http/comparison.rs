@@ -1,0 +1,106 @@
+//! Runs brought together for a comparison: the same for the interface and for the command line.
+
+use crate::{
+    domain::{RunId, Split},
+    evaluation::{ComparedModel, Comparison, Contender, Judged},
+    nn::{self, NnError},
+    store::{self, Blobs, Db, Evaluation, Run, StoreError},
+};
+
+/// Most runs in a comparison.
+pub const MAX_COMPARED: usize = 20;
+
+/// Why runs cannot be compared.
+#[derive(Debug, thiserror::Error)]
+pub enum CompareError {
+    /// Some of them are not there.
+    #[error("there is no training run {}", .0.iter().map(RunId::to_string).collect::<Vec<_>>().join(", "))]
+    NoSuchRuns(Vec<RunId>),
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A model file cannot be read.
+    #[error(transparent)]
+    Model(#[from] NnError),
+    /// The computation was given up.
+    #[error("the comparison was not carried out: {0}")]
+    Task(#[from] tokio::task::JoinError),
+}
+
+/// Compares runs by their models of `stage`, or of their last stage, on `split`.
+///
+/// # Errors
+/// [`CompareError`]. A run without such a model is no error: it is shown without figures.
+pub async fn compare(
+    db: &Db,
+    blobs: &Blobs,
+    runs: &[RunId],
+    split: Split,
+    stage: Option<u32>,
+) -> Result<Comparison, CompareError> {
+    let mut contenders = Vec::with_capacity(runs.len());
+    for run in all(db, runs).await? {
+        contenders.push(contender(db, blobs, run, split, stage).await?);
+    }
+    Ok(tokio::task::spawn_blocking(move || Comparison::new(split, stage, contenders)).await?)
+}
+
+async fn all(db: &Db, ids: &[RunId]) -> Result<Vec<Run>, CompareError> {
+    let (mut runs, mut missing) = (Vec::with_capacity(ids.len()), Vec::new());
+    for &id in ids {
+        match store::runs::get(db, id).await? {
+            Some(run) => runs.push(run),
+            None => missing.push(id),
+        }
+    }
+    if missing.is_empty() { Ok(runs) } else { Err(CompareError::NoSuchRuns(missing)) }
+}
+
+async fn contender(
+    db: &Db,
+    blobs: &Blobs,
+    run: Run,
+    split: Split,
+    stage: Option<u32>,
+) -> Result<Contender, CompareError> {
+    let mut evaluations = store::evaluations::of_run(db, run.id, stage, Some(split)).await?;
+    // In order of stage, and of one stage the newest last.
+    let judged = match evaluations.pop() {
+        Some(evaluation) => judged(db, blobs, evaluation).await?,
+        None => None,
+    };
+    let seconds = run.started_at.zip(run.finished_at).map(|(from, to)| to.duration_since(from).as_secs_f64());
+    Ok(Contender {
+        epochs: store::runs::epochs(db, run.id, 0).await?,
+        id: run.id,
+        name: run.name,
+        recipe: run.recipe,
+        status: run.status,
+        plan: run.plan,
+        seed: run.seed,
+        dataset_id: run.dataset_id,
+        dataset_fingerprint: run.dataset_fingerprint,
+        training_seconds: seconds,
+        judged,
+    })
+}
+
+/// None when the model was removed since its evaluation was read.
+async fn judged(db: &Db, blobs: &Blobs, evaluation: Evaluation) -> Result<Option<Judged>, CompareError> {
+    let Some(model) = store::models::get(db, evaluation.model_id).await? else { return Ok(None) };
+    let path = blobs.path(&model.sha256);
+    let parameters = tokio::task::spawn_blocking(move || nn::parameter_count(&path)).await??;
+    let outcomes = store::outcomes::of_evaluation(db, evaluation.id).await?;
+    let model = ComparedModel {
+        id: model.id,
+        evaluation_id: evaluation.id,
+        stage: evaluation.stage.unwrap_or_default(),
+        classes: evaluation.classes,
+        image_size: model.spec.image_size,
+        parameters,
+        byte_length: model.byte_length,
+        synthetic: model.synthetic,
+    };
+    let (selection_split, confusion) = (evaluation.selection_split, evaluation.confusion_matrix);
+    Ok(Some(Judged { model, selection_split, confusion, outcomes }))
+}

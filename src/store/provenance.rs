@@ -1,0 +1,236 @@
+//! What a run needs to be repeated beside its row: what it was trained on and by, and the images as they were split.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use sqlx::SqliteConnection;
+use utoipa::ToSchema;
+
+use super::{Db, Page, StoreError, columns};
+use crate::domain::{RunId, Sha256, Split};
+
+/// On what and by which program a run was trained.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Origin {
+    /// `cpu` or `vulkan:N`.
+    pub device: String,
+    /// `flex` or `vulkan`.
+    pub device_backend: String,
+    /// The processor's or adapter's own name, as `/v1/admin/devices` reports it.
+    pub device_description: String,
+    /// Of the program.
+    pub version: String,
+    /// The commit that the program was built from; null when that was not in a git repository.
+    pub git_commit: Option<String>,
+    /// When the run first started.
+    #[schema(value_type = String, format = DateTime)]
+    pub recorded_at: Timestamp,
+}
+
+/// What a run needs to be repeated, beside its plan, seed and data fingerprint.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Provenance {
+    #[serde(flatten)]
+    /// Where it comes from.
+    pub origin: Origin,
+    /// How many images were in each split, after validation was carved from train.
+    #[schema(value_type = BTreeMap<String, u64>)]
+    pub images: BTreeMap<Split, u64>,
+}
+
+/// An image as a run used it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RunImage {
+    /// Of its bytes.
+    pub sha256: Sha256,
+    /// After validation was carved from train.
+    pub split: Split,
+    /// Its class.
+    pub label: String,
+}
+
+/// Records what a run starts with, in one transaction. A run that starts again keeps what it first started with. `RowNotFound`
+/// when there is no such run.
+pub async fn record(
+    db: &Db,
+    id: RunId,
+    origin: &Origin,
+    initial_weights: Option<&Sha256>,
+    images: &[RunImage],
+) -> Result<(), StoreError> {
+    let mut tx = db.begin().await?;
+    let (run, weights) = (id.to_string(), initial_weights.map(Sha256::as_str));
+    let result = sqlx::query!("update runs set initial_weights_sha256 = ? where id = ?", weights, run);
+    columns::must_exist(&result.execute(&mut *tx).await?)?;
+    if insert(&mut tx, id, origin).await? {
+        insert_images(&mut tx, id, images).await?;
+    }
+    tx.commit().await?;
+    Ok(())
+}
+
+/// Whether it was not there.
+async fn insert(tx: &mut SqliteConnection, id: RunId, origin: &Origin) -> Result<bool, StoreError> {
+    let (id, recorded_at) = (id.to_string(), columns::time(origin.recorded_at));
+    let inserted = sqlx::query!(
+        "insert into run_provenance (run_id, device, device_backend, device_description, version, git_commit, recorded_at)
+           values (?, ?, ?, ?, ?, ?, ?) on conflict (run_id) do nothing",
+        id,
+        origin.device,
+        origin.device_backend,
+        origin.device_description,
+        origin.version,
+        origin.git_commit,
+        recorded_at,
+    )
+    .execute(tx)
+    .await?;
+    Ok(inserted.rows_affected() > 0)
+}
+
+/// In one statement: thousands of images take milliseconds in place of seconds.
+async fn insert_images(tx: &mut SqliteConnection, id: RunId, images: &[RunImage]) -> Result<(), StoreError> {
+    let id = id.to_string();
+    let images = serde_json::to_string(images).map_err(|why| StoreError::Row(format!("run_images: {why}")))?;
+    sqlx::query!(
+        "insert into run_images (run_id, sha256, split, label)
+           select ?1, value ->> 'sha256', value ->> 'split', value ->> 'label' from json_each(?2)",
+        id,
+        images
+    )
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+/// Of a run; none before it starts, and for runs of before this was recorded.
+pub async fn get(db: &Db, id: RunId) -> Result<Option<Provenance>, StoreError> {
+    let id = id.to_string();
+    let row =
+        sqlx::query_as!(Row, "select * from run_provenance where run_id = ?", id).fetch_optional(db.read()).await?;
+    let Some(row) = row else { return Ok(None) };
+    let counts =
+        sqlx::query!(r#"select split, count(*) as "images!: i64" from run_images where run_id = ? group by split"#, id)
+            .fetch_all(db.read())
+            .await?;
+    let mut images = BTreeMap::new();
+    for count in counts {
+        let split = columns::parse("run_images.split", &count.split)?;
+        images.insert(split, columns::number("images", count.images)?);
+    }
+    Ok(Some(Provenance { origin: row.read()?, images }))
+}
+
+/// A page of a run's images in the order of their hashes, which are the cursor; optionally of one split.
+pub async fn images(db: &Db, id: RunId, split: Option<Split>, page: &Page) -> Result<Vec<RunImage>, StoreError> {
+    let (id, split, after) = (id.to_string(), split.map(Split::as_str), page.after());
+    let rows = sqlx::query!(
+        "select sha256, split, label from run_images where run_id = ?1 and sha256 > ?2 and (?3 is null or split = ?3)
+           order by sha256 limit ?4",
+        id,
+        after,
+        split,
+        page.limit,
+    )
+    .fetch_all(db.read())
+    .await?;
+    let read = rows.into_iter().map(|row| {
+        Ok(RunImage {
+            sha256: columns::hash("run_images.sha256", row.sha256)?,
+            split: columns::parse("run_images.split", &row.split)?,
+            label: row.label,
+        })
+    });
+    read.collect()
+}
+
+struct Row {
+    #[allow(dead_code, reason = "a column")]
+    run_id: String,
+    device: String,
+    device_backend: String,
+    device_description: String,
+    version: String,
+    git_commit: Option<String>,
+    recorded_at: String,
+}
+
+impl Row {
+    fn read(self) -> Result<Origin, StoreError> {
+        Ok(Origin {
+            device: self.device,
+            device_backend: self.device_backend,
+            device_description: self.device_description,
+            version: self.version,
+            git_commit: self.git_commit,
+            recorded_at: columns::parse("run_provenance.recorded_at", &self.recorded_at)?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{fixtures, runs};
+
+    fn origin(device: &str) -> Origin {
+        Origin {
+            device: device.into(),
+            device_backend: "flex".into(),
+            device_description: "a processor".into(),
+            version: "0.1.0".into(),
+            git_commit: Some("c0ffee".into()),
+            recorded_at: Timestamp::now(),
+        }
+    }
+
+    fn image(name: &str, split: Split) -> RunImage {
+        RunImage { sha256: Sha256::of(name.as_bytes()), split, label: "normal".into() }
+    }
+
+    #[tokio::test]
+    async fn what_a_run_starts_with_comes_back_with_its_counts_and_goes_with_it() {
+        let (_dir, db) = fixtures::db().await;
+        let dataset = fixtures::stored_dataset(&db).await;
+        let run = fixtures::stored_run(&db, &dataset).await;
+        assert_eq!(get(&db, run.id).await.unwrap(), None);
+        let (origin, weights) = (origin("cpu"), Sha256::of(b"weights"));
+        let mut all = vec![image("a", Split::Train), image("b", Split::Test), image("c", Split::Train)];
+        record(&db, run.id, &origin, Some(&weights), &all).await.unwrap();
+        let found = get(&db, run.id).await.unwrap().unwrap();
+        assert_eq!((found.origin, found.images), (origin, BTreeMap::from([(Split::Train, 2), (Split::Test, 1)])));
+        assert_eq!(runs::get(&db, run.id).await.unwrap().unwrap().initial_weights_sha256, Some(weights));
+
+        all.sort_by(|a, b| a.sha256.cmp(&b.sha256));
+        assert_eq!(images(&db, run.id, None, &fixtures::first_page()).await.unwrap(), all);
+        let rest = Page { limit: 1, after: Some(all[0].sha256.to_string()) };
+        assert_eq!(images(&db, run.id, None, &rest).await.unwrap(), all[1..2]);
+        let test = images(&db, run.id, Some(Split::Test), &fixtures::first_page()).await.unwrap();
+        assert_eq!(test, [image("b", Split::Test)]);
+
+        runs::cancel(&db, run.id).await.unwrap();
+        runs::delete(&db, run.id).await.unwrap();
+        assert_eq!(get(&db, run.id).await.unwrap(), None);
+        assert_eq!(images(&db, run.id, None, &fixtures::first_page()).await.unwrap(), []);
+    }
+
+    #[tokio::test]
+    async fn a_run_that_starts_again_keeps_what_it_first_started_with() {
+        let (_dir, db) = fixtures::db().await;
+        let dataset = fixtures::stored_dataset(&db).await;
+        let run = fixtures::stored_run(&db, &dataset).await;
+        let images = [image("a", Split::Train)];
+        record(&db, run.id, &origin("cpu"), None, &images).await.unwrap();
+        record(&db, run.id, &origin("vulkan"), None, &images).await.unwrap();
+        let kept = get(&db, run.id).await.unwrap().unwrap();
+        assert_eq!((kept.origin.device.as_str(), kept.images[&Split::Train]), ("cpu", 1));
+    }
+
+    #[tokio::test]
+    async fn nothing_is_recorded_of_a_run_that_is_not_there() {
+        let (_dir, db) = fixtures::db().await;
+        let refused = record(&db, RunId::new(), &origin("cpu"), None, &[]).await;
+        assert!(matches!(refused, Err(StoreError::Database(sqlx::Error::RowNotFound))));
+    }
+}

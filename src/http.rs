@@ -12,6 +12,7 @@ mod fields;
 mod health;
 mod imports;
 mod models;
+mod negotiation;
 mod pages;
 mod predictions;
 mod problem;
@@ -30,8 +31,9 @@ use tower_http::{
 use utoipa::{OpenApi, openapi};
 use utoipa_axum::router::OpenApiRouter;
 
+use crate::domain::BatchEvent;
 pub use problem::{ApiError, FieldError, Problem};
-pub use state::{AppState, Limits};
+pub use state::{AppState, Limits, MAX_EVENT_STREAMS};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -40,7 +42,7 @@ pub use state::{AppState, Limits};
         description = "Trains and serves chest-radiograph classifiers. For research only: not a medical device, never \
                        for diagnosis. Errors are `application/problem+json` (RFC 9457)."
     ),
-    components(schemas(Problem)),
+    components(schemas(Problem, BatchEvent)),
     tags(
         (name = "datasets", description = "Data sets and their radiographs"),
         (name = "training", description = "Recipes, training runs and their numbers"),

@@ -8,7 +8,9 @@ mod db;
 
 pub mod datasets;
 pub mod evaluations;
+pub mod events;
 pub mod imports;
+pub mod losses;
 pub mod models;
 pub mod predictions;
 pub mod radiographs;
@@ -23,6 +25,7 @@ pub use caches::Caches;
 pub use datasets::{Dataset, Distribution};
 pub use db::Db;
 pub use evaluations::Evaluation;
+pub use events::StoredEvent;
 pub use imports::{Import, ImportRejection};
 pub use models::Model;
 pub use predictions::Prediction;

@@ -20,7 +20,10 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use burn::tensor::Device;
 
 use crate::{
-    domain::{ClassList, ConfusionMatrix, EpochRecord, ModelSpec, RunProgress, SelectionMetric, Split, TrainingPlan},
+    domain::{
+        ClassList, ConfusionMatrix, EpochRecord, ModelSpec, RunProgress, SelectionMetric, Split, TrainedBatch,
+        TrainingPlan,
+    },
     nn::{self, NnError},
 };
 pub use fit::{optimizer, training_step};
@@ -123,6 +126,10 @@ pub trait Observer {
     fn epoch(&mut self, epoch: &EpochRecord) -> Result<(), ObserverError>;
     /// After each stage.
     fn stage(&mut self, model: StageModel) -> Result<(), ObserverError>;
+    /// After each batch that the network was trained on, before its progress.
+    fn batch(&mut self, _batch: &TrainedBatch) -> Result<(), ObserverError> {
+        Ok(())
+    }
     /// When a stage has its images.
     fn image_cache(&mut self, _cache: &ImageCache) {}
     /// After each pass of the frozen body over `images` images, whose features then serve every epoch of a head step.

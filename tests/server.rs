@@ -64,6 +64,29 @@ fn a_run_that_the_end_of_the_server_interrupts_is_recorded_as_failed() {
 }
 
 #[test]
+fn a_run_that_is_being_watched_does_not_hold_the_server_back() {
+    let folder = with_phantoms();
+    let mut server = Running::start(folder.path(), &[]);
+    let run = server.start_training();
+    let mut stream = TcpStream::connect(&server.address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    write!(stream, "GET /v1/training-runs/{run}/events HTTP/1.1\r\nhost: {}\r\n\r\n", server.address).unwrap();
+    let mut told = BufReader::new(stream);
+    let mut line = String::new();
+    while !line.starts_with("event: batch") {
+        line.clear();
+        assert!(told.read_line(&mut line).unwrap() > 0, "the stream ends early");
+    }
+    let started = Instant::now();
+    assert!(server.end("-TERM").success());
+    // It would wait half a minute for open answers.
+    assert!(started.elapsed() < Duration::from_secs(15), "{:?}", started.elapsed());
+    let mut rest = String::new();
+    told.read_to_string(&mut rest).unwrap();
+    assert!(rest.ends_with("0\r\n\r\n"), "the stream is cut and not ended: {rest}");
+}
+
+#[test]
 fn a_finished_run_leaves_its_decoded_images_and_a_start_clears_away_what_was_not_finished() {
     let folder = with_phantoms();
     let mut server = Running::start(folder.path(), &[]);

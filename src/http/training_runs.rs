@@ -1,5 +1,7 @@
 //! `/v1/training-runs`: submitting, watching and cancelling runs, and their numbers.
 
+mod events;
+mod queue;
 mod submission;
 
 use axum::{Json, extract::State, http::StatusCode, response::IntoResponse};
@@ -7,7 +9,10 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use self::submission::{NewTrainingRun, check};
+use self::{
+    queue::{TrainingRun, all_shown, shown},
+    submission::{NewTrainingRun, check},
+};
 use super::{
     ApiError, AppState,
     answer::{self, Conflict, Invalid, Malformed, NotFound},
@@ -27,6 +32,7 @@ pub(super) fn router() -> OpenApiRouter<AppState> {
         .routes(routes!(cancel_training_run))
         .routes(routes!(list_training_run_epochs))
         .routes(routes!(list_training_run_evaluations))
+        .merge(events::router())
 }
 
 /// Which runs.
@@ -51,7 +57,7 @@ struct EvaluationParams {
 #[utoipa::path(
     post, path = "/v1/training-runs", tag = "training",
     request_body = NewTrainingRun,
-    responses((status = 202, description = "Queued", body = Run), Malformed, Invalid)
+    responses((status = 202, description = "Queued", body = TrainingRun), Malformed, Invalid)
 )]
 async fn create_training_run(
     State(state): State<AppState>,
@@ -60,40 +66,45 @@ async fn create_training_run(
     let run = check(&state, body).await?;
     store::runs::create(&state.db, &run).await?;
     state.run_queued.notify_one();
-    Ok(answer::accepted(place(run.id), run))
+    Ok(answer::accepted(place(run.id), shown(&state, run).await?))
 }
 
 /// Lists runs, oldest first.
 #[utoipa::path(
     get, path = "/v1/training-runs", tag = "training",
     params(RunParams, ListParams),
-    responses((status = 200, description = "A page", body = List<Run>), Malformed)
+    responses((status = 200, description = "A page", body = List<TrainingRun>), Malformed)
 )]
 async fn list_training_runs(
     State(state): State<AppState>,
     QueryOf(RunParams { status }): QueryOf<RunParams>,
     QueryOf(params): QueryOf<ListParams>,
-) -> Result<Json<List<Run>>, ApiError> {
+) -> Result<Json<List<TrainingRun>>, ApiError> {
     let page = params.page()?;
     let runs = store::runs::list(&state.db, status, &page).await?;
-    Ok(Json(List::of(runs, &page, |run| run.id.to_string())))
+    let List { items, next } = List::of(runs, &page, |run| run.id.to_string());
+    Ok(Json(List { items: all_shown(&state, items).await?, next }))
 }
 
 /// Shows a run: its plan, its state and how far it has come.
 #[utoipa::path(
     get, path = "/v1/training-runs/{id}", tag = "training",
     params(("id" = RunId, Path)),
-    responses((status = 200, description = "The run", body = Run), NotFound)
+    responses((status = 200, description = "The run", body = TrainingRun), NotFound)
 )]
-async fn get_training_run(State(state): State<AppState>, PathOf(id): PathOf<RunId>) -> Result<Json<Run>, ApiError> {
-    find(&state, id).await.map(Json)
+async fn get_training_run(
+    State(state): State<AppState>,
+    PathOf(id): PathOf<RunId>,
+) -> Result<Json<TrainingRun>, ApiError> {
+    let run = find(&state, id).await?;
+    Ok(Json(shown(&state, run).await?))
 }
 
 /// Asks a run to stop: a queued one is cancelled at once, a running one within one batch. Asking again changes nothing.
 #[utoipa::path(
     post, path = "/v1/training-runs/{id}/cancel", tag = "training",
     params(("id" = RunId, Path)),
-    responses((status = 202, description = "The run as it stands now", body = Run), NotFound, Conflict)
+    responses((status = 202, description = "The run as it stands now", body = TrainingRun), NotFound, Conflict)
 )]
 async fn cancel_training_run(
     State(state): State<AppState>,
@@ -105,7 +116,7 @@ async fn cancel_training_run(
         Err(error) => return Err(error.into()),
     };
     state.run_queued.notify_one();
-    Ok(answer::accepted(place(id), run))
+    Ok(answer::accepted(place(id), shown(&state, run).await?))
 }
 
 /// Removes a finished run with its epochs and evaluations. Its models stay.

@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use sqlx::SqliteConnection;
 use utoipa::ToSchema;
 
-use super::{Db, Evaluation, Page, StoreError, columns, evaluations, radiographs};
-use crate::domain::{ModelId, ModelSpec, RunId, Sha256};
+use super::{Db, Evaluation, Page, StoreError, columns, evaluations, events, radiographs};
+use crate::domain::{ModelId, ModelSpec, RunEvent, RunId, Sha256};
 
 /// A model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -48,7 +48,7 @@ macro_rules! select {
     };
 }
 
-/// A model with its aliases and evaluations, in one transaction.
+/// A model with its aliases and evaluations, in one transaction; that of a stage is told to those who watch its run.
 pub async fn create(db: &Db, model: &Model, evaluations: &[Evaluation]) -> Result<(), StoreError> {
     let mut tx = db.begin().await?;
     insert(&mut tx, model).await?;
@@ -58,8 +58,10 @@ pub async fn create(db: &Db, model: &Model, evaluations: &[Evaluation]) -> Resul
     for evaluation in evaluations {
         evaluations::insert(&mut tx, evaluation).await?;
     }
-    tx.commit().await?;
-    Ok(())
+    if let (Some(run), Some(stage)) = (model.run_id, model.stage) {
+        events::append_in(&mut tx, run, &RunEvent::Stage { stage, model_id: model.id }).await?;
+    }
+    db.commit(tx).await
 }
 
 async fn insert(tx: &mut SqliteConnection, model: &Model) -> Result<(), StoreError> {

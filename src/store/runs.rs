@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 use sqlx::SqliteConnection;
 use utoipa::ToSchema;
 
-use super::{Db, Page, StoreError, columns};
-use crate::domain::{DatasetId, EpochRecord, RunId, RunProgress, RunStatus, TrainingPlan};
+use super::{Db, Page, StoreError, columns, events};
+use crate::domain::{Architecture, DatasetId, EpochRecord, RunEvent, RunId, RunProgress, RunStatus, TrainingPlan};
 
 /// A training run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -53,6 +53,7 @@ pub async fn create(db: &Db, run: &Run) -> Result<(), StoreError> {
     let status = run.status.as_str();
     let created_at = columns::time(run.created_at);
     let (started_at, finished_at) = (run.started_at.map(columns::time), run.finished_at.map(columns::time));
+    let mut tx = db.begin().await?;
     sqlx::query!(
         "insert into runs (id, dataset_id, dataset_fingerprint, name, recipe, plan_json, seed, status, progress_json,
            device, error, created_at, started_at, finished_at) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -71,10 +72,11 @@ pub async fn create(db: &Db, run: &Run) -> Result<(), StoreError> {
         started_at,
         finished_at,
     )
-    .execute(db.write())
+    .execute(&mut *tx)
     .await
     .map_err(|e| StoreError::from_insert(e, "a training run of this identifier"))?;
-    Ok(())
+    tell_move(&mut tx, None, run).await?;
+    db.commit(tx).await
 }
 
 /// One.
@@ -115,7 +117,7 @@ pub async fn claim(db: &Db, device: &str) -> Result<Option<Run>, StoreError> {
     run.device = Some(device.to_owned());
     run.started_at = Some(Timestamp::now());
     write_state(&mut tx, &run).await?;
-    tx.commit().await?;
+    db.commit(tx).await?;
     Ok(Some(run))
 }
 
@@ -132,7 +134,7 @@ pub async fn cancel(db: &Db, id: RunId) -> Result<Option<Run>, StoreError> {
     run.status = run.status.move_to(next)?;
     run.finished_at = next.is_final().then(Timestamp::now);
     write_state(&mut tx, &run).await?;
-    tx.commit().await?;
+    db.commit(tx).await?;
     Ok(Some(run))
 }
 
@@ -141,8 +143,7 @@ pub async fn finish(db: &Db, id: RunId, status: RunStatus, error: Option<&str>) 
     let mut tx = db.begin().await?;
     let run = get_in(&mut tx, id).await?.ok_or(sqlx::Error::RowNotFound)?;
     finish_in(&mut tx, run, status, error).await?;
-    tx.commit().await?;
-    Ok(())
+    db.commit(tx).await
 }
 
 async fn finish_in(
@@ -160,9 +161,11 @@ async fn finish_in(
     write_state(tx, &run).await
 }
 
-/// Writes what a move changes.
+/// Writes what a move changes, and tells of the move.
 async fn write_state(tx: &mut SqliteConnection, run: &Run) -> Result<(), StoreError> {
     let (id, status) = (run.id.to_string(), run.status.as_str());
+    let before = sqlx::query_scalar!("select status from runs where id = ?", id).fetch_one(&mut *tx).await?;
+    let before = columns::parse("runs.status", &before)?;
     let (started_at, finished_at) = (run.started_at.map(columns::time), run.finished_at.map(columns::time));
     sqlx::query!(
         "update runs set status = ?, device = ?, error = ?, started_at = ?, finished_at = ? where id = ?",
@@ -173,8 +176,16 @@ async fn write_state(tx: &mut SqliteConnection, run: &Run) -> Result<(), StoreEr
         finished_at,
         id,
     )
-    .execute(tx)
+    .execute(&mut *tx)
     .await?;
+    tell_move(tx, Some(before), run).await
+}
+
+async fn tell_move(tx: &mut SqliteConnection, from: Option<RunStatus>, run: &Run) -> Result<(), StoreError> {
+    if from != Some(run.status) {
+        let moved = RunEvent::Status { from, to: run.status, cause: run.error.clone() };
+        events::append_in(tx, run.id, &moved).await?;
+    }
     Ok(())
 }
 
@@ -188,14 +199,16 @@ pub async fn set_progress(db: &Db, id: RunId, progress: &RunProgress) -> Result<
 }
 
 /// Adds an epoch; `Exists` when the run has one of this sequence.
-pub async fn add_epoch(db: &Db, id: RunId, epoch: &EpochRecord) -> Result<(), StoreError> {
-    let id = id.to_string();
+pub async fn add_epoch(db: &Db, run: RunId, epoch: &EpochRecord) -> Result<(), StoreError> {
+    let id = run.to_string();
     let record = columns::to_json("epochs.record_json", epoch)?;
+    let mut tx = db.begin().await?;
     sqlx::query!("insert into epochs (run_id, sequence, record_json) values (?, ?, ?)", id, epoch.sequence, record)
-        .execute(db.write())
+        .execute(&mut *tx)
         .await
         .map_err(|e| StoreError::from_insert(e, "an epoch of this sequence"))?;
-    Ok(())
+    events::append_in(&mut tx, run, &epoch.into()).await?;
+    db.commit(tx).await
 }
 
 /// Epochs with a greater sequence, in order.
@@ -222,8 +235,25 @@ pub async fn fail_orphans(db: &Db, why: &str) -> Result<u64, StoreError> {
         finish_in(&mut tx, row.read()?, RunStatus::Failed, Some(why)).await?;
         failed += 1;
     }
-    tx.commit().await?;
+    db.commit(tx).await?;
     Ok(failed)
+}
+
+/// The newest run that trained this network on this device to its end without a break, so that its time is that of its work.
+pub async fn measured(db: &Db, network: Architecture, device: &str) -> Result<Option<Run>, StoreError> {
+    let network = columns::to_json("runs.plan_json", &network)?;
+    let row = sqlx::query_as!(
+        Row,
+        "select * from runs
+           where status = 'succeeded' and device = ? and plan_json -> '$.architecture' = ?
+             and (select count(*) from run_events where run_id = runs.id and event_json ->> '$.to' = 'running') <= 1
+           order by id desc limit 1",
+        device,
+        network,
+    )
+    .fetch_optional(db.read())
+    .await?;
+    row.map(Row::read).transpose()
 }
 
 /// How many runs on this data set are not final.

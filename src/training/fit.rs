@@ -100,7 +100,7 @@ impl<I: Send + 'static> Fit<'_, I> {
                 return Err(not_finite(place));
             }
             self.count(|| session.meter.trained(batch.len(), self.side));
-            session.batch_done(batch.len())?;
+            session.batch_trained(batch.len(), tally.batch_loss(), self.step.learning_rate)?;
         }
         let images = tally.confusion().total() as usize;
         let trained = Trained {

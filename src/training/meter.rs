@@ -2,15 +2,11 @@
 
 use std::time::Instant;
 
-use crate::domain::{Scope, Split, Stage, Step, TrainingPlan};
+use crate::domain::{FORWARD_AND_BACKWARD, ImageCounts, Split, pixels};
 
 use super::TrainingJob;
 
-/// A training pass in forward passes: the backward pass computes two products where the forward pass computes one.
-const FORWARD_AND_BACKWARD: f64 = 3.0;
-
-/// Counts work in forward passes over one pixel, so that stages of different sizes compare. Epochs of a head step count
-/// nothing: beside the one pass of the body they take no time worth estimating.
+/// Counts work as [`TrainingPlan::work`](crate::domain::TrainingPlan::work) does.
 pub(super) struct Meter {
     started: Instant,
     total: f64,
@@ -22,10 +18,14 @@ pub(super) struct Meter {
 impl Meter {
     pub(super) fn new(job: &TrainingJob) -> Self {
         let count = |split| job.samples.iter().filter(|sample| sample.split == split).count() as f64;
-        let (train, selection) = (count(Split::Train), count(job.plan.selection.split));
+        let images = ImageCounts {
+            train: count(Split::Train),
+            selection: count(job.plan.selection.split),
+            all: job.samples.len() as f64,
+        };
         Self {
             started: Instant::now(),
-            total: total_work(&job.plan, train, selection, job.samples.len() as f64),
+            total: job.plan.work(images),
             done: 0.0,
             epochs: job.plan.total_epochs(),
             epochs_done: 0,
@@ -56,18 +56,4 @@ impl Meter {
         let seconds = self.started.elapsed().as_secs_f64();
         (self.done > 0.0).then(|| seconds / self.done * (self.total - self.done).max(0.0))
     }
-}
-
-fn total_work(plan: &TrainingPlan, train: f64, selection: f64, all: f64) -> f64 {
-    let step = |step: &Step| match step.scope {
-        Scope::Head => train + selection,
-        Scope::All => f64::from(step.epochs) * (FORWARD_AND_BACKWARD * train + selection),
-    };
-    // At its end a stage is evaluated on every split.
-    let stage = |stage: &Stage| pixels(stage.image_size) * (stage.steps.iter().map(step).sum::<f64>() + all);
-    plan.stages.iter().map(stage).sum()
-}
-
-fn pixels(side: u32) -> f64 {
-    f64::from(side) * f64::from(side)
 }

@@ -8,10 +8,10 @@ use std::{
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
-use super::WorkerContext;
+use super::{WorkerContext, losses::Losses};
 use crate::{
-    domain::{EpochRecord, EvaluationId, ModelId, RunProgress, RunStatus},
-    store::{Evaluation, Model, Run, StoreError, models, runs},
+    domain::{EpochRecord, EvaluationId, ModelId, RunEvent, RunProgress, RunStatus, TrainedBatch},
+    store::{Evaluation, Model, Run, StoreError, events, models, runs},
     training::{CacheOrigin, ImageCache, Observer, ObserverError, SplitEvaluation, StageModel},
 };
 
@@ -37,12 +37,21 @@ pub(super) struct Recorder {
     shutdown: CancellationToken,
     stopped: Option<StopReason>,
     written: Option<(RunProgress, Instant)>,
+    losses: Losses,
 }
 
 impl Recorder {
     pub(super) fn new(context: &WorkerContext, run: &Run, synthetic: bool, shutdown: CancellationToken) -> Self {
         let (context, run) = (context.clone(), run.clone());
-        Self { context, run, synthetic, shutdown, stopped: None, written: None }
+        let losses = Losses::new(&context, run.id);
+        Self { context, run, synthetic, shutdown, stopped: None, written: None, losses }
+    }
+
+    /// Writes what is left to write, however the training ended.
+    pub(super) fn close(&mut self) {
+        if let Err(error) = self.context.runtime.block_on(self.losses.write()) {
+            tracing::error!(run = %self.run.id, %error, "the last losses of a run cannot be recorded");
+        }
     }
 
     /// Why it asked the training to stop, if it did.
@@ -52,6 +61,14 @@ impl Recorder {
 
     fn wait<T>(&self, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, ObserverError> {
         self.context.runtime.block_on(call).map_err(|error| ObserverError(error.to_string()))
+    }
+
+    /// Tells those who watch; a warning that cannot be written does not end the run.
+    fn warn(&self, message: String) {
+        let warning = RunEvent::Warning { message };
+        if let Err(error) = self.wait(events::append(&self.context.db, self.run.id, &warning)) {
+            tracing::error!(run = %self.run.id, %error, "a warning of a run cannot be recorded");
+        }
     }
 
     fn reason_to_stop(&self) -> Option<StopReason> {
@@ -116,8 +133,13 @@ impl Observer for Recorder {
         Ok(())
     }
 
+    fn batch(&mut self, batch: &TrainedBatch) -> Result<(), ObserverError> {
+        self.context.runtime.block_on(self.losses.add(batch)).map_err(|error| ObserverError(error.to_string()))
+    }
+
     fn epoch(&mut self, epoch: &EpochRecord) -> Result<(), ObserverError> {
-        self.wait(runs::add_epoch(&self.context.db, self.run.id, epoch))
+        self.wait(runs::add_epoch(&self.context.db, self.run.id, epoch))?;
+        self.context.runtime.block_on(self.losses.write()).map_err(|error| ObserverError(error.to_string()))
     }
 
     /// The blob first and then the rows: a row never points at a missing blob.
@@ -139,6 +161,7 @@ impl Observer for Recorder {
             }
             CacheOrigin::Made { damage: Some(damage) } => {
                 tracing::warn!(%run, side, images, bytes, seconds, damage, "image cache was damaged and is made anew");
+                self.warn(format!("the image cache of {side} px was damaged and was made anew: {damage}"));
             }
         }
     }

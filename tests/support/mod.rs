@@ -11,11 +11,12 @@ use image::{ExtendedColorType, ImageEncoder, codecs::png::PngEncoder};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use thorax::{
-    http::{AppState, Limits, router},
+    http::{AppState, Limits, MAX_EVENT_STREAMS, router},
     inference::{Engine, EngineConfig},
     store::{Blobs, Caches, Db},
+    worker::LiveBatches,
 };
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt;
 
@@ -60,6 +61,8 @@ impl Server {
             caches: Caches::new(&data),
             engine: Engine::start(engine, Device::default()),
             run_queued: Arc::new(Notify::new()),
+            batches: LiveBatches::new(),
+            event_streams: Arc::new(Semaphore::new(MAX_EVENT_STREAMS)),
             devices: Arc::from([]),
             import_root: None,
             admin_key: None,
@@ -79,7 +82,16 @@ impl Server {
         if !content_type.is_empty() {
             request = request.header("content-type", content_type);
         }
-        let request = request.body(Body::from(body)).unwrap();
+        self.send(request.body(Body::from(body)).unwrap()).await
+    }
+
+    /// Asks for a media type.
+    pub async fn accept(&self, path: &str, media_type: &str) -> Answer {
+        let request = axum::http::Request::builder().uri(path).header("accept", media_type);
+        self.send(request.body(Body::empty()).unwrap()).await
+    }
+
+    async fn send(&self, request: axum::http::Request<Body>) -> Answer {
         let (parts, body) = self.router.clone().oneshot(request).await.unwrap().into_parts();
         let bytes = body.collect().await.unwrap().to_bytes().to_vec();
         Answer { status: parts.status.as_u16(), headers: parts.headers, bytes }

@@ -167,7 +167,9 @@ mod tests {
     #[test]
     fn a_spike_that_lasts_one_batch_is_never_thinned_away() {
         let mut curve = LossCurve::new();
-        (1..=100_000).for_each(|step| drop(curve.push(1, if step == 777 { 50.0 } else { 1.0 })));
+        for step in 1..=100_000 {
+            curve.push(1, if step == 777 { 50.0 } else { 1.0 });
+        }
         assert!(curve.points().contains(&LossPoint { step: 777, stage: 1, loss: 50.0 }));
     }
 
@@ -187,7 +189,9 @@ mod tests {
     fn what_is_kept_of_the_steps_before_only_becomes_less() {
         let mut curve = curve(3000);
         let before = curve.points();
-        (3001..=9000).for_each(|step| drop(curve.push(1, loss(step))));
+        for step in 3001..=9000 {
+            curve.push(1, loss(step));
+        }
         assert!(curve.points().iter().filter(|point| point.step <= 3000).all(|point| before.contains(point)));
     }
 

@@ -118,7 +118,9 @@ mod tests {
     }
 
     fn train(curve: &mut LossCurve, to: u64) {
-        (curve.steps() + 1..=to).for_each(|step| drop(curve.push(1, (step as f64 * 0.7).sin())));
+        for step in curve.steps() + 1..=to {
+            curve.push(1, (step as f64 * 0.7).sin());
+        }
     }
 
     #[tokio::test]

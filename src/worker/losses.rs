@@ -54,3 +54,28 @@ impl Losses {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn every_batch_counts_and_four_a_second_are_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let (db, run, batches) = (Db::open(folder.path()).await.unwrap(), RunId::new(), LiveBatches::new());
+        let mut heard = batches.listen();
+        let mut losses = Losses { db, run, batches, curve: None, written: Instant::now(), told: None };
+        let started = Instant::now();
+        for batch in 1..=1000 {
+            let loss = f64::from(batch);
+            let (learning_rate, images_per_second) = (0.01, 8.0);
+            let batch = TrainedBatch { stage: 1, step: 1, epoch: 1, batch, loss, learning_rate, images_per_second };
+            losses.add(&batch).await.unwrap();
+        }
+        let most = 1 + started.elapsed().as_millis() / TELL_INTERVAL.as_millis();
+        let told: Vec<_> = std::iter::from_fn(|| heard.try_recv().ok()).collect();
+        assert!((1..=most).contains(&(told.len() as u128)), "{} told, at most {most}", told.len());
+        assert!(told.iter().all(|(of, event)| *of == run && event.steps == u64::from(event.batch.batch)));
+        assert_eq!(losses.curve.unwrap().steps(), 1000);
+    }
+}

@@ -11,11 +11,12 @@ pub struct Slot {
 
 /// The slots of runs that wait for one device, in the order in which they get it. `busy` are the seconds until the run that
 /// has it now is done, 0 when none has, and `waiting` those that each of the others will take. After the first that nobody
-/// can tell, nobody can tell the start of the next.
+/// can tell, nobody can tell the start of the next. That a run begins at once is told with its end, not by itself: it is no
+/// measure.
 pub fn slots(busy: Option<f64>, waiting: &[Option<f64>]) -> Vec<Slot> {
     let mut free = busy;
     let slot = |seconds: &Option<f64>| {
-        let start = free;
+        let start = free.filter(|start| *start > 0.0 || seconds.is_some());
         free = start.zip(*seconds).map(|(start, seconds)| start + seconds);
         Slot { start, end: free }
     };
@@ -45,6 +46,7 @@ mod tests {
     fn behind_a_run_of_unknown_length_nothing_is_guessed() {
         let unknown = Slot::default();
         assert_eq!(slots(None, &[Some(60.0), Some(5.0)]), [unknown; 2]);
+        assert_eq!(slots(Some(0.0), &[None, Some(5.0)]), [unknown; 2]);
         assert_eq!(slots(Some(10.0), &[None, Some(5.0)]), [Slot { start: Some(10.0), end: None }, unknown]);
     }
 }

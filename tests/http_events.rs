@@ -32,7 +32,7 @@ async fn a_run_is_told_from_its_submission_to_its_end_and_then_the_stream_ends()
     let mut watch = Watch::open(&server, &format!("{run}/events"), &[]).await;
     assert_eq!((watch.status, watch.header("content-type")), (200, "text/event-stream"));
     let worker = train(&server);
-    let told = watch.to_the_end().await;
+    let told = watch.rest().await;
     worker.shutdown().await;
 
     let kept: Vec<&Told> = told.iter().filter(|told| told.id.is_some()).collect();
@@ -186,7 +186,7 @@ async fn a_client_that_reads_late_misses_batches_but_no_event() {
         }
     }
     runs::cancel(&server.state.db, id).await.unwrap();
-    let told = watch.to_the_end().await;
+    let told = watch.rest().await;
     let (kept, batches): (Vec<&Told>, Vec<&Told>) = told.iter().partition(|told| told.id.is_some());
     assert!(kept.iter().filter_map(|told| told.id).eq(1..=102));
     assert!(batches.len() < 100, "{} batches were held for it", batches.len());
@@ -239,7 +239,7 @@ impl Watch {
         }
     }
 
-    async fn to_the_end(&mut self) -> Vec<Told> {
+    async fn rest(&mut self) -> Vec<Told> {
         let mut told = Vec::new();
         while let Some(next) = self.next().await {
             told.push(next);

@@ -213,6 +213,25 @@ async fn runs_of_a_dead_process_fail_and_all_others_stay() {
 }
 
 #[tokio::test]
+async fn what_a_network_takes_is_measured_by_its_newest_success_on_the_device_that_ran_without_a_break() {
+    let (_dir, db, dataset) = database_with_data().await;
+    let mut ids = Vec::new();
+    for status in [RunStatus::Succeeded, RunStatus::Succeeded, RunStatus::Failed] {
+        let id = fixtures::stored_run(&db, &dataset).await.id;
+        claim(&db, "cpu").await.unwrap().unwrap();
+        finish(&db, id, status, None).await.unwrap();
+        ids.push(id);
+    }
+    let id = async |network, device| measured(&db, network, device).await.unwrap().map(|run| run.id);
+    assert_eq!(id(Architecture::ResNet50, "cpu").await, Some(ids[1]));
+    assert_eq!(id(Architecture::SimpleCnn, "cpu").await, None);
+    assert_eq!(id(Architecture::ResNet50, "vulkan:0").await, None);
+    let resumed = RunEvent::Status { from: Some(RunStatus::Paused), to: RunStatus::Running, cause: None };
+    events::append(&db, ids[1], &resumed).await.unwrap();
+    assert_eq!(id(Architecture::ResNet50, "cpu").await, Some(ids[0]), "the time of the other has a pause in it");
+}
+
+#[tokio::test]
 async fn active_are_the_runs_on_that_data_set_that_have_not_ended() {
     let (_dir, db, dataset) = database_with_data().await;
     let other = fixtures::dataset("other");

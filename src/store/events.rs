@@ -22,7 +22,7 @@ pub struct StoredEvent {
     pub event: RunEvent,
 }
 
-/// Adds an event to a run within a write transaction; its id. Who follows the run is woken by [`Db::commit`], and sees an
+/// Adds an event to a run within a write transaction; its id. Who follows the run is woken by `Db::commit`, and sees an
 /// event that was committed otherwise a moment later.
 pub async fn append_in(tx: &mut SqliteConnection, run: RunId, event: &RunEvent) -> Result<u64, StoreError> {
     let run = run.to_string();

@@ -12,6 +12,8 @@ create table checkpoints (
     batch integer not null,
     -- epochs of the run that were done
     epochs integer not null,
+    -- batches that the run had trained
+    steps integer not null,
     created_at text not null,
     primary key (run_id, sequence)
 ) strict;

@@ -63,12 +63,6 @@ enum Command {
     Openapi,
 }
 
-#[derive(Subcommand, Debug)]
-enum RunsCommand {
-    /// Compares runs: scores with their intervals, training time, parameters, and a test of the difference to the first.
-    Compare(runs_compare::CompareArgs),
-}
-
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CliError {

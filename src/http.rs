@@ -32,9 +32,10 @@ use tower_http::{
 use utoipa::{OpenApi, openapi};
 use utoipa_axum::router::OpenApiRouter;
 
+use crate::domain::BatchEvent;
 pub use comparison::{CompareError, MAX_COMPARED, compare};
 pub use problem::{ApiError, FieldError, Problem};
-pub use state::{AppState, Limits};
+pub use state::{AppState, Limits, MAX_EVENT_STREAMS};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -43,7 +44,7 @@ pub use state::{AppState, Limits};
         description = "Trains and serves chest-radiograph classifiers. For research only: not a medical device, never \
                        for diagnosis. Errors are `application/problem+json` (RFC 9457)."
     ),
-    components(schemas(Problem)),
+    components(schemas(Problem, BatchEvent)),
     tags(
         (name = "datasets", description = "Data sets and their radiographs"),
         (name = "training", description = "Recipes, training runs and their numbers"),

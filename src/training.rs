@@ -22,7 +22,10 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use burn::tensor::Device;
 
 use crate::{
-    domain::{ClassList, ConfusionMatrix, EpochRecord, ModelSpec, RunProgress, SelectionMetric, Split, TrainingPlan},
+    domain::{
+        ClassList, ConfusionMatrix, EpochRecord, ModelSpec, RunProgress, SelectionMetric, Split, TrainedBatch,
+        TrainingPlan,
+    },
     nn::{self, NnError},
 };
 use checkpoint::Standing;
@@ -140,6 +143,10 @@ pub trait Observer {
     /// After each batch and at each change of stage, step and epoch. Step 0: the images are being decoded; epoch 0: the
     /// frozen body computes its features.
     fn progress(&mut self, progress: &RunProgress) -> Result<(), ObserverError>;
+    /// After each batch that the network was trained on, before its progress.
+    fn batch(&mut self, _batch: &TrainedBatch) -> Result<(), ObserverError> {
+        Ok(())
+    }
     /// After each epoch, with the checkpoint that follows it.
     fn epoch(&mut self, epoch: &EpochRecord, checkpoint: &Checkpoint) -> Result<(), ObserverError>;
     /// After each stage, with the checkpoint that follows it.

@@ -3,6 +3,8 @@
 
 mod champion;
 mod job;
+mod live;
+mod losses;
 mod provenance;
 mod recorder;
 
@@ -31,6 +33,7 @@ use recorder::{Recorder, StopReason};
 
 pub use champion::CHAMPION;
 pub use job::VALIDATION_FRACTION;
+pub use live::LiveBatches;
 
 /// How often the queue is looked at without being woken.
 const POLL: Duration = Duration::from_secs(1);
@@ -62,6 +65,8 @@ pub struct WorkerContext {
     pub wait_until_idle: Arc<dyn Fn() + Send + Sync>,
     /// Called with a model that became champion, so that it is served. Must not block.
     pub publish: Arc<dyn Fn(ModelId, Vec<u8>) + Send + Sync>,
+    /// Told of trained batches, for those who watch.
+    pub batches: LiveBatches,
     /// Notified after a run was queued: it then starts at once instead of within a second.
     pub wake: Arc<Notify>,
     /// Runs the worker and its database calls.
@@ -205,6 +210,7 @@ impl Worker {
         let (sender, receiver) = oneshot::channel();
         let thread = std::thread::Builder::new().name("trainer".into()).spawn(move || {
             let outcome = catch_unwind(AssertUnwindSafe(|| training::train(job, &mut recorder)));
+            recorder.close();
             // Nobody listens only when the runtime itself is gone.
             let _ = sender.send((outcome.map_err(panic_message), recorder));
         });

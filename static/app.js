@@ -12,7 +12,7 @@ import predict from './predict.js';
 import run from './run.js';
 import runs from './runs.js';
 
-// A page: section, title(data), load(id, memo), view(data, ctx), live(data), announce?(data).
+// A page: section, title(data), load(id, memo), view(data, ctx), live(data), announce?(data), watch?(id, ctx, state).
 const ROUTES = [
   [/^\/?$/, overview],
   [/^\/runs$/, runs],
@@ -36,7 +36,7 @@ let visit = { failures: 0 };
 
 function open() {
   if (location.hash === '#main') return;
-  clearTimeout(visit.timer);
+  rest(visit);
   const path = location.hash.slice(1);
   const [pattern, page] = ROUTES.find(([pattern]) => pattern.test(path)) ?? [/^/, nowhere];
   visit = { page, id: path.match(pattern)[1], memo: {}, failures: 0, first: visit.page !== undefined };
@@ -60,7 +60,8 @@ async function refresh() {
     if (current !== visit || turn !== current.turn) return;
     current.failures = 0;
     draw(current, data);
-    wait = current.page.live(data) ? LIVE_MS : IDLE_MS;
+    if (current.page.live(data)) watch(current);
+    wait = current.page.live(data) && !current.told ? LIVE_MS : IDLE_MS;
   } catch (error) {
     if (current !== visit || turn !== current.turn) return;
     current.failures += 1;
@@ -68,6 +69,23 @@ async function refresh() {
     showTrouble(error, wait);
   }
   if (wait && !document.hidden) current.timer = setTimeout(refresh, wait);
+}
+
+/** A page that is told what happens is asked for less often; when that ends it is asked for as before. */
+function watch(current) {
+  if (!current.page.watch || current.unwatch || document.hidden) return;
+  current.unwatch = current.page.watch(current.id, context(current), (told) => {
+    if (current !== visit || told === Boolean(current.told)) return;
+    current.told = told;
+    if (!told) refresh();
+  });
+}
+
+/** Neither asks nor listens. */
+function rest(current) {
+  clearTimeout(current.timer);
+  current.unwatch?.();
+  Object.assign(current, { unwatch: null, told: false });
 }
 
 function draw(current, data) {
@@ -88,7 +106,7 @@ function context(current) {
   return {
     refresh,
     memo: current.memo,
-    redraw: () => current === visit && draw(current, current.data),
+    redraw: () => current === visit && !current.failures && draw(current, current.data),
     go: (hash) => { location.hash = hash; },
   };
 }
@@ -134,7 +152,7 @@ document.getElementById('key-form').onsubmit = (event) => {
   refresh();
 };
 document.addEventListener('visibilitychange', () => {
-  if (document.hidden) clearTimeout(visit.timer);
+  if (document.hidden) rest(visit);
   else refresh();
 });
 addEventListener('hashchange', open);

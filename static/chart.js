@@ -1,8 +1,9 @@
-// Line charts of a stage: small SVG, with axes, a mark for every epoch and its figures as a title.
+// Line charts: small SVG, with axes. Of a stage with a mark for every epoch and its figures as a title, and of a run's batches.
 
 import { h, svg } from './dom.js';
 
 const WIDTH = 420;
+const WIDE = 880;
 const HEIGHT = 232;
 const LEFT = 40;
 const RIGHT = 12;
@@ -31,6 +32,42 @@ export function chart({ title, series, steps, best, domain, format, see = ' The 
     h('figcaption', {}, h('span', { class: 'curve-title' }, title), legend(series, best >= 0)), drawing);
 }
 
+/** A line through the losses of a run's batches, `points`: [{step, stage, loss}], with a hairline where a stage begins. */
+export function trace({ title, points, format }) {
+  const last = points.at(-1);
+  const x = scale([1, Math.max(last.step, 2)], [LEFT + 8, WIDE - RIGHT - 8]);
+  const ticks = axisTicks([0, Math.max(...points.map(({ loss }) => loss), 1e-6)]);
+  const y = scale([ticks[0], ticks.at(-1)], [HEIGHT - BOTTOM, TOP]);
+  const label = `${title} over ${last.step} batches: ${format(points[0].loss)} to ${format(last.loss)}.`;
+  const drawing = svg('svg', { viewBox: `0 0 ${WIDE} ${HEIGHT}`, role: 'img', 'aria-label': label, class: 'chart' },
+    ...ticks.map((value) => horizontal(value, y, String, WIDE)),
+    ...stageMarks(points, x),
+    ...axisTicks([0, Math.max(last.step, 2)]).filter((step) => step >= 1 && step <= last.step && Number.isInteger(step))
+      .map((step) => below(step, x)),
+    svg('text', { class: 'axis-name', x: WIDE - RIGHT, y: HEIGHT - 4, 'text-anchor': 'end' }, 'batch'),
+    svg('path', { class: 'line batches', d: points.map(({ step, loss }, i) => `${i ? 'L' : 'M'}${round(x(step))} ${round(y(loss))}`).join('') }),
+    svg('g', { class: 'point batches' },
+      svg('title', {}, `Batch ${last.step}: ${format(last.loss)}`),
+      svg('circle', { class: 'reach', cx: round(x(last.step)), cy: round(y(last.loss)), r: 9 }),
+      svg('circle', { class: 'dot', cx: round(x(last.step)), cy: round(y(last.loss)), r: 2.4 })));
+  return h('figure', { class: 'curve', 'data-chart': title },
+    h('figcaption', {}, h('span', { class: 'curve-title' }, title), h('span', { class: 'latest' }, `batch ${last.step}: ${format(last.loss)}`)), drawing);
+}
+
+function stageMarks(points, x) {
+  return points.filter(({ stage }, i) => stage !== points[i - 1]?.stage).map(({ stage, step }, i) => {
+    const at = i === 0 ? LEFT : round(x(step));
+    return svg('g', { class: 'step-mark' },
+      i > 0 && svg('path', { d: `M${at} ${TOP}V${HEIGHT - BOTTOM}` }),
+      svg('text', { x: at + 4, y: TOP - 6 }, `stage ${stage}`));
+  });
+}
+
+function below(value, x) {
+  return svg('g', { class: 'tick' },
+    svg('text', { x: round(x(value)), y: HEIGHT - BOTTOM + 15, 'text-anchor': 'middle' }, String(value)));
+}
+
 function legend(series, marked) {
   const sample = (name) => svg('svg', { class: `sample ${name}`, viewBox: '0 0 22 8', 'aria-hidden': 'true' },
     name === 'best' ? svg('circle', { cx: 11, cy: 4, r: 3.2 }) : svg('path', { d: 'M0 4H22' }));
@@ -55,9 +92,9 @@ function bestMark({ values }, best, x, y) {
   return svg('circle', { class: 'best', cx: round(x(best + 1)), cy: round(y(values[best])), r: 5.5 });
 }
 
-function horizontal(value, y, format) {
+function horizontal(value, y, format, width = WIDTH) {
   return svg('g', { class: 'tick' },
-    svg('path', { d: `M${LEFT} ${round(y(value))}H${WIDTH - RIGHT}` }),
+    svg('path', { d: `M${LEFT} ${round(y(value))}H${width - RIGHT}` }),
     svg('text', { x: LEFT - 6, y: round(y(value)) + 3.5, 'text-anchor': 'end' }, format(value, true)));
 }
 
@@ -77,8 +114,7 @@ function epochTicks(length, x) {
   const every = Math.max(1, Math.ceil(length / 12));
   return Array.from({ length }, (_, i) => i + 1)
     .filter((epoch) => (epoch - 1) % every === 0)
-    .map((epoch) => svg('g', { class: 'tick' },
-      svg('text', { x: round(x(epoch)), y: HEIGHT - BOTTOM + 15, 'text-anchor': 'middle' }, String(epoch))));
+    .map((epoch) => below(epoch, x));
 }
 
 function scale([low, high], [from, to]) {

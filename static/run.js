@@ -1,12 +1,16 @@
 // One run: how far it is, its curves stage by stage, its scores and its models.
 
 import { all, get, send } from './api.js';
-import { chart } from './chart.js';
+import { chart, trace } from './chart.js';
 import { h } from './dom.js';
+import { follow } from './events.js';
 import { evaluationDetail, inOrder, summaryTable } from './evaluation.js';
 import * as format from './format.js';
 import { modelTable } from './models.js';
 import { action, facts, isActive, link, note, pageHead, paceText, planBar, progressText, section, status, syntheticBadge, table } from './parts.js';
+
+/** The stored losses are asked for at most so often; what is told in between is added to them. */
+const LOSSES_MS = 5000;
 
 export default {
   section: 'runs',
@@ -17,16 +21,18 @@ export default {
     const path = `/v1/training-runs/${id}`;
     const run = await get(path);
     const known = memo.epochs ?? [];
-    const [epochs, evaluations, models, dataset] = await Promise.all([
-      all(`${path}/epochs`, known.at(-1)?.sequence), get(`${path}/evaluations`), all('/v1/models'),
+    const [epochs, losses, evaluations, models, dataset] = await Promise.all([
+      all(`${path}/epochs`, known.at(-1)?.sequence), loadLosses(run, memo), get(`${path}/evaluations`), all('/v1/models'),
       memo.dataset ?? get(`/v1/datasets/${run.dataset_id}`).catch(unlessGone),
     ]);
     memo.dataset = dataset;
     const last = known.at(-1)?.sequence ?? 0;
     memo.epochs = [...known, ...epochs.filter((epoch) => epoch.sequence > last)];
-    return { run, dataset, epochs: memo.epochs, evaluations: evaluations.items, models: models.filter((model) => model.run_id === id) };
+    return { run, dataset, losses, epochs: memo.epochs, evaluations: evaluations.items, models: models.filter((model) => model.run_id === id) };
   },
-  view(data, ctx) {
+  watch: (id, ctx, state) => follow(`/v1/training-runs/${id}/events`, hear(ctx), state),
+  view(loaded, ctx) {
+    const data = { ...loaded, run: withBatch(loaded.run, ctx.memo.batch), points: allPoints(loaded.losses, ctx.memo) };
     const { run, dataset } = data;
     return [
       pageHead(format.runName(run), { above: link('/runs', 'Runs'), badges: [status(run.status), syntheticBadge(dataset)] }),
@@ -38,6 +44,49 @@ export default {
     ];
   },
 };
+
+/** A batch is drawn at once; for anything else the page is loaded again, once for all that comes together. */
+function hear({ memo, redraw, refresh }) {
+  let due;
+  return (kind, data) => {
+    if (kind !== 'batch') {
+      clearTimeout(due);
+      due = setTimeout(refresh, 100);
+      return;
+    }
+    memo.batch = data;
+    (memo.told ??= []).push({ step: data.steps, stage: data.stage, loss: data.loss });
+    redraw();
+  };
+}
+
+async function loadLosses(run, memo) {
+  const fresh = memo.losses && (memo.settled || Date.now() - memo.lossesAt < LOSSES_MS);
+  if (!fresh) {
+    const losses = await get(`/v1/training-runs/${run.id}/losses`);
+    Object.assign(memo, { losses, lossesAt: Date.now(), settled: !isActive(run) });
+    memo.told = (memo.told ?? []).filter(({ step }) => step > losses.steps);
+  }
+  return memo.losses;
+}
+
+/** What is stored, and what was told since. */
+function allPoints({ items, steps }, { told = [] }) {
+  return [...items, ...told.filter(({ step }) => step > steps)];
+}
+
+/** The run as far as the last batch that was told, if that is further than what was loaded. */
+function withBatch(run, told) {
+  const { progress, plan } = run;
+  if (run.status !== 'running' || !told || !progress.batches) return run;
+  const steps = plan.stages.flatMap((stage, s) => stage.steps.map(({ epochs }, t) => ({ epochs, place: [s + 1, t + 1] })));
+  const at = steps.findIndex(({ place: [stage, step] }) => stage === told.stage && step === told.step);
+  const sum = (some) => some.reduce((epochs, step) => epochs + step.epochs, 0);
+  const fraction = (sum(steps.slice(0, at)) + told.epoch - 1 + told.batch / progress.batches) / sum(steps);
+  if (fraction < progress.fraction) return run;
+  const { stage, step, epoch, batch, images_per_second } = told;
+  return { ...run, progress: { ...progress, stage, step, epoch, batch, images_per_second, fraction } };
+}
 
 function unlessGone(error) {
   if (error.status === 404) return { name: 'deleted' };
@@ -72,16 +121,28 @@ function stateText(run) {
     case 'failed': return run.started_at ? `Failed after ${took}.` : 'Failed before it began.';
     case 'cancelled': return run.started_at ? `Cancelled after ${took}.` : 'Cancelled before it began.';
     case 'cancelling': return 'Stops at the end of this batch.';
+    case 'queued': return queueText(run);
     default: return [progressText(run), paceText(run)].filter(Boolean).join(' · ');
   }
 }
 
-function curves({ run, epochs }) {
+/** "Waits for the device · next in the queue · about 12 min to wait". */
+function queueText(run) {
+  const { queue_position: place, estimated_start: start } = run;
+  const position = place && (place === 1 ? 'next in the queue' : `number ${place} in the queue`);
+  const wait = start && `begins in about ${format.duration(Math.max(0, (new Date(start) - Date.now()) / 1000))}`;
+  return [progressText(run), position, wait].filter(Boolean).join(' · ');
+}
+
+function curves({ run, epochs, points }) {
+  const live = points.length > 0 && trace({ title: 'Loss of each batch', points, format: (value) => format.score(value, 4) });
   if (epochs.length === 0) {
-    return [note(isActive(run) ? 'The first points appear when the first epoch is done.' : 'The run ended before its first epoch did.')];
+    const why = isActive(run) ? 'The first points of the epochs appear when the first epoch is done.' : 'The run ended before its first epoch did.';
+    return [live, note(why)];
   }
   const stages = [...new Set(epochs.map((epoch) => epoch.stage))];
   return [
+    live,
     note(`Training figures are running means over an epoch’s batches; selection figures are on the ${run.plan.selection.split} split after it.`),
     ...stages.map((number) => stageCurves(run, number, epochs.filter((epoch) => epoch.stage === number))),
     h('details', { class: 'data' }, h('summary', {}, 'All epochs as a table'), epochTable(epochs)),

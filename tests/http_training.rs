@@ -4,15 +4,17 @@
 
 mod support;
 
-use jiff::Timestamp;
+use std::sync::Arc;
+
+use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
-use support::Server;
+use support::{Answer, Server};
 use thorax::{
     domain::{
-        Architecture, BlockVariant, ClassList, ConfusionMatrix, EpochRecord, EpochScores, EvaluationId, ModelId,
-        ModelSpec, Normalisation, RunId, RunStatus, Sha256, Split,
+        Architecture, BlockVariant, ClassList, ConfusionMatrix, DeviceInfo, EpochRecord, EpochScores, EvaluationId,
+        ImageCounts, ModelId, ModelSpec, Normalisation, RunId, RunProgress, RunStatus, Sha256, Split,
     },
-    store::{Evaluation, Model, Weights, evaluations, models, runs, weights},
+    store::{Evaluation, Model, Run, Weights, evaluations, models, runs, weights},
 };
 
 const NOBODY: &str = "01890a5d-ac96-774b-bcce-b302099a8057";
@@ -274,6 +276,70 @@ async fn evaluations_name_their_n_their_intervals_and_their_caveat() {
     assert!(item("/caveat").as_str().unwrap().contains("optimistic"));
     let nowhere = format!("/v1/training-runs/{NOBODY}/evaluations");
     server.get(&nowhere).await.assert_problem(404, &nowhere);
+}
+
+#[tokio::test]
+async fn waiting_runs_have_a_place_and_no_time_is_guessed_where_nothing_was_measured() {
+    let server = Server::start().await;
+    let dataset = trainable(&server).await;
+    let runs = [queued(&server, &dataset).await, queued(&server, &dataset).await, queued(&server, &dataset).await];
+    runs::claim(&server.state.db, "cpu").await.unwrap().unwrap();
+    let listed = server.get("/v1/training-runs").await;
+    for (i, place) in [json!(null), json!(1), json!(2)].into_iter().enumerate() {
+        assert_eq!(listed.at(&format!("/items/{i}/queue_position")), place);
+        let one = server.get(&format!("/v1/training-runs/{}", runs[i])).await;
+        assert_eq!((one.at("/queue_position"), one.at("/status")), (place, listed.at(&format!("/items/{i}/status"))));
+        assert_eq!((one.at("/estimated_start"), one.at("/estimated_end")), (json!(null), json!(null)));
+    }
+    let body = json!({"dataset_id": dataset, "recipe": "simple-cnn"});
+    assert_eq!(server.post("/v1/training-runs", body).await.at("/queue_position"), json!(3));
+    let gone = server.post(&format!("/v1/training-runs/{}/cancel", runs[1]), json!({})).await;
+    assert_eq!(gone.at("/queue_position"), json!(null));
+    assert_eq!(server.get(&format!("/v1/training-runs/{}", runs[2])).await.at("/queue_position"), json!(1));
+}
+
+#[tokio::test]
+async fn the_times_of_waiting_runs_follow_from_the_running_one_and_from_what_was_measured() {
+    let cpu =
+        DeviceInfo { name: "cpu".into(), backend: "flex".into(), description: "a processor".into(), in_use: true };
+    let server = Server::with(|state, _| state.devices = Arc::from([cpu])).await;
+    let dataset = trainable(&server).await;
+    let selection = json!({"selection": {"split": "test", "metric": "accuracy"}});
+    let body = json!({"dataset_id": dataset, "recipe": "simple-cnn", "plan": selection});
+    let running: RunId = server.post("/v1/training-runs", body.clone()).await.text("/id").parse().unwrap();
+    let running = runs::get(&server.state.db, running).await.unwrap().unwrap();
+    // 24 images to train on and 24 to select with, in 100 seconds; the data set here has six and three.
+    let started_at = Timestamp::now() - SignedDuration::from_secs(1000);
+    let measured = Run {
+        id: RunId::new(),
+        status: RunStatus::Succeeded,
+        device: Some("cpu".into()),
+        started_at: Some(started_at),
+        finished_at: Some(started_at + SignedDuration::from_secs(100)),
+        ..running.clone()
+    };
+    runs::create(&server.state.db, &measured).await.unwrap();
+    evaluate(&server, measured.id).await;
+    let work = |train, selection| running.plan.work(ImageCounts { train, selection, all: train + selection });
+    let expected = work(6.0, 3.0) / work(24.0, 24.0) * 100.0;
+
+    runs::claim(&server.state.db, "cpu").await.unwrap().unwrap();
+    let progress = RunProgress { eta_seconds: Some(3600.0), ..Default::default() };
+    runs::set_progress(&server.state.db, running.id, &progress).await.unwrap();
+    let first = server.post("/v1/training-runs", body.clone()).await;
+    let second = server.post("/v1/training-runs", body).await;
+    let seconds = |answer: &Answer, name: &str| {
+        let time: Timestamp = answer.text(name).parse().unwrap();
+        time.duration_since(Timestamp::now()).as_secs_f64()
+    };
+    let running = server.get(&format!("/v1/training-runs/{}", running.id)).await;
+    assert_eq!(running.at("/estimated_start"), json!(null), "it has begun");
+    let free = seconds(&running, "/estimated_end");
+    assert!((3500.0..3601.0).contains(&free), "{free}");
+    for (answer, from) in [(first, 3600.0), (second, 3600.0 + expected)] {
+        let [start, end] = ["/estimated_start", "/estimated_end"].map(|name| seconds(&answer, name));
+        assert!((start - from).abs() < 60.0 && (end - start - expected).abs() < 1.0, "{start} {end} {from} {expected}");
+    }
 }
 
 #[tokio::test]

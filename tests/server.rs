@@ -4,9 +4,15 @@
 
 mod process;
 
-use std::{path::Path, process::Output};
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpStream,
+    path::Path,
+    process::Output,
+    time::{Duration, Instant},
+};
 
-use process::{Running, thorax, with_phantoms};
+use process::{PATIENCE, Running, thorax, with_phantoms};
 
 #[test]
 fn it_starts_empty_says_what_to_do_next_and_ends_on_a_signal() {
@@ -39,6 +45,29 @@ fn without_a_key_only_this_machine_is_served_and_with_one_it_is_asked_for() {
     assert!(open.contains("THORAX_ADMIN_KEY"), "{open}");
     let server = Running::start(folder.path(), &[("THORAX_ADMIN_KEY", "a-key-of-the-tests")]);
     assert_eq!((server.get("/v1/datasets").0, server.get("/health/live").0), (401, 200));
+}
+
+#[test]
+fn a_run_that_is_being_watched_does_not_hold_the_server_back() {
+    let folder = with_phantoms();
+    let mut server = Running::start(folder.path(), &[]);
+    let run = server.start_training();
+    let mut stream = TcpStream::connect(&server.address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    write!(stream, "GET /v1/training-runs/{run}/events HTTP/1.1\r\nhost: {}\r\n\r\n", server.address).unwrap();
+    let mut told = BufReader::new(stream);
+    let mut line = String::new();
+    while !line.starts_with("event: batch") {
+        line.clear();
+        assert!(told.read_line(&mut line).unwrap() > 0, "the stream ends early");
+    }
+    let started = Instant::now();
+    assert!(server.end("-TERM").success());
+    // It would wait half a minute for open answers.
+    assert!(started.elapsed() < Duration::from_secs(15), "{:?}", started.elapsed());
+    let mut rest = String::new();
+    told.read_to_string(&mut rest).unwrap();
+    assert!(rest.ends_with("0\r\n\r\n"), "the stream is cut and not ended: {rest}");
 }
 
 #[test]

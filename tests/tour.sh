@@ -26,7 +26,8 @@ run=$(api "$THORAX/v1/training-runs" --json @- <<JSON | jq -r .id
 ]}}
 JSON
 )
-while api "$THORAX/v1/training-runs/$run" | jq -e '.status == "queued" or .status == "running"' > /dev/null; do sleep 1; done
+api --no-buffer "$THORAX/v1/training-runs/$run/events" | sed -un 's/^data: //p' |
+  jq --unbuffered -c 'select(.id) | [.id, .kind, .to // .sequence // .model_id // .message]'
 api "$THORAX/v1/training-runs/$run" | jq '{status, device, error}'
 api "$THORAX/v1/training-runs/$run/epochs" | jq -c '.items[] | [.stage, .step, .epoch, .train.loss, .selection.accuracy]'
 

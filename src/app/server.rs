@@ -3,7 +3,11 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use burn::tensor::Device;
-use tokio::{net::TcpListener, runtime::Handle, sync::Notify};
+use tokio::{
+    net::TcpListener,
+    runtime::Handle,
+    sync::{Notify, Semaphore},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
@@ -18,7 +22,7 @@ use crate::{
     inference::Engine,
     nn,
     store::{self, StoreError},
-    worker::{self, CHAMPION, WorkerContext},
+    worker::{self, CHAMPION, LiveBatches, WorkerContext},
 };
 
 /// Why an import that an earlier process left behind did not end.
@@ -67,6 +71,8 @@ impl Server {
             checkpoints: folder.checkpoints.clone(),
             engine,
             run_queued: Arc::new(Notify::new()),
+            batches: LiveBatches::new(),
+            event_streams: Arc::new(Semaphore::new(http::MAX_EVENT_STREAMS)),
             devices: all_devices(&device_info),
             import_root: listen.import_root.clone(),
             admin_key: listen.admin_key.as_deref().map(Arc::from),
@@ -141,7 +147,7 @@ impl Server {
     }
 
     fn worker_context(&self) -> WorkerContext {
-        let AppState { db, blobs, caches, checkpoints, engine, run_queued, limits, .. } = self.state.clone();
+        let AppState { db, blobs, caches, checkpoints, engine, run_queued, batches, limits, .. } = self.state.clone();
         let gate = engine.clone();
         WorkerContext {
             db,
@@ -153,6 +159,7 @@ impl Server {
             max_pixels: limits.max_pixels,
             wait_until_idle: Arc::new(move || gate.wait_until_idle()),
             publish: Arc::new(move |id, bytes| publish(&engine, id, bytes)),
+            batches,
             wake: run_queued,
             runtime: Handle::current(),
         }

@@ -5,14 +5,18 @@ use std::{
     sync::Arc,
 };
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     domain::DeviceInfo,
     inference::Engine,
     store::{Blobs, Caches, CheckpointFiles, Db},
+    worker::LiveBatches,
 };
+
+/// Streams of events that are open at once. Each costs a connection, and a question to the database for each change.
+pub const MAX_EVENT_STREAMS: usize = 64;
 
 /// Bounds on what clients send.
 #[derive(Clone, Copy, Debug)]
@@ -40,6 +44,10 @@ pub struct AppState {
     pub engine: Engine,
     /// Wakes the worker after a run was queued or cancelled.
     pub run_queued: Arc<Notify>,
+    /// The batches of the run that trains.
+    pub batches: LiveBatches,
+    /// Places for streams of events.
+    pub event_streams: Arc<Semaphore>,
     /// All devices, the one in use marked.
     pub devices: Arc<[DeviceInfo]>,
     /// Folder below which imports may read; `None` refuses imports over HTTP.

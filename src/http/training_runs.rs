@@ -1,6 +1,8 @@
 //! `/v1/training-runs`: submitting, watching and cancelling runs, and their numbers.
 
 mod compare;
+mod events;
+mod queue;
 mod repeat;
 mod submission;
 
@@ -11,6 +13,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use self::{
     compare::*,
+    queue::{TrainingRun, all_shown, shown},
     repeat::*,
     submission::{NewTrainingRun, check},
 };
@@ -38,6 +41,7 @@ pub(super) fn router() -> OpenApiRouter<AppState> {
         .routes(routes!(resume_training_run))
         .routes(routes!(list_training_run_epochs))
         .routes(routes!(list_training_run_evaluations))
+        .merge(events::router())
 }
 
 /// Which runs.
@@ -62,7 +66,7 @@ struct EvaluationParams {
 #[utoipa::path(
     post, path = "/v1/training-runs", tag = "training",
     request_body = NewTrainingRun,
-    responses((status = 202, description = "Queued", body = Run), Malformed, Invalid)
+    responses((status = 202, description = "Queued", body = TrainingRun), Malformed, Invalid)
 )]
 async fn create_training_run(
     State(state): State<AppState>,
@@ -71,23 +75,24 @@ async fn create_training_run(
     let run = check(&state, body).await?;
     store::runs::create(&state.db, &run).await?;
     state.run_queued.notify_one();
-    Ok(answer::accepted(place(run.id), run))
+    Ok(answer::accepted(place(run.id), shown(&state, run).await?))
 }
 
 /// Lists runs, oldest first.
 #[utoipa::path(
     get, path = "/v1/training-runs", tag = "training",
     params(RunParams, ListParams),
-    responses((status = 200, description = "A page", body = List<Run>), Malformed)
+    responses((status = 200, description = "A page", body = List<TrainingRun>), Malformed)
 )]
 async fn list_training_runs(
     State(state): State<AppState>,
     QueryOf(RunParams { status }): QueryOf<RunParams>,
     QueryOf(params): QueryOf<ListParams>,
-) -> Result<Json<List<Run>>, ApiError> {
+) -> Result<Json<List<TrainingRun>>, ApiError> {
     let page = params.page()?;
     let runs = store::runs::list(&state.db, status, &page).await?;
-    Ok(Json(List::of(runs, &page, |run| run.id.to_string())))
+    let List { items, next } = List::of(runs, &page, |run| run.id.to_string());
+    Ok(Json(List { items: all_shown(&state, items).await?, next }))
 }
 
 /// Shows a run: its plan, its state, how far it has come, and what is needed to repeat it.
@@ -116,28 +121,28 @@ struct Resumption {
 #[utoipa::path(
     post, path = "/v1/training-runs/{id}/cancel", tag = "training",
     params(("id" = RunId, Path)),
-    responses((status = 202, description = "The run as it stands now", body = Run), NotFound, Conflict)
+    responses((status = 202, description = "The run as it stands now", body = TrainingRun), NotFound, Conflict)
 )]
 async fn cancel_training_run(
     State(state): State<AppState>,
     PathOf(id): PathOf<RunId>,
 ) -> Result<impl IntoResponse, ApiError> {
     let run = store::runs::cancel(&state.db, id).await?;
-    asked(&state, id, run)
+    asked(&state, id, run).await
 }
 
 /// Pauses a run: a running one writes a checkpoint and frees the device within one batch. Asking again changes nothing.
 #[utoipa::path(
     post, path = "/v1/training-runs/{id}/pause", tag = "training",
     params(("id" = RunId, Path)),
-    responses((status = 202, description = "The run as it stands now", body = Run), NotFound, Conflict)
+    responses((status = 202, description = "The run as it stands now", body = TrainingRun), NotFound, Conflict)
 )]
 async fn pause_training_run(
     State(state): State<AppState>,
     PathOf(id): PathOf<RunId>,
 ) -> Result<impl IntoResponse, ApiError> {
     let run = store::runs::pause(&state.db, id).await?;
-    asked(&state, id, run)
+    asked(&state, id, run).await
 }
 
 /// Lets a paused or failed run go on from its last checkpoint, with another learning rate for the step that comes next if wished. Asking
@@ -146,7 +151,7 @@ async fn pause_training_run(
     post, path = "/v1/training-runs/{id}/resume", tag = "training",
     params(("id" = RunId, Path)),
     request_body = Option<Resumption>,
-    responses((status = 202, description = "The run as it stands now", body = Run), Malformed, NotFound, Conflict, Invalid)
+    responses((status = 202, description = "The run as it stands now", body = TrainingRun), Malformed, NotFound, Conflict, Invalid)
 )]
 async fn resume_training_run(
     State(state): State<AppState>,
@@ -163,14 +168,14 @@ async fn resume_training_run(
     fields.finish();
     all_right(Some(()), errors)?;
     let run = store::runs::resume(&state.db, id, learning_rate).await?;
-    asked(&state, id, run)
+    asked(&state, id, run).await
 }
 
 /// The answer to what a user asked of a run; the worker is woken to see to it.
-fn asked(state: &AppState, id: RunId, run: Option<Run>) -> Result<impl IntoResponse + use<>, ApiError> {
+async fn asked(state: &AppState, id: RunId, run: Option<Run>) -> Result<impl IntoResponse + use<>, ApiError> {
     let run = run.ok_or(ApiError::NotFound("training run"))?;
     state.run_queued.notify_one();
-    Ok(answer::accepted(place(id), run))
+    Ok(answer::accepted(place(id), shown(&state, run).await?))
 }
 
 /// Removes a run that does not train, with its epochs, checkpoints and evaluations. Its models stay.

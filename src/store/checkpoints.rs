@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use sha2::Digest;
 use sqlx::SqliteConnection;
 
-use super::{Db, StoreError, columns, runs};
+use super::{Db, StoreError, columns, losses, runs};
 use crate::domain::{Position, RunId, Sha256};
 
 /// How many are kept of a run: the last, and the one before should the last be torn.
@@ -44,6 +44,8 @@ pub struct StoredCheckpoint {
     pub position: Position,
     /// Epochs of the run that were done.
     pub epochs: u32,
+    /// Batches that the run had trained.
+    pub steps: u64,
     /// When it was written.
     pub created_at: Timestamp,
 }
@@ -178,7 +180,7 @@ pub(super) async fn of_run_in(tx: &mut SqliteConnection, run: RunId) -> Result<V
     let run = run.to_string();
     let rows = sqlx::query_as!(
         Row,
-        "select sequence, file, sha256, byte_length, stage, step, epoch, batch, epochs, created_at
+        "select sequence, file, sha256, byte_length, stage, step, epoch, batch, epochs, steps, created_at
            from checkpoints where run_id = ? order by sequence desc",
         run
     )
@@ -194,12 +196,13 @@ pub(super) async fn add_in(
     checkpoint: &StoredCheckpoint,
 ) -> Result<Vec<String>, StoreError> {
     let run = run.to_string();
-    let StoredCheckpoint { sequence, file, position, epochs, created_at } = checkpoint;
+    let StoredCheckpoint { sequence, file, position, epochs, steps, created_at } = checkpoint;
+    let steps: i64 = columns::number("checkpoints.steps", *steps)?;
     let (sha256, created_at) = (file.sha256.as_str(), columns::time(*created_at));
     let byte_length: i64 = columns::number("checkpoints.byte_length", file.byte_length)?;
     sqlx::query!(
-        "insert into checkpoints (run_id, sequence, file, sha256, byte_length, stage, step, epoch, batch, epochs, created_at)
-           values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "insert into checkpoints (run_id, sequence, file, sha256, byte_length, stage, step, epoch, batch, epochs, steps,
+             created_at) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         run,
         sequence,
         file.name,
@@ -210,6 +213,7 @@ pub(super) async fn add_in(
         position.epoch,
         position.batch,
         epochs,
+        steps,
         created_at,
     )
     .execute(&mut *tx)
@@ -224,6 +228,7 @@ pub(super) async fn add_in(
 /// such a stage that serves under an alias stays, but is no longer the run's.
 pub async fn rewind(db: &Db, run: RunId, to: Option<&StoredCheckpoint>) -> Result<(), StoreError> {
     let mut tx = db.begin().await?;
+    losses::truncate_in(&mut tx, run, to.map_or(0, |to| to.steps)).await?;
     let run = run.to_string();
     let (sequence, epochs, stage) = to.map_or((0, 0, 1), |to| (to.sequence, to.epochs, to.position.stage));
     sqlx::query!("delete from checkpoints where run_id = ? and sequence > ?", run, sequence).execute(&mut *tx).await?;
@@ -252,6 +257,7 @@ struct Row {
     epoch: i64,
     batch: i64,
     epochs: i64,
+    steps: i64,
     created_at: String,
 }
 
@@ -273,6 +279,7 @@ impl Row {
             file,
             position,
             epochs: columns::number("checkpoints.epochs", self.epochs)?,
+            steps: columns::number("checkpoints.steps", self.steps)?,
             created_at: columns::parse("checkpoints.created_at", &self.created_at)?,
         })
     }

@@ -6,6 +6,7 @@ use sqlx::{
     Sqlite, SqlitePool, Transaction,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
+use tokio::sync::watch;
 
 use super::StoreError;
 
@@ -21,6 +22,7 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct Db {
     readers: SqlitePool,
     writer: SqlitePool,
+    events: watch::Sender<()>,
 }
 
 impl Db {
@@ -37,7 +39,7 @@ impl Db {
         sqlx::migrate!("./migrations").run(&writer).await?;
         // A write that strays to a reader fails at once instead of now and then with "database is locked".
         let readers = pool(READERS).connect_with(options.pragma("query_only", "on")).await?;
-        Ok(Self { readers, writer })
+        Ok(Self { readers, writer, events: watch::Sender::new(()) })
     }
 
     /// Checkpoints and closes.
@@ -64,6 +66,18 @@ impl Db {
     /// writes, and it never fails half-way for want of the lock. Dropped without `commit`, it leaves nothing behind.
     pub(super) async fn begin(&self) -> Result<Transaction<'static, Sqlite>, StoreError> {
         Ok(self.writer.begin_with("begin immediate").await?)
+    }
+
+    /// Commits a transaction that wrote events of runs, and wakes those who follow them.
+    pub(super) async fn commit(&self, tx: Transaction<'static, Sqlite>) -> Result<(), StoreError> {
+        tx.commit().await?;
+        self.events.send_replace(());
+        Ok(())
+    }
+
+    /// Changes when this process has committed events. What another process writes into the same file is not seen here.
+    pub fn events(&self) -> watch::Receiver<()> {
+        self.events.subscribe()
     }
 }
 

@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use sqlx::SqliteConnection;
 use utoipa::ToSchema;
 
-use super::{Db, Evaluated, Evaluation, Page, StoreError, columns, evaluations, outcomes, radiographs};
-use crate::domain::{ModelId, ModelSpec, RunId, Sha256};
+use super::{Db, Evaluated, Evaluation, Page, StoreError, columns, evaluations, events, outcomes, radiographs};
+use crate::domain::{ModelId, ModelSpec, RunEvent, RunId, Sha256};
 
 /// A model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -48,15 +48,14 @@ macro_rules! select {
     };
 }
 
-/// A model with its aliases and evaluations, in one transaction.
+/// A model with its aliases and evaluations, in one transaction; that of a stage is told to those who watch its run.
 pub async fn create(db: &Db, model: &Model, evaluations: &[Evaluation]) -> Result<(), StoreError> {
     let mut tx = db.begin().await?;
     insert_named(&mut tx, model).await?;
     for evaluation in evaluations {
         evaluations::insert(&mut tx, evaluation).await?;
     }
-    tx.commit().await?;
-    Ok(())
+    db.commit(tx).await
 }
 
 /// The same within a transaction, with what was predicted of each image.
@@ -77,6 +76,9 @@ async fn insert_named(tx: &mut SqliteConnection, model: &Model) -> Result<(), St
     insert(tx, model).await?;
     for alias in &model.aliases {
         point(tx, alias, model.id).await?;
+    }
+    if let (Some(run), Some(stage)) = (model.run_id, model.stage) {
+        events::append_in(tx, run, &RunEvent::Stage { stage, model_id: model.id }).await?;
     }
     Ok(())
 }

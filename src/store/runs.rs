@@ -8,9 +8,10 @@ use serde::{Deserialize, Serialize};
 use sqlx::SqliteConnection;
 use utoipa::ToSchema;
 
-use super::{Db, Evaluated, Model, Page, StoreError, StoredCheckpoint, checkpoints, columns, models};
+use super::{Db, Evaluated, Model, Page, StoreError, StoredCheckpoint, checkpoints, columns, events, models};
 use crate::domain::{
-    DatasetId, EpochRecord, IllegalMove, Position, RunAction, RunId, RunProgress, RunStatus, Sha256, TrainingPlan,
+    Architecture, DatasetId, EpochRecord, IllegalMove, Position, RunAction, RunEvent, RunId, RunProgress, RunStatus,
+    Sha256, TrainingPlan,
 };
 use row::Row;
 
@@ -67,6 +68,7 @@ pub async fn create(db: &Db, run: &Run) -> Result<(), StoreError> {
         (run.initial_weights_sha256.as_ref().map(Sha256::as_str), run.repeats.map(|id| id.to_string()));
     let created_at = columns::time(run.created_at);
     let (started_at, finished_at) = (run.started_at.map(columns::time), run.finished_at.map(columns::time));
+    let mut tx = db.begin().await?;
     sqlx::query!(
         "insert into runs (id, dataset_id, dataset_fingerprint, name, recipe, plan_json, seed, status, progress_json,
            device, error, created_at, started_at, finished_at, initial_weights_sha256, repeats)
@@ -88,10 +90,11 @@ pub async fn create(db: &Db, run: &Run) -> Result<(), StoreError> {
         weights,
         repeats,
     )
-    .execute(db.write())
+    .execute(&mut *tx)
     .await
     .map_err(|e| StoreError::from_insert(e, "a training run of this identifier"))?;
-    Ok(())
+    tell_move(&mut tx, None, run).await?;
+    db.commit(tx).await
 }
 
 /// One.
@@ -133,7 +136,7 @@ pub async fn claim(db: &Db, device: &str) -> Result<Option<Run>, StoreError> {
     run.started_at = run.started_at.or_else(|| Some(Timestamp::now()));
     run.starts += 1;
     write_state(&mut tx, &run).await?;
-    tx.commit().await?;
+    db.commit(tx).await?;
     Ok(Some(run))
 }
 
@@ -155,7 +158,7 @@ async fn ask(db: &Db, id: RunId, action: RunAction) -> Result<Option<Run>, Store
         run.status = asked;
         run.finished_at = asked.is_final().then(Timestamp::now);
         write_state(&mut tx, &run).await?;
-        tx.commit().await?;
+        db.commit(tx).await?;
     }
     Ok(Some(run))
 }
@@ -182,7 +185,7 @@ pub async fn resume(db: &Db, id: RunId, learning_rate: Option<f64>) -> Result<Op
         (run.error, run.finished_at, run.starts) = (None, None, 0);
         write_state(&mut tx, &run).await?;
     }
-    tx.commit().await?;
+    db.commit(tx).await?;
     Ok(Some(run))
 }
 
@@ -203,13 +206,14 @@ pub async fn finish(db: &Db, id: RunId, status: RunStatus, error: Option<&str>) 
     run.error = error.map(str::to_owned);
     run.finished_at = Some(Timestamp::now());
     write_state(&mut tx, &run).await?;
-    tx.commit().await?;
-    Ok(())
+    db.commit(tx).await
 }
 
-/// Writes what a move changes.
+/// Writes what a move changes, and tells of the move.
 async fn write_state(tx: &mut SqliteConnection, run: &Run) -> Result<(), StoreError> {
     let (id, status) = (run.id.to_string(), run.status.as_str());
+    let before = sqlx::query_scalar!("select status from runs where id = ?", id).fetch_one(&mut *tx).await?;
+    let before = columns::parse("runs.status", &before)?;
     let (started_at, finished_at) = (run.started_at.map(columns::time), run.finished_at.map(columns::time));
     sqlx::query!(
         "update runs set status = ?, device = ?, error = ?, starts = ?, started_at = ?, finished_at = ? where id = ?",
@@ -221,8 +225,16 @@ async fn write_state(tx: &mut SqliteConnection, run: &Run) -> Result<(), StoreEr
         finished_at,
         id,
     )
-    .execute(tx)
+    .execute(&mut *tx)
     .await?;
+    tell_move(tx, Some(before), run).await
+}
+
+async fn tell_move(tx: &mut SqliteConnection, from: Option<RunStatus>, run: &Run) -> Result<(), StoreError> {
+    if from != Some(run.status) {
+        let moved = RunEvent::Status { from, to: run.status, cause: run.error.clone() };
+        events::append_in(tx, run.id, &moved).await?;
+    }
     Ok(())
 }
 
@@ -236,17 +248,20 @@ pub async fn set_progress(db: &Db, id: RunId, progress: &RunProgress) -> Result<
 }
 
 /// Adds an epoch; `Exists` when the run has one of this sequence.
-pub async fn add_epoch(db: &Db, id: RunId, epoch: &EpochRecord) -> Result<(), StoreError> {
-    add_epoch_in(&mut *db.write().acquire().await?, id, epoch).await
+pub async fn add_epoch(db: &Db, run: RunId, epoch: &EpochRecord) -> Result<(), StoreError> {
+    let mut tx = db.begin().await?;
+    add_epoch_in(&mut tx, run, epoch).await?;
+    db.commit(tx).await
 }
 
-async fn add_epoch_in(tx: &mut SqliteConnection, id: RunId, epoch: &EpochRecord) -> Result<(), StoreError> {
-    let id = id.to_string();
+async fn add_epoch_in(tx: &mut SqliteConnection, run: RunId, epoch: &EpochRecord) -> Result<(), StoreError> {
+    let id = run.to_string();
     let record = columns::to_json("epochs.record_json", epoch)?;
     sqlx::query!("insert into epochs (run_id, sequence, record_json) values (?, ?, ?)", id, epoch.sequence, record)
-        .execute(tx)
+        .execute(&mut *tx)
         .await
         .map_err(|e| StoreError::from_insert(e, "an epoch of this sequence"))?;
+    events::append_in(tx, run, &epoch.into()).await?;
     Ok(())
 }
 
@@ -276,7 +291,10 @@ pub async fn add_checkpoint(
     let removed = checkpoints::add_in(&mut tx, id, checkpoint).await?;
     let key = id.to_string();
     sqlx::query!("update runs set starts = 0 where id = ?", key).execute(&mut *tx).await?;
-    tx.commit().await?;
+    let Position { stage, step, epoch, batch } = checkpoint.position;
+    let event = RunEvent::Checkpoint { stage, step, epoch, batch, byte_length: checkpoint.file.byte_length };
+    events::append_in(&mut tx, id, &event).await?;
+    db.commit(tx).await?;
     Ok(removed)
 }
 
@@ -299,8 +317,7 @@ pub async fn interrupt(db: &Db, id: RunId) -> Result<(), StoreError> {
     let mut tx = db.begin().await?;
     let run = get_in(&mut tx, id).await?.ok_or(sqlx::Error::RowNotFound)?;
     interrupt_in(&mut tx, run).await?;
-    tx.commit().await?;
-    Ok(())
+    db.commit(tx).await
 }
 
 async fn interrupt_in(tx: &mut SqliteConnection, mut run: Run) -> Result<(), StoreError> {
@@ -321,8 +338,25 @@ pub async fn requeue_orphans(db: &Db) -> Result<u64, StoreError> {
         interrupt_in(&mut tx, row.read()?).await?;
         orphans += 1;
     }
-    tx.commit().await?;
+    db.commit(tx).await?;
     Ok(orphans)
+}
+
+/// The newest run that trained this network on this device to its end without a break, so that its time is that of its work.
+pub async fn measured(db: &Db, network: Architecture, device: &str) -> Result<Option<Run>, StoreError> {
+    let network = columns::to_json("runs.plan_json", &network)?;
+    let row = sqlx::query_as!(
+        Row,
+        "select * from runs
+           where status = 'succeeded' and device = ? and plan_json -> '$.architecture' = ?
+             and (select count(*) from run_events where run_id = runs.id and event_json ->> '$.to' = 'running') <= 1
+           order by id desc limit 1",
+        device,
+        network,
+    )
+    .fetch_optional(db.read())
+    .await?;
+    row.map(Row::read).transpose()
 }
 
 /// How many runs on this data set are not final.

@@ -141,7 +141,7 @@ impl<I: Send + 'static> Fit<'_, I> {
             learner.epoch.seconds = before + started.elapsed().as_secs_f64();
             images += batch.len();
             self.count(|| session.meter.trained(batch.len(), self.spec.image_size));
-            session.batch_done(batch.len())?;
+            session.batch_trained(batch.len(), learner.epoch.tally.batch_loss(), self.step.learning_rate)?;
             if session.is_checkpoint_due() {
                 let checkpoint = self.checkpoint_within(session, learner)?;
                 session.keep(&checkpoint)?;

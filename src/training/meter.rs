@@ -4,15 +4,11 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
-use crate::domain::{Scope, Split, Stage, Step, TrainingPlan};
+use crate::domain::{FORWARD_AND_BACKWARD, ImageCounts, Split, pixels};
 
 use super::TrainingJob;
 
-/// A training pass in forward passes: the backward pass computes two products where the forward pass computes one.
-const FORWARD_AND_BACKWARD: f64 = 3.0;
-
-/// Counts work in forward passes over one pixel, so that stages of different sizes compare. Epochs of a head step count
-/// nothing: beside the one pass of the body they take no time worth estimating.
+/// Counts work as [`TrainingPlan::work`](crate::domain::TrainingPlan::work) does.
 pub(super) struct Meter {
     started: Instant,
     total: f64,
@@ -33,13 +29,12 @@ impl Meter {
     /// Goes on from what it showed last.
     pub(super) fn new(job: &TrainingJob, reading: Reading) -> Self {
         let count = |split| job.samples.iter().filter(|sample| sample.split == split).count() as f64;
-        let (train, selection) = (count(Split::Train), count(job.plan.selection.split));
-        Self {
-            started: Instant::now(),
-            total: total_work(&job.plan, train, selection, job.samples.len() as f64),
-            epochs: job.plan.total_epochs(),
-            reading,
-        }
+        let images = ImageCounts {
+            train: count(Split::Train),
+            selection: count(job.plan.selection.split),
+            all: job.samples.len() as f64,
+        };
+        Self { started: Instant::now(), total: job.plan.work(images), epochs: job.plan.total_epochs(), reading }
     }
 
     pub(super) fn reading(&self) -> Reading {
@@ -74,18 +69,4 @@ impl Meter {
         let done = self.reading.done;
         (done > 0.0).then(|| self.seconds() / done * (self.total - done).max(0.0))
     }
-}
-
-fn total_work(plan: &TrainingPlan, train: f64, selection: f64, all: f64) -> f64 {
-    let step = |step: &Step| match step.scope {
-        Scope::Head => train + selection,
-        Scope::All => f64::from(step.epochs) * (FORWARD_AND_BACKWARD * train + selection),
-    };
-    // At its end a stage is evaluated on every split.
-    let stage = |stage: &Stage| pixels(stage.image_size) * (stage.steps.iter().map(step).sum::<f64>() + all);
-    plan.stages.iter().map(stage).sum()
-}
-
-fn pixels(side: u32) -> f64 {
-    f64::from(side) * f64::from(side)
 }

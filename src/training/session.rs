@@ -7,7 +7,7 @@ use super::{
     batches::Place,
     meter::{self, Meter},
 };
-use crate::domain::{EpochRecord, RunProgress, Split};
+use crate::domain::{EpochRecord, RunProgress, Split, TrainedBatch};
 
 /// One call of [`super::train`].
 pub(super) struct Session<'a> {
@@ -75,10 +75,22 @@ impl<'a> Session<'a> {
 
     /// A batch of `images` is done.
     pub(super) fn batch_done(&mut self, images: usize) -> Result<(), TrainingError> {
+        self.count(images);
+        self.report()
+    }
+
+    /// The network was trained on a batch of `images`, whose mean loss was `loss` before the update.
+    pub(super) fn batch_trained(&mut self, images: usize, loss: f64, learning_rate: f64) -> Result<(), TrainingError> {
+        self.count(images);
+        let RunProgress { stage, step, epoch, batch, images_per_second, .. } = self.progress;
+        self.observer.batch(&TrainedBatch { stage, step, epoch, batch, loss, learning_rate, images_per_second })?;
+        self.report()
+    }
+
+    fn count(&mut self, images: usize) {
         self.images += images;
         self.progress.batch += 1;
         self.progress.images_per_second = rate(self.images, self.since.elapsed().as_secs_f64());
-        self.report()
     }
 
     /// An epoch is done. Numbers it within the run.

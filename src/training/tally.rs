@@ -12,6 +12,9 @@ pub struct Tally {
     confusion: ConfusionMatrix,
     #[serde(with = "bits")]
     loss_sum: f64,
+    /// Mean over the last batch.
+    #[serde(skip)]
+    batch_loss: f64,
     /// A row for each image, in the order in which they were counted. Not kept in a checkpoint: an epoch's are not asked for, and
     /// an evaluation is not interrupted.
     #[serde(skip)]
@@ -21,7 +24,7 @@ pub struct Tally {
 impl Tally {
     /// Nothing counted yet, of `classes` classes.
     pub fn new(classes: usize) -> Self {
-        Self { confusion: ConfusionMatrix::new(classes), loss_sum: 0.0, logits: Vec::new() }
+        Self { confusion: ConfusionMatrix::new(classes), loss_sum: 0.0, batch_loss: 0.0, logits: Vec::new() }
     }
 
     /// Counts logits `[batch, classes]`; false when the loss is not finite. Waits for the device.
@@ -29,13 +32,17 @@ impl Tally {
     pub fn add(&mut self, logits: Tensor<2>, truth: &[usize]) -> bool {
         let classes = self.confusion.rows().len();
         let logits: Vec<f32> = logits.into_data().convert::<f32>().try_into_vec().expect("converted to f32");
+        let mut batch_sum = 0.0;
         for (row, &truth) in logits.chunks_exact(classes).zip(truth) {
-            self.loss_sum += cross_entropy(row, truth);
+            let loss = cross_entropy(row, truth);
+            batch_sum += loss;
+            self.loss_sum += loss;
             if !self.loss_sum.is_finite() {
                 return false;
             }
             self.confusion.record(truth, largest(row));
         }
+        self.batch_loss = batch_sum / truth.len().max(1) as f64;
         self.logits.extend(logits);
         true
     }
@@ -52,6 +59,11 @@ impl Tally {
     /// Mean over the images, in nats; 0 for none.
     pub fn loss(&self) -> f64 {
         self.loss_sum / self.confusion.total().max(1) as f64
+    }
+
+    /// Mean over the images that were added last, in nats.
+    pub(super) fn batch_loss(&self) -> f64 {
+        self.batch_loss
     }
 
     /// Scores without macro-F1, which says little while the weights move.

@@ -184,6 +184,21 @@ fn progress_only_grows_and_ends_at_one() {
 }
 
 #[test]
+fn the_loss_of_each_trained_batch_is_told_and_their_mean_is_the_epochs() {
+    let told = run(job(plan(SimpleCnn, &[&[(Head, 1e-3, 1), (All, 1e-4, 2)]]))).unwrap();
+    let places: Vec<_> = told.batches.iter().map(|b| (b.step, b.epoch, b.batch, b.learning_rate)).collect();
+    let expected =
+        [(1, 1, 1, 1e-3), (1, 1, 2, 1e-3), (2, 1, 1, 1e-4), (2, 1, 2, 1e-4), (2, 2, 1, 1e-4), (2, 2, 2, 1e-4)];
+    assert_eq!(places, expected, "neither the pass of the body nor those over the selection split");
+    // Eight images in batches of four: the batches weigh alike.
+    for (epoch, batches) in told.epochs.iter().zip(told.batches.chunks(2)) {
+        let mean = (batches[0].loss + batches[1].loss) / 2.0;
+        assert!((mean - epoch.train.loss).abs() < 1e-12, "{mean} {}", epoch.train.loss);
+        assert!(batches.iter().all(|batch| batch.images_per_second > 0.0));
+    }
+}
+
+#[test]
 fn a_loss_that_is_not_finite_ends_the_run_at_once() {
     let folder = tempfile::tempdir().unwrap();
     let job = TrainingJob { cache: folder.path().into(), ..job(plan(SimpleCnn, &[&[(All, 1.0, 3)]])) };
@@ -229,6 +244,7 @@ fn data_that_cannot_be_trained_on_is_refused_with_the_fix() {
 /// What the observer was told.
 struct Told {
     progress: Vec<RunProgress>,
+    batches: Vec<TrainedBatch>,
     epochs: Vec<EpochRecord>,
     stages: Vec<StageModel>,
     body_passes: Vec<usize>,
@@ -249,6 +265,7 @@ impl Default for Told {
     fn default() -> Self {
         Self {
             progress: Vec::new(),
+            batches: Vec::new(),
             epochs: Vec::new(),
             stages: Vec::new(),
             body_passes: Vec::new(),
@@ -280,6 +297,12 @@ impl Observer for Told {
     fn progress(&mut self, progress: &RunProgress) -> Result<(), ObserverError> {
         self.note();
         self.progress.push(progress.clone());
+        Ok(())
+    }
+
+    fn batch(&mut self, batch: &TrainedBatch) -> Result<(), ObserverError> {
+        self.note();
+        self.batches.push(*batch);
         Ok(())
     }
 

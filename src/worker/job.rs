@@ -5,8 +5,8 @@ use std::sync::Arc;
 use super::{WorkerContext, provenance};
 use crate::{
     dataset,
-    domain::{ClassList, InitialWeights, Sha256, Split, TrainingPlan},
-    store::{Blobs, Radiograph, Run, StoreError, checkpoints, datasets, radiographs, weights},
+    domain::{ClassList, InitialWeights, RunEvent, Sha256, Split, TrainingPlan},
+    store::{Blobs, Radiograph, Run, StoreError, checkpoints, datasets, events, radiographs, weights},
     training::{Checkpoint, ReadImage, Sample, TrainingJob},
 };
 
@@ -99,7 +99,11 @@ async fn last_good_checkpoint(context: &WorkerContext, run: &Run) -> Result<(u32
                 tracing::info!(run = %id, position = %stored.position, "training goes on");
                 return Ok((stored.sequence, Some(checkpoint)));
             }
-            Err(error) => tracing::warn!(run = %id, error, "a checkpoint is damaged: the one before is used"),
+            Err(error) => {
+                tracing::warn!(run = %id, error, "a checkpoint is damaged: the one before is used");
+                let message = format!("a checkpoint is damaged and the one before is used: {error}");
+                events::append(db, id, &RunEvent::Warning { message }).await?;
+            }
         }
     }
     checkpoints::rewind(db, run.id, None).await?;

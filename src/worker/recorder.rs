@@ -9,10 +9,10 @@ use std::{
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
-use super::WorkerContext;
+use super::{WorkerContext, losses::Losses};
 use crate::{
-    domain::{EpochRecord, EvaluationId, ModelId, Outcome, RunProgress, RunStatus, Sha256},
-    store::{Evaluated, Evaluation, Model, Run, StoreError, StoredCheckpoint, runs},
+    domain::{EpochRecord, EvaluationId, ModelId, Outcome, RunEvent, RunProgress, RunStatus, Sha256, TrainedBatch},
+    store::{Evaluated, Evaluation, Model, Run, StoreError, StoredCheckpoint, events, runs},
     training::{
         CacheOrigin, Checkpoint, ImageCache, Observer, ObserverError, SampleOutcome, SplitEvaluation, StageModel, Stop,
     },
@@ -56,6 +56,7 @@ pub(super) struct Recorder {
     written: Option<(RunProgress, Instant)>,
     /// The last checkpoint's number.
     sequence: u32,
+    losses: Losses,
 }
 
 impl Recorder {
@@ -68,7 +69,15 @@ impl Recorder {
         shutdown: CancellationToken,
     ) -> Self {
         let (context, run) = (context.clone(), run.clone());
-        Self { context, run, synthetic, shutdown, stopped: None, written: None, sequence }
+        let losses = Losses::new(&context, run.id);
+        Self { context, run, synthetic, shutdown, stopped: None, written: None, sequence, losses }
+    }
+
+    /// Writes what is left to write, however the training ended.
+    pub(super) fn close(&mut self) {
+        if let Err(error) = self.context.runtime.block_on(self.losses.write()) {
+            tracing::error!(run = %self.run.id, %error, "the last losses of a run cannot be recorded");
+        }
     }
 
     /// Why it asked the training to stop, if it did.
@@ -78,6 +87,14 @@ impl Recorder {
 
     fn wait<T>(&self, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
         self.context.runtime.block_on(call)
+    }
+
+    /// Tells those who watch; a warning that cannot be written does not end the run.
+    fn warn(&self, message: String) {
+        let warning = RunEvent::Warning { message };
+        if let Err(error) = self.wait(events::append(&self.context.db, self.run.id, &warning)) {
+            tracing::error!(run = %self.run.id, %error, "a warning of a run cannot be recorded");
+        }
     }
 
     fn reason_to_stop(&self) -> Option<StopReason> {
@@ -93,12 +110,15 @@ impl Recorder {
 
     /// Writes the file of a checkpoint and then its row, with what it follows. A full disk is waited for.
     fn keep(&mut self, milestone: &Milestone<'_>, checkpoint: &Checkpoint) -> Result<(), ObserverError> {
-        let started = Instant::now();
+        let (started, mut waits) = (Instant::now(), false);
         loop {
             match self.try_to_keep(milestone, checkpoint) {
                 Ok(()) => return Ok(()),
                 Err(error) if error.is_of_the_disk() && started.elapsed() < DISK_PATIENCE => {
-                    tracing::warn!(run = %self.run.id, %error, "a checkpoint cannot be written: training waits");
+                    if !std::mem::replace(&mut waits, true) {
+                        tracing::warn!(run = %self.run.id, %error, "a checkpoint cannot be written: training waits");
+                        self.warn(format!("a checkpoint cannot be written, training waits until it can: {error}"));
+                    }
                     if self.should_stop().is_some() {
                         return Err(ObserverError(format!(
                             "a checkpoint could not be written before the end: {error}"
@@ -120,7 +140,8 @@ impl Recorder {
         let (id, sequence) = (self.run.id, self.sequence + 1);
         let file = checkpoints.write(id, sequence, &|path| checkpoint.write(path))?;
         let (position, epochs) = (checkpoint.position(), checkpoint.epochs());
-        let stored = StoredCheckpoint { sequence, file, position, epochs, created_at: Timestamp::now() };
+        let steps = self.context.runtime.block_on(self.losses.write())?;
+        let stored = StoredCheckpoint { sequence, file, position, epochs, steps, created_at: Timestamp::now() };
         let obsolete = match milestone {
             Milestone::None => self.wait(runs::add_checkpoint(&db, id, runs::Milestone::default(), &stored))?,
             Milestone::Epoch(epoch) => {
@@ -222,6 +243,14 @@ impl Observer for Recorder {
         Ok(())
     }
 
+    /// A curve is worth no run: what cannot be written now is written with later losses.
+    fn batch(&mut self, batch: &TrainedBatch) -> Result<(), ObserverError> {
+        if let Err(error) = self.context.runtime.block_on(self.losses.add(batch)) {
+            tracing::warn!(run = %self.run.id, %error, "losses cannot be written");
+        }
+        Ok(())
+    }
+
     fn epoch(&mut self, epoch: &EpochRecord, checkpoint: &Checkpoint) -> Result<(), ObserverError> {
         self.keep(&Milestone::Epoch(epoch), checkpoint)
     }
@@ -244,6 +273,7 @@ impl Observer for Recorder {
             }
             CacheOrigin::Made { damage: Some(damage) } => {
                 tracing::warn!(%run, side, images, bytes, seconds, damage, "image cache was damaged and is made anew");
+                self.warn(format!("the image cache of {side} px was damaged and was made anew: {damage}"));
             }
         }
     }

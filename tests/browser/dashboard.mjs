@@ -105,7 +105,13 @@ let run;
 await check('the demo\'s run succeeds while the page is watching', async (page) => {
   await open(page, '/');
   await picture(page, 'overview-first');
+  const { items: [{ id }] } = await ask('/v1/training-runs');
+  await open(page, `/runs/${id}`);
+  const chart = page.locator('[data-chart="Loss of each batch"]');
+  await chart.locator('path.line.batches').waitFor({ timeout: RUN_MS });
+  await picture(page, 'run-live');
   run = await demo();
+  await page.locator('h1 .status.succeeded').waitFor();
 });
 if (!run) await finish();
 const runPage = `/runs/${run.id}`;
@@ -148,6 +154,27 @@ await check('each stage has a loss and an accuracy curve with a point for every 
   }
   await picture(page, 'run');
 });
+
+await check('the loss of the batches is one line from the first batch to the last', async (page) => {
+  const { items: points, steps } = await ask(`/v1/training-runs/${run.id}/losses`);
+  expect(points.length <= 2000 && points[0].step === 1 && points.at(-1).step === steps, `${points.length} points of ${steps} batches`);
+  await open(page, runPage);
+  const chart = page.locator('[data-chart="Loss of each batch"]');
+  const d = await chart.locator('path.line.batches').getAttribute('d');
+  expect(d.split('L').length === points.length, `${d.split('L').length} points drawn of ${points.length}`);
+  expect((await chart.locator('.latest').innerText()) === `batch ${steps}: ${points.at(-1).loss.toFixed(4)}`, 'the last loss is another');
+});
+
+await check('a page that cannot be told what happens asks again, as it did', async (page) => {
+  await page.route('**/events', (route) => route.abort());
+  await page.route(`**/v1/training-runs/${run.id}`, async (route) => {
+    const response = await route.fetch();
+    await route.fulfill({ response, json: { ...(await response.json()), status: 'running', finished_at: null } });
+  });
+  await open(page, runPage);
+  const again = (request) => request.url().endsWith(`/v1/training-runs/${run.id}`);
+  for (let i = 0; i < 2; i += 1) await page.waitForRequest(again, { timeout: 6000 });
+}, { expected: /ERR_FAILED/ });
 
 await check('all epochs can be read as a table', async (page) => {
   const { items: epochs } = await ask(`/v1/training-runs/${run.id}/epochs`);

@@ -19,7 +19,7 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 /// A server in a process of its own; killed when dropped.
 pub struct Running {
     process: Child,
-    address: String,
+    pub address: String,
 }
 
 impl Running {

@@ -11,11 +11,12 @@ use image::{ExtendedColorType, ImageEncoder, codecs::png::PngEncoder};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use thorax::{
-    http::{AppState, Limits, router},
+    http::{AppState, Limits, MAX_EVENT_STREAMS, router},
     inference::{Engine, EngineConfig},
     store::{Blobs, Caches, CheckpointFiles, Db},
+    worker::LiveBatches,
 };
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt;
 
@@ -61,6 +62,8 @@ impl Server {
             checkpoints: CheckpointFiles::new(&data),
             engine: Engine::start(engine, Device::default()),
             run_queued: Arc::new(Notify::new()),
+            batches: LiveBatches::new(),
+            event_streams: Arc::new(Semaphore::new(MAX_EVENT_STREAMS)),
             devices: Arc::from([]),
             import_root: None,
             admin_key: None,
@@ -81,6 +84,12 @@ impl Server {
             request = request.header("content-type", content_type);
         }
         self.answer(request.body(Body::from(body)).unwrap()).await
+    }
+
+    /// Asks for a media type.
+    pub async fn accept(&self, path: &str, media_type: &str) -> Answer {
+        let request = axum::http::Request::builder().uri(path).header("accept", media_type);
+        self.answer(request.body(Body::empty()).unwrap()).await
     }
 
     async fn answer(&self, request: axum::http::Request<Body>) -> Answer {

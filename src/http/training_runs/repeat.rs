@@ -5,7 +5,10 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::{find, place};
+use super::{
+    find, place,
+    queue::{TrainingRun, shown},
+};
 use crate::{
     domain::{InitialWeights, RunId, RunProgress, RunStatus, Sha256, Split},
     http::{
@@ -20,7 +23,7 @@ use crate::{
 #[derive(Serialize, ToSchema)]
 pub struct RecordedRun {
     #[serde(flatten)]
-    run: Run,
+    run: TrainingRun,
     /// On what and by which program it was trained; null before it starts, and for runs from before this was recorded.
     provenance: Option<Provenance>,
 }
@@ -35,7 +38,7 @@ pub struct ImageParams {
 
 pub async fn recorded(state: &AppState, run: Run) -> Result<RecordedRun, ApiError> {
     let provenance = store::provenance::get(&state.db, run.id).await?;
-    Ok(RecordedRun { run, provenance })
+    Ok(RecordedRun { run: shown(state, run).await?, provenance })
 }
 
 /// Lists the images that a run was trained and evaluated on, split as it was after validation was carved from train; empty before
@@ -62,7 +65,7 @@ pub async fn list_training_run_images(
 #[utoipa::path(
     post, path = "/v1/training-runs/{id}/repeat", tag = "training",
     params(("id" = RunId, Path)),
-    responses((status = 202, description = "Queued; `repeats` names the first run", body = Run), NotFound, Conflict)
+    responses((status = 202, description = "Queued; `repeats` names the first run", body = TrainingRun), NotFound, Conflict)
 )]
 pub async fn repeat_training_run(
     State(state): State<AppState>,
@@ -74,7 +77,7 @@ pub async fn repeat_training_run(
     let run = again(first);
     store::runs::create(&state.db, &run).await?;
     state.run_queued.notify_one();
-    Ok(answer::accepted(place(run.id), run))
+    Ok(answer::accepted(place(run.id), shown(&state, run).await?))
 }
 
 fn again(first: Run) -> Run {

@@ -12,7 +12,7 @@ fn stored(sequence: u32, epochs: u32, position: Position) -> StoredCheckpoint {
         sha256: Sha256::of(&sequence.to_le_bytes()),
         byte_length: 1 << 33,
     };
-    StoredCheckpoint { sequence, file, position, epochs, created_at: Timestamp::now() }
+    StoredCheckpoint { sequence, file, position, epochs, steps: 7, created_at: Timestamp::now() }
 }
 
 fn epoch(sequence: u32) -> EpochRecord {

@@ -165,7 +165,8 @@ async fn a_failed_run_goes_on_with_another_learning_rate_where_it_stopped() {
         sha256: crate::domain::Sha256::of(b"weights"),
         byte_length: 7,
     };
-    let checkpoint = StoredCheckpoint { sequence: 1, file, position, epochs: 5, created_at: Timestamp::now() };
+    let checkpoint =
+        StoredCheckpoint { sequence: 1, file, position, epochs: 5, steps: 7, created_at: Timestamp::now() };
     add_checkpoint(&db, run.id, Milestone::default(), &checkpoint).await.unwrap();
     finish(&db, run.id, RunStatus::Failed, Some("the loss is not finite")).await.unwrap();
     let resumed = resume(&db, run.id, Some(1e-5)).await.unwrap().unwrap();
@@ -189,7 +190,8 @@ async fn starts_are_counted_until_there_is_a_checkpoint() {
     let file =
         crate::store::StoredFile { name: "a".into(), sha256: crate::domain::Sha256::of(b"weights"), byte_length: 7 };
     let position = Position::of_stage(1);
-    let checkpoint = StoredCheckpoint { sequence: 1, file, position, epochs: 0, created_at: Timestamp::now() };
+    let checkpoint =
+        StoredCheckpoint { sequence: 1, file, position, epochs: 0, steps: 0, created_at: Timestamp::now() };
     add_checkpoint(&db, run.id, Milestone::default(), &checkpoint).await.unwrap();
     assert_eq!(claim(&db, "cpu").await.unwrap().unwrap().starts, 1);
 }
@@ -285,6 +287,25 @@ async fn runs_of_a_dead_process_are_queued_again_and_all_others_stay() {
         };
         assert_eq!(status(&db, id).await, expected, "{before}");
     }
+}
+
+#[tokio::test]
+async fn what_a_network_takes_is_measured_by_its_newest_success_on_the_device_that_ran_without_a_break() {
+    let (_dir, db, dataset) = database_with_data().await;
+    let mut ids = Vec::new();
+    for status in [RunStatus::Succeeded, RunStatus::Succeeded, RunStatus::Failed] {
+        let id = fixtures::stored_run(&db, &dataset).await.id;
+        claim(&db, "cpu").await.unwrap().unwrap();
+        finish(&db, id, status, None).await.unwrap();
+        ids.push(id);
+    }
+    let id = async |network, device| measured(&db, network, device).await.unwrap().map(|run| run.id);
+    assert_eq!(id(Architecture::ResNet50, "cpu").await, Some(ids[1]));
+    assert_eq!(id(Architecture::SimpleCnn, "cpu").await, None);
+    assert_eq!(id(Architecture::ResNet50, "vulkan:0").await, None);
+    let resumed = RunEvent::Status { from: Some(RunStatus::Paused), to: RunStatus::Running, cause: None };
+    events::append(&db, ids[1], &resumed).await.unwrap();
+    assert_eq!(id(Architecture::ResNet50, "cpu").await, Some(ids[0]), "the time of the other has a pause in it");
 }
 
 #[tokio::test]

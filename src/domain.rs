@@ -1,5 +1,6 @@
 //! The words of the field, with no dependency on how they are stored, computed or served.
 
+mod augmentation;
 mod ids;
 mod label;
 mod metrics;
@@ -7,14 +8,17 @@ mod model;
 mod plan;
 mod recipe;
 mod run;
+mod schedule;
 
+pub use augmentation::Augmentation;
 pub use ids::{DatasetId, EvaluationId, ImportId, InvalidId, ModelId, PredictionId, RadiographId, RunId, Sha256};
 pub use label::{ClassList, InvalidClasses, NOTICE, Split};
 pub use metrics::{Averages, ClassMetrics, ConfusionMatrix};
 pub use model::{BlockVariant, DeviceInfo, ModelSpec, Normalisation};
 pub use plan::{
-    Architecture, InitialWeights, Optimizer, PlanOverrides, PlanProblem, Scope, Selection, SelectionMetric, Stage,
-    Step, TrainingPlan,
+    Architecture, ClassWeights, InitialWeights, Optimizer, PlanOverrides, PlanProblem, Sampling, Scope, Selection,
+    SelectionMetric, Stage, Step, TrainingPlan, WeightAveraging,
 };
 pub use recipe::{Recipe, recipe, recipes};
 pub use run::{EpochRecord, EpochScores, IllegalMove, RunProgress, RunStatus};
+pub use schedule::{BatchIndex, EarlyStopping, Schedule};

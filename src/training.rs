@@ -1,13 +1,19 @@
 //! The training loop: plan, data, device and observer in, stage models and numbers out. Knows no HTTP and no SQL.
 
+mod augment;
+mod average;
 mod batches;
+mod course;
 mod decode;
 mod features;
 mod feed;
 mod fit;
 mod grey_file;
 mod images;
+mod loss;
 mod meter;
+mod mixup;
+mod random;
 mod session;
 mod stage;
 mod start;
@@ -24,6 +30,7 @@ use crate::{
     nn::{self, NnError},
 };
 pub use fit::{optimizer, training_step};
+pub use loss::mean_cross_entropy;
 use session::Session;
 pub use tally::Tally;
 

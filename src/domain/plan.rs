@@ -3,7 +3,10 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::Split;
+mod how;
+
+use super::{Augmentation, EarlyStopping, Schedule, Split};
+pub use how::{ClassWeights, Sampling, WeightAveraging};
 
 /// The network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -77,6 +80,17 @@ pub struct Step {
     /// Passes over the training split, 1 to 1000.
     #[schema(minimum = 1, maximum = 1000)]
     pub epochs: u32,
+    /// How the learning rate goes from the first batch to the last.
+    #[serde(default)]
+    pub schedule: Schedule,
+    /// The head trains at the learning rate, each group of layers below it at this share of the rate of the group above, above 0 and
+    /// at most 1. ResNet-50's groups are its four stages and its stem, the small network's its convolutions.
+    #[serde(default = "how::same_rate")]
+    #[schema(exclusive_minimum = 0.0, maximum = 1.0, default = 1.0)]
+    pub layer_decay: f64,
+    /// Ends the step early; the plan's rule when absent.
+    #[serde(default)]
+    pub early_stopping: Option<EarlyStopping>,
 }
 
 /// Steps at one image size; the best epoch becomes the stage's model.
@@ -108,6 +122,30 @@ pub struct TrainingPlan {
     pub dropout: f64,
     /// How the best epoch of a stage is chosen.
     pub selection: Selection,
+    /// What the images of each class count in the loss.
+    #[serde(default)]
+    pub class_weights: ClassWeights,
+    /// Which images an epoch has.
+    #[serde(default)]
+    pub sampling: Sampling,
+    /// What the targets of the loss give away to all classes alike, 0 (off) to 0.5 (Szegedy et al. 2015, arXiv:1512.00567).
+    #[serde(default)]
+    #[schema(minimum = 0.0, maximum = 0.5)]
+    pub label_smoothing: f64,
+    /// Mixes each image of a batch with another one: `alpha` of mixup's Beta(alpha, alpha), 0 (off) to 10 (Zhang et al. 2017,
+    /// arXiv:1710.09412).
+    #[serde(default)]
+    #[schema(minimum = 0.0, maximum = 10.0)]
+    pub mixup: f64,
+    /// Random changes of the training images; `{}` is none.
+    #[serde(default)]
+    pub augmentation: Augmentation,
+    /// Evaluates and keeps a moving average of the weights.
+    #[serde(default)]
+    pub weight_averaging: Option<WeightAveraging>,
+    /// Ends each step early that names no rule of its own.
+    #[serde(default)]
+    pub early_stopping: Option<EarlyStopping>,
     /// In order; each starts from the best epoch of the one before.
     pub stages: Vec<Stage>,
 }
@@ -128,6 +166,20 @@ pub struct PlanOverrides {
     pub dropout: Option<f64>,
     /// Replaces [`TrainingPlan::selection`].
     pub selection: Option<Selection>,
+    /// Replaces [`TrainingPlan::class_weights`].
+    pub class_weights: Option<ClassWeights>,
+    /// Replaces [`TrainingPlan::sampling`].
+    pub sampling: Option<Sampling>,
+    /// Replaces [`TrainingPlan::label_smoothing`].
+    pub label_smoothing: Option<f64>,
+    /// Replaces [`TrainingPlan::mixup`].
+    pub mixup: Option<f64>,
+    /// Replaces [`TrainingPlan::augmentation`] as a whole.
+    pub augmentation: Option<Augmentation>,
+    /// Replaces [`TrainingPlan::weight_averaging`].
+    pub weight_averaging: Option<WeightAveraging>,
+    /// Replaces [`TrainingPlan::early_stopping`].
+    pub early_stopping: Option<EarlyStopping>,
     /// Replaces [`TrainingPlan::stages`] as a whole.
     pub stages: Option<Vec<Stage>>,
 }
@@ -144,15 +196,20 @@ pub struct PlanProblem {
 impl TrainingPlan {
     /// Replaces the fields that `overrides` names.
     pub fn with(mut self, overrides: PlanOverrides) -> Self {
-        let PlanOverrides { architecture, initial_weights, batch_size, optimizer, dropout, selection, stages } =
-            overrides;
-        self.architecture = architecture.unwrap_or(self.architecture);
-        self.initial_weights = initial_weights.unwrap_or(self.initial_weights);
-        self.batch_size = batch_size.unwrap_or(self.batch_size);
-        self.optimizer = optimizer.unwrap_or(self.optimizer);
-        self.dropout = dropout.unwrap_or(self.dropout);
-        self.selection = selection.unwrap_or(self.selection);
-        self.stages = stages.unwrap_or(self.stages);
+        self.architecture = overrides.architecture.unwrap_or(self.architecture);
+        self.initial_weights = overrides.initial_weights.unwrap_or(self.initial_weights);
+        self.batch_size = overrides.batch_size.unwrap_or(self.batch_size);
+        self.optimizer = overrides.optimizer.unwrap_or(self.optimizer);
+        self.dropout = overrides.dropout.unwrap_or(self.dropout);
+        self.selection = overrides.selection.unwrap_or(self.selection);
+        self.class_weights = overrides.class_weights.unwrap_or(self.class_weights);
+        self.sampling = overrides.sampling.unwrap_or(self.sampling);
+        self.label_smoothing = overrides.label_smoothing.unwrap_or(self.label_smoothing);
+        self.mixup = overrides.mixup.unwrap_or(self.mixup);
+        self.augmentation = overrides.augmentation.unwrap_or(self.augmentation);
+        self.weight_averaging = overrides.weight_averaging.or(self.weight_averaging);
+        self.early_stopping = overrides.early_stopping.or(self.early_stopping);
+        self.stages = overrides.stages.unwrap_or(self.stages);
         self
     }
 
@@ -175,6 +232,7 @@ impl TrainingPlan {
             self.architecture == Architecture::SimpleCnn && self.initial_weights == InitialWeights::ImageNet;
         check(!pretrained_cnn, "/initial_weights".into(), "simple-cnn has no ImageNet weights: use random");
         check(self.selection.split != Split::Train, "/selection/split".into(), "must be validation or test");
+        self.problems_of_how(&mut check);
         check((1..=16).contains(&self.stages.len()), "/stages".into(), "must hold 1 to 16 stages");
         for (s, stage) in self.stages.iter().enumerate() {
             let at = format!("/stages/{s}");
@@ -185,6 +243,7 @@ impl TrainingPlan {
                 let rate = step.learning_rate;
                 check(rate > 0.0 && rate <= 1.0, format!("{at}/learning_rate"), "must be above 0 and at most 1");
                 check((1..=1000).contains(&step.epochs), format!("{at}/epochs"), "must be 1 to 1000");
+                step.problems_of_how(&at, &mut check);
             }
         }
         problems

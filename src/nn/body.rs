@@ -1,7 +1,7 @@
 //! Bodies: what turns an image into features.
 
 use burn::{
-    module::{Initializer, Module},
+    module::{Initializer, Module, ParamGroup},
     nn::{
         PaddingConfig2d,
         conv::{Conv2d, Conv2dConfig},
@@ -50,6 +50,16 @@ impl Body {
         match self {
             Self::ResNet50(body) => body.forward(input),
             Self::SimpleCnn(body) => body.forward(input),
+        }
+    }
+}
+
+impl Body {
+    /// Its parameters from the layers next to the head down to the first, for rates by depth.
+    pub(crate) fn groups(&self) -> Vec<ParamGroup> {
+        match self {
+            Self::ResNet50(body) => body.groups(),
+            Self::SimpleCnn(body) => body.conv.iter().rev().cloned().map(ParamGroup::ids_from_module).collect(),
         }
     }
 }

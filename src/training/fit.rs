@@ -3,21 +3,24 @@
 use std::time::Instant;
 
 use burn::{
-    module::Module,
-    nn::loss::CrossEntropyLossConfig,
+    lr_scheduler::module_lr_scheduler::ModuleLearningRate,
     optim::{GradientsParams, ModuleOptimizer},
-    tensor::{Device, Int, Tensor, TensorData},
+    tensor::{Device, Tensor},
 };
 
 use super::{
     Session, TrainingError,
+    augment::Changes,
     batches::{self, Epoch, Place},
+    course::Course,
     feed::Feed,
+    loss::Targets,
+    meter::BodyWork,
     session::rate,
     tally::Tally,
 };
 use crate::{
-    domain::{EpochRecord, EpochScores, Optimizer, Scope, Split, Step},
+    domain::{EpochRecord, EpochScores, Optimizer, Split, Step},
     nn::{self, Network},
 };
 
@@ -31,6 +34,8 @@ pub(super) struct Fit<'a, I> {
     pub(super) side: u32,
     /// Inputs of batches of sample indices.
     pub(super) feed: Feeder<'a, I>,
+    /// Inputs of the batches of an epoch in training.
+    pub(super) training_feed: &'a dyn Fn(Changes, &[Vec<usize>]) -> Feed<I>,
     /// Logits `[batch, classes]` of an input in training, on the given device.
     pub(super) forward: &'a dyn Fn(&Network, I, &Device) -> Tensor<2>,
     /// Makes a network in inference mode ready for a pass.
@@ -44,9 +49,9 @@ pub(super) type Feeder<'a, I> = &'a dyn Fn(&[Vec<usize>]) -> Feed<I>;
 pub(super) type Ready<'a, I> = Box<dyn Fn(I) -> Tensor<2> + 'a>;
 
 impl<I: Send + 'static> Fit<'_, I> {
-    /// Trains `network` for the step's epochs with a fresh optimizer, as a newly compiled Keras model has. After each epoch
-    /// `epoch_done` gets its place, the network in inference mode and its tally on the selection split. Returns the last epoch's
-    /// network, in inference mode.
+    /// Trains `network` for the step's epochs, or until it stops early, with a fresh optimizer, as a newly compiled Keras model has.
+    /// After each epoch `epoch_done` gets its place, the network in inference mode and its tally on the selection split. Returns the
+    /// last epoch's network, in inference mode.
     pub(super) fn run(
         &self,
         session: &mut Session<'_>,
@@ -54,22 +59,27 @@ impl<I: Send + 'static> Fit<'_, I> {
         epoch_done: &mut dyn FnMut(Place, &Network, &Tally),
     ) -> Result<Network, TrainingError> {
         let job = session.job;
-        let mut optimizer = optimizer(job.plan.optimizer);
+        let body = BodyWork::of(&job.plan, self.step);
         let selection_split = session.split(job.plan.selection.split);
         let mut network = network.for_step(self.step.scope);
+        let mut course = Course::new(job, self.step, &network);
         for epoch in 1..=self.step.epochs {
             let place = Place { epoch, ..self.place };
             let started = Instant::now();
             let train;
-            (network, train) = self.train_epoch(session, place, network, &mut optimizer)?;
-            let snapshot = network.valid();
+            (network, train) = self.train_epoch(session, place, network, &mut course)?;
+            let snapshot = course.snapshot(&network);
             let selection = evaluate(session, place, &selection_split, self.feed, &(self.ready)(&snapshot))?;
-            self.count(|| session.meter.forward(selection_split.len(), self.side));
+            session.meter.scored(body, selection_split.len(), self.side);
             let seconds = started.elapsed().as_secs_f64();
             session.epoch_done(self.record(place, train, selection.scores(), seconds))?;
             epoch_done(place, &snapshot, &selection);
+            if course.ends_early(&selection) {
+                session.meter.skip(body, self.step.epochs - epoch, self.side);
+                break;
+            }
         }
-        Ok(network.valid())
+        Ok(course.snapshot(&network))
     }
 
     /// One pass over the training split with autodiff: batch normalisation and dropout in training mode.
@@ -78,44 +88,40 @@ impl<I: Send + 'static> Fit<'_, I> {
         session: &mut Session<'_>,
         place: Place,
         mut network: Network,
-        optimizer: &mut ModuleOptimizer,
+        course: &mut Course<'_>,
     ) -> Result<(Network, Trained), TrainingError> {
         let job = session.job;
         let device = job.device.clone().autodiff();
-        let epoch = Epoch::shuffled(&session.split(Split::Train), job.plan.batch_size, job.seed, place);
+        let body = BodyWork::of(&job.plan, self.step);
+        let epoch = Epoch::draw(job, &session.split(Split::Train), place);
+        let changes = Changes::new(job, place);
         let mut tally = Tally::new(job.classes.len());
         let started = Instant::now();
         network.seed_dropout(epoch.dropout_seed);
-        let mut feed = (self.feed)(&epoch.batches);
+        let mut feed = (self.training_feed)(changes, &epoch.batches);
         session.begin(place, epoch.batches.len())?;
-        for batch in &epoch.batches {
+        for (number, batch) in epoch.batches.iter().enumerate() {
             session.before_batch()?;
-            let truth = session.truth(batch);
+            let targets = Targets::new(session.truth(batch), changes.mix(number, batch.len()));
             let input = feed.next_input()?;
             let forward = |network: &Network| (self.forward)(network, input, &device);
             let logits;
-            (network, logits) = training_step(network, optimizer, self.step.learning_rate, forward, &truth);
+            (network, logits) = course.train(network, (place.epoch, number, epoch.batches.len()), forward, &targets);
             // Read last, so that an asynchronous device has the whole batch queued before the host waits for it.
-            if !tally.add(logits, &truth) {
+            if !tally.add_mixed(logits, &targets) {
                 return Err(not_finite(place));
             }
-            self.count(|| session.meter.trained(batch.len(), self.side));
+            session.meter.trained(body, batch.len(), self.side);
             session.batch_done(batch.len())?;
         }
         let images = tally.confusion().total() as usize;
         let trained = Trained {
             scores: tally.training_scores(),
+            learning_rate: course.learning_rate(),
             images_per_second: rate(images, started.elapsed().as_secs_f64()),
             data_wait_share: feed.wait_share(started),
         };
         Ok((network, trained))
-    }
-
-    /// The epochs of a head step are no work to the meter.
-    fn count(&self, work: impl FnOnce()) {
-        if self.step.scope == Scope::All {
-            work();
-        }
     }
 
     fn record(&self, place: Place, train: Trained, selection: EpochScores, seconds: f64) -> EpochRecord {
@@ -126,7 +132,7 @@ impl<I: Send + 'static> Fit<'_, I> {
             epoch: place.epoch,
             train: train.scores,
             selection,
-            learning_rate: self.step.learning_rate,
+            learning_rate: train.learning_rate,
             seconds,
             images_per_second: train.images_per_second,
             data_wait_share: Some(train.data_wait_share),
@@ -137,6 +143,7 @@ impl<I: Send + 'static> Fit<'_, I> {
 /// What an epoch's training pass gave.
 struct Trained {
     scores: EpochScores,
+    learning_rate: f64,
     images_per_second: f64,
     data_wait_share: f64,
 }
@@ -162,18 +169,17 @@ pub(super) fn evaluate<I: Send + 'static>(
     Ok(tally)
 }
 
-/// One batch: forward, mean cross-entropy, backward, update. `forward` gives logits `[batch, classes]` on an autodiff device, `truth`
-/// the classes. Returns the network after the step and the logits before it, off the autodiff device and not waited for.
+/// One batch: forward, loss, backward, update. `forward` gives logits `[batch, classes]` on an autodiff device, `loss` what is to fall.
+/// Returns the network after the step and the logits before it, off the autodiff device and not waited for.
 pub fn training_step(
     network: Network,
     optimizer: &mut ModuleOptimizer,
-    learning_rate: f64,
+    learning_rate: impl Into<ModuleLearningRate>,
     forward: impl FnOnce(&Network) -> Tensor<2>,
-    truth: &[usize],
+    loss: impl FnOnce(Tensor<2>) -> Tensor<1>,
 ) -> (Network, Tensor<2>) {
     let logits = forward(&network);
-    let loss = mean_cross_entropy(logits.clone(), truth, &logits.device());
-    let gradients = GradientsParams::from_grads(loss.backward(), &network);
+    let gradients = GradientsParams::from_grads(loss(logits.clone()).backward(), &network);
     (optimizer.step(learning_rate, network, gradients), logits.inner())
 }
 
@@ -182,13 +188,6 @@ pub fn optimizer(optimizer: Optimizer) -> ModuleOptimizer {
     match optimizer {
         Optimizer::Adam => nn::adam(),
     }
-}
-
-fn mean_cross_entropy(logits: Tensor<2>, truth: &[usize], device: &Device) -> Tensor<1> {
-    let truth: Vec<i32> = truth.iter().map(|&class| class as i32).collect();
-    let batch = truth.len();
-    let targets = Tensor::<1, Int>::from_data(TensorData::new(truth, [batch]), device);
-    CrossEntropyLossConfig::new().init(device).forward(logits, targets)
 }
 
 fn not_finite(Place { stage, step, epoch }: Place) -> TrainingError {

@@ -9,10 +9,47 @@ use super::TrainingJob;
 /// A training pass in forward passes: the backward pass computes two products where the forward pass computes one.
 const FORWARD_AND_BACKWARD: f64 = 3.0;
 
-/// Counts work in forward passes over one pixel, so that stages of different sizes compare. Epochs of a head step count
+/// What the epochs of a step ask of the body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum BodyWork {
+    /// Nothing: it went over all images once, before the first epoch.
+    Once,
+    /// It goes over the images of each epoch, because they change.
+    Forward,
+    /// It trains.
+    Trained,
+}
+
+impl BodyWork {
+    pub(super) fn of(plan: &TrainingPlan, step: &Step) -> Self {
+        match step.scope {
+            Scope::All => Self::Trained,
+            Scope::Head if plan.changes_images() => Self::Forward,
+            Scope::Head => Self::Once,
+        }
+    }
+
+    /// Forward passes over a training image in an epoch.
+    fn of_training(self) -> f64 {
+        match self {
+            Self::Once => 0.0,
+            Self::Forward => 1.0,
+            Self::Trained => FORWARD_AND_BACKWARD,
+        }
+    }
+
+    /// The same over an image of the selection split.
+    fn of_selection(self) -> f64 {
+        if self == Self::Once { 0.0 } else { 1.0 }
+    }
+}
+
+/// Counts work in forward passes over one pixel, so that stages of different sizes compare. Epochs on features that are kept count
 /// nothing: beside the one pass of the body they take no time worth estimating.
 pub(super) struct Meter {
     started: Instant,
+    train: f64,
+    selection: f64,
     total: f64,
     done: f64,
     epochs: u32,
@@ -25,6 +62,8 @@ impl Meter {
         let (train, selection) = (count(Split::Train), count(job.plan.selection.split));
         Self {
             started: Instant::now(),
+            train,
+            selection,
             total: total_work(&job.plan, train, selection, job.samples.len() as f64),
             done: 0.0,
             epochs: job.plan.total_epochs(),
@@ -37,13 +76,24 @@ impl Meter {
         self.done += images as f64 * pixels(side);
     }
 
-    /// The whole network was trained on `images` at `side` pixels.
-    pub(super) fn trained(&mut self, images: usize, side: u32) {
-        self.done += FORWARD_AND_BACKWARD * images as f64 * pixels(side);
+    /// An epoch trained on `images` at `side` pixels.
+    pub(super) fn trained(&mut self, body: BodyWork, images: usize, side: u32) {
+        self.done += body.of_training() * images as f64 * pixels(side);
+    }
+
+    /// An epoch was scored on `images` at `side` pixels.
+    pub(super) fn scored(&mut self, body: BodyWork, images: usize, side: u32) {
+        self.done += body.of_selection() * images as f64 * pixels(side);
     }
 
     pub(super) fn epoch_done(&mut self) {
         self.epochs_done += 1;
+    }
+
+    /// So many epochs of a step, which ends early, will not be: they count as done, and their work as never asked for.
+    pub(super) fn skip(&mut self, body: BodyWork, epochs: u32, side: u32) {
+        self.epochs_done += epochs;
+        self.total -= f64::from(epochs) * epoch_work(body, self.train, self.selection) * pixels(side);
     }
 
     /// Share of the run's epochs that is done, `current` being the share of the one that runs.
@@ -59,13 +109,17 @@ impl Meter {
 }
 
 fn total_work(plan: &TrainingPlan, train: f64, selection: f64, all: f64) -> f64 {
-    let step = |step: &Step| match step.scope {
-        Scope::Head => train + selection,
-        Scope::All => f64::from(step.epochs) * (FORWARD_AND_BACKWARD * train + selection),
+    let step = |step: &Step| match BodyWork::of(plan, step) {
+        BodyWork::Once => train + selection,
+        body => f64::from(step.epochs) * epoch_work(body, train, selection),
     };
     // At its end a stage is evaluated on every split.
     let stage = |stage: &Stage| pixels(stage.image_size) * (stage.steps.iter().map(step).sum::<f64>() + all);
     plan.stages.iter().map(stage).sum()
+}
+
+fn epoch_work(body: BodyWork, train: f64, selection: f64) -> f64 {
+    body.of_training() * train + body.of_selection() * selection
 }
 
 fn pixels(side: u32) -> f64 {

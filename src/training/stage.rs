@@ -33,6 +33,9 @@ pub(super) fn train(
     for (step, position) in stage.steps.iter().zip(1..) {
         let place = Place { stage: number, step: position, epoch: 0 };
         network = match step.scope {
+            Scope::Head if session.job.plan.changes_images() => {
+                train_head_on_images(session, place, step, on, network, &mut best)?
+            }
             Scope::Head => train_head(session, place, step, on, network, &mut best)?,
             Scope::All => train_all(session, place, step, on, network, &mut best)?,
         };
@@ -74,6 +77,7 @@ fn train_all(
         step,
         side: *image_size,
         feed: &|batches| on.images.feed(batches),
+        training_feed: &|changes, batches| on.images.changed_feed(changes, batches),
         forward: &|network, squares, device| {
             network.forward(input_tensor(&squares.views(), *image_size, normalisation, device))
         },
@@ -101,10 +105,36 @@ fn train_head(
         step,
         side: on.spec.image_size,
         feed: &|batches| features.feed(batches),
+        training_feed: &|_unchanged, batches| features.feed(batches),
         forward: &|network, features, device| network.classify(Tensor::from_data(features, device)),
         ready: &|network| {
             let (network, device) = (network.clone(), device.clone());
             Box::new(move |features| network.classify(Tensor::from_data(features, &device)))
+        },
+    };
+    fit.run(session, network, &mut |place, network, tally| best.offer(place, tally, network))
+}
+
+/// The head alone on images that change from epoch to epoch: the frozen body goes over each of them every time.
+fn train_head_on_images(
+    session: &mut Session<'_>,
+    place: Place,
+    step: &Step,
+    on: Ground<'_>,
+    network: Network,
+    best: &mut Best,
+) -> Result<Network, TrainingError> {
+    let body = Compiled::new(&network, on.spec, &session.job.device);
+    let fit = Fit {
+        place,
+        step,
+        side: on.spec.image_size,
+        feed: &|batches| on.images.feed(batches),
+        training_feed: &|changes, batches| on.images.changed_feed(changes, batches),
+        forward: &|network, squares, _| network.classify(body.features(&squares.views()).autodiff()),
+        ready: &|network| {
+            let (network, body) = (network.clone(), &body);
+            Box::new(move |squares| network.classify(body.features(&squares.views())))
         },
     };
     fit.run(session, network, &mut |place, network, tally| best.offer(place, tally, network))

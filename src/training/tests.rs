@@ -1,6 +1,7 @@
 //! Runs on drawn images: small enough for seconds, real enough to learn.
 
 mod cache;
+mod how;
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -12,7 +13,7 @@ use crate::{
         Architecture::{self, ResNet50, SimpleCnn},
         InitialWeights, Optimizer,
         Scope::{self, All, Head},
-        Selection, Stage, Step,
+        Selection, Stage, Step, recipe,
     },
     imaging::{GreyImage, encode_png},
     nn::{DeviceChoice, Network, input_tensor},
@@ -174,6 +175,7 @@ fn a_loss_that_is_not_finite_ends_the_run_at_once() {
         step: &job.plan.stages[0].steps[0],
         side: SIDE,
         feed: &|batches| images.feed(batches),
+        training_feed: &|changes, batches| images.changed_feed(changes, batches),
         forward: &diverged,
         ready: &|_| unreachable!("the first batch ends the run"),
     };
@@ -270,7 +272,7 @@ fn run_in(cache: &Path, job: TrainingJob) -> Result<Told, TrainingError> {
 
 /// Without dropout, in batches of four, the best epoch by accuracy on the validation split.
 fn plan(architecture: Architecture, stages: &[&[(Scope, f64, u32)]]) -> TrainingPlan {
-    let step = |&(scope, learning_rate, epochs): &(Scope, f64, u32)| Step { scope, learning_rate, epochs };
+    let step = |&(scope, learning_rate, epochs): &(Scope, f64, u32)| Step::new(scope, learning_rate, epochs);
     let stage = |steps: &&[_]| Stage { image_size: SIDE, steps: steps.iter().map(step).collect() };
     TrainingPlan {
         architecture,
@@ -280,6 +282,7 @@ fn plan(architecture: Architecture, stages: &[&[(Scope, f64, u32)]]) -> Training
         dropout: 0.0,
         selection: Selection { split: Split::Validation, metric: SelectionMetric::Accuracy },
         stages: stages.iter().map(stage).collect(),
+        ..recipe("covid-resnet").unwrap().plan
     }
 }
 

@@ -1,0 +1,87 @@
+//! What a step carries from batch to batch beside its network.
+
+use burn::{module::Module, optim::ModuleOptimizer, tensor::Tensor};
+
+use super::{
+    Tally, TrainingJob,
+    average::Average,
+    fit::{optimizer, training_step},
+    loss::{Objective, Targets},
+    selection_score,
+};
+use crate::{
+    domain::{BatchIndex, Scope, Step},
+    nn::{LayerRates, Network},
+};
+
+/// The course of a step: its optimizer, its learning rates, its loss, its average and its scores.
+pub(super) struct Course<'a> {
+    job: &'a TrainingJob,
+    step: &'a Step,
+    optimizer: ModuleOptimizer,
+    layers: LayerRates,
+    objective: Objective,
+    average: Option<Average>,
+    /// The selection score of each epoch.
+    scores: Vec<f64>,
+    /// The learning rate of the last batch.
+    rate: f64,
+}
+
+impl<'a> Course<'a> {
+    /// Before the first batch; `network` is ready for the step.
+    pub(super) fn new(job: &'a TrainingJob, step: &'a Step, network: &Network) -> Self {
+        let averaged = step.scope == Scope::All && job.plan.weight_averaging.is_some();
+        Self {
+            job,
+            step,
+            optimizer: optimizer(job.plan.optimizer),
+            layers: LayerRates::new(network, step.layer_decay),
+            objective: Objective::new(job),
+            average: averaged.then(|| Average::new(network)),
+            scores: Vec::new(),
+            rate: step.learning_rate,
+        }
+    }
+
+    /// Trains on a batch, the `number`th of `batches` in its epoch; `epoch` counts from 1, `number` from 0. Returns the network after it
+    /// and the logits before it.
+    pub(super) fn train(
+        &mut self,
+        network: Network,
+        (epoch, number, batches): (u32, usize, usize),
+        forward: impl FnOnce(&Network) -> Tensor<2>,
+        targets: &Targets,
+    ) -> (Network, Tensor<2>) {
+        let batches_per_epoch = batches as u64;
+        let batch = u64::from(epoch - 1) * batches_per_epoch + number as u64;
+        let at = BatchIndex { batch, batches_per_epoch, epochs: self.step.epochs.into() };
+        self.rate = self.step.schedule.rate(self.step.learning_rate, at);
+        let loss = |logits| self.objective.loss(logits, targets);
+        let rates = self.layers.at(self.rate);
+        let (network, logits) = training_step(network, &mut self.optimizer, rates, forward, loss);
+        if let Some((average, rule)) = self.average.as_mut().zip(self.job.plan.weight_averaging) {
+            average.follow(&network, rule);
+        }
+        (network, logits)
+    }
+
+    /// What is evaluated and kept of `network`, in inference mode: the average where there is one.
+    pub(super) fn snapshot(&self, network: &Network) -> Network {
+        // Also of the average: what is kept must not share the running statistics, which move on.
+        self.average.as_ref().map_or(network, |average| &average.network).valid()
+    }
+
+    /// The learning rate of the last batch.
+    pub(super) fn learning_rate(&self) -> f64 {
+        self.rate
+    }
+
+    /// Takes in an epoch's tally on the selection split, and says whether the step is over before its last epoch.
+    pub(super) fn ends_early(&mut self, selection: &Tally) -> bool {
+        let metric = self.job.plan.selection.metric;
+        self.scores.push(selection_score(metric, selection.confusion(), selection.loss()));
+        let rule = self.step.early_stopping.or(self.job.plan.early_stopping);
+        rule.is_some_and(|rule| rule.ends(&self.scores))
+    }
+}

@@ -6,6 +6,7 @@ mod label;
 mod metrics;
 mod model;
 mod plan;
+mod range_test;
 mod recipe;
 mod run;
 mod schedule;
@@ -19,6 +20,7 @@ pub use plan::{
     Architecture, ClassWeights, InitialWeights, Optimizer, PlanOverrides, PlanProblem, Sampling, Scope, Selection,
     SelectionMetric, Stage, Step, TrainingPlan, WeightAveraging,
 };
+pub use range_test::{RangeTest, RateCurve};
 pub use recipe::{Recipe, recipe, recipes};
 pub use run::{EpochRecord, EpochScores, IllegalMove, RunProgress, RunStatus};
 pub use schedule::{BatchIndex, EarlyStopping, Schedule};

@@ -5,7 +5,7 @@ use utoipa::ToSchema;
 
 mod how;
 
-use super::{Augmentation, EarlyStopping, Schedule, Split};
+use super::{Augmentation, EarlyStopping, RangeTest, Schedule, Split};
 pub use how::{ClassWeights, Sampling, WeightAveraging};
 
 /// The network.
@@ -91,6 +91,10 @@ pub struct Step {
     /// Ends the step early; the plan's rule when absent.
     #[serde(default)]
     pub early_stopping: Option<EarlyStopping>,
+    /// Chooses the learning rate before the step: the rate at which the loss of a throw-away copy of the network falls fastest.
+    /// `learning_rate` is then taken only if that loss never falls.
+    #[serde(default)]
+    pub range_test: Option<RangeTest>,
 }
 
 /// Steps at one image size; the best epoch becomes the stage's model.
@@ -132,7 +136,7 @@ pub struct TrainingPlan {
     #[serde(default)]
     #[schema(minimum = 0.0, maximum = 0.5)]
     pub label_smoothing: f64,
-    /// Mixes each image of a batch with another one: `alpha` of mixup's Beta(alpha, alpha), 0 (off) to 10 (Zhang et al. 2017,
+    /// Mixes each image of a batch with another one: `alpha` of mixup's Beta(alpha, alpha), 0 (off) or 0.01 to 10 (Zhang et al. 2017,
     /// arXiv:1710.09412).
     #[serde(default)]
     #[schema(minimum = 0.0, maximum = 10.0)]

@@ -24,13 +24,15 @@ pub(super) struct Course<'a> {
     average: Option<Average>,
     /// The selection score of each epoch.
     scores: Vec<f64>,
+    /// What the schedule goes from.
+    base: f64,
     /// The learning rate of the last batch.
     rate: f64,
 }
 
 impl<'a> Course<'a> {
-    /// Before the first batch; `network` is ready for the step.
-    pub(super) fn new(job: &'a TrainingJob, step: &'a Step, network: &Network) -> Self {
+    /// Before the first batch; `network` is ready for the step, which has `learning_rate` as the base of its schedule.
+    pub(super) fn new(job: &'a TrainingJob, step: &'a Step, learning_rate: f64, network: &Network) -> Self {
         let averaged = step.scope == Scope::All && job.plan.weight_averaging.is_some();
         Self {
             job,
@@ -40,8 +42,14 @@ impl<'a> Course<'a> {
             objective: Objective::new(job),
             average: averaged.then(|| Average::new(network)),
             scores: Vec::new(),
-            rate: step.learning_rate,
+            base: learning_rate,
+            rate: learning_rate,
         }
+    }
+
+    /// The same for a network that is thrown away.
+    pub(super) fn without_average(self) -> Self {
+        Self { average: None, ..self }
     }
 
     /// Trains on a batch, the `number`th of `batches` in its epoch; `epoch` counts from 1, `number` from 0. Returns the network after it
@@ -56,9 +64,20 @@ impl<'a> Course<'a> {
         let batches_per_epoch = batches as u64;
         let batch = u64::from(epoch - 1) * batches_per_epoch + number as u64;
         let at = BatchIndex { batch, batches_per_epoch, epochs: self.step.epochs.into() };
-        self.rate = self.step.schedule.rate(self.step.learning_rate, at);
+        self.train_at(self.step.schedule.rate(self.base, at), network, forward, targets)
+    }
+
+    /// Trains on a batch at that learning rate, whatever the schedule says.
+    pub(super) fn train_at(
+        &mut self,
+        rate: f64,
+        network: Network,
+        forward: impl FnOnce(&Network) -> Tensor<2>,
+        targets: &Targets,
+    ) -> (Network, Tensor<2>) {
+        self.rate = rate;
         let loss = |logits| self.objective.loss(logits, targets);
-        let rates = self.layers.at(self.rate);
+        let rates = self.layers.at(rate);
         let (network, logits) = training_step(network, &mut self.optimizer, rates, forward, loss);
         if let Some((average, rule)) = self.average.as_mut().zip(self.job.plan.weight_averaging) {
             average.follow(&network, rule);

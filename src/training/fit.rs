@@ -61,8 +61,9 @@ impl<I: Send + 'static> Fit<'_, I> {
         let job = session.job;
         let body = BodyWork::of(&job.plan, self.step);
         let selection_split = session.split(job.plan.selection.split);
+        let learning_rate = self.learning_rate(session, &network)?;
         let mut network = network.for_step(self.step.scope);
-        let mut course = Course::new(job, self.step, &network);
+        let mut course = Course::new(job, self.step, learning_rate, &network);
         for epoch in 1..=self.step.epochs {
             let place = Place { epoch, ..self.place };
             let started = Instant::now();

@@ -111,7 +111,10 @@ impl Meter {
 fn total_work(plan: &TrainingPlan, train: f64, selection: f64, all: f64) -> f64 {
     let step = |step: &Step| match BodyWork::of(plan, step) {
         BodyWork::Once => train + selection,
-        body => f64::from(step.epochs) * epoch_work(body, train, selection),
+        body => {
+            let tried = f64::from(step.range_test.map_or(0, |test| test.batches * plan.batch_size));
+            f64::from(step.epochs) * epoch_work(body, train, selection) + body.of_training() * tried
+        }
     };
     // At its end a stage is evaluated on every split.
     let stage = |stage: &Stage| pixels(stage.image_size) * (stage.steps.iter().map(step).sum::<f64>() + all);

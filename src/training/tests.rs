@@ -209,6 +209,7 @@ struct Told {
     stages: Vec<StageModel>,
     body_passes: Vec<usize>,
     caches: Vec<ImageCache>,
+    rate_choices: Vec<RateChoice>,
     asked: usize,
     yielded: usize,
     /// How often it may be asked before it says stop.
@@ -248,6 +249,10 @@ impl Observer for Told {
 
     fn body_pass(&mut self, images: usize, _time: Duration) {
         self.body_passes.push(images);
+    }
+
+    fn rate_choice(&mut self, choice: &RateChoice) {
+        self.rate_choices.push(choice.clone());
     }
 
     fn should_stop(&mut self) -> bool {

@@ -12,7 +12,7 @@ use super::WorkerContext;
 use crate::{
     domain::{EpochRecord, EvaluationId, ModelId, RunProgress, RunStatus},
     store::{Evaluation, Model, Run, StoreError, models, runs},
-    training::{CacheOrigin, ImageCache, Observer, ObserverError, SplitEvaluation, StageModel},
+    training::{CacheOrigin, ImageCache, Observer, ObserverError, RateChoice, SplitEvaluation, StageModel},
 };
 
 /// Progress is written at most this often, but for changes of stage, step and epoch.
@@ -145,6 +145,17 @@ impl Observer for Recorder {
 
     fn body_pass(&mut self, images: usize, time: Duration) {
         tracing::info!(run = %self.run.id, images, seconds = time.as_secs_f64(), "features of the frozen body computed");
+    }
+
+    fn rate_choice(&mut self, choice: &RateChoice) {
+        let RateChoice { stage, step, curve, found, planned } = choice;
+        let (run, curve) = (&self.run.id, format!("{curve:?}"));
+        match found {
+            Some(rate) => tracing::info!(%run, stage, step, rate, curve, "learning rate chosen by its range test"),
+            None => {
+                tracing::warn!(%run, stage, step, rate = planned, curve, "the loss never falls in the range test: the plan's rate");
+            }
+        }
     }
 
     /// Reads the run's state each time: a cancelled run ends within one batch.

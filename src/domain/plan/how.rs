@@ -58,7 +58,9 @@ impl TrainingPlan {
 
     pub(super) fn problems_of_how(&self, check: Check<'_>) {
         check((0.0..=0.5).contains(&self.label_smoothing), "/label_smoothing".into(), "must be 0 to 0.5");
-        check((0.0..=10.0).contains(&self.mixup), "/mixup".into(), "must be 0 to 10");
+        // Below a hundredth hardly any image is mixed, and the draws lose their precision.
+        let mixup = self.mixup == 0.0 || (0.01..=10.0).contains(&self.mixup);
+        check(mixup, "/mixup".into(), "must be 0 or 0.01 to 10");
         for (field, detail) in self.augmentation.problems() {
             check(false, format!("/augmentation/{field}"), &detail);
         }
@@ -75,7 +77,15 @@ impl Step {
     /// A step at a constant rate, the same for all layers, for all its epochs.
     pub fn new(scope: Scope, learning_rate: f64, epochs: u32) -> Self {
         let schedule = Schedule::Constant;
-        Self { scope, learning_rate, epochs, schedule, layer_decay: same_rate(), early_stopping: None }
+        Self {
+            scope,
+            learning_rate,
+            epochs,
+            schedule,
+            layer_decay: same_rate(),
+            early_stopping: None,
+            range_test: None,
+        }
     }
 
     pub(super) fn problems_of_how(&self, at: &str, check: Check<'_>) {
@@ -93,6 +103,9 @@ impl Step {
         if let Some((field, detail)) = self.early_stopping.and_then(|rule| rule.problem()) {
             check(false, format!("{at}/early_stopping/{field}"), detail);
         }
+        if let Some((field, detail)) = self.range_test.and_then(|test| test.problem()) {
+            check(false, format!("{at}/range_test/{field}"), detail);
+        }
     }
 }
 
@@ -104,7 +117,7 @@ pub(super) fn same_rate() -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{Augmentation, EarlyStopping, recipe};
+    use crate::domain::{Augmentation, EarlyStopping, RangeTest, recipe};
 
     #[test]
     fn a_plan_that_was_stored_before_reads_with_all_of_it_off() {
@@ -132,6 +145,7 @@ mod tests {
         head.schedule = Schedule::Cosine { final_fraction: 1.5 };
         all.layer_decay = 0.0;
         all.early_stopping = Some(EarlyStopping { patience: 1, min_delta: -1.0 });
+        all.range_test = Some(RangeTest { from: 0.1, to: 0.01, ..RangeTest::default() });
         let pointers: Vec<_> = plan.problems().into_iter().map(|problem| problem.pointer).collect();
         let expected = [
             "/label_smoothing",
@@ -144,6 +158,7 @@ mod tests {
             "/stages/0/steps/0/layer_decay",
             "/stages/0/steps/1/layer_decay",
             "/stages/0/steps/1/early_stopping/min_delta",
+            "/stages/0/steps/1/range_test/to",
         ];
         assert_eq!(pointers, expected);
     }

@@ -194,6 +194,7 @@ fn read_step(fields: &mut Fields) -> Step {
         schedule: fields.optional("schedule").unwrap_or_default(),
         layer_decay: fields.optional("layer_decay").unwrap_or(step.layer_decay),
         early_stopping: fields.optional("early_stopping"),
+        range_test: fields.optional("range_test"),
         ..step
     }
 }

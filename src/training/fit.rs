@@ -35,7 +35,7 @@ pub(super) struct Fit<'a, I> {
     /// Inputs of batches of sample indices.
     pub(super) feed: Feeder<'a, I>,
     /// Inputs of the batches of an epoch in training.
-    pub(super) training_feed: &'a dyn Fn(Changes, &[Vec<usize>]) -> Feed<I>,
+    pub(super) training_feed: TrainingFeeder<'a, I>,
     /// Logits `[batch, classes]` of an input in training, on the given device.
     pub(super) forward: &'a dyn Fn(&Network, I, &Device) -> Tensor<2>,
     /// Makes a network in inference mode ready for a pass.
@@ -44,6 +44,9 @@ pub(super) struct Fit<'a, I> {
 
 /// Makes the feed of a pass over batches of sample indices.
 pub(super) type Feeder<'a, I> = &'a dyn Fn(&[Vec<usize>]) -> Feed<I>;
+
+/// Makes the feed of an epoch's batches, with the changes of its images.
+pub(super) type TrainingFeeder<'a, I> = &'a dyn Fn(Changes, &[Vec<usize>]) -> Feed<I>;
 
 /// Logits `[batch, classes]` of an input in inference.
 pub(super) type Ready<'a, I> = Box<dyn Fn(I) -> Tensor<2> + 'a>;

@@ -232,6 +232,19 @@ await check('a wrong plan is refused with each wrong field', async (page) => {
   expect(['batch_size', 'dropout'].every((name) => fields.some((field) => field.endsWith(name))), `it names ${fields}`);
 }, { expected: /status of 422/ });
 
+await check('a recipe shows what its augmentation does to a radiograph, or says that it has none', async (page) => {
+  await open(page, '/runs');
+  const show = page.getByRole('button', { name: 'Show its augmentation' });
+  await page.locator('select[name=recipe]').selectOption('covid-resnet-original');
+  await show.click();
+  const sheet = page.getByAltText(/what covid-resnet-original makes of it/);
+  await sheet.waitFor();
+  expect(await sheet.evaluate((image) => image.decode().then(() => image.naturalWidth)) > 229, 'it shows several images');
+  await page.locator('select[name=recipe]').selectOption('covid-resnet');
+  await show.click();
+  await page.getByText('this recipe has no augmentation').waitFor();
+}, { expected: /status of 422/ });
+
 await check('the models page has the champion and its download', async (page) => {
   await open(page, '/models');
   const row = page.locator('tr', { has: page.locator('.badge.alias', { hasText: 'champion' }) });

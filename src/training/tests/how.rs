@@ -68,7 +68,8 @@ fn every_part_changes_what_is_learnt() {
         change(&mut plan);
         trained(plan)
     };
-    let changes: [(&str, &dyn Fn(&mut TrainingPlan)); 8] = [
+    type Change<'a> = &'a dyn Fn(&mut TrainingPlan);
+    let changes: [(&str, Change<'_>); 8] = [
         ("schedule", &|plan| plan.stages[0].steps[0].schedule = Schedule::Cosine { final_fraction: 0.0 }),
         ("layer_decay", &|plan| plan.stages[0].steps[0].layer_decay = 0.5),
         ("class_weights", &|plan| plan.class_weights = ClassWeights::Balanced),

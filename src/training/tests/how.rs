@@ -168,6 +168,29 @@ fn images_are_mixed_with_the_partners_that_their_targets_have() {
 }
 
 #[test]
+fn an_epoch_has_the_loss_of_its_changed_images_against_their_mixed_targets() {
+    // A learning rate that moves nothing, so that the network is known.
+    let mut plan = plan(SimpleCnn, &[&[(All, 1e-12, 1)]]);
+    (plan.batch_size, plan.mixup, plan.augmentation.contrast) = (8, 1.0, 0.9);
+    let job = job(plan);
+    let (network, spec) = start::network(&job).unwrap();
+    let place = batches::Place { stage: 1, step: 1, epoch: 1 };
+    let changes = augment::Changes::new(&job, place);
+    let epoch = batches::Epoch::draw(&job, &(0..8).collect::<Vec<_>>(), place);
+    let [batch] = epoch.batches.as_slice() else { panic!("one batch") };
+    let squares = batch.iter().map(|&number| disc(number as u32).pixels).collect();
+    let squares = changes.applied(0, squares, SIDE);
+    let views: Vec<&[u8]> = squares.iter().map(Vec::as_slice).collect();
+    let logits = network.forward(input_tensor(&views, SIDE, &spec.normalisation, &device()));
+    let truth = batch.iter().map(|&sample| job.samples[sample].class).collect();
+    let mut tally = Tally::new(2);
+    assert!(tally.add_mixed(logits, &loss::Targets::new(truth, changes.mix(0, 8))));
+    let found = run(job).unwrap().epochs[0].train;
+    assert!((found.loss - tally.loss()).abs() < 1e-5, "{} for {}", found.loss, tally.loss());
+    assert_eq!(found.accuracy, tally.training_scores().accuracy);
+}
+
+#[test]
 fn the_training_images_alone_are_changed() {
     // A learning rate that moves nothing: the scores of training and selection are of one network.
     let losses = |contrast| {

@@ -1,5 +1,6 @@
 //! The words of the field, with no dependency on how they are stored, computed or served.
 
+mod augmentation;
 mod event;
 mod ids;
 mod label;
@@ -8,10 +9,13 @@ mod metrics;
 mod model;
 mod plan;
 mod queue;
+mod range_test;
 mod recipe;
 mod run;
+mod schedule;
 mod work;
 
+pub use augmentation::Augmentation;
 pub use event::{BatchEvent, RunEvent, ScoresOfEpoch, TrainedBatch};
 pub use ids::{DatasetId, EvaluationId, ImportId, InvalidId, ModelId, PredictionId, RadiographId, RunId, Sha256};
 pub use label::{ClassList, InvalidClasses, NOTICE, Split};
@@ -19,10 +23,12 @@ pub use losses::{LossCurve, LossPoint, MOST_LOSS_POINTS};
 pub use metrics::{Averages, ClassMetrics, ConfusionMatrix, Outcome};
 pub use model::{BlockVariant, DeviceInfo, ModelSpec, Normalisation};
 pub use plan::{
-    Architecture, InitialWeights, Optimizer, PlanOverrides, PlanProblem, Scope, Selection, SelectionMetric, Stage,
-    Step, TrainingPlan,
+    Architecture, ClassWeights, InitialWeights, Optimizer, PlanOverrides, PlanProblem, Sampling, Scope, Selection,
+    SelectionMetric, Stage, Step, TrainingPlan, WeightAveraging,
 };
 pub use queue::{Slot, slots};
+pub use range_test::{RangeTest, RateCurve};
 pub use recipe::{Recipe, recipe, recipes};
 pub use run::{EpochRecord, EpochScores, IllegalMove, Position, RunAction, RunProgress, RunStatus};
-pub use work::{FORWARD_AND_BACKWARD, ImageCounts, pixels};
+pub use schedule::{BatchIndex, EarlyStopping, Schedule};
+pub use work::{BodyWork, ImageCounts, pixels};

@@ -1,9 +1,12 @@
-//! Bytes to model input: bounded decode, one grey plane, resize. The same path for training and serving.
+//! Bytes to model input: bounded decode, one grey plane, resize. The same path for training and serving; training may change its images
+//! at random after it.
 
+mod change;
 mod container;
 mod grey;
 mod resize;
 
+pub use change::Change;
 pub use resize::resize_square;
 
 use std::io::Cursor;

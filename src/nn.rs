@@ -9,10 +9,12 @@
 //! - step `all`: [`Network::for_step`] puts both on the autodiff device; so must the input be.
 
 mod adam;
+mod average;
 mod blocked;
 mod body;
 mod chain;
 mod compiled;
+mod depth;
 mod device;
 mod dropout;
 mod file;
@@ -35,6 +37,7 @@ use crate::kernel;
 
 pub use adam::adam;
 pub use compiled::Compiled;
+pub use depth::LayerRates;
 pub use device::{DeviceChoice, devices};
 pub use file::{body_spec, parameter_count};
 pub use identity::Identities;

@@ -1,15 +1,22 @@
 //! The training loop: plan, data, device and observer in, stage models and numbers out. Knows no HTTP and no SQL.
 
+mod augment;
+mod average;
 mod batches;
 mod best;
 mod checkpoint;
+mod course;
 mod decode;
 mod features;
 mod feed;
 mod fit;
 mod grey_file;
 mod images;
+mod loss;
 mod meter;
+mod mixup;
+mod random;
+mod range_test;
 mod session;
 mod stage;
 mod start;
@@ -31,6 +38,7 @@ use crate::{
 use checkpoint::Standing;
 pub use checkpoint::{Checkpoint, CheckpointError};
 pub use fit::{optimizer, training_step};
+pub use loss::mean_cross_entropy;
 use session::Session;
 pub use tally::Tally;
 
@@ -138,10 +146,25 @@ pub enum CacheOrigin {
     },
 }
 
+/// The learning rate of a step by its range test.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RateChoice {
+    /// From 1.
+    pub stage: u32,
+    /// From 1.
+    pub step: u32,
+    /// Learning rate and smoothed loss, batch by batch until it ran away.
+    pub curve: Vec<(f64, f64)>,
+    /// Where the loss falls fastest; none if it never does, and then the plan's rate is taken.
+    pub found: Option<f64>,
+    /// The plan's own.
+    pub planned: f64,
+}
+
 /// Told what happens; an error from it ends the run.
 pub trait Observer {
     /// After each batch and at each change of stage, step and epoch. Step 0: the images are being decoded; epoch 0: the
-    /// frozen body computes its features.
+    /// frozen body computes its features, or a range test runs.
     fn progress(&mut self, progress: &RunProgress) -> Result<(), ObserverError>;
     /// After each batch that the network was trained on, before its progress.
     fn batch(&mut self, _batch: &TrainedBatch) -> Result<(), ObserverError> {
@@ -157,6 +180,8 @@ pub trait Observer {
     fn image_cache(&mut self, _cache: &ImageCache) {}
     /// After each pass of the frozen body over `images` images, whose features then serve every epoch of a head step.
     fn body_pass(&mut self, _images: usize, _time: Duration) {}
+    /// After the range test of a step.
+    fn rate_choice(&mut self, _choice: &RateChoice) {}
     /// Asked before each batch: any answer ends the run with [`TrainingError::Stopped`].
     fn should_stop(&mut self) -> Option<Stop>;
     /// Called before each batch: returns when no prediction waits for the device.

@@ -151,8 +151,11 @@ function curves({ run, epochs, points }) {
 
 function stageCurves(run, number, epochs) {
   const stage = run.plan.stages[number - 1];
-  const steps = (stage?.steps ?? []).map(({ scope, learning_rate, epochs: length }) => ({
-    epochs: length, label: `${scope === 'head' ? 'head' : 'all'} ${format.rate(learning_rate)}`,
+  // A step that ended early has the epochs that it had, once the next one has begun.
+  const last = epochs.at(-1).step;
+  const lasted = (step) => epochs.filter((epoch) => epoch.step === step).length;
+  const steps = (stage?.steps ?? []).map(({ scope, learning_rate, epochs: length }, i) => ({
+    epochs: i + 1 < last ? lasted(i + 1) : length, label: `${scope === 'head' ? 'head' : 'all'} ${format.rate(learning_rate)}`,
   }));
   const series = (figure) => [
     { name: 'train', label: 'training', values: epochs.map((epoch) => epoch.train[figure]) },
@@ -199,6 +202,20 @@ function evaluation({ run, evaluations }) {
   ];
 }
 
+/** How batches are trained, where a plan says more than the plain loop. */
+function batches(plan) {
+  const ranges = Object.entries(plan.augmentation ?? {}).filter(([, value]) => value);
+  const said = [
+    ranges.length && `augmentation (${ranges.map(([name, value]) => `${name.replace('_', ' ')}${value === true ? '' : ` ${value}`}`).join(', ')})`,
+    plan.mixup && `mixup ${plan.mixup}`,
+    plan.label_smoothing && `label smoothing ${plan.label_smoothing}`,
+    plan.class_weights === 'balanced' && 'balanced class weights',
+    plan.sampling === 'balanced' && 'balanced sampling',
+    plan.weight_averaging && `averaged weights (${plan.weight_averaging.decay})`,
+  ].filter(Boolean);
+  return said.length ? said.join(', ') : null;
+}
+
 function record(run, dataset) {
   const { plan, provenance: origin } = run;
   const images = Object.entries(origin?.images ?? {}).map(([split, n]) => `${format.count(n)} ${split}`);
@@ -209,6 +226,7 @@ function record(run, dataset) {
     ['Recipe', run.recipe ?? 'none'],
     ['Network', `${plan.architecture}, ${plan.initial_weights} weights`],
     ['Optimizer', `${plan.optimizer}, batch ${plan.batch_size}, dropout ${plan.dropout}`],
+    ['Batches', batches(plan)],
     ['Best epoch by', `${plan.selection.metric} on ${plan.selection.split}`],
     ['Seed', String(run.seed)],
     ['Initial weights', run.initial_weights_sha256 && h('code', { title: run.initial_weights_sha256 }, run.initial_weights_sha256.slice(0, 16))],

@@ -1,10 +1,10 @@
 // Runs: all of them with their progress, and the form that starts one.
 
-import { all, get, send } from './api.js';
+import { all, bytes, get, send } from './api.js';
 import { address } from './compare.js';
 import { h } from './dom.js';
 import * as format from './format.js';
-import { command, field, form, isActive, link, note, pageHead, paceText, planBar, progressText, section, select, status, table } from './parts.js';
+import { action, command, field, form, isActive, link, note, pageHead, paceText, planBar, progressText, section, select, status, table } from './parts.js';
 
 export default {
   section: 'runs',
@@ -82,6 +82,8 @@ export function startForm({ datasets, recipes }, ctx) {
     field('Data set', select('dataset_id', datasets.map(({ id, name, synthetic }) => [id, synthetic ? `${name} (synthetic)` : name]))),
     field('Recipe', select('recipe', recipes.map(({ name }) => [name, name]), { onchange: describe })),
     h('p', { class: 'recipe wide', 'data-keep': '' }, recipes[0]?.description),
+    h('div', { class: 'wide' }, action('Show its augmentation', showAugmentation, { class: 'quiet' }),
+      h('figure', { class: 'preview', 'data-keep': '' })),
     field('Name', h('input', { name: 'name', maxlength: 200, autocomplete: 'off' }), 'Optional'),
     field('Seed', h('input', { name: 'seed', type: 'number', min: 0, max: 4294967295, step: 1 }), 'Empty: 0'),
     field('Choose the best epoch on', select('split', [['', 'what the recipe says'], ['validation', 'validation, carved from train by patient'],
@@ -90,6 +92,20 @@ export function startForm({ datasets, recipes }, ctx) {
       field('Fields that replace the recipe’s, as JSON', h('textarea', { name: 'plan', rows: 5, spellcheck: 'false',
         placeholder: '{"batch_size": 16, "stages": [{"image_size": 128, "steps": [{"scope": "head", "learning_rate": 0.001, "epochs": 3}]}]}' }))),
     h('div', { class: 'actions wide' }, h('button', { type: 'submit' }, 'Start the run')));
+}
+
+/** What the chosen recipe's augmentation does to the first radiograph of the chosen data set. */
+async function showAugmentation() {
+  const element = document.querySelector('form[data-key="start"]');
+  const { dataset_id, recipe } = Object.fromEntries(new FormData(element));
+  const figure = element.querySelector('.preview');
+  figure.replaceChildren();
+  const { items: [first] } = await get(`/v1/datasets/${dataset_id}/radiographs?limit=1`);
+  if (!first) throw new Error('The data set has no radiograph yet.');
+  const address = URL.createObjectURL(await bytes(`/v1/recipes/${recipe}/preview?radiograph=${first.id}`));
+  figure.replaceChildren(
+    h('img', { src: address, alt: `A radiograph and what ${recipe} makes of it`, onload: () => URL.revokeObjectURL(address) }),
+    h('figcaption', {}, `${first.file_name} as it is, and changed at random as ${recipe} changes it for training`));
 }
 
 async function start(values, recipes, ctx) {

@@ -278,6 +278,7 @@ fn train(server: &Server) -> WorkerHandle {
         db: state.db.clone(),
         blobs: state.blobs.clone(),
         caches: state.caches.clone(),
+        checkpoints: state.checkpoints.clone(),
         device,
         device_info,
         max_pixels: state.limits.max_pixels,

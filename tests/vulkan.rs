@@ -10,7 +10,7 @@ use burn::tensor::Device;
 use thorax::{
     domain::{
         Architecture, ClassList, EpochRecord, InitialWeights, ModelId, Optimizer, RunProgress, Scope, Selection,
-        SelectionMetric, Split, Stage, Step, TrainingPlan,
+        SelectionMetric, Split, Stage, Step, TrainingPlan, recipe,
     },
     imaging::{GreyImage, encode_png},
     inference::Classifier,
@@ -95,7 +95,7 @@ impl Observer for Told {
 /// Two epochs of the head alone, then two of the whole network.
 fn run(device: &Device) -> Told {
     let cache = tempfile::tempdir().unwrap();
-    let step = |scope| Step { scope, learning_rate: 1e-3, epochs: 2 };
+    let step = |scope| Step::new(scope, 1e-3, 2);
     let plan = TrainingPlan {
         architecture: Architecture::SimpleCnn,
         initial_weights: InitialWeights::Random,
@@ -105,6 +105,7 @@ fn run(device: &Device) -> Told {
         selection: Selection { split: Split::Validation, metric: SelectionMetric::Loss },
         checkpoint_minutes: 10.0,
         stages: vec![Stage { image_size: SIDE, steps: vec![step(Scope::Head), step(Scope::All)] }],
+        ..recipe("simple-cnn").unwrap().plan
     };
     let sample = |split: Split, i: u32| Sample { class: (i % 2) as usize, split, key: i.to_string() };
     let train_on = (0..8).map(|i| sample(Split::Train, i));

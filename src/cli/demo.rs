@@ -106,8 +106,7 @@ async fn find_or_create(folder: &DataFolder) -> Result<Dataset, CliError> {
 
 /// Queues a run of the small network, short enough for a tour.
 async fn queue_run(folder: &DataFolder, dataset: &Dataset) -> Result<(), CliError> {
-    let stages =
-        vec![Stage { image_size: 64, steps: vec![Step { scope: Scope::All, learning_rate: 1e-3, epochs: 12 }] }];
+    let stages = vec![Stage { image_size: 64, steps: vec![Step::new(Scope::All, 1e-3, 12)] }];
     let base = recipe(RECIPE).expect("a recipe of the program's own").plan;
     let run = Run {
         id: RunId::new(),

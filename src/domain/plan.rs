@@ -3,7 +3,10 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{Position, Split};
+mod how;
+
+use super::{Augmentation, EarlyStopping, Position, RangeTest, Schedule, Split};
+pub use how::{ClassWeights, Sampling, WeightAveraging};
 
 /// The network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -80,6 +83,21 @@ pub struct Step {
     /// Passes over the training split, 1 to 1000.
     #[schema(minimum = 1, maximum = 1000)]
     pub epochs: u32,
+    /// How the learning rate goes from the first batch to the last.
+    #[serde(default)]
+    pub schedule: Schedule,
+    /// The head trains at the learning rate, each group of layers below it at this share of the rate of the group above, above 0 and
+    /// at most 1. ResNet-50's groups are its four stages and its stem, the small network's its convolutions.
+    #[serde(default = "how::same_rate")]
+    #[schema(exclusive_minimum = 0.0, maximum = 1.0, default = 1.0)]
+    pub layer_decay: f64,
+    /// Ends the step early; the plan's rule when absent.
+    #[serde(default)]
+    pub early_stopping: Option<EarlyStopping>,
+    /// Chooses the learning rate before the step: the rate at which the loss of a throw-away copy of the network falls fastest.
+    /// `learning_rate` is then taken only if that loss never falls.
+    #[serde(default)]
+    pub range_test: Option<RangeTest>,
 }
 
 /// Steps at one image size; the best epoch becomes the stage's model.
@@ -116,6 +134,30 @@ pub struct TrainingPlan {
     #[serde(default = "checkpoint_minutes")]
     #[schema(minimum = 0.0, maximum = 1440.0, default = 10.0)]
     pub checkpoint_minutes: f64,
+    /// What the images of each class count in the loss.
+    #[serde(default)]
+    pub class_weights: ClassWeights,
+    /// Which images an epoch has.
+    #[serde(default)]
+    pub sampling: Sampling,
+    /// What the targets of the loss give away to all classes alike, 0 (off) to 0.5 (Szegedy et al. 2015, arXiv:1512.00567).
+    #[serde(default)]
+    #[schema(minimum = 0.0, maximum = 0.5)]
+    pub label_smoothing: f64,
+    /// Mixes each image of a batch with another one: `alpha` of mixup's Beta(alpha, alpha), 0 (off) or 0.01 to 10 (Zhang et al. 2017,
+    /// arXiv:1710.09412).
+    #[serde(default)]
+    #[schema(minimum = 0.0, maximum = 10.0)]
+    pub mixup: f64,
+    /// Random changes of the training images; `{}` is none.
+    #[serde(default)]
+    pub augmentation: Augmentation,
+    /// Evaluates and keeps a moving average of the weights.
+    #[serde(default)]
+    pub weight_averaging: Option<WeightAveraging>,
+    /// Ends each step early that names no rule of its own.
+    #[serde(default)]
+    pub early_stopping: Option<EarlyStopping>,
     /// In order; each starts from the best epoch of the one before.
     pub stages: Vec<Stage>,
 }
@@ -143,6 +185,20 @@ pub struct PlanOverrides {
     pub selection: Option<Selection>,
     /// Replaces [`TrainingPlan::checkpoint_minutes`].
     pub checkpoint_minutes: Option<f64>,
+    /// Replaces [`TrainingPlan::class_weights`].
+    pub class_weights: Option<ClassWeights>,
+    /// Replaces [`TrainingPlan::sampling`].
+    pub sampling: Option<Sampling>,
+    /// Replaces [`TrainingPlan::label_smoothing`].
+    pub label_smoothing: Option<f64>,
+    /// Replaces [`TrainingPlan::mixup`].
+    pub mixup: Option<f64>,
+    /// Replaces [`TrainingPlan::augmentation`] as a whole.
+    pub augmentation: Option<Augmentation>,
+    /// Replaces [`TrainingPlan::weight_averaging`].
+    pub weight_averaging: Option<WeightAveraging>,
+    /// Replaces [`TrainingPlan::early_stopping`].
+    pub early_stopping: Option<EarlyStopping>,
     /// Replaces [`TrainingPlan::stages`] as a whole.
     pub stages: Option<Vec<Stage>>,
 }
@@ -159,24 +215,21 @@ pub struct PlanProblem {
 impl TrainingPlan {
     /// Replaces the fields that `overrides` names.
     pub fn with(mut self, overrides: PlanOverrides) -> Self {
-        let PlanOverrides {
-            architecture,
-            initial_weights,
-            batch_size,
-            optimizer,
-            dropout,
-            selection,
-            checkpoint_minutes,
-            stages,
-        } = overrides;
-        self.architecture = architecture.unwrap_or(self.architecture);
-        self.initial_weights = initial_weights.unwrap_or(self.initial_weights);
-        self.batch_size = batch_size.unwrap_or(self.batch_size);
-        self.optimizer = optimizer.unwrap_or(self.optimizer);
-        self.dropout = dropout.unwrap_or(self.dropout);
-        self.selection = selection.unwrap_or(self.selection);
-        self.checkpoint_minutes = checkpoint_minutes.unwrap_or(self.checkpoint_minutes);
-        self.stages = stages.unwrap_or(self.stages);
+        self.architecture = overrides.architecture.unwrap_or(self.architecture);
+        self.initial_weights = overrides.initial_weights.unwrap_or(self.initial_weights);
+        self.batch_size = overrides.batch_size.unwrap_or(self.batch_size);
+        self.optimizer = overrides.optimizer.unwrap_or(self.optimizer);
+        self.dropout = overrides.dropout.unwrap_or(self.dropout);
+        self.selection = overrides.selection.unwrap_or(self.selection);
+        self.class_weights = overrides.class_weights.unwrap_or(self.class_weights);
+        self.sampling = overrides.sampling.unwrap_or(self.sampling);
+        self.label_smoothing = overrides.label_smoothing.unwrap_or(self.label_smoothing);
+        self.mixup = overrides.mixup.unwrap_or(self.mixup);
+        self.augmentation = overrides.augmentation.unwrap_or(self.augmentation);
+        self.weight_averaging = overrides.weight_averaging.or(self.weight_averaging);
+        self.early_stopping = overrides.early_stopping.or(self.early_stopping);
+        self.checkpoint_minutes = overrides.checkpoint_minutes.unwrap_or(self.checkpoint_minutes);
+        self.stages = overrides.stages.unwrap_or(self.stages);
         self
     }
 
@@ -210,6 +263,7 @@ impl TrainingPlan {
         check(self.selection.split != Split::Train, "/selection/split".into(), "must be validation or test");
         let minutes = self.checkpoint_minutes;
         check(minutes > 0.0 && minutes <= 1440.0, "/checkpoint_minutes".into(), "must be above 0 and at most 1440");
+        self.problems_of_how(&mut check);
         check((1..=16).contains(&self.stages.len()), "/stages".into(), "must hold 1 to 16 stages");
         for (s, stage) in self.stages.iter().enumerate() {
             let at = format!("/stages/{s}");
@@ -220,6 +274,7 @@ impl TrainingPlan {
                 let rate = step.learning_rate;
                 check(rate > 0.0 && rate <= 1.0, format!("{at}/learning_rate"), "must be above 0 and at most 1");
                 check((1..=1000).contains(&step.epochs), format!("{at}/epochs"), "must be 1 to 1000");
+                step.problems_of_how(&at, &mut check);
             }
         }
         problems

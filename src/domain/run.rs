@@ -215,11 +215,12 @@ pub struct EpochRecord {
     pub step: u32,
     /// Epoch within the step, from 1.
     pub epoch: u32,
-    /// Running mean over the epoch's training batches (dropout on, weights moving).
+    /// Running mean over the epoch's training batches (dropout on, weights moving, images changed as the plan says), without class
+    /// weights and smoothing. With mixup the loss is the mix of both classes' and right is who finds the larger part.
     pub train: EpochScores,
     /// On the selection split, after the epoch.
     pub selection: EpochScores,
-    /// The optimizer's learning rate.
+    /// The optimizer's learning rate for the head in the epoch's last batch.
     pub learning_rate: f64,
     /// Wall time of the epoch, selection pass included, in seconds.
     pub seconds: f64,

@@ -3,7 +3,7 @@
 use super::{Scope, Stage, Step, TrainingPlan};
 
 /// A training pass in forward passes: the backward pass computes two products where the forward pass computes one.
-pub const FORWARD_AND_BACKWARD: f64 = 3.0;
+const FORWARD_AND_BACKWARD: f64 = 3.0;
 
 /// How many images a run passes over.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -16,17 +16,60 @@ pub struct ImageCounts {
     pub all: f64,
 }
 
+/// What the epochs of a step ask of the body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BodyWork {
+    /// Nothing: it went over all images once, before the first epoch.
+    Once,
+    /// It goes over the images of each epoch, because they change.
+    Forward,
+    /// It trains.
+    Trained,
+}
+
+impl BodyWork {
+    /// What the plan's step asks for.
+    pub fn of(plan: &TrainingPlan, step: &Step) -> Self {
+        match step.scope {
+            Scope::All => Self::Trained,
+            Scope::Head if plan.changes_images() => Self::Forward,
+            Scope::Head => Self::Once,
+        }
+    }
+
+    /// Forward passes over a training image in an epoch.
+    pub fn of_training(self) -> f64 {
+        match self {
+            Self::Once => 0.0,
+            Self::Forward => 1.0,
+            Self::Trained => FORWARD_AND_BACKWARD,
+        }
+    }
+
+    /// The same over an image of the selection split.
+    pub fn of_selection(self) -> f64 {
+        if self == Self::Once { 0.0 } else { 1.0 }
+    }
+
+    /// Forward passes of an epoch.
+    pub fn of_epoch(self, ImageCounts { train, selection, .. }: ImageCounts) -> f64 {
+        self.of_training() * train + self.of_selection() * selection
+    }
+}
+
 impl TrainingPlan {
-    /// Its work in forward passes over one pixel. Epochs of a head step count nothing: beside the one pass of the body they
-    /// take no time worth estimating.
+    /// Its work in forward passes over one pixel, if no step ends early. Epochs on features that are kept count nothing: beside the one
+    /// pass of the body they take no time worth estimating.
     pub fn work(&self, images: ImageCounts) -> f64 {
-        let ImageCounts { train, selection, all } = images;
-        let step = |step: &Step| match step.scope {
-            Scope::Head => train + selection,
-            Scope::All => f64::from(step.epochs) * (FORWARD_AND_BACKWARD * train + selection),
+        let step = |step: &Step| match BodyWork::of(self, step) {
+            BodyWork::Once => images.train + images.selection,
+            body => {
+                let tried = f64::from(step.range_test.map_or(0, |test| test.batches * self.batch_size));
+                f64::from(step.epochs) * body.of_epoch(images) + body.of_training() * tried
+            }
         };
         // At its end a stage is evaluated on every split.
-        let stage = |stage: &Stage| pixels(stage.image_size) * (stage.steps.iter().map(step).sum::<f64>() + all);
+        let stage = |stage: &Stage| pixels(stage.image_size) * (stage.steps.iter().map(step).sum::<f64>() + images.all);
         self.stages.iter().map(stage).sum()
     }
 }
@@ -43,7 +86,7 @@ mod tests {
     #[test]
     fn work_is_passes_by_images_by_pixels_over_all_stages() {
         let mut plan = super::super::recipe("simple-cnn").unwrap().plan;
-        let step = |scope, epochs| Step { scope, learning_rate: 1e-3, epochs };
+        let step = |scope, epochs| Step::new(scope, 1e-3, epochs);
         plan.stages = vec![
             Stage { image_size: 32, steps: vec![step(Scope::Head, 9), step(Scope::All, 2)] },
             Stage { image_size: 64, steps: vec![step(Scope::All, 1)] },

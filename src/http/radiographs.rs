@@ -176,7 +176,7 @@ async fn get_radiograph_image(
 
 const NO_RADIOGRAPH: ApiError = ApiError::NotFound("radiograph");
 
-async fn find(state: &AppState, id: RadiographId) -> Result<Radiograph, ApiError> {
+pub(super) async fn find(state: &AppState, id: RadiographId) -> Result<Radiograph, ApiError> {
     store::radiographs::get(&state.db, id).await?.ok_or(NO_RADIOGRAPH)
 }
 

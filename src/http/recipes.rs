@@ -1,17 +1,45 @@
 //! `/v1/recipes`: plans by name.
 
-use axum::Json;
+mod preview;
+
+use axum::{
+    Json,
+    extract::State,
+    http::header,
+    response::{IntoResponse, Response},
+};
+use serde::Deserialize;
+use utoipa::IntoParams;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
+use self::preview::Sheet;
 use super::{
     ApiError, AppState,
-    answer::NotFound,
-    extract::{List, PathOf},
+    answer::{Invalid, Malformed, NotFound, TooLarge, UnsupportedType},
+    extract::{List, PathOf, QueryOf},
+    radiographs,
 };
-use crate::domain::{self, Recipe};
+use crate::{
+    domain::{self, RadiographId, Recipe},
+    imaging::Limits,
+};
 
 pub(super) fn router() -> OpenApiRouter<AppState> {
-    OpenApiRouter::new().routes(routes!(list_recipes)).routes(routes!(get_recipe))
+    OpenApiRouter::new().routes(routes!(list_recipes)).routes(routes!(get_recipe)).routes(routes!(preview_recipe))
+}
+
+/// What to show.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+struct PreviewParams {
+    /// Whose image.
+    radiograph: RadiographId,
+    /// Of the random changes; 0 when absent.
+    #[param(default = 0)]
+    seed: Option<u32>,
+    /// Changed images, 1 to 47.
+    #[param(minimum = 1, maximum = 47, default = 11)]
+    count: Option<u32>,
 }
 
 /// Lists the named plans.
@@ -30,5 +58,35 @@ async fn list_recipes() -> Json<List<Recipe>> {
     responses((status = 200, description = "The recipe", body = Recipe), NotFound)
 )]
 async fn get_recipe(PathOf(name): PathOf<String>) -> Result<Json<Recipe>, ApiError> {
-    domain::recipe(&name).map(Json).ok_or(ApiError::NotFound("recipe"))
+    find(&name).map(Json)
+}
+
+/// Shows what a recipe's augmentation does to a radiograph: the image as the last stage sees it, then changed at random.
+#[utoipa::path(
+    get, path = "/v1/recipes/{name}/preview", tag = "training",
+    params(("name" = String, Path), PreviewParams),
+    responses(
+        (status = 200, description = "Four in a row", content((Vec<u8> = "image/png"))),
+        Malformed, NotFound, TooLarge, UnsupportedType, Invalid
+    )
+)]
+async fn preview_recipe(
+    State(state): State<AppState>,
+    PathOf(name): PathOf<String>,
+    QueryOf(PreviewParams { radiograph, seed, count }): QueryOf<PreviewParams>,
+) -> Result<Response, ApiError> {
+    let count = count.unwrap_or(11);
+    if !(1..=47).contains(&count) {
+        return Err(ApiError::Malformed("count must be 1 to 47".into()));
+    }
+    let sheet = Sheet::new(&find(&name)?.plan, seed.unwrap_or(0), count)?;
+    let radiograph = radiographs::find(&state, radiograph).await?;
+    let bytes = state.blobs.get(&radiograph.sha256).await?;
+    let limits = Limits { max_pixels: state.limits.max_pixels };
+    let png = tokio::task::spawn_blocking(move || sheet.png(&bytes, &limits)).await.map_err(ApiError::internal)??;
+    Ok(([(header::CONTENT_TYPE, "image/png")], png).into_response())
+}
+
+fn find(name: &str) -> Result<Recipe, ApiError> {
+    domain::recipe(name).ok_or(ApiError::NotFound("recipe"))
 }

@@ -1,7 +1,7 @@
 //! Bodies: what turns an image into features.
 
 use burn::{
-    module::Module,
+    module::{Module, ParamGroup},
     nn::conv::Conv2d,
     tensor::{Device, Tensor},
 };
@@ -50,6 +50,17 @@ impl Body {
             Self::ResNet50(body) => body.forward(input),
             Self::Vgg16(body) => body.forward(input),
             Self::SimpleCnn(body) => body.forward(input),
+        }
+    }
+}
+
+impl Body {
+    /// Its parameters from the layers next to the head down to the first, for rates by depth.
+    pub(crate) fn groups(&self) -> Vec<ParamGroup> {
+        match self {
+            Self::ResNet50(body) => body.groups(),
+            Self::Vgg16(body) => body.chain().depths(),
+            Self::SimpleCnn(body) => body.chain().depths(),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Chains: groups of 3x3 convolutions, each with bias and ReLU, and max-pooling of 2 after each group. VGG-16 and the simple network.
 
 use burn::{
-    module::Initializer,
+    module::{Initializer, ParamGroup},
     nn::{
         PaddingConfig2d,
         conv::{Conv2d, Conv2dConfig},
@@ -39,6 +39,16 @@ impl<'a> Chain<'a> {
             group
         };
         Self { first, groups: groups.iter().enumerate().map(group).collect(), grid }
+    }
+
+    /// The parameters of its groups, from the last to the first.
+    pub(super) fn depths(&self) -> Vec<ParamGroup> {
+        let first = std::iter::once(self.first);
+        let groups = self.groups.iter().enumerate().map(|(index, group)| {
+            let convs = first.clone().filter(|_| index == 0).chain(group.iter().copied());
+            ParamGroup::ids_from_module(convs.cloned().collect::<Vec<_>>())
+        });
+        groups.rev().collect()
     }
 
     /// `[batch, 3, side, side]` to `[batch, channels * grid * grid]`.

@@ -1,7 +1,7 @@
 //! ResNet-50 (He et al. 2015, arXiv:1512.03385) without its classifier, in both block variants.
 
 use burn::{
-    module::{Initializer, Module},
+    module::{Initializer, Module, ParamGroup},
     nn::{
         BatchNorm, BatchNormConfig, PaddingConfig2d,
         conv::{Conv2d, Conv2dConfig},
@@ -48,6 +48,13 @@ impl ResNet50 {
         let mut channels = 64;
         let [layer1, layer2, layer3, layer4] = STAGES.map(|stage| build.stage(&mut channels, stage));
         Self { conv1: build.conv([3, 64], 7, 2), bn1: build.norm(64), layer1, layer2, layer3, layer4 }
+    }
+
+    /// The parameters of its stages from the last to the first, and of its stem.
+    pub(crate) fn groups(&self) -> Vec<ParamGroup> {
+        let stages = [&self.layer4, &self.layer3, &self.layer2, &self.layer1];
+        let stem = ParamGroup::ids_from_module(self.conv1.clone()).fuse(&ParamGroup::ids_from_module(self.bn1.clone()));
+        stages.into_iter().cloned().map(ParamGroup::ids_from_module).chain([stem]).collect()
     }
 
     /// `[batch, 3, side, side]` to `[batch, 2048]`.

@@ -8,8 +8,10 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     TrainingError,
+    average::Average,
     best::{Best, Found},
-    fit, meter,
+    course::{Course, CourseStanding},
+    meter,
     tally::Tally,
 };
 use crate::{
@@ -26,6 +28,7 @@ const METADATA_KEY: &str = "thorax-checkpoint";
 const NETWORK: &str = "network";
 const BEST: &str = "best";
 const OPTIMIZER: &str = "optimizer";
+const AVERAGE: &str = "average";
 
 /// Where a run stands.
 ///
@@ -39,6 +42,8 @@ pub struct Checkpoint {
     best: Option<Arc<Vec<u8>>>,
     /// The optimizer's record, within a step.
     optimizer: Option<Bytes>,
+    /// The model file of the moving average, within a step that has one.
+    average: Option<Vec<u8>>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -52,6 +57,9 @@ struct Header {
     best: Option<Found>,
     /// By which the optimizer knows the network's parameters.
     identities: Identities,
+    course: CourseStanding,
+    /// How many batches the moving average has followed.
+    averaged: u64,
     meter: meter::Reading,
 }
 
@@ -78,8 +86,16 @@ pub(super) struct Parts<'a> {
     pub(super) epoch: EpochSoFar,
     pub(super) network: Arc<Vec<u8>>,
     pub(super) best: &'a Best,
-    /// With the identities of the network's parameters, within a step.
-    pub(super) optimizer: Option<(Bytes, Identities)>,
+    /// Within a step its course, and the network that it trains.
+    pub(super) within: Option<(&'a Course<'a>, &'a Network)>,
+}
+
+/// What a step goes on from.
+pub(super) struct WithinStep {
+    /// The optimizer's record.
+    pub(super) optimizer: Bytes,
+    pub(super) average: Option<Average>,
+    pub(super) standing: CourseStanding,
 }
 
 /// Where a stage begins or goes on.
@@ -89,8 +105,7 @@ pub(super) struct Standing {
     pub(super) network: Network,
     pub(super) best: Best,
     pub(super) epoch: EpochSoFar,
-    /// The optimizer's record, within a step.
-    pub(super) optimizer: Option<Bytes>,
+    pub(super) within: Option<WithinStep>,
 }
 
 /// Why a file is no checkpoint of a run.
@@ -105,20 +120,25 @@ impl CheckpointError {
 }
 
 impl Checkpoint {
-    pub(super) fn of(parts: Parts<'_>) -> Self {
-        let Parts { position, epochs, meter, epoch, network, best, optimizer } = parts;
-        let (optimizer, identities) = optimizer.unzip();
-        let (best, bytes) = best.parts();
+    /// `spec` is the network's.
+    pub(super) fn of(parts: Parts<'_>, spec: &ModelSpec) -> Result<Self, TrainingError> {
+        let Parts { position, epochs, meter, epoch, network, best, within } = parts;
+        let (best, best_file) = best.parts();
+        let average = within.and_then(|(course, _)| course.average());
         let header = Header {
             version: VERSION,
             position,
             epochs,
             epoch,
             best,
-            identities: identities.unwrap_or_default(),
+            identities: within.map(|(_, network)| network.identities()).unwrap_or_default(),
+            course: within.map(|(course, _)| course.standing().clone()).unwrap_or_default(),
+            averaged: average.map_or(0, |average| average.batches),
             meter,
         };
-        Self { header, network, best: bytes, optimizer }
+        let optimizer = within.map(|(course, _)| course.optimizer_record()).transpose()?;
+        let average = average.map(|average| average.network.to_bytes(spec));
+        Ok(Self { header, network, best: best_file, optimizer, average })
     }
 
     /// The next batch.
@@ -140,7 +160,8 @@ impl Checkpoint {
         let header = serde_json::to_string(&self.header).map_err(std::io::Error::other)?;
         let separate = self.best.as_ref().filter(|best| !Arc::ptr_eq(best, &self.network));
         let parts = [(NETWORK, Some(self.network.as_slice())), (BEST, separate.map(|best| best.as_slice()))];
-        let parts = parts.into_iter().chain([(OPTIMIZER, self.optimizer.as_deref())]);
+        let parts =
+            parts.into_iter().chain([(OPTIMIZER, self.optimizer.as_deref()), (AVERAGE, self.average.as_deref())]);
         let parts = parts.filter_map(|(name, bytes)| Some((name, Part::new(bytes?))));
         let metadata = HashMap::from([(METADATA_KEY.to_string(), header)]);
         safetensors::serialize_to_file(parts, Some(metadata), path).map_err(std::io::Error::other)
@@ -161,7 +182,8 @@ impl Checkpoint {
         let network = part(NETWORK).ok_or_else(|| CheckpointError("it holds no network".into()))?;
         let network = Arc::new(network);
         let best = header.best.as_ref().map(|_| part(BEST).map_or_else(|| Arc::clone(&network), Arc::new));
-        Ok(Self { header, network, best, optimizer: part(OPTIMIZER).map(Bytes::from_bytes_vec) })
+        let optimizer = part(OPTIMIZER).map(Bytes::from_bytes_vec);
+        Ok(Self { header, network, best, optimizer, average: part(AVERAGE) })
     }
 
     /// What training goes on from, on that device, and what the network is.
@@ -171,12 +193,15 @@ impl Checkpoint {
         device: &Device,
     ) -> Result<(Standing, ModelSpec), TrainingError> {
         let (network, spec) = Network::from_bytes(&self.network, device)?;
+        let average = self.average.as_ref().map(|file| Network::from_bytes(file, device)).transpose()?;
+        let average = average.map(|(network, _)| Average { network, batches: self.header.averaged });
+        let within = self.optimizer.clone();
         let standing = Standing {
             position: self.header.position,
             network: network.identified(&self.header.identities),
             best: Best::of(plan.selection.metric, self.header.best.clone(), self.best.clone()),
             epoch: self.header.epoch.clone(),
-            optimizer: self.optimizer.clone(),
+            within: within.map(|optimizer| WithinStep { optimizer, average, standing: self.header.course.clone() }),
         };
         Ok((standing, spec))
     }
@@ -190,15 +215,8 @@ impl Standing {
             network,
             best: Best::new(plan.selection.metric),
             epoch: EpochSoFar::new(classes),
-            optimizer: None,
+            within: None,
         }
-    }
-
-    /// The optimizer of the step that it is in: as it was left, or with nothing learnt.
-    pub(super) fn optimizer(&mut self, plan: &TrainingPlan) -> Result<burn::optim::ModuleOptimizer, TrainingError> {
-        let fresh = fit::optimizer(plan.optimizer);
-        let Some(record) = self.optimizer.take() else { return Ok(fresh) };
-        Ok(fresh.from_bytes(record).map_err(CheckpointError::of_optimizer)?)
     }
 }
 

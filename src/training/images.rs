@@ -4,7 +4,9 @@
 use std::{io::ErrorKind, sync::Arc, time::Instant};
 
 use super::{
-    CacheOrigin, ImageCache, Sample, Session, TrainingError, TrainingJob, decode,
+    CacheOrigin, ImageCache, Sample, Session, TrainingError, TrainingJob,
+    augment::Changes,
+    decode,
     feed::Feed,
     grey_file::{Contents, GreyError, GreyFile},
 };
@@ -45,6 +47,20 @@ impl Images {
     pub(super) fn feed(self: &Arc<Self>, batches: &[Vec<usize>]) -> Feed<Squares> {
         let (images, batches) = (Arc::clone(self), batches.to_vec());
         Feed::new(batches.into_iter().map(move |batch| images.squares(&batch)))
+    }
+
+    /// As [`Images::feed`], with the changes of an epoch of which these are the batches.
+    pub(super) fn changed_feed(
+        self: &Arc<Self>,
+        changes: Changes,
+        first: usize,
+        batches: &[Vec<usize>],
+    ) -> Feed<Squares> {
+        let (images, side, batches) = (Arc::clone(self), self.side(), batches.to_vec());
+        let changed = move |(number, batch): (usize, Vec<usize>)| {
+            Ok(Squares(changes.applied(number, images.squares(&batch)?.0, side)))
+        };
+        Feed::new((first..).zip(batches).map(changed))
     }
 
     /// Reads and checks.

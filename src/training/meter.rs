@@ -4,13 +4,14 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
-use crate::domain::{FORWARD_AND_BACKWARD, ImageCounts, Split, pixels};
-
 use super::TrainingJob;
+use crate::domain::{BodyWork, ImageCounts, Split, pixels};
 
-/// Counts work as [`TrainingPlan::work`](crate::domain::TrainingPlan::work) does.
+/// Counts work in forward passes over one pixel, so that stages of different sizes compare. Epochs on features that are kept count
+/// nothing: beside the one pass of the body they take no time worth estimating.
 pub(super) struct Meter {
     started: Instant,
+    images: ImageCounts,
     total: f64,
     epochs: u32,
     reading: Reading,
@@ -20,6 +21,8 @@ pub(super) struct Meter {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Reading {
     done: f64,
+    /// Work of epochs that will never be, since their step ended early.
+    skipped: f64,
     epochs_done: u32,
     /// Wall time up to [`Meter::started`].
     seconds: f64,
@@ -34,7 +37,8 @@ impl Meter {
             selection: count(job.plan.selection.split),
             all: job.samples.len() as f64,
         };
-        Self { started: Instant::now(), total: job.plan.work(images), epochs: job.plan.total_epochs(), reading }
+        let (total, epochs) = (job.plan.work(images), job.plan.total_epochs());
+        Self { started: Instant::now(), images, total, epochs, reading }
     }
 
     pub(super) fn reading(&self) -> Reading {
@@ -50,13 +54,24 @@ impl Meter {
         self.reading.done += images as f64 * pixels(side);
     }
 
-    /// The whole network was trained on `images` at `side` pixels.
-    pub(super) fn trained(&mut self, images: usize, side: u32) {
-        self.reading.done += FORWARD_AND_BACKWARD * images as f64 * pixels(side);
+    /// An epoch trained on `images` at `side` pixels.
+    pub(super) fn trained(&mut self, body: BodyWork, images: usize, side: u32) {
+        self.reading.done += body.of_training() * images as f64 * pixels(side);
+    }
+
+    /// An epoch was scored on `images` at `side` pixels.
+    pub(super) fn scored(&mut self, body: BodyWork, images: usize, side: u32) {
+        self.reading.done += body.of_selection() * images as f64 * pixels(side);
     }
 
     pub(super) fn epoch_done(&mut self) {
         self.reading.epochs_done += 1;
+    }
+
+    /// So many epochs of a step, which ends early, will not be: they count as done, and their work as never asked for.
+    pub(super) fn skip(&mut self, body: BodyWork, epochs: u32, side: u32) {
+        self.reading.epochs_done += epochs;
+        self.reading.skipped += f64::from(epochs) * body.of_epoch(self.images) * pixels(side);
     }
 
     /// Share of the run's epochs that is done, `current` being the share of the one that runs.
@@ -66,7 +81,7 @@ impl Meter {
 
     /// Seconds to the end if the rest goes as fast as the run did so far.
     pub(super) fn eta_seconds(&self) -> Option<f64> {
-        let done = self.reading.done;
-        (done > 0.0).then(|| self.seconds() / done * (self.total - done).max(0.0))
+        let Reading { done, skipped, .. } = self.reading;
+        (done > 0.0).then(|| self.seconds() / done * (self.total - skipped - done).max(0.0))
     }
 }

@@ -33,6 +33,9 @@ pub(super) fn train(
     while let Some(step) = stage.steps.get(standing.position.step as usize - 1) {
         let place = Place { stage: number, step: standing.position.step, epoch: 0 };
         standing = match step.scope {
+            Scope::Head if session.job.plan.changes_images() => {
+                train_head_on_images(session, place, step, on, standing)?
+            }
             Scope::Head => train_head(session, place, step, on, standing)?,
             Scope::All => train_all(session, place, step, on, standing)?,
         };
@@ -42,16 +45,21 @@ pub(super) fn train(
     let evaluations = evaluate(session, place, on, &best)?;
     let model = StageModel { stage: number, spec: spec.clone(), bytes: Arc::clone(bytes), evaluations };
     let next = Standing::at_stage(number + 1, best, &session.job.plan, session.job.classes.len());
-    let checkpoint = between_stages(session, &next, Arc::clone(bytes));
+    let checkpoint = between_stages(session, &next, Arc::clone(bytes), spec)?;
     session.keep_stage(model, &checkpoint)?;
     Ok(next)
 }
 
-fn between_stages(session: &Session<'_>, next: &Standing, network: Arc<Vec<u8>>) -> Checkpoint {
+fn between_stages(
+    session: &Session<'_>,
+    next: &Standing,
+    network: Arc<Vec<u8>>,
+    spec: &ModelSpec,
+) -> Result<Checkpoint, TrainingError> {
     let (epochs, meter) = session.standing();
     let Standing { position, epoch, best, .. } = next;
     let (position, epoch) = (*position, epoch.clone());
-    Checkpoint::of(Parts { position, epochs, meter, epoch, network, best, optimizer: None })
+    Checkpoint::of(Parts { position, epochs, meter, epoch, network, best, within: None }, spec)
 }
 
 /// What the steps of a stage stand on.
@@ -83,6 +91,7 @@ fn train_all(
         step,
         spec: on.spec,
         feed: &|batches| on.images.feed(batches),
+        training_feed: &|changes, first, batches| on.images.changed_feed(changes, first, batches),
         forward: &|network, squares, device| {
             network.forward(input_tensor(&squares.views(), *image_size, normalisation, device))
         },
@@ -109,10 +118,35 @@ fn train_head(
         step,
         spec: on.spec,
         feed: &|batches| features.feed(batches),
+        training_feed: &|_unchanged, _first, batches| features.feed(batches),
         forward: &|network, features, device| network.classify(Tensor::from_data(features, device)),
         ready: &|network| {
             let (network, device) = (network.clone(), device.clone());
             Box::new(move |features| network.classify(Tensor::from_data(features, &device)))
+        },
+    };
+    fit.run(session, from)
+}
+
+/// The head alone on images that change from epoch to epoch: the frozen body goes over each of them every time.
+fn train_head_on_images(
+    session: &mut Session<'_>,
+    place: Place,
+    step: &Step,
+    on: Ground<'_>,
+    from: Standing,
+) -> Result<Standing, TrainingError> {
+    let body = Compiled::new(&from.network, on.spec, &session.job.device);
+    let fit = Fit {
+        place,
+        step,
+        spec: on.spec,
+        feed: &|batches| on.images.feed(batches),
+        training_feed: &|changes, first, batches| on.images.changed_feed(changes, first, batches),
+        forward: &|network, squares, _| network.classify(body.features(&squares.views()).autodiff()),
+        ready: &|network| {
+            let (network, body) = (network.clone(), &body);
+            Box::new(move |squares| network.classify(body.features(&squares.views())))
         },
     };
     fit.run(session, from)

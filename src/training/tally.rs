@@ -3,7 +3,7 @@
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
-use super::checkpoint::bits;
+use super::{checkpoint::bits, loss::Targets};
 use crate::domain::{ConfusionMatrix, EpochScores};
 
 /// Sums over the images seen so far, and what was predicted of each.
@@ -30,11 +30,23 @@ impl Tally {
     /// Counts logits `[batch, classes]`; false when the loss is not finite. Waits for the device.
     #[must_use]
     pub fn add(&mut self, logits: Tensor<2>, truth: &[usize]) -> bool {
+        self.count(logits, truth, |row, image| cross_entropy(row, truth[image]))
+    }
+
+    /// As [`Tally::add`], of images that may be mixed: their loss is the mix of both, and right is who finds the larger part.
+    #[must_use]
+    pub(super) fn add_mixed(&mut self, logits: Tensor<2>, targets: &Targets) -> bool {
+        self.count(logits, &targets.larger(), |row, image| {
+            targets.shares(image).map(|(class, share)| share * cross_entropy(row, class)).sum()
+        })
+    }
+
+    fn count(&mut self, logits: Tensor<2>, truth: &[usize], loss: impl Fn(&[f32], usize) -> f64) -> bool {
         let classes = self.confusion.rows().len();
         let logits: Vec<f32> = logits.into_data().convert::<f32>().try_into_vec().expect("converted to f32");
         let mut batch_sum = 0.0;
-        for (row, &truth) in logits.chunks_exact(classes).zip(truth) {
-            let loss = cross_entropy(row, truth);
+        for (image, (row, &truth)) in logits.chunks_exact(classes).zip(truth).enumerate() {
+            let loss = loss(row, image);
             batch_sum += loss;
             self.loss_sum += loss;
             if !self.loss_sum.is_finite() {

@@ -1,6 +1,7 @@
 //! Runs on drawn images: small enough for seconds, real enough to learn.
 
 mod cache;
+mod how;
 mod resume;
 
 use std::{collections::BTreeMap, path::Path};
@@ -13,7 +14,7 @@ use crate::{
         Architecture::{self, ResNet50, SimpleCnn, Vgg16},
         InitialWeights, Optimizer,
         Scope::{self, All, Head},
-        Selection, Stage, Step,
+        Selection, Stage, Step, recipe,
     },
     imaging::{GreyImage, encode_png},
     nn::{DeviceChoice, Network, input_tensor},
@@ -215,6 +216,7 @@ fn a_loss_that_is_not_finite_ends_the_run_at_once() {
         step: &job.plan.stages[0].steps[0],
         spec: &spec,
         feed: &|batches| images.feed(batches),
+        training_feed: &|changes, first, batches| images.changed_feed(changes, first, batches),
         forward: &diverged,
         ready: &|_| unreachable!("the first batch ends the run"),
     };
@@ -249,6 +251,7 @@ struct Told {
     stages: Vec<StageModel>,
     body_passes: Vec<usize>,
     caches: Vec<ImageCache>,
+    rate_choices: Vec<RateChoice>,
     asked: usize,
     yielded: usize,
     /// How often it may be asked before it says stop.
@@ -276,6 +279,7 @@ impl Default for Told {
             how: Stop::ForGood,
             after_stop: 0,
             checkpoint: None,
+            rate_choices: Vec::new(),
         }
     }
 }
@@ -333,6 +337,10 @@ impl Observer for Told {
         self.body_passes.push(images);
     }
 
+    fn rate_choice(&mut self, choice: &RateChoice) {
+        self.rate_choices.push(choice.clone());
+    }
+
     fn should_stop(&mut self) -> Option<Stop> {
         self.asked += 1;
         self.patience.is_some_and(|patience| self.asked > patience).then_some(self.how)
@@ -355,7 +363,7 @@ fn run_in(cache: &Path, job: TrainingJob) -> Result<Told, TrainingError> {
 
 /// Without dropout, in batches of four, the best epoch by accuracy on the validation split.
 fn plan(architecture: Architecture, stages: &[&[(Scope, f64, u32)]]) -> TrainingPlan {
-    let step = |&(scope, learning_rate, epochs): &(Scope, f64, u32)| Step { scope, learning_rate, epochs };
+    let step = |&(scope, learning_rate, epochs): &(Scope, f64, u32)| Step::new(scope, learning_rate, epochs);
     let stage = |steps: &&[_]| Stage { image_size: SIDE, steps: steps.iter().map(step).collect() };
     TrainingPlan {
         architecture,
@@ -366,6 +374,7 @@ fn plan(architecture: Architecture, stages: &[&[(Scope, f64, u32)]]) -> Training
         selection: Selection { split: Split::Validation, metric: SelectionMetric::Accuracy },
         checkpoint_minutes: 10.0,
         stages: stages.iter().map(stage).collect(),
+        ..recipe("covid-resnet").unwrap().plan
     }
 }
 

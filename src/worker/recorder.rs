@@ -14,7 +14,8 @@ use crate::{
     domain::{EpochRecord, EvaluationId, ModelId, Outcome, RunEvent, RunProgress, RunStatus, Sha256, TrainedBatch},
     store::{Evaluated, Evaluation, Model, Run, StoreError, StoredCheckpoint, events, runs},
     training::{
-        CacheOrigin, Checkpoint, ImageCache, Observer, ObserverError, SampleOutcome, SplitEvaluation, StageModel, Stop,
+        CacheOrigin, Checkpoint, ImageCache, Observer, ObserverError, RateChoice, SampleOutcome, SplitEvaluation,
+        StageModel, Stop,
     },
 };
 
@@ -280,6 +281,18 @@ impl Observer for Recorder {
 
     fn body_pass(&mut self, images: usize, time: Duration) {
         tracing::info!(run = %self.run.id, images, seconds = time.as_secs_f64(), "features of the frozen body computed");
+    }
+
+    fn rate_choice(&mut self, choice: &RateChoice) {
+        let RateChoice { stage, step, curve, found, planned } = choice;
+        let (run, curve) = (&self.run.id, format!("{curve:?}"));
+        match found {
+            Some(rate) => tracing::info!(%run, stage, step, rate, curve, "learning rate chosen by its range test"),
+            None => {
+                tracing::warn!(%run, stage, step, rate = planned, curve, "the loss never falls in the range test: the plan's rate");
+                self.warn(format!("the loss never falls in the range test of stage {stage}, step {step}: the plan's rate {planned} is taken"));
+            }
+        }
     }
 
     /// Reads the run's state each time: a run that is cancelled or paused ends within one batch.

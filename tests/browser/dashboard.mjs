@@ -314,6 +314,18 @@ await check('a finished run is repeated from its page', async (page) => {
   await page.getByRole('button', { name: 'Repeat the run' }).click();
   await page.locator(`.facts a[href="#/runs/${first}"]`).waitFor();
 });
+await check('a recipe shows what its augmentation does to a radiograph, or says that it has none', async (page) => {
+  await open(page, '/runs');
+  const show = page.getByRole('button', { name: 'Show its augmentation' });
+  await page.locator('select[name=recipe]').selectOption('covid-resnet-original');
+  await show.click();
+  const sheet = page.getByAltText(/what covid-resnet-original makes of it/);
+  await sheet.waitFor();
+  expect(await sheet.evaluate((image) => image.decode().then(() => image.naturalWidth)) > 229, 'it shows several images');
+  await page.locator('select[name=recipe]').selectOption('covid-resnet');
+  await show.click();
+  await page.getByText('this recipe has no augmentation').waitFor();
+}, { expected: /status of 422/ });
 
 await check('the models page has the champion and its download', async (page) => {
   await open(page, '/models');

@@ -15,8 +15,8 @@ use crate::{
     cli::CliError,
     domain::{ModelId, Scope},
     inference::Classifier,
-    nn,
-    training::{Tally, optimizer, training_step},
+    nn::{self, Network},
+    training::{Tally, mean_cross_entropy, optimizer, training_step},
 };
 
 /// All that the cases have in common.
@@ -91,8 +91,9 @@ impl Bench {
             let mut tally = Tally::new(classes);
             network = clock.time(|| {
                 let input = nn::input_tensor(images, case.image_size, &spec.normalisation, &device);
-                let (trained, logits) =
-                    training_step(network, &mut optimizer, learning_rate, |network| network.forward(input), &truth);
+                let forward = |network: &Network| network.forward(input);
+                let loss = |logits| mean_cross_entropy(logits, &truth);
+                let (trained, logits) = training_step(network, &mut optimizer, learning_rate, forward, loss);
                 let finite = tally.add(logits, &truth);
                 self.device.sync().map_err(BenchError::Device)?;
                 if finite { Ok(trained) } else { Err(BenchError::NotFinite(losses.len() + 1)) }

@@ -167,6 +167,13 @@ fn read_overrides(mut fields: Fields) -> PlanOverrides {
         dropout: fields.optional("dropout"),
         selection: fields.optional("selection"),
         checkpoint_minutes: fields.optional("checkpoint_minutes"),
+        class_weights: fields.optional("class_weights"),
+        sampling: fields.optional("sampling"),
+        label_smoothing: fields.optional("label_smoothing"),
+        mixup: fields.optional("mixup"),
+        augmentation: fields.optional("augmentation"),
+        weight_averaging: fields.optional("weight_averaging"),
+        early_stopping: fields.optional("early_stopping"),
         stages: fields.objects("stages", read_stage),
     };
     fields.finish();
@@ -182,9 +189,16 @@ fn read_stage(fields: &mut Fields) -> Stage {
 }
 
 fn read_step(fields: &mut Fields) -> Step {
+    let step = Step::new(
+        fields.required("scope").unwrap_or(Scope::All),
+        fields.required("learning_rate").unwrap_or_default(),
+        fields.required("epochs").unwrap_or_default(),
+    );
     Step {
-        scope: fields.required("scope").unwrap_or(Scope::All),
-        learning_rate: fields.required("learning_rate").unwrap_or_default(),
-        epochs: fields.required("epochs").unwrap_or_default(),
+        schedule: fields.optional("schedule").unwrap_or_default(),
+        layer_decay: fields.optional("layer_decay").unwrap_or(step.layer_decay),
+        early_stopping: fields.optional("early_stopping"),
+        range_test: fields.optional("range_test"),
+        ..step
     }
 }

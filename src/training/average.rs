@@ -1,0 +1,29 @@
+//! The moving average of a step's weights.
+
+use burn::module::Module;
+
+use crate::{domain::WeightAveraging, nn::Network};
+
+/// Follows a network batch by batch; weights and batch-norm statistics alike.
+///
+/// To go on with a step in the middle of it, both fields are needed.
+pub(super) struct Average {
+    /// In inference mode.
+    pub(super) network: Network,
+    /// How many batches it has followed.
+    pub(super) batches: u64,
+}
+
+impl Average {
+    /// Before the first batch: the network as it is.
+    pub(super) fn new(network: &Network) -> Self {
+        Self { network: network.valid(), batches: 0 }
+    }
+
+    /// Takes in the network after one more batch.
+    pub(super) fn follow(&mut self, network: &Network, rule: WeightAveraging) {
+        self.batches += 1;
+        let share = 1.0 - rule.left_by(self.batches);
+        self.network = self.network.clone().towards(&network.valid(), share);
+    }
+}

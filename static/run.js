@@ -100,6 +100,10 @@ function progress(run, ctx) {
     await send('POST', `${path}/cancel`);
     await ctx.refresh();
   };
+  const ask = (what) => async () => {
+    await send('POST', `${path}/${what}`);
+    await ctx.refresh();
+  };
   const repeat = async () => {
     const again = await send('POST', `${path}/repeat`);
     ctx.go(`/runs/${again.id}`);
@@ -109,6 +113,8 @@ function progress(run, ctx) {
     planBar(run),
     h('p', { class: 'state' }, stateText(run)),
     run.error && h('div', { class: 'problem' }, h('p', {}, run.error)),
+    ['queued', 'running'].includes(run.status) && action('Pause the run', ask('pause'), { class: 'quiet', title: 'It keeps what it has learnt and frees the device' }),
+    ['paused', 'failed'].includes(run.status) && action('Resume the run', ask('resume'), { class: 'quiet', title: 'From its last checkpoint' }),
     stoppable && action('Cancel the run', cancel, { class: 'quiet' }),
     !isActive(run) && action('Repeat the run', repeat, { class: 'quiet', title: 'The same plan, seed, data and initial weights once more' }),
   ];
@@ -121,6 +127,7 @@ function stateText(run) {
     case 'failed': return run.started_at ? `Failed after ${took}.` : 'Failed before it began.';
     case 'cancelled': return run.started_at ? `Cancelled after ${took}.` : 'Cancelled before it began.';
     case 'cancelling': return 'Stops at the end of this batch.';
+    case 'paused': return [progressText(run), 'paused: it goes on from its last checkpoint when it is resumed'].filter(Boolean).join(' · ');
     case 'queued': return queueText(run);
     default: return [progressText(run), paceText(run)].filter(Boolean).join(' · ');
   }

@@ -28,8 +28,8 @@ fn plan() -> Value {
         "batch_size": 4,
         "checkpoint_minutes": 0.002,
         "stages": [
-            {"image_size": 64, "steps": [step("head", 5), step("all", 25)]},
-            {"image_size": 96, "steps": [step("all", 15)]},
+            {"image_size": 160, "steps": [step("head", 5), step("all", 25)]},
+            {"image_size": 192, "steps": [step("all", 15)]},
         ]
     })
 }
@@ -73,7 +73,7 @@ fn ask(server: &Running, run: &str, action: &str) -> (u16, Value) {
 }
 
 fn wait_until_it_trains(server: &Running, run: &str) {
-    server.wait_for(&format!("/v1/training-runs/{run}"), |run| run["progress"]["batch"].as_u64() > Some(0));
+    server.wait_for(&format!("/v1/training-runs/{run}"), |run| run["progress"]["epoch"].as_u64() > Some(1));
 }
 
 /// The checkpoints of the only run, the newest last.

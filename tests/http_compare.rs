@@ -7,7 +7,6 @@ mod support;
 use std::{
     collections::BTreeSet,
     process::Command,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -16,11 +15,8 @@ use serde_json::{Value, json};
 use support::{Answer, Server};
 use thorax::{
     domain::{BlockVariant, RunId, Sha256},
-    nn::DeviceChoice,
     store::{Weights, runs, weights},
-    worker::{self, WorkerContext, WorkerHandle},
 };
-use tokio::runtime::Handle;
 
 const NOBODY: &str = "01890a5d-ac96-774b-bcce-b302099a8057";
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -30,7 +26,7 @@ const TEST_IMAGES: u64 = 9;
 async fn runs_stand_side_by_side_in_the_order_asked_for_with_what_differs_between_them() {
     let server = Server::start().await;
     let dataset = drawn(&server, "drawn").await;
-    let worker = work(&server);
+    let worker = server.train();
     let short = trained(&server, &dataset, 1, json!({"stages": [stage(1)]})).await;
     let long = trained(&server, &dataset, 2, json!({"dropout": 0.25, "stages": [stage(1), stage(2)]})).await;
     worker.shutdown().await;
@@ -88,7 +84,7 @@ async fn each_model_is_tested_against_the_first_on_the_images_that_both_saw() {
     let (dataset, other) = (drawn(&server, "drawn").await, server.dataset("other").await);
     server.fill(&other, "train", 200, 4).await;
     server.fill(&other, "test", 240, 3).await;
-    let _worker = work(&server);
+    let _worker = server.train();
     let first = trained(&server, &dataset, 1, json!({"stages": [stage(1)]})).await;
     let same_images = trained(&server, &dataset, 2, json!({"stages": [stage(3)]})).await;
     let other_images = trained(&server, &other, 1, json!({"stages": [stage(1)]})).await;
@@ -120,7 +116,7 @@ async fn each_model_is_tested_against_the_first_on_the_images_that_both_saw() {
 async fn an_evaluation_says_of_each_image_what_was_predicted() {
     let server = Server::start().await;
     let dataset = drawn(&server, "drawn").await;
-    let _worker = work(&server);
+    let _worker = server.train();
     let run = trained(&server, &dataset, 1, json!({"stages": [stage(1)]})).await;
     let evaluation = server.get(&format!("/v1/training-runs/{run}/evaluations?split=test")).await;
     let path = format!("/v1/evaluations/{}/outcomes", evaluation.text("/items/0/id"));
@@ -143,7 +139,7 @@ async fn an_evaluation_says_of_each_image_what_was_predicted() {
 async fn a_comparison_is_also_a_table_in_markdown_and_csv_and_nothing_else() {
     let server = Server::start().await;
     let dataset = drawn(&server, "drawn").await;
-    let worker = work(&server);
+    let worker = server.train();
     let run = trained(&server, &dataset, 1, json!({"stages": [stage(1)]})).await;
     worker.shutdown().await;
     let waiting = submit(&server, &dataset, 2, json!({})).await;
@@ -206,7 +202,7 @@ async fn a_wrong_question_is_refused_with_all_its_wrong_fields_at_once() {
 async fn a_run_records_on_what_and_by_what_it_was_trained() {
     let server = Server::start().await;
     let dataset = drawn(&server, "drawn").await;
-    let worker = work(&server);
+    let worker = server.train();
     let run = trained(&server, &dataset, 1, json!({"stages": [stage(1)]})).await;
     let path = format!("/v1/training-runs/{run}");
     let shown = server.get(&path).await;
@@ -237,7 +233,7 @@ async fn a_run_records_on_what_and_by_what_it_was_trained() {
 async fn a_repeated_run_gives_the_same_numbers() {
     let server = Server::start().await;
     let dataset = drawn(&server, "drawn").await;
-    let _worker = work(&server);
+    let _worker = server.train();
     let first = trained(&server, &dataset, 5, json!({"batch_size": 5, "stages": [stage(2)]})).await;
     let again = repeat(&server, &first).await;
     assert_eq!((again.status, again.text("/status"), again.text("/repeats")), (202, "queued".into(), first.clone()));
@@ -283,7 +279,7 @@ async fn a_run_whose_data_changed_is_not_repeated() {
 async fn a_repetition_whose_validation_images_would_be_others_fails_and_says_so() {
     let server = Server::start().await;
     let dataset = drawn(&server, "drawn").await;
-    let _worker = work(&server);
+    let _worker = server.train();
     let first = trained(&server, &dataset, 1, json!({"stages": [stage(1)]})).await;
     // Patients are not in the fingerprint, but validation is carved by them.
     let radiographs = server.get(&format!("/v1/datasets/{dataset}/radiographs?split=train")).await;
@@ -343,25 +339,6 @@ fn stage(epochs: u32) -> Value {
 
 fn compare(runs: &[&str]) -> String {
     format!("/v1/training-runs/compare?ids={}", runs.join(","))
-}
-
-/// A worker on the server's data, on the CPU.
-fn work(server: &Server) -> WorkerHandle {
-    let (device, device_info) = DeviceChoice::Cpu.open().unwrap();
-    let state = server.state.clone();
-    worker::start(WorkerContext {
-        db: state.db,
-        blobs: state.blobs,
-        caches: state.caches,
-        checkpoints: state.checkpoints,
-        device,
-        device_info,
-        max_pixels: support::MAX_PIXELS,
-        wait_until_idle: Arc::new(|| {}),
-        publish: Arc::new(|_, _| {}),
-        wake: state.run_queued,
-        runtime: Handle::current(),
-    })
 }
 
 async fn submit(server: &Server, dataset: &str, seed: u32, plan: Value) -> String {

@@ -13,11 +13,9 @@ use support::Server;
 use thorax::{
     domain::{BatchEvent, RunEvent, RunId, TrainedBatch},
     http::router,
-    nn::DeviceChoice,
     store::{Db, events, runs},
-    worker::{self, WorkerContext, WorkerHandle},
 };
-use tokio::{runtime::Handle, sync::Semaphore, time::timeout};
+use tokio::{sync::Semaphore, time::timeout};
 use tower::ServiceExt;
 
 const NOBODY: &str = "01890a5d-ac96-774b-bcce-b302099a8057";
@@ -31,20 +29,22 @@ async fn a_run_is_told_from_its_submission_to_its_end_and_then_the_stream_ends()
     let run = queued(&server, 3).await;
     let mut watch = Watch::open(&server, &format!("{run}/events"), &[]).await;
     assert_eq!((watch.status, watch.header("content-type")), (200, "text/event-stream"));
-    let worker = train(&server);
+    let worker = server.train();
     let told = watch.rest().await;
     worker.shutdown().await;
 
     let kept: Vec<&Told> = told.iter().filter(|told| told.id.is_some()).collect();
     let kinds: Vec<&str> = kept.iter().map(|told| told.kind.as_str()).collect();
-    assert_eq!(kinds, ["status", "status", "epoch", "epoch", "epoch", "stage", "status"]);
+    let epoch = ["epoch", "checkpoint"];
+    let expected = [&["status"; 2][..], &epoch.repeat(3), &["stage", "checkpoint", "status"]].concat();
+    assert_eq!(kinds, expected);
     let moves: Vec<_> = kept.iter().filter(|told| told.kind == "status").map(|told| told.data["to"].clone()).collect();
     assert_eq!(moves, [json!("queued"), json!("running"), json!("succeeded")]);
     assert_eq!(
         kept[2].data["scores"]["train"]["loss"],
         server.get(&format!("{run}/epochs")).await.at("/items/0/train/loss")
     );
-    assert_eq!(kept[5].data["model_id"], server.get("/v1/models").await.at("/items/0/id"));
+    assert_eq!(kept[8].data["model_id"], server.get("/v1/models").await.at("/items/0/id"));
 
     let list = server.accept(&format!("{run}/events"), "application/json").await;
     assert_eq!(
@@ -63,7 +63,8 @@ async fn a_run_is_told_from_its_submission_to_its_end_and_then_the_stream_ends()
     assert_eq!((losses.at("/steps"), losses.items(), losses.at("/items/8/step")), (json!(9), 9, json!(9)));
     assert_eq!(losses.at("/items/0/loss"), batch.data["loss"]);
 
-    let after = Watch::open(&server, &format!("{run}/events"), &[("last-event-id", "7")]).await;
+    let after =
+        Watch::open(&server, &format!("{run}/events"), &[("last-event-id", kinds.len().to_string().as_str())]).await;
     assert_eq!(after.status, 204, "a browser that comes back is told to stay away");
 }
 
@@ -71,7 +72,7 @@ async fn a_run_is_told_from_its_submission_to_its_end_and_then_the_stream_ends()
 async fn a_stream_that_was_cut_goes_on_after_the_last_event_without_gap_or_duplicate() {
     let server = Server::start().await;
     let run = queued(&server, 12).await;
-    let worker = train(&server);
+    let worker = server.train();
     let mut ids = Vec::new();
     for cut in 0.. {
         // The header that a browser sends, and the parameter for clients that cannot.
@@ -94,7 +95,7 @@ async fn a_stream_that_was_cut_goes_on_after_the_last_event_without_gap_or_dupli
     let id = run.rsplit('/').next().unwrap().parse().unwrap();
     let kept: Vec<u64> =
         events::list(&server.state.db, id, 0, 200).await.unwrap().into_iter().map(|event| event.id).collect();
-    assert_eq!((ids, kept.len()), (kept.clone(), 2 + 12 + 2));
+    assert_eq!((ids, kept.len()), (kept.clone(), 2 + 2 * 12 + 2 + 1));
 }
 
 #[tokio::test]
@@ -269,23 +270,4 @@ async fn queued(server: &Server, epochs: u32) -> String {
     let run = server.post("/v1/training-runs", body).await;
     assert_eq!(run.status, 202, "{run:?}");
     run.header("location").to_owned()
-}
-
-fn train(server: &Server) -> WorkerHandle {
-    let state = &server.state;
-    let (device, device_info) = DeviceChoice::Cpu.open().unwrap();
-    worker::start(WorkerContext {
-        db: state.db.clone(),
-        blobs: state.blobs.clone(),
-        caches: state.caches.clone(),
-        checkpoints: state.checkpoints.clone(),
-        device,
-        device_info,
-        max_pixels: state.limits.max_pixels,
-        wait_until_idle: Arc::new(|| ()),
-        publish: Arc::new(|_, _| ()),
-        batches: state.batches.clone(),
-        wake: state.run_queued.clone(),
-        runtime: Handle::current(),
-    })
 }

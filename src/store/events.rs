@@ -144,7 +144,7 @@ mod tests {
         let (_dir, db) = fixtures::db().await;
         let dataset = fixtures::stored_dataset(&db).await;
         let run = fixtures::stored_run(&db, &dataset).await;
-        assert!(runs::finish(&db, run.id, RunStatus::Succeeded, None).await.is_err(), "it does not run");
+        assert!(runs::finish(&db, run.id, RunStatus::Cancelled, None).await.is_err(), "nobody asked for it");
         runs::add_epoch(&db, run.id, &epoch()).await.unwrap();
         assert!(runs::add_epoch(&db, run.id, &epoch()).await.is_err(), "the sequence is taken");
         models::create(&db, &fixtures::model(None), &[]).await.unwrap();

@@ -3,6 +3,7 @@
 mod cache;
 mod how;
 mod resume;
+mod told;
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -19,6 +20,7 @@ use crate::{
     imaging::{GreyImage, encode_png},
     nn::{DeviceChoice, Network, input_tensor},
 };
+use told::Told;
 
 /// The side of the drawn images and of the networks' input.
 const SIDE: u32 = 32;
@@ -241,114 +243,6 @@ fn data_that_cannot_be_trained_on_is_refused_with_the_fix() {
     assert!(unreadable.contains("image t") && unreadable.contains("PNG"), "{unreadable}");
     let missing = refused(&|job| job.read = Arc::new(|_| Err(std::io::Error::other("gone"))));
     assert!(missing.contains("gone"), "{missing}");
-}
-
-/// What the observer was told.
-struct Told {
-    progress: Vec<RunProgress>,
-    batches: Vec<TrainedBatch>,
-    epochs: Vec<EpochRecord>,
-    stages: Vec<StageModel>,
-    body_passes: Vec<usize>,
-    caches: Vec<ImageCache>,
-    rate_choices: Vec<RateChoice>,
-    asked: usize,
-    yielded: usize,
-    /// How often it may be asked before it says stop.
-    patience: Option<usize>,
-    /// In which way.
-    how: Stop,
-    /// Calls that came after it said stop.
-    after_stop: usize,
-    /// The last one, as it was written.
-    checkpoint: Option<Vec<u8>>,
-}
-
-impl Default for Told {
-    fn default() -> Self {
-        Self {
-            progress: Vec::new(),
-            batches: Vec::new(),
-            epochs: Vec::new(),
-            stages: Vec::new(),
-            body_passes: Vec::new(),
-            caches: Vec::new(),
-            asked: 0,
-            yielded: 0,
-            patience: None,
-            how: Stop::ForGood,
-            after_stop: 0,
-            checkpoint: None,
-            rate_choices: Vec::new(),
-        }
-    }
-}
-
-impl Told {
-    fn keep(&mut self, checkpoint: &Checkpoint) {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("checkpoint");
-        checkpoint.write(&path).unwrap();
-        self.checkpoint = Some(std::fs::read(path).unwrap());
-    }
-
-    fn note(&mut self) {
-        self.after_stop += usize::from(self.patience.is_some_and(|patience| self.asked > patience));
-    }
-}
-
-impl Observer for Told {
-    fn progress(&mut self, progress: &RunProgress) -> Result<(), ObserverError> {
-        self.note();
-        self.progress.push(progress.clone());
-        Ok(())
-    }
-
-    fn batch(&mut self, batch: &TrainedBatch) -> Result<(), ObserverError> {
-        self.note();
-        self.batches.push(*batch);
-        Ok(())
-    }
-
-    fn epoch(&mut self, epoch: &EpochRecord, checkpoint: &Checkpoint) -> Result<(), ObserverError> {
-        self.note();
-        self.epochs.push(epoch.clone());
-        self.keep(checkpoint);
-        Ok(())
-    }
-
-    fn stage(&mut self, model: StageModel, checkpoint: &Checkpoint) -> Result<(), ObserverError> {
-        self.note();
-        self.stages.push(model);
-        self.keep(checkpoint);
-        Ok(())
-    }
-
-    fn checkpoint(&mut self, checkpoint: &Checkpoint) -> Result<(), ObserverError> {
-        self.keep(checkpoint);
-        Ok(())
-    }
-
-    fn image_cache(&mut self, cache: &ImageCache) {
-        self.caches.push(cache.clone());
-    }
-
-    fn body_pass(&mut self, images: usize, _time: Duration) {
-        self.body_passes.push(images);
-    }
-
-    fn rate_choice(&mut self, choice: &RateChoice) {
-        self.rate_choices.push(choice.clone());
-    }
-
-    fn should_stop(&mut self) -> Option<Stop> {
-        self.asked += 1;
-        self.patience.is_some_and(|patience| self.asked > patience).then_some(self.how)
-    }
-
-    fn yield_device(&mut self) {
-        self.yielded += 1;
-    }
 }
 
 /// With a cache of its own, which is empty.

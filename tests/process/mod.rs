@@ -44,9 +44,9 @@ impl Running {
 
     /// Submits a run that would take hours, and waits until it trains; its identifier.
     pub fn start_training(&self) -> String {
-        let step = json!({"scope": "all", "learning_rate": 1e-3, "epochs": 200});
+        let step = json!({"scope": "all", "learning_rate": 1e-3, "epochs": 1000});
         let id = self.submit("simple-cnn", &json!({"stages": [{"image_size": 128, "steps": [step]}]}));
-        self.wait_for(&format!("/v1/training-runs/{id}"), |run| run["progress"]["batch"].as_u64() > Some(0));
+        self.wait_for(&format!("/v1/training-runs/{id}"), |run| run["progress"]["epoch"].as_u64() > Some(1));
         id
     }
 

@@ -13,10 +13,14 @@ use tempfile::TempDir;
 use thorax::{
     http::{AppState, Limits, MAX_EVENT_STREAMS, router},
     inference::{Engine, EngineConfig},
+    nn::DeviceChoice,
     store::{Blobs, Caches, CheckpointFiles, Db},
-    worker::LiveBatches,
+    worker::{self, LiveBatches, WorkerContext, WorkerHandle},
 };
-use tokio::sync::{Notify, Semaphore};
+use tokio::{
+    runtime::Handle,
+    sync::{Notify, Semaphore},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt;
 
@@ -84,6 +88,26 @@ impl Server {
             request = request.header("content-type", content_type);
         }
         self.answer(request.body(Body::from(body)).unwrap()).await
+    }
+
+    /// A worker on the server's data, on the CPU.
+    pub fn train(&self) -> WorkerHandle {
+        let (device, device_info) = DeviceChoice::Cpu.open().unwrap();
+        let state = self.state.clone();
+        worker::start(WorkerContext {
+            db: state.db,
+            blobs: state.blobs,
+            caches: state.caches,
+            checkpoints: state.checkpoints,
+            device,
+            device_info,
+            max_pixels: MAX_PIXELS,
+            wait_until_idle: Arc::new(|| {}),
+            publish: Arc::new(|_, _| {}),
+            batches: state.batches,
+            wake: state.run_queued,
+            runtime: Handle::current(),
+        })
     }
 
     /// Asks for a media type.

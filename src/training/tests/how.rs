@@ -5,7 +5,7 @@ use super::*;
 use crate::domain::{Augmentation, ClassWeights, EarlyStopping, RangeTest, Sampling, Schedule, WeightAveraging};
 
 /// All of it, in a head step and in one of the whole network.
-fn everything(architecture: Architecture) -> TrainingPlan {
+pub(super) fn everything(architecture: Architecture) -> TrainingPlan {
     let mut plan = TrainingPlan {
         dropout: 0.5,
         class_weights: ClassWeights::Balanced,
@@ -34,7 +34,7 @@ fn everything(architecture: Architecture) -> TrainingPlan {
 
 fn numbers(told: &Told) -> (Vec<[u64; 3]>, Vec<Vec<u8>>) {
     let bits = |epoch: &EpochRecord| [epoch.train.loss, epoch.selection.loss, epoch.learning_rate].map(f64::to_bits);
-    (told.epochs.iter().map(bits).collect(), told.stages.iter().map(|stage| stage.bytes.clone()).collect())
+    (told.epochs.iter().map(bits).collect(), told.stages.iter().map(|stage| stage.bytes.to_vec()).collect())
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Runs that are stopped and go on: they must end as if nothing had happened.
 
 use super::*;
+use crate::domain::RangeTest;
 
 /// Dropout, two stages, head and whole network: everything that has a state.
 fn whole(architecture: Architecture) -> TrainingJob {
@@ -24,18 +25,18 @@ fn numbers(epochs: &[EpochRecord], stages: &[StageModel]) -> Vec<String> {
 }
 
 /// Stops and goes on at those of the times when it is asked whether to stop that `pick` takes.
-fn is_the_same_however_it_is_stopped(architecture: Architecture, pick: impl Fn(usize) -> bool) {
+fn is_the_same_however_it_is_stopped(job: impl Fn() -> TrainingJob, pick: impl Fn(usize) -> bool) {
     let folder = tempfile::tempdir().unwrap();
     // The first run decodes the images, which the others find decoded.
-    run_in(folder.path(), whole(architecture)).unwrap();
-    let uninterrupted = run_in(folder.path(), whole(architecture)).unwrap();
+    run_in(folder.path(), job()).unwrap();
+    let uninterrupted = run_in(folder.path(), job()).unwrap();
     let expected = numbers(&uninterrupted.epochs, &uninterrupted.stages);
     for patience in (0..uninterrupted.asked).filter(|&patience| pick(patience)) {
         let mut first = Told { patience: Some(patience), how: Stop::ToGoOn, ..Told::default() };
-        let outcome = train(TrainingJob { cache: folder.path().into(), ..whole(architecture) }, &mut first);
+        let outcome = train(TrainingJob { cache: folder.path().into(), ..job() }, &mut first);
         assert!(matches!(outcome, Err(TrainingError::Stopped)), "{outcome:?}");
         let checkpoint = first.checkpoint.as_deref().map(|bytes| Checkpoint::read(bytes).unwrap());
-        let second = run_in(folder.path(), TrainingJob { checkpoint, ..whole(architecture) }).unwrap();
+        let second = run_in(folder.path(), TrainingJob { checkpoint, ..job() }).unwrap();
         let epochs = [first.epochs, second.epochs].concat();
         let stages: Vec<_> = first.stages.into_iter().chain(second.stages).collect();
         assert_eq!(numbers(&epochs, &stages), expected, "stopped at {patience}");
@@ -44,13 +45,23 @@ fn is_the_same_however_it_is_stopped(architecture: Architecture, pick: impl Fn(u
 
 #[test]
 fn a_run_that_is_stopped_before_any_batch_goes_on_and_ends_with_the_same_numbers() {
-    is_the_same_however_it_is_stopped(SimpleCnn, |_| true);
+    is_the_same_however_it_is_stopped(|| whole(SimpleCnn), |_| true);
 }
 
 #[test]
 fn so_does_one_with_batch_norms_stopped_within_an_epoch() {
     // Three batches for the features, two head epochs of three, and into the second of all.
-    is_the_same_however_it_is_stopped(ResNet50, |patience| patience == 3 + 6 + 4);
+    is_the_same_however_it_is_stopped(|| whole(ResNet50), |patience| patience == 3 + 6 + 4);
+}
+
+#[test]
+fn so_does_one_with_all_that_a_plan_can_ask_for() {
+    let everything = || {
+        let mut plan = how::everything(SimpleCnn);
+        plan.stages[0].steps[1].range_test = Some(RangeTest { from: 1e-5, to: 1e-1, batches: 20 });
+        job(plan)
+    };
+    is_the_same_however_it_is_stopped(everything, |_| true);
 }
 
 #[test]

@@ -175,7 +175,7 @@ async fn resume_training_run(
 async fn asked(state: &AppState, id: RunId, run: Option<Run>) -> Result<impl IntoResponse + use<>, ApiError> {
     let run = run.ok_or(ApiError::NotFound("training run"))?;
     state.run_queued.notify_one();
-    Ok(answer::accepted(place(id), shown(&state, run).await?))
+    Ok(answer::accepted(place(id), shown(state, run).await?))
 }
 
 /// Removes a run that does not train, with its epochs, checkpoints and evaluations. Its models stay.

@@ -40,7 +40,8 @@ pub(super) fn run(inbox: &mpsc::Receiver<Command>, config: EngineConfig, device:
     while let Some(command) = next.take() {
         match command {
             Command::Load { id, bytes, reply } => {
-                let loaded = Classifier::load(id, &bytes, device).map(|fresh| switch(&mut classifier, fresh, current));
+                let loaded = Classifier::load(id, &bytes, device, config.max_batch_size);
+                let loaded = loaded.map(|fresh| switch(&mut classifier, fresh, current));
                 // A requester that went away does not undo the switch.
                 drop(reply.send(loaded));
             }

@@ -21,6 +21,9 @@ use tempfile::TempDir;
 
 const KILLS: usize = 20;
 
+/// How the names of files begin that fill a disk.
+const FILLER: &str = "filler";
+
 /// Two stages, head and whole network, dropout: everything that has a state, with checkpoints within its epochs.
 fn plan() -> Value {
     let step = |scope, epochs| json!({"scope": scope, "learning_rate": 1e-3, "epochs": epochs});
@@ -188,7 +191,7 @@ fn a_run_that_cannot_write_waits_until_it_can() {
 #[test]
 fn a_run_outlives_a_full_disk() {
     let folder = with_phantoms();
-    let Some(disk) = SmallDisk::mount(&folder.path().join("data/runs")) else {
+    let Some(disk) = SmallDisk::under(&folder.path().join("data")) else {
         eprintln!("SKIPPED: no file system can be mounted here, so no full disk was tried");
         return;
     };
@@ -223,16 +226,22 @@ fn stands_still(server: &Running, run: &str, hinder: impl Fn()) {
 struct SmallDisk(PathBuf);
 
 impl SmallDisk {
-    fn mount(at: &Path) -> Option<Self> {
-        fs::create_dir_all(at).unwrap();
-        let mount = Command::new("mount").args(["-t", "tmpfs", "-o", "size=64m", "tmpfs"]).arg(at).output();
-        mount.is_ok_and(|output| output.status.success()).then(|| Self(at.to_owned()))
+    /// Below a folder, whose files move there: database and all.
+    fn under(folder: &Path) -> Option<Self> {
+        let aside = folder.with_extension("aside");
+        fs::rename(folder, &aside).unwrap();
+        fs::create_dir(folder).unwrap();
+        let mount = Command::new("mount").args(["-t", "tmpfs", "-o", "size=96m", "tmpfs"]).arg(folder).output();
+        let disk = mount.is_ok_and(|output| output.status.success()).then(|| Self(folder.to_owned()))?;
+        let copied = Command::new("cp").arg("-a").arg(aside.join(".")).arg(folder).status();
+        assert!(copied.unwrap().success());
+        Some(disk)
     }
 
     fn fill(&self) {
-        let mut size = 64 << 20;
+        let mut size = 96 << 20;
         while size > 0 {
-            if fs::write(self.0.join(format!("filler{size}")), vec![1; size]).is_err() {
+            if fs::write(self.0.join(format!("{FILLER}{size}")), vec![1; size]).is_err() {
                 size /= 2;
             }
         }
@@ -241,7 +250,7 @@ impl SmallDisk {
     fn free(&self) {
         for entry in fs::read_dir(&self.0).unwrap() {
             let path = entry.unwrap().path();
-            if path.is_file() {
+            if path.file_name().unwrap().to_str().unwrap().starts_with(FILLER) {
                 fs::remove_file(path).unwrap();
             }
         }

@@ -3,7 +3,7 @@
 use std::{path::Path, time::Duration};
 
 use sqlx::{
-    Sqlite, SqlitePool, Transaction,
+    Connection, Sqlite, SqlitePool, Transaction,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 use tokio::sync::watch;
@@ -94,7 +94,12 @@ fn options(file: &Path) -> SqliteConnectOptions {
 
 fn pool(connections: u32) -> SqlitePoolOptions {
     // Connections to a local file do not go stale: closing and reopening them would only cost.
-    SqlitePoolOptions::new().max_connections(connections).idle_timeout(None).max_lifetime(None)
+    let options = SqlitePoolOptions::new().max_connections(connections).idle_timeout(None).max_lifetime(None);
+    // But when the disk is full, SQLite ends a transaction by itself, and the connection waits for an end that never comes.
+    options.before_acquire(|connection, _| {
+        let is_free = !connection.is_in_transaction();
+        Box::pin(async move { Ok(is_free) })
+    })
 }
 
 #[cfg(test)]
@@ -140,6 +145,22 @@ mod tests {
         assert_eq!(datasets::get(&db, dataset.id).await.unwrap(), Some(dataset));
         assert_eq!(radiographs::get(&db, radiograph.id).await.unwrap(), Some(radiograph));
         assert_eq!(runs::get(&db, run.id).await.unwrap().unwrap().status, RunStatus::Queued);
+    }
+
+    #[tokio::test]
+    async fn a_database_that_was_full_can_be_written_again() {
+        let (_dir, db) = fixtures::db().await;
+        let dataset = fixtures::stored_dataset(&db).await;
+        // A bound on the file, of this connection alone, in place of a full disk.
+        sqlx::query("pragma max_page_count = 1").execute(db.write()).await.unwrap();
+        let mut tx = db.begin().await.unwrap();
+        let fill = "update datasets set description = hex(zeroblob(10000000))";
+        let error = StoreError::from(sqlx::query(fill).execute(&mut *tx).await.unwrap_err());
+        assert!(error.is_of_the_disk(), "{error}");
+        drop(tx);
+        let tx = db.begin().await.unwrap();
+        drop(tx);
+        assert_eq!(datasets::get(&db, dataset.id).await.unwrap(), Some(dataset));
     }
 
     #[tokio::test]

@@ -64,7 +64,7 @@ impl Bench {
     /// As the engine's thread does it, from grey squares to probabilities in main memory.
     fn predict(&self, case: &Case, images: &[&[u8]]) -> Result<Timed, CliError> {
         let file = self.subject.model_file(case.image_size)?;
-        let classifier = Classifier::load(ModelId::new(), &file, &self.device, case.batch)?;
+        let classifier = Classifier::load(ModelId::new(), &file, &self.device, case.batch as usize)?;
         drop(file);
         let mut probabilities = Vec::new();
         let mut clock = Clock::new(case, &self.device);

@@ -95,9 +95,12 @@ fn a_run_whose_server_is_killed_twenty_times_ends_with_the_same_numbers() {
     let run = server.submit("simple-cnn", &plan());
     let mut rng = ChaCha8Rng::seed_from_u64(4);
     for kill in 0..KILLS {
-        server.wait_for(&format!("/v1/training-runs/{run}"), |run| run["status"] != "queued");
-        thread::sleep(Duration::from_millis(rng.random_range(0..400)));
-        assert_eq!(status(&server, &run), "running", "the run is too short: it ended before kill {kill}");
+        thread::sleep(Duration::from_millis(rng.random_range(0..500)));
+        let status = status(&server, &run);
+        assert!(
+            ["queued", "running"].contains(&status.as_str()),
+            "before kill {kill} the run is {status}: make it longer"
+        );
         server.end("-KILL");
         server = Running::start(folder.path(), &[]);
     }

@@ -5,6 +5,7 @@ mod blobs;
 mod caches;
 mod columns;
 mod db;
+mod files;
 
 pub mod checkpoints;
 pub mod datasets;

@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use thorax::{
     domain::{
         BlockVariant, ClassList, ConfusionMatrix, DatasetId, EpochRecord, EpochScores, EvaluationId, ModelId,
-        ModelSpec, Normalisation, RunId, RunProgress, RunStatus, Sha256, Split, recipe,
+        ModelSpec, Normalisation, RunId, RunStatus, Sha256, Split, recipe,
     },
     store::{Db, Evaluation, Model, Run, models, runs},
 };
@@ -109,23 +109,9 @@ async fn data_folder() -> (TempDir, Db) {
 /// A queued run; its identifier.
 async fn stored(db: &Db, name: &str, from: &str) -> String {
     let run = Run {
-        id: RunId::new(),
-        dataset_id: DatasetId::new(),
-        dataset_fingerprint: "f".repeat(64),
         name: Some(name.into()),
         recipe: Some(from.into()),
-        plan: recipe(from).unwrap().plan,
-        seed: 1,
-        status: RunStatus::Queued,
-        progress: RunProgress::default(),
-        device: None,
-        error: None,
-        starts: 0,
-        initial_weights_sha256: None,
-        repeats: None,
-        created_at: Timestamp::now(),
-        started_at: None,
-        finished_at: None,
+        ..Run::queued(DatasetId::new(), "f".repeat(64), recipe(from).unwrap().plan, 1)
     };
     runs::create(db, &run).await.unwrap();
     run.id.to_string()

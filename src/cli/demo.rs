@@ -15,7 +15,7 @@ use crate::{
         self, NewRadiograph, PatientIds,
         phantom::{self, Phantom},
     },
-    domain::{ClassList, DatasetId, PlanOverrides, RunId, RunProgress, RunStatus, Scope, Stage, Step, recipe},
+    domain::{ClassList, DatasetId, PlanOverrides, RunStatus, Scope, Stage, Step, recipe},
     imaging,
     store::{self, Dataset, Page, Run},
 };
@@ -109,23 +109,14 @@ async fn queue_run(folder: &DataFolder, dataset: &Dataset) -> Result<(), CliErro
     let stages = vec![Stage { image_size: 64, steps: vec![Step::new(Scope::All, 1e-3, 12)] }];
     let base = recipe(RECIPE).expect("a recipe of the program's own").plan;
     let run = Run {
-        id: RunId::new(),
-        dataset_id: dataset.id,
-        dataset_fingerprint: store::datasets::fingerprint(&folder.db, dataset.id).await?,
         name: Some("demo".into()),
         recipe: Some(RECIPE.into()),
-        plan: base.with(PlanOverrides { stages: Some(stages), ..PlanOverrides::default() }),
-        seed: SEED,
-        initial_weights_sha256: None,
-        repeats: None,
-        status: RunStatus::Queued,
-        progress: RunProgress::default(),
-        device: None,
-        error: None,
-        starts: 0,
-        created_at: Timestamp::now(),
-        started_at: None,
-        finished_at: None,
+        ..Run::queued(
+            dataset.id,
+            store::datasets::fingerprint(&folder.db, dataset.id).await?,
+            base.with(PlanOverrides { stages: Some(stages), ..PlanOverrides::default() }),
+            SEED,
+        )
     };
     Ok(store::runs::create(&folder.db, &run).await?)
 }

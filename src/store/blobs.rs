@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use object_store::{ObjectStoreExt, PutPayload, local::LocalFileSystem, path::Path as Key};
 
-use super::StoreError;
+use super::{StoreError, files::sync_folder};
 use crate::domain::Sha256;
 
 /// Content-addressed files below the data folder, written by temporary name, fsync and rename.
@@ -67,11 +67,6 @@ fn create_folders(root: &Path) -> std::io::Result<()> {
     }
     sync_folder(root)?;
     root.parent().map_or(Ok(()), sync_folder)
-}
-
-/// Puts the folder's entries on the disk.
-fn sync_folder(folder: &Path) -> std::io::Result<()> {
-    if cfg!(unix) { std::fs::File::open(folder)?.sync_all() } else { Ok(()) }
 }
 
 fn key(hash: &Sha256) -> Key {

@@ -1,11 +1,14 @@
 //! Folders of what can be made again, one for each data set: the images as training decoded and resized them.
 
 use std::{
-    io::{self, ErrorKind},
+    io,
     path::{Path, PathBuf},
 };
 
-use super::{Db, StoreError, datasets};
+use super::{
+    Db, StoreError, datasets,
+    files::{entries, unless_missing},
+};
 use crate::domain::DatasetId;
 
 /// How the name of a file ends that is still being made.
@@ -57,26 +60,6 @@ async fn remove_unfinished(folder: &Path) -> io::Result<()> {
         }
     }
     Ok(())
-}
-
-/// What is in a folder; nothing when it is missing.
-async fn entries(folder: &Path) -> io::Result<Vec<PathBuf>> {
-    let mut reader = match tokio::fs::read_dir(folder).await {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-        reader => reader?,
-    };
-    let mut found = Vec::new();
-    while let Some(entry) = reader.next_entry().await? {
-        found.push(entry.path());
-    }
-    Ok(found)
-}
-
-fn unless_missing(outcome: io::Result<()>) -> io::Result<()> {
-    match outcome {
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-        outcome => outcome,
-    }
 }
 
 fn failed(path: &Path) -> impl FnOnce(io::Error) -> StoreError {

@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    io::{self, ErrorKind},
+    io,
     path::{Path, PathBuf},
 };
 
@@ -10,7 +10,11 @@ use jiff::Timestamp;
 use sha2::Digest;
 use sqlx::SqliteConnection;
 
-use super::{Db, StoreError, columns, losses, runs};
+use super::{
+    Db, StoreError, columns,
+    files::{entries, sync_folder, unless_missing},
+    losses, runs,
+};
 use crate::domain::{Position, RunId, Sha256};
 
 /// How many are kept of a run: the last, and the one before should the last be torn.
@@ -125,7 +129,7 @@ impl CheckpointFiles {
 
     /// Removes what killed processes left: files that no row names, and folders of runs that are no more. Not while anything trains.
     pub async fn sweep(&self, db: &Db) -> Result<(), StoreError> {
-        for folder in entries(&self.root)? {
+        for folder in listed(&self.root).await? {
             // What has another name was not put there by this program.
             let Some(run) = folder.file_name().and_then(|name| name.to_str()?.parse().ok()) else { continue };
             if runs::get(db, run).await?.is_none() {
@@ -134,7 +138,8 @@ impl CheckpointFiles {
             }
             let named: Vec<String> =
                 of_run(db, run).await?.into_iter().map(|checkpoint| checkpoint.file.name).collect();
-            let names = entries(&folder)?.into_iter().filter_map(|path| Some(path.file_name()?.to_str()?.to_owned()));
+            let names =
+                listed(&folder).await?.into_iter().filter_map(|path| Some(path.file_name()?.to_str()?.to_owned()));
             self.remove(run, &names.filter(|name| !named.contains(name)).collect::<Vec<_>>()).await?;
         }
         Ok(())
@@ -152,23 +157,8 @@ fn write_durably(partial: &Path, path: &Path, write: &dyn Fn(&Path) -> io::Resul
     Ok((Sha256::from_digest(&hasher.finalize()), byte_length))
 }
 
-fn sync_folder(folder: &Path) -> io::Result<()> {
-    File::open(folder)?.sync_all()
-}
-
-fn entries(folder: &Path) -> Result<Vec<PathBuf>, StoreError> {
-    let read = match std::fs::read_dir(folder) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-        read => read.and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect()),
-    };
-    read.map_err(|source| StoreError::File { path: folder.to_owned(), source })
-}
-
-fn unless_missing(outcome: io::Result<()>) -> io::Result<()> {
-    match outcome {
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-        outcome => outcome,
-    }
+async fn listed(folder: &Path) -> Result<Vec<PathBuf>, StoreError> {
+    entries(folder).await.map_err(|source| StoreError::File { path: folder.to_owned(), source })
 }
 
 /// The checkpoints of a run, the newest first.

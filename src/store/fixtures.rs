@@ -64,23 +64,9 @@ pub async fn stored_radiograph(db: &Db, dataset: &Dataset, content: &str) -> Rad
 /// A queued run with a seed beyond `i32`.
 pub fn run(dataset: &Dataset) -> Run {
     Run {
-        id: RunId::new(),
-        dataset_id: dataset.id,
-        dataset_fingerprint: "f".repeat(64),
         name: Some("first".into()),
         recipe: Some("covid-resnet".into()),
-        plan: recipe("covid-resnet").unwrap().plan,
-        seed: u32::MAX,
-        initial_weights_sha256: None,
-        repeats: None,
-        status: RunStatus::Queued,
-        progress: RunProgress::default(),
-        device: None,
-        error: None,
-        starts: 0,
-        created_at: Timestamp::now(),
-        started_at: None,
-        finished_at: None,
+        ..Run::queued(dataset.id, "f".repeat(64), recipe("covid-resnet").unwrap().plan, u32::MAX)
     }
 }
 

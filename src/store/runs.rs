@@ -1,6 +1,7 @@
 //! Training runs and their epochs. A state changes only inside a write transaction and only as
 //! [`RunStatus::move_to`] allows.
 
+mod queued;
 mod row;
 
 use jiff::Timestamp;

@@ -1,10 +1,10 @@
 //! The order of the training images: a pure function of seed and place, so that a run can be repeated.
 
-use rand::{RngCore, SeedableRng, seq::SliceRandom};
+use rand::{RngCore, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-use super::TrainingJob;
+use super::{TrainingJob, random::seeded};
 use crate::domain::Sampling;
 
 /// Where in a plan an epoch stands; each counts from 1.
@@ -96,13 +96,8 @@ pub(super) fn in_order(indices: &[usize], batch_size: u32) -> Vec<Vec<usize>> {
 }
 
 /// A generator of its own for each epoch: an epoch can be repeated without the ones before it.
-fn rng(seed: u64, place: Place) -> ChaCha8Rng {
-    let mut bytes = [0; 32];
-    bytes[..8].copy_from_slice(&seed.to_le_bytes());
-    for (slot, part) in bytes[8..].chunks_mut(4).zip([place.stage, place.step, place.epoch]) {
-        slot.copy_from_slice(&part.to_le_bytes());
-    }
-    ChaCha8Rng::from_seed(bytes)
+fn rng(seed: u64, Place { stage, step, epoch }: Place) -> ChaCha8Rng {
+    seeded(seed, &[stage, step, epoch])
 }
 
 #[cfg(test)]

@@ -21,9 +21,13 @@ pub(super) fn generator(seed: u64, place: Place, batch: usize, draw: Draw) -> Ch
         Draw::Change(image) => (1, image),
         Draw::Mix => (2, 0),
     };
+    seeded(seed, &[place.stage, place.step, place.epoch, batch as u32, image as u32, purpose])
+}
+
+/// The generator of a run's seed and of at most six numbers that say what it is for.
+pub(super) fn seeded(seed: u64, parts: &[u32]) -> ChaCha8Rng {
     let mut bytes = [0; 32];
     bytes[..8].copy_from_slice(&seed.to_le_bytes());
-    let parts = [place.stage, place.step, place.epoch, batch as u32, image as u32, purpose];
     for (slot, part) in bytes[8..].chunks_mut(4).zip(parts) {
         slot.copy_from_slice(&part.to_le_bytes());
     }

@@ -1,7 +1,6 @@
 //! `/v1/training-runs/{id}/repeat` and `/images`: what a run was trained on, and the same run again.
 
 use axum::{Json, extract::State, response::IntoResponse};
-use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
@@ -10,7 +9,7 @@ use super::{
     queue::{TrainingRun, shown},
 };
 use crate::{
-    domain::{InitialWeights, RunId, RunProgress, RunStatus, Sha256, Split},
+    domain::{InitialWeights, RunId, Sha256, Split},
     http::{
         ApiError, AppState,
         answer::{self, Conflict, Malformed, NotFound},
@@ -82,17 +81,11 @@ pub async fn repeat_training_run(
 
 fn again(first: Run) -> Run {
     Run {
-        id: RunId::new(),
+        name: first.name,
+        recipe: first.recipe,
+        initial_weights_sha256: first.initial_weights_sha256,
         repeats: Some(first.id),
-        status: RunStatus::Queued,
-        progress: RunProgress::default(),
-        device: None,
-        error: None,
-        starts: 0,
-        created_at: Timestamp::now(),
-        started_at: None,
-        finished_at: None,
-        ..first
+        ..Run::queued(first.dataset_id, first.dataset_fingerprint, first.plan, first.seed)
     }
 }
 

@@ -1,14 +1,10 @@
 //! A run as it is submitted: read field by field, completed from its recipe, and checked against the data, so that one
 //! answer names everything that is wrong.
 
-use jiff::Timestamp;
 use utoipa::ToSchema;
 
 use crate::{
-    domain::{
-        self, Architecture, DatasetId, InitialWeights, PlanOverrides, RunId, RunProgress, RunStatus, Scope, Split,
-        Stage, Step, TrainingPlan,
-    },
+    domain::{self, Architecture, DatasetId, InitialWeights, PlanOverrides, Scope, Split, Stage, Step, TrainingPlan},
     http::{
         ApiError, AppState, FieldError,
         fields::{Fields, JsonObject, all_right},
@@ -112,23 +108,9 @@ impl Draft {
 
     fn into_run(self, dataset_id: DatasetId, dataset_fingerprint: String) -> Run {
         Run {
-            id: RunId::new(),
-            dataset_id,
-            dataset_fingerprint,
             name: self.name,
             recipe: Some(self.recipe),
-            plan: self.plan,
-            seed: self.seed,
-            initial_weights_sha256: None,
-            repeats: None,
-            status: RunStatus::Queued,
-            progress: RunProgress::default(),
-            device: None,
-            error: None,
-            starts: 0,
-            created_at: Timestamp::now(),
-            started_at: None,
-            finished_at: None,
+            ..Run::queued(dataset_id, dataset_fingerprint, self.plan, self.seed)
         }
     }
 }

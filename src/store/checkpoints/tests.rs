@@ -39,7 +39,7 @@ async fn a_file_comes_back_as_it_was_written_and_damaged_or_missing_is_refused()
     let file = files.write(run, 3, &|path| std::fs::write(path, "weights")).unwrap();
     assert_eq!((file.name.as_str(), file.byte_length), ("checkpoint-3.safetensors", 7));
     assert_eq!(files.read(run, &file).unwrap(), b"weights");
-    assert_eq!(entries(&files.folder(run)).unwrap().len(), 1, "nothing temporary is left");
+    assert_eq!(entries(&files.folder(run)).await.unwrap().len(), 1, "nothing temporary is left");
     std::fs::write(files.folder(run).join(&file.name), "weight").unwrap();
     assert!(files.read(run, &file).unwrap_err().is_of_the_disk());
     files.remove(run, std::slice::from_ref(&file.name)).await.unwrap();
@@ -47,15 +47,15 @@ async fn a_file_comes_back_as_it_was_written_and_damaged_or_missing_is_refused()
     assert!(files.read(run, &file).is_err());
 }
 
-#[test]
-fn a_file_that_cannot_be_written_whole_leaves_nothing() {
+#[tokio::test]
+async fn a_file_that_cannot_be_written_whole_leaves_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let files = CheckpointFiles::new(dir.path());
     let run = RunId::new();
     let half = |path: &Path| std::fs::write(path, "wei").and(Err(io::Error::other("disk full")));
     let error = files.write(run, 1, &half).unwrap_err();
     assert!(error.to_string().contains("disk full") && error.is_of_the_disk());
-    assert!(entries(&files.folder(run)).unwrap().is_empty());
+    assert!(entries(&files.folder(run)).await.unwrap().is_empty());
 }
 
 #[tokio::test]
@@ -123,6 +123,6 @@ async fn a_sweep_takes_what_no_row_names() {
     let gone = RunId::new();
     write(gone, 1);
     files.sweep(&db).await.unwrap();
-    assert_eq!(entries(&files.folder(run)).unwrap(), [files.folder(run).join(&kept.file.name)]);
+    assert_eq!(entries(&files.folder(run)).await.unwrap(), [files.folder(run).join(&kept.file.name)]);
     assert!(!files.folder(gone).exists());
 }

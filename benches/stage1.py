@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
 import urllib.request
 
 import numpy as np
@@ -140,8 +141,11 @@ class Server:
         data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
         kind = "application/octet-stream" if isinstance(body, bytes) else "application/json"
         request = urllib.request.Request(self.address + path, data, {"Content-Type": kind})
-        with urllib.request.urlopen(request) as answer:
-            return json.load(answer)
+        try:
+            with urllib.request.urlopen(request) as answer:
+                return json.load(answer)
+        except urllib.error.HTTPError as refusal:
+            sys.exit(f"{path}: {refusal.code} {refusal.read().decode()}")
 
     def wait_for(self, path, unfinished):
         while (shown := self.call(path))["status"] in unfinished:

@@ -4,11 +4,13 @@
 mod folder;
 mod server;
 mod signal;
+mod trainer;
 
 use std::{net::SocketAddr, path::PathBuf};
 
 pub use folder::DataFolder;
 pub use server::Server;
+pub use trainer::Trainer;
 
 use crate::{nn::NnError, store::StoreError};
 

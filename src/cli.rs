@@ -7,6 +7,7 @@ mod openapi;
 mod phantoms;
 mod runs;
 mod serve;
+mod train;
 mod weights;
 
 use std::{io, path::PathBuf, process::ExitCode};
@@ -18,8 +19,8 @@ use crate::{
     app::AppError,
     config::ServerConfig,
     dataset::AddError,
-    domain::{InvalidClasses, RunId},
-    http::CompareError,
+    domain::{InvalidClasses, RunId, RunStatus},
+    http::{ApiError, CompareError},
     nn::NnError,
     store::StoreError,
     telemetry,
@@ -31,9 +32,10 @@ use crate::{
 #[derive(Parser, Debug)]
 #[command(name = "thorax", version, args_conflicts_with_subcommands = true)]
 pub struct Cli {
-    /// What is logged on standard error: a level (`error`, `warn`, `info`, `debug`), or levels by module.
-    #[arg(long, env = "THORAX_LOG", value_name = "FILTER", default_value = "info", global = true)]
-    log: String,
+    /// What is logged on standard error: a level (`error`, `warn`, `info`, `debug`), or levels by module. [default: info; for `train`,
+    /// which tells by itself what happens, warn]
+    #[arg(long, env = "THORAX_LOG", value_name = "FILTER", global = true)]
+    log: Option<String>,
 
     #[command(flatten)]
     server: ServerConfig,
@@ -51,6 +53,9 @@ enum Command {
     /// Imports a folder of labelled radiographs into a data set. Bad rows and files are reported and do not stop the
     /// rest; importing twice adds nothing.
     Import(import::ImportArgs),
+    /// Trains without a server, and leaves the same runs and models. A run that is interrupted goes on with `--resume`, or when a
+    /// server starts on the folder.
+    Train(train::TrainArgs),
     /// ImageNet weights.
     Weights(weights::WeightsArgs),
     /// Looks at training runs, whether a server runs or not.
@@ -87,6 +92,16 @@ pub(crate) enum CliError {
     NoDatabase(PathBuf),
     #[error("{folder} holds no training run {id}")]
     NoRun { id: RunId, folder: PathBuf },
+    #[error("there is no data set {0:?}: `thorax import --dataset NAME FOLDER` makes one")]
+    NoDataset(String),
+    #[error("{0}")]
+    Refused(String),
+    #[error("--stages takes numbers from 1 to {known}, the stages of the plan")]
+    Stages { known: usize },
+    #[error("the run is {status}: {error}")]
+    Training { status: RunStatus, error: String },
+    #[error("interrupted: `thorax train --resume {0}` goes on, and so does a server that starts on this folder")]
+    Interrupted(RunId),
     #[error(transparent)]
     Bench(#[from] bench::BenchError),
     #[error(transparent)]
@@ -101,6 +116,16 @@ pub(crate) enum CliError {
     Log(#[from] tracing_subscriber::filter::ParseError),
 }
 
+impl CliError {
+    /// A request that the interface refuses, with each thing that is wrong.
+    fn refused(error: ApiError) -> Self {
+        let what = error.to_string();
+        let ApiError::Invalid(fields) = error else { return Self::Refused(what) };
+        let fields = fields.iter().map(|field| format!("{}: {}", field.pointer, field.detail));
+        Self::Refused(std::iter::once(what).chain(fields).collect::<Vec<_>>().join("\n  "))
+    }
+}
+
 /// Runs the program; failures go to standard error and end it with 1.
 pub fn main() -> ExitCode {
     match run(Cli::parse()) {
@@ -113,7 +138,8 @@ pub fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<(), CliError> {
-    telemetry::init(&cli.log)?;
+    let quiet = matches!(cli.command, Some(Command::Train(_)));
+    telemetry::init(cli.log.as_deref().unwrap_or(if quiet { "warn" } else { "info" }))?;
     let runtime = Runtime::new()?;
     let outcome = runtime.block_on(async {
         match cli.command {
@@ -123,6 +149,7 @@ fn run(cli: Cli) -> Result<(), CliError> {
             Some(Command::Import(args)) => import::run(args).await,
             Some(Command::Runs(args)) => runs::run(args).await,
             Some(Command::Phantoms(args)) => phantoms::run(&args),
+            Some(Command::Train(args)) => train::run(args).await,
             Some(Command::Weights(args)) => weights::run(args).await,
             Some(Command::Bench(args)) => bench::run(&args),
             Some(Command::Openapi) => openapi::print(),

@@ -27,7 +27,7 @@ pub use plan::{
     SelectionMetric, Stage, Step, TrainingPlan, WeightAveraging,
 };
 pub use queue::{Slot, slots};
-pub use range_test::{RangeTest, RateCurve};
+pub use range_test::{RangeTest, RateChoice, RateCurve, RatePoint};
 pub use recipe::{Recipe, recipe, recipes};
 pub use run::{EpochRecord, EpochScores, IllegalMove, Position, RunAction, RunProgress, RunStatus};
 pub use schedule::{BatchIndex, EarlyStopping, Schedule};

@@ -34,8 +34,10 @@ use utoipa_axum::router::OpenApiRouter;
 
 use crate::domain::BatchEvent;
 pub use comparison::{CompareError, MAX_COMPARED, compare};
+pub use fields::JsonObject;
 pub use problem::{ApiError, FieldError, Problem};
 pub use state::{AppState, Limits, MAX_EVENT_STREAMS};
+pub use training_runs::check as check_training_run;
 
 #[derive(OpenApi)]
 #[openapi(

@@ -30,8 +30,8 @@ use burn::tensor::Device;
 
 use crate::{
     domain::{
-        ClassList, ConfusionMatrix, EpochRecord, ModelSpec, RunProgress, SelectionMetric, Split, TrainedBatch,
-        TrainingPlan,
+        ClassList, ConfusionMatrix, EpochRecord, ModelSpec, RateChoice, RunProgress, SelectionMetric, Split,
+        TrainedBatch, TrainingPlan,
     },
     nn::{self, NnError},
 };
@@ -144,21 +144,6 @@ pub enum CacheOrigin {
         /// What was wrong with the one that was there.
         damage: Option<String>,
     },
-}
-
-/// The learning rate of a step by its range test.
-#[derive(Clone, Debug, PartialEq)]
-pub struct RateChoice {
-    /// From 1.
-    pub stage: u32,
-    /// From 1.
-    pub step: u32,
-    /// Learning rate and smoothed loss, batch by batch until it ran away.
-    pub curve: Vec<(f64, f64)>,
-    /// Where the loss falls fastest; none if it never does, and then the plan's rate is taken.
-    pub found: Option<f64>,
-    /// The plan's own.
-    pub planned: f64,
 }
 
 /// Told what happens; an error from it ends the run.

@@ -11,7 +11,10 @@ mod recorder;
 use std::{
     any::Any,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -24,7 +27,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    domain::{DeviceInfo, ModelId, RunStatus},
+    domain::{DeviceInfo, ModelId, RunId, RunStatus},
+    nn,
     store::{Blobs, Caches, CheckpointFiles, Db, Run, StoreError, runs},
     training::{self, TrainingError},
 };
@@ -92,17 +96,27 @@ impl WorkerHandle {
 /// Starts the worker. Runs that an earlier process left behind go on, each from its last checkpoint.
 pub fn start(context: WorkerContext) -> WorkerHandle {
     let stop = CancellationToken::new();
-    let worker = Worker { stop: stop.clone(), context: context.clone() };
+    let worker = Worker::new(context.clone(), stop.clone());
     WorkerHandle { stop, task: context.runtime.spawn(worker.work()) }
+}
+
+/// Trains one queued run to its end, or until `stop`, in a process that has no queue to work through.
+///
+/// # Errors
+/// When the run cannot be taken from the queue. How it ends is recorded with the run.
+pub async fn train_one(context: WorkerContext, run: RunId, stop: CancellationToken) -> Result<(), StoreError> {
+    if let Some(run) = runs::claim_one(&context.db, run, &context.device_info.name).await? {
+        Worker::new(context, stop).execute(run).await;
+    }
+    Ok(())
 }
 
 struct Worker {
     context: WorkerContext,
     stop: CancellationToken,
+    /// Queued runs then wait for the next start: one after the other would fail.
+    device_lost: AtomicBool,
 }
-
-/// How a training thread ended: training's own outcome, or the message of a panic.
-type Outcome = Result<Result<(), TrainingError>, String>;
 
 /// What becomes of a run whose training is over.
 enum Ending {
@@ -115,6 +129,10 @@ enum Ending {
 }
 
 impl Worker {
+    fn new(context: WorkerContext, stop: CancellationToken) -> Self {
+        Self { context, stop, device_lost: AtomicBool::new(false) }
+    }
+
     async fn work(self) {
         let WorkerContext { db, device_info, .. } = &self.context;
         match runs::requeue_orphans(db).await {
@@ -123,6 +141,13 @@ impl Worker {
             Err(error) => tracing::error!(%error, "runs that an earlier process was at cannot be queued again"),
         }
         while !self.stop.is_cancelled() {
+            if self.device_lost.load(Ordering::Relaxed) {
+                tracing::error!(
+                    device = device_info.name,
+                    "the device is lost: queued runs wait until the server is started again"
+                );
+                return self.stop.cancelled().await;
+            }
             match runs::claim(db, &device_info.name).await {
                 Ok(Some(run)) => self.execute(run).await,
                 Ok(None) => self.wait_for_work().await,
@@ -218,8 +243,27 @@ impl Worker {
             return failed(format!("the training thread cannot be started: {error}"));
         }
         match receiver.await {
-            Ok((outcome, recorder)) => conclude(outcome, recorder.into_stop_reason()),
+            Ok((Ok(outcome), recorder)) => conclude(outcome, recorder.into_stop_reason()),
+            Ok((Err(panic), _)) => failed(self.diagnose(&panic).await),
             Err(_) => failed("the training thread vanished".into()),
+        }
+    }
+
+    /// What a panic of the training thread means. A GPU that is gone shows itself by one; then no other run is begun on it.
+    async fn diagnose(&self, panic: &str) -> String {
+        let WorkerContext { device, device_info, .. } = &self.context;
+        let device = device.clone();
+        let probed = tokio::task::spawn_blocking(move || nn::still_computes(&device)).await;
+        match probed.map_err(|error| error.to_string()).flatten() {
+            Ok(()) => format!("training panicked: {panic}; resume goes on from the last checkpoint"),
+            Err(why) => {
+                self.device_lost.store(true, Ordering::Relaxed);
+                format!(
+                    "the device {} ({}) was lost in training ({panic}); now {why}. Look for its driver in the system's log, start \
+                     the server again, and resume the run: it goes on from its last checkpoint",
+                    device_info.name, device_info.description
+                )
+            }
         }
     }
 }
@@ -229,17 +273,16 @@ async fn is_cancelling(db: &Db, run: &Run) -> Result<bool, StoreError> {
 }
 
 /// A run that was to stop has stopped, whether or not its last checkpoint could be written.
-fn conclude(outcome: Outcome, stopped: Option<StopReason>) -> Ending {
+fn conclude(outcome: Result<(), TrainingError>, stopped: Option<StopReason>) -> Ending {
     match (outcome, stopped) {
-        (Ok(Ok(())), _) => Ending::Final(RunStatus::Succeeded, None),
-        (Ok(Err(TrainingError::Stopped | TrainingError::Observer(_))), Some(reason)) => match reason {
+        (Ok(()), _) => Ending::Final(RunStatus::Succeeded, None),
+        (Err(TrainingError::Stopped | TrainingError::Observer(_)), Some(reason)) => match reason {
             StopReason::Cancelled => Ending::Final(RunStatus::Cancelled, None),
             StopReason::Paused => Ending::Paused,
             StopReason::Shutdown => Ending::Interrupted,
             StopReason::Store(error) => failed(error.to_string()),
         },
-        (Ok(Err(error)), _) => failed(error.to_string()),
-        (Err(panic), _) => failed(format!("training panicked: {panic}; resume goes on from the last checkpoint")),
+        (Err(error), _) => failed(error.to_string()),
     }
 }
 

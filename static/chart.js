@@ -1,4 +1,4 @@
-// Line charts: small SVG, with axes. Of a stage with a mark for every epoch and its figures as a title, and of a run's batches.
+// Line charts: small SVG, with axes. Of a stage with a mark for every epoch and its figures as a title, of a run's batches, and of a range test.
 
 import { h, svg } from './dom.js';
 
@@ -54,6 +54,33 @@ export function trace({ title, points, format }) {
     h('figcaption', {}, h('span', { class: 'curve-title' }, title), h('span', { class: 'latest' }, `batch ${last.step}: ${format(last.loss)}`)), drawing);
 }
 
+/** A range test, `curve`: [{learning_rate, loss}]: the loss over the rates, whose decades are evenly spread, and a mark at `chosen`. */
+export function sweep({ title, curve, chosen, format, rate }) {
+  const decade = ({ learning_rate: one }) => Math.log10(one);
+  const x = scale([decade(curve[0]), decade(curve.at(-1))], [LEFT + 8, WIDTH - RIGHT - 8]);
+  const losses = curve.map(({ loss }) => loss);
+  const ticks = axisTicks([0, Math.max(...losses, 1e-6)]);
+  const y = scale([ticks[0], ticks.at(-1)], [HEIGHT - BOTTOM, TOP]);
+  const taken = curve.find(({ learning_rate: one }) => one === chosen);
+  const label = `${title}: loss ${format(losses[0])} at ${rate(curve[0].learning_rate)}, lowest ${format(Math.min(...losses))}, `
+    + `${format(losses.at(-1))} at ${rate(curve.at(-1).learning_rate)}${taken ? `; ${rate(chosen)} was chosen` : ''}.`;
+  const drawing = svg('svg', { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: 'img', 'aria-label': label, class: 'chart' },
+    ...ticks.map((value) => horizontal(value, y, String)),
+    ...powersOfTen(curve).map((power) => below(power, x, rate(10 ** power))),
+    svg('text', { class: 'axis-name', x: WIDTH - RIGHT, y: HEIGHT - 4, 'text-anchor': 'end' }, 'learning rate'),
+    svg('path', { class: 'line batches', d: curve.map((at, i) => `${i ? 'L' : 'M'}${round(x(decade(at)))} ${round(y(at.loss))}`).join('') }),
+    taken && svg('circle', { class: 'best', cx: round(x(decade(taken))), cy: round(y(taken.loss)), r: 5.5 }));
+  return h('figure', { class: 'curve', 'data-chart': title },
+    h('figcaption', {}, h('span', { class: 'curve-title' }, title), h('span', { class: 'latest' }, taken ? `chosen: ${rate(chosen)}` : 'nothing chosen')), drawing);
+}
+
+/** The exponents of the powers of ten that a range test went through, at most eight of them. */
+function powersOfTen(curve) {
+  const [first, last] = [curve[0], curve.at(-1)].map(({ learning_rate: one }) => Math.log10(one));
+  const powers = Array.from({ length: Math.max(0, Math.floor(last) - Math.ceil(first) + 1) }, (_, i) => Math.ceil(first) + i);
+  return powers.filter((_, i) => i % Math.ceil(powers.length / 8) === 0);
+}
+
 function stageMarks(points, x) {
   return points.filter(({ stage }, i) => stage !== points[i - 1]?.stage).map(({ stage, step }, i) => {
     const at = i === 0 ? LEFT : round(x(step));
@@ -63,9 +90,9 @@ function stageMarks(points, x) {
   });
 }
 
-function below(value, x) {
+function below(value, x, text = String(value)) {
   return svg('g', { class: 'tick' },
-    svg('text', { x: round(x(value)), y: HEIGHT - BOTTOM + 15, 'text-anchor': 'middle' }, String(value)));
+    svg('text', { x: round(x(value)), y: HEIGHT - BOTTOM + 15, 'text-anchor': 'middle' }, text));
 }
 
 function legend(series, marked) {

@@ -1,7 +1,7 @@
 // One run: how far it is, its curves stage by stage, its scores and its models.
 
 import { all, get, send } from './api.js';
-import { chart, trace } from './chart.js';
+import { chart, sweep, trace } from './chart.js';
 import { h } from './dom.js';
 import { follow } from './events.js';
 import { evaluationDetail, inOrder, summaryTable } from './evaluation.js';
@@ -21,14 +21,15 @@ export default {
     const path = `/v1/training-runs/${id}`;
     const run = await get(path);
     const known = memo.epochs ?? [];
-    const [epochs, losses, evaluations, models, dataset] = await Promise.all([
+    const tested = run.plan.stages.some(({ steps }) => steps.some((step) => step.range_test));
+    const [epochs, losses, evaluations, models, dataset, tests] = await Promise.all([
       all(`${path}/epochs`, known.at(-1)?.sequence), loadLosses(run, memo), get(`${path}/evaluations`), all('/v1/models'),
-      memo.dataset ?? get(`/v1/datasets/${run.dataset_id}`).catch(unlessGone),
+      memo.dataset ?? get(`/v1/datasets/${run.dataset_id}`).catch(unlessGone), tested ? get(`${path}/range-tests`) : { items: [] },
     ]);
     memo.dataset = dataset;
     const last = known.at(-1)?.sequence ?? 0;
     memo.epochs = [...known, ...epochs.filter((epoch) => epoch.sequence > last)];
-    return { run, dataset, losses, epochs: memo.epochs, evaluations: evaluations.items, models: models.filter((model) => model.run_id === id) };
+    return { run, dataset, losses, epochs: memo.epochs, rateTests: tests.items, evaluations: evaluations.items, models: models.filter((model) => model.run_id === id) };
   },
   watch: (id, ctx, state) => follow(`/v1/training-runs/${id}/events`, hear(ctx), state),
   view(loaded, ctx) {
@@ -141,19 +142,28 @@ function queueText(run) {
   return [progressText(run), position, wait].filter(Boolean).join(' · ');
 }
 
-function curves({ run, epochs, points }) {
-  const live = points.length > 0 && trace({ title: 'Loss of each batch', points, format: (value) => format.score(value, 4) });
+function curves({ run, epochs, points, rateTests }) {
+  const live = [
+    points.length > 0 && trace({ title: 'Loss of each batch', points, format: (value) => format.score(value, 4) }),
+    rateTests.length > 0 && h('div', { class: 'curves' }, ...rateTests.map(rateTest)),
+  ];
   if (epochs.length === 0) {
     const why = isActive(run) ? 'The first points of the epochs appear when the first epoch is done.' : 'The run ended before its first epoch did.';
-    return [live, note(why)];
+    return [...live, note(why)];
   }
   const stages = [...new Set(epochs.map((epoch) => epoch.stage))];
   return [
-    live,
+    ...live,
     note(`Training figures are running means over an epoch’s batches; selection figures are on the ${run.plan.selection.split} split after it.`),
     ...stages.map((number) => stageCurves(run, number, epochs.filter((epoch) => epoch.stage === number))),
     h('details', { class: 'data' }, h('summary', {}, 'All epochs as a table'), epochTable(epochs)),
   ];
+}
+
+function rateTest({ stage, step, curve, chosen }) {
+  const title = `Range test of stage ${stage}, step ${step}`;
+  if (curve.length < 2) return note(`${title}: the loss was not finite from the start.`);
+  return sweep({ title, curve, chosen, format: (value) => format.score(value, 4), rate: format.rate });
 }
 
 function stageCurves(run, number, epochs) {

@@ -8,10 +8,9 @@ use std::{io::Write, path::Path};
 
 use clap::{Args, Subcommand};
 
-use self::{
-    show::Shown,
-    table::{Column, table},
-};
+pub(super) use show::Shown;
+
+use self::table::{Column, table};
 use super::{CliError, bench::architecture_name, serve::DATA_FOLDER};
 use crate::{
     app::DataFolder,

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{EpochRecord, EpochScores, ModelId, RunStatus};
+use super::{EpochRecord, EpochScores, ModelId, RateChoice, RunStatus};
 
 /// Something that happened to a run, and is kept.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -52,6 +52,9 @@ pub enum RunEvent {
         /// Its model.
         model_id: ModelId,
     },
+    /// A step's learning-rate range test ended.
+    #[serde(rename = "range_test")]
+    RangeTest(RateChoice),
     /// Something that a user should know, and that did not end the run.
     Warning {
         /// What.
@@ -76,6 +79,7 @@ impl RunEvent {
             Self::Epoch { .. } => "epoch",
             Self::Checkpoint { .. } => "checkpoint",
             Self::Stage { .. } => "stage",
+            Self::RangeTest(_) => "range_test",
             Self::Warning { .. } => "warning",
         }
     }
@@ -120,6 +124,7 @@ pub struct BatchEvent {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::RatePoint;
 
     #[test]
     fn the_kind_of_an_event_is_the_tag_that_it_is_written_with() {
@@ -137,6 +142,13 @@ mod tests {
             },
             RunEvent::Checkpoint { stage, step, epoch, batch: 7, byte_length: 1 << 40 },
             RunEvent::Stage { stage, model_id: ModelId::new() },
+            RunEvent::RangeTest(RateChoice {
+                stage,
+                step,
+                curve: vec![RatePoint { learning_rate: 1e-7, loss: 1.1 }],
+                chosen: None,
+                planned: 1e-3,
+            }),
             RunEvent::Warning { message: "the image cache was damaged".into() },
         ];
         for event in events {

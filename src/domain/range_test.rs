@@ -31,11 +31,35 @@ impl Default for RangeTest {
     }
 }
 
+/// The learning rate of a step by its range test.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct RateChoice {
+    /// Stage, from 1.
+    pub stage: u32,
+    /// Step within the stage, from 1.
+    pub step: u32,
+    /// Batch by batch, until the loss ran away.
+    pub curve: Vec<RatePoint>,
+    /// Where the loss fell fastest, which the step takes; null when it never fell.
+    pub chosen: Option<f64>,
+    /// The plan's, which the step takes then.
+    pub planned: f64,
+}
+
+/// A batch of a range test.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct RatePoint {
+    /// It was trained at.
+    pub learning_rate: f64,
+    /// Mean cross-entropy in nats, smoothed over this batch and those before.
+    pub loss: f64,
+}
+
 /// What a range test found.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct RateCurve {
-    /// Learning rate and smoothed loss, batch by batch.
-    pub points: Vec<(f64, f64)>,
+    /// Batch by batch.
+    pub points: Vec<RatePoint>,
     /// The moving average of the losses, which begins at zero.
     average: f64,
 }
@@ -68,15 +92,15 @@ impl RateCurve {
         }
         self.average = LEFT * self.average + (1.0 - LEFT) * loss;
         let smoothed = self.average / (1.0 - LEFT.powi(self.points.len() as i32 + 1));
-        self.points.push((rate, smoothed));
-        let lowest = self.points.iter().map(|(_, loss)| *loss).fold(f64::INFINITY, f64::min);
+        self.points.push(RatePoint { learning_rate: rate, loss: smoothed });
+        let lowest = self.points.iter().map(|point| point.loss).fold(f64::INFINITY, f64::min);
         smoothed <= DIVERGED * lowest
     }
 
     /// The rate at which the smoothed loss falls fastest over the logarithm of the rate, by the difference of its two neighbours; none
     /// where it never falls.
     pub fn steepest(&self) -> Option<f64> {
-        let slopes = self.points.windows(3).map(|near| (near[1].0, near[2].1 - near[0].1));
+        let slopes = self.points.windows(3).map(|near| (near[1].learning_rate, near[2].loss - near[0].loss));
         let steepest = slopes.min_by(|(_, one), (_, other)| one.total_cmp(other))?;
         (steepest.1 < 0.0).then_some(steepest.0)
     }
@@ -99,7 +123,7 @@ mod tests {
         let mut curve = RateCurve::default();
         assert!(curve.add(0.1, 2.0) && curve.add(0.2, 1.0));
         // 2, then (0.09 * 2 + 0.1 * 1) / 0.19.
-        assert!((curve.points[0].1 - 2.0).abs() < 1e-12 && (curve.points[1].1 - 0.28 / 0.19).abs() < 1e-12);
+        assert!((curve.points[0].loss - 2.0).abs() < 1e-12 && (curve.points[1].loss - 0.28 / 0.19).abs() < 1e-12);
     }
 
     #[test]

@@ -4,8 +4,8 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::{
-    Architecture, Augmentation, ClassWeights, InitialWeights, Optimizer, Sampling, Schedule, Scope, Selection,
-    SelectionMetric, Split, Stage, Step, TrainingPlan, plan::checkpoint_minutes,
+    Architecture, Augmentation, ClassWeights, InitialWeights, Optimizer, RangeTest, Sampling, Schedule, Scope,
+    Selection, SelectionMetric, Split, Stage, Step, TrainingPlan, plan::checkpoint_minutes,
 };
 
 /// A plan with a name.
@@ -69,8 +69,9 @@ fn covid_resnet_original() -> Recipe {
         name: "covid-resnet-original".into(),
         description: "The stages of covid-resnet as its authors trained them (COVID-ResNet, Farooq & Hafeez 2020, \
                       arXiv:2003.14395): images flipped vertically, turned by up to 15 degrees and lit otherwise, one \
-                      cycle of the learning rate a step, lower rates for lower layers, 25 epochs in the last stage, 41 \
-                      in all. Head steps run the frozen body in every epoch, because its images change."
+                      cycle of the learning rate a step, lower rates for lower layers, the rates of the whole network \
+                      found by a range test, 25 epochs in the last stage, 41 in all. Head steps run the frozen body in \
+                      every epoch, because its images change."
             .into(),
         plan: TrainingPlan {
             augmentation: Augmentation {
@@ -95,6 +96,7 @@ fn as_its_authors_trained(stage: &Stage) -> Stage {
         // Five groups below the head: the stem trains at a hundredth of its rate.
         layer_decay: if step.scope == Scope::All { 0.4 } else { 1.0 },
         epochs: if last { 25 } else { step.epochs },
+        range_test: (step.scope == Scope::All).then(RangeTest::default),
         ..step.clone()
     };
     Stage { steps: stage.steps.iter().map(step).collect(), ..*stage }
@@ -184,6 +186,7 @@ mod tests {
         let steps = plan.stages.iter().flat_map(|stage| &stage.steps);
         assert!(steps.clone().all(|step| matches!(step.schedule, Schedule::OneCycle { .. })));
         assert!(steps.clone().all(|step| (step.layer_decay < 1.0) == (step.scope == Scope::All)));
+        assert!(steps.clone().all(|step| step.range_test.is_some() == (step.scope == Scope::All)));
     }
 
     #[test]

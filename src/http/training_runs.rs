@@ -6,6 +6,8 @@ mod queue;
 mod repeat;
 mod submission;
 
+pub use submission::check;
+
 use axum::{Json, body::Bytes, extract::State, http::StatusCode, response::IntoResponse};
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
@@ -15,7 +17,7 @@ use self::{
     compare::*,
     queue::{TrainingRun, all_shown, shown},
     repeat::*,
-    submission::{NewTrainingRun, check},
+    submission::NewTrainingRun,
 };
 use super::{
     ApiError, AppState,
@@ -72,7 +74,7 @@ async fn create_training_run(
     State(state): State<AppState>,
     JsonBody(body): JsonBody<JsonObject>,
 ) -> Result<impl IntoResponse, ApiError> {
-    let run = check(&state, body).await?;
+    let run = check(&state.db, body).await?;
     store::runs::create(&state.db, &run).await?;
     state.run_queued.notify_one();
     Ok(answer::accepted(place(run.id), shown(&state, run).await?))

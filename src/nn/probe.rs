@@ -3,10 +3,19 @@
 //! A driver may take Burn's kernels and give wrong numbers without an error, and autotuning then prefers them: a kernel that does
 //! nothing is fast. Such a device would train to nonsense and answer clients with it, so it is refused before it is used.
 
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::mpsc,
+    time::Duration,
+};
+
 use burn::tensor::{Device, Tensor, TensorData, activation::log_softmax, module::conv2d, ops::ConvOptions};
 
 /// Largest difference, as a share of the largest number: a thousand times what rounding in another order makes.
 const TOLERANCE: f32 = 1e-3;
+
+/// How long a device is waited for.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What is computed on both; small, and between them the kinds of kernels that a step of training uses.
 type Computation = fn(&Device) -> Vec<f32>;
@@ -31,6 +40,29 @@ pub(super) fn check(device: &Device) -> Result<(), String> {
         compare(name, &compute(device), &compute(&cpu))?;
     }
     Ok(())
+}
+
+/// Whether a device that was right once still answers, and rightly.
+///
+/// # Errors
+/// What it does instead, in words.
+pub fn still_computes(device: &Device) -> Result<(), String> {
+    let device = device.clone();
+    within(PATIENCE, move || check(&device))
+}
+
+/// A device that is gone panics in the call, or never returns from it.
+fn within(patience: Duration, probe: impl FnOnce() -> Result<(), String> + Send + 'static) -> Result<(), String> {
+    let (sender, receiver) = mpsc::channel();
+    let probing = move || {
+        let outcome =
+            catch_unwind(AssertUnwindSafe(probe)).unwrap_or_else(|_| Err("it refuses every computation".into()));
+        // Nobody listens any more when it took too long.
+        let _ = sender.send(outcome);
+    };
+    let thread = std::thread::Builder::new().name("probe".into()).spawn(probing);
+    thread.map_err(|error| format!("it cannot be asked: {error}"))?;
+    receiver.recv_timeout(patience).unwrap_or_else(|_| Err(format!("it did not answer within {patience:?}")))
 }
 
 fn compare(name: &str, there: &[f32], here: &[f32]) -> Result<(), String> {
@@ -62,6 +94,19 @@ mod tests {
     #[test]
     fn the_cpu_agrees_with_itself() {
         assert_eq!(check(&Device::flex()), Ok(()));
+    }
+
+    #[test]
+    fn a_device_that_panics_or_hangs_or_errs_is_told_from_one_that_computes() {
+        let (_keeps_waiting, never) = mpsc::channel::<()>();
+        let told = |probe: Box<dyn FnOnce() -> Result<(), String> + Send>| within(Duration::from_millis(50), probe);
+        assert_eq!(within(PATIENCE, || check(&Device::flex())), Ok(()));
+        assert!(told(Box::new(|| panic!("lost"))).unwrap_err().contains("refuses"));
+        assert!(told(Box::new(move || never.recv().map_err(|error| error.to_string()))).unwrap_err().contains("50ms"));
+        assert_eq!(
+            within(PATIENCE, || Err("it computes a sum wrongly".into())),
+            Err("it computes a sum wrongly".into())
+        );
     }
 
     #[test]

@@ -1,13 +1,15 @@
 //! What happened to the runs. An event is written in the transaction of what it tells, so that neither is there without the
 //! other.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sqlx::SqliteConnection;
 use utoipa::ToSchema;
 
 use super::{Db, StoreError, columns};
-use crate::domain::{RunEvent, RunId, RunStatus};
+use crate::domain::{RateChoice, RunEvent, RunId, RunStatus};
 
 /// An event as it is kept.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -64,6 +66,24 @@ pub async fn list(db: &Db, run: RunId, after: u64, limit: u32) -> Result<Vec<Sto
     .fetch_all(db.read())
     .await?;
     rows.into_iter().map(Row::read).collect()
+}
+
+/// What the range tests of a run found, the last of each step, in the order of the steps.
+pub async fn range_tests(db: &Db, run: RunId) -> Result<Vec<RateChoice>, StoreError> {
+    let run = run.to_string();
+    let rows = sqlx::query_scalar!(
+        "select event_json from run_events where run_id = ? and event_json ->> '$.kind' = 'range_test' order by id",
+        run,
+    )
+    .fetch_all(db.read())
+    .await?;
+    let mut choices = BTreeMap::new();
+    for row in rows {
+        if let RunEvent::RangeTest(choice) = columns::from_json("run_events.event_json", &row)? {
+            choices.insert((choice.stage, choice.step), choice);
+        }
+    }
+    Ok(choices.into_values().collect())
 }
 
 /// The same, with the run's state; `None` when there is no such run. The state is read first: when it is final, so is the

@@ -1,6 +1,7 @@
 //! Training runs and their epochs. A state changes only inside a write transaction and only as
 //! [`RunStatus::move_to`] allows.
 
+mod claims;
 mod queued;
 mod row;
 
@@ -14,6 +15,7 @@ use crate::domain::{
     Architecture, DatasetId, EpochRecord, IllegalMove, Position, RunAction, RunEvent, RunId, RunProgress, RunStatus,
     Sha256, TrainingPlan,
 };
+pub use claims::{claim, claim_one, interrupt, requeue_orphans};
 use row::Row;
 
 /// A training run.
@@ -125,22 +127,6 @@ pub async fn list(db: &Db, status: Option<RunStatus>, page: &Page) -> Result<Vec
     rows.into_iter().map(Row::read).collect()
 }
 
-/// The oldest queued run, now running on `device`.
-pub async fn claim(db: &Db, device: &str) -> Result<Option<Run>, StoreError> {
-    let mut tx = db.begin().await?;
-    let row = sqlx::query_as!(Row, "select * from runs where status = 'queued' order by id limit 1")
-        .fetch_optional(&mut *tx)
-        .await?;
-    let Some(mut run) = row.map(Row::read).transpose()? else { return Ok(None) };
-    run.status = run.status.move_to(RunStatus::Running)?;
-    run.device = Some(device.to_owned());
-    run.started_at = run.started_at.or_else(|| Some(Timestamp::now()));
-    run.starts += 1;
-    write_state(&mut tx, &run).await?;
-    db.commit(tx).await?;
-    Ok(Some(run))
-}
-
 /// Cancels a run; as it is afterwards. `IllegalMove` where [`RunStatus::asked`] refuses.
 pub async fn cancel(db: &Db, id: RunId) -> Result<Option<Run>, StoreError> {
     ask(db, id, RunAction::Cancel).await
@@ -181,6 +167,7 @@ pub async fn resume(db: &Db, id: RunId, learning_rate: Option<f64>) -> Result<Op
             step.learning_rate = rate;
         }
         write_plan(&mut tx, &run).await?;
+        tell_rate(&mut tx, id, next, rate).await?;
     }
     if before != run.status {
         (run.error, run.finished_at, run.starts) = (None, None, 0);
@@ -188,6 +175,20 @@ pub async fn resume(db: &Db, id: RunId, learning_rate: Option<f64>) -> Result<Op
     }
     db.commit(tx).await?;
     Ok(Some(run))
+}
+
+/// The plan holds one rate a step, so that a repetition cannot change it half-way.
+async fn tell_rate(tx: &mut SqliteConnection, id: RunId, next: Position, rate: f64) -> Result<(), StoreError> {
+    let Position { stage, step, epoch, batch } = next;
+    if (epoch, batch) == (1, 0) {
+        return Ok(());
+    }
+    let message = format!(
+        "stage {stage}, step {step} goes on at the learning rate {rate} from epoch {epoch} on: a repetition of the run trains all \
+         of the step at this rate"
+    );
+    events::append_in(tx, id, &RunEvent::Warning { message }).await?;
+    Ok(())
 }
 
 async fn write_plan(tx: &mut SqliteConnection, run: &Run) -> Result<(), StoreError> {
@@ -310,37 +311,6 @@ pub async fn epochs(db: &Db, id: RunId, after: u32) -> Result<Vec<EpochRecord>, 
     .fetch_all(db.read())
     .await?;
     records.iter().map(|record| columns::from_json("epochs.record_json", record)).collect()
-}
-
-/// Puts a run that the program's end interrupts back into the queue; one that somebody asked to stop meanwhile stops. `IllegalMove` when
-/// it does not run.
-pub async fn interrupt(db: &Db, id: RunId) -> Result<(), StoreError> {
-    let mut tx = db.begin().await?;
-    let run = get_in(&mut tx, id).await?.ok_or(sqlx::Error::RowNotFound)?;
-    interrupt_in(&mut tx, run).await?;
-    db.commit(tx).await
-}
-
-async fn interrupt_in(tx: &mut SqliteConnection, mut run: Run) -> Result<(), StoreError> {
-    let next = if run.status == RunStatus::Cancelling { RunStatus::Cancelled } else { RunStatus::Queued };
-    run.status = run.status.move_to(next)?;
-    run.finished_at = next.is_final().then(Timestamp::now);
-    write_state(tx, &run).await
-}
-
-/// Does so with all runs that a dead process left running; how many there were.
-pub async fn requeue_orphans(db: &Db) -> Result<u64, StoreError> {
-    let mut tx = db.begin().await?;
-    let rows = sqlx::query_as!(Row, "select * from runs where status in ('running', 'cancelling')")
-        .fetch_all(&mut *tx)
-        .await?;
-    let mut orphans = 0;
-    for row in rows {
-        interrupt_in(&mut tx, row.read()?).await?;
-        orphans += 1;
-    }
-    db.commit(tx).await?;
-    Ok(orphans)
 }
 
 /// The newest run that trained this network on this device to its end without a break, so that its time is that of its work.

@@ -3,7 +3,7 @@
 use burn::module::Module;
 
 use super::{
-    RateChoice, Session, TrainingError,
+    Session, TrainingError,
     augment::Changes,
     batches::{Epoch, Place},
     course::Course,
@@ -12,7 +12,7 @@ use super::{
     tally::Tally,
 };
 use crate::{
-    domain::{BodyWork, RangeTest, RateCurve, Split},
+    domain::{BodyWork, RangeTest, RateChoice, RateCurve, Split},
     nn::Network,
 };
 
@@ -24,9 +24,9 @@ impl<I: Send + 'static> Fit<'_, I> {
         let Some(test) = self.step.range_test else { return Ok(planned) };
         let curve = self.curve(session, test, network)?;
         let Place { stage, step, .. } = self.place;
-        let found = curve.steepest();
-        session.observer.rate_choice(&RateChoice { stage, step, curve: curve.points, found, planned });
-        Ok(found.unwrap_or(planned))
+        let chosen = curve.steepest();
+        session.observer.rate_choice(&RateChoice { stage, step, curve: curve.points, chosen, planned });
+        Ok(chosen.unwrap_or(planned))
     }
 
     /// The batches are those of an epoch 0, as often as it takes.

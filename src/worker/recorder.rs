@@ -11,11 +11,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::{WorkerContext, losses::Losses};
 use crate::{
-    domain::{EpochRecord, EvaluationId, ModelId, Outcome, RunEvent, RunProgress, RunStatus, Sha256, TrainedBatch},
+    domain::{
+        EpochRecord, EvaluationId, ModelId, Outcome, RateChoice, RunEvent, RunProgress, RunStatus, Sha256, TrainedBatch,
+    },
     store::{Evaluated, Evaluation, Model, Run, StoreError, StoredCheckpoint, events, runs},
     training::{
-        CacheOrigin, Checkpoint, ImageCache, Observer, ObserverError, RateChoice, SampleOutcome, SplitEvaluation,
-        StageModel, Stop,
+        CacheOrigin, Checkpoint, ImageCache, Observer, ObserverError, SampleOutcome, SplitEvaluation, StageModel, Stop,
     },
 };
 
@@ -90,11 +91,14 @@ impl Recorder {
         self.context.runtime.block_on(call)
     }
 
-    /// Tells those who watch; a warning that cannot be written does not end the run.
     fn warn(&self, message: String) {
-        let warning = RunEvent::Warning { message };
-        if let Err(error) = self.wait(events::append(&self.context.db, self.run.id, &warning)) {
-            tracing::error!(run = %self.run.id, %error, "a warning of a run cannot be recorded");
+        self.tell(&RunEvent::Warning { message });
+    }
+
+    /// Tells those who watch; what cannot be written does not end the run.
+    fn tell(&self, event: &RunEvent) {
+        if let Err(error) = self.wait(events::append(&self.context.db, self.run.id, event)) {
+            tracing::error!(run = %self.run.id, %error, ?event, "an event of a run cannot be recorded");
         }
     }
 
@@ -284,15 +288,14 @@ impl Observer for Recorder {
     }
 
     fn rate_choice(&mut self, choice: &RateChoice) {
-        let RateChoice { stage, step, curve, found, planned } = choice;
-        let (run, curve) = (&self.run.id, format!("{curve:?}"));
-        match found {
-            Some(rate) => tracing::info!(%run, stage, step, rate, curve, "learning rate chosen by its range test"),
+        let (run, RateChoice { stage, step, chosen, planned, .. }) = (&self.run.id, choice);
+        match chosen {
+            Some(rate) => tracing::info!(%run, stage, step, rate, "learning rate chosen by its range test"),
             None => {
-                tracing::warn!(%run, stage, step, rate = planned, curve, "the loss never falls in the range test: the plan's rate");
-                self.warn(format!("the loss never falls in the range test of stage {stage}, step {step}: the plan's rate {planned} is taken"));
+                tracing::warn!(%run, stage, step, rate = planned, "the loss never falls in the range test: the plan's rate")
             }
         }
+        self.tell(&RunEvent::RangeTest(choice.clone()));
     }
 
     /// Reads the run's state each time: a run that is cancelled or paused ends within one batch.

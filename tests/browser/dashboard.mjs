@@ -308,6 +308,19 @@ await check('two runs chosen from the list are compared: intervals, the test in 
   await page.getByRole('region', { name: 'Scores on the validation split' }).waitFor();
 });
 
+await check('a range test is drawn over its rates, with a mark at the chosen one', async (page) => {
+  const step = { scope: 'all', learning_rate: 1e-3, epochs: 1, range_test: { batches: 20 } };
+  const tested = await train({ dataset_id: run.dataset_id, recipe: 'simple-cnn', plan: { stages: [{ image_size: 32, steps: [step] }] } });
+  const { items: [{ chosen }] } = await ask(`/v1/training-runs/${tested.id}/range-tests`);
+  await open(page, `/runs/${tested.id}`);
+  const chart = page.locator('[data-chart="Range test of stage 1, step 1"]');
+  await chart.locator('path.line').waitFor();
+  const marks = await chart.locator('circle.best').count();
+  expect(marks === (chosen === null ? 0 : 1), `${marks} marks for ${chosen}`);
+  expect(await chart.locator('.tick text', { hasText: 'e' }).count() >= 5, 'no powers of ten below the axis');
+  await picture(page, 'run-range-test');
+});
+
 await check('a finished run is repeated from its page', async (page) => {
   const [, first] = compared.split(',');
   await open(page, `/runs/${first}`);

@@ -16,7 +16,7 @@ use crate::{
 
 /// What `--json` prints.
 #[derive(Debug, Serialize)]
-pub(super) struct Shown {
+pub(in crate::cli) struct Shown {
     run: Run,
     epochs: Vec<EpochRecord>,
     evaluations: Vec<Scored>,
@@ -35,7 +35,7 @@ struct Scored {
 
 impl Shown {
     /// Nothing if there is no such run.
-    pub(super) async fn read(db: &Db, id: RunId) -> Result<Option<Self>, StoreError> {
+    pub(in crate::cli) async fn read(db: &Db, id: RunId) -> Result<Option<Self>, StoreError> {
         let Some(run) = store::runs::get(db, id).await? else { return Ok(None) };
         let epochs = store::runs::epochs(db, id, 0).await?;
         let evaluations = store::evaluations::of_run(db, id, None, None).await?;
@@ -43,7 +43,7 @@ impl Shown {
     }
 
     /// Facts, then a table of each kind that there is something of.
-    pub(super) fn tables(&self) -> String {
+    pub(in crate::cli) fn tables(&self) -> String {
         let mut parts = vec![self.facts()];
         if !self.epochs.is_empty() {
             parts.push(self.curve());

@@ -1,4 +1,4 @@
-//! `/v1/training-runs/{id}/events` and `…/losses`: a run that one can watch.
+//! `/v1/training-runs/{id}/events`, `…/losses` and `…/range-tests`: a run that one can watch.
 
 mod follower;
 
@@ -22,7 +22,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use self::follower::Follower;
 use super::find;
 use crate::{
-    domain::{BatchEvent, LossPoint, RunId},
+    domain::{BatchEvent, LossPoint, RateChoice, RunId},
     http::{
         ApiError, AppState,
         accept::negotiate,
@@ -48,7 +48,10 @@ enum Form {
 const MEDIA_TYPES: [(&str, Form); 2] = [("text/event-stream", Form::Stream), ("application/json", Form::List)];
 
 pub fn router() -> OpenApiRouter<AppState> {
-    OpenApiRouter::new().routes(routes!(list_training_run_events)).routes(routes!(list_training_run_losses))
+    OpenApiRouter::new()
+        .routes(routes!(list_training_run_events))
+        .routes(routes!(list_training_run_losses))
+        .routes(routes!(list_training_run_range_tests))
 }
 
 /// The loss of a run's batches.
@@ -117,6 +120,20 @@ async fn list_training_run_losses(
     find(&state, id).await?;
     let (items, steps) = store::losses::list(&state.db, id).await?;
     Ok(Json(Losses { items, steps }))
+}
+
+/// Lists what the learning-rate range tests of a run's steps found, with their curves; empty where the plan has none.
+#[utoipa::path(
+    get, path = "/v1/training-runs/{id}/range-tests", tag = "training",
+    params(("id" = RunId, Path)),
+    responses((status = 200, description = "By stage and step", body = List<RateChoice>), NotFound)
+)]
+async fn list_training_run_range_tests(
+    State(state): State<AppState>,
+    PathOf(id): PathOf<RunId>,
+) -> Result<Json<List<RateChoice>>, ApiError> {
+    find(&state, id).await?;
+    Ok(Json(List::whole(store::events::range_tests(&state.db, id).await?)))
 }
 
 async fn follow(state: &AppState, id: RunId, after: u64) -> Result<Response, ApiError> {

@@ -6,10 +6,10 @@ use utoipa::ToSchema;
 use crate::{
     domain::{self, Architecture, DatasetId, InitialWeights, PlanOverrides, Scope, Split, Stage, Step, TrainingPlan},
     http::{
-        ApiError, AppState, FieldError,
+        ApiError, FieldError,
         fields::{Fields, JsonObject, all_right},
     },
-    store::{self, Dataset, Distribution, Run},
+    store::{self, Dataset, Db, Distribution, Run},
 };
 
 const DEFAULT_RECIPE: &str = "covid-resnet";
@@ -42,12 +42,12 @@ struct Draft {
 }
 
 /// The run to queue, or one 422 with all that is wrong.
-pub async fn check(state: &AppState, body: JsonObject) -> Result<Run, ApiError> {
+pub async fn check(db: &Db, body: JsonObject) -> Result<Run, ApiError> {
     let mut errors = Vec::new();
     let draft = Draft::read(body, &mut errors);
     draft.check_plan(&mut errors);
-    draft.check_weights(state, &mut errors).await?;
-    let fingerprint = draft.check_data(state, &mut errors).await?;
+    draft.check_weights(db, &mut errors).await?;
+    let fingerprint = draft.check_data(db, &mut errors).await?;
     let run = draft.dataset_id.zip(fingerprint).map(|(dataset, fingerprint)| draft.into_run(dataset, fingerprint));
     all_right(run, errors)
 }
@@ -82,11 +82,11 @@ impl Draft {
         }
     }
 
-    async fn check_weights(&self, state: &AppState, errors: &mut Vec<FieldError>) -> Result<(), ApiError> {
+    async fn check_weights(&self, db: &Db, errors: &mut Vec<FieldError>) -> Result<(), ApiError> {
         let wanted = self.plan.initial_weights == InitialWeights::ImageNet
             && self.plan.architecture == Architecture::ResNet50
             && domain::recipe(&self.recipe).is_some();
-        if wanted && store::weights::list(&state.db).await?.is_empty() {
+        if wanted && store::weights::list(db).await?.is_empty() {
             let detail = "no ImageNet weights are imported: `thorax weights import FILE` or POST /v1/admin/weights, or \
                           start from random";
             errors.push(FieldError { pointer: "/plan/initial_weights".into(), detail: detail.into() });
@@ -95,15 +95,15 @@ impl Draft {
     }
 
     /// The data's fingerprint, when there is such a data set.
-    async fn check_data(&self, state: &AppState, errors: &mut Vec<FieldError>) -> Result<Option<String>, ApiError> {
+    async fn check_data(&self, db: &Db, errors: &mut Vec<FieldError>) -> Result<Option<String>, ApiError> {
         let Some(id) = self.dataset_id else { return Ok(None) };
-        let Some(dataset) = store::datasets::get(&state.db, id).await? else {
+        let Some(dataset) = store::datasets::get(db, id).await? else {
             errors.push(FieldError { pointer: "/dataset_id".into(), detail: "there is no such data set".into() });
             return Ok(None);
         };
-        let distribution = store::datasets::distribution(&state.db, id).await?;
+        let distribution = store::datasets::distribution(db, id).await?;
         errors.extend(unfit_data(&distribution, &dataset, self.plan.selection.split));
-        Ok(Some(store::datasets::fingerprint(&state.db, id).await?))
+        Ok(Some(store::datasets::fingerprint(db, id).await?))
     }
 
     fn into_run(self, dataset_id: DatasetId, dataset_fingerprint: String) -> Run {

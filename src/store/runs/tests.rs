@@ -175,6 +175,10 @@ async fn a_failed_run_goes_on_with_another_learning_rate_where_it_stopped() {
     plan.stages[0].steps[1].learning_rate = 1e-5;
     assert_eq!(resumed.plan, plan);
     assert_eq!(get(&db, run.id).await.unwrap(), Some(resumed));
+    let told = events::list(&db, run.id, 0, 100).await.unwrap();
+    let warned =
+        |event: &RunEvent| matches!(event, RunEvent::Warning { message } if message.contains("1, step 2 goes on"));
+    assert!(told.iter().any(|stored| warned(&stored.event)), "{told:?}");
     claim(&db, "cpu").await.unwrap().unwrap();
     assert!(matches!(resume(&db, run.id, Some(1e-6)).await, Err(StoreError::IllegalMove(_))));
 }

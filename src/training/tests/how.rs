@@ -233,8 +233,8 @@ fn a_range_test_chooses_the_rate_on_a_copy_that_leaves_no_trace() {
     };
     let told = with(SimpleCnn, Some(RangeTest { from: 1e-6, to: 1e-1, batches: 20 }));
     let [choice] = told.rate_choices.as_slice() else { panic!("one step, one choice") };
-    let found = choice.found.expect("eight images are soon learnt");
-    assert!(choice.curve.iter().any(|(rate, _)| *rate == found), "{choice:?}");
+    let found = choice.chosen.expect("eight images are soon learnt");
+    assert!(choice.curve.iter().any(|point| point.learning_rate == found), "{choice:?}");
     assert_eq!((told.epochs[0].learning_rate, choice.planned, choice.stage, choice.step), (found, 1e-12, 1, 1));
     // A test whose rates move nothing finds nothing to speak of; statistics that it left behind would show in the model.
     let idle = with(ResNet50, Some(RangeTest { from: 1e-30, to: 1e-29, batches: 20 }));

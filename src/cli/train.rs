@@ -1,0 +1,186 @@
+//! `thorax train`: a training run without a server, with the same rows and models as one has from a server.
+
+mod board;
+
+use std::{
+    io::{Read, Write},
+    path::PathBuf,
+    time::Duration,
+};
+
+use clap::Args;
+use serde_json::json;
+use tokio::sync::broadcast::error::RecvError;
+
+use self::board::Board;
+use super::{CliError, runs::Shown, serve::DATA_FOLDER};
+use crate::{
+    app::Trainer,
+    config::DataConfig,
+    domain::{DatasetId, RunId, RunStatus},
+    http::{JsonObject, check_training_run},
+    nn::DeviceChoice,
+    store::{self, Db, Run, StoreError, StoredEvent},
+};
+
+/// How often events and progress are looked for.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// Events that are read at once.
+const PAGE: u32 = 200;
+
+#[derive(Args, Debug)]
+pub(super) struct TrainArgs {
+    /// Name or identifier of the data set.
+    #[arg(long, value_name = "NAME", required_unless_present = "resume")]
+    dataset: Option<String>,
+
+    /// A plan by name, of those under /v1/recipes.
+    #[arg(long, value_name = "RECIPE", default_value = "covid-resnet")]
+    recipe: String,
+
+    /// Only these of the plan's stages, by their numbers from 1. [default: all]
+    #[arg(long, value_name = "STAGE,STAGE,…", value_delimiter = ',')]
+    stages: Option<Vec<usize>>,
+
+    /// JSON file with fields that replace the recipe's, as `plan` of POST /v1/training-runs; `-` reads standard input.
+    #[arg(long, value_name = "FILE")]
+    plan: Option<PathBuf>,
+
+    /// Name of the run.
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+
+    /// Of shuffling, initialisation and dropout.
+    #[arg(long, value_name = "SEED", default_value_t = 0)]
+    seed: u32,
+
+    /// In place of a new run, lets this one go on from its last checkpoint.
+    #[arg(long, value_name = "ID", conflicts_with_all = ["dataset", "recipe", "stages", "plan", "name", "seed"])]
+    resume: Option<RunId>,
+
+    /// `auto` (a real GPU if there is one, else the CPU), `vulkan`, `vulkan:N` or `cpu`.
+    #[arg(long, env = "THORAX_DEVICE", value_name = "DEVICE", default_value = "auto")]
+    device: DeviceChoice,
+
+    #[command(flatten)]
+    data: DataConfig,
+}
+
+pub(super) async fn run(args: TrainArgs) -> Result<(), CliError> {
+    let mut trainer = Trainer::open(&args.data, args.device, DATA_FOLDER).await?;
+    let db = trainer.folder().db.clone();
+    let run = match args.resume {
+        Some(id) => resumed(&trainer, id).await?,
+        None => submitted(&db, &args).await?,
+    };
+    eprintln!("Run {} on {} ({}).", run.id, trainer.device().name, trainer.device().description);
+    follow(&mut trainer, &run).await?;
+    let shown = Shown::read(&db, run.id).await?;
+    let ended = store::runs::get(&db, run.id).await?;
+    db.close().await;
+    let (shown, run) = shown.zip(ended).ok_or_else(|| no_run(&trainer, run.id))?;
+    writeln!(std::io::stdout(), "{}", shown.tables())?;
+    conclude(run)
+}
+
+/// The run lets the command succeed or fail.
+fn conclude(run: Run) -> Result<(), CliError> {
+    match run.status {
+        RunStatus::Succeeded => Ok(()),
+        RunStatus::Queued => Err(CliError::Interrupted(run.id)),
+        status => Err(CliError::Training { status, error: run.error.unwrap_or_else(|| "without a cause".into()) }),
+    }
+}
+
+/// A new run, checked as the server checks one.
+async fn submitted(db: &Db, args: &TrainArgs) -> Result<Run, CliError> {
+    let TrainArgs { recipe, name, seed, .. } = args;
+    let dataset = dataset(db, args.dataset.as_deref().unwrap_or_default()).await?;
+    let request =
+        json!({"dataset_id": dataset, "recipe": recipe, "name": name, "seed": seed, "plan": overrides(args)?});
+    let request: JsonObject = serde_json::from_value(request)?;
+    let mut run = check_training_run(db, request).await.map_err(CliError::refused)?;
+    if let Some(stages) = &args.stages {
+        let known = run.plan.stages.len();
+        let chosen = stages.iter().map(|&number| run.plan.stages.get(number.wrapping_sub(1)).cloned());
+        run.plan.stages = chosen.collect::<Option<_>>().ok_or(CliError::Stages { known })?;
+    }
+    store::runs::create(db, &run).await?;
+    Ok(run)
+}
+
+fn overrides(args: &TrainArgs) -> Result<JsonObject, CliError> {
+    let Some(path) = &args.plan else { return Ok(JsonObject::new()) };
+    let mut text = String::new();
+    let read = if path.as_os_str() == "-" {
+        std::io::stdin().read_to_string(&mut text)
+    } else {
+        std::fs::File::open(path).and_then(|mut file| file.read_to_string(&mut text))
+    };
+    read.map_err(|source| CliError::Path { path: path.clone(), source })?;
+    Ok(serde_json::from_str(&text)?)
+}
+
+async fn dataset(db: &Db, name: &str) -> Result<DatasetId, CliError> {
+    let by_name = store::datasets::find_by_name(db, name).await?.map(|dataset| dataset.id);
+    let id = by_name.or_else(|| name.parse().ok());
+    id.ok_or_else(|| CliError::NoDataset(name.to_owned()))
+}
+
+async fn resumed(trainer: &Trainer, id: RunId) -> Result<Run, CliError> {
+    store::runs::resume(&trainer.folder().db, id, None).await?.ok_or_else(|| no_run(trainer, id))
+}
+
+fn no_run(trainer: &Trainer, id: RunId) -> CliError {
+    CliError::NoRun { id, folder: trainer.folder().path.clone() }
+}
+
+/// Trains, and shows what happens meanwhile.
+async fn follow(trainer: &mut Trainer, run: &Run) -> Result<(), CliError> {
+    let (db, mut batches) = (trainer.folder().db.clone(), trainer.batches().listen());
+    let mut events = Events::from_now_on(&db, run.id).await?;
+    let mut board = Board::new(run);
+    let mut look = tokio::time::interval(LOOK);
+    let mut training = std::pin::pin!(trainer.train(run.id));
+    loop {
+        tokio::select! {
+            ended = &mut training => {
+                board.tell(&events.next().await?);
+                return Ok(ended?);
+            }
+            batch = batches.recv() => match batch {
+                Ok((_, batch)) => board.batch(&batch.batch),
+                // The board is only as new as the last batch that it was told of.
+                Err(RecvError::Lagged(_) | RecvError::Closed) => {}
+            },
+            _ = look.tick() => {
+                board.tell(&events.next().await?);
+                if let Some(run) = store::runs::get(&db, run.id).await? {
+                    board.progress(&run.progress);
+                }
+            }
+        }
+    }
+}
+
+/// What happens to a run from a moment on.
+struct Events<'a> {
+    db: &'a Db,
+    run: RunId,
+    after: u64,
+}
+
+impl<'a> Events<'a> {
+    async fn from_now_on(db: &'a Db, run: RunId) -> Result<Self, StoreError> {
+        let mut events = Self { db, run, after: 0 };
+        while !events.next().await?.is_empty() {}
+        Ok(events)
+    }
+
+    async fn next(&mut self) -> Result<Vec<StoredEvent>, StoreError> {
+        let events = store::events::list(self.db, self.run, self.after, PAGE).await?;
+        self.after = events.last().map_or(self.after, |event| event.id);
+        Ok(events)
+    }
+}

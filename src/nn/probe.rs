@@ -99,10 +99,10 @@ mod tests {
     #[test]
     fn a_device_that_panics_or_hangs_or_errs_is_told_from_one_that_computes() {
         let (_keeps_waiting, never) = mpsc::channel::<()>();
-        let told = |probe: Box<dyn FnOnce() -> Result<(), String> + Send>| within(Duration::from_millis(50), probe);
+        let hang = move || never.recv().map_err(|error| error.to_string());
         assert_eq!(within(PATIENCE, || check(&Device::flex())), Ok(()));
-        assert!(told(Box::new(|| panic!("lost"))).unwrap_err().contains("refuses"));
-        assert!(told(Box::new(move || never.recv().map_err(|error| error.to_string()))).unwrap_err().contains("50ms"));
+        assert!(within(PATIENCE, || panic!("lost")).unwrap_err().contains("refuses"));
+        assert!(within(Duration::from_millis(50), hang).unwrap_err().contains("50ms"));
         assert_eq!(
             within(PATIENCE, || Err("it computes a sum wrongly".into())),
             Err("it computes a sum wrongly".into())

@@ -248,7 +248,7 @@ function record(run, dataset) {
     ['Seed', String(run.seed)],
     ['Initial weights', run.initial_weights_sha256 && h('code', { title: run.initial_weights_sha256 }, run.initial_weights_sha256.slice(0, 16))],
     ['Images', origin && images.join(', ')],
-    ['Device', run.device ? [run.device, origin && h('small', {}, ` ${origin.device_description}`)] : 'not chosen yet'],
+    ['Device', run.device ? [run.device, origin && h('small', {}, ` ${[origin.device_description, origin.device_driver].filter(Boolean).join(', driver ')}`)] : 'not chosen yet'],
     ['Program', origin && [`thorax ${origin.version}`, origin.git_commit && h('small', { title: origin.git_commit }, ` commit ${origin.git_commit.slice(0, 12)}`)]],
     ['Submitted', format.when(run.created_at)],
     ['Started', format.when(run.started_at)],

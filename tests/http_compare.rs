@@ -311,6 +311,7 @@ async fn a_repetition_starts_from_the_weights_of_its_run_or_not_at_all() {
         device: "cpu".into(),
         device_backend: "flex".into(),
         device_description: "a processor".into(),
+        device_driver: None,
         version: "0.1.0".into(),
         git_commit: None,
         recorded_at: started.started_at.unwrap(),

@@ -300,8 +300,13 @@ async fn waiting_runs_have_a_place_and_no_time_is_guessed_where_nothing_was_meas
 
 #[tokio::test]
 async fn the_times_of_waiting_runs_follow_from_the_running_one_and_from_what_was_measured() {
-    let cpu =
-        DeviceInfo { name: "cpu".into(), backend: "flex".into(), description: "a processor".into(), in_use: true };
+    let cpu = DeviceInfo {
+        name: "cpu".into(),
+        backend: "flex".into(),
+        description: "a processor".into(),
+        driver: None,
+        in_use: true,
+    };
     let server = Server::with(|state, _| state.devices = Arc::from([cpu])).await;
     let dataset = trainable(&server).await;
     let selection = json!({"selection": {"split": "test", "metric": "accuracy"}});

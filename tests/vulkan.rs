@@ -4,7 +4,10 @@
 #![cfg(feature = "gpu")]
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed, as it should")]
 
-use std::sync::Arc;
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use burn::tensor::Device;
 use thorax::{
@@ -26,14 +29,24 @@ fn training_and_prediction_on_vulkan_agree_with_the_cpu() {
         println!("skipped: set THORAX_TEST_VULKAN where there is a Vulkan driver");
         return;
     }
-    let (vulkan, info) = DeviceChoice::Vulkan(0).open().unwrap();
+    let tuning = tempfile::tempdir().unwrap();
+    let (vulkan, info) = DeviceChoice::Vulkan(0).open(Some(tuning.path())).unwrap();
     assert_eq!((info.backend.as_str(), info.in_use), ("vulkan", true));
-    println!("on {}: {}", info.name, info.description);
-    let (cpu, _) = DeviceChoice::Cpu.open().unwrap();
+    println!("on {}: {}, driver {:?}", info.name, info.description, info.driver);
+    assert!(info.driver.is_some_and(|driver| !driver.is_empty()));
+    let (cpu, _) = DeviceChoice::Cpu.open(None).unwrap();
     let (on_vulkan, on_cpu) = (run(&vulkan), run(&cpu));
     compare_epochs(&on_vulkan.epochs, &on_cpu.epochs);
     compare_answers(&on_cpu.models[0], &vulkan, &cpu);
     compare_answers(&on_vulkan.models[0], &vulkan, &cpu);
+    let kept: u64 = files(tuning.path()).map(|file| file.metadata().unwrap().len()).sum();
+    assert!(kept > 0, "nothing that was tuned is kept");
+}
+
+/// All files below a folder.
+fn files(folder: &Path) -> Box<dyn Iterator<Item = PathBuf>> {
+    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    Box::new(entries.flat_map(|path| if path.is_dir() { files(&path) } else { Box::new(std::iter::once(path)) }))
 }
 
 /// Sums are rounded in another order on each device, and training carries the difference on.

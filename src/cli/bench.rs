@@ -94,7 +94,7 @@ pub(crate) enum BenchError {
 }
 
 pub(super) fn run(args: &BenchArgs) -> Result<(), CliError> {
-    let (device, info) = args.device.open()?;
+    let (device, info) = args.device.open(None)?;
     let threads = use_threads(args.threads, &info)?;
     let subject = Subject::new(args.architecture, args.weights.as_deref())?;
     let cases = args.selection().cases();

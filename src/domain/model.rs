@@ -54,6 +54,8 @@ pub struct DeviceInfo {
     pub backend: String,
     /// The processor's or adapter's own name.
     pub description: String,
+    /// The GPU's driver with its version, as it names itself; null for a processor and where the system does not tell.
+    pub driver: Option<String>,
     /// Whether this server trains and serves on it.
     pub in_use: bool,
 }

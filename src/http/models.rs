@@ -161,7 +161,7 @@ async fn upload_model(
 /// Builds the network once, so that a file that cannot serve is refused now.
 async fn check(bytes: Bytes) -> Result<ModelSpec, ApiError> {
     let build = move || -> Result<ModelSpec, NnError> {
-        let (device, _) = DeviceChoice::Cpu.open()?;
+        let (device, _) = DeviceChoice::Cpu.open(None)?;
         Ok(Network::from_bytes(&bytes, &device)?.1)
     };
     let built = tokio::task::spawn_blocking(build).await.map_err(ApiError::internal)?;

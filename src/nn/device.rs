@@ -1,6 +1,6 @@
 //! Which device to compute on.
 
-use std::str::FromStr;
+use std::{path::Path, str::FromStr};
 
 use burn::tensor::Device;
 
@@ -34,8 +34,10 @@ impl FromStr for DeviceChoice {
 }
 
 impl DeviceChoice {
-    /// Picks the device and says which it is.
-    pub fn open(self) -> Result<(Device, DeviceInfo), NnError> {
+    /// Picks the device and says which it is. What a GPU's kernels were tuned to is kept in a folder, so that the next process need not
+    /// tune them again: in `tuning`, or with the user's caches. The first call of a process decides.
+    pub fn open(self, tuning: Option<&Path>) -> Result<(Device, DeviceInfo), NnError> {
+        gpu::keep_tuning(tuning);
         let (device, info) = match self {
             Self::Auto => gpu::first_real()?.unwrap_or_else(cpu),
             Self::Vulkan(index) => gpu::open(index)?,
@@ -53,7 +55,8 @@ pub fn devices() -> Vec<DeviceInfo> {
 }
 
 fn cpu() -> (Device, DeviceInfo) {
-    let info = DeviceInfo { name: "cpu".into(), backend: "flex".into(), description: processor_name(), in_use: false };
+    let (name, description) = ("cpu".into(), processor_name());
+    let info = DeviceInfo { name, backend: "flex".into(), description, driver: None, in_use: false };
     (Device::flex(), info)
 }
 
@@ -69,9 +72,14 @@ fn processor_name() -> String {
 
 #[cfg(feature = "gpu")]
 mod gpu {
-    use std::panic::{AssertUnwindSafe, catch_unwind};
+    use std::{
+        panic::{AssertUnwindSafe, catch_unwind},
+        path::Path,
+    };
 
     use burn::tensor::{Device, DeviceKind, DeviceType};
+    use cubecl_runtime::config::{CubeClRuntimeConfig, RuntimeConfig, cache::CacheConfig};
+    use futures_util::FutureExt;
 
     use super::{DeviceInfo, NnError};
     use crate::nn::probe;
@@ -82,6 +90,13 @@ mod gpu {
     /// The first interface that wgpu finds; it asks for Vulkan first.
     #[cfg(not(feature = "spirv"))]
     const INTERFACE: DeviceType = DeviceType::Wgpu;
+
+    /// Where tuned kernels are kept. Later calls change nothing: the runtime is set up by then.
+    pub(super) fn keep_tuning(folder: Option<&Path>) {
+        let mut config = CubeClRuntimeConfig::default().override_from_env();
+        config.environment.path = folder.map_or(CacheConfig::Global, |folder| CacheConfig::Directory(folder.into()));
+        CubeClRuntimeConfig::try_set(config);
+    }
 
     /// The adapters in Burn's order (discrete, integrated, virtual, CPU, other), none of them opened. Without a
     /// Vulkan loader or driver there are none.
@@ -124,7 +139,23 @@ mod gpu {
     }
 
     fn info(index: usize, description: String) -> DeviceInfo {
-        DeviceInfo { name: format!("vulkan:{index}"), backend: "vulkan".into(), description, in_use: false }
+        let driver = driver(&description);
+        DeviceInfo { name: format!("vulkan:{index}"), backend: "vulkan".into(), description, driver, in_use: false }
+    }
+
+    /// The driver of the adapter of that name, with its version.
+    fn driver(adapter: &str) -> Option<String> {
+        let backends = wgpu::Backends::VULKAN;
+        let instance = wgpu::Instance::new(wgpu::InstanceDescriptor {
+            backends,
+            ..wgpu::InstanceDescriptor::new_without_display_handle()
+        });
+        // On this side of a browser the list is ready at once.
+        let adapters = instance.enumerate_adapters(backends).now_or_never()?;
+        let info = adapters.into_iter().map(|adapter| adapter.get_info()).find(|info| info.name == adapter)?;
+        let words = [info.driver.trim(), info.driver_info.trim()];
+        let told = words.into_iter().filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ");
+        (!told.is_empty()).then_some(told)
     }
 
     /// Opens the adapter. Burn panics where the driver refuses, and hands the panic to the calling thread.
@@ -140,9 +171,13 @@ mod gpu {
 
 #[cfg(not(feature = "gpu"))]
 mod gpu {
+    use std::path::Path;
+
     use burn::tensor::Device;
 
     use super::{DeviceInfo, NnError};
+
+    pub(super) fn keep_tuning(_folder: Option<&Path>) {}
 
     pub(super) fn first_real() -> Result<Option<(Device, DeviceInfo)>, NnError> {
         Ok(None)

@@ -174,7 +174,7 @@ fn devices_are_named() {
 
 #[test]
 fn a_vulkan_adapter_that_is_not_there_is_an_error() {
-    let error = DeviceChoice::Vulkan(99).open().unwrap_err().to_string();
+    let error = DeviceChoice::Vulkan(99).open(None).unwrap_err().to_string();
     assert!(error.contains("vulkan:99"), "{error}");
 }
 

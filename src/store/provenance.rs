@@ -19,6 +19,8 @@ pub struct Origin {
     pub device_backend: String,
     /// The processor's or adapter's own name, as `/v1/admin/devices` reports it.
     pub device_description: String,
+    /// The GPU's driver with its version; null for a processor, and for runs from before this was recorded.
+    pub device_driver: Option<String>,
     /// Of the program.
     pub version: String,
     /// The commit that the program was built from; null when that was not in a git repository.
@@ -74,12 +76,13 @@ pub async fn record(
 async fn insert(tx: &mut SqliteConnection, id: RunId, origin: &Origin) -> Result<bool, StoreError> {
     let (id, recorded_at) = (id.to_string(), columns::time(origin.recorded_at));
     let inserted = sqlx::query!(
-        "insert into run_provenance (run_id, device, device_backend, device_description, version, git_commit, recorded_at)
-           values (?, ?, ?, ?, ?, ?, ?) on conflict (run_id) do nothing",
+        "insert into run_provenance (run_id, device, device_backend, device_description, device_driver, version, git_commit, recorded_at)
+           values (?, ?, ?, ?, ?, ?, ?, ?) on conflict (run_id) do nothing",
         id,
         origin.device,
         origin.device_backend,
         origin.device_description,
+        origin.device_driver,
         origin.version,
         origin.git_commit,
         recorded_at,
@@ -154,6 +157,7 @@ struct Row {
     version: String,
     git_commit: Option<String>,
     recorded_at: String,
+    device_driver: Option<String>,
 }
 
 impl Row {
@@ -162,6 +166,7 @@ impl Row {
             device: self.device,
             device_backend: self.device_backend,
             device_description: self.device_description,
+            device_driver: self.device_driver,
             version: self.version,
             git_commit: self.git_commit,
             recorded_at: columns::parse("run_provenance.recorded_at", &self.recorded_at)?,
@@ -179,6 +184,7 @@ mod tests {
             device: device.into(),
             device_backend: "flex".into(),
             device_description: "a processor".into(),
+            device_driver: Some("a driver 1.2".into()),
             version: "0.1.0".into(),
             git_commit: Some("c0ffee".into()),
             recorded_at: Timestamp::now(),

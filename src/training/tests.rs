@@ -305,7 +305,7 @@ fn disc(number: u32) -> GreyImage {
 }
 
 fn device() -> Device {
-    DeviceChoice::Cpu.open().unwrap().0
+    DeviceChoice::Cpu.open(None).unwrap().0
 }
 
 /// The bytes of a model file's tensors whose names start with `prefix`.

@@ -32,6 +32,7 @@ fn origin(context: &WorkerContext) -> Origin {
         device: info.name,
         device_backend: info.backend,
         device_description: info.description,
+        device_driver: info.driver,
         version: env!("CARGO_PKG_VERSION").into(),
         git_commit: (!GIT_COMMIT.is_empty()).then(|| GIT_COMMIT.into()),
         recorded_at: Timestamp::now(),

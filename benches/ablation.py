@@ -44,17 +44,23 @@ def both(*changes):
 augmentation = both(change(augmentation=AUGMENTATION), in_steps("head", epochs=1))
 mixup = both(change(mixup=0.2), in_steps("head", epochs=1))
 cosine = both(in_steps("all", schedule=COSINE), in_steps("head", schedule=COSINE))
+gentle = both(cosine, in_steps("all", learning_rate=3e-4))
+averaged = change(weight_averaging={"decay": 0.98})
+weighted = change(class_weights="balanced")
 
 VARIANTS = {
     "covid-resnet": plain,
-    "class weights": change(class_weights="balanced"),
+    "class weights": weighted,
     "balanced sampling": change(sampling="balanced"),
     "label smoothing 0.1": change(label_smoothing=0.1),
     "cosine": cosine,
-    "weight averaging 0.98": change(weight_averaging={"decay": 0.98}),
+    "weight averaging 0.98": averaged,
     "layer decay 0.5": in_steps("all", layer_decay=0.5),
     "augmentation": augmentation,
     "mixup 0.2": mixup,
+    "cosine from 3e-4": gentle,
+    "cosine from 3e-4, weight averaging": both(gentle, averaged),
+    "cosine from 3e-4, class weights": both(gentle, weighted),
 }
 
 
@@ -66,7 +72,7 @@ def arguments():
     parser.add_argument("--seeds", default="1,2,3", type=lambda text: [int(seed) for seed in text.split(",")])
     parser.add_argument("--image-size", type=int, default=96)
     parser.add_argument("--validation", type=float, default=0.25, help="share of the training images, by patient, another for each seed")
-    parser.add_argument("--variants", type=lambda text: text.split(","), help="only these and covid-resnet")
+    parser.add_argument("--variants", type=lambda text: text.split(";"), help="only these, separated by semicolons, and covid-resnet")
     parser.add_argument("--json", default="ablation.json", help="figures of each run; runs that it has are not repeated")
     return parser.parse_args()
 

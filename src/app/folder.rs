@@ -39,6 +39,11 @@ impl DataFolder {
         let (caches, checkpoints) = (Caches::new(path), CheckpointFiles::new(path));
         Ok(Self { path: path.to_owned(), db, blobs, caches, checkpoints })
     }
+
+    /// Where it is kept to what a GPU's kernels were tuned; it may be removed while nothing runs.
+    pub(super) fn tuning(&self) -> PathBuf {
+        self.path.join("tuning")
+    }
 }
 
 /// Takes the folder for this server.

@@ -28,9 +28,6 @@ use crate::{
 /// Why an import that an earlier process left behind did not end.
 const ORPHANED: &str = "interrupted: the server ended before it did; start it again";
 
-/// Within the data folder: what a GPU's kernels were tuned to. It may be removed while no server runs.
-const TUNING: &str = "tuning";
-
 /// A server that listens, but answers and trains only from [`Server::run`] on.
 pub struct Server {
     state: AppState,
@@ -59,7 +56,7 @@ impl Server {
         let folder = DataFolder::open(&path).await?;
         let (listener, address) = bind(listen.listen).await?;
         let signals = StopSignals::listen().map_err(AppError::Serve)?;
-        let (device, device_info) = compute.device.open(Some(&path.join(TUNING)))?;
+        let (device, device_info) = compute.device.open(Some(&folder.tuning()))?;
         tracing::info!(
             device = device_info.name,
             description = device_info.description,

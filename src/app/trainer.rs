@@ -40,7 +40,7 @@ impl Trainer {
         let lock = folder::lock(&path)?;
         let folder = DataFolder::open(&path).await?;
         store::runs::requeue_orphans(&folder.db).await?;
-        let (device, device_info) = device.open()?;
+        let (device, device_info) = device.open(Some(&folder.tuning()))?;
         let signals = StopSignals::listen().map_err(AppError::Serve)?;
         let (max_pixels, batches) = (data.max_pixels, LiveBatches::new());
         Ok(Self { folder, device, device_info, max_pixels, batches, signals, _lock: lock })

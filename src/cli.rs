@@ -1,6 +1,7 @@
 //! The command line.
 
 mod bench;
+mod dataset;
 mod demo;
 mod import;
 mod openapi;
@@ -18,8 +19,8 @@ use crate::{
     app::AppError,
     config::ServerConfig,
     dataset::AddError,
-    domain::{InvalidClasses, RunId},
-    http::CompareError,
+    domain::{InvalidClasses, Leakage, RunId},
+    http::{CompareError, ReportError},
     nn::NnError,
     store::StoreError,
     telemetry,
@@ -51,6 +52,8 @@ enum Command {
     /// Imports a folder of labelled radiographs into a data set. Bad rows and files are reported and do not stop the
     /// rest; importing twice adds nothing.
     Import(import::ImportArgs),
+    /// Looks at data sets, whether a server runs or not.
+    Dataset(dataset::DatasetArgs),
     /// ImageNet weights.
     Weights(weights::WeightsArgs),
     /// Looks at training runs, whether a server runs or not.
@@ -87,6 +90,16 @@ pub(crate) enum CliError {
     NoDatabase(PathBuf),
     #[error("{folder} holds no training run {id}")]
     NoRun { id: RunId, folder: PathBuf },
+    #[error("{folder} holds no data set {name:?}")]
+    NoDataset { name: String, folder: PathBuf },
+    #[error(
+        "the data set leaks between its splits: {}. Scores on it are better than they would be on new patients; --acknowledge \
+         NAME accepts that",
+        .0.iter().map(Leakage::to_string).collect::<Vec<_>>().join(", ")
+    )]
+    Leakage(Vec<Leakage>),
+    #[error(transparent)]
+    Report(#[from] ReportError),
     #[error(transparent)]
     Bench(#[from] bench::BenchError),
     #[error(transparent)]
@@ -121,6 +134,7 @@ fn run(cli: Cli) -> Result<(), CliError> {
             Some(Command::Serve(server)) => serve::serve(&server).await,
             Some(Command::Demo(args)) => demo::run(&args).await,
             Some(Command::Import(args)) => import::run(args).await,
+            Some(Command::Dataset(args)) => dataset::run(args).await,
             Some(Command::Runs(args)) => runs::run(args).await,
             Some(Command::Phantoms(args)) => phantoms::run(&args),
             Some(Command::Weights(args)) => weights::run(args).await,

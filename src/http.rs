@@ -19,6 +19,7 @@ mod predictions;
 mod problem;
 mod radiographs;
 mod recipes;
+mod report;
 mod scores;
 mod state;
 mod training_runs;
@@ -35,6 +36,7 @@ use utoipa_axum::router::OpenApiRouter;
 use crate::domain::BatchEvent;
 pub use comparison::{CompareError, MAX_COMPARED, compare};
 pub use problem::{ApiError, FieldError, Problem};
+pub use report::{ReportError, report};
 pub use state::{AppState, Limits, MAX_EVENT_STREAMS};
 
 #[derive(OpenApi)]

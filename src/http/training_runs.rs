@@ -15,7 +15,7 @@ use self::{
     compare::*,
     queue::{TrainingRun, all_shown, shown},
     repeat::*,
-    submission::{NewTrainingRun, check},
+    submission::{Checked, NewTrainingRun, check},
 };
 use super::{
     ApiError, AppState,
@@ -25,7 +25,7 @@ use super::{
     scores::{ScoredEvaluation, scored},
 };
 use crate::{
-    domain::{EpochRecord, RunId, RunStatus, Split},
+    domain::{EpochRecord, LeakageFinding, RunEvent, RunId, RunStatus, Split},
     store::{self, Run},
 };
 
@@ -62,18 +62,23 @@ struct EvaluationParams {
     split: Option<Split>,
 }
 
-/// Queues a run. A wrong plan is refused here, with everything that is wrong with it, and not when its turn comes.
+/// Queues a run. A wrong plan is refused here, with everything that is wrong with it, and not when its turn comes. So is a run on data
+/// whose splits leak, unless `acknowledge` names what was found; the run's events then say so.
 #[utoipa::path(
     post, path = "/v1/training-runs", tag = "training",
     request_body = NewTrainingRun,
-    responses((status = 202, description = "Queued", body = TrainingRun), Malformed, Invalid)
+    responses((status = 202, description = "Queued", body = TrainingRun), Malformed, Conflict, Invalid)
 )]
 async fn create_training_run(
     State(state): State<AppState>,
     JsonBody(body): JsonBody<JsonObject>,
 ) -> Result<impl IntoResponse, ApiError> {
-    let run = check(&state, body).await?;
+    let Checked { run, acknowledged } = check(&state, body).await?;
     store::runs::create(&state.db, &run).await?;
+    for LeakageFinding { name, detail, .. } in acknowledged {
+        let message = format!("{detail} ({name}, acknowledged when the run was submitted)");
+        store::events::append(&state.db, run.id, &RunEvent::Warning { message }).await?;
+    }
     state.run_queued.notify_one();
     Ok(answer::accepted(place(run.id), shown(&state, run).await?))
 }

@@ -4,7 +4,11 @@
 use utoipa::ToSchema;
 
 use crate::{
-    domain::{self, Architecture, DatasetId, InitialWeights, PlanOverrides, Scope, Split, Stage, Step, TrainingPlan},
+    dataset,
+    domain::{
+        self, Architecture, DatasetId, InitialWeights, Leakage, LeakageFinding, PlanOverrides, Scope, Split, Stage,
+        Step, TrainingPlan,
+    },
     http::{
         ApiError, AppState, FieldError,
         fields::{Fields, JsonObject, all_right},
@@ -30,6 +34,16 @@ pub struct NewTrainingRun {
     /// Of shuffling, initialisation and dropout; 0 when absent.
     #[schema(default = 0)]
     seed: Option<u32>,
+    /// Leakage between the data set's splits that is known and accepted: the names that GET /v1/datasets/{id}/report finds. Without
+    /// them a run on such data is refused with 409 and the findings.
+    #[schema(value_type = Option<Vec<Leakage>>)]
+    acknowledge: Option<Vec<String>>,
+}
+
+/// A run to queue, and what was acknowledged of its data.
+pub struct Checked {
+    pub run: Run,
+    pub acknowledged: Vec<LeakageFinding>,
 }
 
 /// What could be read; wrong fields are in the list of errors.
@@ -39,17 +53,22 @@ struct Draft {
     plan: TrainingPlan,
     name: Option<String>,
     seed: u32,
+    acknowledge: Vec<Leakage>,
 }
 
-/// The run to queue, or one 422 with all that is wrong.
-pub async fn check(state: &AppState, body: JsonObject) -> Result<Run, ApiError> {
+/// The run to queue, or one 422 with all that is wrong; or 409 where its data leak and the submission does not say so.
+pub async fn check(state: &AppState, body: JsonObject) -> Result<Checked, ApiError> {
     let mut errors = Vec::new();
     let draft = Draft::read(body, &mut errors);
     draft.check_plan(&mut errors);
     draft.check_weights(state, &mut errors).await?;
     let fingerprint = draft.check_data(state, &mut errors).await?;
+    let acknowledge = draft.acknowledge.clone();
     let run = draft.dataset_id.zip(fingerprint).map(|(dataset, fingerprint)| draft.into_run(dataset, fingerprint));
-    all_right(run, errors)
+    let run = all_right(run, errors)?;
+    let found = dataset::leakage(&state.db, run.dataset_id).await?;
+    let (acknowledged, others): (Vec<_>, Vec<_>) = found.into_iter().partition(|one| acknowledge.contains(&one.name));
+    if others.is_empty() { Ok(Checked { run, acknowledged }) } else { Err(ApiError::Leakage(others)) }
 }
 
 impl Draft {
@@ -59,6 +78,7 @@ impl Draft {
         let recipe = fields.optional("recipe").unwrap_or_else(|| DEFAULT_RECIPE.to_owned());
         let name = fields.optional_text("name", 200);
         let seed = fields.optional("seed").unwrap_or(0);
+        let acknowledge = read_acknowledged(&mut fields);
         let overrides = fields.object("plan").map(read_overrides).unwrap_or_default();
         let known: Vec<String> = domain::recipes().into_iter().map(|recipe| recipe.name).collect();
         let detail = format!("there is no such recipe; there are {}", known.join(", "));
@@ -66,7 +86,7 @@ impl Draft {
         fields.finish();
         let base = domain::recipe(&recipe).or_else(|| domain::recipe(DEFAULT_RECIPE));
         let base = base.expect("the default recipe is a recipe");
-        Self { dataset_id, recipe, plan: base.plan.with(overrides), name, seed }
+        Self { dataset_id, recipe, plan: base.plan.with(overrides), name, seed, acknowledge }
     }
 
     /// What is wrong with the plan beyond what could not be read.
@@ -138,6 +158,18 @@ fn unfit_data(distribution: &Distribution, dataset: &Dataset, selection: Split) 
         errors.push(FieldError { pointer: "/plan/selection/split".into(), detail });
     }
     errors
+}
+
+fn read_acknowledged(fields: &mut Fields) -> Vec<Leakage> {
+    let names: Vec<String> = fields.optional("acknowledge").unwrap_or_default();
+    let mut known = Vec::new();
+    for (place, name) in names.iter().enumerate() {
+        match name.parse::<Leakage>() {
+            Ok(leakage) => known.push(leakage),
+            Err(detail) => fields.check(false, &format!("acknowledge/{place}"), &detail),
+        }
+    }
+    known
 }
 
 fn read_overrides(mut fields: Fields) -> PlanOverrides {

@@ -19,7 +19,7 @@ use crate::{
     app::AppError,
     config::ServerConfig,
     dataset::AddError,
-    domain::{InvalidClasses, Leakage, RunId},
+    domain::{InvalidClasses, LeakageKind, RunId},
     http::{CompareError, ReportError},
     nn::NnError,
     store::StoreError,
@@ -95,9 +95,9 @@ pub(crate) enum CliError {
     #[error(
         "the data set leaks between its splits: {}. Scores on it are better than they would be on new patients; --acknowledge \
          NAME accepts that",
-        .0.iter().map(Leakage::to_string).collect::<Vec<_>>().join(", ")
+        .0.iter().map(LeakageKind::to_string).collect::<Vec<_>>().join(", ")
     )]
-    Leakage(Vec<Leakage>),
+    Leakage(Vec<LeakageKind>),
     #[error(transparent)]
     Report(#[from] ReportError),
     #[error(transparent)]

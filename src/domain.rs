@@ -21,7 +21,7 @@ pub use augmentation::Augmentation;
 pub use event::{BatchEvent, RunEvent, ScoresOfEpoch, TrainedBatch};
 pub use ids::{DatasetId, EvaluationId, ImportId, InvalidId, ModelId, PredictionId, RadiographId, RunId, Sha256};
 pub use label::{ClassList, InvalidClasses, NOTICE, Split};
-pub use leakage::{Leakage, LeakageFinding};
+pub use leakage::{LeakageFinding, LeakageKind};
 pub use look::{LOOK_SIDE, Look};
 pub use losses::{LossCurve, LossPoint, MOST_LOSS_POINTS};
 pub use metrics::{Averages, ClassMetrics, ConfusionMatrix, Outcome};

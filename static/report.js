@@ -61,7 +61,7 @@ function shortcuts({ shortcuts: found, labelled }) {
 function pictures({ compared, featureless, unreadable, groups, across_splits: across, with_several_classes: several }, ctx) {
   const left = [featureless && `${format.count(featureless)} have too little detail to be compared`, unreadable && `${format.count(unreadable)} could not be read`];
   const looked = [`${format.plural(compared, 'image')} compared`, ...left.filter(Boolean)].join('; ');
-  const kinds = 'Found is the same picture in another size, compression, brightness or contrast; not one that is cropped, turned or mirrored.';
+  const kinds = 'Found is the same picture in another size, compression, brightness or contrast, or mirrored; not one that is cropped or turned.';
   if (groups.count === 0) return [note(`No two images look the same: ${looked}. ${kinds}`)];
   const shown = groups.items.map((group) => pictureGroup(group, ctx));
   const more = shown.slice(FIRST_GROUPS);
@@ -75,8 +75,8 @@ function pictures({ compared, featureless, unreadable, groups, across_splits: ac
   ];
 }
 
-function pictureGroup({ images, likeness, identical, across_splits: across, several_classes: several }, ctx) {
-  const what = [identical ? 'the same at 64 × 64 pixels' : `likeness ${likeness.toFixed(3)}`, across && 'across splits', several && 'different classes'];
+function pictureGroup({ images, likeness, identical, mirrored, across_splits: across, several_classes: several }, ctx) {
+  const what = [identical ? 'the same at 64 × 64 pixels' : `likeness ${likeness.toFixed(3)}`, mirrored && 'mirrored', across && 'across splits', several && 'different classes'];
   return h('li', { class: across || several ? 'grave' : null }, h('strong', {}, what.filter(Boolean).join(', ')),
     h('div', { class: 'members' }, ...images.map((image) => h('figure', {}, picture(image, ctx),
       h('figcaption', {}, `${image.file_name}: ${image.split ?? 'no split'}, ${image.label ?? 'unlabelled'}, ${image.patient ? `patient ${image.patient}` : 'unknown patient'}`)))));
@@ -105,7 +105,7 @@ function attributes({ attributes: all, classes }) {
   const summary = all.map((one) => [one.attribute, format.count(one.known), `${one.information_bits.toFixed(3)}`, one.chance_bits.toFixed(3),
     format.percent(one.share_of_class, 1), one.p < 0.0015 ? '≤ 0.001' : one.p.toFixed(3)]);
   const counts = ({ attribute, rows }) => h('details', { class: 'data', 'data-key': attribute }, h('summary', {}, `Class by ${attribute}`),
-    table(`Images by ${attribute} and class`, [attribute, ...classes], rows.map(({ value, images }) => [value.trim(), ...classes.map((name) => format.count(images[name] ?? 0))]),
+    table(`Images by ${attribute} and class`, [attribute, ...classes], rows.map(({ value, images }) => [value, ...classes.map((name) => format.count(images[name] ?? 0))]),
       { numeric: classes.map((_, i) => i + 1) }));
   return [
     table('What tells the class without any disease', ['Attribute', 'Known', 'Bits', 'By chance', 'Share of the class', 'p'], summary, { numeric: [1, 2, 3, 4, 5] }),

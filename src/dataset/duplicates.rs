@@ -1,7 +1,6 @@
 //! Images that are the same picture, or nearly: found by their hashes, verified pixel by pixel on their planes.
 //!
-//! Found is the same picture in another size, compression, brightness or contrast. A crop by more than a hundredth, a turned or a mirrored
-//! picture is not.
+//! Found is the same picture in another size, compression, brightness or contrast, and mirrored. A cropped or a turned picture is not.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -18,7 +17,7 @@ const MOST_BITS: u32 = 24;
 const BANDS: usize = MOST_BITS as usize + 1;
 
 /// Least likeness (`imaging::likeness`) of two versions of one picture.
-const LEAST_LIKENESS: f32 = 0.92;
+const LEAST_LIKENESS: f32 = 0.88;
 
 /// Planes whose details are kept at hand while pairs are verified: 16 kB each.
 const DETAILS_AT_HAND: usize = 4096;
@@ -34,6 +33,8 @@ pub struct DuplicateGroup {
     pub likeness: f32,
     /// All planes are the same byte for byte.
     pub identical: bool,
+    /// A member is another one mirrored, left for right.
+    pub mirrored: bool,
 }
 
 /// What a comparison of all images found.
@@ -63,51 +64,79 @@ pub async fn duplicates(db: &Db, dataset: DatasetId) -> Result<Duplicates, Store
     })
     .await?;
     let mut verified = Verified::new(db, &looks);
-    for (one, other) in near {
-        verified.compare(one, other).await?;
+    for pair in near {
+        verified.compare(pair).await?;
     }
     Ok(Duplicates { groups: verified.groups(), compared: compared - featureless, featureless, unseen })
 }
 
+/// Two images whose hashes are near; ordered by how many bits differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Near {
+    bits: u32,
+    one: usize,
+    other: usize,
+    /// One of them has to be mirrored for that.
+    mirrored: bool,
+}
+
+/// A hash of an image, or of what it would be mirrored.
+#[derive(Clone, Copy)]
+struct Hashed {
+    at: usize,
+    hash: [u64; 4],
+    mirrored: bool,
+}
+
 /// Pairs whose hashes differ in few bits, each once, the nearest first. Of images with the very same hash each is paired with the first
 /// of them alone: a thousand copies are a thousand pairs and not half a million.
-fn near_pairs(looks: &[HashedRadiograph]) -> Vec<(usize, usize)> {
+fn near_pairs(looks: &[HashedRadiograph]) -> Vec<Near> {
     let mut first_with: BTreeMap<[u8; 32], usize> = BTreeMap::new();
     let mut pairs = Vec::new();
     let mut distinct = Vec::new();
     for (at, look) in looks.iter().enumerate() {
         let Some(hash) = look.hash else { continue };
         match first_with.get(&hash) {
-            Some(first) => pairs.push((0, *first, at)),
+            Some(first) => pairs.push(Near { bits: 0, one: *first, other: at, mirrored: false }),
             None => {
                 first_with.insert(hash, at);
-                distinct.push((at, words(&hash)));
+                let turned = words(&imaging::mirrored_hash(&hash));
+                distinct.push(Hashed { at, hash: words(&hash), mirrored: false });
+                distinct.push(Hashed { at, hash: turned, mirrored: true });
             }
         }
     }
     for band in 0..BANDS {
         for bucket in buckets(&distinct, band) {
-            for (place, (one, hash)) in bucket.iter().enumerate() {
-                let near = bucket[place + 1..].iter().map(|(other, there)| (bits_between(hash, there), *one, *other));
-                pairs.extend(near.filter(|(bits, _, _)| *bits <= MOST_BITS));
+            for (place, one) in bucket.iter().enumerate() {
+                pairs.extend(bucket[place + 1..].iter().filter_map(|other| near(one, other)));
             }
         }
     }
     pairs.sort_unstable();
     pairs.dedup();
-    pairs.into_iter().map(|(_, one, other)| (one, other)).collect()
+    pairs
 }
 
-type Hashed = (usize, [u64; 4]);
+/// Two mirrored ones are as near as they are unmirrored, and are left out.
+fn near(one: &Hashed, other: &Hashed) -> Option<Near> {
+    if one.at == other.at || (one.mirrored && other.mirrored) {
+        return None;
+    }
+    let bits = bits_between(&one.hash, &other.hash);
+    let (first, second) = (one.at.min(other.at), one.at.max(other.at));
+    let mirrored = one.mirrored || other.mirrored;
+    (bits <= MOST_BITS).then_some(Near { bits, one: first, other: second, mirrored })
+}
 
 /// Hashes that agree in a band, two or more of them.
 fn buckets(hashes: &[Hashed], band: usize) -> Vec<Vec<Hashed>> {
     let mut buckets: HashMap<u16, Vec<Hashed>> = HashMap::new();
-    for (at, hash) in hashes {
+    for hashed in hashes {
         // Every 25th bit: the bits of a corner, which is black in most images, are spread over all bands.
         let places = (band..256).step_by(BANDS);
-        let key = places.fold(0, |key, place| key << 1 | (hash[place / 64] >> (place % 64) & 1) as u16);
-        buckets.entry(key).or_default().push((*at, *hash));
+        let key = places.fold(0, |key, place| key << 1 | (hashed.hash[place / 64] >> (place % 64) & 1) as u16);
+        buckets.entry(key).or_default().push(*hashed);
     }
     buckets.into_values().filter(|bucket| bucket.len() > 1).collect()
 }
@@ -130,14 +159,35 @@ struct Verified<'a> {
     looks: &'a [HashedRadiograph],
     /// Leads to the first of its group.
     leader: Vec<usize>,
-    /// Of a group's first: the lowest likeness, and whether all planes are the same.
-    seen: HashMap<usize, (f32, bool)>,
+    /// Of a group's first.
+    seen: HashMap<usize, Seen>,
     at_hand: HashMap<usize, Plane>,
 }
+
+/// What is known of a group.
+#[derive(Clone, Copy)]
+struct Seen {
+    likeness: f32,
+    identical: bool,
+    mirrored: bool,
+}
+
+/// Of an image alone.
+const ALONE: Seen = Seen { likeness: 1.0, identical: true, mirrored: false };
 
 struct Plane {
     bytes: Vec<u8>,
     detail: Vec<f32>,
+}
+
+impl Seen {
+    fn and(self, other: Self) -> Self {
+        Self {
+            likeness: self.likeness.min(other.likeness),
+            identical: self.identical && other.identical,
+            mirrored: self.mirrored || other.mirrored,
+        }
+    }
 }
 
 impl<'a> Verified<'a> {
@@ -145,22 +195,23 @@ impl<'a> Verified<'a> {
         Self { db, looks, leader: (0..looks.len()).collect(), seen: HashMap::new(), at_hand: HashMap::new() }
     }
 
-    async fn compare(&mut self, one: usize, other: usize) -> Result<(), StoreError> {
+    async fn compare(&mut self, Near { one, other, mirrored, .. }: Near) -> Result<(), StoreError> {
         let (first, second) = (self.first_of(one), self.first_of(other));
         if first == second || !self.fetch(one).await? || !self.fetch(other).await? {
             return Ok(());
         }
         let (a, b) = (&self.at_hand[&one], &self.at_hand[&other]);
-        let likeness = imaging::likeness(&a.detail, &b.detail).min(1.0);
+        let likeness = match mirrored {
+            true => imaging::likeness(&a.detail, &imaging::mirrored_detail(&b.detail)),
+            false => imaging::likeness(&a.detail, &b.detail),
+        };
         if likeness < LEAST_LIKENESS {
             return Ok(());
         }
-        let same = a.bytes == b.bytes;
-        let (kept, joined) = (first.min(second), first.max(second));
-        let before = [first, second].map(|leader| self.seen.remove(&leader).unwrap_or((1.0, true)));
-        let lowest = before.iter().fold(likeness, |lowest, (likeness, _)| lowest.min(*likeness));
-        self.seen.insert(kept, (lowest, same && before.iter().all(|(_, same)| *same)));
-        self.leader[joined] = kept;
+        let joins = Seen { likeness: likeness.min(1.0), identical: !mirrored && a.bytes == b.bytes, mirrored };
+        let before = [first, second].map(|leader| self.seen.remove(&leader).unwrap_or(ALONE));
+        self.seen.insert(first.min(second), before.into_iter().fold(joins, Seen::and));
+        self.leader[first.max(second)] = first.min(second);
         Ok(())
     }
 
@@ -192,12 +243,12 @@ impl<'a> Verified<'a> {
             members.entry(self.first_of(at)).or_default().push(at);
         }
         let group = |(first, members): (usize, Vec<usize>)| {
-            let (likeness, identical) = self.seen.get(&first).copied()?;
+            let Seen { likeness, identical, mirrored } = self.seen.get(&first).copied()?;
             let mut splits: Vec<Split> = members.iter().filter_map(|at| self.looks[*at].split).collect();
             splits.sort();
             splits.dedup();
             let members = members.into_iter().map(|at| self.looks[at].id).collect();
-            Some(DuplicateGroup { members, splits, likeness, identical })
+            Some(DuplicateGroup { members, splits, likeness, identical, mirrored })
         };
         members.into_iter().filter_map(group).collect()
     }

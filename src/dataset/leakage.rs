@@ -1,7 +1,7 @@
 //! What a training run on a data set has to acknowledge.
 
 use crate::{
-    domain::{DatasetId, Leakage, LeakageFinding},
+    domain::{DatasetId, LeakageFinding, LeakageKind},
     store::{self, Db, StoreError},
 };
 
@@ -16,6 +16,6 @@ pub async fn leakage(db: &Db, dataset: DatasetId) -> Result<Vec<LeakageFinding>,
 /// Of so many patients in more than one split, and of these groups of images that look the same.
 pub fn leakage_of(patients: u64, groups: &[DuplicateGroup]) -> Vec<LeakageFinding> {
     let pictures = groups.iter().filter(|group| group.splits.len() > 1).count() as u64;
-    let counts = [(Leakage::PatientOverlap, patients), (Leakage::DuplicateAcrossSplits, pictures)];
+    let counts = [(LeakageKind::PatientOverlap, patients), (LeakageKind::DuplicateAcrossSplits, pictures)];
     counts.into_iter().filter(|(_, count)| *count > 0).map(|(leakage, count)| leakage.found(count)).collect()
 }

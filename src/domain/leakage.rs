@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 /// A way in which training images tell about those that are scored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
-pub enum Leakage {
+pub enum LeakageKind {
     /// A patient has images in more than one split.
     PatientOverlap,
     /// Images in different splits are the same picture, or nearly.
@@ -19,14 +19,14 @@ pub enum Leakage {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LeakageFinding {
     /// Which.
-    pub name: Leakage,
+    pub name: LeakageKind,
     /// How many patients, or groups of images.
     pub count: u64,
     /// What was found and what it means.
     pub detail: String,
 }
 
-impl Leakage {
+impl LeakageKind {
     /// All there are.
     pub const ALL: [Self; 2] = [Self::PatientOverlap, Self::DuplicateAcrossSplits];
 
@@ -55,13 +55,13 @@ impl Leakage {
     }
 }
 
-impl fmt::Display for Leakage {
+impl fmt::Display for LeakageKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
 }
 
-impl FromStr for Leakage {
+impl FromStr for LeakageKind {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {

@@ -109,6 +109,7 @@ async fn examine(db: &Db, dataset: &Dataset, records: Records) -> Result<Examine
         members: group.members,
         likeness: group.likeness.into(),
         identical: group.identical,
+        mirrored: group.mirrored,
     };
     Ok(Examined {
         dataset_id: dataset.id,

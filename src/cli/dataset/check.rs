@@ -8,7 +8,7 @@ use crate::{
     app::DataFolder,
     cli::{CliError, serve::DATA_FOLDER},
     config::DataConfig,
-    domain::Leakage,
+    domain::LeakageKind,
     http::report,
     imaging,
     store::{self, Dataset, Db, StoreError},
@@ -21,7 +21,7 @@ pub(super) struct CheckArgs {
 
     /// Leakage that is known and accepted, so that the command does not fail for it: patient-overlap or duplicate-across-splits.
     #[arg(long, value_name = "FINDING")]
-    acknowledge: Vec<Leakage>,
+    acknowledge: Vec<LeakageKind>,
 
     /// How the report is printed; `json` is as GET /v1/datasets/{id}/report answers.
     #[arg(long, value_name = "FORMAT", default_value = "markdown")]
@@ -56,7 +56,7 @@ pub(super) async fn run(args: CheckArgs) -> Result<(), CliError> {
     };
     write!(std::io::stdout(), "{text}")?;
     let found = report.leakage.iter().map(|finding| finding.name);
-    let others: Vec<Leakage> = found.filter(|name| !args.acknowledge.contains(name)).collect();
+    let others: Vec<LeakageKind> = found.filter(|name| !args.acknowledge.contains(name)).collect();
     if others.is_empty() { Ok(()) } else { Err(CliError::Leakage(others)) }
 }
 

@@ -84,7 +84,9 @@ fn rows(values: &[Option<String>], class: &[usize], names: &[String]) -> Vec<Ass
         let key = (value.is_none(), value.as_deref().unwrap_or(UNKNOWN));
         *rows.entry(key).or_default().entry(names[*class].clone()).or_default() += 1;
     }
-    rows.into_iter().map(|((_, value), images)| AssociationRow { value: value.to_owned(), images }).collect()
+    // Bands are padded, so that they stand in their order.
+    let squeezed = |value: &str| value.split_whitespace().collect::<Vec<_>>().join(" ");
+    rows.into_iter().map(|((_, value), images)| AssociationRow { value: squeezed(value), images }).collect()
 }
 
 /// The information of counts whose classes are dealt anew. Patients are shuffled and their images' classes laid in that order over the

@@ -61,6 +61,8 @@ pub struct LooksAlike {
     pub likeness: f64,
     /// Their planes are the same byte for byte.
     pub identical: bool,
+    /// A member is another one mirrored.
+    pub mirrored: bool,
 }
 
 /// The images that have a class.
@@ -108,7 +110,7 @@ impl<'a> Labelled<'a> {
         let measure = |name, features, seen: Seen<'_>| Shortcut::measure(name, features, &seen, &examples);
         let mut shortcuts = Vec::new();
         let categories: [(_, _, fn(&Described) -> Option<String>); 2] = [
-            ("source", "source", |image| image.source.clone()),
+            ("source", "the source", |image| image.source.clone()),
             ("collection", "where it was published", |image| image.collection.clone()),
         ];
         for (name, features, value) in categories {

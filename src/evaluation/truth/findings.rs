@@ -82,6 +82,8 @@ pub struct PictureGroup {
     pub likeness: f64,
     /// The same at 64 x 64 pixels, byte for byte.
     pub identical: bool,
+    /// A member is another one mirrored, left for right.
+    pub mirrored: bool,
     /// Members stand in more than one split.
     pub across_splits: bool,
     /// Members have more than one class.
@@ -239,6 +241,7 @@ fn duplicates(examined: &Examined, names: &[String]) -> DuplicateFindings {
             images: members.into_iter().map(|image| shown(image, names)).collect(),
             likeness: group.likeness,
             identical: group.identical,
+            mirrored: group.mirrored,
             across_splits: splits.len() > 1,
             several_classes: classes.len() > 1,
         });

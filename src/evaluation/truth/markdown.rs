@@ -53,9 +53,15 @@ impl DatasetReport {
             (self.patients_in_several_splits.count, "are in more than one split"),
             (self.patients_with_several_classes.count, "have images of more than one class"),
         ];
-        put(text, format!("{} patients are known; {} images have no patient id.", self.patients, self.without_patient));
+        put(
+            text,
+            format!(
+                "Known patients: {}. Images without a patient id: {}. Of the patients\n",
+                self.patients, self.without_patient
+            ),
+        );
         for (count, what) in counts {
-            put(text, format!("{count} patients {what}."));
+            put(text, format!("- {count} {what}."));
         }
         for (title, found) in [
             ("In more than one split", &self.patients_in_several_splits),
@@ -81,15 +87,15 @@ impl DatasetReport {
         put(
             text,
             format!(
-                "{} images were compared: the same picture in another size, compression, brightness or contrast is found, \
-                 cropped, turned and mirrored ones are not. {} have too little detail to be compared, {} could not be read.",
+                "{} images were compared: the same picture in another size, compression, brightness or contrast, or \
+                 mirrored, is found; cropped and turned ones are not. {} have too little detail to be compared, {} could not be read.",
                 found.compared, found.featureless, found.unreadable
             ),
         );
         put(
             text,
             format!(
-                "{} groups look the same: {} across splits, {} of several classes, {} of several patients.",
+                "Groups that look the same: {}; across splits {}, of several classes {}, of several patients {}.",
                 found.groups.count, found.across_splits, found.with_several_classes, found.with_several_patients
             ),
         );
@@ -126,12 +132,7 @@ impl DatasetReport {
         )];
         rows.extend(self.shortcuts.iter().map(|one| {
             let cross = between(one.cross_validated.accuracy);
-            row(
-                format!("{}: {}", one.name, one.features),
-                cross,
-                test(one.on_test, |test| test.accuracy),
-                one.model.clone(),
-            )
+            row(one.features.clone(), cross, test(one.on_test, |test| test.accuracy), one.model.clone())
         }));
         table(text, &["From", "Cross-validated", "On test", "By"], rows.into_iter());
     }
@@ -165,7 +166,7 @@ impl DatasetReport {
                 .collect();
             let rows = association.rows.iter().map(|row| {
                 let cell = |name: &String| row.images.get(name).copied().unwrap_or(0).to_string();
-                std::iter::once(row.value.trim().to_owned()).chain(self.classes.names().iter().map(cell)).collect()
+                std::iter::once(row.value.clone()).chain(self.classes.names().iter().map(cell)).collect()
             });
             table(text, &heads, rows);
         }
@@ -202,8 +203,14 @@ fn group(group: &PictureGroup) -> Vec<String> {
         let patient = image.patient.as_deref().unwrap_or("unknown");
         format!("{} ({place}, {label}, patient {patient})", image.file_name)
     };
-    let likeness = if group.identical { "identical".to_owned() } else { format!("{:.3}", group.likeness) };
+    let mirrored = if group.mirrored { ", mirrored" } else { "" };
+    let likeness = if group.identical { "identical".to_owned() } else { format!("{:.3}{mirrored}", group.likeness) };
     vec![likeness, group.images.iter().map(image).collect::<Vec<_>>().join("; ")]
+}
+
+/// The deals that a p value is counted over show no smaller one.
+pub(super) fn probability(p: f64) -> String {
+    if p < 0.0015 { "≤ 0.001".to_owned() } else { format!("{p:.3}") }
 }
 
 fn patients(n: u64) -> String {

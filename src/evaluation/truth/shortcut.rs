@@ -19,7 +19,7 @@ const SEED: u64 = 0;
 /// How well something that is no disease predicts the class.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Shortcut {
-    /// `source`, `file`, `original` or `thumbnail`.
+    /// `source`, `collection`, `file`, `original` or `thumbnail`.
     pub name: String,
     /// What is looked at.
     pub features: String,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::domain::{Leakage, RadiographId, Split};
+use crate::domain::{LeakageKind, RadiographId, Split};
 
 const CLASSES: [&str; 3] = ["normal", "pneumonia", "COVID-19"];
 
@@ -102,12 +102,22 @@ fn a_planted_brightness_is_read_from_the_thumbnail() {
 #[test]
 fn leakage_is_named_and_no_patient_id_is_shown_whole() {
     let mut examined = examined();
-    examined.leakage = vec![Leakage::PatientOverlap.found(1), Leakage::DuplicateAcrossSplits.found(1)];
+    examined.leakage = vec![LeakageKind::PatientOverlap.found(1), LeakageKind::DuplicateAcrossSplits.found(1)];
     examined.images[0].patient = examined.images[1].patient.clone();
     examined.images[7].patient = None;
     examined.groups = vec![
-        LooksAlike { members: vec![examined.images[2].id, examined.images[3].id], likeness: 0.99, identical: false },
-        LooksAlike { members: vec![examined.images[4].id, examined.images[10].id], likeness: 1.0, identical: true },
+        LooksAlike {
+            members: vec![examined.images[2].id, examined.images[3].id],
+            likeness: 0.99,
+            identical: false,
+            mirrored: false,
+        },
+        LooksAlike {
+            members: vec![examined.images[4].id, examined.images[10].id],
+            likeness: 1.0,
+            identical: true,
+            mirrored: false,
+        },
     ];
     let report = DatasetReport::new(examined);
     let overlap = &report.patients_in_several_splits;
@@ -136,7 +146,7 @@ fn images_that_look_the_same_are_never_on_both_sides_of_a_fold() {
         image.source = Some(format!("source {}", number / 2));
     }
     let pairs = examined.images.chunks(2).map(|pair| pair.iter().map(|image| image.id).collect());
-    let alike = |members| LooksAlike { members, likeness: 1.0, identical: true };
+    let alike = |members| LooksAlike { members, likeness: 1.0, identical: true, mirrored: false };
     examined.groups = pairs.map(alike).collect();
     let report = DatasetReport::new(examined);
     let source = report.shortcuts.iter().find(|shortcut| shortcut.name == "source").unwrap().cross_validated;

@@ -1,6 +1,6 @@
 //! What a score on a data set can and cannot mean, in words.
 
-use super::{Accuracy, Association, DatasetReport, Shortcut, association::UNKNOWN};
+use super::{Accuracy, Association, DatasetReport, Shortcut, association::UNKNOWN, markdown::probability};
 use crate::{
     domain::Split,
     evaluation::{Estimate, wilson},
@@ -120,9 +120,9 @@ fn sources(report: &DatasetReport) -> Vec<String> {
     });
     let Association { share_of_class, p, .. } = source;
     let mut said = vec![format!(
-        "The source tells {} of what there is to know about the class, beyond chance (p {}).",
+        "The source tells {} of what there is to know about the class, beyond chance (p: {}).",
         percent(*share_of_class),
-        if *p < 0.0015 { "≤ 0.001".to_owned() } else { format!("= {p:.3}") }
+        probability(*p)
     )];
     if images > 0 {
         said.push(format!(

@@ -6,7 +6,7 @@ use utoipa::ToSchema;
 use crate::{
     dataset,
     domain::{
-        self, Architecture, DatasetId, InitialWeights, Leakage, LeakageFinding, PlanOverrides, Scope, Split, Stage,
+        self, Architecture, DatasetId, InitialWeights, LeakageFinding, LeakageKind, PlanOverrides, Scope, Split, Stage,
         Step, TrainingPlan,
     },
     http::{
@@ -36,7 +36,7 @@ pub struct NewTrainingRun {
     seed: Option<u32>,
     /// Leakage between the data set's splits that is known and accepted: the names that GET /v1/datasets/{id}/report finds. Without
     /// them a run on such data is refused with 409 and the findings.
-    #[schema(value_type = Option<Vec<Leakage>>)]
+    #[schema(value_type = Option<Vec<LeakageKind>>)]
     acknowledge: Option<Vec<String>>,
 }
 
@@ -53,7 +53,7 @@ struct Draft {
     plan: TrainingPlan,
     name: Option<String>,
     seed: u32,
-    acknowledge: Vec<Leakage>,
+    acknowledge: Vec<LeakageKind>,
 }
 
 /// The run to queue, or one 422 with all that is wrong; or 409 where its data leak and the submission does not say so.
@@ -160,11 +160,11 @@ fn unfit_data(distribution: &Distribution, dataset: &Dataset, selection: Split) 
     errors
 }
 
-fn read_acknowledged(fields: &mut Fields) -> Vec<Leakage> {
+fn read_acknowledged(fields: &mut Fields) -> Vec<LeakageKind> {
     let names: Vec<String> = fields.optional("acknowledge").unwrap_or_default();
     let mut known = Vec::new();
     for (place, name) in names.iter().enumerate() {
-        match name.parse::<Leakage>() {
+        match name.parse::<LeakageKind>() {
             Ok(leakage) => known.push(leakage),
             Err(detail) => fields.check(false, &format!("acknowledge/{place}"), &detail),
         }

@@ -1,6 +1,7 @@
 //! The command line.
 
 mod bench;
+mod dataset;
 mod demo;
 mod import;
 mod openapi;
@@ -19,8 +20,8 @@ use crate::{
     app::AppError,
     config::ServerConfig,
     dataset::AddError,
-    domain::{InvalidClasses, RunId, RunStatus},
-    http::{ApiError, CompareError},
+    domain::{InvalidClasses, LeakageKind, RunId, RunStatus},
+    http::{ApiError, CompareError, ReportError},
     nn::NnError,
     store::StoreError,
     telemetry,
@@ -53,6 +54,8 @@ enum Command {
     /// Imports a folder of labelled radiographs into a data set. Bad rows and files are reported and do not stop the
     /// rest; importing twice adds nothing.
     Import(import::ImportArgs),
+    /// Looks at data sets, whether a server runs or not.
+    Dataset(dataset::DatasetArgs),
     /// Trains without a server, and leaves the same runs and models. A run that is interrupted goes on with `--resume`, or when a
     /// server starts on the folder.
     Train(train::TrainArgs),
@@ -92,8 +95,16 @@ pub(crate) enum CliError {
     NoDatabase(PathBuf),
     #[error("{folder} holds no training run {id}")]
     NoRun { id: RunId, folder: PathBuf },
-    #[error("there is no data set {0:?}: `thorax import --dataset NAME FOLDER` makes one")]
-    NoDataset(String),
+    #[error("{folder} holds no data set {name:?}")]
+    NoDataset { name: String, folder: PathBuf },
+    #[error(
+        "the data set leaks between its splits: {}. Scores on it are better than they would be on new patients; --acknowledge \
+         NAME accepts that",
+        .0.iter().map(LeakageKind::to_string).collect::<Vec<_>>().join(", ")
+    )]
+    Leakage(Vec<LeakageKind>),
+    #[error(transparent)]
+    Report(#[from] ReportError),
     #[error("{0}")]
     Refused(String),
     #[error("--stages takes numbers from 1 to {known}, the stages of the plan")]
@@ -120,7 +131,11 @@ impl CliError {
     /// A request that the interface refuses, with each thing that is wrong.
     fn refused(error: ApiError) -> Self {
         let what = error.to_string();
-        let ApiError::Invalid(fields) = error else { return Self::Refused(what) };
+        let fields = match error {
+            ApiError::Invalid(fields) => fields,
+            ApiError::Leakage(found) => return Self::Leakage(found.into_iter().map(|one| one.name).collect()),
+            _ => return Self::Refused(what),
+        };
         let fields = fields.iter().map(|field| format!("{}: {}", field.pointer, field.detail));
         Self::Refused(std::iter::once(what).chain(fields).collect::<Vec<_>>().join("\n  "))
     }
@@ -147,6 +162,7 @@ fn run(cli: Cli) -> Result<(), CliError> {
             Some(Command::Serve(server)) => serve::serve(&server).await,
             Some(Command::Demo(args)) => demo::run(&args).await,
             Some(Command::Import(args)) => import::run(args).await,
+            Some(Command::Dataset(args)) => dataset::run(args).await,
             Some(Command::Runs(args)) => runs::run(args).await,
             Some(Command::Phantoms(args)) => phantoms::run(&args),
             Some(Command::Train(args)) => train::run(args).await,

@@ -1,20 +1,26 @@
 //! Data sets: split files, imports, uploads, patient-grouped splits, and synthetic phantoms for the demo.
 
 pub mod covidx;
+mod duplicates;
 mod folder;
 mod import;
+mod leakage;
+mod looks;
 mod patient;
 pub mod phantom;
 mod split;
 mod upload;
 
+pub use duplicates::{DuplicateGroup, Duplicates, duplicates};
 pub use folder::{PathError, resolve_below};
 pub use import::{ImportRequest, import};
+pub use leakage::{leakage, leakage_of};
+pub use looks::complete_looks;
 pub use patient::PatientIds;
 pub use split::{assign, carve_validation};
 pub use upload::{AddError, Added, NewRadiograph, add};
 
-use crate::domain::ClassList;
+use crate::{domain::ClassList, store::StoreError};
 
 /// The class that `name` means: written exactly so, or alone in differing only by case.
 pub fn match_class<'a>(classes: &'a ClassList, name: &str) -> Option<&'a str> {
@@ -26,6 +32,11 @@ pub fn match_class<'a>(classes: &'a ClassList, name: &str) -> Option<&'a str> {
         (Some(class), None) => Some(class),
         _ => None,
     }
+}
+
+/// Computes off the async threads.
+async fn off_async<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, StoreError> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| StoreError::Blob(format!("a computation gave up: {error}")))
 }
 
 /// A folder of real data beside the project, for tests; says so when it is not there.

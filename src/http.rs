@@ -19,6 +19,7 @@ mod predictions;
 mod problem;
 mod radiographs;
 mod recipes;
+mod report;
 mod scores;
 mod state;
 mod training_runs;
@@ -36,8 +37,9 @@ use crate::domain::BatchEvent;
 pub use comparison::{CompareError, MAX_COMPARED, compare};
 pub use fields::JsonObject;
 pub use problem::{ApiError, FieldError, Problem};
+pub use report::{ReportError, report};
 pub use state::{AppState, Limits, MAX_EVENT_STREAMS};
-pub use training_runs::check as check_training_run;
+pub use training_runs::{Checked as CheckedRun, check as check_training_run};
 
 #[derive(OpenApi)]
 #[openapi(

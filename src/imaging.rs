@@ -4,9 +4,11 @@
 mod change;
 mod container;
 mod grey;
+mod look;
 mod resize;
 
 pub use change::Change;
+pub use look::{LOOK_VERSION, detail, likeness, look, mirrored_detail, mirrored_hash};
 pub use resize::resize_square;
 
 use std::io::Cursor;

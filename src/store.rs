@@ -7,11 +7,13 @@ mod columns;
 mod db;
 mod files;
 
+pub mod attributes;
 pub mod checkpoints;
 pub mod datasets;
 pub mod evaluations;
 pub mod events;
 pub mod imports;
+pub mod looks;
 pub mod losses;
 pub mod models;
 pub mod outcomes;
@@ -24,6 +26,7 @@ pub mod weights;
 #[cfg(test)]
 mod fixtures;
 
+pub use attributes::Attributes;
 pub use blobs::Blobs;
 pub use caches::Caches;
 pub use checkpoints::{CheckpointFiles, StoredCheckpoint, StoredFile};
@@ -31,7 +34,8 @@ pub use datasets::{Dataset, Distribution};
 pub use db::Db;
 pub use evaluations::Evaluation;
 pub use events::StoredEvent;
-pub use imports::{Import, ImportRejection};
+pub use imports::{Import, ImportRejection, RejectionKind};
+pub use looks::HashedRadiograph;
 pub use models::Model;
 pub use outcomes::Evaluated;
 pub use predictions::Prediction;

@@ -10,6 +10,7 @@ export class Problem extends Error {
     this.status = status;
     this.title = document.title ?? `Status ${status}`;
     this.errors = document.errors ?? [];
+    this.findings = document.findings ?? [];
   }
 }
 
@@ -21,8 +22,8 @@ export const key = {
   set: (value) => sessionStorage.setItem(KEY, value),
 };
 
-/** The JSON at `path`. */
-export const get = (path) => ask('GET', path, { signal: AbortSignal.timeout(PATIENCE_MS) });
+/** The JSON at `path`; what takes the server long is waited for longer. */
+export const get = (path, patience = PATIENCE_MS) => ask('GET', path, { signal: AbortSignal.timeout(patience) });
 
 /** Sends JSON. */
 export function send(method, path, body) {

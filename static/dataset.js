@@ -1,9 +1,10 @@
-// One data set: its distribution, imports from a folder, uploads.
+// One data set: its distribution, the truth about it, imports from a folder, uploads.
 
 import { get, send, upload } from './api.js';
 import { h } from './dom.js';
 import * as format from './format.js';
 import { facts, field, form, link, note, pageHead, section, select, status, syntheticBadge, table } from './parts.js';
+import { reportSections } from './report.js';
 
 const SPLITS = ['train', 'validation', 'test', 'unassigned'];
 
@@ -23,6 +24,7 @@ export default {
     return [
       pageHead(dataset.name, { above: link('/datasets', 'Data sets'), badges: [syntheticBadge(dataset)], lede: dataset.description }),
       section('Distribution', ...distribution(dataset), splitForm(dataset, ctx)),
+      ...reportSections(dataset, job?.status === 'running', ctx),
       section('Import a folder', job && importProgress(job), importForm(dataset, ctx)),
       section('Upload files', uploadForm(dataset, ctx)),
       section('Record', record(dataset)),

@@ -6,6 +6,9 @@ import { h } from './dom.js';
 import * as format from './format.js';
 import { action, command, field, form, isActive, link, note, pageHead, paceText, planBar, progressText, section, select, status, table } from './parts.js';
 
+/** Begins the name of a box by which a finding is acknowledged. */
+const ACKNOWLEDGE = 'acknowledge-';
+
 export default {
   section: 'runs',
   title: () => 'Runs',
@@ -117,8 +120,26 @@ async function start(values, recipes, ctx) {
     overrides.selection = { ...usual, ...overrides.selection, split };
   }
   if (Object.keys(overrides).length) request.plan = overrides;
-  const run = await send('POST', '/v1/training-runs', request);
-  ctx.go(`/runs/${run.id}`);
+  const acknowledge = Object.keys(values).filter((name) => name.startsWith(ACKNOWLEDGE)).map((name) => name.slice(ACKNOWLEDGE.length));
+  if (acknowledge.length) request.acknowledge = acknowledge;
+  try {
+    const run = await send('POST', '/v1/training-runs', request);
+    return ctx.go(`/runs/${run.id}`);
+  } catch (error) {
+    if (!error.findings?.length) throw error;
+    return leakage(error, dataset_id, acknowledge);
+  }
+}
+
+/** What leaks, with a box for each finding: who ticks it and submits again has acknowledged it. */
+function leakage({ findings }, dataset, acknowledged) {
+  const box = (name, detail, checked) => h('label', { class: 'acknowledge' },
+    h('input', { type: 'checkbox', name: ACKNOWLEDGE + name, value: 'known', checked }), h('span', {}, h('code', {}, name), detail));
+  return h('fieldset', { class: 'problem' }, h('legend', {}, 'The data set leaks between its splits'),
+    h('p', {}, 'Scores of a run on it are better than they would be on new patients. ', link(`/datasets/${dataset}`, 'See what was found'),
+      ', or acknowledge it and start the run again:'),
+    acknowledged.map((name) => box(name, ' acknowledged', true)),
+    findings.map(({ name, detail }) => box(name, ` ${detail}`, false)));
 }
 
 function parse(text) {

@@ -119,7 +119,7 @@ fn what_cannot_be_trained_is_refused_with_what_is_wrong() {
         assert!(!succeeded && told.contains(expected), "{arguments:?}: {told}");
     }
     let nothing = thorax(folder.path()).args(["train", "--dataset", "nothing"]).output().unwrap();
-    assert!(said(nothing).2.contains("there is no data set \"nothing\""));
+    assert!(said(nothing).2.contains("holds no data set \"nothing\""));
     let _server = Running::start(folder.path(), &[]);
     let (succeeded, _, told) = said(train(folder.path(), &plan(1)).output().unwrap());
     assert!(!succeeded && told.contains("is in use by another thorax server"), "{told}");

@@ -15,7 +15,7 @@ use tokio::sync::broadcast::error::RecvError;
 use self::board::Board;
 use super::{CliError, runs::Shown, serve::DATA_FOLDER};
 use crate::{
-    app::Trainer,
+    app::{DataFolder, Trainer},
     config::DataConfig,
     domain::{DatasetId, RunId, RunStatus},
     http::{JsonObject, check_training_run},
@@ -55,8 +55,12 @@ pub(super) struct TrainArgs {
     #[arg(long, value_name = "SEED", default_value_t = 0)]
     seed: u32,
 
+    /// Leakage between the data set's splits that is known and accepted, by the names that `thorax dataset check` gives.
+    #[arg(long, value_name = "NAME,NAME,…", value_delimiter = ',')]
+    acknowledge: Vec<String>,
+
     /// In place of a new run, lets this one go on from its last checkpoint.
-    #[arg(long, value_name = "ID", conflicts_with_all = ["dataset", "recipe", "stages", "plan", "name", "seed"])]
+    #[arg(long, value_name = "ID", conflicts_with_all = ["dataset", "recipe", "stages", "plan", "name", "seed", "acknowledge"])]
     resume: Option<RunId>,
 
     /// `auto` (a real GPU if there is one, else the CPU), `vulkan`, `vulkan:N` or `cpu`.
@@ -72,7 +76,7 @@ pub(super) async fn run(args: TrainArgs) -> Result<(), CliError> {
     let db = trainer.folder().db.clone();
     let run = match args.resume {
         Some(id) => resumed(&trainer, id).await?,
-        None => submitted(&db, &args).await?,
+        None => submitted(&trainer, &args).await?,
     };
     eprintln!("Run {} on {} ({}).", run.id, trainer.device().name, trainer.device().description);
     follow(&mut trainer, &run).await?;
@@ -94,20 +98,23 @@ fn conclude(run: Run) -> Result<(), CliError> {
 }
 
 /// A new run, checked as the server checks one.
-async fn submitted(db: &Db, args: &TrainArgs) -> Result<Run, CliError> {
-    let TrainArgs { recipe, name, seed, .. } = args;
-    let dataset = dataset(db, args.dataset.as_deref().unwrap_or_default()).await?;
-    let request =
-        json!({"dataset_id": dataset, "recipe": recipe, "name": name, "seed": seed, "plan": overrides(args)?});
+async fn submitted(trainer: &Trainer, args: &TrainArgs) -> Result<Run, CliError> {
+    let db = &trainer.folder().db;
+    let TrainArgs { recipe, name, seed, acknowledge, .. } = args;
+    let dataset = dataset(trainer, args.dataset.as_deref().unwrap_or_default()).await?;
+    let request = json!({
+        "dataset_id": dataset, "recipe": recipe, "name": name, "seed": seed, "acknowledge": acknowledge, "plan": overrides(args)?
+    });
     let request: JsonObject = serde_json::from_value(request)?;
-    let mut run = check_training_run(db, request).await.map_err(CliError::refused)?;
+    let mut checked = check_training_run(db, request).await.map_err(CliError::refused)?;
+    let run = &mut checked.run;
     if let Some(stages) = &args.stages {
         let known = run.plan.stages.len();
         let chosen = stages.iter().map(|&number| run.plan.stages.get(number.wrapping_sub(1)).cloned());
         run.plan.stages = chosen.collect::<Option<_>>().ok_or(CliError::Stages { known })?;
     }
-    store::runs::create(db, &run).await?;
-    Ok(run)
+    checked.queue(db).await?;
+    Ok(checked.run)
 }
 
 fn overrides(args: &TrainArgs) -> Result<JsonObject, CliError> {
@@ -122,10 +129,11 @@ fn overrides(args: &TrainArgs) -> Result<JsonObject, CliError> {
     Ok(serde_json::from_str(&text)?)
 }
 
-async fn dataset(db: &Db, name: &str) -> Result<DatasetId, CliError> {
+async fn dataset(trainer: &Trainer, name: &str) -> Result<DatasetId, CliError> {
+    let DataFolder { db, path, .. } = trainer.folder();
     let by_name = store::datasets::find_by_name(db, name).await?.map(|dataset| dataset.id);
     let id = by_name.or_else(|| name.parse().ok());
-    id.ok_or_else(|| CliError::NoDataset(name.to_owned()))
+    id.ok_or_else(|| CliError::NoDataset { name: name.to_owned(), folder: path.clone() })
 }
 
 async fn resumed(trainer: &Trainer, id: RunId) -> Result<Run, CliError> {

@@ -2,6 +2,7 @@
 
 mod layout;
 mod ledger;
+mod sources;
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -11,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     domain::Split,
     imaging::Limits,
-    store::{Blobs, Dataset, Db, Import, StoreError},
+    store::{self, Blobs, Dataset, Db, Import, RejectionKind, StoreError},
 };
 
 use super::{
@@ -21,6 +22,7 @@ use super::{
 };
 use layout::{Entry, Origin};
 use ledger::Ledger;
+use sources::Sources;
 
 /// What to import and within which bounds.
 #[derive(Clone, Debug)]
@@ -39,6 +41,19 @@ pub struct ImportRequest {
     pub max_bytes: u64,
     /// How patient ids are stored.
     pub patient_ids: PatientIds,
+}
+
+/// Why there is no image in a row or file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Refused {
+    kind: RejectionKind,
+    reason: String,
+}
+
+impl From<String> for Refused {
+    fn from(reason: String) -> Self {
+        Self { kind: RejectionKind::Unusable, reason }
+    }
 }
 
 /// An image that was found, and what its place says about it.
@@ -99,8 +114,12 @@ async fn import_all(
 ) -> Result<(), Failure> {
     let request = Arc::new(request.clone());
     let for_listing = Arc::clone(&request);
-    let entries = blocking(move || layout::entries(&for_listing)).await.map_err(Failure::Import)?;
-    ledger.begin(entries.len() as u64).await?;
+    let listing = move || Ok((layout::entries(&for_listing)?, Sources::read(&for_listing)));
+    let (entries, sources) = blocking(listing).await.map_err(Failure::Import)?;
+    ledger.begin((entries.len() + sources.problems.len()) as u64).await?;
+    for (line, reason) in &sources.problems {
+        ledger.reject(Origin { file: sources::FILE.into(), line: *line }, reason.clone().into());
+    }
 
     // Reading, decoding and blobs in parallel; rows one by one in the order of the folder, so that the same folder
     // always gives the same data set.
@@ -112,8 +131,15 @@ async fn import_all(
         }
         let (origin, outcome) = outcome?;
         match outcome {
-            Ok((candidate, kept)) => ledger.record(origin, candidate, upload::enter(db, kept).await?),
-            Err(reason) => ledger.reject(origin, reason),
+            Ok((candidate, kept)) => {
+                let added = upload::enter(db, kept).await?;
+                // Also of one that was there: a folder that is imported again may have come to say more.
+                if let Some(attributes) = sources.of(&candidate) {
+                    store::attributes::put(db, added.radiograph().id, attributes).await?;
+                }
+                ledger.record(origin, candidate, added);
+            }
+            Err(refused) => ledger.reject(origin, refused),
         }
         ledger.report_if_due().await?;
     }
@@ -126,15 +152,19 @@ async fn keep(
     blobs: &Blobs,
     request: Arc<ImportRequest>,
     Entry { origin, found }: Entry,
-) -> Result<(Origin, Result<(Candidate, Kept), String>), StoreError> {
+) -> Result<(Origin, Result<(Candidate, Kept), Refused>), StoreError> {
     let candidate = match found {
         Ok(candidate) => candidate,
-        Err(reason) => return Ok((origin, Err(reason))),
+        Err(refused) => return Ok((origin, Err(refused))),
     };
     let (for_reading, path) = (Arc::clone(&request), candidate.path.clone());
     let bytes = match blocking(move || read_bounded(&for_reading.root, &path, for_reading.max_bytes)).await {
         Ok(bytes) => bytes,
-        Err(reason) => return Ok((origin, Err(reason))),
+        Err(reason) => {
+            let there = tokio::fs::symlink_metadata(request.root.join(&candidate.path)).await.is_ok();
+            let kind = if there { RejectionKind::Unusable } else { RejectionKind::RowWithoutFile };
+            return Ok((origin, Err(Refused { kind, reason })));
+        }
     };
     let new = NewRadiograph {
         bytes,
@@ -148,7 +178,7 @@ async fn keep(
     match upload::keep(db, blobs, &request.dataset, new, &request.limits, &request.patient_ids).await {
         Ok(kept) => Ok((origin, Ok((candidate, kept)))),
         Err(AddError::Store(error)) => Err(error),
-        Err(refused) => Ok((origin, Err(format!("{}: {refused}", candidate.path)))),
+        Err(refused) => Ok((origin, Err(format!("{}: {refused}", candidate.path).into()))),
     }
 }
 

@@ -3,9 +3,9 @@
 use jiff::Timestamp;
 
 use crate::{
-    domain::{RadiographId, Sha256, Split},
+    domain::{Look, RadiographId, Sha256, Split},
     imaging::{self, Format, ImageError, Limits},
-    store::{Blobs, Dataset, Db, Radiograph, StoreError, radiographs},
+    store::{Blobs, Dataset, Db, Radiograph, StoreError, looks, radiographs},
 };
 
 use super::{PatientIds, match_class};
@@ -41,6 +41,14 @@ pub enum Added {
     Duplicate(Radiograph),
 }
 
+impl Added {
+    /// The radiograph that the data set now holds.
+    pub fn radiograph(&self) -> &Radiograph {
+        let (Self::Created(radiograph) | Self::Duplicate(radiograph)) = self;
+        radiograph
+    }
+}
+
 /// Why it was not added.
 #[derive(Debug, thiserror::Error)]
 pub enum AddError {
@@ -62,7 +70,7 @@ pub enum AddError {
 
 /// A radiograph whose blob is durable and whose row is still to be written.
 pub(super) enum Kept {
-    New(Radiograph),
+    New(Radiograph, Look),
     Known(Radiograph),
 }
 
@@ -102,7 +110,7 @@ pub(super) async fn keep(
     if let Some(known) = radiographs::find(db, dataset.id, &sha256).await? {
         return Ok(Kept::Known(known));
     }
-    let (bytes, (format, width, height)) = decodable(bytes, *limits).await?;
+    let (bytes, (format, width, height), look) = decodable(bytes, *limits).await?;
     let radiograph = Radiograph {
         id: RadiographId::new(),
         dataset_id: dataset.id,
@@ -120,24 +128,28 @@ pub(super) async fn keep(
         created_at: Timestamp::now(),
     };
     blobs.put(bytes).await?;
-    Ok(Kept::New(radiograph))
+    Ok(Kept::New(radiograph, look))
 }
 
 /// Writes the row, unless the same bytes came in meanwhile.
 pub(super) async fn enter(db: &Db, kept: Kept) -> Result<Added, StoreError> {
     match kept {
         Kept::Known(known) => Ok(Added::Duplicate(known)),
-        Kept::New(radiograph) => Ok(match radiographs::insert(db, &radiograph).await? {
+        Kept::New(radiograph, look) => Ok(match radiographs::insert(db, &radiograph).await? {
             Some(known) => Added::Duplicate(known),
-            None => Added::Created(radiograph),
+            None => {
+                // After the row, not with it: a look that a killed process did not write is made when it is wanted.
+                looks::put(db, radiograph.id, imaging::LOOK_VERSION, &look).await?;
+                Added::Created(radiograph)
+            }
         }),
     }
 }
 
-async fn decodable(bytes: Vec<u8>, limits: Limits) -> Result<(Vec<u8>, (Format, u32, u32)), ImageError> {
+async fn decodable(bytes: Vec<u8>, limits: Limits) -> Result<(Vec<u8>, (Format, u32, u32), Look), ImageError> {
     blocking(move || {
         let (format, image) = imaging::decode(&bytes, &limits)?;
-        Ok((bytes, (format, image.width, image.height)))
+        Ok((bytes, (format, image.width, image.height), imaging::look(&image)))
     })
     .await
 }

@@ -192,7 +192,7 @@ fn grouped(number: u64) -> String {
 }
 
 /// Nothing in a cell ends it.
-fn escaped(cell: &str) -> String {
+pub(super) fn escaped(cell: &str) -> String {
     cell.replace('\\', "\\\\").replace('|', "\\|").replace(['\r', '\n'], " ")
 }
 

@@ -1,5 +1,7 @@
 //! `/v1/datasets`: data sets, their distribution and their splits.
 
+mod report;
+
 use axum::{Json, extract::State, http::StatusCode, response::IntoResponse};
 use jiff::Timestamp;
 use serde::Serialize;
@@ -23,6 +25,7 @@ pub(super) fn router() -> OpenApiRouter<AppState> {
         .routes(routes!(create_dataset, list_datasets))
         .routes(routes!(get_dataset, delete_dataset))
         .routes(routes!(split_dataset))
+        .routes(routes!(report::get_dataset_report))
 }
 
 /// A data set to be made.

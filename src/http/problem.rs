@@ -12,7 +12,12 @@ use axum::{
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::{domain::PlanProblem, imaging::ImageError, inference::EngineError, store::StoreError};
+use crate::{
+    domain::{LeakageFinding, PlanProblem},
+    imaging::ImageError,
+    inference::EngineError,
+    store::StoreError,
+};
 
 /// A problem document.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
@@ -32,6 +37,9 @@ pub struct Problem {
     /// Each wrong field.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub errors: Vec<FieldError>,
+    /// Leakage that the request did not acknowledge.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub findings: Vec<LeakageFinding>,
 }
 
 /// One wrong field.
@@ -70,6 +78,12 @@ pub enum ApiError {
     /// 409.
     #[error("{0}")]
     Conflict(String),
+    /// 409: a run on data that leaks, without saying that this is known.
+    #[error(
+        "the data set leaks between its splits, so that scores would be better than they are: assign the splits anew by patient \
+         (POST /v1/datasets/{{id}}/split), remove the duplicates, or name the findings in `acknowledge`"
+    )]
+    Leakage(Vec<LeakageFinding>),
     /// 413.
     #[error("{0}")]
     TooLarge(String),
@@ -109,13 +123,20 @@ impl ApiError {
         if let Self::Internal(cause) = &self {
             tracing::error!(error = cause.to_string(), "part of a request failed");
         }
-        let detail = self.to_string();
-        let status = self.status();
-        document(status, Failure { detail, errors: self.errors() }, instance.into())
+        document(self.status(), self.failure(), instance.into())
     }
 
-    fn errors(self) -> Vec<FieldError> {
-        if let Self::Invalid(errors) = self { errors } else { Vec::new() }
+    fn failure(self) -> Failure {
+        let detail = self.to_string();
+        let named = |finding: &LeakageFinding| FieldError {
+            pointer: "/acknowledge".into(),
+            detail: format!("does not name {}: {}", finding.name, finding.detail),
+        };
+        match self {
+            Self::Invalid(errors) => Failure { detail, errors, findings: Vec::new() },
+            Self::Leakage(findings) => Failure { detail, errors: findings.iter().map(named).collect(), findings },
+            _ => Failure { detail, errors: Vec::new(), findings: Vec::new() },
+        }
     }
 
     fn status(&self) -> StatusCode {
@@ -125,7 +146,7 @@ impl ApiError {
             Self::Forbidden(_) => StatusCode::FORBIDDEN,
             Self::NotFound(_) => StatusCode::NOT_FOUND,
             Self::NotAcceptable(_) => StatusCode::NOT_ACCEPTABLE,
-            Self::Conflict(_) => StatusCode::CONFLICT,
+            Self::Conflict(_) | Self::Leakage(_) => StatusCode::CONFLICT,
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedType(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Unusable(_) | Self::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
@@ -141,6 +162,7 @@ impl ApiError {
 struct Failure {
     detail: String,
     errors: Vec<FieldError>,
+    findings: Vec<LeakageFinding>,
 }
 
 impl IntoResponse for ApiError {
@@ -152,8 +174,7 @@ impl IntoResponse for ApiError {
         if matches!(self, Self::Busy(_) | Self::Unavailable(_)) {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
-        let detail = self.to_string();
-        response.extensions_mut().insert(Failure { detail, errors: self.errors() });
+        response.extensions_mut().insert(self.failure());
         response
     }
 }
@@ -169,7 +190,10 @@ pub(super) async fn render(request: Request, next: Next) -> Response {
     let (mut parts, body) = response.into_parts();
     let failure = match parts.extensions.remove::<Failure>() {
         Some(failure) => failure,
-        None => Failure { detail: framework_detail(status, body).await, errors: Vec::new() },
+        None => {
+            let detail = framework_detail(status, body).await;
+            Failure { detail, errors: Vec::new(), findings: Vec::new() }
+        }
     };
     let problem = document(status, failure, instance);
     parts.headers.remove(header::CONTENT_LENGTH);
@@ -187,6 +211,7 @@ fn document(status: StatusCode, failure: Failure, instance: String) -> Problem {
         detail: Some(failure.detail).filter(|detail| !detail.is_empty()),
         instance,
         errors: failure.errors,
+        findings: failure.findings,
     }
 }
 

@@ -6,7 +6,7 @@ mod queue;
 mod repeat;
 mod submission;
 
-pub use submission::check;
+pub use submission::{Checked, check};
 
 use axum::{Json, body::Bytes, extract::State, http::StatusCode, response::IntoResponse};
 use serde::Deserialize;
@@ -64,18 +64,20 @@ struct EvaluationParams {
     split: Option<Split>,
 }
 
-/// Queues a run. A wrong plan is refused here, with everything that is wrong with it, and not when its turn comes.
+/// Queues a run. A wrong plan is refused here, with everything that is wrong with it, and not when its turn comes. So is a run on data
+/// whose splits leak, unless `acknowledge` names what was found; the run's events then say so.
 #[utoipa::path(
     post, path = "/v1/training-runs", tag = "training",
     request_body = NewTrainingRun,
-    responses((status = 202, description = "Queued", body = TrainingRun), Malformed, Invalid)
+    responses((status = 202, description = "Queued", body = TrainingRun), Malformed, Conflict, Invalid)
 )]
 async fn create_training_run(
     State(state): State<AppState>,
     JsonBody(body): JsonBody<JsonObject>,
 ) -> Result<impl IntoResponse, ApiError> {
-    let run = check(&state.db, body).await?;
-    store::runs::create(&state.db, &run).await?;
+    let checked = check(&state.db, body).await?;
+    checked.queue(&state.db).await?;
+    let run = checked.run;
     state.run_queued.notify_one();
     Ok(answer::accepted(place(run.id), shown(&state, run).await?))
 }

@@ -3,32 +3,74 @@
 use std::{
     io,
     path::{Path, PathBuf},
+    sync::Arc,
 };
+
+use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use super::{
     Db, StoreError, datasets,
     files::{entries, unless_missing},
 };
-use crate::domain::DatasetId;
+use crate::domain::{DatasetId, Sha256};
 
 /// How the name of a file ends that is still being made.
 const UNFINISHED: &str = "partial";
+
+/// How the name of a report begins.
+const REPORT: &str = "report-";
 
 /// Folders below `<data_dir>/cache`. Nothing in them is missed: they may be removed whenever no run trains.
 #[derive(Clone, Debug)]
 pub struct Caches {
     root: PathBuf,
+    turn: Arc<Mutex<()>>,
 }
 
 impl Caches {
     /// Makes nothing: a folder is made by whoever first writes into it.
     pub fn new(data_dir: &Path) -> Self {
-        Self { root: data_dir.join("cache") }
+        Self { root: data_dir.join("cache"), turn: Arc::default() }
     }
 
     /// The folder of a data set, for the trainer.
     pub fn folder(&self, dataset: DatasetId) -> PathBuf {
         self.root.join(dataset.to_string())
+    }
+
+    /// The turn to make something that takes all cores: one at a time in this process, however many ask.
+    pub async fn turn(&self) -> OwnedMutexGuard<()> {
+        Arc::clone(&self.turn).lock_owned().await
+    }
+
+    /// The report on a data set that was kept under `key`, if there is one.
+    pub async fn report(&self, dataset: DatasetId, key: &Sha256) -> Result<Option<Vec<u8>>, StoreError> {
+        let path = self.folder(dataset).join(report_name(key));
+        match tokio::fs::read(&path).await {
+            Ok(report) => Ok(Some(report)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(failed(&path)(error)),
+        }
+    }
+
+    /// Keeps a report under `key`, in place of those before it. It is whole or not there: it is written by another name first.
+    pub async fn keep_report(&self, dataset: DatasetId, key: &Sha256, report: &[u8]) -> Result<(), StoreError> {
+        let folder = self.folder(dataset);
+        let kept = folder.join(report_name(key));
+        let unfinished = kept.with_extension(UNFINISHED);
+        let write = async {
+            tokio::fs::create_dir_all(&folder).await?;
+            tokio::fs::write(&unfinished, report).await?;
+            tokio::fs::rename(&unfinished, &kept).await?;
+            for other in entries(&folder).await? {
+                let name = other.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                if other != kept && name.starts_with(REPORT) && name.ends_with(".json") {
+                    unless_missing(tokio::fs::remove_file(&other).await)?;
+                }
+            }
+            Ok(())
+        };
+        write.await.map_err(failed(&folder))
     }
 
     /// Removes what is cached of a data set; nothing is fine.
@@ -51,6 +93,10 @@ impl Caches {
         }
         Ok(())
     }
+}
+
+fn report_name(key: &Sha256) -> String {
+    format!("{REPORT}{key}.json")
 }
 
 async fn remove_unfinished(folder: &Path) -> io::Result<()> {
@@ -88,6 +134,20 @@ mod tests {
         caches.remove(one).await.unwrap();
         assert!(!caches.folder(one).exists());
         assert!(caches.folder(other).join("128-a.grey").is_file());
+    }
+
+    #[tokio::test]
+    async fn a_report_is_kept_under_its_key_in_place_of_those_before_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let (caches, dataset) = (Caches::new(dir.path()), DatasetId::new());
+        let [first, second] = [b"1", b"2"].map(|key| Sha256::of(key));
+        assert_eq!(caches.report(dataset, &first).await.unwrap(), None);
+        caches.keep_report(dataset, &first, b"one").await.unwrap();
+        write(&caches.folder(dataset).join("128-a.grey"));
+        caches.keep_report(dataset, &second, b"two").await.unwrap();
+        assert_eq!(caches.report(dataset, &first).await.unwrap(), None);
+        assert_eq!(caches.report(dataset, &second).await.unwrap(), Some(b"two".to_vec()));
+        assert_eq!(entries(&caches.folder(dataset)).await.unwrap().len(), 2);
     }
 
     #[tokio::test]

@@ -44,6 +44,11 @@ pub fn number<T>(column: &str, value: impl TryInto<T, Error: Display>) -> Result
     value.try_into().map_err(|why| unreadable(column, why))
 }
 
+/// So many bytes.
+pub fn bytes<const N: usize>(column: &str, value: &[u8]) -> Result<[u8; N], StoreError> {
+    value.try_into().map_err(|why| unreadable(column, why))
+}
+
 /// A JSON column.
 pub fn from_json<T: DeserializeOwned>(column: &str, text: &str) -> Result<T, StoreError> {
     serde_json::from_str(text).map_err(|why| unreadable(column, why))

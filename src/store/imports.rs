@@ -1,5 +1,7 @@
 //! Background imports and what they rejected.
 
+use std::str::FromStr;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sqlx::SqliteConnection;
@@ -37,9 +39,25 @@ pub struct Import {
     pub finished_at: Option<Timestamp>,
 }
 
+/// What is wrong with a rejected row or file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum RejectionKind {
+    /// The row cannot be read, or the file is no usable image.
+    Unusable,
+    /// The same image has another class or split in another row.
+    Contradiction,
+    /// The row names a file that is not there.
+    RowWithoutFile,
+    /// The file stands among the images and no row names it.
+    FileWithoutRow,
+}
+
 /// One rejected row or file of an import.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ImportRejection {
+    /// What is wrong.
+    pub kind: RejectionKind,
     /// The split file or image, relative to the folder.
     pub file: String,
     /// Line of the split file, from 1.
@@ -79,14 +97,29 @@ pub async fn get(db: &Db, id: ImportId) -> Result<Option<Import>, StoreError> {
 /// Rejected rows in order.
 pub async fn rejections(db: &Db, id: ImportId) -> Result<Vec<ImportRejection>, StoreError> {
     let id = id.to_string();
-    let rows =
-        sqlx::query!("select file, line, reason from import_rejections where import_id = ? order by sequence", id)
-            .fetch_all(db.read())
-            .await?;
-    let read = |line: Option<i64>| line.map(|line| columns::number("import_rejections.line", line)).transpose();
-    rows.into_iter()
-        .map(|row| Ok(ImportRejection { file: row.file, line: read(row.line)?, reason: row.reason }))
-        .collect()
+    let rows = sqlx::query_as!(
+        RejectionRow,
+        "select kind, file, line, reason from import_rejections where import_id = ? order by sequence",
+        id
+    )
+    .fetch_all(db.read())
+    .await?;
+    rows.into_iter().map(RejectionRow::read).collect()
+}
+
+/// What is wrong with a data set's folders as far as known: the rejections of the newest import of each path that has ended.
+pub async fn standing_rejections(db: &Db, dataset: DatasetId) -> Result<Vec<ImportRejection>, StoreError> {
+    let dataset = dataset.to_string();
+    let rows = sqlx::query_as!(
+        RejectionRow,
+        "select kind, file, line, reason from import_rejections where import_id in
+           (select max(id) from imports where dataset_id = ? and status <> 'running' group by path)
+           order by import_id, sequence",
+        dataset
+    )
+    .fetch_all(db.read())
+    .await?;
+    rows.into_iter().map(RejectionRow::read).collect()
 }
 
 /// Writes counts, status and new rejections. `RowNotFound` when the import went with its data set.
@@ -95,10 +128,12 @@ pub async fn update(db: &Db, import: &Import, new_rejections: &[ImportRejection]
     write(&mut tx, import).await?;
     let id = import.id.to_string();
     for rejection in new_rejections {
+        let kind = rejection.kind.as_str();
         sqlx::query!(
-            "insert into import_rejections (import_id, sequence, file, line, reason) values
-               (?1, (select ifnull(max(sequence), 0) + 1 from import_rejections where import_id = ?1), ?2, ?3, ?4)",
+            "insert into import_rejections (import_id, sequence, kind, file, line, reason) values
+               (?1, (select ifnull(max(sequence), 0) + 1 from import_rejections where import_id = ?1), ?2, ?3, ?4, ?5)",
             id,
+            kind,
             rejection.file,
             rejection.line,
             rejection.reason,
@@ -147,6 +182,45 @@ pub async fn fail_orphans(db: &Db, why: &str) -> Result<u64, StoreError> {
     Ok(result.rows_affected())
 }
 
+impl RejectionKind {
+    const ALL: [Self; 4] = [Self::Unusable, Self::Contradiction, Self::RowWithoutFile, Self::FileWithoutRow];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Unusable => "unusable",
+            Self::Contradiction => "contradiction",
+            Self::RowWithoutFile => "row-without-file",
+            Self::FileWithoutRow => "file-without-row",
+        }
+    }
+}
+
+impl FromStr for RejectionKind {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == text).ok_or("no kind of rejection")
+    }
+}
+
+struct RejectionRow {
+    kind: String,
+    file: String,
+    line: Option<i64>,
+    reason: String,
+}
+
+impl RejectionRow {
+    fn read(self) -> Result<ImportRejection, StoreError> {
+        Ok(ImportRejection {
+            kind: columns::parse("import_rejections.kind", &self.kind)?,
+            file: self.file,
+            line: self.line.map(|line| columns::number("import_rejections.line", line)).transpose()?,
+            reason: self.reason,
+        })
+    }
+}
+
 struct Row {
     id: String,
     dataset_id: String,
@@ -185,7 +259,8 @@ mod tests {
     use crate::store::{datasets, fixtures};
 
     fn rejection(line: Option<u32>) -> ImportRejection {
-        ImportRejection { file: "train_split.txt".into(), line, reason: "three columns".into() }
+        let kind = if line.is_some() { RejectionKind::RowWithoutFile } else { RejectionKind::Unusable };
+        ImportRejection { kind, file: "train_split.txt".into(), line, reason: "three columns".into() }
     }
 
     #[tokio::test]
@@ -203,6 +278,23 @@ mod tests {
         assert_eq!(get(&db, import.id).await.unwrap(), Some(import.clone()));
         let expected = [rejection(Some(7)), rejection(None), rejection(Some(2))];
         assert_eq!(rejections(&db, import.id).await.unwrap(), expected);
+    }
+
+    #[tokio::test]
+    async fn what_stands_is_what_the_newest_ended_import_of_each_path_says() {
+        let (_dir, db) = fixtures::db().await;
+        let dataset = fixtures::stored_dataset(&db).await;
+        let ended = |import: Import| Import { status: "succeeded".into(), ..import };
+        let first = ended(fixtures::stored_import(&db, &dataset).await);
+        update(&db, &first, &[rejection(Some(1))]).await.unwrap();
+        let second = ended(fixtures::stored_import(&db, &dataset).await);
+        update(&db, &second, &[rejection(Some(2))]).await.unwrap();
+        let elsewhere = Import { path: "elsewhere".into(), id: ImportId::new(), ..second };
+        create(&db, &elsewhere).await.unwrap();
+        update(&db, &elsewhere, &[rejection(None)]).await.unwrap();
+        let running = fixtures::stored_import(&db, &dataset).await;
+        update(&db, &running, &[rejection(Some(4))]).await.unwrap();
+        assert_eq!(standing_rejections(&db, dataset.id).await.unwrap(), [rejection(Some(2)), rejection(None)]);
     }
 
     #[tokio::test]

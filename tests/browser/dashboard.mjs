@@ -222,6 +222,68 @@ await check('the data set shows images and patients by class and split', async (
   await picture(page, 'dataset');
 });
 
+/** A data set of the demo's images in which a patient and a picture are in train and in test; its identifier. */
+async function leaking() {
+  const send = async (address, body, headers = {}) => {
+    const response = await fetch(origin + address, { method: 'POST', headers, body });
+    expect(response.status === 201, `${address} answered ${response.status}`);
+    return response.json();
+  };
+  const { id } = await send('/v1/datasets', JSON.stringify({ name: `leaking ${Date.now()}` }), { 'content-type': 'application/json' });
+  const { items } = await ask(`/v1/datasets/${run.dataset_id}/radiographs?limit=24`);
+  const add = async ({ id: from, label }, split, patient, size) => {
+    const image = await fetch(`${origin}/v1/radiographs/${from}/image${size ? `?size=${size}` : ''}`);
+    const form = new FormData();
+    for (const [name, value] of Object.entries({ label, split, patient_id: patient })) form.append(name, value);
+    form.append('file', await image.blob(), size ? `copy-of-${from.slice(-6)}.png` : `${from.slice(-6)}.png`);
+    await send(`/v1/datasets/${id}/radiographs`, form);
+  };
+  for (const [i, item] of items.entries()) await add(item, i < 18 ? 'train' : 'test', `person-${i}`);
+  await add(items[0], 'test', 'person-0', 200);
+  return id;
+}
+
+let leaky = '';
+await check('the data page tells the truth: a verdict, the bar to beat, and look-alike pictures side by side', async (page) => {
+  leaky = await leaking();
+  await open(page, `/datasets/${leaky}`);
+  const verdict = page.locator('.verdict-list');
+  await verdict.waitFor({ timeout: 60000 });
+  const text = await verdict.innerText();
+  expect(['patient-overlap', 'duplicate-across-splits'].every((name) => text.includes(name)), `the verdict is ${text}`);
+  const pictures = page.locator('.pictures li.grave figure');
+  await pictures.first().scrollIntoViewIfNeeded();
+  await page.locator('.pictures figure img').nth(1).waitFor();
+  const sizes = await page.locator('.pictures figure img').evaluateAll((images) => Promise.all(images.map((image) => image.decode().then(() => image.naturalWidth))));
+  expect(sizes.length === 2 && sizes.every((size) => size === 224), `the pictures are ${sizes} wide`);
+  const { shortcuts } = await ask(`/v1/datasets/${leaky}/report`);
+  const bar = await page.locator('.shortcuts tbody').innerText();
+  for (const { features, cross_validated: { accuracy, majority } } of shortcuts) {
+    expect([features, accuracy.value.toFixed(3), majority.value.toFixed(3)].every((part) => bar.includes(part)), `${features}: the table is ${bar}`);
+  }
+  await picture(page, 'dataset-report');
+});
+
+await check('a run on data that leak is refused with the findings, and starts when they are acknowledged', async (page) => {
+  await open(page, '/runs');
+  await page.locator('select[name=dataset_id]').selectOption(leaky);
+  await page.locator('select[name=recipe]').selectOption('simple-cnn');
+  const start = page.getByRole('button', { name: 'Start the run' });
+  await start.click();
+  const boxes = page.locator('output fieldset input[type=checkbox]');
+  await boxes.nth(1).waitFor();
+  await picture(page, 'runs-leakage');
+  await boxes.nth(0).check();
+  await start.click();
+  await page.locator('output fieldset input:checked').waitFor();
+  expect(await boxes.count() === 2, `${await boxes.count()} boxes after one was ticked`);
+  await page.locator('output fieldset input:not(:checked)').check();
+  await start.click();
+  await page.waitForURL(/#\/runs\/[\w-]+$/);
+  const id = page.url().split('/').pop();
+  await fetch(`${origin}/v1/training-runs/${id}/cancel`, { method: 'POST' });
+}, { expected: /status of 409/ });
+
 await check('a data set is created from the form, and its name is text whatever it holds', async (page) => {
   await open(page, '/datasets');
   const name = `<b class="injected">tour</b> ${Date.now()}`;
@@ -350,12 +412,13 @@ await check('the models page has the champion and its download', async (page) =>
 });
 
 await check('on a phone no page is wider than the screen', async (page) => {
-  for (const hash of ['/', '/runs', runPage, compared, '/datasets', datasetPage, '/models', '/predict']) {
+  for (const hash of ['/', '/runs', runPage, compared, '/datasets', datasetPage, `/datasets/${leaky}`, '/models', '/predict']) {
     await open(page, hash);
     await page.locator('.sheet').first().waitFor();
+    if (hash.startsWith('/datasets/')) await page.locator('.verdict-list').waitFor();
     const excess = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
     expect(excess <= 0, `${hash} is ${excess} px too wide`);
-    await picture(page, `phone${hash.replace(/\/[\w]{8}-.*$/, '-one').replaceAll('/', '-')}`);
+    await picture(page, `phone${hash.replace(/\/[\w]{8}-.*$/, hash.endsWith(leaky) ? '-leaking' : '-one').replaceAll('/', '-')}`);
   }
 }, { viewport: PHONE, hasTouch: true, isMobile: true });
 

@@ -3,7 +3,7 @@
 mod class_folders;
 mod split_files;
 
-use super::{Candidate, ImportRequest};
+use super::{Candidate, ImportRequest, Refused};
 
 /// Where an entry comes from, as its rejection would say.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,7 +18,7 @@ pub(super) struct Origin {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Entry {
     pub(super) origin: Origin,
-    pub(super) found: Result<Candidate, String>,
+    pub(super) found: Result<Candidate, Refused>,
 }
 
 /// All rows or files of the folder in a stable order; an error means that it has neither layout.

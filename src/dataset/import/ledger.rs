@@ -11,10 +11,10 @@ use jiff::Timestamp;
 use crate::{
     dataset::Added,
     domain::Sha256,
-    store::{Db, Import, ImportRejection, StoreError, imports},
+    store::{Db, Import, ImportRejection, RejectionKind, StoreError, imports},
 };
 
-use super::{Candidate, layout::Origin};
+use super::{Candidate, Refused, layout::Origin};
 
 const REPORT_INTERVAL: Duration = Duration::from_millis(500);
 
@@ -51,7 +51,7 @@ impl<'a> Ledger<'a> {
         match self.seen.get(&radiograph.sha256) {
             Some(first) if (&first.label, first.split) != (&candidate.label, candidate.split) => {
                 let reason = contradiction(&candidate, first);
-                self.reject(origin, reason);
+                self.reject(origin, Refused { kind: RejectionKind::Contradiction, reason });
             }
             _ => {
                 self.import.duplicates += 1;
@@ -60,9 +60,9 @@ impl<'a> Ledger<'a> {
         }
     }
 
-    pub(super) fn reject(&mut self, origin: Origin, reason: String) {
+    pub(super) fn reject(&mut self, origin: Origin, Refused { kind, reason }: Refused) {
         self.import.rejected += 1;
-        self.unwritten.push(ImportRejection { file: origin.file, line: origin.line, reason });
+        self.unwritten.push(ImportRejection { kind, file: origin.file, line: origin.line, reason });
     }
 
     pub(super) async fn report_if_due(&mut self) -> Result<(), StoreError> {

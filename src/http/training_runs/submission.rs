@@ -4,12 +4,16 @@
 use utoipa::ToSchema;
 
 use crate::{
-    domain::{self, Architecture, DatasetId, InitialWeights, PlanOverrides, Scope, Split, Stage, Step, TrainingPlan},
+    dataset,
+    domain::{
+        self, Architecture, DatasetId, InitialWeights, LeakageFinding, LeakageKind, PlanOverrides, RunEvent, Scope,
+        Split, Stage, Step, TrainingPlan,
+    },
     http::{
         ApiError, FieldError,
         fields::{Fields, JsonObject, all_right},
     },
-    store::{self, Dataset, Db, Distribution, Run},
+    store::{self, Dataset, Db, Distribution, Run, StoreError},
 };
 
 const DEFAULT_RECIPE: &str = "covid-resnet";
@@ -30,6 +34,18 @@ pub struct NewTrainingRun {
     /// Of shuffling, initialisation and dropout; 0 when absent.
     #[schema(default = 0)]
     seed: Option<u32>,
+    /// Leakage between the data set's splits that is known and accepted: the names that GET /v1/datasets/{id}/report finds. Without
+    /// them a run on such data is refused with 409 and the findings.
+    #[schema(value_type = Option<Vec<LeakageKind>>)]
+    acknowledge: Option<Vec<String>>,
+}
+
+/// A run to queue, and what was acknowledged of its data.
+#[derive(Debug)]
+pub struct Checked {
+    /// The run.
+    pub run: Run,
+    acknowledged: Vec<LeakageFinding>,
 }
 
 /// What could be read; wrong fields are in the list of errors.
@@ -39,17 +55,37 @@ struct Draft {
     plan: TrainingPlan,
     name: Option<String>,
     seed: u32,
+    acknowledge: Vec<LeakageKind>,
 }
 
-/// The run to queue, or one 422 with all that is wrong.
-pub async fn check(db: &Db, body: JsonObject) -> Result<Run, ApiError> {
+/// The run to queue, or one 422 with all that is wrong; or 409 where its data leak and the submission does not say so.
+pub async fn check(db: &Db, body: JsonObject) -> Result<Checked, ApiError> {
     let mut errors = Vec::new();
     let draft = Draft::read(body, &mut errors);
     draft.check_plan(&mut errors);
     draft.check_weights(db, &mut errors).await?;
     let fingerprint = draft.check_data(db, &mut errors).await?;
+    let acknowledge = draft.acknowledge.clone();
     let run = draft.dataset_id.zip(fingerprint).map(|(dataset, fingerprint)| draft.into_run(dataset, fingerprint));
-    all_right(run, errors)
+    let run = all_right(run, errors)?;
+    let found = dataset::leakage(db, run.dataset_id).await?;
+    let (acknowledged, others): (Vec<_>, Vec<_>) = found.into_iter().partition(|one| acknowledge.contains(&one.name));
+    if others.is_empty() { Ok(Checked { run, acknowledged }) } else { Err(ApiError::Leakage(others)) }
+}
+
+impl Checked {
+    /// Queues the run; its events say what was acknowledged.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn queue(&self, db: &Db) -> Result<(), StoreError> {
+        store::runs::create(db, &self.run).await?;
+        for LeakageFinding { name, detail, .. } in &self.acknowledged {
+            let message = format!("{detail} ({name}, acknowledged when the run was submitted)");
+            store::events::append(db, self.run.id, &RunEvent::Warning { message }).await?;
+        }
+        Ok(())
+    }
 }
 
 impl Draft {
@@ -59,6 +95,7 @@ impl Draft {
         let recipe = fields.optional("recipe").unwrap_or_else(|| DEFAULT_RECIPE.to_owned());
         let name = fields.optional_text("name", 200);
         let seed = fields.optional("seed").unwrap_or(0);
+        let acknowledge = read_acknowledged(&mut fields);
         let overrides = fields.object("plan").map(read_overrides).unwrap_or_default();
         let known: Vec<String> = domain::recipes().into_iter().map(|recipe| recipe.name).collect();
         let detail = format!("there is no such recipe; there are {}", known.join(", "));
@@ -66,7 +103,7 @@ impl Draft {
         fields.finish();
         let base = domain::recipe(&recipe).or_else(|| domain::recipe(DEFAULT_RECIPE));
         let base = base.expect("the default recipe is a recipe");
-        Self { dataset_id, recipe, plan: base.plan.with(overrides), name, seed }
+        Self { dataset_id, recipe, plan: base.plan.with(overrides), name, seed, acknowledge }
     }
 
     /// What is wrong with the plan beyond what could not be read.
@@ -138,6 +175,18 @@ fn unfit_data(distribution: &Distribution, dataset: &Dataset, selection: Split) 
         errors.push(FieldError { pointer: "/plan/selection/split".into(), detail });
     }
     errors
+}
+
+fn read_acknowledged(fields: &mut Fields) -> Vec<LeakageKind> {
+    let names: Vec<String> = fields.optional("acknowledge").unwrap_or_default();
+    let mut known = Vec::new();
+    for (place, name) in names.iter().enumerate() {
+        match name.parse::<LeakageKind>() {
+            Ok(leakage) => known.push(leakage),
+            Err(detail) => fields.check(false, &format!("acknowledge/{place}"), &detail),
+        }
+    }
+    known
 }
 
 fn read_overrides(mut fields: Fields) -> PlanOverrides {

@@ -93,5 +93,5 @@ fn split_called(name: &str) -> Option<Split> {
 }
 
 fn refused(path: &str, reason: String) -> Entry {
-    Entry { origin: Origin { file: path.to_owned(), line: None }, found: Err(reason) }
+    Entry { origin: Origin { file: path.to_owned(), line: None }, found: Err(reason.into()) }
 }

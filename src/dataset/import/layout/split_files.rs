@@ -1,8 +1,15 @@
 //! The COVIDx layout: images in `train/` and `test/`, and a split file for each.
 
+use std::{collections::HashSet, path::Path};
+
 use crate::{
-    dataset::{covidx, folder::read_bounded, import::Candidate, import::ImportRequest},
+    dataset::{
+        covidx,
+        folder::read_bounded,
+        import::{Candidate, ImportRequest, Refused},
+    },
     domain::Split,
+    store::RejectionKind,
 };
 
 use super::{Entry, Origin};
@@ -23,7 +30,9 @@ pub(super) fn entries(request: &ImportRequest) -> Result<Option<Vec<Entry>>, Str
             None if request.root.join(usual).exists() => usual,
             None => continue,
         };
-        entries.get_or_insert_with(Vec::new).extend(rows(request, split, name)?);
+        let rows = rows(request, split, name)?;
+        let strays = files_without_row(request, split, name, &rows)?;
+        entries.get_or_insert_with(Vec::new).extend(rows.into_iter().chain(strays));
     }
     Ok(entries)
 }
@@ -42,8 +51,37 @@ fn rows(request: &ImportRequest, split: Split, name: &str) -> Result<Vec<Entry>,
             source: row.source,
         }),
     });
-    let bad = problems.into_iter().map(|problem| Entry { origin: origin(problem.line), found: Err(problem.reason) });
+    let bad =
+        problems.into_iter().map(|problem| Entry { origin: origin(problem.line), found: Err(problem.reason.into()) });
     let mut entries: Vec<Entry> = good.chain(bad).collect();
     entries.sort_by_key(|entry| entry.origin.line);
     Ok(entries)
+}
+
+/// The files in the folder of a split's images that none of `rows`, which are of the split file `name`, means; hidden ones, which systems
+/// leave behind, are passed over.
+fn files_without_row(request: &ImportRequest, split: Split, name: &str, rows: &[Entry]) -> Result<Vec<Entry>, String> {
+    let folder = request.root.join(split.as_str());
+    if !folder.is_dir() {
+        return Ok(Vec::new());
+    }
+    let named: HashSet<&Path> =
+        rows.iter().filter_map(|row| row.found.as_ref().ok()).map(|found| Path::new(&found.path)).collect();
+    let failed = |error: std::io::Error| format!("{}: {error}", folder.display());
+    let mut strays = Vec::new();
+    for entry in std::fs::read_dir(&folder).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let file = format!("{split}/{}", entry.file_name().to_string_lossy());
+        let hidden = entry.file_name().as_encoded_bytes().starts_with(b".");
+        if !hidden && !entry.path().is_dir() && !named.contains(Path::new(&file)) {
+            strays.push(file);
+        }
+    }
+    strays.sort();
+    let entry = |file: String| {
+        let reason = format!("no row of {name} names it, so that its class is unknown");
+        let found = Err(Refused { kind: RejectionKind::FileWithoutRow, reason });
+        Entry { origin: Origin { file, line: None }, found }
+    };
+    Ok(strays.into_iter().map(entry).collect())
 }

@@ -1,0 +1,71 @@
+//! `thorax dataset check NAME`
+
+use std::io::Write;
+
+use clap::{Args, ValueEnum};
+
+use crate::{
+    app::DataFolder,
+    cli::{CliError, serve::DATA_FOLDER},
+    config::DataConfig,
+    domain::LeakageKind,
+    http::report,
+    imaging,
+    store::{self, Dataset, Db, StoreError},
+};
+
+#[derive(Args, Debug)]
+pub(super) struct CheckArgs {
+    /// Name or identifier of the data set.
+    dataset: String,
+
+    /// Leakage that is known and accepted, so that the command does not fail for it: patient-overlap or duplicate-across-splits.
+    #[arg(long, value_name = "FINDING")]
+    acknowledge: Vec<LeakageKind>,
+
+    /// How the report is printed; `json` is as GET /v1/datasets/{id}/report answers.
+    #[arg(long, value_name = "FORMAT", default_value = "markdown")]
+    format: Format,
+
+    #[command(flatten)]
+    data: DataConfig,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Format {
+    Markdown,
+    Json,
+}
+
+pub(super) async fn run(args: CheckArgs) -> Result<(), CliError> {
+    let path = args.data.folder(DATA_FOLDER);
+    if !Db::exists(&path) {
+        return Err(CliError::NoDatabase(path));
+    }
+    let folder = DataFolder::open(&path).await?;
+    let Some(dataset) = find(&folder.db, &args.dataset).await? else {
+        return Err(CliError::NoDataset { name: args.dataset, folder: path });
+    };
+    let limits = imaging::Limits { max_pixels: args.data.max_pixels };
+    let made = report(&folder.db, &folder.blobs, &folder.caches, &dataset, limits).await;
+    folder.db.close().await;
+    let report = made?;
+    let text = match args.format {
+        Format::Markdown => report.to_markdown(),
+        Format::Json => serde_json::to_string_pretty(&report)? + "\n",
+    };
+    write!(std::io::stdout(), "{text}")?;
+    let found = report.leakage.iter().map(|finding| finding.name);
+    let others: Vec<LeakageKind> = found.filter(|name| !args.acknowledge.contains(name)).collect();
+    if others.is_empty() { Ok(()) } else { Err(CliError::Leakage(others)) }
+}
+
+async fn find(db: &Db, asked: &str) -> Result<Option<Dataset>, StoreError> {
+    match store::datasets::find_by_name(db, asked).await? {
+        Some(dataset) => Ok(Some(dataset)),
+        None => match asked.parse() {
+            Ok(id) => store::datasets::get(db, id).await,
+            Err(_) => Ok(None),
+        },
+    }
+}

@@ -1,0 +1,167 @@
+//! A report on a data set, made or taken from where it is kept: the same for the interface and for the command line.
+
+use std::collections::HashMap;
+
+use sha2::Digest;
+
+use crate::{
+    dataset::{self, Duplicates},
+    domain::{DatasetId, RadiographId, Sha256},
+    evaluation::{DatasetReport, Described, Examined, Found, LabelProblem, LabelProblems, LooksAlike, REPORT_VERSION},
+    imaging::{self, Limits},
+    store::{self, Attributes, Blobs, Caches, Dataset, Db, ImportRejection, Radiograph, RejectionKind, StoreError},
+};
+
+/// Why there is no report.
+#[derive(Debug, thiserror::Error)]
+pub enum ReportError {
+    /// The database or the cache.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The computation was given up.
+    #[error("the report was not made: {0}")]
+    Task(#[from] tokio::task::JoinError),
+    /// It cannot be kept.
+    #[error("the report cannot be kept: {0}")]
+    Json(#[from] serde_json::Error),
+}
+
+/// The report on a data set as it is now. It is kept in `cache/<data set>/report-<hash>.json`, named by the hash over all that it is made
+/// of: as long as nothing of that changes, it is made once, by one who asks at a time.
+///
+/// # Errors
+/// [`ReportError`]. An image that cannot be read is no error: the report counts it.
+pub async fn report(
+    db: &Db,
+    blobs: &Blobs,
+    caches: &Caches,
+    dataset: &Dataset,
+    limits: Limits,
+) -> Result<DatasetReport, ReportError> {
+    let records = Records::read(db, dataset.id).await?;
+    if let Some(report) = kept(caches, dataset.id, &records.key(dataset)).await? {
+        return Ok(report);
+    }
+    let _turn = caches.turn().await;
+    dataset::complete_looks(db, blobs, dataset.id, limits).await?;
+    // Again: it may have been made, or the data set changed, while this waited for its turn.
+    let records = Records::read(db, dataset.id).await?;
+    let key = records.key(dataset);
+    if let Some(report) = kept(caches, dataset.id, &key).await? {
+        return Ok(report);
+    }
+    let examined = examine(db, dataset, records).await?;
+    let report = tokio::task::spawn_blocking(move || DatasetReport::new(examined)).await?;
+    caches.keep_report(dataset.id, &key, &serde_json::to_vec(&report)?).await?;
+    Ok(report)
+}
+
+async fn kept(caches: &Caches, dataset: DatasetId, key: &Sha256) -> Result<Option<DatasetReport>, StoreError> {
+    let Some(bytes) = caches.report(dataset, key).await? else { return Ok(None) };
+    match serde_json::from_slice(&bytes) {
+        Ok(report) => Ok(Some(report)),
+        Err(error) => {
+            tracing::warn!(%dataset, %error, "a kept report is damaged and is made anew");
+            Ok(None)
+        }
+    }
+}
+
+/// What the store says about a data set.
+struct Records {
+    radiographs: Vec<Radiograph>,
+    attributes: HashMap<RadiographId, Attributes>,
+    rejections: Vec<ImportRejection>,
+}
+
+impl Records {
+    async fn read(db: &Db, id: DatasetId) -> Result<Self, StoreError> {
+        Ok(Self {
+            radiographs: store::radiographs::all(db, id).await?,
+            attributes: store::attributes::of_dataset(db, id).await?,
+            rejections: store::imports::standing_rejections(db, id).await?,
+        })
+    }
+
+    /// SHA-256 over all that a report is made of. The fingerprint alone would not do: it does not say who the patients are.
+    fn key(&self, dataset: &Dataset) -> Sha256 {
+        let mut digest = sha2::Sha256::new();
+        digest.update(format!("{REPORT_VERSION} {} {dataset:?}\n", imaging::LOOK_VERSION));
+        for radiograph in &self.radiographs {
+            digest.update(format!("{radiograph:?} {:?}\n", self.attributes.get(&radiograph.id)));
+        }
+        digest.update(format!("{:?}", self.rejections));
+        Sha256::from_digest(&digest.finalize())
+    }
+}
+
+async fn examine(db: &Db, dataset: &Dataset, records: Records) -> Result<Examined, StoreError> {
+    let Duplicates { groups, featureless, unseen, .. } = dataset::duplicates(db, dataset.id).await?;
+    let patients = store::datasets::patients_in_several_splits(db, dataset.id).await?.len() as u64;
+    let leakage = dataset::leakage_of(patients, &groups);
+    let mut planes = store::looks::planes(db, dataset.id, imaging::LOOK_VERSION).await?;
+    let Records { radiographs, mut attributes, rejections } = records;
+    let described = |radiograph: Radiograph| {
+        let (plane, known) = (planes.remove(&radiograph.id), attributes.remove(&radiograph.id).unwrap_or_default());
+        describe(dataset, radiograph, known, plane)
+    };
+    let alike = |group: dataset::DuplicateGroup| LooksAlike {
+        members: group.members,
+        likeness: group.likeness.into(),
+        identical: group.identical,
+        mirrored: group.mirrored,
+    };
+    Ok(Examined {
+        dataset_id: dataset.id,
+        dataset_name: dataset.name.clone(),
+        synthetic: dataset.synthetic,
+        fingerprint: store::datasets::fingerprint(db, dataset.id).await?,
+        classes: dataset.classes.clone(),
+        images: radiographs.into_iter().map(described).collect(),
+        groups: groups.into_iter().map(alike).collect(),
+        featureless,
+        unseen,
+        leakage,
+        labels: label_problems(rejections),
+    })
+}
+
+fn describe(dataset: &Dataset, radiograph: Radiograph, known: Attributes, plane: Option<Vec<u8>>) -> Described {
+    Described {
+        id: radiograph.id,
+        file_name: radiograph.file_name,
+        class: radiograph.label.as_deref().and_then(|label| dataset.classes.index_of(label)),
+        split: radiograph.split,
+        patient: radiograph.patient_id,
+        source: radiograph.source,
+        collection: known.collection,
+        view: radiograph.view,
+        sex: known.sex,
+        age_years: known.age_years,
+        size: (radiograph.width, radiograph.height),
+        format: radiograph.format,
+        byte_length: radiograph.byte_length,
+        original_size: known.original_width.zip(known.original_height),
+        original_mode: known.original_mode,
+        original_format: known.original_format,
+        plane,
+    }
+}
+
+fn label_problems(rejections: Vec<ImportRejection>) -> LabelProblems {
+    let of = |wanted| {
+        let those = rejections.iter().filter(|rejection| rejection.kind == wanted);
+        let problem = |rejection: &ImportRejection| LabelProblem {
+            file: rejection.file.clone(),
+            line: rejection.line,
+            reason: rejection.reason.clone(),
+        };
+        Found::of(those.map(problem).collect())
+    };
+    LabelProblems {
+        contradictions: of(RejectionKind::Contradiction),
+        rows_without_file: of(RejectionKind::RowWithoutFile),
+        files_without_row: of(RejectionKind::FileWithoutRow),
+        unusable: of(RejectionKind::Unusable),
+    }
+}

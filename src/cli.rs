@@ -22,7 +22,7 @@ use crate::{
     http::CompareError,
     nn::NnError,
     store::StoreError,
-    telemetry,
+    telemetry::{self, LogFormat},
 };
 
 /// Trains and serves chest-radiograph classifiers. For research only: not a medical device.
@@ -34,6 +34,10 @@ pub struct Cli {
     /// What is logged on standard error: a level (`error`, `warn`, `info`, `debug`), or levels by module.
     #[arg(long, env = "THORAX_LOG", value_name = "FILTER", default_value = "info", global = true)]
     log: String,
+
+    /// How it is logged.
+    #[arg(long, env = "THORAX_LOG_FORMAT", value_name = "FORMAT", default_value = "text", global = true)]
+    log_format: LogFormat,
 
     #[command(flatten)]
     server: ServerConfig,
@@ -113,7 +117,7 @@ pub fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<(), CliError> {
-    telemetry::init(&cli.log)?;
+    telemetry::init(&cli.log, cli.log_format)?;
     let runtime = Runtime::new()?;
     let outcome = runtime.block_on(async {
         match cli.command {

@@ -24,7 +24,7 @@ use crate::{
     http::{ApiError, CompareError, ReportError},
     nn::NnError,
     store::StoreError,
-    telemetry,
+    telemetry::{self, LogFormat},
 };
 
 /// Trains and serves chest-radiograph classifiers. For research only: not a medical device.
@@ -37,6 +37,10 @@ pub struct Cli {
     /// which tells by itself what happens, warn]
     #[arg(long, env = "THORAX_LOG", value_name = "FILTER", global = true)]
     log: Option<String>,
+
+    /// How it is logged.
+    #[arg(long, env = "THORAX_LOG_FORMAT", value_name = "FORMAT", default_value = "text", global = true)]
+    log_format: LogFormat,
 
     #[command(flatten)]
     server: ServerConfig,
@@ -154,7 +158,7 @@ pub fn main() -> ExitCode {
 
 fn run(cli: Cli) -> Result<(), CliError> {
     let quiet = matches!(cli.command, Some(Command::Train(_)));
-    telemetry::init(cli.log.as_deref().unwrap_or(if quiet { "warn" } else { "info" }))?;
+    telemetry::init(cli.log.as_deref().unwrap_or(if quiet { "warn" } else { "info" }), cli.log_format)?;
     let runtime = Runtime::new()?;
     let outcome = runtime.block_on(async {
         match cli.command {

@@ -48,6 +48,10 @@ pub struct ListenConfig {
     /// How long a stop waits for requests and training to end, in seconds.
     #[arg(long, env = "THORAX_SHUTDOWN_SECONDS", value_name = "SECONDS", default_value_t = 30)]
     pub shutdown_seconds: u64,
+
+    /// How long a stop answers 503 at least before it refuses connections, in seconds: a load balancer has to see it.
+    #[arg(long, env = "THORAX_DRAIN_SECONDS", value_name = "SECONDS", default_value_t = 1)]
+    pub drain_seconds: u64,
 }
 
 /// Where the network runs, and the bounds of the prediction queue.
@@ -57,7 +61,7 @@ pub struct ComputeConfig {
     #[arg(long, env = "THORAX_DEVICE", value_name = "DEVICE", default_value = "auto")]
     pub device: DeviceChoice,
 
-    /// Predictions that may wait or run at once; one more is answered 429.
+    /// Requests for predictions that may be under way at once; one more is answered 429.
     #[arg(long, env = "THORAX_MAX_QUEUE", value_name = "REQUESTS", default_value_t = 64,
           value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub max_queue: u32,
@@ -68,7 +72,7 @@ pub struct ComputeConfig {
     pub max_batch_size: u32,
 
     /// How long a prediction that found company waits for more, in milliseconds.
-    #[arg(long, env = "THORAX_MAX_BATCH_DELAY_MS", value_name = "MS", default_value_t = 5,
+    #[arg(long, env = "THORAX_MAX_BATCH_DELAY_MS", value_name = "MS", default_value_t = 2,
           value_parser = clap::value_parser!(u64).range(0..=1000))]
     pub max_batch_delay_ms: u64,
 }
@@ -103,6 +107,11 @@ impl ListenConfig {
     /// How long a stop waits.
     pub fn patience(&self) -> Duration {
         Duration::from_secs(self.shutdown_seconds)
+    }
+
+    /// How long it answers 503 at least.
+    pub fn notice(&self) -> Duration {
+        Duration::from_secs(self.drain_seconds)
     }
 }
 

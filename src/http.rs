@@ -8,12 +8,15 @@ mod auth;
 mod body;
 mod comparison;
 mod datasets;
+mod drain;
 mod evaluations;
 mod extract;
 mod fields;
 mod health;
 mod imports;
+mod metrics;
 mod models;
+mod observe;
 mod pages;
 mod predictions;
 mod problem;
@@ -22,13 +25,13 @@ mod recipes;
 mod report;
 mod scores;
 mod state;
+mod trace;
 mod training_runs;
 
 use axum::{Router, extract::DefaultBodyLimit, middleware};
 use tower_http::{
     catch_panic::CatchPanicLayer,
     request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer},
-    trace::TraceLayer,
 };
 use utoipa::{OpenApi, openapi};
 use utoipa_axum::router::OpenApiRouter;
@@ -73,6 +76,7 @@ fn routes() -> OpenApiRouter<AppState> {
         .merge(predictions::router())
         .merge(admin::router())
         .merge(health::router())
+        .merge(metrics::router())
 }
 
 /// The OpenAPI document, the same that `/openapi.json` serves.
@@ -90,9 +94,10 @@ pub fn router(state: AppState) -> Router {
         .method_not_allowed_fallback(problem::wrong_method)
         .layer(DefaultBodyLimit::max(state.limits.max_upload_bytes))
         .layer(CatchPanicLayer::custom(problem::panicked))
+        .layer(middleware::from_fn_with_state(state.clone(), drain::admit))
         .layer(middleware::from_fn(problem::render))
         .layer(middleware::from_fn(pages::harden))
-        .layer(TraceLayer::new_for_http())
+        .layer(middleware::from_fn_with_state(state.clone(), observe::observe))
         .layer(PropagateRequestIdLayer::x_request_id())
         .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))
         .with_state(state)

@@ -5,5 +5,6 @@ mod classifier;
 mod engine;
 mod owner;
 
+pub use admission::Admitted;
 pub use classifier::Classifier;
-pub use engine::{Classification, Engine, EngineConfig, EngineError, Timing};
+pub use engine::{Classification, DeviceMemory, Engine, EngineConfig, EngineError, Timing};

@@ -2,6 +2,7 @@
 
 pub mod domain;
 pub mod kernel;
+pub mod metrics;
 
 pub mod imaging;
 pub mod nn;

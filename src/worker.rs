@@ -28,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     domain::{DeviceInfo, ModelId, RunId, RunStatus},
+    metrics::Training,
     nn,
     store::{Blobs, Caches, CheckpointFiles, Db, Run, StoreError, runs},
     training::{self, TrainingError},
@@ -71,6 +72,8 @@ pub struct WorkerContext {
     pub publish: Arc<dyn Fn(ModelId, Vec<u8>) + Send + Sync>,
     /// Told of trained batches, for those who watch.
     pub batches: LiveBatches,
+    /// Told how the run does, in numbers.
+    pub metrics: Training,
     /// Notified after a run was queued: it then starts at once instead of within a second.
     pub wake: Arc<Notify>,
     /// Runs the worker and its database calls.
@@ -149,7 +152,11 @@ impl Worker {
                 return self.stop.cancelled().await;
             }
             match runs::claim(db, &device_info.name).await {
-                Ok(Some(run)) => self.execute(run).await,
+                Ok(Some(run)) => {
+                    self.context.metrics.begins();
+                    self.execute(run).await;
+                    self.context.metrics.stops();
+                }
                 Ok(None) => self.wait_for_work().await,
                 Err(error) => {
                     tracing::error!(%error, "the queue of runs cannot be read");
@@ -211,10 +218,12 @@ impl Worker {
         match ending {
             // Cancelled while it was paused, or removed: its state says so already.
             Ending::Final(RunStatus::Cancelled, _) if !is_cancelling(db, run).await? => {
+                self.context.metrics.ended(RunStatus::Cancelled.as_str());
                 tracing::info!(run = %run.id, "training was cancelled");
             }
             Ending::Final(status, error) => {
                 runs::finish(db, run.id, *status, error.as_deref()).await?;
+                self.context.metrics.ended(status.as_str());
                 tracing::info!(run = %run.id, %status, error, "training ended");
             }
             Ending::Interrupted => {

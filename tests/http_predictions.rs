@@ -12,6 +12,7 @@ use support::{Answer, MAX_UPLOAD_BYTES, Part, Server, bomb, multipart, png};
 use thorax::{
     domain::{Architecture, BlockVariant, ClassList, ModelSpec, Normalisation},
     inference::{Engine, EngineConfig},
+    metrics::Metrics,
     nn::{DeviceChoice, Network},
 };
 
@@ -173,6 +174,7 @@ async fn a_full_queue_says_so_and_empties() {
     let server = Server::with(|state, _| {
         let engine = EngineConfig { max_queue: 1, max_batch_size: 1, max_batch_delay_ms: 0 };
         state.engine = Engine::start(engine, DeviceChoice::Cpu.open().unwrap().0);
+        state.metrics = Metrics::new(state.engine.metrics().clone());
     })
     .await;
     crown(&server, 1).await;

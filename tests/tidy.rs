@@ -8,26 +8,46 @@ use std::{
 };
 
 /// Each room of `src` and the rooms that it may use; `main` may use all. ARCHITECTURE.md has the same table with reasons.
-const MAY_USE: [(&str, &[&str]); 15] = [
+const MAY_USE: [(&str, &[&str]); 16] = [
     ("domain", &[]),
     ("kernel", &[]),
+    ("metrics", &[]),
     ("imaging", &["domain"]),
     ("nn", &["domain", "kernel"]),
-    ("store", &["domain"]),
+    ("store", &["domain", "metrics"]),
     ("dataset", &["domain", "imaging", "store"]),
     ("training", &["domain", "imaging", "nn"]),
-    ("inference", &["domain", "imaging", "nn"]),
+    ("inference", &["domain", "imaging", "nn", "metrics"]),
     ("evaluation", &["domain"]),
     // Written down as an exception: the worker asks `dataset` for the split that it carves from train.
-    ("worker", &["domain", "imaging", "nn", "store", "dataset", "training", "inference", "evaluation"]),
-    ("http", &["domain", "imaging", "nn", "store", "dataset", "training", "inference", "evaluation", "worker"]),
+    ("worker", &["domain", "metrics", "imaging", "nn", "store", "dataset", "training", "inference", "evaluation"]),
+    (
+        "http",
+        &["domain", "metrics", "imaging", "nn", "store", "dataset", "training", "inference", "evaluation", "worker"],
+    ),
     ("config", &["domain", "imaging", "nn", "inference"]),
     ("telemetry", &["config"]),
-    ("app", &["domain", "imaging", "nn", "store", "dataset", "inference", "worker", "http", "config", "telemetry"]),
+    (
+        "app",
+        &[
+            "domain",
+            "metrics",
+            "imaging",
+            "nn",
+            "store",
+            "dataset",
+            "inference",
+            "worker",
+            "http",
+            "config",
+            "telemetry",
+        ],
+    ),
     (
         "cli",
         &[
             "domain",
+            "metrics",
             "imaging",
             "nn",
             "store",

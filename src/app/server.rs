@@ -20,6 +20,7 @@ use crate::{
     domain::{DeviceInfo, ModelId},
     http::{self, AppState},
     inference::Engine,
+    metrics::Metrics,
     nn,
     store::{self, StoreError},
     worker::{self, CHAMPION, LiveBatches, WorkerContext},
@@ -38,6 +39,7 @@ pub struct Server {
     address: SocketAddr,
     signals: StopSignals,
     patience: Duration,
+    notice: Duration,
     _lock: ServerLock,
 }
 
@@ -74,6 +76,7 @@ impl Server {
             blobs: folder.blobs.clone(),
             caches: folder.caches.clone(),
             checkpoints: folder.checkpoints.clone(),
+            metrics: Metrics::new(engine.metrics().clone()),
             engine,
             run_queued: Arc::new(Notify::new()),
             batches: LiveBatches::new(),
@@ -86,8 +89,8 @@ impl Server {
             tasks: TaskTracker::new(),
             shutdown: CancellationToken::new(),
         };
-        let patience = listen.patience();
-        Ok(Self { state, device, device_info, folder, listener, address, signals, patience, _lock: lock })
+        let (patience, notice) = (listen.patience(), listen.notice());
+        Ok(Self { state, device, device_info, folder, listener, address, signals, patience, notice, _lock: lock })
     }
 
     /// Where it listens.
@@ -124,24 +127,30 @@ impl Server {
         Ok(Some(step))
     }
 
-    /// Answers requests and trains until SIGINT or SIGTERM, then ends in order: no new requests, running training
-    /// asked to stop and recorded, background work waited for, database closed. A second signal stops the waiting.
+    /// Answers requests and trains until SIGINT or SIGTERM, then ends in order: not ready any more and new requests answered 503,
+    /// those under way answered, running training asked to stop and recorded, background work waited for, connections refused,
+    /// database closed. A second signal stops the waiting.
     ///
     /// # Errors
     /// When the listener fails.
     pub async fn run(mut self) -> Result<(), AppError> {
         let worker = worker::start(self.worker_context());
         let AppState { shutdown, tasks, db, .. } = self.state.clone();
-        let stopped = shutdown.clone().cancelled_owned();
-        let serving = axum::serve(self.listener, http::router(self.state)).with_graceful_shutdown(stopped);
+        let drained = CancellationToken::new();
+        let serving = axum::serve(self.listener, http::router(self.state));
+        let serving = serving.with_graceful_shutdown(drained.clone().cancelled_owned());
         let mut serving = tokio::spawn(serving.into_future());
         tokio::select! {
             ended = &mut serving => return ended.map_err(std::io::Error::other).flatten().map_err(AppError::Serve),
-            signal = self.signals.next() => tracing::info!(signal, "stopping: no new requests"),
+            signal = self.signals.next() => tracing::info!(signal, "stopping: new requests are answered 503"),
         }
         shutdown.cancel();
         tasks.close();
-        let ended = async { tokio::join!(serving, worker.shutdown(), tasks.wait()).0 };
+        let ended = async {
+            tokio::join!(worker.shutdown(), tasks.wait(), tokio::time::sleep(self.notice));
+            drained.cancel();
+            serving.await
+        };
         tokio::select! {
             _ = ended => tracing::info!("all work has ended"),
             () = tokio::time::sleep(self.patience) => tracing::warn!("work is left after {:?}", self.patience),
@@ -152,7 +161,8 @@ impl Server {
     }
 
     fn worker_context(&self) -> WorkerContext {
-        let AppState { db, blobs, caches, checkpoints, engine, run_queued, batches, limits, .. } = self.state.clone();
+        let AppState { db, blobs, caches, checkpoints, engine, run_queued, batches, metrics, limits, .. } =
+            self.state.clone();
         let gate = engine.clone();
         WorkerContext {
             db,
@@ -165,6 +175,7 @@ impl Server {
             wait_until_idle: Arc::new(move || gate.wait_until_idle()),
             publish: Arc::new(move |id, bytes| publish(&engine, id, bytes)),
             batches,
+            metrics: metrics.training,
             wake: run_queued,
             runtime: Handle::current(),
         }

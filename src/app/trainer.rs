@@ -14,6 +14,7 @@ use super::{
 use crate::{
     config::DataConfig,
     domain::{DeviceInfo, RunId},
+    metrics::Training,
     nn::DeviceChoice,
     store::{self, StoreError},
     worker::{self, LiveBatches, WorkerContext},
@@ -97,6 +98,7 @@ impl Trainer {
             wait_until_idle: Arc::new(|| {}),
             publish: Arc::new(|_, _| {}),
             batches: self.batches.clone(),
+            metrics: Training::new(),
             wake: Arc::new(Notify::new()),
             runtime: Handle::current(),
         }

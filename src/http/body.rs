@@ -1,9 +1,22 @@
-//! Raw request bodies with a limit of their own, in memory or in a file.
+//! Raw request bodies with a limit of their own, in memory or in a file; and bodies that do something when they end.
 
-use axum::{body::Body, http::HeaderMap};
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use axum::{
+    body::{Body, HttpBody},
+    http::HeaderMap,
+};
 use bytes::Bytes;
 use futures_util::StreamExt;
-use tokio::io::{AsyncWrite, AsyncWriteExt};
+use http_body::{Frame, SizeHint};
+use tokio::{
+    io::{AsyncWrite, AsyncWriteExt},
+    runtime::Handle,
+};
 
 use super::ApiError;
 
@@ -33,4 +46,101 @@ pub(super) async fn write(body: Body, limit: usize, sink: &mut (impl AsyncWrite 
 pub(super) fn media_type(headers: &HeaderMap) -> String {
     let value = headers.get("content-type").and_then(|value| value.to_str().ok()).unwrap_or_default();
     value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
+}
+
+/// A body that keeps something until it has ended or is dropped.
+pub(super) struct Held<T> {
+    body: Body,
+    held: Option<T>,
+}
+
+impl<T> Held<T> {
+    pub(super) fn new(body: Body, held: T) -> Self {
+        Self { body, held: Some(held) }
+    }
+}
+
+impl<T: Unpin> HttpBody for Held<T> {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(context);
+        if is_end(&polled) {
+            self.held = None;
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+fn is_end(polled: &Poll<Option<Result<Frame<Bytes>, axum::Error>>>) -> bool {
+    matches!(polled, Poll::Ready(None | Some(Err(_))))
+}
+
+/// How long a client that was answered already may go on sending.
+const LINGERING: Duration = Duration::from_secs(5);
+
+/// The body of a request. What is left of it when it is dropped is read and thrown away: a server that answers early and closes would
+/// reset the connection under a client that still sends, and the client would never read the answer.
+pub(super) struct Lingering {
+    body: Body,
+    most: usize,
+    ended: bool,
+}
+
+impl Lingering {
+    /// Reads `most` bytes more than were asked for, at most.
+    pub(super) fn new(body: Body, most: usize) -> Self {
+        Self { body, most, ended: false }
+    }
+}
+
+impl HttpBody for Lingering {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(context);
+        self.ended |= is_end(&polled);
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for Lingering {
+    fn drop(&mut self) {
+        if self.ended || self.body.is_end_stream() {
+            return;
+        }
+        let (body, most) = (std::mem::take(&mut self.body), self.most);
+        let discard = async move {
+            // Whether it ended, failed or was too long makes no difference any more.
+            drop(tokio::time::timeout(LINGERING, write(body, most, &mut tokio::io::sink())).await);
+        };
+        // Without a runtime the connection is gone, too.
+        if let Ok(runtime) = Handle::try_current() {
+            runtime.spawn(discard);
+        }
+    }
 }

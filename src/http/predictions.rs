@@ -5,7 +5,7 @@ mod classify;
 mod form;
 
 use axum::{
-    Extension, Json,
+    Json,
     extract::{FromRequest, Request, State},
 };
 use serde::Deserialize;
@@ -20,14 +20,11 @@ use super::{
 };
 use crate::{domain::PredictionId, store};
 use answer::{Predicted, RecordedPrediction};
-use classify::{Admission, Wanted};
+use classify::Wanted;
 
 /// The routes of this file.
 pub(super) fn router() -> OpenApiRouter<AppState> {
-    OpenApiRouter::new()
-        .routes(routes!(list_predictions, create_prediction))
-        .routes(routes!(get_prediction))
-        .layer(Extension(Admission::default()))
+    OpenApiRouter::new().routes(routes!(list_predictions, create_prediction)).routes(routes!(get_prediction))
 }
 
 /// Who shall answer.
@@ -67,21 +64,20 @@ struct PredictionForm {
     ))]
 async fn create_prediction(
     State(state): State<AppState>,
-    Extension(admission): Extension<Admission>,
     QueryOf(params): QueryOf<PredictionParams>,
     request: Request,
 ) -> Result<Json<Predicted>, ApiError> {
     // Before the body is read, so that waiting requests hold no images.
-    let _place = admission.enter()?;
+    let _place = state.engine.admit()?;
     let wanted = Wanted::find(&state, params.model.as_deref()).await?;
     match body::media_type(request.headers()).as_str() {
         "multipart/form-data" => {
             let form = Form::from_request(request, &state).await?;
-            form::classify_all(&state, &admission, &wanted, form).await.map(Json)
+            form::classify_all(&state, &wanted, form).await.map(Json)
         }
         "image/png" | "image/jpeg" => {
             let bytes = body::read(request.into_body(), state.limits.max_upload_bytes).await?;
-            let answer = classify::classify(&state, &admission, &wanted, bytes).await?;
+            let answer = classify::classify(&state, &wanted, bytes).await?;
             Ok(Json(Predicted::One(Box::new(answer))))
         }
         other => Err(ApiError::UnsupportedType(format!(

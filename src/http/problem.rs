@@ -99,6 +99,12 @@ pub enum ApiError {
     /// 429.
     #[error("{0}")]
     Busy(String),
+    /// 429, with the time after which there will be room.
+    #[error("as many predictions are under way as this server takes at once: come back in {retry_after_seconds} s")]
+    QueueFull {
+        /// From the measured rate.
+        retry_after_seconds: u64,
+    },
     /// 503.
     #[error("{0}")]
     Unavailable(String),
@@ -139,6 +145,15 @@ impl ApiError {
         }
     }
 
+    /// When to ask again, where waiting helps.
+    fn retry_after_seconds(&self) -> Option<u64> {
+        match self {
+            Self::Busy(_) | Self::Unavailable(_) => Some(1),
+            Self::QueueFull { retry_after_seconds } => Some(*retry_after_seconds),
+            _ => None,
+        }
+    }
+
     fn status(&self) -> StatusCode {
         match self {
             Self::Malformed(_) => StatusCode::BAD_REQUEST,
@@ -150,7 +165,7 @@ impl ApiError {
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedType(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Unusable(_) | Self::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
-            Self::Busy(_) => StatusCode::TOO_MANY_REQUESTS,
+            Self::Busy(_) | Self::QueueFull { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -171,8 +186,8 @@ impl IntoResponse for ApiError {
             tracing::error!(error = cause.to_string(), "request failed");
         }
         let mut response = self.status().into_response();
-        if matches!(self, Self::Busy(_) | Self::Unavailable(_)) {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        if let Some(seconds) = self.retry_after_seconds() {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         response.extensions_mut().insert(self.failure());
         response
@@ -282,7 +297,7 @@ impl From<ImageError> for ApiError {
 impl From<EngineError> for ApiError {
     fn from(error: EngineError) -> Self {
         match error {
-            EngineError::QueueFull => Self::Busy(error.to_string()),
+            EngineError::QueueFull { retry_after_seconds } => Self::QueueFull { retry_after_seconds },
             EngineError::NoModel => Self::Unavailable(
                 "no model serves yet: train one (POST /v1/training-runs) or point the alias `champion` at one".into(),
             ),

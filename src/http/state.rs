@@ -11,6 +11,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     domain::DeviceInfo,
     inference::Engine,
+    metrics::Metrics,
     store::{Blobs, Caches, CheckpointFiles, Db},
     worker::LiveBatches,
 };
@@ -42,6 +43,8 @@ pub struct AppState {
     pub checkpoints: CheckpointFiles,
     /// The serving engine.
     pub engine: Engine,
+    /// What `/metrics` answers.
+    pub metrics: Metrics,
     /// Wakes the worker after a run was queued or cancelled.
     pub run_queued: Arc<Notify>,
     /// The batches of the run that trains.
@@ -58,8 +61,8 @@ pub struct AppState {
     pub patient_key: Option<Arc<[u8]>>,
     /// Bounds.
     pub limits: Limits,
-    /// Background work to wait for at the end.
+    /// Background work and requests that are under way, to wait for at the end.
     pub tasks: TaskTracker,
-    /// Set when the server stops.
+    /// Set when the server stops: from then on it takes no new requests, and streams end.
     pub shutdown: CancellationToken,
 }

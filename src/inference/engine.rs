@@ -1,22 +1,24 @@
-//! The cloneable handle: admission, resizing, and the way to the thread that owns the model.
+//! The cloneable handle: admission, decoding and resizing on a few threads, and the way to the one that owns the model.
 
 use std::{
     sync::{Arc, PoisonError, RwLock, mpsc},
+    thread::available_parallelism,
     time::Instant,
 };
 
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 use utoipa::ToSchema;
 
 use super::{
-    admission::Gate,
-    owner::{self, Command, Request},
+    admission::{Admission, Admitted, Gate},
+    owner::{Command, Owner, Request},
 };
 use crate::{
     domain::{ModelId, ModelSpec},
     imaging::{GreyImage, resize_square},
+    metrics::{Outcome, Predictions, Stage},
     nn::NnError,
 };
 
@@ -63,7 +65,10 @@ pub enum EngineError {
     NoModel,
     /// The queue is full (429).
     #[error("the prediction queue is full")]
-    QueueFull,
+    QueueFull {
+        /// Until those inside are answered, at the measured rate.
+        retry_after_seconds: u64,
+    },
     /// The engine has ended (503).
     #[error("the server is shutting down")]
     Closed,
@@ -72,13 +77,27 @@ pub enum EngineError {
     Model(#[from] NnError),
 }
 
+/// Memory of a GPU, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeviceMemory {
+    /// Taken by tensors.
+    pub in_use: u64,
+    /// Held by the pools that tensors are made in.
+    pub reserved: u64,
+}
+
 /// What the handle and the owning thread both see: the model that serves.
 pub(super) type Current = Arc<RwLock<Option<(ModelId, Arc<ModelSpec>)>>>;
 
 /// A cloneable handle to the thread that owns the model.
 #[derive(Clone, Debug)]
 pub struct Engine {
+    admission: Arc<Admission>,
     gate: Arc<Gate>,
+    /// A permit a core.
+    preparers: Arc<Semaphore>,
+    device: Device,
+    metrics: Predictions,
     commands: mpsc::SyncSender<Command>,
     current: Current,
 }
@@ -89,12 +108,55 @@ impl Engine {
         // The gate bounds the predictions inside; two more places let model loads in beside them.
         let (commands, inbox) = mpsc::sync_channel(config.max_queue + 2);
         let current = Current::default();
-        let shared = Arc::clone(&current);
+        let metrics = Predictions::new(config.max_queue);
+        let owner = Owner { config, device: device.clone(), current: Arc::clone(&current), metrics: metrics.clone() };
         let thread = std::thread::Builder::new().name("engine".into());
-        thread
-            .spawn(move || owner::run(&inbox, config, &device, &shared))
-            .expect("a thread can be started at start-up");
-        Self { gate: Gate::new(config.max_queue), commands, current }
+        thread.spawn(move || owner.run(&inbox)).expect("a thread can be started at start-up");
+        let (admission, gate) = (Admission::new(config.max_queue, metrics.clone()), Gate::new(config.max_queue));
+        let preparers = Arc::new(Semaphore::new(available_parallelism().map_or(1, usize::from)));
+        Self { admission, gate, preparers, device, metrics, commands, current }
+    }
+
+    /// What is measured of predictions.
+    pub fn metrics(&self) -> &Predictions {
+        &self.metrics
+    }
+
+    /// Memory of the device where it is known: a GPU's. May wait for the device.
+    pub fn device_memory(&self) -> Option<DeviceMemory> {
+        let usage = self.device.memory_pool_usage()?;
+        Some(DeviceMemory { in_use: usage.bytes_in_use, reserved: usage.bytes_reserved })
+    }
+
+    /// A place for a request, with one image or with many one after the other, to be held until it is answered: asked for before its
+    /// body is read, so that those who wait hold no images. The trainer does not wait for a request that still sends its body.
+    ///
+    /// # Errors
+    /// `QueueFull`, at once, when all are taken.
+    pub fn admit(&self) -> Result<Admitted, EngineError> {
+        self.admission.enter().map_err(|retry_after_seconds| EngineError::QueueFull { retry_after_seconds })
+    }
+
+    /// Runs decoding or resizing on a blocking thread, a core for each at most; the others wait and are dropped with their clients.
+    ///
+    /// # Errors
+    /// `Closed` when the work panics or the server's runtime ends.
+    pub async fn prepare<T: Send + 'static>(
+        &self,
+        stage: Stage,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, EngineError> {
+        let permit = Arc::clone(&self.preparers).acquire_owned().await.map_err(|_| EngineError::Closed)?;
+        let metrics = self.metrics.clone();
+        let timed = move || {
+            // Held by the work and not by who waits for it: work whose client hung up still takes its core.
+            let _permit = permit;
+            let started = Instant::now();
+            let outcome = work();
+            metrics.stage(stage, started.elapsed());
+            outcome
+        };
+        tokio::task::spawn_blocking(timed).await.map_err(|_| EngineError::Closed)
     }
 
     /// Loads and warms a model, then switches; a failure keeps the old one.
@@ -112,12 +174,11 @@ impl Engine {
     /// Resizes (on a blocking thread) and classifies one image. `preprocess_ms` covers the resizing only.
     pub async fn classify(&self, image: GreyImage) -> Result<Classification, EngineError> {
         let (_, spec) = self.current().ok_or(EngineError::NoModel)?;
-        let place = self.gate.enter().ok_or(EngineError::QueueFull)?;
+        let place = self.gate.enter().ok_or_else(|| self.full())?;
         let started = Instant::now();
         let original = Arc::new(image);
         let source = Arc::clone(&original);
-        let resize = move || resize_square(&source, spec.image_size);
-        let square = tokio::task::spawn_blocking(resize).await.map_err(|_| EngineError::Closed)?;
+        let square = self.prepare(Stage::Resize, move || resize_square(&source, spec.image_size)).await?;
         let preprocess_ms = started.elapsed().as_secs_f64() * 1e3;
         let (reply, answer) = oneshot::channel();
         self.send(Command::Classify(Request { original, square, queued: Instant::now(), reply, _place: place }))?;
@@ -134,8 +195,13 @@ impl Engine {
     fn send(&self, command: Command) -> Result<(), EngineError> {
         match self.commands.try_send(command) {
             Ok(()) => Ok(()),
-            Err(mpsc::TrySendError::Full(_)) => Err(EngineError::QueueFull),
+            Err(mpsc::TrySendError::Full(_)) => Err(self.full()),
             Err(mpsc::TrySendError::Disconnected(_)) => Err(EngineError::Closed),
         }
+    }
+
+    fn full(&self) -> EngineError {
+        self.metrics.ended(Outcome::Refused);
+        EngineError::QueueFull { retry_after_seconds: self.admission.wait_seconds() }
     }
 }

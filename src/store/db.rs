@@ -9,11 +9,14 @@ use sqlx::{
 use tokio::sync::watch;
 
 use super::StoreError;
+use crate::metrics::PoolUsage;
 
 /// Its name in the data folder.
 const FILE: &str = "thorax.sqlite";
 /// Readers beside the writer. A read is short and each connection is a thread, so few suffice.
 const READERS: u32 = 4;
+/// SQLite has one.
+const WRITERS: u32 = 1;
 /// How long a transaction waits for another process (an import on the command line) to let go of the file.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -35,7 +38,7 @@ impl Db {
     pub async fn open(data_dir: &Path) -> Result<Self, StoreError> {
         tokio::fs::create_dir_all(data_dir).await.map_err(sqlx::Error::Io)?;
         let options = options(&data_dir.join(FILE));
-        let writer = pool(1).connect_with(options.clone().create_if_missing(true)).await?;
+        let writer = pool(WRITERS).connect_with(options.clone().create_if_missing(true)).await?;
         sqlx::migrate!("./migrations").run(&writer).await?;
         // A write that strays to a reader fails at once instead of now and then with "database is locked".
         let readers = pool(READERS).connect_with(options.pragma("query_only", "on")).await?;
@@ -73,6 +76,17 @@ impl Db {
         tx.commit().await?;
         self.events.send_replace(());
         Ok(())
+    }
+
+    /// How many connections are open.
+    pub fn pools(&self) -> [PoolUsage; 2] {
+        let usage = |name, pool: &SqlitePool, max: u32| PoolUsage {
+            name,
+            size: pool.size() as usize,
+            idle: pool.num_idle(),
+            max: max as usize,
+        };
+        [usage("readers", &self.readers, READERS), usage("writer", &self.writer, WRITERS)]
     }
 
     /// Changes when this process has committed events. What another process writes into the same file is not seen here.

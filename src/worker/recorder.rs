@@ -239,6 +239,7 @@ enum Milestone<'a> {
 impl Observer for Recorder {
     /// What cannot be written now is written half a second later: progress is worth no run.
     fn progress(&mut self, progress: &RunProgress) -> Result<(), ObserverError> {
+        self.context.metrics.progress(progress.fraction, progress.images_per_second, progress.eta_seconds);
         if self.is_due(progress) {
             if let Err(error) = self.wait(runs::set_progress(&self.context.db, self.run.id, progress)) {
                 tracing::warn!(run = %self.run.id, %error, "progress cannot be written");
@@ -250,6 +251,7 @@ impl Observer for Recorder {
 
     /// A curve is worth no run: what cannot be written now is written with later losses.
     fn batch(&mut self, batch: &TrainedBatch) -> Result<(), ObserverError> {
+        self.context.metrics.batch(batch.loss);
         if let Err(error) = self.context.runtime.block_on(self.losses.add(batch)) {
             tracing::warn!(run = %self.run.id, %error, "losses cannot be written");
         }

@@ -7,6 +7,7 @@ use std::{
     net::TcpStream,
     path::Path,
     process::{Child, Command, ExitStatus, Stdio},
+    thread::JoinHandle,
     time::{Duration, Instant},
 };
 
@@ -19,6 +20,8 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 /// A server in a process of its own; killed when dropped.
 pub struct Running {
     process: Child,
+    /// Reads what it logs: a pipe that nobody reads is full at some time, and the server waits.
+    log: Option<JoinHandle<String>>,
     pub address: String,
 }
 
@@ -29,8 +32,16 @@ impl Running {
         let mut process = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let log = std::thread::spawn({
+            let mut log = process.stderr.take().unwrap();
+            move || {
+                let mut said = Vec::new();
+                log.read_to_end(&mut said).unwrap();
+                String::from_utf8_lossy(&said).into_owned()
+            }
+        });
         let address = line.trim().strip_prefix("thorax is ready at http://").map(str::to_owned);
-        Self { address: address.unwrap_or_else(|| panic!("not ready: {line:?}")), process }
+        Self { address: address.unwrap_or_else(|| panic!("not ready: {line:?}")), log: Some(log), process }
     }
 
     /// Submits a run of the only data set and returns its identifier.
@@ -83,10 +94,15 @@ impl Running {
         (status, serde_json::from_str(body).unwrap_or(Value::Null))
     }
 
-    /// Sends the signal and waits for the end.
-    pub fn end(&mut self, signal: &str) -> ExitStatus {
+    /// Sends the signal.
+    pub fn signal(&self, signal: &str) {
         let sent = Command::new("kill").args([signal, &self.process.id().to_string()]).status().unwrap();
         assert!(sent.success());
+    }
+
+    /// Sends the signal and waits for the end.
+    pub fn end(&mut self, signal: &str) -> ExitStatus {
+        self.signal(signal);
         let started = Instant::now();
         loop {
             if let Some(status) = self.process.try_wait().unwrap() {
@@ -99,9 +115,7 @@ impl Running {
 
     /// All that it said; once it has ended.
     pub fn standard_error(&mut self) -> String {
-        let mut said = String::new();
-        self.process.stderr.take().unwrap().read_to_string(&mut said).unwrap();
-        said
+        self.log.take().unwrap().join().unwrap()
     }
 }
 

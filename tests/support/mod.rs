@@ -13,6 +13,7 @@ use tempfile::TempDir;
 use thorax::{
     http::{AppState, Limits, MAX_EVENT_STREAMS, router},
     inference::{Engine, EngineConfig},
+    metrics::Metrics,
     nn::DeviceChoice,
     store::{Blobs, Caches, CheckpointFiles, Db},
     worker::{self, LiveBatches, WorkerContext, WorkerHandle},
@@ -59,12 +60,14 @@ impl Server {
         let data = folder.path().join("data");
         std::fs::create_dir(&data).unwrap();
         let engine = EngineConfig { max_queue: 4, max_batch_size: 2, max_batch_delay_ms: 0 };
+        let engine = Engine::start(engine, Device::default());
         let mut state = AppState {
+            metrics: Metrics::new(engine.metrics().clone()),
             db: Db::open(&data).await.unwrap(),
             blobs: Blobs::open(&data).unwrap(),
             caches: Caches::new(&data),
             checkpoints: CheckpointFiles::new(&data),
-            engine: Engine::start(engine, Device::default()),
+            engine,
             run_queued: Arc::new(Notify::new()),
             batches: LiveBatches::new(),
             event_streams: Arc::new(Semaphore::new(MAX_EVENT_STREAMS)),
@@ -105,6 +108,7 @@ impl Server {
             wait_until_idle: Arc::new(|| {}),
             publish: Arc::new(|_, _| {}),
             batches: state.batches,
+            metrics: state.metrics.training,
             wake: state.run_queued,
             runtime: Handle::current(),
         })

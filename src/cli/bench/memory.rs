@@ -1,8 +1,8 @@
 //! The most memory that was held.
 
-use std::fs;
-
 use burn::tensor::Device;
+
+use crate::metrics::process_memory;
 
 /// On the CPU the largest resident set of the process so far, where the system tells it; on a GPU the most that the device's pools
 /// had reserved after any run, where Burn tells it.
@@ -23,14 +23,6 @@ impl<'a> Peak<'a> {
     }
 
     pub(super) fn bytes(&self) -> Option<u64> {
-        if *self.device == Device::flex() { process_peak() } else { self.reserved }
+        if *self.device == Device::flex() { process_memory("VmHWM:") } else { self.reserved }
     }
-}
-
-/// Linux: `VmHWM` of the process, which it counts in units of 1024 bytes.
-fn process_peak() -> Option<u64> {
-    let status = fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    let kibibytes: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
-    Some(kibibytes * 1024)
 }

@@ -1,48 +1,23 @@
 //! From the bytes of one image to its recorded answer.
 
-use std::{sync::Arc, thread::available_parallelism, time::Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::answer::PredictionAnswer;
 use crate::{
     domain::{ModelId, Sha256},
     http::{ApiError, AppState},
     imaging::{self, GreyImage, ImageError},
+    metrics::Stage,
     store::{self, Model, Prediction},
 };
-
-/// Requests that may hold an image in memory at once; one more is told to come back.
-const MAX_REQUESTS: usize = 128;
-
-/// Bounds the requests inside and the images decoded at once (a core each).
-#[derive(Clone)]
-pub(super) struct Admission {
-    places: Arc<Semaphore>,
-    decoders: Arc<Semaphore>,
-}
 
 /// The model that shall answer.
 pub(super) struct Wanted {
     id: Option<ModelId>,
     alias: Option<String>,
-}
-
-impl Default for Admission {
-    fn default() -> Self {
-        let cores = available_parallelism().map_or(1, usize::from);
-        Self { places: Arc::new(Semaphore::new(MAX_REQUESTS)), decoders: Arc::new(Semaphore::new(cores)) }
-    }
-}
-
-impl Admission {
-    /// A place until dropped; 429 when all are taken.
-    pub(super) fn enter(&self) -> Result<OwnedSemaphorePermit, ApiError> {
-        let full = |_| ApiError::Busy(format!("{MAX_REQUESTS} requests are being answered: try again"));
-        Arc::clone(&self.places).try_acquire_owned().map_err(full)
-    }
 }
 
 impl Wanted {
@@ -71,14 +46,9 @@ impl Wanted {
 }
 
 /// Decodes, classifies and records one image.
-pub(super) async fn classify(
-    state: &AppState,
-    admission: &Admission,
-    wanted: &Wanted,
-    bytes: Bytes,
-) -> Result<PredictionAnswer, ApiError> {
+pub(super) async fn classify(state: &AppState, wanted: &Wanted, bytes: Bytes) -> Result<PredictionAnswer, ApiError> {
     let started = Instant::now();
-    let (input_sha256, image) = decode(state, admission, bytes).await?;
+    let (input_sha256, image) = decode(state, bytes).await?;
     let decode_ms = started.elapsed().as_secs_f64() * 1e3;
     let mut classification = state.engine.classify(image).await?;
     classification.timing.preprocess_ms += decode_ms;
@@ -91,14 +61,13 @@ pub(super) async fn classify(
     Ok(answer)
 }
 
-async fn decode(state: &AppState, admission: &Admission, bytes: Bytes) -> Result<(Sha256, GreyImage), ApiError> {
-    let _decoder = admission.decoders.acquire().await.map_err(ApiError::internal)?;
+async fn decode(state: &AppState, bytes: Bytes) -> Result<(Sha256, GreyImage), ApiError> {
     let limits = imaging::Limits { max_pixels: state.limits.max_pixels };
     let work = move || -> Result<(Sha256, GreyImage), ImageError> {
         let (_, image) = imaging::decode(&bytes, &limits)?;
         Ok((Sha256::of(&bytes), image))
     };
-    Ok(tokio::task::spawn_blocking(work).await.map_err(ApiError::internal)??)
+    Ok(state.engine.prepare(Stage::Decode, work).await??)
 }
 
 async fn record(state: &AppState, answer: &PredictionAnswer, model_id: ModelId, input: Sha256) -> Result<(), ApiError> {

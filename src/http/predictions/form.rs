@@ -2,7 +2,7 @@
 
 use super::{
     answer::{BatchItem, Predicted, PredictionAnswer, PredictionBatch},
-    classify::{Admission, Wanted, classify},
+    classify::{Wanted, classify},
 };
 use crate::http::{ApiError, AppState, extract::Form};
 
@@ -12,7 +12,6 @@ type Outcome = (Option<String>, Result<PredictionAnswer, ApiError>);
 /// Classifies each `file`. A form with one answers (or fails) as a raw body does.
 pub(super) async fn classify_all(
     state: &AppState,
-    admission: &Admission,
     wanted: &Wanted,
     Form(mut form): Form,
 ) -> Result<Predicted, ApiError> {
@@ -24,7 +23,7 @@ pub(super) async fn classify_all(
         }
         let file_name = field.file_name().map(str::to_owned);
         let bytes = field.bytes().await?;
-        outcomes.push((file_name, classify(state, admission, wanted, bytes).await));
+        outcomes.push((file_name, classify(state, wanted, bytes).await));
     }
     match outcomes.len() {
         0 => Err(ApiError::invalid("/file", "send at least one file")),

@@ -1,0 +1,11 @@
+//! What the system says about the process.
+
+use std::fs;
+
+/// A field of `/proc/self/status`, such as `VmRSS:`, in bytes; Linux counts it in units of 1024. `None` on other systems.
+pub fn process_memory(field: &str) -> Option<u64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix(field))?;
+    let kibibytes: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+    Some(kibibytes * 1024)
+}

@@ -24,7 +24,8 @@ export default {
     return [
       pageHead(dataset.name, { above: link('/datasets', 'Data sets'), badges: [syntheticBadge(dataset)], lede: dataset.description }),
       section('Distribution', ...distribution(dataset), splitForm(dataset, ctx)),
-      ...reportSections(dataset, job?.status === 'running', ctx),
+      // One element whether there is a report yet or not: what is typed in the forms below stays when it comes in.
+      h('div', { 'data-key': 'report' }, ...reportSections(dataset, job?.status === 'running', ctx)),
       section('Import a folder', job && importProgress(job), importForm(dataset, ctx)),
       section('Upload files', uploadForm(dataset, ctx)),
       section('Record', record(dataset)),

@@ -98,9 +98,7 @@ impl<'a> Labelled<'a> {
 
     /// Class by each attribute that has more than one value.
     pub(super) fn associations(&self, names: &[String]) -> Vec<Association> {
-        let of = |(name, value): &(&str, fn(&Described) -> Option<String>)| {
-            associate(name, &self.values(*value), &self.class, &self.patient, names)
-        };
+        let of = |(name, value): &Attribute| associate(name, &self.values(*value), &self.class, &self.patient, names);
         ATTRIBUTES.iter().filter_map(of).collect()
     }
 
@@ -109,7 +107,7 @@ impl<'a> Labelled<'a> {
         let examples = Examples { class: &self.class, patient: &self.patient, split: &self.split };
         let measure = |name, features, seen: Seen<'_>| Shortcut::measure(name, features, &seen, &examples);
         let mut shortcuts = Vec::new();
-        let categories: [(_, _, fn(&Described) -> Option<String>); 2] = [
+        let categories: [(_, _, Value); 2] = [
             ("source", "the source", |image| image.source.clone()),
             ("collection", "where it was published", |image| image.collection.clone()),
         ];
@@ -224,8 +222,11 @@ fn halved(plane: &[u8]) -> Vec<u8> {
     (0..THUMBNAIL_SIDE * THUMBNAIL_SIDE).map(mean).collect()
 }
 
-/// An attribute by its name, and its value or band of values.
-type Attribute = (&'static str, fn(&Described) -> Option<String>);
+/// Of an attribute: what it is for an image, or the band it is in.
+type Value = fn(&Described) -> Option<String>;
+
+/// An attribute by its name.
+type Attribute = (&'static str, Value);
 
 const ATTRIBUTES: [Attribute; 11] = [
     ("source", |image| image.source.clone()),

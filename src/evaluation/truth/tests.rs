@@ -150,7 +150,8 @@ fn images_that_look_the_same_are_never_on_both_sides_of_a_fold() {
     examined.groups = pairs.map(alike).collect();
     let report = DatasetReport::new(examined);
     let source = report.shortcuts.iter().find(|shortcut| shortcut.name == "source").unwrap().cross_validated;
-    assert_eq!((source.patients, source.accuracy), (30, source.majority));
+    assert_eq!(source.patients, 30);
+    assert!(source.accuracy.value <= source.majority.value, "{source:?}");
 }
 
 #[test]

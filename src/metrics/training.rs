@@ -24,7 +24,8 @@ pub struct Training {
 }
 
 impl Training {
-    pub(super) fn new() -> Self {
+    /// Of no run yet.
+    pub fn new() -> Self {
         let (loss, images_per_second, eta, progress) = Default::default();
         let training =
             Self { running: Gauge::default(), loss, images_per_second, eta, progress, ended: Family::default() };

@@ -23,12 +23,16 @@ pub struct Training {
     ended: Family<Label, Counter>,
 }
 
+/// So that each is counted from zero.
+const ENDINGS: [&str; 3] = ["succeeded", "failed", "cancelled"];
+
 impl Training {
     pub(super) fn new() -> Self {
         let (loss, images_per_second, eta, progress) = Default::default();
         let training =
             Self { running: Gauge::default(), loss, images_per_second, eta, progress, ended: Family::default() };
         training.forget();
+        ENDINGS.into_iter().for_each(|state| drop(training.ended.get_or_create(&[("state", state)])));
         training
     }
 

@@ -94,7 +94,7 @@ pub fn router(state: AppState) -> Router {
         .method_not_allowed_fallback(problem::wrong_method)
         .layer(DefaultBodyLimit::max(state.limits.max_upload_bytes))
         .layer(CatchPanicLayer::custom(problem::panicked))
-        .layer(middleware::from_fn_with_state(state.clone(), drain::admit))
+        .layer(middleware::from_fn_with_state(drain::Door::new(state.clone()), drain::admit))
         .layer(middleware::from_fn(problem::render))
         .layer(middleware::from_fn(pages::harden))
         .layer(middleware::from_fn_with_state(state.clone(), observe::observe))

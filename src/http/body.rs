@@ -2,6 +2,7 @@
 
 use std::{
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -16,6 +17,7 @@ use http_body::{Frame, SizeHint};
 use tokio::{
     io::{AsyncWrite, AsyncWriteExt},
     runtime::Handle,
+    sync::Semaphore,
 };
 
 use super::ApiError;
@@ -96,13 +98,14 @@ const LINGERING: Duration = Duration::from_secs(5);
 pub(super) struct Lingering {
     body: Body,
     most: usize,
+    discarding: Arc<Semaphore>,
     ended: bool,
 }
 
 impl Lingering {
-    /// Reads `most` bytes more than were asked for, at most.
-    pub(super) fn new(body: Body, most: usize) -> Self {
-        Self { body, most, ended: false }
+    /// Throws away `most` bytes at most, when it is its turn.
+    pub(super) fn new(body: Body, most: usize, discarding: Arc<Semaphore>) -> Self {
+        Self { body, most, discarding, ended: false }
     }
 }
 
@@ -133,11 +136,13 @@ impl Drop for Lingering {
         if self.ended || self.body.is_end_stream() {
             return;
         }
-        let (body, most) = (std::mem::take(&mut self.body), self.most);
+        let (body, most, discarding) = (std::mem::take(&mut self.body), self.most, Arc::clone(&self.discarding));
         let discard = async move {
-            // Whether it ended, failed or was too long makes no difference any more.
-            drop(tokio::time::timeout(LINGERING, write(body, most, &mut tokio::io::sink())).await);
+            let _turn = discarding.acquire().await;
+            write(body, most, &mut tokio::io::sink()).await
         };
+        // Whether it ended, failed or was too long makes no difference any more.
+        let discard = async { drop(tokio::time::timeout(LINGERING, discard).await) };
         // Without a runtime the connection is gone, too.
         if let Ok(runtime) = Handle::try_current() {
             runtime.spawn(discard);

@@ -1,5 +1,7 @@
 //! The end of a server: requests that are under way are answered, new ones are sent elsewhere.
 
+use std::sync::Arc;
+
 use axum::{
     body::Body,
     extract::{Request, State},
@@ -7,6 +9,8 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
+
+use tokio::sync::Semaphore;
 
 use super::{
     ApiError, AppState,
@@ -16,14 +20,33 @@ use super::{
 /// They say how the server is, to its last moment.
 const ABOUT_THE_SERVER: [&str; 3] = ["/health/live", "/health/ready", "/metrics"];
 
+/// Bodies that are thrown away at once: each takes a buffer of up to 400 KiB. The others wait unread, which costs next to nothing.
+const DISCARDED_AT_ONCE: usize = 16;
+
+/// Where every request comes in.
+#[derive(Clone)]
+pub(super) struct Door {
+    state: AppState,
+    discarding: Arc<Semaphore>,
+}
+
+impl Door {
+    pub(super) fn new(state: AppState) -> Self {
+        Self { state, discarding: Arc::new(Semaphore::new(DISCARDED_AT_ONCE)) }
+    }
+}
+
 /// Lets requests in until the server stops, and has its end wait for their answers. From then on it answers 503 and closes the
 /// connection, so that a client that keeps one alive looks for another server.
-pub(super) async fn admit(State(state): State<AppState>, request: Request, next: Next) -> Response {
+pub(super) async fn admit(State(door): State<Door>, request: Request, next: Next) -> Response {
+    let Door { state, discarding } = door;
     let about_the_server = ABOUT_THE_SERVER.contains(&request.uri().path());
     // Taken before the look at whether the server stops: it waits for every one that was let in.
     let under_way = (!about_the_server).then(|| state.tasks.token());
+    // Who asks before sending has nothing under way that could be cut off.
+    let sends = !request.headers().contains_key(header::EXPECT);
     let most = state.limits.max_upload_bytes;
-    let request = request.map(|body| Body::new(Lingering::new(body, most)));
+    let request = if sends { request.map(|body| Body::new(Lingering::new(body, most, discarding))) } else { request };
     let mut response = if state.shutdown.is_cancelled() && !about_the_server {
         drop(request);
         ApiError::Unavailable("this server is ending: ask another one, or this one again when it is back".into())

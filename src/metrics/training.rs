@@ -23,6 +23,9 @@ pub struct Training {
     ended: Family<Label, Counter>,
 }
 
+/// So that each is counted from zero.
+const ENDINGS: [&str; 3] = ["succeeded", "failed", "cancelled"];
+
 impl Training {
     /// Of no run yet.
     pub fn new() -> Self {
@@ -30,6 +33,7 @@ impl Training {
         let training =
             Self { running: Gauge::default(), loss, images_per_second, eta, progress, ended: Family::default() };
         training.forget();
+        ENDINGS.into_iter().for_each(|state| drop(training.ended.get_or_create(&[("state", state)])));
         training
     }
 

@@ -103,12 +103,17 @@ impl Running {
     /// Sends the signal and waits for the end.
     pub fn end(&mut self, signal: &str) -> ExitStatus {
         self.signal(signal);
+        self.wait()
+    }
+
+    /// Waits for the end.
+    pub fn wait(&mut self) -> ExitStatus {
         let started = Instant::now();
         loop {
             if let Some(status) = self.process.try_wait().unwrap() {
                 return status;
             }
-            assert!(started.elapsed() < PATIENCE, "it goes on after {signal}");
+            assert!(started.elapsed() < PATIENCE, "it goes on");
             std::thread::sleep(Duration::from_millis(20));
         }
     }

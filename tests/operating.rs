@@ -1,0 +1,436 @@
+//! The program as its operator meets it: logs, an end that drops nothing, memory under load.
+
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed, as it should")]
+
+mod process;
+
+use std::{
+    collections::BTreeMap,
+    io::{self, BufRead, BufReader, ErrorKind, Read, Write},
+    net::TcpStream,
+    path::Path,
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use image::{ExtendedColorType, ImageEncoder, codecs::png::PngEncoder};
+use process::{PATIENCE, Running, with_phantoms};
+use rand::{RngCore, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use thorax::{
+    domain::{Architecture, BlockVariant, ClassList, ModelSpec, Normalisation},
+    nn::{DeviceChoice, Network},
+};
+
+const PREDICTIONS: &str = "/v1/predictions";
+const READY: &str = "/health/ready";
+
+#[test]
+fn each_line_of_the_log_is_an_object_that_names_its_request_and_its_trace() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut server = Running::start(folder.path(), &[("THORAX_LOG_FORMAT", "json")]);
+    let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
+    let parent = format!("00-{trace}-00f067aa0ba902b7-01");
+    let headers = [("x-request-id", "a-request-of-the-tests"), ("traceparent", &parent), ("content-type", "image/png")];
+    let mut connection = Connection::open(&server.address).unwrap();
+    let answer = connection.ask("POST", PREDICTIONS, &headers, b"no image").unwrap();
+    assert_eq!(answer.header("x-request-id"), Some("a-request-of-the-tests"));
+    let traced = answer.header("traceresponse").unwrap();
+    assert!(traced.starts_with(&format!("00-{trace}-")) && traced != parent, "{traced}");
+    let begun = connection.ask("GET", "/health/live", &[], b"").unwrap();
+    assert_eq!(begun.header("traceresponse").map(str::len), Some(traced.len()), "a trace of its own");
+    assert!(server.end("-TERM").success());
+    let lines: Vec<Value> = server
+        .standard_error()
+        .lines()
+        .filter(|line| line.starts_with('{'))
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")))
+        .collect();
+    let line = lines.iter().find(|line| line["message"] == "answered").unwrap_or_else(|| panic!("{lines:?}"));
+    let span = json!({
+        "name": "request", "method": "POST", "path": PREDICTIONS, "request_id": "a-request-of-the-tests",
+        "trace_id": trace, "span_id": traced[36..52],
+    });
+    assert_eq!((&line["span"], &line["status"], &line["level"]), (&span, &json!(answer.status), &json!("INFO")));
+    assert!(line["milliseconds"].as_f64().unwrap() > 0.0 && line["timestamp"].is_string());
+}
+
+#[test]
+fn a_server_that_ends_says_so_at_once_answers_what_is_under_way_and_sends_others_away() {
+    let folder = with_phantoms();
+    let mut server = Running::start(folder.path(), &[("THORAX_DRAIN_SECONDS", "2")]);
+    let run = server.start_training();
+    let open = || Connection::open(&server.address).unwrap();
+    let (mut kept_alive, mut checker, mut slow) = (open(), open(), open());
+    assert_eq!(kept_alive.ask("GET", "/v1/models", &[], b"").unwrap().status, 200);
+    assert_eq!(checker.ask("GET", "/health/live", &[], b"").unwrap().status, 200);
+    // Under way: the head is there, and of the body the first half. The server has it once it asks for more.
+    let body = json!({"name": "under way"}).to_string();
+    let (first, second) = body.split_at(9);
+    slow.send_head(
+        "POST",
+        "/v1/datasets",
+        &[("content-type", "application/json"), ("expect", "100-continue")],
+        body.len(),
+    );
+    assert_eq!(slow.read().unwrap().status, 100);
+    slow.send(first.as_bytes());
+    server.signal("-TERM");
+    let ready =
+        until(|| checker.ask("GET", READY, &[], b"").unwrap(), |answer| answer.header("connection") == Some("close"));
+    assert_eq!((ready.status, ready.header("retry-after")), (503, Some("1")));
+    // More than fits into any buffer: its answer has to be read all the same.
+    let large = vec![0; 4 << 20];
+    let refused = kept_alive.ask("POST", PREDICTIONS, &[("content-type", "image/png")], &large).unwrap();
+    assert_eq!(
+        (refused.status, refused.header("retry-after"), refused.header("connection")),
+        (503, Some("1"), Some("close"))
+    );
+    assert_eq!(open().ask("GET", "/v1/models", &[], b"").unwrap().status, 503, "a new connection");
+    assert_eq!(open().ask("GET", "/health/live", &[], b"").unwrap().status, 200);
+    slow.send(second.as_bytes());
+    let answered = slow.read().unwrap();
+    assert_eq!((answered.status, answered.header("connection")), (201, Some("close")));
+    assert!(server.wait().success());
+    let again = Running::start(folder.path(), &[]);
+    let shown = again.get(&format!("/v1/training-runs/{run}")).1;
+    assert!(
+        ["queued", "running"].contains(&shown["status"].as_str().unwrap()),
+        "it goes on from its checkpoint: {shown}"
+    );
+    assert_eq!(again.get("/v1/datasets").1["items"].as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn a_request_that_never_ends_is_waited_for_so_long_and_no_longer() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Running::start(folder.path(), &[("THORAX_SHUTDOWN_SECONDS", "1"), ("THORAX_DRAIN_SECONDS", "0")]);
+    let mut server = server;
+    let mut slow = Connection::open(&server.address).unwrap();
+    slow.send_head("POST", "/v1/datasets", &[("content-type", "application/json"), ("expect", "100-continue")], 100);
+    assert_eq!(slow.read().unwrap().status, 100);
+    let began = Instant::now();
+    assert!(server.end("-TERM").success());
+    let took = began.elapsed();
+    assert!((Duration::from_secs(1)..Duration::from_secs(10)).contains(&took), "{took:?}");
+}
+
+#[test]
+fn two_servers_are_replaced_one_after_the_other_under_load_and_no_request_fails() {
+    let folders = [serving_folder(), serving_folder()];
+    let mut servers = folders.each_ref().map(|folder| Running::start(folder.path(), &[]));
+    let balancer = Balancer::over(&servers);
+    thread::scope(|scope| {
+        let _stop = StopWhenDropped(&balancer.stopped);
+        scope.spawn(|| balancer.check());
+        for _ in 0..4 {
+            scope.spawn(|| balancer.load());
+        }
+        balancer.wait_for_answers([30, 30]);
+        for at in 0..servers.len() {
+            assert!(servers[at].end("-TERM").success());
+            servers[at] = Running::start(folders[at].path(), &[]);
+            balancer.replace(at, &servers[at].address);
+            balancer.wait_for_answers([30, 30]);
+        }
+    });
+    let failures = balancer.failures.into_inner().unwrap();
+    assert!(failures.is_empty(), "{} of {:?} failed: {:?}", failures.len(), balancer.answered, failures);
+    assert!(balancer.sent_on.into_inner() > 0, "the load never met a server that was ending: this test showed nothing");
+}
+
+/// Measured: the process's resident memory, as `/metrics` tells it, while so many clients at once send images of 4 megapixels.
+#[test]
+fn memory_is_flat_at_ten_times_the_load() {
+    const QUEUE: usize = 4;
+    let folder = serving_folder();
+    let limits = [("THORAX_MAX_QUEUE", "4"), ("THORAX_MAX_BATCH_SIZE", "4")];
+    let server = Running::start(folder.path(), &limits);
+    let image = noise(2000);
+    let (at_capacity, accepted, _) = resident_under(&server, QUEUE, 10, &image);
+    assert!(accepted > 0);
+    let (beyond, accepted, refused) = resident_under(&server, 10 * QUEUE, 10, &image);
+    eprintln!(
+        "resident at {QUEUE} clients {at_capacity}, at {} clients {beyond} bytes; {accepted} answered, {refused} refused",
+        10 * QUEUE
+    );
+    assert!(accepted > 0 && refused > 0, "{accepted} answered, {refused} refused");
+    // Thirty-six more images of 4 MB as sent, or as decoded, would be 144 MB.
+    let more = beyond.saturating_sub(at_capacity);
+    assert!(more < 36 << 20, "{at_capacity} bytes at {QUEUE} clients, {more} more at ten times as many");
+}
+
+/// The most memory that was seen while `clients` send the image `times` times each; how many were answered, and how many refused.
+fn resident_under(server: &Running, clients: usize, times: usize, image: &[u8]) -> (u64, usize, usize) {
+    let (done, answered, refused) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
+    let most = thread::scope(|scope| {
+        for _ in 0..clients {
+            scope.spawn(|| {
+                let _done = CountWhenDropped(&done);
+                for _ in 0..times {
+                    let mut connection = Connection::open(&server.address).unwrap();
+                    let answer = connection.ask("POST", PREDICTIONS, &[("content-type", "image/png")], image).unwrap();
+                    match answer.status {
+                        200 => answered.fetch_add(1, Ordering::Relaxed),
+                        429 => {
+                            let seconds: u64 = answer.header("retry-after").unwrap().parse().unwrap();
+                            assert!((1..=120).contains(&seconds));
+                            refused.fetch_add(1, Ordering::Relaxed)
+                        }
+                        other => panic!("{other}"),
+                    };
+                }
+            });
+        }
+        let mut most = 0;
+        while done.load(Ordering::Relaxed) < clients {
+            most = most.max(resident(server));
+        }
+        most
+    });
+    (most, answered.into_inner(), refused.into_inner())
+}
+
+fn resident(server: &Running) -> u64 {
+    let measured = Connection::open(&server.address).unwrap().ask("GET", "/metrics", &[], b"").unwrap();
+    let text = String::from_utf8(measured.body).unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix("process_resident_memory_bytes "));
+    line.unwrap_or_else(|| panic!("{text}")).parse().unwrap()
+}
+
+/// Two servers, and what a load balancer knows of them.
+struct Balancer {
+    addresses: [Mutex<String>; 2],
+    ready: [AtomicBool; 2],
+    answered: [AtomicUsize; 2],
+    /// Answers since the servers were last changed.
+    since: [AtomicUsize; 2],
+    sent_on: AtomicUsize,
+    failures: Mutex<Vec<String>>,
+    stopped: AtomicBool,
+}
+
+impl Balancer {
+    fn over(servers: &[Running; 2]) -> Self {
+        Self {
+            addresses: servers.each_ref().map(|server| Mutex::new(server.address.clone())),
+            ready: Default::default(),
+            answered: Default::default(),
+            since: Default::default(),
+            sent_on: AtomicUsize::new(0),
+            failures: Mutex::default(),
+            stopped: AtomicBool::new(false),
+        }
+    }
+
+    fn address(&self, at: usize) -> String {
+        self.addresses[at].lock().unwrap().clone()
+    }
+
+    fn replace(&self, at: usize, address: &str) {
+        address.clone_into(&mut self.addresses[at].lock().unwrap());
+        self.since.iter().for_each(|since| since.store(0, Ordering::Relaxed));
+    }
+
+    /// Asks both servers in turn whether they are ready.
+    fn check(&self) {
+        while !self.stopped.load(Ordering::Relaxed) {
+            for at in 0..2 {
+                let answer = Connection::open(&self.address(at)).and_then(|mut one| one.ask("GET", READY, &[], b""));
+                self.ready[at].store(answer.is_ok_and(|answer| answer.status == 200), Ordering::Relaxed);
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// A client that keeps its connections, and asks one server after the other.
+    fn load(&self) {
+        let image = noise(64);
+        let mut connections: BTreeMap<String, Connection> = BTreeMap::new();
+        for turn in 0.. {
+            if self.stopped.load(Ordering::Relaxed) {
+                return;
+            }
+            let at = turn % 2;
+            if !self.ready[at].load(Ordering::Relaxed) {
+                connections.remove(&self.address(at));
+                continue;
+            }
+            self.ask(at, &mut connections, &image);
+        }
+    }
+
+    /// One request; where the server sends it away, the other one's turn is next.
+    fn ask(&self, at: usize, connections: &mut BTreeMap<String, Connection>, image: &[u8]) {
+        let address = self.address(at);
+        let mut connection = match connections.remove(&address).map_or_else(|| Connection::open(&address), Ok) {
+            Ok(connection) => connection,
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
+                self.sent_on.fetch_add(1, Ordering::Relaxed);
+                return;
+            }
+            Err(error) => return self.failures.lock().unwrap().push(format!("connecting: {error}")),
+        };
+        match connection.ask("POST", PREDICTIONS, &[("content-type", "image/png")], image) {
+            Ok(answer) if answer.status == 200 => {
+                self.answered[at].fetch_add(1, Ordering::Relaxed);
+                self.since[at].fetch_add(1, Ordering::Relaxed);
+                if answer.header("connection") != Some("close") {
+                    connections.insert(address, connection);
+                }
+            }
+            Ok(answer) if answer.status == 503 && answer.header("retry-after").is_some() => {
+                self.sent_on.fetch_add(1, Ordering::Relaxed);
+            }
+            Ok(answer) => self.failures.lock().unwrap().push(format!("status {}", answer.status)),
+            Err(error) => self.failures.lock().unwrap().push(format!("no answer: {error}")),
+        }
+    }
+
+    fn wait_for_answers(&self, wanted: [usize; 2]) {
+        let began = Instant::now();
+        while (0..2).any(|at| self.since[at].load(Ordering::Relaxed) < wanted[at]) {
+            assert!(began.elapsed() < PATIENCE, "{:?} of {wanted:?}; {:?}", self.since, self.failures);
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+/// Also when the test fails: its threads would go on for ever.
+struct StopWhenDropped<'a>(&'a AtomicBool);
+
+impl Drop for StopWhenDropped<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+struct CountWhenDropped<'a>(&'a AtomicUsize);
+
+impl Drop for CountWhenDropped<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// A connection that is kept alive.
+struct Connection(BufReader<TcpStream>);
+
+#[derive(Debug)]
+struct Answer {
+    status: u16,
+    headers: Vec<(String, String)>,
+    body: Vec<u8>,
+}
+
+impl Answer {
+    fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+}
+
+impl Connection {
+    fn open(address: &str) -> io::Result<Self> {
+        let stream = TcpStream::connect(address)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        Ok(Self(BufReader::new(stream)))
+    }
+
+    fn ask(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> io::Result<Answer> {
+        let head = head(method, path, headers, body.len());
+        self.0.get_mut().write_all(&[head.as_bytes(), body].concat())?;
+        self.read()
+    }
+
+    fn send_head(&mut self, method: &str, path: &str, headers: &[(&str, &str)], length: usize) {
+        self.send(head(method, path, headers, length).as_bytes());
+    }
+
+    fn send(&mut self, bytes: &[u8]) {
+        self.0.get_mut().write_all(bytes).unwrap();
+    }
+
+    fn read(&mut self) -> io::Result<Answer> {
+        let status = self.line()?;
+        let bad = |what: &str| io::Error::new(ErrorKind::InvalidData, what.to_owned());
+        let status = status.split(' ').nth(1).and_then(|status| status.parse().ok()).ok_or_else(|| bad(&status))?;
+        let mut headers = Vec::new();
+        loop {
+            let line = self.line()?;
+            let Some((name, value)) = line.split_once(": ") else { break };
+            headers.push((name.to_owned(), value.to_owned()));
+        }
+        let mut answer = Answer { status, headers, body: Vec::new() };
+        let length = answer.header("content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
+        answer.body.resize(length, 0);
+        self.0.read_exact(&mut answer.body)?;
+        Ok(answer)
+    }
+
+    fn line(&mut self) -> io::Result<String> {
+        let mut line = String::new();
+        match self.0.read_line(&mut line)? {
+            0 => Err(ErrorKind::UnexpectedEof.into()),
+            _ => Ok(line.trim_end().to_owned()),
+        }
+    }
+}
+
+fn head(method: &str, path: &str, headers: &[(&str, &str)], length: usize) -> String {
+    let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    format!("{method} {path} HTTP/1.1\r\nhost: thorax\r\n{headers}content-length: {length}\r\n\r\n")
+}
+
+/// What `ask` gives once it is as wished.
+fn until<T>(mut ask: impl FnMut() -> T, holds: impl Fn(&T) -> bool) -> T {
+    let began = Instant::now();
+    loop {
+        let found = ask();
+        if holds(&found) {
+            return found;
+        }
+        assert!(began.elapsed() < PATIENCE);
+    }
+}
+
+/// A data folder whose champion is a small network with random weights.
+fn serving_folder() -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let mut server = Running::start(folder.path(), &[("THORAX_DRAIN_SECONDS", "0")]);
+    let mut connection = Connection::open(&server.address).unwrap();
+    let made = connection.ask("POST", "/v1/models", &[("content-type", "application/octet-stream")], &model()).unwrap();
+    let id = serde_json::from_slice::<Value>(&made.body).unwrap()["id"].clone();
+    let champion = json!({ "model_id": id }).to_string();
+    assert_eq!(server.send("PUT", "/v1/models/aliases/champion", &champion).0, 200);
+    assert!(server.end("-TERM").success());
+    assert!(Path::new(folder.path()).join("data/thorax.sqlite").is_file());
+    folder
+}
+
+fn model() -> Vec<u8> {
+    let spec = ModelSpec {
+        architecture: Architecture::SimpleCnn,
+        block_variant: BlockVariant::V1,
+        classes: ClassList::default(),
+        image_size: 32,
+        normalisation: Normalisation { scale: 1.0 / 255.0, mean: [0.5; 3], std: [0.25; 3] },
+        dropout: 0.5,
+    };
+    Network::random(&spec, 1, &DeviceChoice::Cpu.open().unwrap().0).to_bytes(&spec)
+}
+
+/// A square PNG that no compression makes smaller.
+fn noise(side: u32) -> Vec<u8> {
+    let mut pixels = vec![0; (side * side) as usize];
+    ChaCha8Rng::seed_from_u64(1).fill_bytes(&mut pixels);
+    let mut bytes = Vec::new();
+    PngEncoder::new(&mut bytes).write_image(&pixels, side, side, ExtendedColorType::L8).unwrap();
+    bytes
+}

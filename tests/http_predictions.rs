@@ -173,7 +173,7 @@ async fn another_model_than_the_serving_one_is_not_pretended() {
 async fn a_full_queue_says_so_and_empties() {
     let server = Server::with(|state, _| {
         let engine = EngineConfig { max_queue: 1, max_batch_size: 1, max_batch_delay_ms: 0 };
-        state.engine = Engine::start(engine, DeviceChoice::Cpu.open().unwrap().0);
+        state.engine = Engine::start(engine, DeviceChoice::Cpu.open(None).unwrap().0);
         state.metrics = Metrics::new(state.engine.metrics().clone());
     })
     .await;
@@ -237,7 +237,7 @@ fn model_file(seed: u64) -> Vec<u8> {
         normalisation: Normalisation { scale: 1.0 / 255.0, mean: [0.5; 3], std: [0.25; 3] },
         dropout: 0.5,
     };
-    Network::random(&spec, seed, &DeviceChoice::Cpu.open().unwrap().0).to_bytes(&spec)
+    Network::random(&spec, seed, &DeviceChoice::Cpu.open(None).unwrap().0).to_bytes(&spec)
 }
 
 async fn upload_model(server: &Server, query: &str, file: Vec<u8>) -> Answer {

@@ -423,7 +423,7 @@ fn model() -> Vec<u8> {
         normalisation: Normalisation { scale: 1.0 / 255.0, mean: [0.5; 3], std: [0.25; 3] },
         dropout: 0.5,
     };
-    Network::random(&spec, 1, &DeviceChoice::Cpu.open().unwrap().0).to_bytes(&spec)
+    Network::random(&spec, 1, &DeviceChoice::Cpu.open(None).unwrap().0).to_bytes(&spec)
 }
 
 /// A square PNG that no compression makes smaller.

@@ -108,7 +108,7 @@ async fn crown(server: &Server) {
         normalisation: Normalisation { scale: 1.0 / 255.0, mean: [0.5; 3], std: [0.25; 3] },
         dropout: 0.5,
     };
-    let file = Network::random(&spec, 1, &DeviceChoice::Cpu.open().unwrap().0).to_bytes(&spec);
+    let file = Network::random(&spec, 1, &DeviceChoice::Cpu.open(None).unwrap().0).to_bytes(&spec);
     let model = server.request("POST", "/v1/models", "application/octet-stream", file).await.text("/id");
     let body = json!({ "model_id": model }).to_string().into();
     assert_eq!(server.request("PUT", "/v1/models/aliases/champion", "application/json", body).await.status, 200);

@@ -132,7 +132,7 @@ fn difference(reference: &Reference, logits: &[f32]) -> f32 {
 
 /// ImageNet's 1000 logits: the features of the body, and the classifier that the body file keeps.
 fn logits(body: &[u8], reference: &Reference) -> Vec<f32> {
-    let (device, _) = DeviceChoice::Cpu.open().unwrap();
+    let (device, _) = DeviceChoice::Cpu.open(None).unwrap();
     let (block_variant, normalisation) = body_spec(body).unwrap();
     let input = input_tensor(&[&grey(reference)], SIDE as u32, &normalisation, &device);
     let spec = ModelSpec {

@@ -95,7 +95,7 @@ impl Server {
 
     /// A worker on the server's data, on the CPU.
     pub fn train(&self) -> WorkerHandle {
-        let (device, device_info) = DeviceChoice::Cpu.open().unwrap();
+        let (device, device_info) = DeviceChoice::Cpu.open(None).unwrap();
         let state = self.state.clone();
         worker::start(WorkerContext {
             db: state.db,

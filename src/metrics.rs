@@ -40,7 +40,7 @@ pub struct Metrics {
 impl Metrics {
     /// Beside what the engine measures already.
     pub fn new(predictions: Predictions) -> Self {
-        let (requests, training, resources) = (Requests::new(), Training::new(), Resources::new());
+        let (requests, training, resources) = (Requests::new(), Training::idle(), Resources::new());
         let mut registry = Registry::default();
         requests.register(&mut registry);
         predictions.register(&mut registry);

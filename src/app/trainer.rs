@@ -98,7 +98,7 @@ impl Trainer {
             wait_until_idle: Arc::new(|| {}),
             publish: Arc::new(|_, _| {}),
             batches: self.batches.clone(),
-            metrics: Training::new(),
+            metrics: Training::idle(),
             wake: Arc::new(Notify::new()),
             runtime: Handle::current(),
         }

@@ -28,7 +28,7 @@ const ENDINGS: [&str; 3] = ["succeeded", "failed", "cancelled"];
 
 impl Training {
     /// Of no run yet.
-    pub fn new() -> Self {
+    pub fn idle() -> Self {
         let (loss, images_per_second, eta, progress) = Default::default();
         let training =
             Self { running: Gauge::default(), loss, images_per_second, eta, progress, ended: Family::default() };

@@ -2,7 +2,7 @@
 //!
 //! Found is the same picture in another size, compression, brightness or contrast, and mirrored. A cropped or a turned picture is not.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::{
     domain::{DatasetId, RadiographId, Split},
@@ -19,7 +19,7 @@ const BANDS: usize = MOST_BITS as usize + 1;
 /// Least likeness (`imaging::likeness`) of two versions of one picture.
 const LEAST_LIKENESS: f32 = 0.88;
 
-/// Planes whose details are kept at hand while pairs are verified: 16 kB each.
+/// Details that are kept at hand while pairs are verified: 16 kB each.
 const DETAILS_AT_HAND: usize = 4096;
 
 /// Images that are versions of one picture.
@@ -53,7 +53,7 @@ pub struct Duplicates {
 /// Compares the images of a data set by the looks that are stored.
 ///
 /// Only pairs that share a band of their hashes are looked at, and of these only the few whose hashes are near are compared in pixels; one
-/// that is known to be a version of the other through a third is not compared again. So 16,000 images take a fraction of a second.
+/// that is known to be a version of the other through a third is not compared again. So 16,000 images take about a second.
 pub async fn duplicates(db: &Db, dataset: DatasetId) -> Result<Duplicates, StoreError> {
     let unseen = store::looks::missing(db, dataset, imaging::LOOK_VERSION).await?.len() as u64;
     let looks = store::looks::hashes(db, dataset, imaging::LOOK_VERSION).await?;
@@ -63,11 +63,16 @@ pub async fn duplicates(db: &Db, dataset: DatasetId) -> Result<Duplicates, Store
         (looks, near)
     })
     .await?;
-    let mut verified = Verified::new(db, &looks);
-    for pair in near {
-        verified.compare(pair).await?;
-    }
-    Ok(Duplicates { groups: verified.groups(), compared: compared - featureless, featureless, unseen })
+    let wanted: BTreeSet<usize> = near.iter().flat_map(|near| [near.one, near.other]).collect();
+    let wanted: Vec<RadiographId> = wanted.into_iter().map(|at| looks[at].id).collect();
+    let planes = store::looks::planes_of(db, &wanted).await?;
+    let verify = move || {
+        let mut verified = Verified::new(&looks, planes);
+        near.into_iter().for_each(|pair| verified.compare(pair));
+        verified.groups()
+    };
+    let groups = super::off_async(verify).await?;
+    Ok(Duplicates { groups, compared: compared - featureless, featureless, unseen })
 }
 
 /// Two images whose hashes are near; ordered by how many bits differ.
@@ -155,13 +160,14 @@ fn bits_between(one: &[u64; 4], other: &[u64; 4]) -> u32 {
 
 /// Pairs as they are verified, and what belongs together by them.
 struct Verified<'a> {
-    db: &'a Db,
     looks: &'a [HashedRadiograph],
+    planes: HashMap<RadiographId, Vec<u8>>,
     /// Leads to the first of its group.
     leader: Vec<usize>,
     /// Of a group's first.
     seen: HashMap<usize, Seen>,
-    at_hand: HashMap<usize, Plane>,
+    /// None of what has too little detail, or went meanwhile.
+    at_hand: HashMap<usize, Option<Vec<f32>>>,
 }
 
 /// What is known of a group.
@@ -175,11 +181,6 @@ struct Seen {
 /// Of an image alone.
 const ALONE: Seen = Seen { likeness: 1.0, identical: true, mirrored: false };
 
-struct Plane {
-    bytes: Vec<u8>,
-    detail: Vec<f32>,
-}
-
 impl Seen {
     fn and(self, other: Self) -> Self {
         Self {
@@ -191,42 +192,40 @@ impl Seen {
 }
 
 impl<'a> Verified<'a> {
-    fn new(db: &'a Db, looks: &'a [HashedRadiograph]) -> Self {
-        Self { db, looks, leader: (0..looks.len()).collect(), seen: HashMap::new(), at_hand: HashMap::new() }
+    fn new(looks: &'a [HashedRadiograph], planes: HashMap<RadiographId, Vec<u8>>) -> Self {
+        Self { looks, planes, leader: (0..looks.len()).collect(), seen: HashMap::new(), at_hand: HashMap::new() }
     }
 
-    async fn compare(&mut self, Near { one, other, mirrored, .. }: Near) -> Result<(), StoreError> {
+    fn compare(&mut self, Near { one, other, mirrored, .. }: Near) {
         let (first, second) = (self.first_of(one), self.first_of(other));
-        if first == second || !self.fetch(one).await? || !self.fetch(other).await? {
-            return Ok(());
+        if first == second {
+            return;
         }
-        let (a, b) = (&self.at_hand[&one], &self.at_hand[&other]);
-        let likeness = match mirrored {
-            true => imaging::likeness(&a.detail, &imaging::mirrored_detail(&b.detail)),
-            false => imaging::likeness(&a.detail, &b.detail),
-        };
-        if likeness < LEAST_LIKENESS {
-            return Ok(());
-        }
-        let joins = Seen { likeness: likeness.min(1.0), identical: !mirrored && a.bytes == b.bytes, mirrored };
-        let before = [first, second].map(|leader| self.seen.remove(&leader).unwrap_or(ALONE));
-        self.seen.insert(first.min(second), before.into_iter().fold(joins, Seen::and));
-        self.leader[first.max(second)] = first.min(second);
-        Ok(())
-    }
-
-    /// Whether the plane is at hand now; not if its radiograph went meanwhile.
-    async fn fetch(&mut self, at: usize) -> Result<bool, StoreError> {
-        if self.at_hand.contains_key(&at) {
-            return Ok(true);
-        }
+        // Both are fetched after this: neither drives the other out.
         if self.at_hand.len() >= DETAILS_AT_HAND {
             self.at_hand.clear();
         }
-        let Some(bytes) = store::looks::plane(self.db, self.looks[at].id).await? else { return Ok(false) };
-        let Some(detail) = imaging::detail(&bytes) else { return Ok(false) };
-        self.at_hand.insert(at, Plane { bytes, detail });
-        Ok(true)
+        self.fetch(one);
+        self.fetch(other);
+        let (Some(a), Some(b)) = (&self.at_hand[&one], &self.at_hand[&other]) else { return };
+        let likeness = match mirrored {
+            true => imaging::likeness(a, &imaging::mirrored_detail(b)),
+            false => imaging::likeness(a, b),
+        };
+        if likeness < LEAST_LIKENESS {
+            return;
+        }
+        let plane = |at: usize| self.planes.get(&self.looks[at].id);
+        let identical = !mirrored && plane(one) == plane(other);
+        let joins = Seen { likeness: likeness.min(1.0), identical, mirrored };
+        let before = [first, second].map(|leader| self.seen.remove(&leader).unwrap_or(ALONE));
+        self.seen.insert(first.min(second), before.into_iter().fold(joins, Seen::and));
+        self.leader[first.max(second)] = first.min(second);
+    }
+
+    fn fetch(&mut self, at: usize) {
+        let (planes, id) = (&self.planes, self.looks[at].id);
+        self.at_hand.entry(at).or_insert_with(|| imaging::detail(planes.get(&id)?));
     }
 
     fn first_of(&mut self, mut at: usize) -> usize {

@@ -55,10 +55,16 @@ pub async fn hashes(db: &Db, dataset: DatasetId, version: u32) -> Result<Vec<Has
         .collect()
 }
 
-/// The plane of a radiograph, 64 x 64 grey bytes.
-pub async fn plane(db: &Db, id: RadiographId) -> Result<Option<Vec<u8>>, StoreError> {
-    let id = id.to_string();
-    Ok(sqlx::query_scalar!("select plane from looks where radiograph_id = ?", id).fetch_optional(db.read()).await?)
+/// The planes of these radiographs, 64 x 64 grey bytes each; of those that are still there.
+pub async fn planes_of(db: &Db, ids: &[RadiographId]) -> Result<HashMap<RadiographId, Vec<u8>>, StoreError> {
+    let ids = serde_json::json!(ids).to_string();
+    let rows = sqlx::query!(
+        "select radiograph_id, plane from looks where radiograph_id in (select value from json_each(?))",
+        ids
+    )
+    .fetch_all(db.read())
+    .await?;
+    rows.into_iter().map(|row| Ok((columns::parse("looks.radiograph_id", &row.radiograph_id)?, row.plane))).collect()
 }
 
 /// Radiographs of which there is no look of this version.

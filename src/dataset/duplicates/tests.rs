@@ -160,3 +160,23 @@ fn bands_find_every_pair_of_near_hashes_that_comparing_all_finds() {
     assert!(expected.len() > 30);
     assert_eq!(found, expected);
 }
+
+#[test]
+fn more_near_pairs_than_details_are_kept_are_all_compared() {
+    use rand::{Rng, SeedableRng};
+    let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(2);
+    let plane: Vec<u8> = (0..64 * 64).map(|_| random.random()).collect();
+    let other: Vec<u8> = (0..64 * 64).map(|_| random.random()).collect();
+    let count = 2 * DETAILS_AT_HAND + 3;
+    let looks: Vec<_> =
+        (0..count).map(|_| HashedRadiograph { id: RadiographId::new(), split: None, hash: None }).collect();
+    // Every other image is the one picture, the rest the other.
+    let planes = looks.iter().enumerate().map(|(at, look)| (look.id, [&plane, &other][at % 2].clone())).collect();
+    let mut verified = Verified::new(&looks, planes);
+    for at in 1..count {
+        verified.compare(Near { bits: 0, one: at - 1, other: at, mirrored: false });
+        verified.compare(Near { bits: 0, one: at % 2, other: at, mirrored: false });
+    }
+    let sizes: Vec<usize> = verified.groups().iter().map(|group| group.members.len()).collect();
+    assert_eq!(sizes, [DETAILS_AT_HAND + 2, DETAILS_AT_HAND + 1]);
+}

@@ -16,7 +16,7 @@ use crate::{
 };
 
 use super::{
-    AddError, NewRadiograph, PatientIds,
+    AddError, Added, NewRadiograph, PatientIds,
     folder::read_bounded,
     upload::{self, Kept},
 };
@@ -121,6 +121,8 @@ async fn import_all(
         ledger.reject(Origin { file: sources::FILE.into(), line: *line }, reason.clone().into());
     }
 
+    let mut known = store::attributes::of_dataset(db, request.dataset.id).await?;
+
     // Reading, decoding and blobs in parallel; rows one by one in the order of the folder, so that the same folder
     // always gives the same data set.
     let parallel = std::thread::available_parallelism().map_or(1, usize::from);
@@ -132,10 +134,14 @@ async fn import_all(
         let (origin, outcome) = outcome?;
         match outcome {
             Ok((candidate, kept)) => {
-                let added = upload::enter(db, kept).await?;
-                // Also of one that was there: a folder that is imported again may have come to say more.
-                if let Some(attributes) = sources.of(&candidate) {
-                    store::attributes::put(db, added.radiograph().id, attributes).await?;
+                let said = sources.of(&candidate);
+                let added = upload::enter(db, kept, said).await?;
+                // A folder that is imported again may have come to say more of one that was there.
+                if let (Added::Duplicate(there), Some(said)) = (&added, said)
+                    && known.get(&there.id).is_none_or(|known| !known.cover(said))
+                {
+                    store::attributes::put(db, there.id, said).await?;
+                    known.insert(there.id, said.clone());
                 }
                 ledger.record(origin, candidate, added);
             }

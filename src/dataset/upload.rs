@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use crate::{
     domain::{Look, RadiographId, Sha256, Split},
     imaging::{self, Format, ImageError, Limits},
-    store::{Blobs, Dataset, Db, Radiograph, StoreError, looks, radiographs},
+    store::{Attributes, Beside, Blobs, Dataset, Db, Radiograph, StoreError, radiographs},
 };
 
 use super::{PatientIds, match_class};
@@ -39,14 +39,6 @@ pub enum Added {
     Created(Radiograph),
     /// The data set has the same bytes already; nothing changed.
     Duplicate(Radiograph),
-}
-
-impl Added {
-    /// The radiograph that the data set now holds.
-    pub fn radiograph(&self) -> &Radiograph {
-        let (Self::Created(radiograph) | Self::Duplicate(radiograph)) = self;
-        radiograph
-    }
 }
 
 /// Why it was not added.
@@ -84,7 +76,7 @@ pub async fn add(
     patient_ids: &PatientIds,
 ) -> Result<Added, AddError> {
     let kept = keep(db, blobs, dataset, new, limits, patient_ids).await?;
-    Ok(enter(db, kept).await?)
+    Ok(enter(db, kept, None).await?)
 }
 
 /// All but the row: safe to run for many at once.
@@ -131,18 +123,15 @@ pub(super) async fn keep(
     Ok(Kept::New(radiograph, look))
 }
 
-/// Writes the row, unless the same bytes came in meanwhile.
-pub(super) async fn enter(db: &Db, kept: Kept) -> Result<Added, StoreError> {
+/// Writes the row with what the folder says about the image, unless the same bytes came in meanwhile.
+pub(super) async fn enter(db: &Db, kept: Kept, attributes: Option<&Attributes>) -> Result<Added, StoreError> {
     match kept {
         Kept::Known(known) => Ok(Added::Duplicate(known)),
-        Kept::New(radiograph, look) => Ok(match radiographs::insert(db, &radiograph).await? {
-            Some(known) => Added::Duplicate(known),
-            None => {
-                // After the row, not with it: a look that a killed process did not write is made when it is wanted.
-                looks::put(db, radiograph.id, imaging::LOOK_VERSION, &look).await?;
-                Added::Created(radiograph)
-            }
-        }),
+        Kept::New(radiograph, look) => {
+            let beside = Beside { look: Some((imaging::LOOK_VERSION, &look)), attributes };
+            let there = radiographs::insert(db, &radiograph, beside).await?;
+            Ok(there.map_or(Added::Created(radiograph), Added::Duplicate))
+        }
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use sqlx::SqliteConnection;
+
 use super::{Db, StoreError, columns};
 use crate::domain::{DatasetId, RadiographId};
 
@@ -28,10 +30,28 @@ pub struct Attributes {
     pub licence: Option<String>,
 }
 
+impl Attributes {
+    /// Whether a radiograph of which this is known would be no other for being told `said`: a view that it has stays.
+    pub fn cover(&self, said: &Self) -> bool {
+        *self == Self { view: self.view.clone().or_else(|| said.view.clone()), ..said.clone() }
+    }
+}
+
 /// Keeps what is said of a radiograph, in place of what was said before; a view that the radiograph has already stays.
 pub async fn put(db: &Db, id: RadiographId, attributes: &Attributes) -> Result<(), StoreError> {
-    let id = id.to_string();
     let mut tx = db.begin().await?;
+    put_in(&mut tx, id, attributes).await?;
+    tx.commit().await?;
+    Ok(())
+}
+
+/// The same within a write transaction, for a radiograph that comes in.
+pub(super) async fn put_in(
+    tx: &mut SqliteConnection,
+    id: RadiographId,
+    attributes: &Attributes,
+) -> Result<(), StoreError> {
+    let id = id.to_string();
     sqlx::query!(
         "insert or replace into radiograph_attributes (radiograph_id, collection, age_years, sex, original_width,
            original_height, original_mode, original_format, licence)
@@ -49,9 +69,8 @@ pub async fn put(db: &Db, id: RadiographId, attributes: &Attributes) -> Result<(
     .execute(&mut *tx)
     .await?;
     sqlx::query!("update radiographs set view = ? where id = ? and view is null", attributes.view, id)
-        .execute(&mut *tx)
+        .execute(tx)
         .await?;
-    tx.commit().await?;
     Ok(())
 }
 

@@ -57,7 +57,7 @@ pub fn radiograph(dataset: &Dataset, content: &str) -> Radiograph {
 
 pub async fn stored_radiograph(db: &Db, dataset: &Dataset, content: &str) -> Radiograph {
     let radiograph = radiograph(dataset, content);
-    assert_eq!(radiographs::insert(db, &radiograph).await.unwrap(), None);
+    assert_eq!(radiographs::insert(db, &radiograph, radiographs::Beside::default()).await.unwrap(), None);
     radiograph
 }
 

@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use sqlx::SqliteConnection;
+
 use super::{Db, StoreError, columns};
 use crate::domain::{DatasetId, Look, RadiographId, Sha256, Split};
 
@@ -18,6 +20,16 @@ pub struct HashedRadiograph {
 
 /// Keeps the look of a radiograph; what another version made of it goes. A radiograph that was removed meanwhile is passed over.
 pub async fn put(db: &Db, id: RadiographId, version: u32, look: &Look) -> Result<(), StoreError> {
+    put_in(&mut *db.write().acquire().await?, id, version, look).await
+}
+
+/// The same within a write transaction, for a radiograph that comes in.
+pub(super) async fn put_in(
+    tx: &mut SqliteConnection,
+    id: RadiographId,
+    version: u32,
+    look: &Look,
+) -> Result<(), StoreError> {
     let id = id.to_string();
     let (hash, plane) = (look.hash.as_ref().map(|hash| hash.as_slice()), look.plane.as_slice());
     sqlx::query!(
@@ -28,7 +40,7 @@ pub async fn put(db: &Db, id: RadiographId, version: u32, look: &Look) -> Result
         hash,
         plane
     )
-    .execute(db.write())
+    .execute(tx)
     .await?;
     Ok(())
 }
@@ -58,13 +70,14 @@ pub async fn hashes(db: &Db, dataset: DatasetId, version: u32) -> Result<Vec<Has
 /// The planes of these radiographs, 64 x 64 grey bytes each; of those that are still there.
 pub async fn planes_of(db: &Db, ids: &[RadiographId]) -> Result<HashMap<RadiographId, Vec<u8>>, StoreError> {
     let ids = serde_json::json!(ids).to_string();
-    let rows = sqlx::query!(
+    let rows = sqlx::query_as!(
+        Plane,
         "select radiograph_id, plane from looks where radiograph_id in (select value from json_each(?))",
         ids
     )
     .fetch_all(db.read())
     .await?;
-    rows.into_iter().map(|row| Ok((columns::parse("looks.radiograph_id", &row.radiograph_id)?, row.plane))).collect()
+    by_radiograph(rows)
 }
 
 /// Radiographs of which there is no look of this version.
@@ -86,7 +99,8 @@ pub async fn missing(db: &Db, dataset: DatasetId, version: u32) -> Result<Vec<(R
 /// All planes of a data set that `version` made.
 pub async fn planes(db: &Db, dataset: DatasetId, version: u32) -> Result<HashMap<RadiographId, Vec<u8>>, StoreError> {
     let dataset = dataset.to_string();
-    let rows = sqlx::query!(
+    let rows = sqlx::query_as!(
+        Plane,
         "select radiograph_id, plane from looks join radiographs on id = radiograph_id
            where dataset_id = ? and version = ?",
         dataset,
@@ -94,5 +108,14 @@ pub async fn planes(db: &Db, dataset: DatasetId, version: u32) -> Result<HashMap
     )
     .fetch_all(db.read())
     .await?;
+    by_radiograph(rows)
+}
+
+struct Plane {
+    radiograph_id: String,
+    plane: Vec<u8>,
+}
+
+fn by_radiograph(rows: Vec<Plane>) -> Result<HashMap<RadiographId, Vec<u8>>, StoreError> {
     rows.into_iter().map(|row| Ok((columns::parse("looks.radiograph_id", &row.radiograph_id)?, row.plane))).collect()
 }

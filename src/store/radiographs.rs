@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use sqlx::SqliteConnection;
 use utoipa::ToSchema;
 
-use super::{Db, Page, StoreError, columns};
-use crate::domain::{DatasetId, RadiographId, Sha256, Split};
+use super::{Attributes, Db, Page, StoreError, attributes, columns, looks};
+use crate::domain::{DatasetId, Look, RadiographId, Sha256, Split};
 
 /// A stored radiograph.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -69,12 +69,31 @@ pub struct RadiographPatch {
     pub split: Option<Split>,
 }
 
-/// Inserts; the radiograph already there with the same hash in the same data set, if any, and then nothing changes.
-pub async fn insert(db: &Db, radiograph: &Radiograph) -> Result<Option<Radiograph>, StoreError> {
+/// What is known of a radiograph as it comes in, beside its row.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Beside<'a> {
+    /// What it looks like, and the version that made that.
+    pub look: Option<(u32, &'a Look)>,
+    /// What its folder says about it.
+    pub attributes: Option<&'a Attributes>,
+}
+
+/// Inserts, all in one transaction; the radiograph already there with the same hash in the same data set, if any, and then nothing changes.
+pub async fn insert(
+    db: &Db,
+    radiograph: &Radiograph,
+    Beside { look, attributes }: Beside<'_>,
+) -> Result<Option<Radiograph>, StoreError> {
     let mut tx = db.begin().await?;
     let there = find_in(&mut tx, radiograph.dataset_id, &radiograph.sha256).await?;
     if there.is_none() {
         insert_in(&mut tx, radiograph).await?;
+        if let Some((version, look)) = look {
+            looks::put_in(&mut tx, radiograph.id, version, look).await?;
+        }
+        if let Some(attributes) = attributes {
+            attributes::put_in(&mut tx, radiograph.id, attributes).await?;
+        }
         tx.commit().await?;
     }
     Ok(there)

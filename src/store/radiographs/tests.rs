@@ -16,7 +16,7 @@ async fn a_radiograph_comes_back_as_it_was_stored() {
         split: None,
         ..fixtures::radiograph(&dataset, "bare")
     };
-    insert(&db, &bare).await.unwrap();
+    insert(&db, &bare, Beside::default()).await.unwrap();
     for stored in [full, bare] {
         assert_eq!(get(&db, stored.id).await.unwrap().as_ref(), Some(&stored));
         assert_eq!(find(&db, dataset.id, &stored.sha256).await.unwrap(), Some(stored));
@@ -30,7 +30,7 @@ async fn the_same_bytes_twice_give_the_first_back_and_change_nothing() {
     let dataset = fixtures::stored_dataset(&db).await;
     let first = fixtures::stored_radiograph(&db, &dataset, "a").await;
     let second = Radiograph { label: Some("pneumonia".into()), ..fixtures::radiograph(&dataset, "a") };
-    assert_eq!(insert(&db, &second).await.unwrap(), Some(first.clone()));
+    assert_eq!(insert(&db, &second, Beside::default()).await.unwrap(), Some(first.clone()));
     assert_eq!(all(&db, dataset.id).await.unwrap(), [first]);
 }
 
@@ -39,7 +39,8 @@ async fn two_uploads_of_the_same_bytes_at_once_make_one_radiograph() {
     let (_dir, db) = fixtures::db().await;
     let dataset = fixtures::stored_dataset(&db).await;
     let same: Vec<_> = (0..8).map(|_| fixtures::radiograph(&dataset, "same")).collect();
-    let inserts = futures_util::future::join_all(same.iter().map(|radiograph| insert(&db, radiograph))).await;
+    let inserts =
+        futures_util::future::join_all(same.iter().map(|radiograph| insert(&db, radiograph, Beside::default()))).await;
     assert_eq!(inserts.into_iter().filter(|there| there.as_ref().unwrap().is_none()).count(), 1);
     assert_eq!(all(&db, dataset.id).await.unwrap().len(), 1);
 }
@@ -48,7 +49,7 @@ async fn two_uploads_of_the_same_bytes_at_once_make_one_radiograph() {
 async fn a_radiograph_needs_its_data_set() {
     let (_dir, db) = fixtures::db().await;
     let orphan = fixtures::radiograph(&fixtures::dataset("never stored"), "a");
-    assert!(matches!(insert(&db, &orphan).await, Err(StoreError::Database(_))));
+    assert!(matches!(insert(&db, &orphan, Beside::default()).await, Err(StoreError::Database(_))));
 }
 
 #[tokio::test]
@@ -60,7 +61,7 @@ async fn filters_combine_and_pages_follow_each_other() {
         radiograph.split = [Some(Split::Train), Some(Split::Test), None][usize::from(i % 3)];
         radiograph.label = (i % 2 == 0).then(|| "normal".into());
         radiograph.source = (i < 6).then(|| "rsna".into());
-        insert(&db, &radiograph).await.unwrap();
+        insert(&db, &radiograph, Beside::default()).await.unwrap();
     }
     let names = async |filter: RadiographFilter, page: Page| -> Vec<String> {
         let items = list(&db, dataset.id, &filter, &page).await.unwrap();
@@ -86,8 +87,8 @@ async fn what_a_run_learns_from_has_label_and_split_and_an_order_of_its_own() {
     for content in ["a", "b", "c", "d"] {
         fixtures::stored_radiograph(&db, &dataset, content).await;
     }
-    insert(&db, &Radiograph { label: None, ..fixtures::radiograph(&dataset, "e") }).await.unwrap();
-    insert(&db, &Radiograph { split: None, ..fixtures::radiograph(&dataset, "f") }).await.unwrap();
+    insert(&db, &Radiograph { label: None, ..fixtures::radiograph(&dataset, "e") }, Beside::default()).await.unwrap();
+    insert(&db, &Radiograph { split: None, ..fixtures::radiograph(&dataset, "f") }, Beside::default()).await.unwrap();
     let learned = labelled(&db, dataset.id).await.unwrap();
     assert_eq!(learned.len(), 4);
     assert!(learned.is_sorted_by_key(|radiograph| radiograph.sha256.clone()));

@@ -11,19 +11,23 @@ mod serve;
 mod train;
 mod weights;
 
-use std::{io, path::PathBuf, process::ExitCode};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use clap::{Parser, Subcommand};
 use tokio::runtime::Runtime;
 
 use crate::{
-    app::AppError,
+    app::{AppError, DataFolder},
     config::ServerConfig,
     dataset::AddError,
     domain::{InvalidClasses, LeakageKind, RunId, RunStatus},
     http::{ApiError, CompareError, ReportError},
     nn::NnError,
-    store::StoreError,
+    store::{Db, StoreError},
     telemetry::{self, LogFormat},
 };
 
@@ -143,6 +147,14 @@ impl CliError {
         let fields = fields.iter().map(|field| format!("{}: {}", field.pointer, field.detail));
         Self::Refused(std::iter::once(what).chain(fields).collect::<Vec<_>>().join("\n  "))
     }
+}
+
+/// A data folder that is there: who only looks makes none.
+async fn open_existing(folder: &Path) -> Result<DataFolder, CliError> {
+    if !Db::exists(folder) {
+        return Err(CliError::NoDatabase(folder.to_owned()));
+    }
+    Ok(DataFolder::open(folder).await?)
 }
 
 /// Runs the program; failures go to standard error and end it with 1.

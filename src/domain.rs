@@ -2,6 +2,7 @@
 
 mod augmentation;
 mod event;
+mod grouping;
 mod ids;
 mod label;
 mod leakage;
@@ -19,6 +20,7 @@ mod work;
 
 pub use augmentation::Augmentation;
 pub use event::{BatchEvent, RunEvent, ScoresOfEpoch, TrainedBatch};
+pub use grouping::Grouping;
 pub use ids::{DatasetId, EvaluationId, ImportId, InvalidId, ModelId, PredictionId, RadiographId, RunId, Sha256};
 pub use label::{ClassList, InvalidClasses, NOTICE, Split};
 pub use leakage::{LeakageFinding, LeakageKind};

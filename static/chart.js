@@ -45,7 +45,7 @@ export function trace({ title, points, format }) {
     ...axisTicks([0, Math.max(last.step, 2)]).filter((step) => step >= 1 && step <= last.step && Number.isInteger(step))
       .map((step) => below(step, x)),
     svg('text', { class: 'axis-name', x: WIDE - RIGHT, y: HEIGHT - 4, 'text-anchor': 'end' }, 'batch'),
-    svg('path', { class: 'line batches', d: points.map(({ step, loss }, i) => `${i ? 'L' : 'M'}${round(x(step))} ${round(y(loss))}`).join('') }),
+    svg('path', { class: 'line batches', d: through(points.map(({ step, loss }) => [x(step), y(loss)])) }),
     svg('g', { class: 'point batches' },
       svg('title', {}, `Batch ${last.step}: ${format(last.loss)}`),
       svg('circle', { class: 'reach', cx: round(x(last.step)), cy: round(y(last.loss)), r: 9 }),
@@ -68,7 +68,7 @@ export function sweep({ title, curve, chosen, format, rate }) {
     ...ticks.map((value) => horizontal(value, y, String)),
     ...powersOfTen(curve).map((power) => below(power, x, rate(10 ** power))),
     svg('text', { class: 'axis-name', x: WIDTH - RIGHT, y: HEIGHT - 4, 'text-anchor': 'end' }, 'learning rate'),
-    svg('path', { class: 'line batches', d: curve.map((at, i) => `${i ? 'L' : 'M'}${round(x(decade(at)))} ${round(y(at.loss))}`).join('') }),
+    svg('path', { class: 'line batches', d: through(curve.map((at) => [x(decade(at)), y(at.loss)])) }),
     taken && svg('circle', { class: 'best', cx: round(x(decade(taken))), cy: round(y(taken.loss)), r: 5.5 }));
   return h('figure', { class: 'curve', 'data-chart': title },
     h('figcaption', {}, h('span', { class: 'curve-title' }, title), h('span', { class: 'latest' }, taken ? `chosen: ${rate(chosen)}` : 'nothing chosen')), drawing);
@@ -104,8 +104,12 @@ function legend(series, marked) {
 }
 
 function curve({ name, values }, x, y) {
-  const d = values.map((value, i) => `${i ? 'L' : 'M'}${round(x(i + 1))} ${round(y(value))}`).join('');
-  return svg('path', { class: `line ${name}`, d });
+  return svg('path', { class: `line ${name}`, d: through(values.map((value, i) => [x(i + 1), y(value)])) });
+}
+
+/** The path of a line through places. */
+function through(places) {
+  return places.map(([x, y], i) => `${i ? 'L' : 'M'}${round(x)} ${round(y)}`).join('');
 }
 
 function points({ name, label, values }, x, y, format) {

@@ -4,16 +4,15 @@ mod compare;
 mod show;
 mod table;
 
-use std::{io::Write, path::Path};
+use std::io::Write;
 
 use clap::{Args, Subcommand};
 
 pub(super) use show::Shown;
 
 use self::table::{Column, table};
-use super::{CliError, bench::architecture_name, serve::DATA_FOLDER};
+use super::{CliError, bench::architecture_name, open_existing, serve::DATA_FOLDER};
 use crate::{
-    app::DataFolder,
     config::DataConfig,
     domain::{RunId, RunStatus},
     store::{self, Db, Page, Run, StoreError},
@@ -63,13 +62,13 @@ pub(super) async fn run(args: RunsArgs) -> Result<(), CliError> {
     let said = match args.command {
         RunsCommand::Compare(args) => return compare::run(args).await,
         RunsCommand::List { status, json, data } => {
-            let folder = open(&data.folder(DATA_FOLDER)).await?;
+            let folder = open_existing(&data.folder(DATA_FOLDER)).await?;
             let runs = all(&folder.db, status).await?;
             folder.db.close().await;
             if json { serde_json::to_string_pretty(&runs)? } else { listed(&runs) }
         }
         RunsCommand::Show { id, json, data } => {
-            let folder = open(&data.folder(DATA_FOLDER)).await?;
+            let folder = open_existing(&data.folder(DATA_FOLDER)).await?;
             let found = Shown::read(&folder.db, id).await?;
             folder.db.close().await;
             let shown = found.ok_or(CliError::NoRun { id, folder: folder.path })?;
@@ -77,14 +76,6 @@ pub(super) async fn run(args: RunsArgs) -> Result<(), CliError> {
         }
     };
     Ok(writeln!(std::io::stdout(), "{said}")?)
-}
-
-/// Who only looks makes no folder.
-async fn open(folder: &Path) -> Result<DataFolder, CliError> {
-    if !Db::exists(folder) {
-        return Err(CliError::NoDatabase(folder.to_owned()));
-    }
-    Ok(DataFolder::open(folder).await?)
 }
 
 /// All runs, page by page.

@@ -2,22 +2,18 @@
 
 mod board;
 
-use std::{
-    io::{Read, Write},
-    path::PathBuf,
-    time::Duration,
-};
+use std::{io::Write, path::PathBuf, time::Duration};
 
 use clap::Args;
 use serde_json::json;
 use tokio::sync::broadcast::error::RecvError;
 
 use self::board::Board;
-use super::{CliError, runs::Shown, serve::DATA_FOLDER};
+use super::{CliError, dataset, runs::Shown, serve::DATA_FOLDER};
 use crate::{
-    app::{DataFolder, Trainer},
+    app::Trainer,
     config::DataConfig,
-    domain::{DatasetId, RunId, RunStatus},
+    domain::{RunId, RunStatus},
     http::{JsonObject, check_training_run},
     nn::DeviceChoice,
     store::{self, Db, Run, StoreError, StoredEvent},
@@ -81,19 +77,20 @@ pub(super) async fn run(args: TrainArgs) -> Result<(), CliError> {
     eprintln!("Run {} on {} ({}).", run.id, trainer.device().name, trainer.device().description);
     follow(&mut trainer, &run).await?;
     let shown = Shown::read(&db, run.id).await?;
-    let ended = store::runs::get(&db, run.id).await?;
     db.close().await;
-    let (shown, run) = shown.zip(ended).ok_or_else(|| no_run(&trainer, run.id))?;
+    let shown = shown.ok_or_else(|| no_run(&trainer, run.id))?;
     writeln!(std::io::stdout(), "{}", shown.tables())?;
-    conclude(run)
+    conclude(shown.run())
 }
 
 /// The run lets the command succeed or fail.
-fn conclude(run: Run) -> Result<(), CliError> {
+fn conclude(run: &Run) -> Result<(), CliError> {
     match run.status {
         RunStatus::Succeeded => Ok(()),
         RunStatus::Queued => Err(CliError::Interrupted(run.id)),
-        status => Err(CliError::Training { status, error: run.error.unwrap_or_else(|| "without a cause".into()) }),
+        status => {
+            Err(CliError::Training { status, error: run.error.clone().unwrap_or_else(|| "without a cause".into()) })
+        }
     }
 }
 
@@ -101,9 +98,9 @@ fn conclude(run: Run) -> Result<(), CliError> {
 async fn submitted(trainer: &Trainer, args: &TrainArgs) -> Result<Run, CliError> {
     let db = &trainer.folder().db;
     let TrainArgs { recipe, name, seed, acknowledge, .. } = args;
-    let dataset = dataset(trainer, args.dataset.as_deref().unwrap_or_default()).await?;
+    let dataset = dataset::find(trainer.folder(), args.dataset.as_deref().unwrap_or_default()).await?;
     let request = json!({
-        "dataset_id": dataset, "recipe": recipe, "name": name, "seed": seed, "acknowledge": acknowledge, "plan": overrides(args)?
+        "dataset_id": dataset.id, "recipe": recipe, "name": name, "seed": seed, "acknowledge": acknowledge, "plan": overrides(args)?
     });
     let request: JsonObject = serde_json::from_value(request)?;
     let mut checked = check_training_run(db, request).await.map_err(CliError::refused)?;
@@ -119,21 +116,10 @@ async fn submitted(trainer: &Trainer, args: &TrainArgs) -> Result<Run, CliError>
 
 fn overrides(args: &TrainArgs) -> Result<JsonObject, CliError> {
     let Some(path) = &args.plan else { return Ok(JsonObject::new()) };
-    let mut text = String::new();
-    let read = if path.as_os_str() == "-" {
-        std::io::stdin().read_to_string(&mut text)
-    } else {
-        std::fs::File::open(path).and_then(|mut file| file.read_to_string(&mut text))
-    };
-    read.map_err(|source| CliError::Path { path: path.clone(), source })?;
+    let from_input = path.as_os_str() == "-";
+    let text = if from_input { std::io::read_to_string(std::io::stdin()) } else { std::fs::read_to_string(path) };
+    let text = text.map_err(|source| CliError::Path { path: path.clone(), source })?;
     Ok(serde_json::from_str(&text)?)
-}
-
-async fn dataset(trainer: &Trainer, name: &str) -> Result<DatasetId, CliError> {
-    let DataFolder { db, path, .. } = trainer.folder();
-    let by_name = store::datasets::find_by_name(db, name).await?.map(|dataset| dataset.id);
-    let id = by_name.or_else(|| name.parse().ok());
-    id.ok_or_else(|| CliError::NoDataset { name: name.to_owned(), folder: path.clone() })
 }
 
 async fn resumed(trainer: &Trainer, id: RunId) -> Result<Run, CliError> {

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::{
-    domain::{DatasetId, RadiographId, Split},
+    domain::{DatasetId, Grouping, RadiographId, Split},
     imaging,
     store::{self, Db, HashedRadiograph, StoreError},
 };
@@ -162,8 +162,7 @@ fn bits_between(one: &[u64; 4], other: &[u64; 4]) -> u32 {
 struct Verified<'a> {
     looks: &'a [HashedRadiograph],
     planes: HashMap<RadiographId, Vec<u8>>,
-    /// Leads to the first of its group.
-    leader: Vec<usize>,
+    groups: Grouping,
     /// Of a group's first.
     seen: HashMap<usize, Seen>,
     /// None of what has too little detail, or went meanwhile.
@@ -193,11 +192,11 @@ impl Seen {
 
 impl<'a> Verified<'a> {
     fn new(looks: &'a [HashedRadiograph], planes: HashMap<RadiographId, Vec<u8>>) -> Self {
-        Self { looks, planes, leader: (0..looks.len()).collect(), seen: HashMap::new(), at_hand: HashMap::new() }
+        Self { looks, planes, groups: Grouping::new(looks.len()), seen: HashMap::new(), at_hand: HashMap::new() }
     }
 
     fn compare(&mut self, Near { one, other, mirrored, .. }: Near) {
-        let (first, second) = (self.first_of(one), self.first_of(other));
+        let (first, second) = (self.groups.first_of(one), self.groups.first_of(other));
         if first == second {
             return;
         }
@@ -220,7 +219,7 @@ impl<'a> Verified<'a> {
         let joins = Seen { likeness: likeness.min(1.0), identical, mirrored };
         let before = [first, second].map(|leader| self.seen.remove(&leader).unwrap_or(ALONE));
         self.seen.insert(first.min(second), before.into_iter().fold(joins, Seen::and));
-        self.leader[first.max(second)] = first.min(second);
+        self.groups.join(first, second);
     }
 
     fn fetch(&mut self, at: usize) {
@@ -228,18 +227,10 @@ impl<'a> Verified<'a> {
         self.at_hand.entry(at).or_insert_with(|| imaging::detail(planes.get(&id)?));
     }
 
-    fn first_of(&mut self, mut at: usize) -> usize {
-        while self.leader[at] != at {
-            self.leader[at] = self.leader[self.leader[at]];
-            at = self.leader[at];
-        }
-        at
-    }
-
     fn groups(mut self) -> Vec<DuplicateGroup> {
         let mut members: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
         for at in 0..self.looks.len() {
-            members.entry(self.first_of(at)).or_default().push(at);
+            members.entry(self.groups.first_of(at)).or_default().push(at);
         }
         let group = |(first, members): (usize, Vec<usize>)| {
             let Seen { likeness, identical, mirrored } = self.seen.get(&first).copied()?;

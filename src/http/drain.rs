@@ -9,7 +9,6 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
-
 use tokio::sync::Semaphore;
 
 use super::{

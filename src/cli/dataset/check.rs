@@ -4,14 +4,13 @@ use std::io::Write;
 
 use clap::{Args, ValueEnum};
 
+use super::find;
 use crate::{
-    app::DataFolder,
-    cli::{CliError, serve::DATA_FOLDER},
+    cli::{CliError, open_existing, serve::DATA_FOLDER},
     config::DataConfig,
     domain::LeakageKind,
     http::report,
     imaging,
-    store::{self, Dataset, Db, StoreError},
 };
 
 #[derive(Args, Debug)]
@@ -38,14 +37,8 @@ enum Format {
 }
 
 pub(super) async fn run(args: CheckArgs) -> Result<(), CliError> {
-    let path = args.data.folder(DATA_FOLDER);
-    if !Db::exists(&path) {
-        return Err(CliError::NoDatabase(path));
-    }
-    let folder = DataFolder::open(&path).await?;
-    let Some(dataset) = find(&folder.db, &args.dataset).await? else {
-        return Err(CliError::NoDataset { name: args.dataset, folder: path });
-    };
+    let folder = open_existing(&args.data.folder(DATA_FOLDER)).await?;
+    let dataset = find(&folder, &args.dataset).await?;
     let limits = imaging::Limits { max_pixels: args.data.max_pixels };
     let made = report(&folder.db, &folder.blobs, &folder.caches, &dataset, limits).await;
     folder.db.close().await;
@@ -58,14 +51,4 @@ pub(super) async fn run(args: CheckArgs) -> Result<(), CliError> {
     let found = report.leakage.iter().map(|finding| finding.name);
     let others: Vec<LeakageKind> = found.filter(|name| !args.acknowledge.contains(name)).collect();
     if others.is_empty() { Ok(()) } else { Err(CliError::Leakage(others)) }
-}
-
-async fn find(db: &Db, asked: &str) -> Result<Option<Dataset>, StoreError> {
-    match store::datasets::find_by_name(db, asked).await? {
-        Some(dataset) => Ok(Some(dataset)),
-        None => match asked.parse() {
-            Ok(id) => store::datasets::get(db, id).await,
-            Err(_) => Ok(None),
-        },
-    }
 }

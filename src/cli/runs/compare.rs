@@ -4,7 +4,7 @@ use std::io::Write;
 
 use clap::{Args, ValueEnum};
 
-use super::{CliError, DATA_FOLDER, open};
+use super::{CliError, DATA_FOLDER, open_existing};
 use crate::{
     config::DataConfig,
     domain::{RunId, Split},
@@ -42,7 +42,7 @@ enum Format {
 }
 
 pub(super) async fn run(args: CompareArgs) -> Result<(), CliError> {
-    let folder = open(&args.data.folder(DATA_FOLDER)).await?;
+    let folder = open_existing(&args.data.folder(DATA_FOLDER)).await?;
     let compared = compare(&folder.db, &folder.blobs, &args.runs, args.split, args.stage).await;
     folder.db.close().await;
     let comparison = compared?;

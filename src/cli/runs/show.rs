@@ -42,6 +42,11 @@ impl Shown {
         Ok(Some(Self { run, epochs, evaluations: evaluations.into_iter().map(Scored::from).collect() }))
     }
 
+    /// As it stands.
+    pub(in crate::cli) fn run(&self) -> &Run {
+        &self.run
+    }
+
     /// Facts, then a table of each kind that there is something of.
     pub(in crate::cli) fn tables(&self) -> String {
         let mut parts = vec![self.facts()];

@@ -40,7 +40,7 @@ pub use models::Model;
 pub use outcomes::Evaluated;
 pub use predictions::Prediction;
 pub use provenance::{Origin, Provenance, RunImage};
-pub use radiographs::{Radiograph, RadiographFilter, RadiographPatch};
+pub use radiographs::{Beside, Radiograph, RadiographFilter, RadiographPatch};
 pub use runs::Run;
 pub use weights::Weights;
 

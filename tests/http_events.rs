@@ -26,7 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_run_is_told_from_its_submission_to_its_end_and_then_the_stream_ends() {
     let server = Server::start().await;
-    let run = queued(&server, 3).await;
+    let run = server.queue(3).await;
     let mut watch = Watch::open(&server, &format!("{run}/events"), &[]).await;
     assert_eq!((watch.status, watch.header("content-type")), (200, "text/event-stream"));
     let worker = server.train();
@@ -71,7 +71,7 @@ async fn a_run_is_told_from_its_submission_to_its_end_and_then_the_stream_ends()
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stream_that_was_cut_goes_on_after_the_last_event_without_gap_or_duplicate() {
     let server = Server::start().await;
-    let run = queued(&server, 12).await;
+    let run = server.queue(12).await;
     let worker = server.train();
     let mut ids = Vec::new();
     for cut in 0.. {
@@ -101,7 +101,7 @@ async fn a_stream_that_was_cut_goes_on_after_the_last_event_without_gap_or_dupli
 #[tokio::test]
 async fn the_list_goes_page_by_page_and_the_type_is_as_asked() {
     let server = Server::start().await;
-    let run = queued(&server, 1).await;
+    let run = server.queue(1).await;
     server.post(&format!("{run}/cancel"), json!({})).await;
     let path = format!("{run}/events");
     let first = server.accept(&format!("{path}?limit=1"), "application/json").await;
@@ -125,7 +125,7 @@ async fn the_list_goes_page_by_page_and_the_type_is_as_asked() {
 #[tokio::test]
 async fn the_end_of_the_server_ends_the_streams_at_once() {
     let server = Server::start().await;
-    let run = queued(&server, 1).await;
+    let run = server.queue(1).await;
     let mut watch = Watch::open(&server, &format!("{run}/events"), &[]).await;
     assert_eq!(watch.next().await.unwrap().id, Some(1));
     server.state.shutdown.cancel();
@@ -138,7 +138,7 @@ async fn the_end_of_the_server_ends_the_streams_at_once() {
 #[tokio::test]
 async fn there_are_so_many_streams_and_one_that_was_left_makes_room() {
     let server = Server::with(|state, _| state.event_streams = Arc::new(Semaphore::new(1))).await;
-    let path = format!("{}/events", queued(&server, 1).await);
+    let path = format!("{}/events", server.queue(1).await);
     let mut watch = Watch::open(&server, &path, &[]).await;
     assert_eq!((watch.status, watch.next().await.unwrap().id), (200, Some(1)));
     let refused = server.get(&path).await;
@@ -154,7 +154,7 @@ async fn there_are_so_many_streams_and_one_that_was_left_makes_room() {
 #[tokio::test]
 async fn what_another_process_writes_is_told_too() {
     let server = Server::start().await;
-    let run = queued(&server, 1).await;
+    let run = server.queue(1).await;
     let mut watch = Watch::open(&server, &format!("{run}/events"), &[]).await;
     assert_eq!(watch.next().await.unwrap().id, Some(1));
     let other = Db::open(&server.folder.path().join("data")).await.unwrap();
@@ -167,7 +167,7 @@ async fn what_another_process_writes_is_told_too() {
 #[tokio::test]
 async fn a_client_that_reads_late_misses_batches_but_no_event() {
     let server = Server::start().await;
-    let run = queued(&server, 1).await;
+    let run = server.queue(1).await;
     let id: RunId = run.rsplit('/').next().unwrap().parse().unwrap();
     let mut watch = Watch::open(&server, &format!("{run}/events"), &[]).await;
     for step in 1..=500 {
@@ -256,18 +256,4 @@ impl Told {
         let data = serde_json::from_str(field("data")?).unwrap();
         Some(Self { id: field("id").map(|id| id.parse().unwrap()), kind: field("event")?.to_owned(), data })
     }
-}
-
-/// Queues a run of the small network at 32 pixels; its path.
-async fn queued(server: &Server, epochs: u32) -> String {
-    let dataset = server.dataset("drawn").await;
-    server.fill(&dataset, "train", 0, 2).await;
-    server.fill(&dataset, "test", 100, 1).await;
-    let stages = json!([{"image_size": 32, "steps": [{"scope": "all", "learning_rate": 0.01, "epochs": epochs}]}]);
-    let selection = json!({"split": "test", "metric": "accuracy"});
-    let plan = json!({"batch_size": 2, "selection": selection, "stages": stages});
-    let body = json!({"dataset_id": dataset, "recipe": "simple-cnn", "plan": plan});
-    let run = server.post("/v1/training-runs", body).await;
-    assert_eq!(run.status, 202, "{run:?}");
-    run.header("location").to_owned()
 }

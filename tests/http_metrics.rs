@@ -12,11 +12,7 @@ use std::{
 
 use openmetrics_parser::{PrometheusType, prometheus::parse_prometheus};
 use serde_json::{Value, json};
-use support::{Server, png};
-use thorax::{
-    domain::{Architecture, BlockVariant, ClassList, ModelSpec, Normalisation},
-    nn::{DeviceChoice, Network},
-};
+use support::{Server, model, png};
 
 const PREDICTIONS: &str = "/v1/predictions";
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -24,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 #[tokio::test]
 async fn a_parser_of_the_format_reads_what_is_measured_of_requests_and_predictions() {
     let server = Server::start().await;
-    crown(&server).await;
+    server.crown(model::small(32, 1)).await;
     for shade in 0..3 {
         assert_eq!(classify(&server, png(48, 48, shade)).await, 200);
     }
@@ -75,7 +71,7 @@ async fn a_run_shows_its_loss_and_rate_while_it_trains_and_nothing_afterwards() 
     let idle = Measured::of(&server).await;
     assert_eq!(idle.value("thorax_training_running"), 0.0);
     assert!(idle.value("thorax_training_loss").is_nan());
-    let run = queued(&server, 1000).await;
+    let run = server.queue(1000).await;
     let worker = server.train();
     let shows = |measured: &Measured| {
         let known =
@@ -232,35 +228,4 @@ fn names_in(expression: &str) -> Vec<String> {
 
 async fn classify(server: &Server, image: Vec<u8>) -> u16 {
     server.request("POST", PREDICTIONS, "image/png", image).await.status
-}
-
-/// Uploads a small network with random weights and makes it champion.
-async fn crown(server: &Server) {
-    let spec = ModelSpec {
-        architecture: Architecture::SimpleCnn,
-        block_variant: BlockVariant::V1,
-        classes: ClassList::default(),
-        image_size: 32,
-        normalisation: Normalisation { scale: 1.0 / 255.0, mean: [0.5; 3], std: [0.25; 3] },
-        dropout: 0.5,
-    };
-    let file = Network::random(&spec, 1, &DeviceChoice::Cpu.open(None).unwrap().0).to_bytes(&spec);
-    let model = server.request("POST", "/v1/models", "application/octet-stream", file).await.text("/id");
-    let body = json!({ "model_id": model }).to_string().into();
-    let crowned = server.request("PUT", "/v1/models/aliases/champion", "application/json", body).await;
-    assert_eq!(crowned.status, 200, "{crowned:?}");
-}
-
-/// A queued run of so many epochs; its path.
-async fn queued(server: &Server, epochs: u32) -> String {
-    let dataset = server.dataset("drawn").await;
-    server.fill(&dataset, "train", 0, 2).await;
-    server.fill(&dataset, "test", 100, 1).await;
-    let stages = json!([{"image_size": 32, "steps": [{"scope": "all", "learning_rate": 0.01, "epochs": epochs}]}]);
-    let selection = json!({"split": "test", "metric": "accuracy"});
-    let plan = json!({"batch_size": 2, "selection": selection, "stages": stages});
-    let body = json!({"dataset_id": dataset, "recipe": "simple-cnn", "plan": plan});
-    let run = server.post("/v1/training-runs", body).await;
-    assert_eq!(run.status, 202, "{run:?}");
-    run.header("location").to_owned()
 }

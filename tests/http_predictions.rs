@@ -8,12 +8,11 @@ use std::time::Instant;
 
 use image::{DynamicImage, ImageFormat};
 use serde_json::{Value, json};
-use support::{Answer, MAX_UPLOAD_BYTES, Part, Server, bomb, multipart, png};
+use support::{Answer, MAX_UPLOAD_BYTES, Part, Server, bomb, model, multipart, png};
 use thorax::{
-    domain::{Architecture, BlockVariant, ClassList, ModelSpec, Normalisation},
     inference::{Engine, EngineConfig},
     metrics::Metrics,
-    nn::{DeviceChoice, Network},
+    nn::DeviceChoice,
 };
 
 const NOBODY: &str = "01890a5d-ac96-774b-bcce-b302099a8057";
@@ -33,7 +32,7 @@ async fn without_a_model_the_answer_is_to_come_back() {
 #[tokio::test]
 async fn an_uploaded_model_is_shown_and_comes_back_byte_for_byte() {
     let server = Server::start().await;
-    let file = model_file(1);
+    let file = model::small(32, 1);
     let made = upload_model(&server, "?name=mine&synthetic=true", file.clone()).await;
     assert_eq!((made.status, made.text("/name"), made.at("/synthetic")), (201, "mine".into(), json!(true)));
     let model = server.get(made.header("location")).await;
@@ -48,7 +47,7 @@ async fn an_uploaded_model_is_shown_and_comes_back_byte_for_byte() {
 async fn what_is_no_model_is_refused() {
     let server = Server::start().await;
     upload_model(&server, "", b"not a model".to_vec()).await.assert_problem(422, "/v1/models");
-    let file = model_file(1);
+    let file = model::small(32, 1);
     upload_model(&server, "", file[..file.len() / 2].to_vec()).await.assert_problem(422, "/v1/models");
     upload_model(&server, "?name=", file.clone()).await.assert_problem(422, "/v1/models");
     server.request("POST", "/v1/models", "text/plain", file).await.assert_problem(415, "/v1/models");
@@ -58,7 +57,7 @@ async fn what_is_no_model_is_refused() {
 #[tokio::test]
 async fn an_alias_names_a_model_that_exists_and_keeps_it() {
     let server = Server::start().await;
-    let id = crown(&server, 1).await;
+    let id = server.crown(model::small(32, 1)).await;
     assert_eq!(server.get(CHAMPION).await.text("/id"), id);
     let nobody = put_champion(&server, NOBODY).await;
     assert_eq!((nobody.status, nobody.pointers()), (422, vec!["/model_id".into()]));
@@ -67,7 +66,7 @@ async fn an_alias_names_a_model_that_exists_and_keeps_it() {
     server.request("PUT", path, "application/json", body.into()).await.assert_problem(422, path);
     let path = format!("/v1/models/{id}");
     server.delete(&path).await.assert_problem(409, &path);
-    let other = upload_model(&server, "", model_file(2)).await.header("location").to_owned();
+    let other = upload_model(&server, "", model::small(32, 2)).await.header("location").to_owned();
     assert_eq!(server.delete(&other).await.status, 204);
     server.get(&other).await.assert_problem(404, &other);
 }
@@ -75,8 +74,8 @@ async fn an_alias_names_a_model_that_exists_and_keeps_it() {
 #[tokio::test]
 async fn a_champion_that_cannot_be_loaded_leaves_the_old_one_serving() {
     let server = Server::start().await;
-    let id = crown(&server, 1).await;
-    let broken = upload_model(&server, "", model_file(2)).await;
+    let id = server.crown(model::small(32, 1)).await;
+    let broken = upload_model(&server, "", model::small(32, 2)).await;
     let hash = broken.text("/sha256").try_into().unwrap();
     std::fs::write(server.state.blobs.path(&hash), b"damaged").unwrap();
     assert_eq!(put_champion(&server, &broken.text("/id")).await.status, 500);
@@ -87,7 +86,7 @@ async fn a_champion_that_cannot_be_loaded_leaves_the_old_one_serving() {
 #[tokio::test]
 async fn a_prediction_names_class_model_time_and_notice_and_is_recorded() {
     let server = Server::start().await;
-    let id = crown(&server, 1).await;
+    let id = server.crown(model::small(32, 1)).await;
     let answer = classify(&server, png(48, 48, 1)).await;
     assert_eq!((answer.status, answer.text("/model/id"), answer.text("/model/alias")), (200, id, "champion".into()));
     assert_is_distribution(&answer);
@@ -101,7 +100,7 @@ async fn a_prediction_names_class_model_time_and_notice_and_is_recorded() {
 #[tokio::test]
 async fn a_form_answers_for_one_file_or_for_each_of_several() {
     let server = Server::start().await;
-    crown(&server, 1).await;
+    server.crown(model::small(32, 1)).await;
     let (good, bad) = (png(48, 48, 1), b"no image".to_vec());
     let alone = form(&server, &[Part::File("a.png", &good)]).await;
     assert_eq!(alone.at("/probabilities"), classify(&server, good.clone()).await.at("/probabilities"));
@@ -120,7 +119,7 @@ async fn a_form_answers_for_one_file_or_for_each_of_several() {
 #[tokio::test]
 async fn every_kind_of_png_and_jpeg_is_read() {
     let server = Server::start().await;
-    crown(&server, 1).await;
+    server.crown(model::small(32, 1)).await;
     let grey = image::load_from_memory(&png(48, 48, 1)).unwrap();
     let kinds: [DynamicImage; 5] = [
         grey.to_luma8().into(),
@@ -141,7 +140,7 @@ async fn every_kind_of_png_and_jpeg_is_read() {
 #[tokio::test]
 async fn what_is_no_usable_image_is_refused_before_it_costs_anything() {
     let server = Server::start().await;
-    crown(&server, 1).await;
+    server.crown(model::small(32, 1)).await;
     let text = b"a text file named scan.png".to_vec();
     classify(&server, text.clone()).await.assert_problem(415, PREDICTIONS);
     server.request("POST", PREDICTIONS, "text/plain", text).await.assert_problem(415, PREDICTIONS);
@@ -158,8 +157,8 @@ async fn what_is_no_usable_image_is_refused_before_it_costs_anything() {
 #[tokio::test]
 async fn another_model_than_the_serving_one_is_not_pretended() {
     let server = Server::start().await;
-    crown(&server, 1).await;
-    let other = upload_model(&server, "", model_file(2)).await.text("/id");
+    server.crown(model::small(32, 1)).await;
+    let other = upload_model(&server, "", model::small(32, 2)).await.text("/id");
     let ask = async |model: &str| {
         server.request("POST", &format!("{PREDICTIONS}?model={model}"), "image/png", png(48, 48, 1)).await
     };
@@ -177,7 +176,7 @@ async fn a_full_queue_says_so_and_empties() {
         state.metrics = Metrics::new(state.engine.metrics().clone());
     })
     .await;
-    crown(&server, 1).await;
+    server.crown(model::small(32, 1)).await;
     let answers = futures_util::future::join_all((0..16).map(|_| classify(&server, png(640, 640, 1)))).await;
     let refused = answers.iter().filter(|answer| answer.status == 429).collect::<Vec<_>>();
     assert!(!refused.is_empty() && refused.len() < 16, "{} of 16 refused", refused.len());
@@ -192,7 +191,7 @@ async fn a_full_queue_says_so_and_empties() {
 #[tokio::test]
 async fn clients_at_once_get_what_each_would_get_alone() {
     let server = Server::start().await;
-    crown(&server, 1).await;
+    server.crown(model::small(32, 1)).await;
     let (a, b) = (classify(&server, png(48, 48, 1)).await, classify(&server, png(64, 64, 90)).await);
     let (c, d) = tokio::join!(classify(&server, png(48, 48, 1)), classify(&server, png(64, 64, 90)));
     for (alone, together) in [(a, c), (b, d)] {
@@ -227,19 +226,6 @@ async fn form(server: &Server, parts: &[Part<'_>]) -> Answer {
     server.request("POST", PREDICTIONS, &content_type, body).await
 }
 
-/// A small network with random weights.
-fn model_file(seed: u64) -> Vec<u8> {
-    let spec = ModelSpec {
-        architecture: Architecture::SimpleCnn,
-        block_variant: BlockVariant::V1,
-        classes: ClassList::default(),
-        image_size: 32,
-        normalisation: Normalisation { scale: 1.0 / 255.0, mean: [0.5; 3], std: [0.25; 3] },
-        dropout: 0.5,
-    };
-    Network::random(&spec, seed, &DeviceChoice::Cpu.open(None).unwrap().0).to_bytes(&spec)
-}
-
 async fn upload_model(server: &Server, query: &str, file: Vec<u8>) -> Answer {
     server.request("POST", &format!("/v1/models{query}"), "application/octet-stream", file).await
 }
@@ -247,12 +233,4 @@ async fn upload_model(server: &Server, query: &str, file: Vec<u8>) -> Answer {
 async fn put_champion(server: &Server, id: &str) -> Answer {
     let body: Value = json!({ "model_id": id });
     server.request("PUT", CHAMPION, "application/json", body.to_string().into()).await
-}
-
-/// Uploads a model and makes it champion; its identifier.
-async fn crown(server: &Server, seed: u64) -> String {
-    let id = upload_model(server, "", model_file(seed)).await.text("/id");
-    let crowned = put_champion(server, &id).await;
-    assert_eq!((crowned.status, crowned.at("/aliases")), (200, json!(["champion"])), "{crowned:?}");
-    id
 }

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed, as it should")]
 
+#[path = "support/model.rs"]
+mod model;
 mod process;
 
 use std::{
@@ -23,10 +25,6 @@ use rand::{RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use thorax::{
-    domain::{Architecture, BlockVariant, ClassList, ModelSpec, Normalisation},
-    nn::{DeviceChoice, Network},
-};
 
 const PREDICTIONS: &str = "/v1/predictions";
 const READY: &str = "/health/ready";
@@ -370,25 +368,15 @@ fn serving_folder() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     let mut server = Running::start(folder.path(), &[("THORAX_DRAIN_SECONDS", "0")]);
     let mut connection = Connection::open(&server.address).unwrap();
-    let made = connection.ask("POST", "/v1/models", &[("content-type", "application/octet-stream")], &model()).unwrap();
+    let made = connection
+        .ask("POST", "/v1/models", &[("content-type", "application/octet-stream")], &model::small(32, 1))
+        .unwrap();
     let id = serde_json::from_slice::<Value>(&made.body).unwrap()["id"].clone();
     let champion = json!({ "model_id": id }).to_string();
     assert_eq!(server.send("PUT", "/v1/models/aliases/champion", &champion).0, 200);
     assert!(server.end("-TERM").success());
     assert!(Path::new(folder.path()).join("data/thorax.sqlite").is_file());
     folder
-}
-
-fn model() -> Vec<u8> {
-    let spec = ModelSpec {
-        architecture: Architecture::SimpleCnn,
-        block_variant: BlockVariant::V1,
-        classes: ClassList::default(),
-        image_size: 32,
-        normalisation: Normalisation { scale: 1.0 / 255.0, mean: [0.5; 3], std: [0.25; 3] },
-        dropout: 0.5,
-    };
-    Network::random(&spec, 1, &DeviceChoice::Cpu.open(None).unwrap().0).to_bytes(&spec)
 }
 
 /// A square PNG that no compression makes smaller.

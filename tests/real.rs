@@ -7,11 +7,7 @@ mod support;
 use std::{path::PathBuf, time::Duration};
 
 use serde_json::json;
-use support::{Answer, Part, Server};
-use thorax::{
-    domain::{Architecture, BlockVariant, ClassList, ModelSpec, Normalisation},
-    nn::{DeviceChoice, Network},
-};
+use support::{Answer, Part, Server, model};
 
 #[tokio::test]
 async fn the_covidx_folder_imports_whole_and_again_adds_nothing() {
@@ -69,7 +65,7 @@ async fn every_original_is_uploaded_and_classified() {
     })
     .await;
     let dataset = server.dataset("originals").await;
-    crown(&server).await;
+    server.crown(model::small(64, 1)).await;
     let mut files: Vec<PathBuf> =
         std::fs::read_dir(root.join("originals")).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.retain(|file| file.extension().is_some_and(|kind| kind == "png" || kind == "jpg" || kind == "jpeg"));
@@ -96,22 +92,6 @@ async fn import(server: &Server, dataset: &str) -> Answer {
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-}
-
-/// A small network with random weights serves.
-async fn crown(server: &Server) {
-    let spec = ModelSpec {
-        architecture: Architecture::SimpleCnn,
-        block_variant: BlockVariant::V1,
-        classes: ClassList::default(),
-        image_size: 64,
-        normalisation: Normalisation { scale: 1.0 / 255.0, mean: [0.5; 3], std: [0.25; 3] },
-        dropout: 0.5,
-    };
-    let file = Network::random(&spec, 1, &DeviceChoice::Cpu.open(None).unwrap().0).to_bytes(&spec);
-    let model = server.request("POST", "/v1/models", "application/octet-stream", file).await.text("/id");
-    let body = json!({ "model_id": model }).to_string().into();
-    assert_eq!(server.request("PUT", "/v1/models/aliases/champion", "application/json", body).await.status, 200);
 }
 
 /// The folder of real material beside the project.

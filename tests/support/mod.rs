@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
+pub mod model;
+
 use std::{path::Path, sync::Arc};
 
 use axum::{Router, body::Body};
@@ -91,6 +93,29 @@ impl Server {
             request = request.header("content-type", content_type);
         }
         self.answer(request.body(Body::from(body)).unwrap()).await
+    }
+
+    /// Uploads a model and makes it champion; its identifier.
+    pub async fn crown(&self, file: Vec<u8>) -> String {
+        let id = self.request("POST", "/v1/models", "application/octet-stream", file).await.text("/id");
+        let body = json!({ "model_id": id }).to_string().into();
+        let crowned = self.request("PUT", "/v1/models/aliases/champion", "application/json", body).await;
+        assert_eq!((crowned.status, crowned.at("/aliases")), (200, json!(["champion"])), "{crowned:?}");
+        id
+    }
+
+    /// Queues a run of the small network at 32 pixels, on drawn images; its path.
+    pub async fn queue(&self, epochs: u32) -> String {
+        let dataset = self.dataset("drawn").await;
+        self.fill(&dataset, "train", 0, 2).await;
+        self.fill(&dataset, "test", 100, 1).await;
+        let stages = json!([{"image_size": 32, "steps": [{"scope": "all", "learning_rate": 0.01, "epochs": epochs}]}]);
+        let selection = json!({"split": "test", "metric": "accuracy"});
+        let plan = json!({"batch_size": 2, "selection": selection, "stages": stages});
+        let body = json!({"dataset_id": dataset, "recipe": "simple-cnn", "plan": plan});
+        let run = self.post("/v1/training-runs", body).await;
+        assert_eq!(run.status, 202, "{run:?}");
+        run.header("location").to_owned()
     }
 
     /// A worker on the server's data, on the CPU.

@@ -1,6 +1,6 @@
 //! What an operator can set: flags, or the environment variables named beside them. Nothing else reads the environment.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, builder::NonEmptyStringValueParser};
 
@@ -13,7 +13,7 @@ pub struct DataConfig {
     #[arg(long, env = "THORAX_DATA_DIR", value_name = "FOLDER", hide_default_value = true)]
     pub data_dir: Option<PathBuf>,
 
-    /// Key that turns patient identifiers into keyed hashes before they are stored; unset, they are kept as they come.
+    /// Key under which patient identifiers become keyed hashes; unset, one is generated into the data folder.
     #[arg(long, env = "THORAX_PATIENT_KEY", value_name = "KEY", hide_env_values = true,
           value_parser = NonEmptyStringValueParser::new())]
     pub patient_key: Option<String>,
@@ -36,7 +36,7 @@ pub struct ListenConfig {
     #[arg(long, env = "THORAX_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
     pub listen: SocketAddr,
 
-    /// Key that `/v1` asks for (`Authorization: Bearer KEY`), 16 characters or more; needed to listen on anything but
+    /// Key that `/v1` and `/dicomweb` ask for (`Authorization: Bearer KEY`), 16 characters or more; needed to listen on anything but
     /// loopback.
     #[arg(long, env = "THORAX_ADMIN_KEY", value_name = "KEY", hide_env_values = true, value_parser = long_key)]
     pub admin_key: Option<String>,
@@ -44,6 +44,11 @@ pub struct ListenConfig {
     /// Folder below which imports over HTTP may read; unset, they are refused.
     #[arg(long, env = "THORAX_IMPORT_ROOT", value_name = "FOLDER")]
     pub import_root: Option<PathBuf>,
+
+    /// Data set that takes what is pushed to `/dicomweb/studies`; made when the first radiograph comes.
+    #[arg(long, env = "THORAX_DICOMWEB_DATASET", value_name = "NAME", default_value = "dicomweb",
+          value_parser = NonEmptyStringValueParser::new())]
+    pub dicomweb_dataset: String,
 
     /// How long a stop waits for requests and training to end, in seconds.
     #[arg(long, env = "THORAX_SHUTDOWN_SECONDS", value_name = "SECONDS", default_value_t = 30)]
@@ -95,11 +100,6 @@ impl DataConfig {
     /// The data folder, or `default` where none was named.
     pub fn folder(&self, default: &str) -> PathBuf {
         self.data_dir.clone().unwrap_or_else(|| default.into())
-    }
-
-    /// The key of the patient hash.
-    pub fn patient_key(&self) -> Option<Arc<[u8]>> {
-        self.patient_key.as_ref().map(|key| key.as_bytes().into())
     }
 }
 

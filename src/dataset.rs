@@ -41,7 +41,7 @@ async fn off_async<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static)
 
 /// A folder of real data beside the project, for tests; says so when it is not there.
 #[cfg(test)]
-fn shared_folder(name: &str) -> Option<std::path::PathBuf> {
+pub(crate) fn shared_folder(name: &str) -> Option<std::path::PathBuf> {
     let beside = || std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared");
     let folder = std::env::var_os("THORAX_SHARED").map_or_else(beside, Into::into).join(name);
     if folder.is_dir() {

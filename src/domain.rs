@@ -12,6 +12,7 @@ mod metrics;
 mod model;
 mod plan;
 mod queue;
+mod radiograph;
 mod range_test;
 mod recipe;
 mod run;
@@ -33,6 +34,7 @@ pub use plan::{
     SelectionMetric, Stage, Step, TrainingPlan, WeightAveraging,
 };
 pub use queue::{Slot, slots};
+pub use radiograph::{DicomAttributes, Flag, is_lateral};
 pub use range_test::{RangeTest, RateChoice, RateCurve, RatePoint};
 pub use recipe::{Recipe, recipe, recipes};
 pub use run::{EpochRecord, EpochScores, IllegalMove, Position, RunAction, RunProgress, RunStatus};

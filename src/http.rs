@@ -8,6 +8,7 @@ mod auth;
 mod body;
 mod comparison;
 mod datasets;
+mod dicomweb;
 mod drain;
 mod evaluations;
 mod extract;
@@ -67,6 +68,7 @@ fn routes() -> OpenApiRouter<AppState> {
     OpenApiRouter::with_openapi(Document::openapi())
         .merge(datasets::router())
         .merge(radiographs::router())
+        .merge(dicomweb::router())
         .merge(imports::router())
         .merge(recipes::router())
         .merge(training_runs::router())

@@ -3,11 +3,18 @@
 
 mod change;
 mod container;
+mod dicom;
+mod examine;
 mod grey;
 mod look;
+mod marks;
 mod resize;
+mod strip;
+mod suspicion;
 
 pub use change::Change;
+pub use dicom::{DicomRadiograph, Reference, reference};
+pub use examine::{Examined, examine};
 pub use look::{LOOK_VERSION, detail, likeness, look, mirrored_detail, mirrored_hash};
 pub use resize::resize_square;
 
@@ -32,8 +39,8 @@ pub struct Limits {
 /// Why bytes are not a usable radiograph.
 #[derive(Debug, thiserror::Error)]
 pub enum ImageError {
-    /// Neither PNG nor JPEG (HTTP 415).
-    #[error("not a PNG or JPEG image")]
+    /// Neither PNG nor JPEG nor DICOM (HTTP 415).
+    #[error("not a PNG, JPEG or DICOM image")]
     UnsupportedType,
     /// Over the pixel limit; known from the header alone (HTTP 413).
     #[error("{width} x {height} pixels are over the limit of {max_pixels}")]
@@ -45,7 +52,7 @@ pub enum ImageError {
         /// The limit.
         max_pixels: u64,
     },
-    /// Right type, unusable content: truncated, corrupt, too small (HTTP 422).
+    /// Right type, unusable content: truncated, corrupt, too small, no radiograph (HTTP 422).
     #[error("the image cannot be decoded: {0}")]
     Undecodable(String),
 }
@@ -57,6 +64,8 @@ pub enum Format {
     Png,
     /// JPEG.
     Jpeg,
+    /// DICOM. It is never stored as such.
+    Dicom,
 }
 
 /// One grey plane, row by row, 0 black to 255 white.
@@ -71,19 +80,21 @@ pub struct GreyImage {
 }
 
 impl Format {
-    /// `png` or `jpeg`.
+    /// `png`, `jpeg` or `dicom`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Png => "png",
             Self::Jpeg => "jpeg",
+            Self::Dicom => "dicom",
         }
     }
 
-    /// `image/png` or `image/jpeg`.
+    /// `image/png`, `image/jpeg` or `application/dicom`.
     pub fn media_type(self) -> &'static str {
         match self {
             Self::Png => "image/png",
             Self::Jpeg => "image/jpeg",
+            Self::Dicom => "application/dicom",
         }
     }
 }
@@ -91,14 +102,31 @@ impl Format {
 /// Tells the type from magic bytes, checks the header against `limits`, decodes, converts to grey.
 ///
 /// Colour becomes Rec. 601 luma, 16 bits become 8 by rounding `value / 257`, a translucent pixel is laid over black
-/// (the background of a radiograph; an opaque one is unchanged), and an EXIF orientation is carried out.
+/// (the background of a radiograph; an opaque one is unchanged), and an EXIF orientation is carried out. Of a DICOM
+/// the modality and VOI tables, rescale, window, padding and photometric interpretation are applied.
 pub fn decode(bytes: &[u8], limits: &Limits) -> Result<(Format, GreyImage), ImageError> {
     let format = container::sniff(bytes).ok_or(ImageError::UnsupportedType)?;
     let image = match format {
         Format::Png => container::read_png(bytes, limits)?,
         Format::Jpeg => container::read_jpeg(bytes, limits)?,
+        Format::Dicom => dicom::read(bytes, limits)?.grey(),
     };
     Ok((format, image))
+}
+
+/// Refuses what is over the limit, and what is too small to show a chest.
+fn check_size(width: u32, height: u32, limits: &Limits) -> Result<(), ImageError> {
+    if u64::from(width) * u64::from(height) > limits.max_pixels {
+        return Err(ImageError::TooManyPixels { width, height, max_pixels: limits.max_pixels });
+    }
+    if width.min(height) < MIN_SIDE {
+        return Err(undecodable(format!("{width} x {height} pixels: each side needs at least {MIN_SIDE}")));
+    }
+    Ok(())
+}
+
+fn undecodable(why: impl ToString) -> ImageError {
+    ImageError::Undecodable(why.to_string())
 }
 
 /// Encodes as 8-bit grey PNG.

@@ -128,7 +128,7 @@ function uploadForm(dataset, ctx) {
   const classes = dataset.classes.map((name) => [name, name]);
   const splits = SPLITS.slice(0, 3).map((name) => [name, name]);
   return form({ class: 'columns', 'data-key': 'upload', 'aria-label': 'Upload files' }, submit,
-    field('Files', h('input', { type: 'file', name: 'file', multiple: true, accept: 'image/png,image/jpeg' }), 'PNG or JPEG, one or many'),
+    field('Files', h('input', { type: 'file', name: 'file', multiple: true, accept: 'image/png,image/jpeg,application/dicom,.dcm' }), 'PNG, JPEG or DICOM, one or many'),
     field('Label', select('label', [['', 'none'], ...classes])),
     field('Patient', h('input', { name: 'patient_id', autocomplete: 'off' }), 'Optional. Keeps a patient in one split'),
     field('Source', h('input', { name: 'source', autocomplete: 'off' }), 'Optional'),

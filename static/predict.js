@@ -48,7 +48,7 @@ function picker(ctx) {
   return h('label', { class: 'viewbox', ondragover: hover(true), ondragleave: hover(false), ondrop: dropped },
     h('canvas', { width: 0, height: 0, 'data-keep': '', 'aria-hidden': 'true' }),
     h('span', {}, h('strong', {}, ctx.memo.file ? 'Choose another file' : 'Choose a radiograph'), ' or drop it here. PNG or JPEG.'),
-    h('input', { type: 'file', id: 'radiograph', accept: 'image/png,image/jpeg', onchange: chosen }));
+    h('input', { type: 'file', id: 'radiograph', accept: 'image/png,image/jpeg,application/dicom,.dcm', onchange: chosen }));
 }
 
 const hover = (over) => (event) => {
@@ -101,6 +101,7 @@ function answer(data, { busy, error, result, file }) {
   return h('div', { class: 'answer' },
     h('p', { class: 'verdict' }, result.prediction, ' ', h('span', { class: 'verdict-share' }, format.percent(result.probabilities[result.prediction], 1))),
     h('dl', { class: 'probabilities' }, ...classes.map((name) => bar(name, result.probabilities[name], name === result.prediction))),
+    (result.warnings ?? []).map(({ detail }) => note(`Look at the image: ${detail}.`)),
     h('p', { class: 'notice' }, result.notice),
     result.reliability && note(result.reliability),
     facts([

@@ -56,6 +56,8 @@ impl Server {
         let lock = folder::lock(&path)?;
         let incoming = folder::incoming(&path)?;
         let folder = DataFolder::open(&path).await?;
+        let patient_ids = folder.patient_ids(data.patient_key.as_deref())?;
+        folder::hash_earlier_patients(&folder.db, &patient_ids, data.patient_key.is_some()).await?;
         let (listener, address) = bind(listen.listen).await?;
         let signals = StopSignals::listen().map_err(AppError::Serve)?;
         let (device, device_info) = compute.device.open(Some(&folder.tuning()))?;
@@ -83,8 +85,9 @@ impl Server {
             event_streams: Arc::new(Semaphore::new(http::MAX_EVENT_STREAMS)),
             devices: all_devices(&device_info),
             import_root: listen.import_root.clone(),
+            dicomweb_dataset: listen.dicomweb_dataset.as_str().into(),
             admin_key: listen.admin_key.as_deref().map(Arc::from),
-            patient_key: data.patient_key(),
+            patient_ids,
             limits: limits(data),
             tasks: TaskTracker::new(),
             shutdown: CancellationToken::new(),

@@ -10,9 +10,9 @@ use super::{
 };
 use crate::{
     app::{DataFolder, Server},
-    config::ServerConfig,
+    config::{DataConfig, ServerConfig},
     dataset::{
-        self, NewRadiograph, PatientIds,
+        self, NewRadiograph,
         phantom::{self, Phantom},
     },
     domain::{ClassList, DatasetId, PlanOverrides, RunStatus, Scope, Stage, Step, recipe},
@@ -39,7 +39,7 @@ pub(super) async fn run(args: &DemoArgs) -> Result<(), CliError> {
     refuse_real_data(server.folder()).await?;
     if !has_run(server.folder()).await? {
         eprintln!("Drawing {IMAGES} synthetic phantoms; then a small network trains on them for about a minute.");
-        let dataset = draw(server.folder(), args.server.data.max_pixels).await?;
+        let dataset = draw(server.folder(), &args.server.data).await?;
         queue_run(server.folder(), &dataset).await?;
     }
     announce_and_run(server).await
@@ -65,9 +65,10 @@ async fn has_run(folder: &DataFolder) -> Result<bool, CliError> {
 }
 
 /// Adds what is not there yet: a demo that was stopped half-way is completed.
-async fn draw(folder: &DataFolder, max_pixels: u64) -> Result<Dataset, CliError> {
+async fn draw(folder: &DataFolder, config: &DataConfig) -> Result<Dataset, CliError> {
     let dataset = find_or_create(folder).await?;
-    let limits = imaging::Limits { max_pixels };
+    let limits = imaging::Limits { max_pixels: config.max_pixels };
+    let patient_ids = folder.patient_ids(config.patient_key.as_deref())?;
     let mut patients = Patients::default();
     let series = || phantom::series(SEED.into(), IMAGES, IMAGE_SIDE).collect::<Vec<_>>();
     let phantoms = tokio::task::spawn_blocking(series).await.map_err(std::io::Error::other)?;
@@ -83,7 +84,7 @@ async fn draw(folder: &DataFolder, max_pixels: u64) -> Result<Dataset, CliError>
             view: None,
             split: Some(split),
         };
-        dataset::add(&folder.db, &folder.blobs, &dataset, new, &limits, &PatientIds::default()).await?;
+        dataset::add(&folder.db, &folder.blobs, &dataset, new, &limits, &patient_ids).await?;
     }
     Ok(dataset)
 }
@@ -98,6 +99,7 @@ async fn find_or_create(folder: &DataFolder) -> Result<Dataset, CliError> {
         description: Some("SYNTHETIC: drawn phantoms, no patient, no meaning beyond the tour".into()),
         classes: ClassList::default(),
         synthetic: true,
+        refuse: Vec::new(),
         created_at: Timestamp::now(),
     };
     store::datasets::create(&folder.db, &dataset).await?;

@@ -14,7 +14,7 @@ use super::{CliError, serve::DATA_FOLDER};
 use crate::{
     app::DataFolder,
     config::DataConfig,
-    dataset::{self, ImportRequest, PatientIds},
+    dataset::{self, ImportRequest},
     domain::{ClassList, DatasetId, ImportId},
     imaging,
     store::{self, Dataset, Import},
@@ -61,7 +61,7 @@ pub(super) async fn run(args: ImportArgs) -> Result<(), CliError> {
         test_split: args.test_split,
         limits: imaging::Limits { max_pixels: args.data.max_pixels },
         max_bytes: args.data.max_upload_bytes,
-        patient_ids: PatientIds::new(args.data.patient_key.map(String::into_bytes)),
+        patient_ids: folder.patient_ids(args.data.patient_key.as_deref())?,
     };
     let import = follow(&folder, &request, import).await?;
     let rejections = store::imports::rejections(&folder.db, import.id).await?;
@@ -104,6 +104,7 @@ async fn find_or_create(folder: &DataFolder, name: &str, classes: Option<Vec<Str
         description: None,
         classes: classes.unwrap_or_default(),
         synthetic: false,
+        refuse: Vec::new(),
         created_at: Timestamp::now(),
     };
     store::datasets::create(&folder.db, &dataset).await?;

@@ -1,35 +1,39 @@
-//! Patient identifiers: kept as they are, or replaced by keyed hashes.
+//! Patient identifiers: only keyed hashes of them are stored.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use hmac::{Hmac, Mac};
 use sha2::Sha256;
 
 /// Turns patient ids into what is stored. The same id gives the same result, so grouping by patient still works.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct PatientIds {
-    key: Option<Vec<u8>>,
+    key: Arc<[u8]>,
 }
 
 impl PatientIds {
-    /// Without a key ids are kept; with one they become the first 32 hexadecimal digits of HMAC-SHA-256 (RFC 2104).
-    pub fn new(key: Option<Vec<u8>>) -> Self {
-        Self { key }
+    /// Ids become the first 32 hexadecimal digits of HMAC-SHA-256 (RFC 2104) under `key`.
+    pub fn new(key: impl Into<Arc<[u8]>>) -> Self {
+        Self { key: key.into() }
     }
 
     /// What is stored for `patient_id`.
     pub fn stored(&self, patient_id: &str) -> String {
-        let Some(key) = &self.key else { return patient_id.to_owned() };
-        let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes keys of any length");
+        let mut mac = Hmac::<Sha256>::new_from_slice(&self.key).expect("HMAC takes keys of any length");
         mac.update(patient_id.as_bytes());
         let digest = mac.finalize().into_bytes();
         digest[..16].iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// Whether a text looks like what [`Self::stored`] returns.
+    pub fn is_hash(text: &str) -> bool {
+        text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
     }
 }
 
 impl fmt::Debug for PatientIds {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.key.is_some() { "PatientIds(keyed)" } else { "PatientIds(kept)" })
+        f.write_str("PatientIds(keyed)")
     }
 }
 
@@ -38,20 +42,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn without_a_key_ids_are_kept() {
-        assert_eq!(PatientIds::default().stored("COVID 1"), "COVID 1");
-    }
-
-    #[test]
-    fn with_a_key_ids_become_the_start_of_their_hmac() {
+    fn ids_become_the_start_of_their_hmac() {
         // RFC 4231, test case 2.
-        let ids = PatientIds::new(Some(b"Jefe".to_vec()));
-        assert_eq!(ids.stored("what do ya want for nothing?"), "5bdcc146bf60754e6a042426089575c7");
-        assert_ne!(PatientIds::new(Some(b"other".to_vec())).stored("COVID 1"), ids.stored("COVID 1"));
+        let ids = PatientIds::new(*b"Jefe");
+        let hash = ids.stored("what do ya want for nothing?");
+        assert_eq!(hash, "5bdcc146bf60754e6a042426089575c7");
+        assert_ne!(PatientIds::new(*b"other").stored("COVID 1"), ids.stored("COVID 1"));
+        assert!(PatientIds::is_hash(&hash));
+        assert!(!PatientIds::is_hash("COVID 1") && !PatientIds::is_hash(&hash.to_uppercase()));
     }
 
     #[test]
     fn the_key_is_never_printed() {
-        assert_eq!(format!("{:?}", PatientIds::new(Some(b"Jefe".to_vec()))), "PatientIds(keyed)");
+        assert_eq!(format!("{:?}", PatientIds::new(*b"Jefe")), "PatientIds(keyed)");
     }
 }

@@ -3,8 +3,8 @@
 use jiff::Timestamp;
 
 use crate::{
-    domain::{Look, RadiographId, Sha256, Split},
-    imaging::{self, Format, ImageError, Limits},
+    domain::{Flag, Look, RadiographId, Sha256, Split, is_lateral},
+    imaging::{self, Examined, Format, ImageError, Limits},
     store::{Attributes, Beside, Blobs, Dataset, Db, Radiograph, StoreError, radiographs},
 };
 
@@ -16,7 +16,7 @@ const MAX_TEXT: usize = 255;
 /// A radiograph on its way in. Empty texts count as absent.
 #[derive(Clone, Debug, Default)]
 pub struct NewRadiograph {
-    /// PNG or JPEG.
+    /// PNG, JPEG or DICOM.
     pub bytes: Vec<u8>,
     /// Folders before the name are dropped.
     pub file_name: String,
@@ -37,7 +37,7 @@ pub struct NewRadiograph {
 pub enum Added {
     /// It is new.
     Created(Radiograph),
-    /// The data set has the same bytes already; nothing changed.
+    /// The data set has the same content already; nothing changed.
     Duplicate(Radiograph),
 }
 
@@ -52,6 +52,9 @@ pub enum AddError {
         /// What is wrong and what would be right.
         detail: String,
     },
+    /// The data set refuses radiographs with this flag (HTTP 422).
+    #[error("this data set refuses it: {}", .0.explanation())]
+    Refused(Flag),
     /// The bytes are not a usable radiograph.
     #[error(transparent)]
     Image(#[from] ImageError),
@@ -62,8 +65,8 @@ pub enum AddError {
 
 /// A radiograph whose blob is durable and whose row is still to be written.
 pub(super) enum Kept {
-    New(Radiograph, Look),
-    Known(Radiograph),
+    New(Box<Radiograph>, Look),
+    Known(Box<Radiograph>),
 }
 
 /// Checks the fields, decodes the image on a blocking thread, writes the blob and then the row.
@@ -91,54 +94,81 @@ pub(super) async fn keep(
     let NewRadiograph { bytes, file_name, label, patient_id, source, view, split } = new;
     let file_name = checked("file_name", file_name.rsplit(['/', '\\']).next().unwrap_or_default())?;
     let label = optional("label", label)?.map(|label| known_class(dataset, &label)).transpose()?;
-    let patient_id = optional("patient_id", patient_id)?.map(|id| patient_ids.stored(&id));
+    let patient_id = optional("patient_id", patient_id)?;
     let (source, view) = (optional("source", source)?, optional("view", view)?);
 
-    let (bytes, sha256) = blocking(move || {
+    let (bytes, uploaded) = blocking(move || {
         let sha256 = Sha256::of(&bytes);
         Ok((bytes, sha256))
     })
     .await?;
-    if let Some(known) = radiographs::find(db, dataset.id, &sha256).await? {
-        return Ok(Kept::Known(known));
+    if let Some(known) = radiographs::find(db, dataset.id, &uploaded).await? {
+        return Ok(Kept::Known(Box::new(known)));
     }
-    let (bytes, (format, width, height), look) = decodable(bytes, *limits).await?;
+    let Prepared { examined, look, format, stored, sha256 } = prepared(bytes, *limits).await?;
+    let Examined { image, mut flags, dicom, .. } = examined;
+    let attributes = dicom.as_ref().map(|dicom| dicom.attributes.clone());
+    // What the sender says of it goes before what the file does.
+    let view = view.or_else(|| attributes.as_ref()?.view.clone());
+    if view.as_deref().is_some_and(is_lateral) && !flags.contains(&Flag::LateralView) {
+        flags.push(Flag::LateralView);
+    }
+    if let Some(refused) = flags.iter().find(|flag| dataset.refuse.contains(flag)) {
+        return Err(AddError::Refused(*refused));
+    }
+    let patient_id = patient_id.or_else(|| dicom.as_ref()?.patient_id.clone());
     let radiograph = Radiograph {
         id: RadiographId::new(),
         dataset_id: dataset.id,
+        upload_sha256: (uploaded != sha256).then_some(uploaded),
         sha256,
-        file_name,
+        file_name: dicom.as_ref().map_or_else(|| file_name.clone(), |dicom| dicom.harmless_name(&file_name)),
         label,
-        patient_id,
+        patient_id: patient_id.map(|id| patient_ids.stored(&id)),
         source,
         view,
         split,
-        width,
-        height,
+        width: image.width,
+        height: image.height,
         format: format.as_str().to_owned(),
-        byte_length: bytes.len() as u64,
+        byte_length: stored.len() as u64,
+        dicom: attributes,
+        flags,
         created_at: Timestamp::now(),
     };
-    blobs.put(bytes).await?;
-    Ok(Kept::New(radiograph, look))
+    blobs.put(stored).await?;
+    Ok(Kept::New(Box::new(radiograph), look))
 }
 
 /// Writes the row with what the folder says about the image, unless the same bytes came in meanwhile.
 pub(super) async fn enter(db: &Db, kept: Kept, attributes: Option<&Attributes>) -> Result<Added, StoreError> {
     match kept {
-        Kept::Known(known) => Ok(Added::Duplicate(known)),
+        Kept::Known(known) => Ok(Added::Duplicate(*known)),
         Kept::New(radiograph, look) => {
-            let beside = Beside { look: Some((imaging::LOOK_VERSION, &look)), attributes };
+            let own = radiograph.dicom.as_ref().map(Attributes::of_dicom);
+            let beside = Beside { look: Some((imaging::LOOK_VERSION, &look)), attributes: attributes.or(own.as_ref()) };
             let there = radiographs::insert(db, &radiograph, beside).await?;
-            Ok(there.map_or(Added::Created(radiograph), Added::Duplicate))
+            Ok(there.map_or(Added::Created(*radiograph), Added::Duplicate))
         }
     }
 }
 
-async fn decodable(bytes: Vec<u8>, limits: Limits) -> Result<(Vec<u8>, (Format, u32, u32), Look), ImageError> {
+/// A file, looked at, and what is stored of it.
+struct Prepared {
+    examined: Examined,
+    look: Look,
+    format: Format,
+    stored: Vec<u8>,
+    sha256: Sha256,
+}
+
+async fn prepared(bytes: Vec<u8>, limits: Limits) -> Result<Prepared, ImageError> {
     blocking(move || {
-        let (format, image) = imaging::decode(&bytes, &limits)?;
-        Ok((bytes, (format, image.width, image.height), imaging::look(&image)))
+        let examined = imaging::examine(&bytes, &limits)?;
+        let (format, stored) = examined.storable(&bytes)?;
+        let sha256 = Sha256::of(&stored);
+        let look = imaging::look(&examined.image);
+        Ok(Prepared { examined, look, format, stored, sha256 })
     })
     .await
 }

@@ -1,4 +1,4 @@
-//! One key for `/v1`, where the operator set one.
+//! One key for what reads or changes data, where the operator set one.
 
 use axum::{
     extract::{Request, State},
@@ -10,10 +10,13 @@ use subtle::ConstantTimeEq;
 
 use super::{ApiError, AppState};
 
+/// Where the paths begin that ask for it.
+const KEPT: [&str; 2] = ["/v1", "/dicomweb"];
+
 /// Lets a request through when no key is set, the path is public, or the key matches (compared in constant time).
 pub(super) async fn require_key(State(state): State<AppState>, request: Request, next: Next) -> Response {
     let Some(key) = &state.admin_key else { return next.run(request).await };
-    if !request.uri().path().starts_with("/v1") {
+    if !KEPT.iter().any(|kept| request.uri().path().starts_with(kept)) {
         return next.run(request).await;
     }
     let sent = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     dataset,
-    domain::{ClassList, DatasetId, Split},
+    domain::{ClassList, DatasetId, Flag, Split},
     store::{self, Dataset, Distribution},
 };
 
@@ -37,6 +37,8 @@ pub struct NewDataset {
     pub classes: Option<ClassList>,
     /// Free text, up to 10000 characters.
     pub description: Option<String>,
+    /// Flags with which a radiograph is refused (422) instead of kept; none when absent.
+    pub refuse: Option<Vec<Flag>>,
 }
 
 /// How to split a data set.
@@ -90,10 +92,16 @@ async fn create_dataset(
     State(state): State<AppState>,
     JsonBody(body): JsonBody<JsonObject>,
 ) -> Result<impl IntoResponse, ApiError> {
-    let NewDataset { name, classes, description } = NewDataset::read(body)?;
-    let classes = classes.unwrap_or_default();
-    let created_at = Timestamp::now();
-    let dataset = Dataset { id: DatasetId::new(), name, description, classes, synthetic: false, created_at };
+    let NewDataset { name, classes, description, refuse } = NewDataset::read(body)?;
+    let dataset = Dataset {
+        id: DatasetId::new(),
+        name,
+        description,
+        classes: classes.unwrap_or_default(),
+        synthetic: false,
+        refuse: refuse.unwrap_or_default(),
+        created_at: Timestamp::now(),
+    };
     store::datasets::create(&state.db, &dataset).await?;
     Ok(answer::created(format!("/v1/datasets/{}", dataset.id), dataset))
 }
@@ -210,8 +218,9 @@ impl NewDataset {
         let name = fields.required_text("name", 200);
         let classes = fields.optional("classes");
         let description = fields.optional_text("description", 10_000);
+        let refuse = fields.optional("refuse");
         fields.finish();
-        all_right(name.map(|name| Self { name, classes, description }), errors)
+        all_right(name.map(|name| Self { name, classes, description, refuse }), errors)
     }
 }
 

@@ -14,7 +14,6 @@ use super::{
     datasets,
     extract::{JsonBody, PathOf},
     fields::{Fields, JsonObject, all_right},
-    radiographs,
 };
 use crate::{
     dataset::{self, ImportRequest},
@@ -139,7 +138,7 @@ impl NewImport {
             test_split: self.test_split,
             limits: imaging::Limits { max_pixels: state.limits.max_pixels },
             max_bytes: state.limits.max_upload_bytes as u64,
-            patient_ids: radiographs::patient_ids(state),
+            patient_ids: state.patient_ids.clone(),
         }
     }
 }

@@ -40,7 +40,7 @@ struct PredictionParams {
 #[derive(ToSchema)]
 #[allow(dead_code, reason = "describes the form; read field by field")]
 struct PredictionForm {
-    /// PNG or JPEG; may be repeated.
+    /// PNG, JPEG or DICOM; may be repeated.
     #[schema(value_type = Vec<String>, format = Binary)]
     file: Vec<Vec<u8>>,
 }
@@ -50,7 +50,8 @@ struct PredictionForm {
     request_body(content(
         (PredictionForm = "multipart/form-data"),
         (Vec<u8> = "image/png"),
-        (Vec<u8> = "image/jpeg")
+        (Vec<u8> = "image/jpeg"),
+        (Vec<u8> = "application/dicom")
     )),
     responses(
         (status = 200, body = Predicted),
@@ -75,13 +76,13 @@ async fn create_prediction(
             let form = Form::from_request(request, &state).await?;
             form::classify_all(&state, &wanted, form).await.map(Json)
         }
-        "image/png" | "image/jpeg" => {
+        "image/png" | "image/jpeg" | "application/dicom" => {
             let bytes = body::read(request.into_body(), state.limits.max_upload_bytes).await?;
             let answer = classify::classify(&state, &wanted, bytes).await?;
             Ok(Json(Predicted::One(Box::new(answer))))
         }
         other => Err(ApiError::UnsupportedType(format!(
-            "send image/png, image/jpeg or multipart/form-data with `file`, not {other:?}"
+            "send image/png, image/jpeg, application/dicom or multipart/form-data with `file`, not {other:?}"
         ))),
     }
 }

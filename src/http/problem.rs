@@ -172,6 +172,10 @@ impl ApiError {
     }
 }
 
+/// On a failed response whose body is the answer that its protocol has for that: [`render`] leaves it.
+#[derive(Clone)]
+pub(super) struct OwnAnswer;
+
 /// What [`render`] finds on a response that failed.
 #[derive(Clone)]
 struct Failure {
@@ -194,12 +198,13 @@ impl IntoResponse for ApiError {
     }
 }
 
-/// Gives every 4xx and 5xx a problem document.
+/// Gives every 4xx and 5xx a problem document, but for [`OwnAnswer`].
 pub(super) async fn render(request: Request, next: Next) -> Response {
     let instance = request.uri().path().to_owned();
     let response = next.run(request).await;
     let status = response.status();
-    if !(status.is_client_error() || status.is_server_error()) {
+    let failed = status.is_client_error() || status.is_server_error();
+    if !failed || response.extensions().get::<OwnAnswer>().is_some() {
         return response;
     }
     let (mut parts, body) = response.into_parts();

@@ -53,7 +53,7 @@ struct FilterParams {
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 struct SizeParams {
-    /// Side of a square PNG in pixels; the upload itself when absent.
+    /// Side of a square PNG in pixels; the stored image itself when absent.
     #[param(minimum = 16, maximum = 1024)]
     size: Option<u32>,
 }
@@ -124,7 +124,7 @@ async fn patch_radiograph(
     JsonBody(body): JsonBody<JsonObject>,
 ) -> Result<Json<Radiograph>, ApiError> {
     let dataset = datasets::find(&state, find(&state, id).await?.dataset_id).await?;
-    let patch = read_patch(body, &dataset, &patient_ids(&state))?;
+    let patch = read_patch(body, &dataset, &state.patient_ids)?;
     let changed = store::radiographs::patch(&state.db, id, &patch).await?;
     changed.map(Json).ok_or(NO_RADIOGRAPH)
 }
@@ -149,7 +149,7 @@ async fn delete_radiograph(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// The uploaded image, or a square grey PNG of it as a network of that size sees it.
+/// The stored image (a DICOM's grey as PNG), or a square grey PNG of it as a network of that size sees it.
 #[utoipa::path(
     get, path = "/v1/radiographs/{id}/image", tag = "datasets",
     params(("id" = RadiographId, Path), SizeParams),
@@ -178,11 +178,6 @@ const NO_RADIOGRAPH: ApiError = ApiError::NotFound("radiograph");
 
 pub(super) async fn find(state: &AppState, id: RadiographId) -> Result<Radiograph, ApiError> {
     store::radiographs::get(&state.db, id).await?.ok_or(NO_RADIOGRAPH)
-}
-
-/// How patient ids are kept on this server.
-pub(super) fn patient_ids(state: &AppState) -> PatientIds {
-    PatientIds::new(state.patient_key.as_deref().map(<[u8]>::to_vec))
 }
 
 fn read_patch(body: JsonObject, dataset: &Dataset, patients: &PatientIds) -> Result<RadiographPatch, ApiError> {

@@ -9,6 +9,7 @@ use tokio::sync::{Notify, Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    dataset::PatientIds,
     domain::DeviceInfo,
     inference::Engine,
     metrics::Metrics,
@@ -55,10 +56,12 @@ pub struct AppState {
     pub devices: Arc<[DeviceInfo]>,
     /// Folder below which imports may read; `None` refuses imports over HTTP.
     pub import_root: Option<PathBuf>,
-    /// Key that `/v1` asks for; `None` on a loopback server.
+    /// Name of the data set that takes what is pushed by DICOMweb.
+    pub dicomweb_dataset: Arc<str>,
+    /// Key that `/v1` and `/dicomweb` ask for; `None` on a loopback server.
     pub admin_key: Option<Arc<str>>,
-    /// Key of the patient hash.
-    pub patient_key: Option<Arc<[u8]>>,
+    /// How patient ids are stored.
+    pub patient_ids: PatientIds,
     /// Bounds.
     pub limits: Limits,
     /// Background work and requests that are under way, to wait for at the end.

@@ -1,4 +1,4 @@
-//! PNG and JPEG containers: magic bytes, header against limits, then the bounded decode.
+//! PNG and JPEG containers, and what tells them and DICOM: magic bytes, header against limits, then the bounded decode.
 
 use std::io::Cursor;
 
@@ -7,13 +7,13 @@ use image::{
     codecs::{jpeg::JpegDecoder, png::PngDecoder},
 };
 
-use super::{Format, GreyImage, ImageError, Limits, MIN_SIDE, grey};
+use super::{Format, GreyImage, ImageError, Limits, check_size, dicom, grey, undecodable};
 
-const PNG_SIGNATURE: &[u8] = b"\x89PNG\r\n\x1a\n";
+pub(super) const PNG_SIGNATURE: &[u8] = b"\x89PNG\r\n\x1a\n";
 const JPEG_SIGNATURE: &[u8] = b"\xff\xd8\xff";
 
 /// What colour profiles and text inside a PNG may take when unpacked, in bytes.
-const METADATA_BYTES: u64 = 8 << 20;
+pub(super) const METADATA_BYTES: u64 = 8 << 20;
 
 /// The container that the first bytes announce, whatever the file is called.
 pub(super) fn sniff(bytes: &[u8]) -> Option<Format> {
@@ -21,6 +21,8 @@ pub(super) fn sniff(bytes: &[u8]) -> Option<Format> {
         Some(Format::Png)
     } else if bytes.starts_with(JPEG_SIGNATURE) {
         Some(Format::Jpeg)
+    } else if dicom::is_dicom(bytes) {
+        Some(Format::Dicom)
     } else {
         None
     }
@@ -50,16 +52,6 @@ pub(super) fn read_jpeg(bytes: &[u8], limits: &Limits) -> Result<GreyImage, Imag
     read(decoder)
 }
 
-fn check_size(width: u32, height: u32, limits: &Limits) -> Result<(), ImageError> {
-    if u64::from(width) * u64::from(height) > limits.max_pixels {
-        return Err(ImageError::TooManyPixels { width, height, max_pixels: limits.max_pixels });
-    }
-    if width.min(height) < MIN_SIDE {
-        return Err(undecodable(format!("{width} x {height} pixels: each side needs at least {MIN_SIDE}")));
-    }
-    Ok(())
-}
-
 fn read(mut decoder: impl ImageDecoder) -> Result<GreyImage, ImageError> {
     let orientation = decoder.orientation().map_err(undecodable)?;
     let image = DynamicImage::from_decoder(decoder).map_err(undecodable)?;
@@ -77,7 +69,7 @@ fn png_size(bytes: &[u8]) -> Option<(u32, u32)> {
 }
 
 /// Walks the marker segments (ITU-T T.81, annex B) and the entropy-coded data between them to the end marker.
-fn jpeg_reaches_its_end(bytes: &[u8]) -> bool {
+pub(super) fn jpeg_reaches_its_end(bytes: &[u8]) -> bool {
     let mut rest = bytes;
     while let Some((marker, after)) = next_marker(rest) {
         rest = match marker {
@@ -98,8 +90,4 @@ fn jpeg_reaches_its_end(bytes: &[u8]) -> bool {
 fn next_marker(bytes: &[u8]) -> Option<(u8, &[u8])> {
     let at = bytes.windows(2).position(|pair| pair[0] == 0xff && pair[1] != 0x00 && pair[1] != 0xff)?;
     Some((bytes[at + 1], &bytes[at + 2..]))
-}
-
-fn undecodable(why: impl ToString) -> ImageError {
-    ImageError::Undecodable(why.to_string())
 }

@@ -6,6 +6,7 @@ use flate2::{Compression, Crc, write::ZlibEncoder};
 use image::{ExtendedColorType, codecs::jpeg::JpegEncoder};
 
 use super::*;
+use crate::domain::Flag;
 
 const LIMITS: Limits = Limits { max_pixels: 1_000_000 };
 
@@ -287,4 +288,46 @@ fn other_pixels_are_another_version_of_the_preprocessing() {
         (PREPROCESSING, crate::domain::Sha256::of(&squares).as_str()),
         (1, "1080ce52c958e90a2336693f31565de7d38c681c90ac95ca2facbf4be2c5bffe")
     );
+}
+
+fn real_images(folder: &str) -> Vec<std::path::PathBuf> {
+    let Some(folder) = crate::dataset::shared_folder(folder) else { return Vec::new() };
+    let is_image =
+        |path: &std::path::PathBuf| path.extension().is_some_and(|end| end == "png" || end == "jpg" || end == "jpeg");
+    let mut files: Vec<_> =
+        std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).filter(is_image).collect();
+    files.sort();
+    files
+}
+
+const LARGE: Limits = Limits { max_pixels: 100_000_000 };
+
+#[test]
+fn real_files_are_stripped_without_touching_a_pixel() {
+    for path in real_images("originals") {
+        let bytes = std::fs::read(&path).unwrap();
+        let examined = examine(&bytes, &LARGE).unwrap();
+        let (format, stored) = examined.storable(&bytes).unwrap();
+        assert_eq!(format, examined.format);
+        assert!(decode(&stored, &LARGE).unwrap().1 == examined.image, "{}", path.display());
+        assert_eq!(examined.storable(&stored).unwrap().1, stored, "{}: once is enough", path.display());
+    }
+}
+
+#[test]
+fn nearly_no_real_radiograph_counts_as_a_negative_and_nearly_all_of_their_negatives_do() {
+    let files = [real_images("radiographs/train"), real_images("radiographs/test")].concat();
+    if files.is_empty() {
+        return;
+    }
+    let (mut wrong, mut found, mut texts) = (0, 0, 0);
+    for path in &files {
+        let Examined { mut image, flags, .. } = examine(&std::fs::read(path).unwrap(), &LARGE).unwrap();
+        wrong += u32::from(flags.contains(&Flag::PhotographicNegative));
+        texts += u32::from(flags.contains(&Flag::TextNearBorder));
+        image.pixels.iter_mut().for_each(|grey| *grey = 255 - *grey);
+        found += u32::from(suspicion::flags(&image).contains(&Flag::PhotographicNegative));
+    }
+    println!("of {}: {wrong} wrongly negative, {found} negatives found, {texts} with text", files.len());
+    assert!(wrong * 200 <= files.len() as u32 && found * 100 >= files.len() as u32 * 98);
 }

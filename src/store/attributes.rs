@@ -1,11 +1,11 @@
-//! What a folder's `sources.csv` says about its images.
+//! What a folder's `sources.csv`, or else the header of a DICOM, says about an image.
 
 use std::collections::HashMap;
 
 use sqlx::SqliteConnection;
 
 use super::{Db, StoreError, columns};
-use crate::domain::{DatasetId, RadiographId};
+use crate::domain::{DatasetId, DicomAttributes, RadiographId};
 
 /// An image as its collection published it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -31,6 +31,16 @@ pub struct Attributes {
 }
 
 impl Attributes {
+    /// Where no folder says anything, what the header of a DICOM does.
+    pub fn of_dicom(dicom: &DicomAttributes) -> Self {
+        let sex = match dicom.sex.as_deref() {
+            Some("F") => Some("female".into()),
+            Some("M") => Some("male".into()),
+            _ => None,
+        };
+        Self { view: dicom.view.clone(), age_years: dicom.age_years.map(u32::from), sex, ..Self::default() }
+    }
+
     /// Whether a radiograph of which this is known would be no other for being told `said`: a view that it has stays.
     pub fn cover(&self, said: &Self) -> bool {
         *self == Self { view: self.view.clone().or_else(|| said.view.clone()), ..said.clone() }

@@ -8,7 +8,7 @@ use sha2::Digest;
 use utoipa::ToSchema;
 
 use super::{Db, Page, StoreError, columns, runs};
-use crate::domain::{ClassList, DatasetId, Sha256, Split};
+use crate::domain::{ClassList, DatasetId, Flag, Sha256, Split};
 
 /// A data set.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -23,6 +23,9 @@ pub struct Dataset {
     pub classes: ClassList,
     /// Drawn by `thorax demo`; no real patient.
     pub synthetic: bool,
+    /// A radiograph with one of these flags is refused, where other data sets keep it with the flag.
+    #[serde(default)]
+    pub refuse: Vec<Flag>,
     /// When it was made.
     #[schema(value_type = String, format = DateTime)]
     pub created_at: Timestamp,
@@ -41,14 +44,17 @@ pub struct Distribution {
 pub async fn create(db: &Db, dataset: &Dataset) -> Result<(), StoreError> {
     let id = dataset.id.to_string();
     let classes = columns::to_json("datasets.classes_json", &dataset.classes)?;
+    let refuse = columns::to_json("datasets.refuse_json", &dataset.refuse)?;
     let created_at = columns::time(dataset.created_at);
     sqlx::query!(
-        "insert into datasets (id, name, description, classes_json, synthetic, created_at) values (?, ?, ?, ?, ?, ?)",
+        "insert into datasets (id, name, description, classes_json, synthetic, refuse_json, created_at)
+           values (?, ?, ?, ?, ?, ?, ?)",
         id,
         dataset.name,
         dataset.description,
         classes,
         dataset.synthetic,
+        refuse,
         created_at,
     )
     .execute(db.write())
@@ -167,6 +173,7 @@ struct Row {
     classes_json: String,
     synthetic: i64,
     created_at: String,
+    refuse_json: String,
 }
 
 impl Row {
@@ -177,6 +184,7 @@ impl Row {
             description: self.description,
             classes: columns::from_json("datasets.classes_json", &self.classes_json)?,
             synthetic: self.synthetic != 0,
+            refuse: columns::from_json("datasets.refuse_json", &self.refuse_json)?,
             created_at: columns::parse("datasets.created_at", &self.created_at)?,
         })
     }

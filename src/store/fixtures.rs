@@ -25,6 +25,7 @@ pub fn dataset(name: &str) -> Dataset {
         description: Some("four sources".into()),
         classes: ClassList::default(),
         synthetic: true,
+        refuse: vec![Flag::LateralView],
         created_at: Timestamp::now(),
     }
 }
@@ -51,6 +52,9 @@ pub fn radiograph(dataset: &Dataset, content: &str) -> Radiograph {
         height: 480,
         format: "png".into(),
         byte_length: u64::from(u32::MAX) + 1,
+        upload_sha256: None,
+        dicom: None,
+        flags: Vec::new(),
         created_at: Timestamp::now(),
     }
 }

@@ -6,7 +6,7 @@ use sqlx::SqliteConnection;
 use utoipa::ToSchema;
 
 use super::{Attributes, Db, Page, StoreError, attributes, columns, looks};
-use crate::domain::{DatasetId, Look, RadiographId, Sha256, Split};
+use crate::domain::{DatasetId, DicomAttributes, Flag, Look, RadiographId, Sha256, Split};
 
 /// A stored radiograph.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -15,13 +15,16 @@ pub struct Radiograph {
     pub id: RadiographId,
     /// Its data set.
     pub dataset_id: DatasetId,
-    /// Of the uploaded bytes.
+    /// Of the stored bytes.
     pub sha256: Sha256,
-    /// As uploaded.
+    /// Of the uploaded bytes, where others are stored: those of a DICOM, or without metadata. Null for what came in before this was kept.
+    #[serde(default)]
+    pub upload_sha256: Option<Sha256>,
+    /// As uploaded, unless something in a DICOM header is found in it.
     pub file_name: String,
     /// Class, if known.
     pub label: Option<String>,
-    /// Patient, a keyed hash when the server has a patient key.
+    /// Patient, a keyed hash.
     pub patient_id: Option<String>,
     /// Origin.
     pub source: Option<String>,
@@ -33,10 +36,16 @@ pub struct Radiograph {
     pub width: u32,
     /// Rows.
     pub height: u32,
-    /// `png` or `jpeg`.
+    /// Of the stored bytes, `png` or `jpeg`; a DICOM is stored as PNG.
     pub format: String,
-    /// Size of the upload.
+    /// Size of the stored bytes.
     pub byte_length: u64,
+    /// What is kept of a DICOM header.
+    #[serde(default)]
+    pub dicom: Option<DicomAttributes>,
+    /// What looks wrong with it.
+    #[serde(default)]
+    pub flags: Vec<Flag>,
     /// When it was stored.
     #[schema(value_type = String, format = DateTime)]
     pub created_at: Timestamp,
@@ -78,7 +87,7 @@ pub struct Beside<'a> {
     pub attributes: Option<&'a Attributes>,
 }
 
-/// Inserts, all in one transaction; the radiograph already there with the same hash in the same data set, if any, and then nothing changes.
+/// Inserts, all in one transaction; the radiograph already there with the same content in the same data set, if any, and then nothing changes.
 pub async fn insert(
     db: &Db,
     radiograph: &Radiograph,
@@ -106,9 +115,13 @@ async fn insert_in(tx: &mut SqliteConnection, radiograph: &Radiograph) -> Result
     let split = radiograph.split.map(Split::as_str);
     let byte_length: i64 = columns::number("radiographs.byte_length", radiograph.byte_length)?;
     let created_at = columns::time(radiograph.created_at);
+    let upload_sha256 = radiograph.upload_sha256.as_ref().map(Sha256::as_str);
+    let dicom = radiograph.dicom.as_ref().map(|dicom| columns::to_json("radiographs.dicom_json", dicom)).transpose()?;
+    let flags = columns::to_json("radiographs.flags_json", &radiograph.flags)?;
     sqlx::query!(
         "insert into radiographs (id, dataset_id, sha256, file_name, label, patient_id, source, view, split, width,
-           height, format, byte_length, created_at) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+           height, format, byte_length, created_at, upload_sha256, dicom_json, flags_json,
+           patient_id_hashed) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 1)",
         id,
         dataset_id,
         sha256,
@@ -123,6 +136,9 @@ async fn insert_in(tx: &mut SqliteConnection, radiograph: &Radiograph) -> Result
         radiograph.format,
         byte_length,
         created_at,
+        upload_sha256,
+        dicom,
+        flags,
     )
     .execute(tx)
     .await
@@ -141,7 +157,7 @@ async fn get_in(tx: &mut SqliteConnection, id: RadiographId) -> Result<Option<Ra
     row.map(Row::read).transpose()
 }
 
-/// By content.
+/// By content, stored or uploaded.
 pub async fn find(db: &Db, dataset: DatasetId, sha256: &Sha256) -> Result<Option<Radiograph>, StoreError> {
     find_in(&mut *db.read().acquire().await?, dataset, sha256).await
 }
@@ -152,9 +168,14 @@ async fn find_in(
     sha256: &Sha256,
 ) -> Result<Option<Radiograph>, StoreError> {
     let (dataset, sha256) = (dataset.to_string(), sha256.as_str());
-    let row = sqlx::query_as!(Row, "select * from radiographs where dataset_id = ? and sha256 = ?", dataset, sha256)
-        .fetch_optional(tx)
-        .await?;
+    let row = sqlx::query_as!(
+        Row,
+        "select * from radiographs where dataset_id = ?1 and (sha256 = ?2 or upload_sha256 = ?2) order by id limit 1",
+        dataset,
+        sha256
+    )
+    .fetch_optional(tx)
+    .await?;
     row.map(Row::read).transpose()
 }
 
@@ -213,7 +234,7 @@ pub async fn patch(db: &Db, id: RadiographId, patch: &RadiographPatch) -> Result
     let split = patch.split.map(Split::as_str);
     sqlx::query!(
         "update radiographs set label = ifnull(?2, label), patient_id = ifnull(?3, patient_id),
-           source = ifnull(?4, source), view = ifnull(?5, view), split = ifnull(?6, split) where id = ?1",
+           patient_id_hashed = iif(?3 is null, patient_id_hashed, 1), source = ifnull(?4, source), view = ifnull(?5, view), split = ifnull(?6, split) where id = ?1",
         key,
         patch.label,
         patch.patient_id,
@@ -226,6 +247,36 @@ pub async fn patch(db: &Db, id: RadiographId, patch: &RadiographPatch) -> Result
     let patched = get_in(&mut tx, id).await?;
     tx.commit().await?;
     Ok(patched)
+}
+
+/// Hashes the patient ids that an earlier version stored as they came; how many rows had one. `is_hash` tells those that were hashed by
+/// then already.
+pub async fn hash_patient_ids(
+    db: &Db,
+    hash: impl Fn(&str) -> String,
+    is_hash: impl Fn(&str) -> bool,
+) -> Result<u64, StoreError> {
+    let mut tx = db.begin().await?;
+    let patients = sqlx::query_scalar!(
+        r#"select distinct patient_id as "patient_id!" from radiographs
+           where patient_id is not null and patient_id_hashed = 0"#
+    )
+    .fetch_all(&mut *tx)
+    .await?;
+    let mut rows = 0;
+    for patient in patients {
+        let hashed = if is_hash(&patient) { patient.clone() } else { hash(&patient) };
+        let done = sqlx::query!(
+            "update radiographs set patient_id = ?2, patient_id_hashed = 1 where patient_id = ?1 and patient_id_hashed = 0",
+            patient,
+            hashed
+        )
+        .execute(&mut *tx)
+        .await?;
+        rows += done.rows_affected();
+    }
+    tx.commit().await?;
+    Ok(rows)
 }
 
 /// Sets many splits in one transaction; a radiograph deleted meanwhile is passed over, as it has no split to set.
@@ -274,6 +325,11 @@ struct Row {
     format: String,
     byte_length: i64,
     created_at: String,
+    upload_sha256: Option<String>,
+    dicom_json: Option<String>,
+    flags_json: String,
+    #[allow(dead_code, reason = "a column of the table; only `hash_patient_ids` asks for it")]
+    patient_id_hashed: i64,
 }
 
 impl Row {
@@ -293,6 +349,12 @@ impl Row {
             format: self.format,
             byte_length: columns::number("radiographs.byte_length", self.byte_length)?,
             created_at: columns::parse("radiographs.created_at", &self.created_at)?,
+            upload_sha256: self
+                .upload_sha256
+                .map(|hash| columns::hash("radiographs.upload_sha256", hash))
+                .transpose()?,
+            dicom: self.dicom_json.map(|text| columns::from_json("radiographs.dicom_json", &text)).transpose()?,
+            flags: columns::from_json("radiographs.flags_json", &self.flags_json)?,
         })
     }
 }

@@ -13,6 +13,7 @@ use image::{ExtendedColorType, ImageEncoder, codecs::png::PngEncoder};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use thorax::{
+    dataset::PatientIds,
     http::{AppState, Limits, MAX_EVENT_STREAMS, router},
     inference::{Engine, EngineConfig},
     metrics::Metrics,
@@ -75,8 +76,9 @@ impl Server {
             event_streams: Arc::new(Semaphore::new(MAX_EVENT_STREAMS)),
             devices: Arc::from([]),
             import_root: None,
+            dicomweb_dataset: Arc::from("pushed"),
             admin_key: None,
-            patient_key: None,
+            patient_ids: PatientIds::new(*b"the key of the tests"),
             incoming: Arc::from(data.as_path()),
             limits: Limits { max_upload_bytes: MAX_UPLOAD_BYTES, max_pixels: MAX_PIXELS },
             tasks: TaskTracker::new(),

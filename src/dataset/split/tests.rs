@@ -24,6 +24,9 @@ fn image(number: u32, label: &str, patient: Option<&str>) -> Radiograph {
         height: 64,
         format: "png".to_owned(),
         byte_length: 1,
+        upload_sha256: None,
+        dicom: None,
+        flags: Vec::new(),
         created_at: Timestamp::UNIX_EPOCH,
     }
 }

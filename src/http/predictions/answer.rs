@@ -6,7 +6,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::{
-    domain::{ModelId, NOTICE, PredictionId, RunId},
+    domain::{Flag, ModelId, NOTICE, PredictionId, RunId},
     http::Problem,
     inference::{Classification, Timing},
     store::{Model, Prediction},
@@ -40,10 +40,27 @@ pub(super) struct PredictionAnswer {
     pub(super) probabilities: BTreeMap<String, f32>,
     /// What the probabilities are worth.
     reliability: &'static str,
+    /// What looks wrong with the image; empty when nothing does.
+    pub(super) warnings: Vec<Warning>,
     /// How long it took.
     pub(super) timing: Timing,
     /// For research only.
     notice: &'static str,
+}
+
+/// A reason to doubt the answer, or to look at the image.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Warning {
+    /// Its kind.
+    flag: Flag,
+    /// In words.
+    detail: &'static str,
+}
+
+impl From<Flag> for Warning {
+    fn from(flag: Flag) -> Self {
+        Self { flag, detail: flag.explanation() }
+    }
 }
 
 /// Which model answered.
@@ -92,7 +109,12 @@ pub(super) struct RecordedPrediction {
 
 impl PredictionAnswer {
     /// Joins the engine's answer with what is known of its model.
-    pub(super) fn new(classification: &Classification, model: Model, asked_alias: Option<&str>) -> Self {
+    pub(super) fn new(
+        classification: &Classification,
+        model: Model,
+        asked_alias: Option<&str>,
+        flags: Vec<Flag>,
+    ) -> Self {
         let names = classification.spec.classes.names();
         let probabilities = &classification.probabilities;
         let best = (0..names.len()).max_by(|&a, &b| probabilities[a].total_cmp(&probabilities[b]));
@@ -102,6 +124,7 @@ impl PredictionAnswer {
             prediction: best.map(|class| names[class].clone()).unwrap_or_default(),
             probabilities: names.iter().cloned().zip(probabilities.iter().copied()).collect(),
             reliability: RELIABILITY,
+            warnings: flags.into_iter().map(Warning::from).collect(),
             timing: classification.timing,
             notice: NOTICE,
         }

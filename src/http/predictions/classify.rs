@@ -9,7 +9,7 @@ use super::answer::PredictionAnswer;
 use crate::{
     domain::{ModelId, Sha256},
     http::{ApiError, AppState},
-    imaging::{self, GreyImage, ImageError},
+    imaging::{self, Examined, ImageError},
     metrics::Stage,
     store::{self, Model, Prediction},
 };
@@ -48,7 +48,7 @@ impl Wanted {
 /// Decodes, classifies and records one image.
 pub(super) async fn classify(state: &AppState, wanted: &Wanted, bytes: Bytes) -> Result<PredictionAnswer, ApiError> {
     let started = Instant::now();
-    let (input_sha256, image) = decode(state, bytes).await?;
+    let (input_sha256, Examined { image, flags, .. }) = examine(state, bytes).await?;
     let decode_ms = started.elapsed().as_secs_f64() * 1e3;
     let mut classification = state.engine.classify(image).await?;
     classification.timing.preprocess_ms += decode_ms;
@@ -56,16 +56,16 @@ pub(super) async fn classify(state: &AppState, wanted: &Wanted, bytes: Bytes) ->
     wanted.check(classification.model)?;
     let model = store::models::get(&state.db, classification.model).await?;
     let model: Model = model.ok_or_else(|| ApiError::Conflict("the model was removed meanwhile".into()))?;
-    let answer = PredictionAnswer::new(&classification, model, wanted.alias.as_deref());
+    let answer = PredictionAnswer::new(&classification, model, wanted.alias.as_deref(), flags);
     record(state, &answer, classification.model, input_sha256).await?;
     Ok(answer)
 }
 
-async fn decode(state: &AppState, bytes: Bytes) -> Result<(Sha256, GreyImage), ApiError> {
+async fn examine(state: &AppState, bytes: Bytes) -> Result<(Sha256, Examined), ApiError> {
     let limits = imaging::Limits { max_pixels: state.limits.max_pixels };
-    let work = move || -> Result<(Sha256, GreyImage), ImageError> {
-        let (_, image) = imaging::decode(&bytes, &limits)?;
-        Ok((Sha256::of(&bytes), image))
+    let work = move || -> Result<(Sha256, Examined), ImageError> {
+        let examined = imaging::examine(&bytes, &limits)?;
+        Ok((Sha256::of(&bytes), examined))
     };
     Ok(state.engine.prepare(Stage::Decode, work).await??)
 }

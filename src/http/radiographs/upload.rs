@@ -19,12 +19,12 @@ use crate::{
 #[derive(ToSchema)]
 #[allow(dead_code, reason = "describes the request; the parts are read one by one")]
 pub struct UploadForm {
-    /// PNG or JPEG; may occur many times.
+    /// PNG, JPEG or DICOM; may occur many times.
     #[schema(value_type = Vec<String>, format = Binary)]
     file: Vec<Vec<u8>>,
     /// One of the data set's classes.
     label: Option<String>,
-    /// Stored as a keyed hash where the server has a patient key.
+    /// Stored as a keyed hash. Of a DICOM, its own when absent.
     patient_id: Option<String>,
     /// Origin.
     source: Option<String>,
@@ -40,7 +40,7 @@ pub struct UploadForm {
 pub enum UploadStatus {
     /// It is new.
     Created,
-    /// The data set holds the same bytes already; `radiograph` is that one, unchanged.
+    /// The data set holds the same content already; `radiograph` is that one, unchanged.
     Duplicate,
     /// It was not stored; `problem` says why.
     Rejected,
@@ -123,8 +123,7 @@ impl Upload {
             split: self.split,
         };
         let limits = imaging::Limits { max_pixels: state.limits.max_pixels };
-        let patients = super::patient_ids(state);
-        Ok(dataset::add(&state.db, &state.blobs, dataset, new, &limits, &patients).await?)
+        Ok(dataset::add(&state.db, &state.blobs, dataset, new, &limits, &state.patient_ids).await?)
     }
 
     /// Takes one part; the inner error is about its content, the outer one about the form.
@@ -177,6 +176,7 @@ impl From<AddError> for ApiError {
     fn from(error: AddError) -> Self {
         match error {
             AddError::Field { field, detail } => Self::invalid(&format!("/{field}"), detail),
+            AddError::Refused(_) => Self::Unusable(error.to_string()),
             AddError::Image(error) => error.into(),
             AddError::Store(error) => error.into(),
         }

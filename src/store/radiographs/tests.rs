@@ -145,3 +145,22 @@ async fn a_row_that_this_version_cannot_read_is_an_error() {
     sqlx::query("update radiographs set sha256 = upper(sha256)").execute(db.write()).await.unwrap();
     assert!(matches!(get(&db, radiograph.id).await, Err(StoreError::Row(_))));
 }
+
+#[tokio::test]
+async fn patient_ids_of_an_earlier_version_are_hashed_once() {
+    let (_dir, db) = fixtures::db().await;
+    let dataset = fixtures::stored_dataset(&db).await;
+    for (content, patient) in [("a", "p1"), ("b", "p1"), ("c", "already a hash"), ("d", "of today")] {
+        let radiograph = Radiograph { patient_id: Some(patient.into()), ..fixtures::radiograph(&dataset, content) };
+        insert(&db, &radiograph, Beside::default()).await.unwrap();
+    }
+    let mut tx = db.begin().await.unwrap();
+    let earlier = "update radiographs set patient_id_hashed = 0 where patient_id <> 'of today'";
+    sqlx::query(earlier).execute(&mut *tx).await.unwrap();
+    tx.commit().await.unwrap();
+    let hash = || hash_patient_ids(&db, |patient| format!("hash of {patient}"), |patient| patient == "already a hash");
+    assert_eq!((hash().await.unwrap(), hash().await.unwrap()), (3, 0));
+    let mut patients: Vec<_> = all(&db, dataset.id).await.unwrap().into_iter().map(|r| r.patient_id.unwrap()).collect();
+    patients.sort();
+    assert_eq!(patients, ["already a hash", "hash of p1", "hash of p1", "of today"]);
+}

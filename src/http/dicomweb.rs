@@ -1,0 +1,208 @@
+//! `/dicomweb/studies`: a PACS pushes radiographs (STOW-RS; PS3.18, 10.5). They come in without label, and lose what names a patient as
+//! every upload does: there is nothing to be retrieved here, so that the answer has no URL for that.
+
+mod report;
+
+use axum::{
+    body::Body,
+    extract::State,
+    http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use bytes::Bytes;
+use jiff::Timestamp;
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use self::report::{Reason, Report};
+use super::{
+    ApiError, AppState,
+    accept::negotiate,
+    answer::{Malformed, NotAcceptable, UnsupportedType},
+    extract::PathOf,
+    problem::OwnAnswer,
+};
+use crate::{
+    dataset::{self, AddError, NewRadiograph},
+    domain::{ClassList, DatasetId},
+    imaging::{self, ImageError, Limits, Reference},
+    store::{self, Dataset, StoreError},
+};
+
+/// Media type of the answer.
+const DICOM_JSON: &str = "application/dicom+json";
+
+/// What a radiograph is called whose sender gave it no name.
+const NAME: &str = "radiograph.dcm";
+
+pub(super) fn router() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new().routes(routes!(store_instances)).routes(routes!(store_instances_of_study))
+}
+
+/// Stores DICOM radiographs, without label, in the data set that the server names for it (STOW-RS, PS3.18 10.5). The answer is a Store
+/// Instances Response Module. Each instance that was stored carries the warning B006H, Elements Discarded: only grey and an allow-list
+/// of attributes are kept.
+#[utoipa::path(
+    post, path = "/dicomweb/studies", tag = "datasets",
+    request_body(content = String, description = "One instance (PS3.10) a part", content_type = "multipart/related; type=\"application/dicom\""),
+    responses(
+        (status = 200, description = "All are stored", body = serde_json::Value, content_type = "application/dicom+json"),
+        (status = 202, description = "Some are stored", body = serde_json::Value, content_type = "application/dicom+json"),
+        (status = 409, description = "None is stored", body = serde_json::Value, content_type = "application/dicom+json"),
+        Malformed, NotAcceptable, UnsupportedType
+    )
+)]
+async fn store_instances(State(state): State<AppState>, headers: HeaderMap, body: Body) -> Result<Response, ApiError> {
+    receive(&state, None, &headers, body).await
+}
+
+/// The same for instances of one study; others are not stored.
+#[utoipa::path(
+    post, path = "/dicomweb/studies/{study}", tag = "datasets",
+    params(("study" = String, Path, description = "Study Instance UID")),
+    request_body(content = String, description = "One instance (PS3.10) a part", content_type = "multipart/related; type=\"application/dicom\""),
+    responses(
+        (status = 200, description = "All are stored", body = serde_json::Value, content_type = "application/dicom+json"),
+        (status = 202, description = "Some are stored", body = serde_json::Value, content_type = "application/dicom+json"),
+        (status = 409, description = "None is stored", body = serde_json::Value, content_type = "application/dicom+json"),
+        Malformed, NotAcceptable, UnsupportedType
+    )
+)]
+async fn store_instances_of_study(
+    State(state): State<AppState>,
+    PathOf(study): PathOf<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
+    receive(&state, Some(&study), &headers, body).await
+}
+
+async fn receive(state: &AppState, study: Option<&str>, headers: &HeaderMap, body: Body) -> Result<Response, ApiError> {
+    let form = negotiate(headers, &[(DICOM_JSON, DICOM_JSON), ("application/json", "application/json")])?;
+    let boundary = boundary(headers)?;
+    let dataset = receiving(state).await?;
+    // One instance is in memory at a time; there may be any number of them.
+    let bounds = multer::SizeLimit::new().per_field(state.limits.max_upload_bytes as u64);
+    let constraints = multer::Constraints::new().size_limit(bounds);
+    let mut parts = multer::Multipart::with_constraints(body.into_data_stream(), boundary, constraints);
+    let mut report = Report::default();
+    loop {
+        let bytes = match next_part(&mut parts).await {
+            Ok(Some(bytes)) => bytes,
+            Ok(None) => break,
+            Err(multer::Error::FieldSizeExceeded { .. }) => {
+                report.failed(None, Reason::TooLarge);
+                break;
+            }
+            Err(error) if report.is_empty() => return Err(ApiError::Malformed(format!("the parts: {error}"))),
+            // What came before is stored, and its sender has to learn that.
+            Err(error) => {
+                tracing::warn!(%error, "the parts of a push end early");
+                report.failed(None, Reason::NotUnderstood);
+                break;
+            }
+        };
+        receive_one(state, &dataset, study, bytes, &mut report).await?;
+    }
+    if report.is_empty() {
+        return Err(ApiError::Malformed("there is no part".into()));
+    }
+    Ok(answer(&report, form))
+}
+
+async fn next_part(parts: &mut multer::Multipart<'_>) -> Result<Option<Bytes>, multer::Error> {
+    match parts.next_field().await? {
+        Some(part) => part.bytes().await.map(Some),
+        None => Ok(None),
+    }
+}
+
+/// Stores an instance or notes why not; fails only where the server does.
+async fn receive_one(
+    state: &AppState,
+    dataset: &Dataset,
+    study: Option<&str>,
+    bytes: Bytes,
+    report: &mut Report,
+) -> Result<(), ApiError> {
+    let limits = Limits { max_pixels: state.limits.max_pixels };
+    let (bytes, reference) = tokio::task::spawn_blocking(move || {
+        let reference = imaging::reference(&bytes, &limits);
+        (bytes, reference)
+    })
+    .await
+    .map_err(ApiError::internal)?;
+    let Some(reference) = reference else {
+        report.failed(None, Reason::NotUnderstood);
+        return Ok(());
+    };
+    if study.is_some_and(|study| reference.study.as_deref() != Some(study)) {
+        report.failed(Some(&reference), Reason::OtherStudy);
+        return Ok(());
+    }
+    let new = NewRadiograph { bytes: bytes.into(), file_name: NAME.into(), ..NewRadiograph::default() };
+    match dataset::add(&state.db, &state.blobs, dataset, new, &limits, &state.patient_ids).await {
+        Ok(_) => report.stored(&reference),
+        Err(AddError::Store(error)) => return Err(error.into()),
+        Err(error) => {
+            tracing::info!(%error, "a pushed instance is not stored");
+            report.failed(Some(&reference), reason(&error, &reference));
+        }
+    }
+    Ok(())
+}
+
+fn reason(error: &AddError, reference: &Reference) -> Reason {
+    match error {
+        _ if !reference.is_radiograph() => Reason::OtherClass,
+        AddError::Image(ImageError::TooManyPixels { .. }) => Reason::TooLarge,
+        AddError::Image(_) => Reason::NotUnderstood,
+        AddError::Field { .. } | AddError::Refused(_) | AddError::Store(_) => Reason::Refused,
+    }
+}
+
+/// Of `multipart/related` with parts of `application/dicom`.
+fn boundary(headers: &HeaderMap) -> Result<String, ApiError> {
+    let refuse = || ApiError::UnsupportedType("send multipart/related; type=\"application/dicom\"; boundary=…".into());
+    let sent = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).ok_or_else(refuse)?;
+    let sent: mime::Mime = sent.parse().map_err(|_| refuse())?;
+    let parts = sent.get_param("type").map_or("application/dicom", |parts| parts.as_str());
+    if sent.essence_str() != "multipart/related" || parts != "application/dicom" {
+        return Err(refuse());
+    }
+    sent.get_param(mime::BOUNDARY).map(|boundary| boundary.as_str().to_owned()).ok_or_else(refuse)
+}
+
+/// The data set that takes what is pushed. Of two requests that come first both find the one that either makes.
+async fn receiving(state: &AppState) -> Result<Dataset, ApiError> {
+    let name: &str = &state.dicomweb_dataset;
+    if let Some(known) = store::datasets::find_by_name(&state.db, name).await? {
+        return Ok(known);
+    }
+    let dataset = Dataset {
+        id: DatasetId::new(),
+        name: name.into(),
+        description: Some("Pushed by DICOMweb".into()),
+        classes: ClassList::default(),
+        synthetic: false,
+        refuse: Vec::new(),
+        created_at: Timestamp::now(),
+    };
+    match store::datasets::create(&state.db, &dataset).await {
+        Ok(()) => Ok(dataset),
+        Err(StoreError::Exists(_)) => {
+            store::datasets::find_by_name(&state.db, name).await?.ok_or(ApiError::NotFound("data set"))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn answer(report: &Report, media_type: &'static str) -> Response {
+    let status = match (report.has_stored(), report.has_failed()) {
+        (true, false) => StatusCode::OK,
+        (true, true) => StatusCode::ACCEPTED,
+        (false, _) => StatusCode::CONFLICT,
+    };
+    let mut response = (status, [(header::CONTENT_TYPE, media_type)], report.to_json().to_string()).into_response();
+    response.extensions_mut().insert(OwnAnswer);
+    response
+}

@@ -1,0 +1,397 @@
+//! DICOM files made here with dicom-rs's writer, of each syntax and each kind of grey, and files that mean harm.
+
+mod packed;
+mod real;
+
+use std::io::Write;
+
+use dicom_core::{DataElement, PrimitiveValue, Tag, VR, value::DataSetSequence};
+use dicom_dictionary_std::{tags, uids};
+use dicom_object::{InMemDicomObject, mem::InMemElement, meta::FileMetaTableBuilder};
+use dicom_transfer_syntax_registry::{TransferSyntaxIndex, TransferSyntaxRegistry};
+use flate2::{Compression, write::DeflateEncoder};
+
+use super::{syntax::BIG_ENDIAN, *};
+use crate::imaging::{Examined, Format, decode, examine};
+
+const LIMITS: Limits = Limits { max_pixels: 1_000_000 };
+const WIDTH: u16 = 48;
+const HEIGHT: u16 = 40;
+const PIXELS: usize = 48 * 40;
+
+fn words(tag: Tag, value: u16) -> InMemElement {
+    DataElement::new(tag, VR::US, PrimitiveValue::from(value))
+}
+
+fn text(tag: Tag, vr: VR, value: &str) -> InMemElement {
+    DataElement::new(tag, vr, value)
+}
+
+/// A radiograph of `samples` of `allocated` bits, `stored` of them used.
+fn object(photometric: &str, samples: u16, allocated: u16, stored: u16, pixels: InMemElement) -> InMemDicomObject {
+    InMemDicomObject::from_element_iter([
+        text(tags::SOP_CLASS_UID, VR::UI, uids::COMPUTED_RADIOGRAPHY_IMAGE_STORAGE),
+        text(tags::SOP_INSTANCE_UID, VR::UI, "1.2.826.0.1.3680043.8.498.1"),
+        text(tags::MODALITY, VR::CS, "CR"),
+        text(tags::PATIENT_ID, VR::LO, "MRN-4711"),
+        words(tags::SAMPLES_PER_PIXEL, samples),
+        text(tags::PHOTOMETRIC_INTERPRETATION, VR::CS, photometric),
+        words(tags::ROWS, HEIGHT),
+        words(tags::COLUMNS, WIDTH),
+        words(tags::BITS_ALLOCATED, allocated),
+        words(tags::BITS_STORED, stored),
+        words(tags::HIGH_BIT, stored - 1),
+        words(tags::PIXEL_REPRESENTATION, 0),
+        pixels,
+    ])
+}
+
+fn sixteen(values: &[u16]) -> InMemElement {
+    DataElement::new(tags::PIXEL_DATA, VR::OW, PrimitiveValue::U16(values.into()))
+}
+
+fn eight(values: &[u8]) -> InMemElement {
+    DataElement::new(tags::PIXEL_DATA, VR::OB, PrimitiveValue::U8(values.into()))
+}
+
+/// A file with preamble, and of the meta information the transfer syntax alone.
+fn file(uid: &str, object: &InMemDicomObject) -> Vec<u8> {
+    let elements = match uid {
+        uids::IMPLICIT_VR_LITTLE_ENDIAN | BIG_ENDIAN => uid,
+        _ => uids::EXPLICIT_VR_LITTLE_ENDIAN,
+    };
+    let mut data_set = Vec::new();
+    object.write_dataset_with_ts(&mut data_set, TransferSyntaxRegistry.get(elements).unwrap()).unwrap();
+    if uid == uids::DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN {
+        let mut deflater = DeflateEncoder::new(Vec::new(), Compression::fast());
+        deflater.write_all(&data_set).unwrap();
+        data_set = deflater.finish().unwrap();
+    }
+    [&[0; 128][..], b"DICM", &meta_of(uid), &data_set].concat()
+}
+
+fn meta_of(uid: &str) -> Vec<u8> {
+    let padded = format!("{uid}{}", if uid.len() % 2 == 1 { "\0" } else { "" });
+    [&[2, 0, 0x10, 0, b'U', b'I'][..], &(padded.len() as u16).to_le_bytes(), padded.as_bytes()].concat()
+}
+
+/// Twelve bits, all of them within a window of all.
+fn ramp() -> Vec<u16> {
+    (0..PIXELS).map(|at| (at * 37 % 4096) as u16).collect()
+}
+
+fn twelve_bits() -> InMemDicomObject {
+    let mut object = object("MONOCHROME2", 1, 16, 12, sixteen(&ramp()));
+    window(&mut object, "2048", "4096");
+    object
+}
+
+fn window(object: &mut InMemDicomObject, centre: &str, width: &str) {
+    object.put(text(tags::WINDOW_CENTER, VR::DS, centre));
+    object.put(text(tags::WINDOW_WIDTH, VR::DS, width));
+}
+
+fn share(value: f64) -> u16 {
+    (value.clamp(0.0, 1.0) * 65_535.0).round() as u16
+}
+
+/// The plane of a file in explicit little endian.
+fn plane(object: &InMemDicomObject) -> Vec<u16> {
+    read(&file(uids::EXPLICIT_VR_LITTLE_ENDIAN, object), &LIMITS).unwrap().plane
+}
+
+fn why_not(bytes: &[u8]) -> String {
+    match read(bytes, &LIMITS) {
+        Err(ImageError::Undecodable(why)) => why,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn why_not_object(object: &InMemDicomObject) -> String {
+    why_not(&file(uids::EXPLICIT_VR_LITTLE_ENDIAN, object))
+}
+
+fn flags_of(object: &InMemDicomObject) -> Vec<Flag> {
+    read(&file(uids::EXPLICIT_VR_LITTLE_ENDIAN, object), &LIMITS).unwrap().flags
+}
+
+#[test]
+fn every_plain_syntax_gives_the_same_pixels() {
+    let wanted: Vec<u16> = ramp().into_iter().map(|value| share(f64::from(value) / 4095.0)).collect();
+    let syntaxes = [
+        uids::IMPLICIT_VR_LITTLE_ENDIAN,
+        uids::EXPLICIT_VR_LITTLE_ENDIAN,
+        BIG_ENDIAN,
+        uids::DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
+    ];
+    for uid in syntaxes {
+        let bytes = file(uid, &twelve_bits());
+        assert!(is_dicom(&bytes));
+        assert_eq!(read(&bytes, &LIMITS).unwrap().plane, wanted, "{uid}");
+    }
+    let mut whole = Vec::new();
+    let meta = FileMetaTableBuilder::new().transfer_syntax(uids::EXPLICIT_VR_LITTLE_ENDIAN);
+    twelve_bits().with_meta(meta).unwrap().write_all(&mut whole).unwrap();
+    assert_eq!(read(&whole, &LIMITS).unwrap().plane, wanted, "as dicom-rs writes a file");
+}
+
+#[test]
+fn a_file_is_known_without_preamble_and_without_meta_information() {
+    for uid in [uids::IMPLICIT_VR_LITTLE_ENDIAN, uids::EXPLICIT_VR_LITTLE_ENDIAN, BIG_ENDIAN] {
+        let whole = file(uid, &twelve_bits());
+        let wanted = read(&whole, &LIMITS).unwrap().plane;
+        for start in [128, 132, 132 + meta_of(uid).len()] {
+            assert!(is_dicom(&whole[start..]), "{uid} from {start}");
+            assert_eq!(read(&whole[start..], &LIMITS).unwrap().plane, wanted, "{uid} from {start}");
+        }
+    }
+}
+
+#[test]
+fn eight_bits_in_words_of_the_other_order() {
+    let values: Vec<u8> = (0..PIXELS).map(|at| (at % 251) as u8).collect();
+    let wanted: Vec<u16> = values.iter().map(|value| u16::from(*value) * 257).collect();
+    assert_eq!(plane(&object("MONOCHROME2", 1, 8, 8, eight(&values))), wanted);
+    let pairs: Vec<u16> = values.as_chunks::<2>().0.iter().map(|pair| u16::from_le_bytes(*pair)).collect();
+    let object = object("MONOCHROME2", 1, 8, 8, sixteen(&pairs));
+    assert_eq!(read(&file(BIG_ENDIAN, &object), &LIMITS).unwrap().plane, wanted);
+}
+
+#[test]
+fn monochrome1_is_inverted() {
+    let mut object = object("MONOCHROME1", 1, 16, 12, sixteen(&ramp()));
+    window(&mut object, "2048", "4096");
+    let wanted: Vec<u16> = plane(&twelve_bits()).into_iter().map(|value| u16::MAX - value).collect();
+    assert_eq!(plane(&object), wanted);
+}
+
+#[test]
+fn rescale_comes_before_the_window_and_signs_are_kept() {
+    let mut object = twelve_bits();
+    object.put(words(tags::PIXEL_REPRESENTATION, 1));
+    object.put(text(tags::RESCALE_SLOPE, VR::DS, "2"));
+    object.put(text(tags::RESCALE_INTERCEPT, VR::DS, "-100"));
+    window(&mut object, "0", "2001");
+    let wanted = ramp().into_iter().map(|value| {
+        let value = if value >= 2048 { f64::from(value) - 4096.0 } else { f64::from(value) };
+        share((value * 2.0 - 100.0 + 0.5) / 2000.0 + 0.5)
+    });
+    assert_eq!(plane(&object), wanted.collect::<Vec<_>>());
+}
+
+#[test]
+fn the_shapes_of_a_window_are_those_of_the_standard() {
+    let shaped = |shape: &str, wanted: &dyn Fn(f64) -> f64| {
+        let mut object = twelve_bits();
+        window(&mut object, "1000", "800");
+        object.put(text(tags::VOILUT_FUNCTION, VR::CS, shape));
+        let wanted: Vec<u16> = ramp().into_iter().map(|value| share(wanted(f64::from(value)))).collect();
+        assert_eq!(plane(&object), wanted, "{shape}");
+    };
+    shaped("LINEAR", &|value| (value - 999.5) / 799.0 + 0.5);
+    shaped("LINEAR_EXACT", &|value| (value - 1000.0) / 800.0 + 0.5);
+    shaped("SIGMOID", &|value| 1.0 / (1.0 + (-4.0 * (value - 1000.0) / 800.0).exp()));
+}
+
+fn table(sequence: Tag, descriptor: [u16; 3], entries: &[u16]) -> InMemElement {
+    let item = InMemDicomObject::from_element_iter([
+        DataElement::new(tags::LUT_DESCRIPTOR, VR::US, PrimitiveValue::U16(descriptor[..].into())),
+        DataElement::new(tags::LUT_DATA, VR::OW, PrimitiveValue::U16(entries.into())),
+    ]);
+    DataElement::new(sequence, VR::SQ, DataSetSequence::from(vec![item]))
+}
+
+#[test]
+fn tables_go_before_rescale_and_window() {
+    let square: Vec<u16> = (0..100).map(|at| at * at).collect();
+    let mut object = twelve_bits();
+    object.put(table(tags::MODALITY_LUT_SEQUENCE, [100, 50, 16], &square));
+    object.put(table(tags::VOILUT_SEQUENCE, [9802, 0, 14], &(0..9802).map(|at| 9801 - at).collect::<Vec<_>>()));
+    let wanted = ramp().into_iter().map(|value| {
+        let squared = f64::from(value).clamp(50.0, 149.0) - 50.0;
+        share((9801.0 - squared * squared) / 16_383.0)
+    });
+    for uid in [uids::EXPLICIT_VR_LITTLE_ENDIAN, uids::IMPLICIT_VR_LITTLE_ENDIAN, BIG_ENDIAN] {
+        assert_eq!(read(&file(uid, &object), &LIMITS).unwrap().plane, wanted.clone().collect::<Vec<_>>(), "{uid}");
+    }
+}
+
+#[test]
+fn without_a_window_percentiles_are_taken_and_that_is_flagged() {
+    let mut values: Vec<u16> = (0..PIXELS).map(|at| 1000 + (at % 1000) as u16).collect();
+    values[7] = 4095;
+    let radiograph = object("MONOCHROME2", 1, 16, 12, sixteen(&values));
+    assert_eq!(flags_of(&radiograph), [Flag::NoWindow]);
+    let plane = plane(&radiograph);
+    assert_eq!((plane[0], plane[7], plane[999]), (0, u16::MAX, u16::MAX));
+    assert!(plane[500].abs_diff(32_768) < 200, "{}", plane[500]);
+    assert_eq!(flags_of(&object("MONOCHROME2", 1, 8, 8, eight(&[9; PIXELS]))), []);
+}
+
+#[test]
+fn padding_is_black_and_does_not_count() {
+    let mut values: Vec<u16> = (0..PIXELS).map(|at| 1000 + (at % 1000) as u16).collect();
+    values[..900].fill(4000);
+    for (photometric, darkest, brightest) in [("MONOCHROME2", 1000, 1999), ("MONOCHROME1", 1999, 1000)] {
+        let mut object = object(photometric, 1, 16, 12, sixteen(&values));
+        object.put(words(tags::PIXEL_PADDING_VALUE, 3999));
+        object.put(words(tags::PIXEL_PADDING_RANGE_LIMIT, 4095));
+        let plane = plane(&object);
+        assert!(plane[..900].iter().all(|grey| *grey == 0));
+        let at = |value| plane[values.iter().position(|other| *other == value).unwrap()];
+        assert_eq!((at(darkest), at(brightest)), (0, u16::MAX), "{photometric}");
+    }
+}
+
+#[test]
+fn colour_becomes_luma_by_pixel_and_by_plane() {
+    let rgb = [10, 200, 30].repeat(PIXELS);
+    let by_pixel = object("RGB", 3, 8, 8, eight(&rgb));
+    assert_eq!(plane(&by_pixel), [124 * 257; PIXELS]);
+    let planes = [vec![10; PIXELS], vec![200; PIXELS], vec![30; PIXELS]].concat();
+    let mut by_plane = object("RGB", 3, 8, 8, eight(&planes));
+    by_plane.put(words(tags::PLANAR_CONFIGURATION, 1));
+    assert_eq!(plane(&by_plane), [124 * 257; PIXELS]);
+    assert_eq!(plane(&object("YBR_FULL", 3, 8, 8, eight(&rgb))), [10 * 257; PIXELS]);
+    assert!(why_not_object(&object("PALETTE COLOR", 1, 8, 8, eight(&[1; PIXELS]))).contains("PALETTE COLOR"));
+}
+
+#[test]
+fn bits_beside_the_stored_ones_do_not_count() {
+    let values: Vec<u16> = ramp().into_iter().map(|value| 0x8000 | value << 2 | 3).collect();
+    let mut object = object("MONOCHROME2", 1, 16, 12, sixteen(&values));
+    object.put(words(tags::HIGH_BIT, 13));
+    window(&mut object, "2048", "4096");
+    assert_eq!(plane(&object), plane(&twelve_bits()));
+}
+
+#[test]
+fn other_objects_than_radiographs_are_refused_with_a_reason() {
+    let refused = |change: InMemElement, reason: &str| {
+        let mut object = twelve_bits();
+        object.put(change);
+        let why = why_not_object(&object);
+        assert!(why.contains(reason), "{why}");
+    };
+    refused(text(tags::MODALITY, VR::CS, "CT"), "the modality is \"CT\"");
+    refused(text(tags::SOP_CLASS_UID, VR::UI, uids::CT_IMAGE_STORAGE), "which is no radiograph");
+    refused(text(tags::NUMBER_OF_FRAMES, VR::IS, "2"), "several frames");
+    refused(words(tags::BITS_ALLOCATED, 32), "32 bits are not read");
+    refused(words(tags::BITS_STORED, 0), "0 bits");
+}
+
+#[test]
+fn what_a_header_gives_away_is_flagged() {
+    let flagged = |change: InMemElement| {
+        let mut object = twelve_bits();
+        object.put(change);
+        flags_of(&object)
+    };
+    assert_eq!(flagged(text(tags::VIEW_POSITION, VR::CS, "LL")), [Flag::LateralView]);
+    assert_eq!(flagged(text(tags::VIEW_POSITION, VR::CS, "PA")), []);
+    assert_eq!(flagged(text(tags::BURNED_IN_ANNOTATION, VR::CS, "YES")), [Flag::BurnedInAnnotation]);
+    assert_eq!(flagged(text(tags::MODALITY, VR::CS, "OT")), [Flag::ModalityUnclear]);
+    assert_eq!(flagged(text(tags::BODY_PART_EXAMINED, VR::CS, "KNEE")), [Flag::OtherBodyPart]);
+    assert_eq!(flagged(text(tags::BODY_PART_EXAMINED, VR::CS, "CHEST")), []);
+}
+
+#[test]
+fn only_allowed_attributes_are_kept() {
+    let kept = |age: &str, model: &str| {
+        let mut object = twelve_bits();
+        object.put(text(tags::PATIENT_AGE, VR::AS, age));
+        object.put(text(tags::PATIENT_SEX, VR::CS, "F"));
+        object.put(text(tags::VIEW_POSITION, VR::CS, "PA"));
+        object.put(text(tags::IMAGER_PIXEL_SPACING, VR::DS, "0.143\\0.143"));
+        object.put(text(tags::MANUFACTURER_MODEL_NAME, VR::LO, model));
+        read(&file(uids::IMPLICIT_VR_LITTLE_ENDIAN, &object), &LIMITS).unwrap().attributes
+    };
+    let wanted = DicomAttributes {
+        view: Some("PA".into()),
+        age_years: Some(62),
+        sex: Some("F".into()),
+        photometric_interpretation: "MONOCHROME2".into(),
+        pixel_spacing_mm: Some([0.143, 0.143]),
+        manufacturer_model: Some("DigitalDiagnost".into()),
+    };
+    assert_eq!(kept("062Y", "DigitalDiagnost"), wanted);
+    let ages = ["097Y", "62", "018M", "003W", "about 50", ""].map(|age| kept(age, "x").age_years);
+    assert_eq!(ages, [Some(90), Some(62), Some(1), Some(0), None, None]);
+    assert_eq!(kept("062Y", "unit of mrn-4711").manufacturer_model, None);
+}
+
+#[test]
+fn what_is_stored_decodes_to_the_pixels_of_the_file_and_holds_nothing_else() {
+    for object in [twelve_bits(), object("MONOCHROME2", 1, 8, 8, eight(&[200; PIXELS]))] {
+        let bytes = file(uids::EXPLICIT_VR_LITTLE_ENDIAN, &object);
+        let examined = examine(&bytes, &LIMITS).unwrap();
+        let (format, stored) = examined.storable(&bytes).unwrap();
+        assert_eq!((examined.format, format), (Format::Dicom, Format::Png));
+        assert_eq!(decode(&stored, &LIMITS).unwrap().1, examined.image);
+        assert_eq!(decode(&bytes, &LIMITS).unwrap().1, examined.image);
+        let kinds: Vec<&[u8]> = [&b"IHDR"[..], b"IDAT", b"IEND", b"tEXt", b"eXIf"].into();
+        let there = kinds.into_iter().filter(|kind| stored.windows(4).any(|four| four == *kind)).count();
+        assert_eq!(there, 3);
+    }
+    let Examined { dicom, .. } = examine(&file(uids::EXPLICIT_VR_LITTLE_ENDIAN, &twelve_bits()), &LIMITS).unwrap();
+    let dicom = dicom.unwrap();
+    assert_eq!(dicom.patient_id.as_deref(), Some("MRN-4711"));
+    assert_eq!(dicom.harmless_name("scan-mrn-4711.dcm"), "radiograph.dcm");
+    assert_eq!(dicom.harmless_name("image-1.dcm"), "image-1.dcm");
+}
+
+#[test]
+fn a_header_over_the_limit_is_refused_before_the_pixels() {
+    let mut object = twelve_bits();
+    object.put(words(tags::ROWS, 60_000));
+    object.put(words(tags::COLUMNS, 60_000));
+    let refused = read(&file(uids::EXPLICIT_VR_LITTLE_ENDIAN, &object), &LIMITS);
+    assert!(matches!(refused, Err(ImageError::TooManyPixels { width: 60_000, height: 60_000, .. })), "{refused:?}");
+    let small = Limits { max_pixels: 1 };
+    let mut bomb = DeflateEncoder::new(Vec::new(), Compression::best());
+    bomb.write_all(&vec![0; 64 << 20]).unwrap();
+    let bomb = [meta_of(uids::DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN), bomb.finish().unwrap()].concat();
+    assert!(read(&bomb, &small).unwrap_err().to_string().contains("unpacks to more than"));
+}
+
+#[test]
+fn a_length_that_promises_more_than_the_file_has_takes_no_memory() {
+    let data_set = |tag: [u8; 4], vr: &[u8; 2]| {
+        let head = [&meta_of(uids::EXPLICIT_VR_LITTLE_ENDIAN)[..], &tag, vr, &[0, 0], &0xffff_fffe_u32.to_le_bytes()];
+        head.concat()
+    };
+    for bytes in [data_set([8, 0, 8, 0], b"UT"), data_set([0xe0, 0x7f, 0x10, 0], b"OW"), data_set([9, 0, 1, 0], b"OB")]
+    {
+        assert!(matches!(read(&bytes, &LIMITS), Err(ImageError::Undecodable(_))));
+    }
+}
+
+#[test]
+fn a_file_cut_off_anywhere_is_refused() {
+    for uid in [uids::EXPLICIT_VR_LITTLE_ENDIAN, uids::IMPLICIT_VR_LITTLE_ENDIAN, BIG_ENDIAN] {
+        let whole = file(uid, &twelve_bits());
+        for length in (132..whole.len()).step_by(61).chain([whole.len() - 1]) {
+            let refused = read(&whole[..length], &LIMITS);
+            assert!(matches!(refused, Err(ImageError::Undecodable(_))), "{uid} of {length} bytes");
+        }
+    }
+}
+
+#[test]
+fn damaged_bytes_never_panic() {
+    let mut object = twelve_bits();
+    object.put(table(tags::VOILUT_SEQUENCE, [4, 0, 12], &[0, 100, 200, 300]));
+    for uid in [uids::EXPLICIT_VR_LITTLE_ENDIAN, uids::IMPLICIT_VR_LITTLE_ENDIAN] {
+        let whole = file(uid, &object);
+        let header = whole.len() - 2 * PIXELS;
+        for at in 128..header {
+            for damage in [0x55, 0xff, 0x80] {
+                let mut damaged = whole.clone();
+                damaged[at] ^= damage;
+                if let Ok(radiograph) = read(&damaged, &LIMITS) {
+                    assert_eq!(radiograph.plane.len() as u32, radiograph.width * radiograph.height);
+                }
+            }
+        }
+    }
+}

@@ -28,7 +28,7 @@ pub use leakage::{LeakageFinding, LeakageKind};
 pub use look::{LOOK_SIDE, Look};
 pub use losses::{LossCurve, LossPoint, MOST_LOSS_POINTS};
 pub use metrics::{Averages, ClassMetrics, ConfusionMatrix, Outcome};
-pub use model::{BlockVariant, DeviceInfo, ModelSpec, Normalisation};
+pub use model::{BlockVariant, DeviceInfo, LARGEST_SIDE, ModelSpec, Normalisation};
 pub use plan::{
     Architecture, ClassWeights, InitialWeights, Optimizer, PlanOverrides, PlanProblem, Sampling, Scope, Selection,
     SelectionMetric, Stage, Step, TrainingPlan, WeightAveraging,

@@ -40,6 +40,7 @@ use utoipa_axum::router::OpenApiRouter;
 use crate::domain::BatchEvent;
 pub use comparison::{CompareError, MAX_COMPARED, compare};
 pub use fields::JsonObject;
+pub use imports::resume as resume_imports;
 pub use problem::{ApiError, FieldError, Problem};
 pub use report::{ReportError, report};
 pub use state::{AppState, Limits, MAX_EVENT_STREAMS};

@@ -34,6 +34,7 @@ mod stem;
 mod strided;
 mod sweeps;
 mod team;
+mod towards;
 pub mod train;
 mod winograd;
 
@@ -44,6 +45,7 @@ pub use conv::{ConvShape, Images};
 pub use plan::{Channels, Layer, Means, Plan, Slot, Step};
 pub use simd::{Lane, Level, WIDTH};
 pub use team::{Team, team};
+pub use towards::towards;
 
 /// Lanes of zeros. The system gives large ones without touching them.
 pub fn zeros(count: usize) -> Vec<Lane> {

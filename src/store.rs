@@ -28,7 +28,7 @@ mod fixtures;
 
 pub use attributes::Attributes;
 pub use blobs::Blobs;
-pub use caches::Caches;
+pub use caches::{Caches, Kept};
 pub use checkpoints::{CheckpointFiles, StoredCheckpoint, StoredFile};
 pub use datasets::{Dataset, Distribution};
 pub use db::Db;

@@ -12,7 +12,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use process::{PATIENCE, Running, thorax, with_phantoms};
+use process::{PATIENCE, Running, succeeds, thorax, with_phantoms};
+use serde_json::json;
 
 #[test]
 fn it_starts_empty_says_what_to_do_next_and_ends_on_a_signal() {
@@ -105,4 +106,32 @@ fn refused(folder: &Path, listen: &str) -> String {
     let Output { status, stderr, .. } = thorax(folder).env("THORAX_LISTEN", listen).arg("serve").output().unwrap();
     assert_eq!(status.code(), Some(1));
     String::from_utf8(stderr).unwrap()
+}
+
+#[test]
+fn an_import_goes_on_at_the_next_start_after_a_kill_and_after_a_stop() {
+    let folder = tempfile::tempdir().unwrap();
+    succeeds(thorax(folder.path()).args(["phantoms", "--out", "root/set", "--count", "900", "--seed", "7"]));
+    for signal in ["-KILL", "-TERM"] {
+        let mut server = Running::start(folder.path(), &[("THORAX_IMPORT_ROOT", "root")]);
+        let (_, dataset) = server.send("POST", "/v1/datasets", &json!({ "name": signal }).to_string());
+        let dataset = format!("/v1/datasets/{}", dataset["id"].as_str().unwrap());
+        let (status, import) = server.send("POST", &format!("{dataset}/imports"), r#"{"path": "set"}"#);
+        assert_eq!(status, 202, "{import}");
+        let import = format!("/v1/imports/{}", import["id"].as_str().unwrap());
+        let radiographs = format!("{dataset}/radiographs?limit=1");
+        server.wait_for(&radiographs, |listed| listed["items"].as_array().is_some_and(|items| !items.is_empty()));
+        server.end(signal);
+        let server = Running::start(folder.path(), &[("THORAX_IMPORT_ROOT", "root")]);
+        let ended = server.wait_for(&import, |import| import["status"] != "running");
+        assert_eq!(
+            (&ended["status"], &ended["total"], &ended["rejected"]),
+            (&json!("succeeded"), &json!(900), &json!(0))
+        );
+        assert!(ended["duplicates"].as_u64() > Some(0), "it was there before the end: {ended}");
+        let (_, whole) = server.get(&dataset);
+        let images = whole["distribution"]["images"].as_object().unwrap().values();
+        let count: u64 = images.flat_map(|split| split.as_object().unwrap().values()).filter_map(|n| n.as_u64()).sum();
+        assert_eq!(count, 900);
+    }
 }

@@ -138,6 +138,7 @@ impl Server {
     /// When the listener fails.
     pub async fn run(mut self) -> Result<(), AppError> {
         let worker = worker::start(self.worker_context());
+        http::resume_imports(&self.state).await?;
         let AppState { shutdown, tasks, db, .. } = self.state.clone();
         let drained = CancellationToken::new();
         let serving = axum::serve(self.listener, http::router(self.state));

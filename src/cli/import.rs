@@ -53,7 +53,7 @@ pub(super) async fn run(args: ImportArgs) -> Result<(), CliError> {
     let folder = DataFolder::open(&args.data.folder(DATA_FOLDER)).await?;
     let dataset = find_or_create(&folder, &args.dataset, args.classes).await?;
     let import = begun(&dataset, &root);
-    store::imports::create(&folder.db, &import).await?;
+    store::imports::create(&folder.db, &import, None).await?;
     let request = ImportRequest {
         dataset,
         root,
@@ -62,6 +62,7 @@ pub(super) async fn run(args: ImportArgs) -> Result<(), CliError> {
         limits: imaging::Limits { max_pixels: args.data.max_pixels },
         max_bytes: args.data.max_upload_bytes,
         patient_ids: folder.patient_ids(args.data.patient_key.as_deref())?,
+        goes_on: false,
     };
     let import = follow(&folder, &request, import).await?;
     let rejections = store::imports::rejections(&folder.db, import.id).await?;

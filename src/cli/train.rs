@@ -103,7 +103,7 @@ async fn submitted(trainer: &Trainer, args: &TrainArgs) -> Result<Run, CliError>
         "dataset_id": dataset.id, "recipe": recipe, "name": name, "seed": seed, "acknowledge": acknowledge, "plan": overrides(args)?
     });
     let request: JsonObject = serde_json::from_value(request)?;
-    let mut checked = check_training_run(db, request).await.map_err(CliError::refused)?;
+    let mut checked = check_training_run(db, &trainer.folder().caches, request).await.map_err(CliError::refused)?;
     let run = &mut checked.run;
     if let Some(stages) = &args.stages {
         let known = run.plan.stages.len();

@@ -41,6 +41,8 @@ pub struct ImportRequest {
     pub max_bytes: u64,
     /// How patient ids are stored.
     pub patient_ids: PatientIds,
+    /// Stopped before its end, it stays `running`: the server begins it again at its next start.
+    pub goes_on: bool,
 }
 
 /// Why there is no image in a row or file.
@@ -71,7 +73,7 @@ struct Candidate {
 ///
 /// Bad rows and files are recorded and passed over; importing the same folder again adds nothing. Counts go to the
 /// row and to `progress` at most every half second, and once at the end. `stop` ends the import as failed between
-/// two images. The result is the finished row; an error means that the store failed.
+/// two images, or leaves it running if it goes on later. The result is the row; an error means that the store failed.
 pub async fn import(
     db: &Db,
     blobs: &Blobs,
@@ -84,6 +86,8 @@ pub async fn import(
     match import_all(db, blobs, request, stop, &mut ledger).await {
         Ok(()) => ledger.finish(None).await,
         Err(Failure::Import(why)) => ledger.finish(Some(why)).await,
+        Err(Failure::Stopped) if request.goes_on => ledger.pause().await,
+        Err(Failure::Stopped) => ledger.finish(Some(STOPPED.to_owned())).await,
         Err(Failure::Store(error)) => {
             // The row should not say `running` for ever; if it cannot be written either, the next start marks it.
             if let Err(second) = ledger.finish(Some("the store failed".to_owned())).await {
@@ -94,8 +98,12 @@ pub async fn import(
     }
 }
 
+/// What is said of an import that was stopped for good.
+const STOPPED: &str = "stopped before its end; import the folder again to complete it";
+
 enum Failure {
     Import(String),
+    Stopped,
     Store(StoreError),
 }
 
@@ -129,7 +137,7 @@ async fn import_all(
     let mut kept = stream::iter(entries).map(|entry| keep(db, blobs, Arc::clone(&request), entry)).buffered(parallel);
     while let Some(outcome) = kept.next().await {
         if stop.is_cancelled() {
-            return Err(Failure::Import("stopped before its end; import the folder again to complete it".to_owned()));
+            return Err(Failure::Stopped);
         }
         let (origin, outcome) = outcome?;
         match outcome {

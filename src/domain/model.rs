@@ -28,6 +28,9 @@ pub struct Normalisation {
     pub std: [f32; 3],
 }
 
+/// Largest side of a network's input, in pixels. A model file that asks for more would take all memory with its first image.
+pub const LARGEST_SIDE: u32 = 1024;
+
 /// Everything a model needs beside its tensors. Travels in the safetensors metadata under `thorax`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ModelSpec {
@@ -37,7 +40,7 @@ pub struct ModelSpec {
     pub block_variant: BlockVariant,
     /// Outputs in order.
     pub classes: ClassList,
-    /// Input side in pixels.
+    /// Input side in pixels, at most [`LARGEST_SIDE`].
     pub image_size: u32,
     /// Input normalisation.
     pub normalisation: Normalisation,

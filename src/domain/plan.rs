@@ -5,7 +5,7 @@ use utoipa::ToSchema;
 
 mod how;
 
-use super::{Augmentation, EarlyStopping, Position, RangeTest, Schedule, Split};
+use super::{Augmentation, EarlyStopping, LARGEST_SIDE, Position, RangeTest, Schedule, Split};
 pub use how::{ClassWeights, Sampling, WeightAveraging};
 
 /// The network.
@@ -267,7 +267,11 @@ impl TrainingPlan {
         check((1..=16).contains(&self.stages.len()), "/stages".into(), "must hold 1 to 16 stages");
         for (s, stage) in self.stages.iter().enumerate() {
             let at = format!("/stages/{s}");
-            check((32..=1024).contains(&stage.image_size), format!("{at}/image_size"), "must be 32 to 1024 pixels");
+            check(
+                (32..=LARGEST_SIDE).contains(&stage.image_size),
+                format!("{at}/image_size"),
+                "must be 32 to 1024 pixels",
+            );
             check((1..=16).contains(&stage.steps.len()), format!("{at}/steps"), "must hold 1 to 16 steps");
             for (t, step) in stage.steps.iter().enumerate() {
                 let at = format!("{at}/steps/{t}");

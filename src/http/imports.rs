@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use axum::{Json, extract::State, response::IntoResponse};
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -19,7 +19,7 @@ use crate::{
     dataset::{self, ImportRequest},
     domain::{DatasetId, ImportId},
     imaging,
-    store::{self, Dataset, Import, ImportRejection},
+    store::{self, Dataset, Import, ImportRejection, StoreError},
 };
 
 pub(super) fn router() -> OpenApiRouter<AppState> {
@@ -27,7 +27,7 @@ pub(super) fn router() -> OpenApiRouter<AppState> {
 }
 
 /// An import to be started.
-#[derive(Debug, ToSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct NewImport {
     /// A folder below the server's import root, relative to it: in the COVIDx layout or with one folder a class.
     pub path: String,
@@ -62,7 +62,8 @@ async fn create_import(
     let new = NewImport::read(body)?;
     let folder = folder(&state, new.path.clone()).await?;
     let import = begun(&dataset, new.path.clone());
-    store::imports::create(&state.db, &import).await?;
+    let asked = serde_json::to_value(&new).map_err(ApiError::internal)?;
+    store::imports::create(&state.db, &import, Some(&asked)).await?;
     start(&state, import.clone(), new.request(&state, dataset, folder));
     Ok(answer::accepted(format!("/v1/imports/{}", import.id), import))
 }
@@ -80,6 +81,37 @@ async fn get_import(
     let import = store::imports::get(&state.db, id).await?.ok_or(ApiError::NotFound("import"))?;
     let rejections = store::imports::rejections(&state.db, id).await?;
     Ok(Json(ImportDetail { import, rejections }))
+}
+
+/// Begins those imports again that an earlier process did not bring to their end. What is there already is passed over.
+pub async fn resume(state: &AppState) -> Result<(), StoreError> {
+    for (import, asked) in store::imports::interrupted(&state.db).await? {
+        let id = import.id;
+        match prepared(state, &import, asked).await {
+            Ok(request) => {
+                tracing::info!(%id, import.path, "import goes on");
+                start(state, import, request);
+            }
+            Err(error) => {
+                tracing::warn!(%id, import.path, %error, "import cannot go on");
+                let failed = Import {
+                    status: "failed".into(),
+                    error: Some(format!("interrupted, and it cannot go on: {error}")),
+                    finished_at: Some(Timestamp::now()),
+                    ..import
+                };
+                store::imports::update(&state.db, &failed, &[]).await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn prepared(state: &AppState, import: &Import, asked: serde_json::Value) -> Result<ImportRequest, ApiError> {
+    let new: NewImport = serde_json::from_value(asked).map_err(ApiError::internal)?;
+    let dataset = datasets::find(state, import.dataset_id).await?;
+    let folder = folder(state, new.path.clone()).await?;
+    Ok(new.request(state, dataset, folder))
 }
 
 /// The folder that `path` names below the import root.
@@ -107,7 +139,7 @@ fn begun(dataset: &Dataset, path: String) -> Import {
     }
 }
 
-/// Goes on after the answer; the server waits for it when it ends.
+/// Goes on after the answer. At the server's end it stops between two images, and goes on at its next start.
 fn start(state: &AppState, import: Import, request: ImportRequest) {
     let AppState { db, blobs, shutdown, .. } = state.clone();
     state.tasks.spawn(async move {
@@ -139,6 +171,7 @@ impl NewImport {
             limits: imaging::Limits { max_pixels: state.limits.max_pixels },
             max_bytes: state.limits.max_upload_bytes as u64,
             patient_ids: state.patient_ids.clone(),
+            goes_on: true,
         }
     }
 }

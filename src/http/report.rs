@@ -2,14 +2,17 @@
 
 use std::collections::HashMap;
 
+use serde::de::DeserializeOwned;
 use sha2::Digest;
 
 use crate::{
     dataset::{self, Duplicates},
-    domain::{DatasetId, RadiographId, Sha256},
+    domain::{DatasetId, LeakageFinding, RadiographId, Sha256},
     evaluation::{DatasetReport, Described, Examined, Found, LabelProblem, LabelProblems, LooksAlike, REPORT_VERSION},
     imaging::{self, Limits},
-    store::{self, Attributes, Blobs, Caches, Dataset, Db, ImportRejection, Radiograph, RejectionKind, StoreError},
+    store::{
+        self, Attributes, Blobs, Caches, Dataset, Db, ImportRejection, Kept, Radiograph, RejectionKind, StoreError,
+    },
 };
 
 /// Why there is no report.
@@ -39,7 +42,7 @@ pub async fn report(
     limits: Limits,
 ) -> Result<DatasetReport, ReportError> {
     let records = Records::read(db, dataset.id).await?;
-    if let Some(report) = kept(caches, dataset.id, &records.key(dataset)).await? {
+    if let Some(report) = kept(caches, dataset.id, Kept::Report, &records.key(dataset)).await? {
         return Ok(report);
     }
     let _turn = caches.turn().await;
@@ -47,21 +50,44 @@ pub async fn report(
     // Again: it may have been made, or the data set changed, while this waited for its turn.
     let records = Records::read(db, dataset.id).await?;
     let key = records.key(dataset);
-    if let Some(report) = kept(caches, dataset.id, &key).await? {
+    if let Some(report) = kept(caches, dataset.id, Kept::Report, &key).await? {
         return Ok(report);
     }
     let examined = examine(db, dataset, records).await?;
     let report = tokio::task::spawn_blocking(move || DatasetReport::new(examined)).await?;
-    caches.keep_report(dataset.id, &key, &serde_json::to_vec(&report)?).await?;
+    caches.keep(dataset.id, Kept::Report, &key, &serde_json::to_vec(&report)?).await?;
     Ok(report)
 }
 
-async fn kept(caches: &Caches, dataset: DatasetId, key: &Sha256) -> Result<Option<DatasetReport>, StoreError> {
-    let Some(bytes) = caches.report(dataset, key).await? else { return Ok(None) };
+/// What a run on a data set has to acknowledge: of its report where there is one as it is now, since that one has looked at every image;
+/// else of what is stored, computed once as long as nothing changes.
+///
+/// # Errors
+/// [`ReportError`].
+pub async fn leakage(db: &Db, caches: &Caches, dataset: &Dataset) -> Result<Vec<LeakageFinding>, ReportError> {
+    let key = Records::read(db, dataset.id).await?.key(dataset);
+    if let Some(report) = kept::<DatasetReport>(caches, dataset.id, Kept::Report, &key).await? {
+        return Ok(report.leakage);
+    }
+    if let Some(found) = kept(caches, dataset.id, Kept::Leakage, &key).await? {
+        return Ok(found);
+    }
+    let found = dataset::leakage(db, dataset.id).await?;
+    caches.keep(dataset.id, Kept::Leakage, &key, &serde_json::to_vec(&found)?).await?;
+    Ok(found)
+}
+
+async fn kept<T: DeserializeOwned>(
+    caches: &Caches,
+    dataset: DatasetId,
+    what: Kept,
+    key: &Sha256,
+) -> Result<Option<T>, StoreError> {
+    let Some(bytes) = caches.kept(dataset, what, key).await? else { return Ok(None) };
     match serde_json::from_slice(&bytes) {
-        Ok(report) => Ok(Some(report)),
+        Ok(found) => Ok(Some(found)),
         Err(error) => {
-            tracing::warn!(%dataset, %error, "a kept report is damaged and is made anew");
+            tracing::warn!(%dataset, ?what, %error, "what was kept is damaged and is made anew");
             Ok(None)
         }
     }

@@ -75,7 +75,7 @@ async fn create_training_run(
     State(state): State<AppState>,
     JsonBody(body): JsonBody<JsonObject>,
 ) -> Result<impl IntoResponse, ApiError> {
-    let checked = check(&state.db, body).await?;
+    let checked = check(&state.db, &state.caches, body).await?;
     checked.queue(&state.db).await?;
     let run = checked.run;
     state.run_queued.notify_one();

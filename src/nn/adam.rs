@@ -1,7 +1,7 @@
 //! Adam: on the CPU in one pass over each parameter, elsewhere Burn's.
 
 use burn::{
-    backend::{Flex, flex::FlexTensor},
+    backend::Flex,
     optim::{
         self, AdamConfig, AdamState, AdaptiveMomentumState, LearningRate, ModuleOptimizer, Optimizer, RecordState,
         StateSink, StateSource,
@@ -9,6 +9,7 @@ use burn::{
     tensor::{Device, Tensor},
 };
 
+use super::tensors::rows;
 use crate::kernel::{
     adam::{self, Learning},
     team,
@@ -92,11 +93,4 @@ impl Optimizer for Adam {
 /// The state before the first step.
 fn at_rest<const D: usize>(parameter: &Tensor<D>) -> AdaptiveMomentumState<D> {
     AdaptiveMomentumState::new(0, parameter.zeros_like(), parameter.zeros_like())
-}
-
-/// The tensor's numbers row by row, in a buffer that holds no others.
-fn rows<const D: usize>(tensor: Tensor<D>) -> FlexTensor {
-    let tensor = tensor.try_into_primitive::<Flex>().expect("a tensor on the CPU without autodiff");
-    // As it is, where it is so already; the other handle is gone before anybody writes.
-    tensor.to_contiguous()
 }

@@ -1,11 +1,13 @@
 //! Networks between two networks.
 
 use burn::{
+    backend::Flex,
     module::{Module, ModuleMapper, ModuleVisitor, Param},
-    tensor::Tensor,
+    tensor::{Device, Tensor},
 };
 
-use super::Network;
+use super::{Network, tensors::rows};
+use crate::kernel;
 
 impl Network {
     /// This network with every weight and running statistic moved towards `other`'s by `share` of the distance, 0 to 1. Both are in
@@ -39,17 +41,23 @@ struct Mover {
 impl ModuleMapper for Mover {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let other = self.others.next().expect("both networks have the same tensors");
-        param.map(|tensor| {
-            let distance = other.reshape(tensor.dims()) - tensor.clone();
-            tensor + distance.mul_scalar(self.share)
-        })
+        param.map(|tensor| moved(tensor, other, self.share))
     }
+}
+
+/// On the CPU in place, unless somebody else holds the tensor.
+fn moved<const D: usize>(tensor: Tensor<D>, other: Tensor<1>, share: f64) -> Tensor<D> {
+    if tensor.device() != Device::flex() {
+        let distance = other.reshape(tensor.dims()) - tensor.clone();
+        return tensor + distance.mul_scalar(share);
+    }
+    let (mut numbers, others) = (rows(tensor), rows(other));
+    kernel::towards(kernel::team(), numbers.storage_mut(), others.storage(), share as f32);
+    Tensor::from_primitive::<Flex>(numbers)
 }
 
 #[cfg(test)]
 mod tests {
-    use burn::tensor::Device;
-
     use super::*;
     use crate::{
         domain::{Architecture, BlockVariant, ClassList, ModelSpec, Normalisation},

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use burn::{
+    backend::{Flex, flex::FlexTensor},
     module::{Module, ModuleMapper, ModuleVisitor, Param},
     tensor::{Tensor, TensorData},
 };
@@ -196,4 +197,11 @@ impl ModuleMapper for Replacer<'_> {
             }
         }
     }
+}
+
+/// The numbers of a tensor on the CPU row by row, in a buffer that holds no others.
+pub(super) fn rows<const D: usize>(tensor: Tensor<D>) -> FlexTensor {
+    let tensor = tensor.try_into_primitive::<Flex>().expect("a tensor on the CPU without autodiff");
+    // As it is, where it is so already; the other handle is gone before anybody writes.
+    tensor.to_contiguous()
 }

@@ -130,6 +130,7 @@ fn a_model_file_must_hold_the_networks_tensors_and_no_others() {
         (r#"\"dropout\":0.5"#, r#"\"dropout\":1.5"#, "dropout"),
         (r#"\"dropout\":0.5"#, r#"\"drapout\":0.5"#, "missing field"),
         (r#"\"image_size\":32"#, r#"\"image_size\":7"#, "image size"), // three poolings leave no pixel
+        (r#"\"image_size\":32"#, r#"\"image_size\":4000000000"#, "image size"),
     ] {
         let error = Network::from_bytes(&replaced(&file, before, after), &Device::flex()).unwrap_err().to_string();
         assert!(error.contains(complaint), "{after}: {error}");
@@ -202,4 +203,33 @@ fn replaced(file: &[u8], before: &str, after: &str) -> Vec<u8> {
     assert!(header.contains(before), "{before} is not in {header}");
     let header = header.replacen(before, after, 1);
     [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &file[8 + length..]].concat()
+}
+
+#[test]
+fn an_empty_tensor_of_huge_extents_is_refused_before_anything_is_made_of_it() {
+    let header = br#"{"conv1.weight":{"dtype":"F32","shape":[1099511627776,0,1,1],"data_offsets":[0,0]}}"#;
+    let safetensors = [&(header.len() as u64).to_le_bytes()[..], header].concat();
+    let model = serde_json::json!({
+        "modelTopology": { "model_config": { "config": { "layers": [
+            { "class_name": "BatchNormalization", "config": { "epsilon": 1e-3 } },
+            { "config": { "name": "res3a_branch2a", "strides": [2, 2] } },
+            { "config": { "name": "res3a_branch2b", "strides": [1, 1] } },
+        ] } } },
+        "weightsManifest": [{ "paths": [], "weights": [
+            { "name": "conv1/kernel", "shape": [0, 1_u64 << 40, 1_u64 << 40, 1], "dtype": "float32" },
+        ] }],
+    });
+    let model = model.to_string();
+    let mut package = tar::Builder::new(flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast()));
+    let mut entry = tar::Header::new_gnu();
+    entry.set_size(model.len() as u64);
+    package.append_data(&mut entry, "package/model.json", model.as_bytes()).unwrap();
+    let package = package.into_inner().and_then(flate2::write::GzEncoder::finish).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    for (name, bytes) in [("weights.safetensors", safetensors), ("package.tgz", package)] {
+        let path = folder.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        let error = import_weights(&path).err().unwrap().to_string();
+        assert!(error.contains("is empty"), "{name}: {error}");
+    }
 }

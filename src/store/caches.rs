@@ -17,8 +17,28 @@ use crate::domain::{DatasetId, Sha256};
 /// How the name of a file ends that is still being made.
 const UNFINISHED: &str = "partial";
 
-/// How the name of a report begins.
-const REPORT: &str = "report-";
+/// What is computed from all of a data set and kept until something changes there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kept {
+    /// The report on it.
+    Report,
+    /// What a run on it has to acknowledge.
+    Leakage,
+}
+
+impl Kept {
+    /// How the names of its files begin.
+    fn prefix(self) -> &'static str {
+        match self {
+            Self::Report => "report-",
+            Self::Leakage => "leakage-",
+        }
+    }
+
+    fn file_name(self, key: &Sha256) -> String {
+        format!("{}{key}.json", self.prefix())
+    }
+}
 
 /// Folders below `<data_dir>/cache`. Nothing in them is missed: they may be removed whenever no run trains.
 #[derive(Clone, Debug)]
@@ -43,28 +63,28 @@ impl Caches {
         Arc::clone(&self.turn).lock_owned().await
     }
 
-    /// The report on a data set that was kept under `key`, if there is one.
-    pub async fn report(&self, dataset: DatasetId, key: &Sha256) -> Result<Option<Vec<u8>>, StoreError> {
-        let path = self.folder(dataset).join(report_name(key));
+    /// What was kept under `key`, if there is anything.
+    pub async fn kept(&self, dataset: DatasetId, what: Kept, key: &Sha256) -> Result<Option<Vec<u8>>, StoreError> {
+        let path = self.folder(dataset).join(what.file_name(key));
         match tokio::fs::read(&path).await {
-            Ok(report) => Ok(Some(report)),
+            Ok(bytes) => Ok(Some(bytes)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(failed(&path)(error)),
         }
     }
 
-    /// Keeps a report under `key`, in place of those before it. It is whole or not there: it is written by another name first.
-    pub async fn keep_report(&self, dataset: DatasetId, key: &Sha256, report: &[u8]) -> Result<(), StoreError> {
+    /// Keeps something under `key`, in place of its like before. It is whole or not there: it is written by another name first.
+    pub async fn keep(&self, dataset: DatasetId, what: Kept, key: &Sha256, bytes: &[u8]) -> Result<(), StoreError> {
         let folder = self.folder(dataset);
-        let kept = folder.join(report_name(key));
+        let kept = folder.join(what.file_name(key));
         let unfinished = kept.with_extension(UNFINISHED);
         let write = async {
             tokio::fs::create_dir_all(&folder).await?;
-            tokio::fs::write(&unfinished, report).await?;
+            tokio::fs::write(&unfinished, bytes).await?;
             tokio::fs::rename(&unfinished, &kept).await?;
             for other in entries(&folder).await? {
                 let name = other.file_name().unwrap_or_default().to_string_lossy().into_owned();
-                if other != kept && name.starts_with(REPORT) && name.ends_with(".json") {
+                if other != kept && name.starts_with(what.prefix()) && name.ends_with(".json") {
                     unless_missing(tokio::fs::remove_file(&other).await)?;
                 }
             }
@@ -93,10 +113,6 @@ impl Caches {
         }
         Ok(())
     }
-}
-
-fn report_name(key: &Sha256) -> String {
-    format!("{REPORT}{key}.json")
 }
 
 async fn remove_unfinished(folder: &Path) -> io::Result<()> {
@@ -141,12 +157,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (caches, dataset) = (Caches::new(dir.path()), DatasetId::new());
         let [first, second] = [b"1", b"2"].map(|key| Sha256::of(key));
-        assert_eq!(caches.report(dataset, &first).await.unwrap(), None);
-        caches.keep_report(dataset, &first, b"one").await.unwrap();
+        assert_eq!(caches.kept(dataset, Kept::Report, &first).await.unwrap(), None);
+        caches.keep(dataset, Kept::Report, &first, b"one").await.unwrap();
         write(&caches.folder(dataset).join("128-a.grey"));
-        caches.keep_report(dataset, &second, b"two").await.unwrap();
-        assert_eq!(caches.report(dataset, &first).await.unwrap(), None);
-        assert_eq!(caches.report(dataset, &second).await.unwrap(), Some(b"two".to_vec()));
+        caches.keep(dataset, Kept::Report, &second, b"two").await.unwrap();
+        assert_eq!(caches.kept(dataset, Kept::Report, &first).await.unwrap(), None);
+        assert_eq!(caches.kept(dataset, Kept::Report, &second).await.unwrap(), Some(b"two".to_vec()));
         assert_eq!(entries(&caches.folder(dataset)).await.unwrap().len(), 2);
     }
 

@@ -154,7 +154,7 @@ pub async fn stored_import(db: &Db, dataset: &Dataset) -> Import {
         started_at: Timestamp::now(),
         finished_at: None,
     };
-    imports::create(db, &import).await.unwrap();
+    imports::create(db, &import, None).await.unwrap();
     import
 }
 

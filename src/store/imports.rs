@@ -66,18 +66,21 @@ pub struct ImportRejection {
     pub reason: String,
 }
 
-/// A running one. Counts and state as they stand; rejections come with [`update`].
-pub async fn create(db: &Db, import: &Import) -> Result<(), StoreError> {
+/// A running one. Counts and state as they stand; rejections come with [`update`]. With the `request` that it comes from it is found
+/// again by [`interrupted`].
+pub async fn create(db: &Db, import: &Import, request: Option<&serde_json::Value>) -> Result<(), StoreError> {
     let mut tx = db.begin().await?;
+    let request = request.map(serde_json::Value::to_string);
     let (id, dataset_id) = (import.id.to_string(), import.dataset_id.to_string());
     let started_at = columns::time(import.started_at);
     sqlx::query!(
-        "insert into imports (id, dataset_id, path, status, started_at) values (?, ?, ?, ?, ?)",
+        "insert into imports (id, dataset_id, path, status, started_at, request_json) values (?, ?, ?, ?, ?, ?)",
         id,
         dataset_id,
         import.path,
         import.status,
         started_at,
+        request,
     )
     .execute(&mut *tx)
     .await
@@ -169,11 +172,39 @@ async fn write(tx: &mut SqliteConnection, import: &Import) -> Result<(), StoreEr
     columns::must_exist(&result)
 }
 
-/// Marks imports left `running` by a dead process as failed; how many.
+/// Imports left `running` by a dead process that can begin again, with their requests; counted and rejected is nothing any more.
+pub async fn interrupted(db: &Db) -> Result<Vec<(Import, serde_json::Value)>, StoreError> {
+    let mut tx = db.begin().await?;
+    sqlx::query!(
+        "delete from import_rejections where import_id in
+           (select id from imports where status = 'running' and request_json is not null)"
+    )
+    .execute(&mut *tx)
+    .await?;
+    sqlx::query!(
+        "update imports set total = 0, created = 0, duplicates = 0, rejected = 0
+           where status = 'running' and request_json is not null"
+    )
+    .execute(&mut *tx)
+    .await?;
+    let rows =
+        sqlx::query_as!(Row, "select * from imports where status = 'running' and request_json is not null order by id")
+            .fetch_all(&mut *tx)
+            .await?;
+    tx.commit().await?;
+    let read = |row: Row| {
+        let request = columns::from_json("imports.request_json", row.request_json.as_deref().unwrap_or_default())?;
+        Ok((row.read()?, request))
+    };
+    rows.into_iter().map(read).collect()
+}
+
+/// Marks imports left `running` by a dead process that cannot begin again as failed; how many.
 pub async fn fail_orphans(db: &Db, why: &str) -> Result<u64, StoreError> {
     let now = columns::time(Timestamp::now());
     let result = sqlx::query!(
-        "update imports set status = 'failed', error = ?, finished_at = ? where status = 'running'",
+        "update imports set status = 'failed', error = ?, finished_at = ?
+           where status = 'running' and request_json is null",
         why,
         now
     )
@@ -233,6 +264,7 @@ struct Row {
     error: Option<String>,
     started_at: String,
     finished_at: Option<String>,
+    request_json: Option<String>,
 }
 
 impl Row {
@@ -290,7 +322,7 @@ mod tests {
         let second = ended(fixtures::stored_import(&db, &dataset).await);
         update(&db, &second, &[rejection(Some(2))]).await.unwrap();
         let elsewhere = Import { path: "elsewhere".into(), id: ImportId::new(), ..second };
-        create(&db, &elsewhere).await.unwrap();
+        create(&db, &elsewhere, None).await.unwrap();
         update(&db, &elsewhere, &[rejection(None)]).await.unwrap();
         let running = fixtures::stored_import(&db, &dataset).await;
         update(&db, &running, &[rejection(Some(4))]).await.unwrap();
@@ -331,5 +363,23 @@ mod tests {
         assert!(failed.finished_at.is_some());
         assert_eq!(get(&db, done.id).await.unwrap(), Some(done));
         assert_eq!(fail_orphans(&db, "the server ended").await.unwrap(), 0);
+    }
+
+    #[tokio::test]
+    async fn imports_that_can_begin_again_come_with_what_was_asked_and_count_from_none() {
+        let (_dir, db) = fixtures::db().await;
+        let dataset = fixtures::stored_dataset(&db).await;
+        let of_the_command_line = fixtures::stored_import(&db, &dataset).await;
+        let import = Import { id: ImportId::new(), created: 7, rejected: 1, ..of_the_command_line.clone() };
+        let asked = serde_json::json!({ "path": "covidx" });
+        create(&db, &import, Some(&asked)).await.unwrap();
+        let (kind, file) = (RejectionKind::Unusable, "a.png".into());
+        update(&db, &import, &[ImportRejection { kind, file, line: None, reason: "cut off".into() }]).await.unwrap();
+        let begun = Import { total: 0, created: 0, rejected: 0, ..import.clone() };
+        assert_eq!(interrupted(&db).await.unwrap(), [(begun.clone(), asked)]);
+        assert_eq!(rejections(&db, import.id).await.unwrap(), []);
+        assert_eq!(fail_orphans(&db, "the server ended").await.unwrap(), 1, "the other one");
+        update(&db, &Import { status: "succeeded".into(), ..begun }, &[]).await.unwrap();
+        assert_eq!(interrupted(&db).await.unwrap(), []);
     }
 }

@@ -24,6 +24,9 @@ impl Average {
     pub(super) fn follow(&mut self, network: &Network, rule: WeightAveraging) {
         self.batches += 1;
         let share = 1.0 - rule.left_by(self.batches);
-        self.network = self.network.clone().towards(&network.valid(), share);
+        let followed = network.valid();
+        // Out of its place, not cloned: nobody else holds its tensors then, and they move where they are.
+        let average = std::mem::replace(&mut self.network, followed.clone());
+        self.network = average.towards(&followed, share);
     }
 }

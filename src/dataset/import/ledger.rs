@@ -81,6 +81,12 @@ impl<'a> Ledger<'a> {
         Ok(self.import)
     }
 
+    /// Leaves the import running, as far as it has come.
+    pub(super) async fn pause(mut self) -> Result<Import, StoreError> {
+        self.report().await?;
+        Ok(self.import)
+    }
+
     async fn report(&mut self) -> Result<(), StoreError> {
         self.reported = Instant::now();
         imports::update(self.db, &self.import, &self.unwritten).await?;

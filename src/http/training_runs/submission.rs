@@ -4,7 +4,6 @@
 use utoipa::ToSchema;
 
 use crate::{
-    dataset,
     domain::{
         self, Architecture, DatasetId, InitialWeights, LeakageFinding, LeakageKind, PlanOverrides, RunEvent, Scope,
         Split, Stage, Step, TrainingPlan,
@@ -12,8 +11,9 @@ use crate::{
     http::{
         ApiError, FieldError,
         fields::{Fields, JsonObject, all_right},
+        report::leakage,
     },
-    store::{self, Dataset, Db, Distribution, Run, StoreError},
+    store::{self, Caches, Dataset, Db, Distribution, Run, StoreError},
 };
 
 const DEFAULT_RECIPE: &str = "covid-resnet";
@@ -59,16 +59,16 @@ struct Draft {
 }
 
 /// The run to queue, or one 422 with all that is wrong; or 409 where its data leak and the submission does not say so.
-pub async fn check(db: &Db, body: JsonObject) -> Result<Checked, ApiError> {
+pub async fn check(db: &Db, caches: &Caches, body: JsonObject) -> Result<Checked, ApiError> {
     let mut errors = Vec::new();
     let draft = Draft::read(body, &mut errors);
     draft.check_plan(&mut errors);
     draft.check_weights(db, &mut errors).await?;
-    let fingerprint = draft.check_data(db, &mut errors).await?;
+    let data = draft.check_data(db, &mut errors).await?;
     let acknowledge = draft.acknowledge.clone();
-    let run = draft.dataset_id.zip(fingerprint).map(|(dataset, fingerprint)| draft.into_run(dataset, fingerprint));
-    let run = all_right(run, errors)?;
-    let found = dataset::leakage(db, run.dataset_id).await?;
+    let run = data.map(|(dataset, fingerprint)| (draft.into_run(dataset.id, fingerprint), dataset));
+    let (run, dataset) = all_right(run, errors)?;
+    let found = leakage(db, caches, &dataset).await?;
     let (acknowledged, others): (Vec<_>, Vec<_>) = found.into_iter().partition(|one| acknowledge.contains(&one.name));
     if others.is_empty() { Ok(Checked { run, acknowledged }) } else { Err(ApiError::Leakage(others)) }
 }
@@ -132,7 +132,7 @@ impl Draft {
     }
 
     /// The data's fingerprint, when there is such a data set.
-    async fn check_data(&self, db: &Db, errors: &mut Vec<FieldError>) -> Result<Option<String>, ApiError> {
+    async fn check_data(&self, db: &Db, errors: &mut Vec<FieldError>) -> Result<Option<(Dataset, String)>, ApiError> {
         let Some(id) = self.dataset_id else { return Ok(None) };
         let Some(dataset) = store::datasets::get(db, id).await? else {
             errors.push(FieldError { pointer: "/dataset_id".into(), detail: "there is no such data set".into() });
@@ -140,7 +140,8 @@ impl Draft {
         };
         let distribution = store::datasets::distribution(db, id).await?;
         errors.extend(unfit_data(&distribution, &dataset, self.plan.selection.split));
-        Ok(Some(store::datasets::fingerprint(db, id).await?))
+        let fingerprint = store::datasets::fingerprint(db, id).await?;
+        Ok(Some((dataset, fingerprint)))
     }
 
     fn into_run(self, dataset_id: DatasetId, dataset_fingerprint: String) -> Run {

@@ -132,6 +132,10 @@ fn read_weight<'a>(weight: &Weight, bytes: &'a [u8]) -> Result<(String, HostTens
     if weight.dtype != "float32" || weight.quantization.is_some() {
         return Err(problem("is not plain float32"));
     }
+    // Beside an extent of none any other could stand, however large.
+    if weight.shape.contains(&0) {
+        return Err(problem("is empty"));
+    }
     let size = weight.shape.iter().try_fold(size_of::<f32>(), |size, &extent| size.checked_mul(extent));
     let split = size.and_then(|size| bytes.split_at_checked(size));
     let (own, after) = split.ok_or_else(|| problem("reaches beyond the shards"))?;

@@ -54,6 +54,10 @@ fn host_tensor(tensor: &Tensor) -> Result<HostTensor, NnError> {
     if tensor.dtype() != DType::F32 {
         return Err(NnError::tensor(&tensor.name, format!("holds {:?}, not F32", tensor.dtype())));
     }
+    // Beside an extent of none any other could stand, however large.
+    if tensor.num_elements() == 0 {
+        return Err(NnError::tensor(&tensor.name, "is empty"));
+    }
     let bytes = tensor.read().map_err(|error| NnError::UnknownFormat(format!("PyTorch file: {error}")))?;
     let (quads, _) = bytes.as_chunks::<4>();
     let values = quads.iter().map(|&quad| f32::from_ne_bytes(quad)).collect();

@@ -1,0 +1,105 @@
+"""How fast radiographs come in: `thorax import` beside a Pillow loop with as many threads that does the same to each file (read it, take its
+SHA-256, decode it to grey, shrink it to 64 x 64, write it under its hash). See README.md."""
+
+import argparse
+import concurrent.futures
+import hashlib
+import os
+import pathlib
+import shutil
+import statistics
+import subprocess
+import tempfile
+import time
+
+from PIL import Image
+
+from compare import machine
+
+SUFFIXES = {".png", ".jpg", ".jpeg"}
+
+
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--thorax", default="target/release/thorax", help="the program")
+    parser.add_argument("--radiographs", default="../shared/radiographs", help="a folder in the COVIDx layout")
+    parser.add_argument("--originals", default="../shared/originals", help="a folder of files as collections publish them")
+    parser.add_argument("--rounds", type=int, default=5, help="times each is run, in turns")
+    options = parser.parse_args()
+    return argparse.Namespace(**vars(options), threads=os.cpu_count(), device="cpu")
+
+
+def main():
+    options = arguments()
+    where = machine(options, ("pillow",))
+    print("\n".join(f"{name}: {value}" for name, value in where.items()), end="\n\n", flush=True)
+    print("| folder | files | Thorax, images/s | Pillow, images/s | Thorax's rate / Pillow's |\n| --- | --: | --: | --: | --: |")
+    with tempfile.TemporaryDirectory() as scratch:
+        scratch = pathlib.Path(scratch)
+        for name in ("radiographs", "originals"):
+            folder = class_folders(pathlib.Path(getattr(options, name)), scratch / name)
+            print(row(name, folder, options, scratch), flush=True)
+
+
+def class_folders(source, target):
+    """The folder itself if it has split files; else one whose files all stand in a folder of one class."""
+    if (source / "train_split.txt").exists():
+        return source
+    shutil.copytree(source, target / "normal", ignore=lambda _, names: [n for n in names if pathlib.Path(n).suffix.lower() not in SUFFIXES])
+    return target
+
+
+def row(name, folder, options, scratch):
+    files = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in SUFFIXES]
+    for path in files:
+        path.read_bytes()  # Neither is to wait for the disk.
+    times = {"thorax": [], "pillow": []}
+    for number in range(options.rounds):
+        times["thorax"].append(thorax(options, folder, len(files), scratch / f"thorax-{name}-{number}"))
+        times["pillow"].append(pillow(files, options.threads, scratch / f"pillow-{name}-{number}"))
+    ours, theirs = (len(files) / statistics.median(times[engine]) for engine in ("thorax", "pillow"))
+    return f"| `{name}` | {len(files)} | {ours:.0f} | {theirs:.0f} | {ours / theirs:.2f} |"
+
+
+def thorax(options, folder, count, data):
+    """The whole process: start, database, images, rows."""
+    began = time.perf_counter()
+    ended = subprocess.run(
+        [options.thorax, "import", "--data-dir", str(data), "--dataset", "images", str(folder)],
+        capture_output=True, text=True, check=True,
+    )
+    seconds = time.perf_counter() - began
+    stored = sum(path.is_file() for path in (data / "blobs").rglob("*"))
+    if stored != count:
+        raise SystemExit(f"{stored} images stored of {count}:\n{ended.stdout}{ended.stderr}")
+    shutil.rmtree(data)
+    return seconds
+
+
+def pillow(files, threads, target):
+    """The loop alone, without the start of Python."""
+    target.mkdir()
+    began = time.perf_counter()
+    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+        for _ in pool.map(lambda path: keep(path, target), files):
+            pass
+    seconds = time.perf_counter() - began
+    shutil.rmtree(target)
+    return seconds
+
+
+def keep(path, target):
+    content = path.read_bytes()
+    name = hashlib.sha256(content).hexdigest()
+    with Image.open(path) as image:
+        image.convert("L").resize((64, 64), Image.Resampling.BILINEAR)
+    draft = target / f"{name}.partial"
+    with open(draft, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.rename(target / name)
+
+
+if __name__ == "__main__":
+    main()

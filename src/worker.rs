@@ -1,5 +1,5 @@
-//! Runs in the background, one at a time: claims the oldest queued one, trains it on a thread of its own, records what
-//! comes of it and makes the first success the champion.
+//! Runs in the background, one at a time: claims the oldest queued one, trains it on a thread that does nothing else, records
+//! what comes of it and makes the first success the champion.
 
 mod champion;
 mod job;
@@ -7,6 +7,7 @@ mod live;
 mod losses;
 mod provenance;
 mod recorder;
+mod thread;
 
 use std::{
     any::Any,
@@ -35,6 +36,7 @@ use crate::{
 };
 use job::PreparedJob;
 use recorder::{Recorder, StopReason};
+use thread::TrainerThread;
 
 pub use champion::CHAMPION;
 pub use job::VALIDATION_FRACTION;
@@ -117,6 +119,7 @@ pub async fn train_one(context: WorkerContext, run: RunId, stop: CancellationTok
 struct Worker {
     context: WorkerContext,
     stop: CancellationToken,
+    thread: TrainerThread,
     /// Queued runs then wait for the next start: one after the other would fail.
     device_lost: AtomicBool,
 }
@@ -133,7 +136,7 @@ enum Ending {
 
 impl Worker {
     fn new(context: WorkerContext, stop: CancellationToken) -> Self {
-        Self { context, stop, device_lost: AtomicBool::new(false) }
+        Self { context, stop, thread: TrainerThread::default(), device_lost: AtomicBool::new(false) }
     }
 
     async fn work(self) {
@@ -238,17 +241,17 @@ impl Worker {
         Ok(())
     }
 
-    /// Trains on a thread of its own and says how the run ends.
+    /// Trains on the trainer's thread and says how the run ends.
     async fn train(&self, run: &Run, PreparedJob { job, synthetic, sequence }: PreparedJob) -> Ending {
         let mut recorder = Recorder::new(&self.context, run, synthetic, sequence, self.stop.clone());
         let (sender, receiver) = oneshot::channel();
-        let thread = std::thread::Builder::new().name("trainer".into()).spawn(move || {
+        let begun = self.thread.run(move || {
             let outcome = catch_unwind(AssertUnwindSafe(|| training::train(job, &mut recorder)));
             recorder.close();
             // Nobody listens only when the runtime itself is gone.
             let _ = sender.send((outcome.map_err(panic_message), recorder));
         });
-        if let Err(error) = thread {
+        if let Err(error) = begun {
             return failed(format!("the training thread cannot be started: {error}"));
         }
         match receiver.await {

@@ -265,6 +265,24 @@ async fn a_report_is_kept_until_the_data_set_changes() {
 }
 
 #[tokio::test]
+async fn leakage_is_computed_once_until_the_data_set_changes_and_a_report_knows_better() {
+    let (server, dataset) = imported(Planted { overlap: true, ..Planted::default() }).await;
+    let submit = || server.post("/v1/training-runs", run_on(&dataset));
+    assert_eq!(submit().await.status, 409);
+    let folder = server.state.caches.folder(dataset.parse().unwrap());
+    let files: Vec<_> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert!(files.len() == 1 && files[0].file_name().unwrap().to_string_lossy().starts_with("leakage-"), "{files:?}");
+    fs::write(&files[0], "[]").unwrap();
+    assert_eq!(submit().await.status, 202, "what is kept is taken");
+    report(&server, &dataset).await;
+    assert_eq!(submit().await.status, 409, "the report is taken first");
+    fs::remove_dir_all(&folder).unwrap();
+    assert_eq!(submit().await.status, 409);
+    fs::write(&files[0], "[").unwrap();
+    assert_eq!(submit().await.status, 409, "a damaged one is made anew");
+}
+
+#[tokio::test]
 async fn a_report_comes_as_markdown_and_an_empty_data_set_has_one() {
     let server = Server::start().await;
     let dataset = server.dataset("empty").await;

@@ -1,5 +1,6 @@
 //! The words of the field, with no dependency on how they are stored, computed or served.
 
+mod activation;
 mod augmentation;
 mod event;
 mod grouping;
@@ -19,6 +20,7 @@ mod run;
 mod schedule;
 mod work;
 
+pub use activation::ActivationMap;
 pub use augmentation::Augmentation;
 pub use event::{BatchEvent, RunEvent, ScoresOfEpoch, TrainedBatch};
 pub use grouping::Grouping;

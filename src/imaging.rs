@@ -8,6 +8,7 @@ mod examine;
 mod grey;
 mod look;
 mod marks;
+mod overlay;
 mod resize;
 mod strip;
 mod suspicion;
@@ -16,7 +17,8 @@ pub use change::Change;
 pub use dicom::{DicomRadiograph, Reference, reference};
 pub use examine::{Examined, examine};
 pub use look::{LOOK_VERSION, detail, likeness, look, mirrored_detail, mirrored_hash};
-pub use resize::resize_square;
+pub use overlay::overlay_png;
+pub use resize::{resize_square, shrink};
 
 use std::io::Cursor;
 

@@ -1,6 +1,6 @@
 // Predict: one file in, the class and what it rests on out.
 
-import { all, upload } from './api.js';
+import { all, bytes, upload } from './api.js';
 import { h } from './dom.js';
 import * as format from './format.js';
 import { command, facts, link, note, pageHead, problemNote, section, syntheticBadge } from './parts.js';
@@ -22,7 +22,7 @@ export default {
     const champion = data.models.find((model) => model.aliases.includes('champion'));
     return [
       pageHead('Predict', { lede: 'The file is read, answered and not kept.' }),
-      section('Radiograph', picker(ctx), answering(champion, data.runs)),
+      section('Radiograph', picker(ctx), explaining(ctx), answering(champion, data.runs)),
       section('Answer', h('div', { id: 'answer', 'aria-live': 'polite' }, answer(data, ctx.memo))),
     ];
   },
@@ -51,6 +51,18 @@ function picker(ctx) {
     h('input', { type: 'file', id: 'radiograph', accept: 'image/png,image/jpeg,application/dicom,.dcm', onchange: chosen }));
 }
 
+/** Ticked after an answer without an explanation, it asks again. */
+function explaining(ctx) {
+  const { memo } = ctx;
+  const onchange = (event) => {
+    memo.explain = event.target.checked;
+    if (memo.explain && memo.file && !memo.overlay) predict(memo.file, ctx);
+    else ctx.redraw();
+  };
+  return h('label', { class: 'explain' }, h('input', { type: 'checkbox', id: 'explain', checked: memo.explain, onchange }),
+    h('span', {}, 'Show what moved the score'));
+}
+
 const hover = (over) => (event) => {
   event.preventDefault();
   event.currentTarget.classList.toggle('over', over);
@@ -60,14 +72,17 @@ async function predict(file, ctx) {
   if (!file) return;
   const { memo } = ctx;
   const turn = (memo.turn = (memo.turn ?? 0) + 1);
-  Object.assign(memo, { file, busy: true, error: null, result: null });
+  if (memo.overlay) URL.revokeObjectURL(memo.overlay);
+  Object.assign(memo, { file, busy: true, error: null, result: null, overlay: null });
   ctx.redraw();
   preview(file);
   const body = new FormData();
   body.append('file', file);
   try {
-    const result = await upload('/v1/predictions', body);
-    if (turn === memo.turn) memo.result = result;
+    const result = await upload(memo.explain ? '/v1/predictions?explain=true' : '/v1/predictions', body);
+    const overlay = result.heatmap ? URL.createObjectURL(await bytes(result.heatmap.href)) : null;
+    if (turn === memo.turn) Object.assign(memo, { result, overlay });
+    else if (overlay) URL.revokeObjectURL(overlay);
   } catch (error) {
     if (turn === memo.turn) memo.error = error;
   }
@@ -89,7 +104,7 @@ async function preview(file) {
   canvas.getContext('2d').drawImage(bitmap, 0, 0, canvas.width, canvas.height);
 }
 
-function answer(data, { busy, error, result, file }) {
+function answer(data, { busy, error, result, file, explain, overlay }) {
   if (busy) return h('p', { class: 'waiting' }, 'Asking the model…');
   if (error) return problemNote(error, error.title ?? 'No answer');
   if (!result) return note('It appears here: the class, the probability of each class, the model and the time it took.');
@@ -101,6 +116,7 @@ function answer(data, { busy, error, result, file }) {
   return h('div', { class: 'answer' },
     h('p', { class: 'verdict' }, result.prediction, ' ', h('span', { class: 'verdict-share' }, format.percent(result.probabilities[result.prediction], 1))),
     h('dl', { class: 'probabilities' }, ...classes.map((name) => bar(name, result.probabilities[name], name === result.prediction))),
+    explain && overlay && heatmap(result.heatmap, overlay),
     (result.warnings ?? []).map(({ detail }) => note(`Look at the image: ${detail}.`)),
     h('p', { class: 'notice' }, result.notice),
     result.reliability && note(result.reliability),
@@ -110,6 +126,11 @@ function answer(data, { busy, error, result, file }) {
       ['Time', `${format.milliseconds(inference_ms)} in the network, ${format.milliseconds(preprocess_ms)} reading the file, ${format.milliseconds(queue_ms)} waiting`],
       ['Identifier', h('code', {}, result.id)],
     ]));
+}
+
+function heatmap({ class: name, caveat }, overlay) {
+  return h('figure', { class: 'heatmap' }, h('img', { src: overlay, alt: `The radiograph, tinted where it moved the score of ${name}` }),
+    h('figcaption', {}, h('strong', {}, `What moved the score of ${name}. `), caveat));
 }
 
 function bar(name, probability, chosen) {

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     config::{DataConfig, ListenConfig, ServerConfig},
     domain::{DeviceInfo, ModelId},
-    http::{self, AppState},
+    http::{self, AppState, Heatmaps},
     inference::Engine,
     metrics::Metrics,
     nn,
@@ -80,6 +80,7 @@ impl Server {
             checkpoints: folder.checkpoints.clone(),
             metrics: Metrics::new(engine.metrics().clone()),
             engine,
+            heatmaps: Heatmaps::default(),
             run_queued: Arc::new(Notify::new()),
             batches: LiveBatches::new(),
             event_streams: Arc::new(Semaphore::new(http::MAX_EVENT_STREAMS)),

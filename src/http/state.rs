@@ -8,6 +8,7 @@ use std::{
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use super::Heatmaps;
 use crate::{
     dataset::PatientIds,
     domain::DeviceInfo,
@@ -46,6 +47,8 @@ pub struct AppState {
     pub engine: Engine,
     /// What `/metrics` answers.
     pub metrics: Metrics,
+    /// The explanations that can be drawn.
+    pub heatmaps: Heatmaps,
     /// Wakes the worker after a run was queued or cancelled.
     pub run_queued: Arc<Notify>,
     /// The batches of the run that trains.

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use burn::tensor::{Device, activation::softmax};
+use burn::tensor::{Device, Tensor, activation::softmax};
 
 use crate::{
-    domain::{ModelId, ModelSpec},
+    domain::{ActivationMap, ModelId, ModelSpec},
     nn::{Compiled, Network, NnError},
 };
 
@@ -51,13 +51,38 @@ impl Classifier {
     /// Class probabilities of each image; every image is `image_size * image_size` grey levels.
     pub fn probabilities(&self, images: &[&[u8]]) -> Result<Vec<Vec<f32>>, NnError> {
         let blank = self.blank();
+        let logits = self.network.logits(&self.filled(images, &blank));
+        self.shares(logits, images.len())
+    }
+
+    /// The same, and for each image what moved the score of its most probable class. One pass of the network.
+    pub fn explained(&self, images: &[&[u8]]) -> Result<(Vec<Vec<f32>>, Vec<ActivationMap>), NnError> {
+        let blank = self.blank();
+        let (logits, activation) = self.network.logits_and_activation(&self.filled(images, &blank));
+        let [_, rows, columns] = activation.dims();
+        let values = read_back(activation)?;
+        let maps = values.chunks_exact(rows * columns).take(images.len());
+        let maps = maps.map(|values| ActivationMap::scaled(rows, columns, values)).collect();
+        Ok((self.shares(logits, images.len())?, maps))
+    }
+
+    /// A batch of a size that the device is tuned for.
+    fn filled<'a>(&self, images: &[&'a [u8]], blank: &'a [u8]) -> Vec<&'a [u8]> {
         let mut batch = images.to_vec();
         let size = self.sizes.iter().copied().find(|&size| size >= images.len()).unwrap_or(images.len());
-        batch.resize(size, &blank);
-        let output = softmax(self.network.logits(&batch), 1).into_data(); // [size, classes]
-        let flat = output.try_to_vec::<f32>().map_err(|e| NnError::Device(format!("read-back failed: {e:?}")))?;
-        Ok(flat.chunks_exact(self.spec.classes.len()).take(images.len()).map(<[f32]>::to_vec).collect())
+        batch.resize(size, blank);
+        batch
     }
+
+    /// Logits `[size, classes]` to the probabilities of the first `count` images.
+    fn shares(&self, logits: Tensor<2>, count: usize) -> Result<Vec<Vec<f32>>, NnError> {
+        let flat = read_back(softmax(logits, 1))?;
+        Ok(flat.chunks_exact(self.spec.classes.len()).take(count).map(<[f32]>::to_vec).collect())
+    }
+}
+
+fn read_back<const D: usize>(tensor: Tensor<D>) -> Result<Vec<f32>, NnError> {
+    tensor.into_data().try_into_vec().map_err(|e| NnError::Device(format!("read-back failed: {e:?}")))
 }
 
 /// The powers of two below `most`, and `most`.

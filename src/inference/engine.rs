@@ -16,7 +16,7 @@ use super::{
     owner::{Command, Owner, Request},
 };
 use crate::{
-    domain::{ModelId, ModelSpec},
+    domain::{ActivationMap, ModelId, ModelSpec},
     imaging::{GreyImage, resize_square},
     metrics::{Outcome, Predictions, Stage},
     nn::NnError,
@@ -38,6 +38,8 @@ pub struct EngineConfig {
 pub struct Classification {
     /// By class, in class-list order; sums to 1.
     pub probabilities: Vec<f32>,
+    /// What moved the score of the most probable class, where it was asked for.
+    pub activation: Option<ActivationMap>,
     /// The model that answered.
     pub model: ModelId,
     /// Its spec.
@@ -171,17 +173,18 @@ impl Engine {
         self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Resizes (on a blocking thread) and classifies one image. `preprocess_ms` covers the resizing only.
-    pub async fn classify(&self, image: GreyImage) -> Result<Classification, EngineError> {
+    /// Resizes (on a blocking thread) and classifies one image, and explains the answer if told to. `preprocess_ms` covers the
+    /// resizing only.
+    pub async fn classify(&self, image: Arc<GreyImage>, explain: bool) -> Result<Classification, EngineError> {
         let (_, spec) = self.current().ok_or(EngineError::NoModel)?;
         let place = self.gate.enter().ok_or_else(|| self.full())?;
         let started = Instant::now();
-        let original = Arc::new(image);
-        let source = Arc::clone(&original);
+        let source = Arc::clone(&image);
         let square = self.prepare(Stage::Resize, move || resize_square(&source, spec.image_size)).await?;
         let preprocess_ms = started.elapsed().as_secs_f64() * 1e3;
         let (reply, answer) = oneshot::channel();
-        self.send(Command::Classify(Request { original, square, queued: Instant::now(), reply, _place: place }))?;
+        let request = Request { original: image, square, explain, queued: Instant::now(), reply, _place: place };
+        self.send(Command::Classify(request))?;
         let mut classification = answer.await.map_err(|_| EngineError::Closed)??;
         classification.timing.preprocess_ms = preprocess_ms;
         Ok(classification)

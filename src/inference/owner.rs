@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 
 use super::{Classification, Classifier, EngineConfig, EngineError, Timing, admission::Place, engine::Current};
 use crate::{
-    domain::ModelId,
+    domain::{ActivationMap, ModelId},
     imaging::{GreyImage, resize_square},
     metrics::{Outcome, Predictions, Stage},
     nn::NnError,
@@ -28,6 +28,8 @@ pub(super) struct Request {
     pub(super) original: Arc<GreyImage>,
     /// Resized for the model that served when the request came in.
     pub(super) square: GreyImage,
+    /// Whether what moved the score is wanted, too.
+    pub(super) explain: bool,
     pub(super) queued: Instant,
     pub(super) reply: oneshot::Sender<Result<Classification, EngineError>>,
     /// Held until the answer is out.
@@ -97,19 +99,20 @@ impl Owner {
         let inference = started.elapsed();
         metrics.batch(batch.len());
         metrics.stage(Stage::Inference, inference);
-        let mut probabilities = outcome.map(Vec::into_iter).map_err(|error| error.to_string());
+        let mut answers = outcome.map(Vec::into_iter).map_err(|error| error.to_string());
         for request in batch {
             let queue = started.saturating_duration_since(request.queued);
             metrics.stage(Stage::Queue, queue);
             let timing =
                 Timing { queue_ms: milliseconds(queue), preprocess_ms: 0.0, inference_ms: milliseconds(inference) };
-            let result = match &mut probabilities {
+            let result = match &mut answers {
                 Ok(rows) => rows.next().ok_or_else(|| NnError::Device("fewer answers than images".into())),
                 Err(cause) => Err(NnError::Device(cause.clone())),
             };
             metrics.ended(if result.is_ok() { Outcome::Answered } else { Outcome::Failed });
-            let result = result.map_err(EngineError::Model).map(|probabilities| Classification {
+            let result = result.map_err(EngineError::Model).map(|(probabilities, activation)| Classification {
                 probabilities,
+                activation: activation.filter(|_| request.explain),
                 model: classifier.id(),
                 spec: Arc::clone(classifier.spec()),
                 timing,
@@ -142,13 +145,19 @@ fn gather(inbox: &mpsc::Receiver<Command>, first: Request, config: &EngineConfig
     (batch, None)
 }
 
-fn classify(classifier: &Classifier, batch: &mut [Request]) -> Result<Vec<Vec<f32>>, NnError> {
+/// Probabilities of each image, and what moved them if anybody in the batch wants to know.
+fn classify(classifier: &Classifier, batch: &mut [Request]) -> Result<Vec<(Vec<f32>, Option<ActivationMap>)>, NnError> {
     let side = classifier.spec().image_size;
     for request in batch.iter_mut().filter(|request| request.square.width != side) {
         request.square = resize_square(&request.original, side);
     }
     let images: Vec<&[u8]> = batch.iter().map(|request| request.square.pixels.as_slice()).collect();
-    classifier.probabilities(&images)
+    if batch.iter().any(|request| request.explain) {
+        let (probabilities, maps) = classifier.explained(&images)?;
+        Ok(probabilities.into_iter().zip(maps.into_iter().map(Some)).collect())
+    } else {
+        Ok(classifier.probabilities(&images)?.into_iter().map(|probabilities| (probabilities, None)).collect())
+    }
 }
 
 #[cfg(test)]
@@ -174,7 +183,8 @@ mod tests {
         let square = GreyImage { width: 32, height: 32, pixels: vec![7; 32 * 32] };
         let (reply, answer) = oneshot::channel();
         let place = gate.enter().expect("a place");
-        (Request { original: Arc::new(square.clone()), square, queued: Instant::now(), reply, _place: place }, answer)
+        let original = Arc::new(square.clone());
+        (Request { original, square, explain: false, queued: Instant::now(), reply, _place: place }, answer)
     }
 
     fn model() -> Vec<u8> {

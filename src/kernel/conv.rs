@@ -56,6 +56,16 @@ impl<'a> Images<'a> {
         &self.lanes[lane * self.pixels()..][..self.pixels()]
     }
 
+    /// The channels of `lanes` lanes of one image, one after the other.
+    pub(super) fn channels(&self, image: usize, lanes: usize) -> Vec<f32> {
+        let pixels = self.side * self.side;
+        let of_lane = |lane| {
+            let plane = &self.plane(lane)[image * pixels..][..pixels];
+            (0..WIDTH).flat_map(move |channel| plane.iter().map(move |pixel| pixel.0[channel]))
+        };
+        (0..lanes).flat_map(of_lane).collect()
+    }
+
     /// # Panics
     /// If these are not images of that many channels.
     pub(super) fn check(&self, channels: usize) {

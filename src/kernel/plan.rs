@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 
 use super::{
     columns::Columns,
-    conv::ConvShape,
+    conv::{ConvShape, Images},
     product::Measures,
     shared::Shared,
     simd::{Lane, WIDTH},
@@ -149,11 +149,34 @@ impl Plan {
     /// # Panics
     /// If an image is not of that side.
     pub fn features(&self, team: &Team, images: &[&[u8]]) -> Vec<Vec<f32>> {
-        let fit = ROOM / (self.slots.iter().sum::<usize>() * size_of::<Lane>());
-        images.chunks(fit.clamp(1, TOGETHER)).flat_map(|images| self.pass(team, images)).collect()
+        self.passes(images).flat_map(|images| self.pass(team, images, |_, _| ()).0).collect()
     }
 
-    fn pass(&self, team: &Team, images: &[&[u8]]) -> Vec<Vec<f32>> {
+    /// The same, and of what they are the means: `[images, channels * side * side]` with the side of [`Plan::map_side`]. It is read
+    /// where the pass left it, so that it costs next to nothing.
+    ///
+    /// # Panics
+    /// As [`Plan::features`].
+    pub fn features_and_maps(&self, team: &Team, images: &[&[u8]]) -> (Vec<Vec<f32>>, Vec<Vec<f32>>) {
+        let read = |maps: Images<'_>, image| maps.channels(image, self.result.lanes);
+        let passes: Vec<_> = self.passes(images).map(|images| self.pass(team, images, read)).collect();
+        let (features, maps): (Vec<_>, Vec<_>) = passes.into_iter().unzip();
+        (features.concat(), maps.concat())
+    }
+
+    /// The side of the maps that the features are the means of, in pixels.
+    pub fn map_side(&self) -> usize {
+        self.result.side
+    }
+
+    /// The images that go through together.
+    fn passes<'a, 'b>(&self, images: &'a [&'b [u8]]) -> impl Iterator<Item = &'a [&'b [u8]]> {
+        let fit = ROOM / (self.slots.iter().sum::<usize>() * size_of::<Lane>());
+        images.chunks(fit.clamp(1, TOGETHER))
+    }
+
+    /// The features of each image, and what `read` takes from its maps.
+    fn pass<T>(&self, team: &Team, images: &[&[u8]], read: impl Fn(Images<'_>, usize) -> T) -> (Vec<Vec<f32>>, Vec<T>) {
         let planes = self.stem.planes(images, self.side);
         let planes = Planes::new(self.stem.shape, images.len(), self.side, &planes);
         let mut buffers = self.buffers.lock();
@@ -178,7 +201,11 @@ impl Plan {
             let means = &means[(lane * images.len() + image) * cells..][..cells];
             (0..WIDTH).flat_map(move |channel| means.iter().map(move |mean| mean.0[channel]))
         };
-        (0..images.len()).map(|image| (0..lanes).flat_map(|lane| of_lane(image, lane)).collect()).collect()
+        let features =
+            (0..images.len()).map(|image| (0..lanes).flat_map(|lane| of_lane(image, lane)).collect()).collect();
+        let Place { slot, side, .. } = self.result;
+        let maps = Images { lanes: &slots[slot.0][..self.result.size() * images.len()], images: images.len(), side };
+        (features, (0..images.len()).map(|image| read(maps, image)).collect())
     }
 
     fn scratch(&self, team: &Team, planes: Planes<'_>, images: usize) -> usize {

@@ -52,6 +52,24 @@ impl Body {
             Self::SimpleCnn(body) => body.forward(input),
         }
     }
+
+    /// What the features are averages of, in inference: `[batch, 3, side, side]` to `[batch, channels, side, side]`.
+    pub(super) fn maps(&self, input: Tensor<4>) -> Tensor<4> {
+        match self {
+            Self::ResNet50(body) => body.maps(input),
+            Self::Vgg16(body) => body.chain().maps(input),
+            Self::SimpleCnn(body) => body.chain().maps(input),
+        }
+    }
+
+    /// [`Body::maps`] to features.
+    pub(super) fn average(&self, maps: Tensor<4>) -> Tensor<2> {
+        match self {
+            Self::ResNet50(_) => resnet::pooled(maps),
+            Self::Vgg16(body) => body.chain().average(maps),
+            Self::SimpleCnn(body) => body.chain().average(maps),
+        }
+    }
 }
 
 impl Body {

@@ -58,11 +58,16 @@ impl<'a> Chain<'a> {
 
     /// Through Burn's modules: on a GPU, and in inference where nothing is compiled.
     pub(super) fn forward_plain(&self, input: Tensor<4>) -> Tensor<2> {
+        self.average(self.maps(input))
+    }
+
+    /// What is averaged in the end: `[batch, 3, side, side]` to `[batch, channels, side, side]`, the side halved by each group.
+    pub(super) fn maps(&self, input: Tensor<4>) -> Tensor<4> {
         let layer = |x: Tensor<4>, conv: &Conv2d| relu(conv.forward(x));
         // A last row or column that has no neighbour is left out, as PyTorch does: 229 pixels become 114.
         let half = || MaxPoolOptions::new([2, 2]).with_stride([2, 2]);
         let group = |x, group: &Vec<&Conv2d>| max_pool2d(group.iter().fold(x, |x, conv| layer(x, conv)), half());
-        self.average(self.groups.iter().fold(layer(input, self.first), group))
+        self.groups.iter().fold(layer(input, self.first), group)
     }
 
     /// The same in training on the CPU, through the kernels.
@@ -74,7 +79,8 @@ impl<'a> Chain<'a> {
         self.average(blocked::unblocked(x))
     }
 
-    fn average(&self, x: Tensor<4>) -> Tensor<2> {
+    /// The last maps to features.
+    pub(super) fn average(&self, x: Tensor<4>) -> Tensor<2> {
         adaptive_avg_pool2d(x, [self.grid; 2]).flatten(1, 3)
     }
 }

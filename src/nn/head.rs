@@ -3,7 +3,7 @@
 use burn::{
     module::{Initializer, Module},
     nn::{BatchNorm, BatchNormConfig, Linear, LinearConfig},
-    tensor::{Device, Tensor, activation::relu},
+    tensor::{Device, Int, Tensor, activation::relu},
 };
 
 use super::{body, dropout::SeededDropout};
@@ -50,14 +50,45 @@ impl Head {
 
     /// `[batch, features]` to logits `[batch, classes]`.
     pub(crate) fn forward(&self, features: Tensor<2>) -> Tensor<2> {
+        self.layers(features).pop().expect("a head has layers")
+    }
+
+    /// In inference, the logits `[batch, classes]` and the gradient of each row's highest one with respect to its features:
+    /// `[batch, features]`. Not by autodiff, on whose device norm and dropout would do what they do in training.
+    pub(crate) fn forward_with_gradient(&self, features: Tensor<2>) -> (Tensor<2>, Tensor<2>) {
+        let mut outputs = self.layers(features);
+        let logits = outputs.pop().expect("a head has layers");
+        let highest: Tensor<1, Int> = logits.clone().argmax(1).squeeze_dim(1);
+        let mut gradient: Tensor<2> = highest.one_hot(logits.dims()[1]).float();
+        for (index, layer) in self.linear.iter().enumerate().rev() {
+            gradient = gradient.matmul(layer.weight.val().transpose());
+            if index > 0 {
+                // A ReLU stands between this layer and the one before it.
+                gradient = gradient * outputs[index - 1].clone().greater_elem(0.0).float();
+            }
+        }
+        (logits, self.through_norm(gradient))
+    }
+
+    /// What each linear layer gives, the last one the logits.
+    fn layers(&self, features: Tensor<2>) -> Vec<Tensor<2>> {
         let normed = match &self.norm {
             Some(norm) => norm.forward(features),
             None => features,
         };
-        let mut x = self.dropout.forward(normed);
-        for (index, layer) in self.linear.iter().enumerate() {
-            x = layer.forward(if index == 0 { x } else { relu(x) });
+        let first = self.dropout.forward(normed);
+        let mut outputs: Vec<Tensor<2>> = Vec::with_capacity(self.linear.len());
+        for layer in &self.linear {
+            let input = outputs.last().map_or_else(|| first.clone(), |before| relu(before.clone()));
+            outputs.push(layer.forward(input));
         }
-        x
+        outputs
+    }
+
+    /// From a gradient behind the norm to the one before it: in inference the norm multiplies and shifts.
+    fn through_norm(&self, gradient: Tensor<2>) -> Tensor<2> {
+        let Some(norm) = &self.norm else { return gradient };
+        let factors = norm.gamma.val() / norm.running_var.value().add_scalar(norm.epsilon).sqrt();
+        gradient * factors.unsqueeze()
     }
 }

@@ -64,12 +64,17 @@ impl ResNet50 {
 
     /// Through Burn's modules: on a GPU, and in inference.
     pub(super) fn forward_plain(&self, input: Tensor<4>) -> Tensor<2> {
+        pooled(self.maps(input))
+    }
+
+    /// What the features are the means of: `[batch, 3, side, side]` to `[batch, 2048, side / 32, side / 32]`, through Burn's modules.
+    pub(super) fn maps(&self, input: Tensor<4>) -> Tensor<4> {
         let stem = relu(self.bn1.forward(self.conv1.forward(input))); // [batch, 64, side / 2, side / 2]
         let mut x = max_pool2d(stem, stem_pool()); // [batch, 64, side / 4, side / 4]
         for block in [&self.layer1, &self.layer2, &self.layer3, &self.layer4].into_iter().flatten() {
             x = block.forward(x);
         }
-        adaptive_avg_pool2d(x, [1, 1]).flatten(1, 3) // [batch, 2048]
+        x
     }
 
     /// The same in training on the CPU, through the kernels.
@@ -81,6 +86,11 @@ impl ResNet50 {
         }
         blocked::mean(x) // [batch, 2048]
     }
+}
+
+/// The mean of each map: `[batch, 2048]`.
+pub(super) fn pooled(maps: Tensor<4>) -> Tensor<2> {
+    adaptive_avg_pool2d(maps, [1, 1]).flatten(1, 3)
 }
 
 /// Keras pads with zeros, torchvision with minus infinity: after a ReLU the maximum is the same.

@@ -317,6 +317,22 @@ await check('an uploaded radiograph gets a class, probabilities, the model, the 
   await picture(page, 'prediction');
 });
 
+await check('who ticks the box sees what moved the score, with its caveat, and no more when it is unticked', async (page) => {
+  await open(page, '/predict');
+  await page.locator('#radiograph').setInputFiles(radiograph);
+  await page.locator('.answer').waitFor();
+  expect(await page.locator('.heatmap').count() === 0, 'an overlay that nobody asked for');
+  await page.getByLabel('Show what moved the score').check();
+  const image = page.locator('.heatmap img');
+  await image.waitFor();
+  await page.waitForFunction(() => document.querySelector('.heatmap img')?.naturalWidth > 0);
+  expect(/not where the disease is/.test(await page.locator('.heatmap figcaption').innerText()), 'no caveat');
+  await picture(page, 'explanation');
+  await page.getByLabel('Show what moved the score').uncheck();
+  await image.waitFor({ state: 'detached' });
+  expect(await page.locator('.answer .verdict').count() === 1, 'the answer has gone, too');
+});
+
 await check('a file that is no image is answered with the server\'s reason', async (page) => {
   await open(page, '/predict');
   const fake = { name: 'fake.png', mimeType: 'image/png', buffer: Buffer.from('not an image at all') };

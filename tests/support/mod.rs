@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use thorax::{
     dataset::PatientIds,
-    http::{AppState, Limits, MAX_EVENT_STREAMS, router},
+    http::{AppState, Heatmaps, Limits, MAX_EVENT_STREAMS, router},
     inference::{Engine, EngineConfig},
     metrics::Metrics,
     nn::DeviceChoice,
@@ -71,6 +71,7 @@ impl Server {
             caches: Caches::new(&data),
             checkpoints: CheckpointFiles::new(&data),
             engine,
+            heatmaps: Heatmaps::default(),
             run_queued: Arc::new(Notify::new()),
             batches: LiveBatches::new(),
             event_streams: Arc::new(Semaphore::new(MAX_EVENT_STREAMS)),
@@ -139,6 +140,21 @@ impl Server {
             wake: state.run_queued,
             runtime: Handle::current(),
         })
+    }
+
+    /// The model of a run, once it has succeeded.
+    pub async fn model_of(&self, run: &str) -> String {
+        for _ in 0..1200 {
+            let shown = self.get(run).await;
+            match shown.text("/status").as_str() {
+                "succeeded" => {
+                    return self.get(&format!("/v1/models?run_id={}", shown.text("/id"))).await.text("/items/0/id");
+                }
+                "failed" | "cancelled" => panic!("{}", shown.json()),
+                _ => tokio::time::sleep(std::time::Duration::from_millis(50)).await,
+            }
+        }
+        panic!("{run} did not end in a minute");
     }
 
     /// Asks for a media type.
@@ -252,8 +268,13 @@ impl Answer {
 /// A grey PNG with a gradient that begins at `shade`: different shades are different bytes.
 pub fn png(width: u32, height: u32, shade: u8) -> Vec<u8> {
     let pixels: Vec<u8> = (0..width * height).map(|i| shade.wrapping_add((i % width) as u8)).collect();
+    encode(width, height, &pixels)
+}
+
+/// A grey PNG.
+pub fn encode(width: u32, height: u32, pixels: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();
-    PngEncoder::new(&mut bytes).write_image(&pixels, width, height, ExtendedColorType::L8).unwrap();
+    PngEncoder::new(&mut bytes).write_image(pixels, width, height, ExtendedColorType::L8).unwrap();
     bytes
 }
 

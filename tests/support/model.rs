@@ -9,8 +9,17 @@ use thorax::{
 
 /// The file of a small network with random weights.
 pub fn small(image_size: u32, seed: u64) -> Vec<u8> {
+    random(Architecture::SimpleCnn, image_size, seed)
+}
+
+/// The file of a ResNet-50 with random weights.
+pub fn resnet(image_size: u32, seed: u64) -> Vec<u8> {
+    random(Architecture::ResNet50, image_size, seed)
+}
+
+fn random(architecture: Architecture, image_size: u32, seed: u64) -> Vec<u8> {
     let spec = ModelSpec {
-        architecture: Architecture::SimpleCnn,
+        architecture,
         block_variant: BlockVariant::V1,
         classes: ClassList::default(),
         image_size,

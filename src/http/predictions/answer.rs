@@ -6,7 +6,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::{
-    domain::{Flag, ModelId, NOTICE, PredictionId, RunId},
+    domain::{ActivationMap, Flag, ModelId, NOTICE, PredictionId, RunId},
     http::Problem,
     inference::{Classification, Timing},
     store::{Model, Prediction},
@@ -16,6 +16,10 @@ use crate::{
 /// What the probabilities are worth.
 const RELIABILITY: &str = "The probabilities are the network's softmax outputs and are not calibrated: 0.9 does not \
                            mean right nine times in ten, and an image unlike the training data gets confident answers too.";
+
+/// What a heat map does not mean.
+const CAVEAT: &str = "It shows what moved the score of this class, not where the disease is: a label, a tube or the edge of the \
+                      image may move it as well, and a cell is as coarse as the grid.";
 
 /// One answer for one image, several for several.
 #[derive(Serialize, ToSchema)]
@@ -42,6 +46,9 @@ pub(super) struct PredictionAnswer {
     reliability: &'static str,
     /// What looks wrong with the image; empty when nothing does.
     pub(super) warnings: Vec<Warning>,
+    /// What moved the score, where it was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) heatmap: Option<Heatmap>,
     /// How long it took.
     pub(super) timing: Timing,
     /// For research only.
@@ -61,6 +68,24 @@ impl From<Flag> for Warning {
     fn from(flag: Flag) -> Self {
         Self { flag, detail: flag.explanation() }
     }
+}
+
+/// What in the image moved the score of the class that was found: Grad-CAM (Selvaraju et al. 2017) on the last feature maps.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Heatmap {
+    /// How it was made.
+    #[schema(example = "grad-cam")]
+    method: &'static str,
+    /// The class whose score it is about: the prediction.
+    class: String,
+    /// Cells over the whole image.
+    #[serde(flatten)]
+    activation: ActivationMap,
+    /// A PNG of it over the image, as long as it is among the last 128 that were asked for and the server runs.
+    #[schema(example = "/v1/predictions/01890a5d-ac96-774b-bcce-b302099a8057/heatmap")]
+    href: String,
+    /// What it does not mean.
+    caveat: &'static str,
 }
 
 /// Which model answered.
@@ -118,15 +143,31 @@ impl PredictionAnswer {
         let names = classification.spec.classes.names();
         let probabilities = &classification.probabilities;
         let best = (0..names.len()).max_by(|&a, &b| probabilities[a].total_cmp(&probabilities[b]));
+        let id = PredictionId::new();
+        let prediction = best.map(|class| names[class].clone()).unwrap_or_default();
+        let heatmap = classification.activation.as_ref().map(|map| Heatmap::new(id, &prediction, map));
         Self {
-            id: PredictionId::new(),
+            id,
             model: AnsweringModel::new(model, asked_alias),
-            prediction: best.map(|class| names[class].clone()).unwrap_or_default(),
+            heatmap,
+            prediction,
             probabilities: names.iter().cloned().zip(probabilities.iter().copied()).collect(),
             reliability: RELIABILITY,
             warnings: flags.into_iter().map(Warning::from).collect(),
             timing: classification.timing,
             notice: NOTICE,
+        }
+    }
+}
+
+impl Heatmap {
+    fn new(id: PredictionId, class: &str, activation: &ActivationMap) -> Self {
+        Self {
+            method: "grad-cam",
+            class: class.to_owned(),
+            activation: activation.clone(),
+            href: format!("/v1/predictions/{id}/heatmap"),
+            caveat: CAVEAT,
         }
     }
 }

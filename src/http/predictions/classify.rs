@@ -1,6 +1,6 @@
 //! From the bytes of one image to its recorded answer.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -8,27 +8,31 @@ use jiff::Timestamp;
 use super::answer::PredictionAnswer;
 use crate::{
     domain::{ModelId, Sha256},
-    http::{ApiError, AppState},
+    http::{
+        ApiError, AppState,
+        heatmaps::{Explained, HEATMAP_SIDE},
+    },
     imaging::{self, Examined, ImageError},
     metrics::Stage,
     store::{self, Model, Prediction},
 };
 
-/// The model that shall answer.
+/// The model that shall answer, and whether it shall explain.
 pub(super) struct Wanted {
     id: Option<ModelId>,
     alias: Option<String>,
+    explain: bool,
 }
 
 impl Wanted {
     /// Resolves `?model=`; 404 when there is no such model, 409 when it is not the one that serves.
-    pub(super) async fn find(state: &AppState, asked: Option<&str>) -> Result<Self, ApiError> {
-        let Some(asked) = asked else { return Ok(Self { id: None, alias: None }) };
+    pub(super) async fn find(state: &AppState, asked: Option<&str>, explain: bool) -> Result<Self, ApiError> {
+        let Some(asked) = asked else { return Ok(Self { id: None, alias: None, explain }) };
         let (model, alias) = match asked.parse::<ModelId>() {
             Ok(id) => (store::models::get(&state.db, id).await?, None),
             Err(_) => (store::models::by_alias(&state.db, asked).await?, Some(asked.to_owned())),
         };
-        let wanted = Self { id: Some(model.ok_or(ApiError::NotFound("model"))?.id), alias };
+        let wanted = Self { id: Some(model.ok_or(ApiError::NotFound("model"))?.id), alias, explain };
         if let Some((serving, _)) = state.engine.current() {
             wanted.check(serving)?;
         }
@@ -45,12 +49,13 @@ impl Wanted {
     }
 }
 
-/// Decodes, classifies and records one image.
+/// Decodes, classifies and records one image, and keeps its explanation if there shall be one.
 pub(super) async fn classify(state: &AppState, wanted: &Wanted, bytes: Bytes) -> Result<PredictionAnswer, ApiError> {
     let started = Instant::now();
     let (input_sha256, Examined { image, flags, .. }) = examine(state, bytes).await?;
+    let image = Arc::new(image);
     let decode_ms = started.elapsed().as_secs_f64() * 1e3;
-    let mut classification = state.engine.classify(image).await?;
+    let mut classification = state.engine.classify(Arc::clone(&image), wanted.explain).await?;
     classification.timing.preprocess_ms += decode_ms;
     // The model may have been switched since it was asked for.
     wanted.check(classification.model)?;
@@ -58,6 +63,10 @@ pub(super) async fn classify(state: &AppState, wanted: &Wanted, bytes: Bytes) ->
     let model: Model = model.ok_or_else(|| ApiError::Conflict("the model was removed meanwhile".into()))?;
     let answer = PredictionAnswer::new(&classification, model, wanted.alias.as_deref(), flags);
     record(state, &answer, classification.model, input_sha256).await?;
+    if let Some(activation) = classification.activation {
+        let image = state.engine.prepare(Stage::Resize, move || imaging::shrink(&image, HEATMAP_SIDE)).await?;
+        state.heatmaps.keep(answer.id, Explained { image, activation });
+    }
     Ok(answer)
 }
 

@@ -14,7 +14,7 @@ use crate::{
     },
 };
 
-fn spec(block_variant: BlockVariant, image_size: u32) -> ModelSpec {
+pub(super) fn spec(block_variant: BlockVariant, image_size: u32) -> ModelSpec {
     ModelSpec {
         architecture: Architecture::ResNet50,
         block_variant,
@@ -26,7 +26,7 @@ fn spec(block_variant: BlockVariant, image_size: u32) -> ModelSpec {
 }
 
 /// Grey squares of noise over a slope.
-fn squares(count: usize, side: usize) -> Vec<Vec<u8>> {
+pub(super) fn squares(count: usize, side: usize) -> Vec<Vec<u8>> {
     let mut noise = ChaCha8Rng::seed_from_u64(5);
     (0..count)
         .map(|_| (0..side * side).map(|i| (i * 120 / (side * side)) as u8 + noise.random_range(0..130)).collect())
@@ -34,7 +34,7 @@ fn squares(count: usize, side: usize) -> Vec<Vec<u8>> {
 }
 
 /// A network whose batch norms have statistics of their own, as after training.
-fn trained(spec: &ModelSpec) -> Network {
+pub(super) fn trained(spec: &ModelSpec) -> Network {
     let network = Network::random(spec, 3, &Device::flex());
     let mut noise = ChaCha8Rng::seed_from_u64(4);
     let mut vary = |tensors: NamedTensors| -> NamedTensors {

@@ -19,6 +19,7 @@ pub use examine::{Examined, examine};
 pub use look::{LOOK_VERSION, detail, likeness, look, mirrored_detail, mirrored_hash};
 pub use overlay::overlay_png;
 pub use resize::{resize_square, shrink};
+pub use suspicion::flags;
 
 use std::io::Cursor;
 

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use image::{DynamicImage, ImageFormat};
 use serde_json::{Value, json};
-use support::{Answer, MAX_UPLOAD_BYTES, Part, Server, bomb, model, multipart, png};
+use support::{Answer, MAX_UPLOAD_BYTES, Part, Server, assert_close, bomb, model, multipart, png};
 use thorax::{
     inference::{Engine, EngineConfig},
     metrics::Metrics,
@@ -111,7 +111,8 @@ async fn a_form_answers_for_one_file_or_for_each_of_several() {
         (several.text("/items/1/file_name"), several.at("/items/1/problem/status")),
         ("b.png".into(), json!(415))
     );
-    assert_eq!(several.at("/items/2/prediction/probabilities"), alone.at("/probabilities"));
+    // Files share batches, and the last digit depends on the company.
+    assert_close(&several.at("/items/2/prediction/probabilities"), &alone.at("/probabilities"));
     form(&server, &[]).await.assert_problem(422, PREDICTIONS);
     form(&server, &[Part::Text("label", "normal")]).await.assert_problem(422, PREDICTIONS);
 }
@@ -195,10 +196,7 @@ async fn clients_at_once_get_what_each_would_get_alone() {
     let (a, b) = (classify(&server, png(48, 48, 1)).await, classify(&server, png(64, 64, 90)).await);
     let (c, d) = tokio::join!(classify(&server, png(48, 48, 1)), classify(&server, png(64, 64, 90)));
     for (alone, together) in [(a, c), (b, d)] {
-        for (class, probability) in alone.at("/probabilities").as_object().unwrap() {
-            let other = together.at("/probabilities")[class].as_f64().unwrap();
-            assert!((probability.as_f64().unwrap() - other).abs() < 1e-5, "{class}");
-        }
+        assert_close(&together.at("/probabilities"), &alone.at("/probabilities"));
     }
 }
 

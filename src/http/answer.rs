@@ -13,6 +13,9 @@ use utoipa::{
 
 use super::Problem;
 
+/// nginx holds answers back until it has a good deal of them, unless it is told not to.
+pub const UNBUFFERED: (HeaderName, &str) = (HeaderName::from_static("x-accel-buffering"), "no");
+
 type Located<T> = (StatusCode, [(HeaderName, String); 1], Json<T>);
 
 /// 201 with the place of the new thing.

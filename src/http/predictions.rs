@@ -2,7 +2,8 @@
 
 mod answer;
 mod classify;
-mod form;
+mod files;
+mod lines;
 
 use axum::{
     Json,
@@ -10,19 +11,29 @@ use axum::{
     http::header,
     response::{IntoResponse, Response},
 };
+use futures_util::{
+    StreamExt, TryFutureExt,
+    stream::{self, BoxStream},
+};
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     ApiError, AppState,
-    answer::{Busy, Conflict, Invalid, Malformed, NotFound, TooLarge, Unavailable, UnsupportedType},
+    accept::negotiate,
+    answer::{Busy, Conflict, Invalid, Malformed, NotAcceptable, NotFound, TooLarge, Unavailable, UnsupportedType},
     body,
     extract::{Form, List, ListParams, PathOf, QueryOf},
 };
 use crate::{domain::PredictionId, store};
-use answer::{Predicted, RecordedPrediction};
-use classify::Wanted;
+use answer::{BatchItem, Predicted, PredictionBatch, RecordedPrediction};
+use lines::NDJSON;
+pub(super) use {
+    answer::PredictionAnswer,
+    classify::{Content, Wanted, find_model},
+    files::{File, Files},
+};
 
 /// The routes of this file.
 pub(super) fn router() -> OpenApiRouter<AppState> {
@@ -54,7 +65,24 @@ struct PredictionForm {
     file: Vec<Vec<u8>>,
 }
 
+/// In which form answers come.
+#[derive(Clone, Copy)]
+enum Wire {
+    Json,
+    Lines,
+}
+
+const WIRES: [(&str, Wire); 2] = [("application/json", Wire::Json), (NDJSON, Wire::Lines)];
+
+/// Answers about more files take more memory than one answer may; lines do not.
+const MOST_IN_ONE_ANSWER: usize = 1000;
+
 /// Classifies one radiograph (`PredictionAnswer`) or several (`PredictionBatch`). The images are not kept.
+///
+/// Of several files each has its answer or its problem, in their order; the status is 200 as soon as the form could be read. With
+/// `Accept: application/x-ndjson` each answer is a line of its own (`BatchItem`), as soon as it is there, in whatever order, with the
+/// file's index; a form that goes wrong on the way ends with a line that has a problem and no index. JSON has room for 1,000 files.
+/// Files are read as they can be classified; a client that hangs up stops both.
 #[utoipa::path(post, path = "/v1/predictions", tag = "predictions", params(PredictionParams),
     request_body(content(
         (PredictionForm = "multipart/form-data"),
@@ -63,8 +91,10 @@ struct PredictionForm {
         (Vec<u8> = "application/dicom")
     )),
     responses(
-        (status = 200, body = Predicted),
+        (status = 200, content((Predicted = "application/json"), (BatchItem = "application/x-ndjson"))),
+        Malformed,
         NotFound,
+        NotAcceptable,
         Conflict,
         TooLarge,
         UnsupportedType,
@@ -76,24 +106,54 @@ async fn create_prediction(
     State(state): State<AppState>,
     QueryOf(params): QueryOf<PredictionParams>,
     request: Request,
-) -> Result<Json<Predicted>, ApiError> {
+) -> Result<Response, ApiError> {
+    let wire = negotiate(request.headers(), &WIRES)?;
     // Before the body is read, so that waiting requests hold no images.
-    let _place = state.engine.admit()?;
+    let place = state.engine.admit()?;
     let wanted = Wanted::find(&state, params.model.as_deref(), params.explain).await?;
+    let incoming = incoming(&state, request).await?;
+    let files = Files::new(state.clone(), wanted, place, incoming);
+    match wire {
+        Wire::Json => all(files).await.map(|answer| Json(answer).into_response()),
+        Wire::Lines => lines::answer(&state, files).await,
+    }
+}
+
+/// The images of a form, or of a body that is one.
+async fn incoming(state: &AppState, request: Request) -> Result<BoxStream<'static, Result<File, ApiError>>, ApiError> {
     match body::media_type(request.headers()).as_str() {
-        "multipart/form-data" => {
-            let form = Form::from_request(request, &state).await?;
-            form::classify_all(&state, &wanted, form).await.map(Json)
-        }
+        "multipart/form-data" => Ok(files::of_form(Form::from_request(request, state).await?)),
         "image/png" | "image/jpeg" | "application/dicom" => {
-            let bytes = body::read(request.into_body(), state.limits.max_upload_bytes).await?;
-            let answer = classify::classify(&state, &wanted, bytes).await?;
-            Ok(Json(Predicted::One(Box::new(answer))))
+            let limit = state.limits.max_upload_bytes;
+            let read = async move { body::read(request.into_body(), limit).await };
+            Ok(stream::once(read.map_ok(|bytes| File { name: None, content: Content::Encoded(bytes) })).boxed())
         }
         other => Err(ApiError::UnsupportedType(format!(
             "send image/png, image/jpeg, application/dicom or multipart/form-data with `file`, not {other:?}"
         ))),
     }
+}
+
+/// All answers at once. A request with one image answers (or fails) as that does.
+async fn all(mut files: Files) -> Result<Predicted, ApiError> {
+    let mut answered = Vec::new();
+    while let Some(next) = files.next().await {
+        answered.push(next?);
+        if answered.len() > MOST_IN_ONE_ANSWER {
+            let how = format!("one answer has room for {MOST_IN_ONE_ANSWER}: send fewer, or Accept: {NDJSON}");
+            return Err(ApiError::invalid("/file", how));
+        }
+    }
+    answered.sort_by_key(|answered| answered.index);
+    match answered.len() {
+        0 => Err(no_file()),
+        1 => answered.remove(0).outcome.map(|answer| Predicted::One(Box::new(answer))),
+        _ => Ok(Predicted::Many(PredictionBatch { items: answered.into_iter().map(BatchItem::from).collect() })),
+    }
+}
+
+fn no_file() -> ApiError {
+    ApiError::invalid("/file", "send at least one file")
 }
 
 /// Recorded predictions in order of creation.

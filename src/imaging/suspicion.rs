@@ -21,7 +21,7 @@ struct Region {
 }
 
 /// What looks wrong with the pixels.
-pub(super) fn flags(image: &GreyImage) -> Vec<Flag> {
+pub fn flags(image: &GreyImage) -> Vec<Flag> {
     let negative = looks_negative(image).then_some(Flag::PhotographicNegative);
     let text = super::marks::text_near_border(image).then_some(Flag::TextNearBorder);
     negative.into_iter().chain(text).collect()

@@ -14,7 +14,7 @@ const WEIGHT: f64 = 1.0 / 16.0;
 /// Nobody is told to stay away for longer, in seconds: the load may be gone by then.
 const LONGEST_WAIT: f64 = 120.0;
 
-/// Counts the requests between their head and their answer. Whoever finds all places taken is told when to come back.
+/// Counts the requests between their head and their answer, and those of their images that are under way beside the first. Whoever finds all places taken is told when to come back.
 #[derive(Debug)]
 pub(super) struct Admission {
     inside: Mutex<Inside>,
@@ -55,6 +55,17 @@ impl Admission {
         inside.requests += 1;
         self.metrics.entered();
         Ok(Admitted(Arc::clone(self)))
+    }
+
+    /// One more place for who has one, while less than half of them are taken.
+    pub(super) fn enter_again(self: &Arc<Self>) -> Option<Admitted> {
+        let mut inside = self.lock();
+        if 2 * inside.requests >= self.capacity {
+            return None;
+        }
+        inside.requests += 1;
+        self.metrics.entered();
+        Some(Admitted(Arc::clone(self)))
     }
 
     /// The seconds in which all that is inside now will have been answered.
@@ -154,6 +165,20 @@ mod tests {
         assert_eq!(admission.metrics.count(Outcome::Refused), 1);
         drop(place);
         assert!(admission.enter().is_ok());
+    }
+
+    #[test]
+    fn who_is_inside_gets_more_only_while_half_is_free() {
+        let admission = Admission::new(4, Predictions::new(4));
+        let first = admission.enter();
+        let second = admission.enter_again();
+        assert!(first.is_ok() && second.is_some());
+        assert!(admission.enter_again().is_none(), "two of four are taken");
+        let (third, fourth) = (admission.enter(), admission.enter());
+        assert!(third.is_ok() && fourth.is_ok() && admission.enter().is_err());
+        assert_eq!(admission.metrics.count(Outcome::Refused), 1, "only who comes anew is refused");
+        drop((second, third, fourth));
+        assert!(admission.enter_again().is_some());
     }
 
     #[test]

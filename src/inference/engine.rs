@@ -98,6 +98,7 @@ pub struct Engine {
     gate: Arc<Gate>,
     /// A permit a core.
     preparers: Arc<Semaphore>,
+    max_batch_size: usize,
     device: Device,
     metrics: Predictions,
     commands: mpsc::SyncSender<Command>,
@@ -107,7 +108,7 @@ pub struct Engine {
 impl Engine {
     /// Starts the thread. It ends when the last handle is dropped.
     pub fn start(config: EngineConfig, device: Device) -> Self {
-        // The gate bounds the predictions inside; two more places let model loads in beside them.
+        // The gate bounds the predictions inside; two more places let loads and unloads of models in beside them.
         let (commands, inbox) = mpsc::sync_channel(config.max_queue + 2);
         let current = Current::default();
         let metrics = Predictions::new(config.max_queue);
@@ -116,7 +117,7 @@ impl Engine {
         thread.spawn(move || owner.run(&inbox)).expect("a thread can be started at start-up");
         let (admission, gate) = (Admission::new(config.max_queue, metrics.clone()), Gate::new(config.max_queue));
         let preparers = Arc::new(Semaphore::new(available_parallelism().map_or(1, usize::from)));
-        Self { admission, gate, preparers, device, metrics, commands, current }
+        Self { admission, gate, preparers, max_batch_size: config.max_batch_size, device, metrics, commands, current }
     }
 
     /// What is measured of predictions.
@@ -130,13 +131,24 @@ impl Engine {
         Some(DeviceMemory { in_use: usage.bytes_in_use, reserved: usage.bytes_reserved })
     }
 
-    /// A place for a request, with one image or with many one after the other, to be held until it is answered: asked for before its
+    /// A place for a request, with one image or with many one after the other (or more with [`Engine::admit_another`]), to be held until it is answered: asked for before its
     /// body is read, so that those who wait hold no images. The trainer does not wait for a request that still sends its body.
     ///
     /// # Errors
     /// `QueueFull`, at once, when all are taken.
     pub fn admit(&self) -> Result<Admitted, EngineError> {
         self.admission.enter().map_err(|retry_after_seconds| EngineError::QueueFull { retry_after_seconds })
+    }
+
+    /// One more place for a request that has one, so that another of its images can be under way at the same time. There is none as soon
+    /// as half of all places are taken: a long form leaves room for others.
+    pub fn admit_another(&self) -> Option<Admitted> {
+        self.admission.enter_again()
+    }
+
+    /// Images that the network takes at once: one request gains nothing by having more under way.
+    pub fn max_batch_size(&self) -> usize {
+        self.max_batch_size
     }
 
     /// Runs decoding or resizing on a blocking thread, a core for each at most; the others wait and are dropped with their clients.
@@ -166,6 +178,16 @@ impl Engine {
         let (reply, answer) = oneshot::channel();
         self.send(Command::Load { id, bytes, reply })?;
         Ok(answer.await.map_err(|_| EngineError::Closed)??)
+    }
+
+    /// Lets go of a model, if it is the one that serves; nothing does then.
+    ///
+    /// # Errors
+    /// `QueueFull` and `Closed`.
+    pub async fn unload(&self, id: ModelId) -> Result<(), EngineError> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Unload { id, reply })?;
+        answer.await.map_err(|_| EngineError::Closed)
     }
 
     /// The model that serves, if any.

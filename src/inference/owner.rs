@@ -19,6 +19,7 @@ use crate::{
 /// What a handle asks for.
 pub(super) enum Command {
     Load { id: ModelId, bytes: Vec<u8>, reply: oneshot::Sender<Result<(), NnError>> },
+    Unload { id: ModelId, reply: oneshot::Sender<()> },
     Classify(Request),
 }
 
@@ -58,6 +59,14 @@ impl Owner {
                     let loaded = loaded.map(|fresh| self.switch(&mut classifier, fresh));
                     // A requester that went away does not undo the switch.
                     drop(reply.send(loaded));
+                }
+                Command::Unload { id, reply } => {
+                    if classifier.as_ref().is_some_and(|classifier| classifier.id() == id) {
+                        *self.current.write().unwrap_or_else(PoisonError::into_inner) = None;
+                        classifier = None;
+                    }
+                    // As above.
+                    reply.send(()).ok();
                 }
                 Command::Classify(first) => {
                     let batch;

@@ -98,6 +98,12 @@ impl Server {
         self.answer(request.body(Body::from(body)).unwrap()).await
     }
 
+    /// Posts, and says in which form the answer shall come.
+    pub async fn request_as(&self, path: &str, content_type: &str, accept: &str, body: Vec<u8>) -> Answer {
+        let request = axum::http::Request::post(path).header("content-type", content_type).header("accept", accept);
+        self.answer(request.body(Body::from(body)).unwrap()).await
+    }
+
     /// Uploads a model and makes it champion; its identifier.
     pub async fn crown(&self, file: Vec<u8>) -> String {
         let id = self.request("POST", "/v1/models", "application/octet-stream", file).await.text("/id");
@@ -310,4 +316,15 @@ pub fn multipart(parts: &[Part<'_>]) -> (String, Vec<u8>) {
     }
     body.extend_from_slice(format!("--{boundary}--\r\n").as_bytes());
     (format!("multipart/form-data; boundary={boundary}"), body)
+}
+
+/// The same probabilities but for rounding.
+#[track_caller]
+pub fn assert_close(found: &Value, expected: &Value) {
+    let expected = expected.as_object().unwrap();
+    assert_eq!(found.as_object().map(serde_json::Map::len), Some(expected.len()), "{found}");
+    for (class, probability) in expected {
+        let apart = found[class].as_f64().unwrap() - probability.as_f64().unwrap();
+        assert!(apart.abs() < 1e-5, "{class}: {found}");
+    }
 }

@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::files::Answered;
 use crate::{
     domain::{ActivationMap, Flag, ModelId, NOTICE, PredictionId, RunId},
-    http::Problem,
+    http::{ApiError, Problem},
     inference::{Classification, Timing},
     store::{Model, Prediction},
     worker::CHAMPION,
@@ -33,15 +34,15 @@ pub(super) enum Predicted {
 
 /// The answer about one radiograph.
 #[derive(Serialize, ToSchema)]
-pub(super) struct PredictionAnswer {
+pub(in crate::http) struct PredictionAnswer {
     /// Under this it is recorded.
-    pub(super) id: PredictionId,
+    pub(in crate::http) id: PredictionId,
     /// Who answered.
     pub(super) model: AnsweringModel,
     /// The most probable class.
-    pub(super) prediction: String,
+    pub(in crate::http) prediction: String,
     /// By class name; sums to 1.
-    pub(super) probabilities: BTreeMap<String, f32>,
+    pub(in crate::http) probabilities: BTreeMap<String, f32>,
     /// What the probabilities are worth.
     reliability: &'static str,
     /// What looks wrong with the image; empty when nothing does.
@@ -113,14 +114,17 @@ pub(super) struct PredictionBatch {
 /// The outcome for one file.
 #[derive(Serialize, ToSchema)]
 pub(super) struct BatchItem {
+    /// Which file of the request, from 0; absent where the problem is the request's and not a file's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    index: Option<usize>,
     /// As sent.
-    pub(super) file_name: Option<String>,
+    file_name: Option<String>,
     /// The answer, unless there is a problem.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) prediction: Option<PredictionAnswer>,
+    prediction: Option<PredictionAnswer>,
     /// Why there is no answer.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) problem: Option<Problem>,
+    problem: Option<Problem>,
 }
 
 /// A prediction as it was recorded.
@@ -169,6 +173,23 @@ impl Heatmap {
             href: format!("/v1/predictions/{id}/heatmap"),
             caveat: CAVEAT,
         }
+    }
+}
+
+impl From<Answered> for BatchItem {
+    fn from(Answered { index, file_name, outcome }: Answered) -> Self {
+        let item = match outcome {
+            Ok(answer) => Self { prediction: Some(answer), problem: None, index: None, file_name },
+            Err(error) => Self { file_name, ..Self::of_request(error) },
+        };
+        Self { index: Some(index), ..item }
+    }
+}
+
+impl BatchItem {
+    /// What went wrong with the request as a whole.
+    pub(super) fn of_request(error: ApiError) -> Self {
+        Self { index: None, file_name: None, prediction: None, problem: Some(error.into_problem("/v1/predictions")) }
     }
 }
 

@@ -7,18 +7,18 @@ use jiff::Timestamp;
 
 use super::answer::PredictionAnswer;
 use crate::{
-    domain::{ModelId, Sha256},
+    domain::{Flag, ModelId, Sha256},
     http::{
         ApiError, AppState,
         heatmaps::{Explained, HEATMAP_SIDE},
     },
-    imaging::{self, Examined, ImageError},
+    imaging::{self, Examined, GreyImage, ImageError},
     metrics::Stage,
     store::{self, Model, Prediction},
 };
 
 /// The model that shall answer, and whether it shall explain.
-pub(super) struct Wanted {
+pub(in crate::http) struct Wanted {
     id: Option<ModelId>,
     alias: Option<String>,
     explain: bool,
@@ -28,15 +28,17 @@ impl Wanted {
     /// Resolves `?model=`; 404 when there is no such model, 409 when it is not the one that serves.
     pub(super) async fn find(state: &AppState, asked: Option<&str>, explain: bool) -> Result<Self, ApiError> {
         let Some(asked) = asked else { return Ok(Self { id: None, alias: None, explain }) };
-        let (model, alias) = match asked.parse::<ModelId>() {
-            Ok(id) => (store::models::get(&state.db, id).await?, None),
-            Err(_) => (store::models::by_alias(&state.db, asked).await?, Some(asked.to_owned())),
-        };
-        let wanted = Self { id: Some(model.ok_or(ApiError::NotFound("model"))?.id), alias, explain };
+        let (model, alias) = find_model(state, asked).await?;
+        let wanted = Self { id: Some(model.id), alias, explain };
         if let Some((serving, _)) = state.engine.current() {
             wanted.check(serving)?;
         }
         Ok(wanted)
+    }
+
+    /// This one, without explanations.
+    pub(in crate::http) fn model(id: ModelId) -> Self {
+        Self { id: Some(id), alias: None, explain: false }
     }
 
     fn check(&self, serving: ModelId) -> Result<(), ApiError> {
@@ -49,10 +51,31 @@ impl Wanted {
     }
 }
 
+/// A model by its identifier or an alias, which is then given back; 404 when there is none.
+pub(in crate::http) async fn find_model(state: &AppState, asked: &str) -> Result<(Model, Option<String>), ApiError> {
+    let (model, alias) = match asked.parse::<ModelId>() {
+        Ok(id) => (store::models::get(&state.db, id).await?, None),
+        Err(_) => (store::models::by_alias(&state.db, asked).await?, Some(asked.to_owned())),
+    };
+    Ok((model.ok_or(ApiError::NotFound("model"))?, alias))
+}
+
+/// An image as it came in.
+pub(in crate::http) enum Content {
+    /// A file.
+    Encoded(Bytes),
+    /// Grey levels, with the hash over them.
+    Grey(Sha256, GreyImage),
+}
+
 /// Decodes, classifies and records one image, and keeps its explanation if there shall be one.
-pub(super) async fn classify(state: &AppState, wanted: &Wanted, bytes: Bytes) -> Result<PredictionAnswer, ApiError> {
+pub(super) async fn classify(
+    state: &AppState,
+    wanted: &Wanted,
+    content: Content,
+) -> Result<PredictionAnswer, ApiError> {
     let started = Instant::now();
-    let (input_sha256, Examined { image, flags, .. }) = examine(state, bytes).await?;
+    let (input_sha256, image, flags) = examine(state, content).await?;
     let image = Arc::new(image);
     let decode_ms = started.elapsed().as_secs_f64() * 1e3;
     let mut classification = state.engine.classify(Arc::clone(&image), wanted.explain).await?;
@@ -70,11 +93,20 @@ pub(super) async fn classify(state: &AppState, wanted: &Wanted, bytes: Bytes) ->
     Ok(answer)
 }
 
-async fn examine(state: &AppState, bytes: Bytes) -> Result<(Sha256, Examined), ApiError> {
+/// Its hash, its grey levels, and what looks wrong with it.
+async fn examine(state: &AppState, content: Content) -> Result<(Sha256, GreyImage, Vec<Flag>), ApiError> {
     let limits = imaging::Limits { max_pixels: state.limits.max_pixels };
-    let work = move || -> Result<(Sha256, Examined), ImageError> {
-        let examined = imaging::examine(&bytes, &limits)?;
-        Ok((Sha256::of(&bytes), examined))
+    let work = move || -> Result<(Sha256, GreyImage, Vec<Flag>), ImageError> {
+        match content {
+            Content::Encoded(bytes) => {
+                let Examined { image, flags, .. } = imaging::examine(&bytes, &limits)?;
+                Ok((Sha256::of(&bytes), image, flags))
+            }
+            Content::Grey(hash, image) => {
+                let flags = imaging::flags(&image);
+                Ok((hash, image, flags))
+            }
+        }
     };
     Ok(state.engine.prepare(Stage::Decode, work).await??)
 }

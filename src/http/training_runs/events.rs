@@ -7,7 +7,7 @@ use std::convert::Infallible;
 use axum::{
     Json,
     extract::State,
-    http::{HeaderMap, HeaderName, StatusCode},
+    http::{HeaderMap, StatusCode},
     response::{
         IntoResponse, Response, Sse,
         sse::{Event, KeepAlive},
@@ -26,7 +26,7 @@ use crate::{
     http::{
         ApiError, AppState,
         accept::negotiate,
-        answer::{Busy, Malformed, NotFound},
+        answer::{Busy, Malformed, NotFound, UNBUFFERED},
         extract::{List, ListParams, PathOf, QueryOf},
     },
     store::{self, StoredEvent},
@@ -34,9 +34,6 @@ use crate::{
 
 /// What the browser sends when it comes back.
 const LAST_EVENT_ID: &str = "last-event-id";
-
-/// nginx holds answers back until it has a good deal of them, unless it is told not to.
-const UNBUFFERED: (HeaderName, &str) = (HeaderName::from_static("x-accel-buffering"), "no");
 
 /// In which form events are answered.
 #[derive(Clone, Copy)]

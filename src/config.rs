@@ -36,8 +36,8 @@ pub struct ListenConfig {
     #[arg(long, env = "THORAX_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
     pub listen: SocketAddr,
 
-    /// Key that `/v1` and `/dicomweb` ask for (`Authorization: Bearer KEY`), 16 characters or more; needed to listen on anything but
-    /// loopback.
+    /// Key that `/v1`, `/v2` and `/dicomweb` ask for (`Authorization: Bearer KEY`), 16 characters or more; needed to listen on
+    /// anything but loopback.
     #[arg(long, env = "THORAX_ADMIN_KEY", value_name = "KEY", hide_env_values = true, value_parser = long_key)]
     pub admin_key: Option<String>,
 

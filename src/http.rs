@@ -29,6 +29,7 @@ mod scores;
 mod state;
 mod trace;
 mod training_runs;
+mod v2;
 
 use axum::{Router, extract::DefaultBodyLimit, middleware};
 use tower_http::{
@@ -39,6 +40,7 @@ use utoipa::{OpenApi, openapi};
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::domain::BatchEvent;
+use aliases::Turn;
 pub use comparison::{CompareError, MAX_COMPARED, compare};
 pub use fields::JsonObject;
 pub use heatmaps::Heatmaps;
@@ -55,12 +57,13 @@ pub use training_runs::{Checked as CheckedRun, check as check_training_run};
         description = "Trains and serves chest-radiograph classifiers. For research only: not a medical device, never \
                        for diagnosis. Errors are `application/problem+json` (RFC 9457)."
     ),
-    components(schemas(Problem, BatchEvent)),
+    components(schemas(Problem, BatchEvent, v2::InferenceError)),
     tags(
         (name = "datasets", description = "Data sets and their radiographs"),
         (name = "training", description = "Recipes, training runs and their numbers"),
         (name = "models", description = "Models, aliases and evaluations"),
         (name = "predictions", description = "Classifying radiographs"),
+        (name = "open inference protocol", description = "The same in the form that clients of Triton and KServe speak"),
         (name = "operating", description = "Health, devices, weights")
     )
 )]
@@ -68,6 +71,7 @@ struct Document;
 
 /// All routes with their description.
 fn routes() -> OpenApiRouter<AppState> {
+    let turn = Turn::default();
     OpenApiRouter::with_openapi(Document::openapi())
         .merge(datasets::router())
         .merge(radiographs::router())
@@ -76,9 +80,10 @@ fn routes() -> OpenApiRouter<AppState> {
         .merge(recipes::router())
         .merge(training_runs::router())
         .merge(models::router())
-        .merge(aliases::router())
+        .merge(aliases::router(turn.clone()))
         .merge(evaluations::router())
         .merge(predictions::router())
+        .merge(v2::router(turn))
         .merge(admin::router())
         .merge(health::router())
         .merge(metrics::router())

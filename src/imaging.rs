@@ -16,6 +16,7 @@ mod suspicion;
 pub use change::Change;
 pub use dicom::{DicomRadiograph, Reference, reference};
 pub use examine::{Examined, examine};
+pub use grey::luma;
 pub use look::{LOOK_VERSION, detail, likeness, look, mirrored_detail, mirrored_hash};
 pub use overlay::overlay_png;
 pub use resize::{resize_square, shrink};

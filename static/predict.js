@@ -60,7 +60,7 @@ function explaining(ctx) {
     else ctx.redraw();
   };
   return h('label', { class: 'explain' }, h('input', { type: 'checkbox', id: 'explain', checked: memo.explain, onchange }),
-    h('span', {}, 'Show what moved the score'));
+    h('span', {}, 'Show what moved the score. The server keeps a small copy in memory for a while.'));
 }
 
 const hover = (over) => (event) => {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::{Extension, Json, extract::State};
 use serde::Deserialize;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, MutexGuard};
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -20,13 +20,20 @@ use crate::{
 };
 
 /// The routes of this file.
-pub(super) fn router() -> OpenApiRouter<AppState> {
-    OpenApiRouter::new().routes(routes!(get_alias, put_alias)).layer(Extension(Turn::default()))
+pub(super) fn router(turn: Turn) -> OpenApiRouter<AppState> {
+    OpenApiRouter::new().routes(routes!(get_alias, put_alias)).layer(Extension(turn))
 }
 
 /// One change at a time: the engine and the row must end with the same model.
 #[derive(Clone, Default)]
-struct Turn(Arc<Mutex<()>>);
+pub(super) struct Turn(Arc<Mutex<()>>);
+
+impl Turn {
+    /// Until no other change is under way.
+    pub(super) async fn wait(&self) -> MutexGuard<'_, ()> {
+        self.0.lock().await
+    }
+}
 
 /// Where an alias points.
 #[derive(Deserialize, ToSchema)]
@@ -64,16 +71,23 @@ async fn put_alias(
         let rule = "a lower-case letter, then up to 31 lower-case letters, digits and hyphens";
         return Err(ApiError::Unusable(format!("the alias {alias:?} is not {rule}")));
     }
-    let _turn = turn.0.lock().await;
     let no_model = || ApiError::invalid("/model_id", "there is no such model; GET /v1/models lists them");
     let model = store::models::get(&state.db, target.model_id).await?.ok_or_else(no_model)?;
     if alias == CHAMPION {
-        let bytes = state.blobs.get(&model.sha256).await?;
-        state.engine.load(model.id, bytes).await?;
+        crown(&state, &turn, &model).await?;
+    } else {
+        store::models::set_alias(&state.db, &alias, model.id).await?;
     }
-    store::models::set_alias(&state.db, &alias, model.id).await?;
     let model = store::models::get(&state.db, model.id).await?;
     model.map(Json).ok_or(ApiError::NotFound("model"))
+}
+
+/// Loads a model, warms it up and makes it champion; when that fails, the old one goes on.
+pub(super) async fn crown(state: &AppState, turn: &Turn, model: &Model) -> Result<(), ApiError> {
+    let _turn = turn.wait().await;
+    let bytes = state.blobs.get(&model.sha256).await?;
+    state.engine.load(model.id, bytes).await?;
+    Ok(store::models::set_alias(&state.db, CHAMPION, model.id).await?)
 }
 
 /// `^[a-z][a-z0-9-]{0,31}$`

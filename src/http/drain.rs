@@ -14,10 +14,11 @@ use tokio::sync::Semaphore;
 use super::{
     ApiError, AppState,
     body::{Held, Lingering},
+    v2,
 };
 
 /// They say how the server is, to its last moment.
-const ABOUT_THE_SERVER: [&str; 3] = ["/health/live", "/health/ready", "/metrics"];
+const ABOUT_THE_SERVER: [&str; 5] = ["/health/live", "/health/ready", "/metrics", v2::PROBES[0], v2::PROBES[1]];
 
 /// Bodies that are thrown away at once: each takes a buffer of up to 400 KiB. The others wait unread, which costs next to nothing.
 const DISCARDED_AT_ONCE: usize = 16;

@@ -12,6 +12,7 @@ use axum::{
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::v2;
 use crate::{
     domain::{LeakageFinding, PlanProblem},
     imaging::ImageError,
@@ -198,7 +199,7 @@ impl IntoResponse for ApiError {
     }
 }
 
-/// Gives every 4xx and 5xx a problem document, but for [`OwnAnswer`].
+/// Gives every 4xx and 5xx a problem document, but for [`OwnAnswer`], and below `/v2` what the Open Inference Protocol has in its place.
 pub(super) async fn render(request: Request, next: Next) -> Response {
     let instance = request.uri().path().to_owned();
     let response = next.run(request).await;
@@ -215,11 +216,25 @@ pub(super) async fn render(request: Request, next: Next) -> Response {
             Failure { detail, errors: Vec::new(), findings: Vec::new() }
         }
     };
-    let problem = document(status, failure, instance);
     parts.headers.remove(header::CONTENT_LENGTH);
+    if v2::is_below(&instance) {
+        parts.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        let error = Json(v2::InferenceError { error: failure.in_words(status) });
+        return Response::from_parts(parts, error.into_response().into_body());
+    }
+    let problem = document(status, failure, instance);
     parts.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
     let body = Json(problem).into_response().into_body();
     Response::from_parts(parts, body)
+}
+
+impl Failure {
+    /// The detail with each wrong field, or the kind of failure where there is no detail.
+    fn in_words(&self, status: StatusCode) -> String {
+        let detail = if self.detail.is_empty() { kind(status).1 } else { self.detail.as_str() };
+        let fields = self.errors.iter().map(|error| format!("; {}: {}", error.pointer, error.detail));
+        fields.fold(detail.to_owned(), |words, field| words + &field)
+    }
 }
 
 fn document(status: StatusCode, failure: Failure, instance: String) -> Problem {

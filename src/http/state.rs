@@ -61,7 +61,7 @@ pub struct AppState {
     pub import_root: Option<PathBuf>,
     /// Name of the data set that takes what is pushed by DICOMweb.
     pub dicomweb_dataset: Arc<str>,
-    /// Key that `/v1` and `/dicomweb` ask for; `None` on a loopback server.
+    /// Key that `/v1`, `/v2` and `/dicomweb` ask for; `None` on a loopback server.
     pub admin_key: Option<Arc<str>>,
     /// How patient ids are stored.
     pub patient_ids: PatientIds,

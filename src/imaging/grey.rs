@@ -38,7 +38,7 @@ fn map<P: Pixel, const CHANNELS: usize>(
 }
 
 /// Rec. 601 (0.299, 0.587, 0.114) in the 16-bit fixed point of Pillow's mode `L`, so that both give the same bytes.
-pub(super) fn luma(r: u8, g: u8, b: u8) -> u8 {
+pub fn luma(r: u8, g: u8, b: u8) -> u8 {
     ((u32::from(r) * 19_595 + u32::from(g) * 38_470 + u32::from(b) * 7_471 + 0x8000) >> 16) as u8
 }
 

@@ -164,6 +164,14 @@ impl PredictionAnswer {
     }
 }
 
+impl PredictionAnswer {
+    /// Empty when nothing looks wrong with the image.
+    pub(in crate::http) fn warnings_in_words(&self) -> String {
+        let details: Vec<&str> = self.warnings.iter().map(|warning| warning.detail).collect();
+        details.join("; ")
+    }
+}
+
 impl Heatmap {
     fn new(id: PredictionId, class: &str, activation: &ActivationMap) -> Self {
         Self {

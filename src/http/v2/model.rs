@@ -1,0 +1,144 @@
+//! A model as the protocol sees it: found by name and version, ready or not, and the tensors it takes and gives.
+
+use axum::{Json, extract::State};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use super::{Failed, response, tensor};
+use crate::{
+    http::{ApiError, AppState, extract::PathOf, predictions},
+    store::Model,
+};
+
+/// The routes of this file.
+pub(super) fn router() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new()
+        .routes(routes!(get_inference_model))
+        .routes(routes!(get_inference_model_version))
+        .routes(routes!(get_model_ready))
+        .routes(routes!(get_model_version_ready))
+}
+
+/// Which model.
+#[derive(Deserialize)]
+pub(super) struct Named {
+    name: String,
+    #[serde(default)]
+    version: Option<String>,
+}
+
+/// A tensor that a model takes or gives.
+#[derive(Serialize, ToSchema)]
+pub(super) struct TensorMetadata {
+    /// By which a request names it.
+    pub(super) name: &'static str,
+    /// Of its elements.
+    pub(super) datatype: &'static str,
+    /// -1 where any size is taken.
+    pub(super) shape: Vec<i64>,
+}
+
+/// What a model takes and gives.
+#[derive(Serialize, ToSchema)]
+struct ModelMetadata {
+    /// As it was asked for.
+    name: String,
+    /// Its identifier: a model has one version.
+    versions: [String; 1],
+    /// The program and the format of the file.
+    platform: &'static str,
+    /// A request has one of them.
+    inputs: Vec<TensorMetadata>,
+    /// All of them are given, or those that are asked for.
+    outputs: Vec<TensorMetadata>,
+}
+
+/// The model serves.
+#[derive(Serialize, ToSchema)]
+struct ModelReady {
+    name: String,
+    ready: bool,
+}
+
+/// The tensors of a model, which is named by its identifier or an alias.
+#[utoipa::path(get, path = "/v2/models/{name}", tag = "open inference protocol", params(("name" = String, Path)),
+    responses((status = 200, body = ModelMetadata), Failed))]
+async fn get_inference_model(
+    State(state): State<AppState>,
+    PathOf(named): PathOf<Named>,
+) -> Result<Json<ModelMetadata>, ApiError> {
+    metadata(&state, named).await
+}
+
+/// The tensors of a version of a model: of the one that it has.
+#[utoipa::path(get, path = "/v2/models/{name}/versions/{version}", tag = "open inference protocol",
+    params(("name" = String, Path), ("version" = String, Path)),
+    responses((status = 200, body = ModelMetadata), Failed))]
+async fn get_inference_model_version(
+    State(state): State<AppState>,
+    PathOf(named): PathOf<Named>,
+) -> Result<Json<ModelMetadata>, ApiError> {
+    metadata(&state, named).await
+}
+
+/// Whether a model serves; 409 when it is another that does.
+#[utoipa::path(get, path = "/v2/models/{name}/ready", tag = "open inference protocol", params(("name" = String, Path)),
+    responses((status = 200, body = ModelReady), Failed))]
+async fn get_model_ready(
+    State(state): State<AppState>,
+    PathOf(named): PathOf<Named>,
+) -> Result<Json<ModelReady>, ApiError> {
+    ready(&state, named).await
+}
+
+/// Whether a version of a model serves.
+#[utoipa::path(get, path = "/v2/models/{name}/versions/{version}/ready", tag = "open inference protocol",
+    params(("name" = String, Path), ("version" = String, Path)),
+    responses((status = 200, body = ModelReady), Failed))]
+async fn get_model_version_ready(
+    State(state): State<AppState>,
+    PathOf(named): PathOf<Named>,
+) -> Result<Json<ModelReady>, ApiError> {
+    ready(&state, named).await
+}
+
+async fn metadata(state: &AppState, named: Named) -> Result<Json<ModelMetadata>, ApiError> {
+    let model = named.find(state).await?;
+    let (versions, classes) = ([model.id.to_string()], model.spec.classes.len());
+    let (inputs, outputs) = (tensor::metadata(), response::metadata(classes));
+    Ok(Json(ModelMetadata { name: named.name, versions, platform: "thorax_safetensors", inputs, outputs }))
+}
+
+async fn ready(state: &AppState, named: Named) -> Result<Json<ModelReady>, ApiError> {
+    let model = named.find(state).await?;
+    named.check_serves(state, &model)?;
+    Ok(Json(ModelReady { name: named.name, ready: true }))
+}
+
+impl Named {
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// By identifier or alias; 404 also for a version that it has not.
+    pub(super) async fn find(&self, state: &AppState) -> Result<Model, ApiError> {
+        let (model, _) = predictions::find_model(state, &self.name).await?;
+        let other = self.version.as_ref().is_some_and(|version| *version != model.id.to_string());
+        if other { Err(ApiError::NotFound("version of this model: its identifier is its only one")) } else { Ok(model) }
+    }
+
+    /// 409 unless it is the model that serves.
+    pub(super) fn check_serves(&self, state: &AppState, model: &Model) -> Result<(), ApiError> {
+        if serves(state, model) {
+            return Ok(());
+        }
+        let name = &self.name;
+        Err(ApiError::Conflict(format!("model {name} is not loaded: POST /v2/repository/models/{name}/load first")))
+    }
+}
+
+/// Whether it is the one model that is loaded.
+pub(super) fn serves(state: &AppState, model: &Model) -> bool {
+    state.engine.current().is_some_and(|(serving, _)| serving == model.id)
+}

@@ -1,0 +1,126 @@
+//! `/v2/repository`: which models there are, and which of them serves.
+
+use axum::{Extension, Json, extract::State};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use utoipa::ToSchema;
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use super::{
+    Failed,
+    model::{Named, serves},
+    request::body_or_default,
+};
+use crate::{
+    http::{
+        ApiError, AppState,
+        aliases::{self, Turn},
+        extract::PathOf,
+    },
+    store::{self, Model, Page},
+};
+
+/// Models that are read from the database at once.
+const PAGE: u32 = 200;
+
+/// The routes of this file.
+pub(super) fn router() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new().routes(routes!(list_repository)).routes(routes!(load_model)).routes(routes!(unload_model))
+}
+
+/// Which models.
+#[derive(Default, Deserialize, ToSchema)]
+struct IndexRequest {
+    /// Only those that serve.
+    #[serde(default)]
+    ready: bool,
+}
+
+/// Nothing that this server lets a client say.
+#[derive(Default, Deserialize, ToSchema)]
+struct LoadRequest {
+    /// `config` and `file:…` are refused: a model is loaded as it is.
+    #[serde(default)]
+    #[schema(value_type = Object)]
+    parameters: Map<String, Value>,
+}
+
+/// A name under which a model can be asked for.
+#[derive(Serialize, ToSchema)]
+struct IndexEntry {
+    /// Its identifier or one of its aliases.
+    name: String,
+    /// Its identifier.
+    version: String,
+    /// `READY` or `UNAVAILABLE`.
+    state: &'static str,
+    /// Why it is unavailable.
+    reason: &'static str,
+}
+
+/// Every model, once by its identifier and once by each alias. The body may be empty.
+#[utoipa::path(post, path = "/v2/repository/index", tag = "open inference protocol", request_body = IndexRequest,
+    responses((status = 200, body = Vec<IndexEntry>), Failed))]
+async fn list_repository(
+    State(state): State<AppState>,
+    body: axum::body::Bytes,
+) -> Result<Json<Vec<IndexEntry>>, ApiError> {
+    let IndexRequest { ready } = body_or_default(&body)?;
+    let mut entries = Vec::new();
+    let mut page = Page { limit: PAGE, after: None };
+    loop {
+        let models = store::models::list(&state.db, None, &page).await?;
+        let wanted = models.iter().filter(|model| !ready || serves(&state, model));
+        entries.extend(wanted.flat_map(|model| named(&state, model)));
+        match models.last() {
+            Some(last) if models.len() == PAGE as usize => page.after = Some(last.id.to_string()),
+            _ => return Ok(Json(entries)),
+        }
+    }
+}
+
+fn named(state: &AppState, model: &Model) -> Vec<IndexEntry> {
+    let (state, reason) =
+        if serves(state, model) { ("READY", "") } else { ("UNAVAILABLE", "not loaded: one model serves at a time") };
+    let version = model.id.to_string();
+    let names = model.aliases.iter().cloned().chain([version.clone()]);
+    names.map(|name| IndexEntry { name, version: version.clone(), state, reason }).collect()
+}
+
+/// Makes a model champion: it is loaded and warmed, and then answers in place of the one that served. When that fails, the old one
+/// goes on.
+#[utoipa::path(post, path = "/v2/repository/models/{name}/load", tag = "open inference protocol",
+    params(("name" = String, Path)), request_body = LoadRequest,
+    responses((status = 200, description = "It serves", body = Value), Failed))]
+async fn load_model(
+    State(state): State<AppState>,
+    Extension(turn): Extension<Turn>,
+    PathOf(wanted): PathOf<Named>,
+    body: axum::body::Bytes,
+) -> Result<Json<Map<String, Value>>, ApiError> {
+    let LoadRequest { parameters } = body_or_default(&body)?;
+    if let Some(name) = parameters.keys().next() {
+        return Err(ApiError::Malformed(format!(
+            "the parameter {name:?} is not supported: a model is loaded as it is"
+        )));
+    }
+    let model = wanted.find(&state).await?;
+    aliases::crown(&state, &turn, &model).await?;
+    Ok(Json(Map::new()))
+}
+
+/// Lets go of a model, so that nothing serves until one is loaded again; its aliases stay, and the next start loads the champion. One that
+/// does not serve is not loaded in the first place.
+#[utoipa::path(post, path = "/v2/repository/models/{name}/unload", tag = "open inference protocol",
+    params(("name" = String, Path)), request_body = LoadRequest,
+    responses((status = 200, description = "It does not serve", body = Value), Failed))]
+async fn unload_model(
+    State(state): State<AppState>,
+    Extension(turn): Extension<Turn>,
+    PathOf(wanted): PathOf<Named>,
+) -> Result<Json<Map<String, Value>>, ApiError> {
+    let model = wanted.find(&state).await?;
+    let _turn = turn.wait().await;
+    state.engine.unload(model.id).await?;
+    Ok(Json(Map::new()))
+}

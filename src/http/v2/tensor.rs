@@ -1,0 +1,329 @@
+//! From a tensor to radiographs: encoded files, or grey levels that skip the decoding and nothing else.
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use bytes::{Buf, Bytes};
+
+use super::{
+    model::TensorMetadata,
+    request::{Data, InferRequest, InputTensor},
+};
+use crate::{
+    domain::Sha256,
+    http::{ApiError, predictions::Content},
+    imaging::{self, GreyImage, Limits, MIN_SIDE},
+};
+
+/// What a request sends: the name of the tensor, the datatype of its elements, and how many dimensions it has.
+const INPUTS: [(&str, &str, usize); 3] = [("image", "BYTES", 1), ("uint8", "UINT8", 4), ("fp32", "FP32", 4)];
+
+/// Images in one request; each answer takes memory.
+const MOST_IMAGES: u64 = 1000;
+
+/// The tensors that a request can send, of which it sends one.
+pub(super) fn metadata() -> Vec<TensorMetadata> {
+    INPUTS.map(|(name, datatype, dimensions)| TensorMetadata { name, datatype, shape: vec![-1; dimensions] }).into()
+}
+
+/// The images of a request; `raw` is what followed its JSON. To be called where blocking is allowed.
+pub(super) fn images(request: &mut InferRequest, raw: Bytes, limits: &Limits) -> Result<Vec<Content>, ApiError> {
+    let [input] = request.inputs.as_mut_slice() else {
+        return Err(malformed("a request has one input: image, uint8 or fp32"));
+    };
+    check_name(input)?;
+    check_parameters(input, &raw)?;
+    let data = input.data.take().filter(|_| raw.is_empty());
+    match (input.datatype.as_str(), data) {
+        ("BYTES", data) => encoded(input, data, raw),
+        ("UINT8", Some(data)) => grey(input, Levels(&data.numbers), limits),
+        ("UINT8", None) => grey(input, Bytewise(&raw), limits),
+        (_, Some(data)) => grey(input, Levels(&data.numbers), limits),
+        (_, None) => grey(input, LittleEndian(&raw), limits),
+    }
+}
+
+fn malformed(detail: impl Into<String>) -> ApiError {
+    ApiError::Malformed(detail.into())
+}
+
+fn check_name(input: &InputTensor) -> Result<(), ApiError> {
+    let known = INPUTS.iter().find(|(name, ..)| *name == input.name);
+    let (name, datatype, _) =
+        known.ok_or_else(|| malformed(format!("there is no input {:?}: send image, uint8 or fp32", input.name)))?;
+    if input.datatype != *datatype {
+        return Err(malformed(format!("the input {name} is {datatype}, not {:?}", input.datatype)));
+    }
+    Ok(())
+}
+
+/// Its elements are in the JSON, or raw behind it, and nowhere else.
+fn check_parameters(input: &InputTensor, raw: &Bytes) -> Result<(), ApiError> {
+    if input.parameters.contains_key("shared_memory_region") {
+        return Err(malformed("shared memory is not supported: send the tensor"));
+    }
+    let size = input.parameters.get("binary_data_size");
+    match (size, &input.data) {
+        (Some(_), Some(_)) => Err(malformed("the input has both data and binary_data_size")),
+        (Some(size), None) if size.as_u64() != Some(raw.len() as u64) => {
+            Err(malformed(format!("binary_data_size is {size}, and {} bytes follow the JSON", raw.len())))
+        }
+        (None, None) => Err(malformed("the input has neither data nor binary_data_size")),
+        (None, Some(_)) if !raw.is_empty() => {
+            Err(malformed("bytes follow the JSON, but no binary_data_size names them"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// As many as the shape says: `[images]`, or `[images, 1]` as some servers want it.
+fn encoded(input: &InputTensor, data: Option<Data>, mut raw: Bytes) -> Result<Vec<Content>, ApiError> {
+    let count = match input.shape.as_slice() {
+        [count] | [count, 1] => *count,
+        _ => return Err(malformed("the input image has the shape [images] or [images, 1]")),
+    };
+    check_count(count)?;
+    let files: Vec<Bytes> = match data {
+        Some(data) => {
+            let decode = |text: &String| BASE64_STANDARD.decode(text).map(Bytes::from);
+            let files: Result<_, _> = data.texts.iter().map(decode).collect();
+            files.map_err(|error| malformed(format!("in JSON the elements of image are base64: {error}")))?
+        }
+        None => std::iter::from_fn(|| element(&mut raw)).take(count as usize + 1).collect(),
+    };
+    if files.len() as u64 != count || !raw.is_empty() {
+        return Err(malformed(format!("the shape of image says {count} elements, and there are others")));
+    }
+    Ok(files.into_iter().map(Content::Encoded).collect())
+}
+
+/// The next element of a raw BYTES tensor: its length in 4 bytes, little-endian, and its bytes. `None` where there is no whole one.
+fn element(raw: &mut Bytes) -> Option<Bytes> {
+    let length = u32::from_le_bytes(raw.get(..4)?.try_into().ok()?) as usize;
+    if raw.len() - 4 < length {
+        return None;
+    }
+    raw.advance(4);
+    Some(raw.split_to(length))
+}
+
+fn check_count(count: u64) -> Result<(), ApiError> {
+    match count {
+        1..=MOST_IMAGES => Ok(()),
+        _ => Err(malformed(format!("a request has 1 to {MOST_IMAGES} images"))),
+    }
+}
+
+/// Grey levels, 0 black to 255 white, in the order of the tensor.
+trait Elements {
+    fn count(&self) -> usize;
+
+    /// `None` where it is none of 0 to 255.
+    fn level(&self, index: usize) -> Option<u8>;
+}
+
+struct Levels<'a>(&'a [f32]);
+struct Bytewise<'a>(&'a [u8]);
+struct LittleEndian<'a>(&'a [u8]);
+
+impl Elements for Levels<'_> {
+    fn count(&self) -> usize {
+        self.0.len()
+    }
+
+    fn level(&self, index: usize) -> Option<u8> {
+        rounded(self.0[index])
+    }
+}
+
+impl Elements for Bytewise<'_> {
+    fn count(&self) -> usize {
+        self.0.len()
+    }
+
+    fn level(&self, index: usize) -> Option<u8> {
+        Some(self.0[index])
+    }
+}
+
+impl Elements for LittleEndian<'_> {
+    fn count(&self) -> usize {
+        self.0.len() / 4
+    }
+
+    fn level(&self, index: usize) -> Option<u8> {
+        let [a, b, c, d] = self.0[4 * index..][..4] else { return None };
+        rounded(f32::from_le_bytes([a, b, c, d]))
+    }
+}
+
+fn rounded(level: f32) -> Option<u8> {
+    (0.0..=255.0).contains(&level).then(|| level.round() as u8)
+}
+
+/// How the elements of a batch of images lie.
+struct Layout {
+    images: u64,
+    channels: usize,
+    height: usize,
+    width: usize,
+    /// From one channel to the next, and from one pixel to the next.
+    steps: (usize, usize),
+}
+
+impl Layout {
+    /// `[images, channels, height, width]`, or else `[images, height, width, channels]`, with 1 or 3 channels.
+    fn of(input: &InputTensor, limits: &Limits) -> Result<Self, ApiError> {
+        let (images, channels, height, width, first) = match *input.shape.as_slice() {
+            [images, channels @ (1 | 3), height, width] => (images, channels, height, width, true),
+            [images, height, width, channels @ (1 | 3)] => (images, channels, height, width, false),
+            _ => {
+                let name = &input.name;
+                let shapes =
+                    "[images, channels, height, width] or [images, height, width, channels] with 1 or 3 channels";
+                return Err(malformed(format!("the input {name} has the shape {shapes}")));
+            }
+        };
+        check_count(images)?;
+        if height.saturating_mul(width) > limits.max_pixels {
+            return Err(ApiError::TooLarge(format!(
+                "{width} x {height} pixels are over the limit of {}",
+                limits.max_pixels
+            )));
+        }
+        if height.min(width) < u64::from(MIN_SIDE) {
+            return Err(ApiError::Unusable(format!("{width} x {height} pixels: a side has {MIN_SIDE} at least")));
+        }
+        let [channels, height, width] = [channels, height, width].map(|length| length as usize);
+        let steps = if first { (height * width, 1) } else { (1, channels) };
+        Ok(Self { images, channels, height, width, steps })
+    }
+
+    fn elements_each(&self) -> usize {
+        self.channels * self.height * self.width
+    }
+}
+
+/// Each image as one grey plane: colour as in a file that is decoded.
+fn grey(input: &InputTensor, elements: impl Elements, limits: &Limits) -> Result<Vec<Content>, ApiError> {
+    let layout = Layout::of(input, limits)?;
+    let each = layout.elements_each();
+    if elements.count() as u64 != layout.images * each as u64 {
+        let (shape, count) = (&input.shape, elements.count());
+        return Err(malformed(format!("the shape {shape:?} does not fit the data of {count} elements")));
+    }
+    let (channel_step, pixel_step) = layout.steps;
+    let image = |image: usize| {
+        let level =
+            |pixel: usize, channel: usize| elements.level(image * each + pixel * pixel_step + channel * channel_step);
+        let pixel = |pixel: usize| match layout.channels {
+            1 => level(pixel, 0),
+            _ => Some(imaging::luma(level(pixel, 0)?, level(pixel, 1)?, level(pixel, 2)?)),
+        };
+        let pixels: Option<Vec<u8>> = (0..layout.height * layout.width).map(pixel).collect();
+        let pixels = pixels.ok_or_else(|| ApiError::Unusable("levels are 0 (black) to 255 (white)".into()))?;
+        let (width, height) = (layout.width as u32, layout.height as u32);
+        Ok(Content::Grey(Sha256::of(&pixels), GreyImage { width, height, pixels }))
+    };
+    (0..layout.images as usize).map(image).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const LIMITS: Limits = Limits { max_pixels: 10_000 };
+
+    fn read(input: serde_json::Value, raw: &[u8]) -> Result<Vec<Content>, ApiError> {
+        let mut request: InferRequest = serde_json::from_value(json!({ "inputs": [input] })).unwrap();
+        images(&mut request, Bytes::copy_from_slice(raw), &LIMITS)
+    }
+
+    fn planes(read: Result<Vec<Content>, ApiError>) -> Vec<(u32, u32, Vec<u8>)> {
+        let plane = |content| match content {
+            Content::Grey(_, image) => (image.width, image.height, image.pixels),
+            Content::Encoded(_) => panic!("encoded"),
+        };
+        read.unwrap().into_iter().map(plane).collect()
+    }
+
+    #[test]
+    fn both_layouts_datatypes_and_encodings_give_the_same_planes() {
+        let (height, width) = (32, 40);
+        let colour = |image: usize, pixel: usize, channel: usize| (image * 100 + pixel % 50 * 2 + channel * 20) as u8;
+        let pixels = height * width;
+        let first: Vec<u8> =
+            (0..2 * 3 * pixels).map(|i| colour(i / (3 * pixels), i % pixels, i / pixels % 3)).collect();
+        let last: Vec<u8> = (0..2 * 3 * pixels).map(|i| colour(i / (3 * pixels), i / 3 % pixels, i % 3)).collect();
+        let plane = |image| {
+            let grey = |pixel| imaging::luma(colour(image, pixel, 0), colour(image, pixel, 1), colour(image, pixel, 2));
+            (40, 32, (0..pixels).map(grey).collect())
+        };
+        let expected: Vec<(u32, u32, Vec<u8>)> = vec![plane(0), plane(1)];
+        for (shape, levels) in [([2, 3, height, width], first), ([2, height, width, 3], last)] {
+            let bytes = json!({"name": "uint8", "datatype": "UINT8", "shape": shape,
+                "parameters": {"binary_data_size": levels.len()}});
+            assert_eq!(planes(read(bytes, &levels)), expected);
+            let numbers = json!({"name": "uint8", "datatype": "UINT8", "shape": shape, "data": levels});
+            assert_eq!(planes(read(numbers, &[])), expected);
+            let floats: Vec<u8> = levels.iter().flat_map(|level| (f32::from(*level) + 0.2).to_le_bytes()).collect();
+            let raw = json!({"name": "fp32", "datatype": "FP32", "shape": shape,
+                "parameters": {"binary_data_size": floats.len()}});
+            assert_eq!(planes(read(raw, &floats)), expected);
+            let numbers = json!({"name": "fp32", "datatype": "FP32", "shape": shape, "data": levels});
+            assert_eq!(planes(read(numbers, &[])), expected);
+        }
+    }
+
+    #[test]
+    fn files_come_with_their_lengths_or_in_base64() {
+        let raw = [&3_u32.to_le_bytes()[..], b"one", &2_u32.to_le_bytes(), b"to"].concat();
+        let binary = |shape: serde_json::Value, size: usize| json!({"name": "image", "datatype": "BYTES", "shape": shape, "parameters": {"binary_data_size": size}});
+        let text = json!({"name": "image", "datatype": "BYTES", "shape": [2], "data": ["b25l", "dG8="]});
+        for read in
+            [read(binary(json!([2]), raw.len()), &raw), read(binary(json!([2, 1]), raw.len()), &raw), read(text, &[])]
+        {
+            let files: Vec<Bytes> = read
+                .unwrap()
+                .into_iter()
+                .map(|content| match content {
+                    Content::Encoded(bytes) => bytes,
+                    Content::Grey(..) => panic!("decoded"),
+                })
+                .collect();
+            assert_eq!(files, ["one", "to"]);
+        }
+        for (shape, cut) in [(json!([1]), 0), (json!([3]), 0), (json!([2]), 1), (json!([2, 2]), 0), (json!([0]), 0)] {
+            let raw = &raw[..raw.len() - cut];
+            assert!(
+                matches!(read(binary(shape.clone(), raw.len()), raw), Err(ApiError::Malformed(_))),
+                "{shape} {cut}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        let fp32 = |shape: [u64; 4], level: f32| {
+            let data = vec![level; shape.iter().product::<u64>().min(4096) as usize];
+            read(json!({"name": "fp32", "datatype": "FP32", "shape": shape, "data": data}), &[])
+        };
+        assert!(fp32([1, 1, 32, 32], 255.0).is_ok());
+        assert!(matches!(fp32([1, 1, 32, 32], 255.6), Err(ApiError::Unusable(_))));
+        assert!(matches!(fp32([1, 1, 32, 32], -1.0), Err(ApiError::Unusable(_))));
+        assert!(matches!(fp32([1, 1, 16, 32], 1.0), Err(ApiError::Unusable(_))));
+        assert!(matches!(fp32([1, 2, 32, 32], 1.0), Err(ApiError::Malformed(_))));
+        assert!(matches!(fp32([2, 1, 64, 64], 1.0), Err(ApiError::Malformed(_))));
+        assert!(matches!(fp32([1, 1, 1 << 40, 1 << 40], 1.0), Err(ApiError::TooLarge(_))));
+        let wrong = [
+            json!({"name": "pixels", "datatype": "UINT8", "shape": [1, 1, 32, 32], "data": []}),
+            json!({"name": "uint8", "datatype": "FP32", "shape": [1, 1, 32, 32], "data": []}),
+            json!({"name": "uint8", "datatype": "UINT8", "shape": [1, 1, 32, 32]}),
+            json!({"name": "uint8", "datatype": "UINT8", "shape": [1, 1, 32, 32], "parameters": {"binary_data_size": 9}}),
+            json!({"name": "uint8", "datatype": "UINT8", "shape": [1, 1, 32, 32], "parameters": {"shared_memory_region": "a"}}),
+        ];
+        for wrong in wrong {
+            assert!(matches!(read(wrong.clone(), &[]), Err(ApiError::Malformed(_))), "{wrong}");
+        }
+    }
+}

@@ -78,6 +78,11 @@ async fn what_is_wrong_with_the_whole_request_has_a_status_or_else_the_last_line
     let good = png(48, 48, 1);
     let parts = [Part::File("a.png", &good), Part::Text("label", "normal"), Part::File("b.png", &good)];
     post(&server, &parts, "application/json").await.assert_problem(422, PREDICTIONS);
+    // What was read before it went wrong is answered first.
+    let parts = [Part::File("a.png", &good), Part::File("b.png", &good), Part::Text("label", "normal")];
+    let told = lines(&post(&server, &parts, NDJSON).await.bytes);
+    let problems: Vec<&Value> = told.iter().map(|line| &line["problem"]["status"]).collect();
+    assert_eq!(problems, [&Value::Null, &Value::Null, &json!(422)], "{told:?}");
     // The form goes wrong after its first line.
     let mut sent = Sent::open(&server).await;
     sent.file("a.png", &good).await;

@@ -41,6 +41,8 @@ pub(in crate::http) struct Files {
     place: Option<Admitted>,
     read: usize,
     all_read: bool,
+    /// What was wrong with the request, to be told last.
+    failure: Option<ApiError>,
 }
 
 /// Each `file` of a form, read as it is asked for.
@@ -74,6 +76,7 @@ impl Files {
             incoming,
             under_way: FuturesUnordered::new(),
             place: Some(place),
+            failure: None,
             read: 0,
             all_read: false,
         }
@@ -91,15 +94,19 @@ impl Files {
                 }
                 file = self.incoming.next(), if may_read => match file {
                     Some(Ok(file)) => self.begin(file),
-                    Some(Err(error)) => return Some(Err(error)),
-                    None => {
-                        self.all_read = true;
-                        self.place = None;
-                    }
+                    Some(Err(error)) => self.end_with(Some(error)),
+                    None => self.end_with(None),
                 },
-                else => return None,
+                else => return self.failure.take().map(Err),
             }
         }
+    }
+
+    /// Reads no more; what was read is still answered.
+    fn end_with(&mut self, failure: Option<ApiError>) {
+        self.all_read = true;
+        self.place = None;
+        self.failure = failure;
     }
 
     /// While all of its places are taken, one more if there is room, and if a batch has use for it.
@@ -111,7 +118,7 @@ impl Files {
     }
 
     fn begin(&mut self, File { name, content }: File) {
-        let Some(place) = self.place.take() else { return };
+        let place = self.place.take().expect("it is read only with a place");
         let (state, wanted, index) = (self.state.clone(), Arc::clone(&self.wanted), self.read);
         self.read += 1;
         self.under_way.push(Box::pin(async move {

@@ -40,6 +40,7 @@ use utoipa::{OpenApi, openapi};
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::domain::BatchEvent;
+pub use aliases::GateComparison;
 use aliases::Turn;
 pub use comparison::{CompareError, MAX_COMPARED, compare};
 pub use fields::JsonObject;

@@ -36,7 +36,7 @@ pub use evaluations::Evaluation;
 pub use events::StoredEvent;
 pub use imports::{Import, ImportRejection, RejectionKind};
 pub use looks::HashedRadiograph;
-pub use models::Model;
+pub use models::{AliasMove, Model};
 pub use outcomes::Evaluated;
 pub use predictions::Prediction;
 pub use provenance::{Origin, Provenance, RunImage};

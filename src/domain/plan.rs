@@ -62,6 +62,17 @@ pub enum SelectionMetric {
     Loss,
 }
 
+impl SelectionMetric {
+    /// As it is written in plans.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Accuracy => "accuracy",
+            Self::MacroF1 => "macro_f1",
+            Self::Loss => "loss",
+        }
+    }
+}
+
 /// How the best epoch of a stage is chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Selection {

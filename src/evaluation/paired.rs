@@ -44,7 +44,7 @@ impl PairedTest {
     /// # Errors
     /// When no image was shown to both, or one stood under two labels: then there is nothing to be compared, and the text says
     /// so.
-    pub(super) fn new(first: &[Outcome], this: &[Outcome], classes: usize) -> Result<Self, String> {
+    pub fn new(first: &[Outcome], this: &[Outcome], classes: usize) -> Result<Self, String> {
         let cells = cells(first, this)?;
         let n: u64 = cells.values().sum();
         let count = |first_right, this_right| {

@@ -1,5 +1,7 @@
 //! `/v1/models/aliases`: names for models; `champion` is the one that serves.
 
+mod gate;
+
 use std::sync::Arc;
 
 use axum::{Extension, Json, extract::State};
@@ -10,18 +12,24 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     ApiError, AppState,
-    answer::{Invalid, NotFound},
-    extract::{JsonBody, PathOf},
+    answer::{Conflict, Invalid, Malformed, NotFound},
+    extract::{JsonBody, List, ListParams, PathOf, QueryOf},
 };
+use gate::Gate;
+pub use gate::GateComparison;
+
 use crate::{
     domain::ModelId,
-    store::{self, Model},
+    store::{self, AliasMove, Model},
     worker::CHAMPION,
 };
 
 /// The routes of this file.
 pub(super) fn router(turn: Turn) -> OpenApiRouter<AppState> {
-    OpenApiRouter::new().routes(routes!(get_alias, put_alias)).layer(Extension(turn))
+    OpenApiRouter::new()
+        .routes(routes!(get_alias, put_alias))
+        .routes(routes!(list_alias_history))
+        .layer(Extension(turn))
 }
 
 /// One change at a time: the engine and the row must end with the same model.
@@ -41,6 +49,8 @@ impl Turn {
 struct AliasTarget {
     /// The model.
     model_id: ModelId,
+    /// What the model has to reach first, or else the alias stays where it is and the answer is 409 with both scores.
+    require: Option<Gate>,
 }
 
 /// The model behind an alias.
@@ -53,13 +63,27 @@ async fn get_alias(State(state): State<AppState>, PathOf(alias): PathOf<String>)
     model.map(Json).ok_or(ApiError::NotFound("alias"))
 }
 
+/// Every move of an alias, the newest first; models that were deleted since among them.
+#[utoipa::path(get, path = "/v1/models/aliases/{alias}/history", tag = "models",
+    params(("alias" = String, Path), ListParams),
+    responses((status = 200, body = List<AliasMove>), Malformed))]
+async fn list_alias_history(
+    State(state): State<AppState>,
+    PathOf(alias): PathOf<String>,
+    QueryOf(params): QueryOf<ListParams>,
+) -> Result<Json<List<AliasMove>>, ApiError> {
+    let page = params.page()?;
+    let moves = store::models::alias_history(&state.db, &alias, &page).await?;
+    Ok(Json(List::of(moves, &page, |moved| moved.sequence.to_string())))
+}
+
 /// Points an alias at a model. `champion` is loaded and warmed first; when that fails, the old one goes on.
 #[utoipa::path(put, path = "/v1/models/aliases/{alias}", tag = "models",
     params(("alias" = String, Path, description = "A lower-case letter, then up to 31 of a-z, 0-9 and -")),
     request_body = AliasTarget,
     responses(
         (status = 200, body = Model),
-        Invalid
+        Conflict, Invalid
     ))]
 async fn put_alias(
     State(state): State<AppState>,
@@ -73,6 +97,9 @@ async fn put_alias(
     }
     let no_model = || ApiError::invalid("/model_id", "there is no such model; GET /v1/models lists them");
     let model = store::models::get(&state.db, target.model_id).await?.ok_or_else(no_model)?;
+    if let Some(gate) = target.require {
+        gate.check(&state, &model).await?;
+    }
     if alias == CHAMPION {
         crown(&state, &turn, &model).await?;
     } else {

@@ -12,7 +12,7 @@ use axum::{
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::v2;
+use super::{GateComparison, v2};
 use crate::{
     domain::{LeakageFinding, PlanProblem},
     imaging::ImageError,
@@ -41,6 +41,9 @@ pub struct Problem {
     /// Leakage that the request did not acknowledge.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub findings: Vec<LeakageFinding>,
+    /// The scores with which a model did not pass its gate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub comparison: Option<Box<GateComparison>>,
 }
 
 /// One wrong field.
@@ -85,6 +88,12 @@ pub enum ApiError {
          (POST /v1/datasets/{{id}}/split), remove the duplicates, or name the findings in `acknowledge`"
     )]
     Leakage(Vec<LeakageFinding>),
+    /// 409: a model that scores worse than it has to.
+    #[error(
+        "the model does not pass: {} is {:.4}, and {:.4} for the model that it may not be worse than",
+        .0.metric.as_str(), .0.candidate.score, .0.reference.score
+    )]
+    Gate(Box<GateComparison>),
     /// 413.
     #[error("{0}")]
     TooLarge(String),
@@ -140,9 +149,12 @@ impl ApiError {
             detail: format!("does not name {}: {}", finding.name, finding.detail),
         };
         match self {
-            Self::Invalid(errors) => Failure { detail, errors, findings: Vec::new() },
-            Self::Leakage(findings) => Failure { detail, errors: findings.iter().map(named).collect(), findings },
-            _ => Failure { detail, errors: Vec::new(), findings: Vec::new() },
+            Self::Invalid(errors) => Failure { errors, ..Failure::saying(detail) },
+            Self::Leakage(findings) => {
+                Failure { errors: findings.iter().map(named).collect(), findings, ..Failure::saying(detail) }
+            }
+            Self::Gate(comparison) => Failure { comparison: Some(comparison), ..Failure::saying(detail) },
+            _ => Failure::saying(detail),
         }
     }
 
@@ -162,7 +174,7 @@ impl ApiError {
             Self::Forbidden(_) => StatusCode::FORBIDDEN,
             Self::NotFound(_) => StatusCode::NOT_FOUND,
             Self::NotAcceptable(_) => StatusCode::NOT_ACCEPTABLE,
-            Self::Conflict(_) | Self::Leakage(_) => StatusCode::CONFLICT,
+            Self::Conflict(_) | Self::Leakage(_) | Self::Gate(_) => StatusCode::CONFLICT,
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedType(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Unusable(_) | Self::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
@@ -183,6 +195,7 @@ struct Failure {
     detail: String,
     errors: Vec<FieldError>,
     findings: Vec<LeakageFinding>,
+    comparison: Option<Box<GateComparison>>,
 }
 
 impl IntoResponse for ApiError {
@@ -211,10 +224,7 @@ pub(super) async fn render(request: Request, next: Next) -> Response {
     let (mut parts, body) = response.into_parts();
     let failure = match parts.extensions.remove::<Failure>() {
         Some(failure) => failure,
-        None => {
-            let detail = framework_detail(status, body).await;
-            Failure { detail, errors: Vec::new(), findings: Vec::new() }
-        }
+        None => Failure::saying(framework_detail(status, body).await),
     };
     parts.headers.remove(header::CONTENT_LENGTH);
     if v2::is_below(&instance) {
@@ -229,6 +239,10 @@ pub(super) async fn render(request: Request, next: Next) -> Response {
 }
 
 impl Failure {
+    fn saying(detail: String) -> Self {
+        Self { detail, errors: Vec::new(), findings: Vec::new(), comparison: None }
+    }
+
     /// The detail with each wrong field, or the kind of failure where there is no detail.
     fn in_words(&self, status: StatusCode) -> String {
         let detail = if self.detail.is_empty() { kind(status).1 } else { self.detail.as_str() };
@@ -247,6 +261,7 @@ fn document(status: StatusCode, failure: Failure, instance: String) -> Problem {
         instance,
         errors: failure.errors,
         findings: failure.findings,
+        comparison: failure.comparison,
     }
 }
 

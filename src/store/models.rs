@@ -34,6 +34,18 @@ pub struct Model {
     pub created_at: Timestamp,
 }
 
+/// When an alias came to point at a model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct AliasMove {
+    /// Counts the moves of all aliases.
+    pub sequence: u64,
+    /// Where it points since.
+    pub model_id: ModelId,
+    /// Since when.
+    #[schema(value_type = String, format = DateTime)]
+    pub moved_at: Timestamp,
+}
+
 /// The models that meet a condition, each with its aliases.
 macro_rules! select {
     ($condition:literal $(, $argument:expr)*) => {
@@ -147,7 +159,10 @@ pub async fn delete(db: &Db, id: ModelId) -> Result<Option<Option<Sha256>>, Stor
 
 /// Points an alias. `RowNotFound` when there is no such model.
 pub async fn set_alias(db: &Db, alias: &str, id: ModelId) -> Result<(), StoreError> {
-    point(&mut *db.write().acquire().await?, alias, id).await
+    let mut tx = db.begin().await?;
+    point(&mut tx, alias, id).await?;
+    tx.commit().await?;
+    Ok(())
 }
 
 async fn point(tx: &mut SqliteConnection, alias: &str, id: ModelId) -> Result<(), StoreError> {
@@ -160,12 +175,40 @@ async fn point(tx: &mut SqliteConnection, alias: &str, id: ModelId) -> Result<()
         id,
         now
     )
-    .execute(tx)
+    .execute(&mut *tx)
     .await;
     match pointed {
-        Err(sqlx::Error::Database(e)) if e.is_foreign_key_violation() => Err(sqlx::Error::RowNotFound.into()),
-        other => other.map(|_| ()).map_err(StoreError::from),
-    }
+        Err(sqlx::Error::Database(e)) if e.is_foreign_key_violation() => return Err(sqlx::Error::RowNotFound.into()),
+        other => other?,
+    };
+    sqlx::query!("insert into alias_history (alias, model_id, moved_at) values (?, ?, ?)", alias, id, now)
+        .execute(tx)
+        .await?;
+    Ok(())
+}
+
+/// A page of an alias's moves, the newest first.
+pub async fn alias_history(db: &Db, alias: &str, page: &Page) -> Result<Vec<AliasMove>, StoreError> {
+    // Before any that there is where nothing, or nothing that is a number, is named.
+    let before = page.after.as_deref().and_then(|after| after.parse().ok()).unwrap_or(i64::MAX);
+    let rows = sqlx::query!(
+        "select sequence, model_id, moved_at from alias_history where alias = ? and sequence < ?
+           order by sequence desc limit ?",
+        alias,
+        before,
+        page.limit,
+    )
+    .fetch_all(db.read())
+    .await?;
+    rows.into_iter()
+        .map(|row| {
+            Ok(AliasMove {
+                sequence: columns::number("alias_history.sequence", row.sequence)?,
+                model_id: columns::parse("alias_history.model_id", &row.model_id)?,
+                moved_at: columns::parse("alias_history.moved_at", &row.moved_at)?,
+            })
+        })
+        .collect()
 }
 
 /// The model behind an alias.
@@ -268,6 +311,12 @@ mod tests {
         assert_eq!(by_alias(&db, "production").await.unwrap().unwrap().id, new.id);
         assert_eq!(delete(&db, old.id).await.unwrap(), Some(None), "the other model has the same weights");
         assert_eq!(delete(&db, old.id).await.unwrap(), None);
+        let first = Page { limit: 1, after: None };
+        let newest = alias_history(&db, "production", &first).await.unwrap();
+        assert_eq!(newest.iter().map(|moved| moved.model_id).collect::<Vec<_>>(), [new.id]);
+        let rest = Page { limit: 9, after: Some(newest[0].sequence.to_string()) };
+        let rest = alias_history(&db, "production", &rest).await.unwrap();
+        assert_eq!(rest.iter().map(|moved| moved.model_id).collect::<Vec<_>>(), [old.id], "gone, and still told of");
         let nowhere = set_alias(&db, "production", old.id).await;
         assert!(matches!(nowhere, Err(StoreError::Database(sqlx::Error::RowNotFound))));
     }

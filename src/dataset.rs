@@ -38,15 +38,3 @@ pub fn match_class<'a>(classes: &'a ClassList, name: &str) -> Option<&'a str> {
 async fn off_async<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, StoreError> {
     tokio::task::spawn_blocking(work).await.map_err(|error| StoreError::Blob(format!("a computation gave up: {error}")))
 }
-
-/// A folder of real data beside the project, for tests; says so when it is not there.
-#[cfg(test)]
-pub(crate) fn shared_folder(name: &str) -> Option<std::path::PathBuf> {
-    let beside = || std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared");
-    let folder = std::env::var_os("THORAX_SHARED").map_or_else(beside, Into::into).join(name);
-    if folder.is_dir() {
-        return Some(folder);
-    }
-    println!("skipped: {} does not exist (set THORAX_SHARED)", folder.display());
-    None
-}

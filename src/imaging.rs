@@ -142,5 +142,17 @@ pub fn encode_png(image: &GreyImage) -> Vec<u8> {
     bytes.into_inner()
 }
 
+/// A folder of real data beside the project, for tests; says so when it is not there.
+#[cfg(test)]
+pub(crate) fn shared_folder(name: &str) -> Option<std::path::PathBuf> {
+    let beside = || std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared");
+    let folder = std::env::var_os("THORAX_SHARED").map_or_else(beside, Into::into).join(name);
+    if folder.is_dir() {
+        return Some(folder);
+    }
+    println!("skipped: {} does not exist (set THORAX_SHARED)", folder.display());
+    None
+}
+
 #[cfg(test)]
 mod tests;

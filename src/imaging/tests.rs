@@ -291,7 +291,7 @@ fn other_pixels_are_another_version_of_the_preprocessing() {
 }
 
 fn real_images(folder: &str) -> Vec<std::path::PathBuf> {
-    let Some(folder) = crate::dataset::shared_folder(folder) else { return Vec::new() };
+    let Some(folder) = crate::imaging::shared_folder(folder) else { return Vec::new() };
     let is_image =
         |path: &std::path::PathBuf| path.extension().is_some_and(|end| end == "png" || end == "jpg" || end == "jpeg");
     let mut files: Vec<_> =

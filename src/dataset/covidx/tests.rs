@@ -73,7 +73,7 @@ fn file_names_that_lead_out_of_the_folder_are_refused() {
 
 #[test]
 fn the_published_files_parse_whole() {
-    let Some(folder) = crate::dataset::shared_folder("covidx") else { return };
+    let Some(folder) = crate::imaging::shared_folder("covidx") else { return };
     let read = |name: &str| std::fs::read_to_string(folder.join(name)).expect("a published split file");
     for (name, lines) in [("train_COVIDx7A.txt", 15_111), ("test_COVIDx7A.txt", 300)] {
         let (rows, problems) = parse(&read(name), &ClassList::default());

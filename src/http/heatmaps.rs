@@ -20,7 +20,10 @@ pub(super) const HEATMAP_SIDE: u32 = 512;
 ///
 /// Predictions are recorded, their images are not. An overlay needs the image, so it lives as long as it is among the last ones.
 #[derive(Clone, Debug, Default)]
-pub struct Heatmaps(Arc<Mutex<VecDeque<(PredictionId, Arc<Explained>)>>>);
+pub struct Heatmaps(Arc<Mutex<Kept>>);
+
+/// From the oldest to the newest.
+type Kept = VecDeque<(PredictionId, Arc<Explained>)>;
 
 /// An image, at most [`HEATMAP_SIDE`] long, and what of it moved the score.
 #[derive(Debug)]

@@ -154,8 +154,11 @@ fn gather(inbox: &mpsc::Receiver<Command>, first: Request, config: &EngineConfig
     (batch, None)
 }
 
+/// The probabilities of an image and, where it shall be explained, what moved them.
+type Classified = (Vec<f32>, Option<ActivationMap>);
+
 /// Probabilities of each image, and what moved them if anybody in the batch wants to know.
-fn classify(classifier: &Classifier, batch: &mut [Request]) -> Result<Vec<(Vec<f32>, Option<ActivationMap>)>, NnError> {
+fn classify(classifier: &Classifier, batch: &mut [Request]) -> Result<Vec<Classified>, NnError> {
     let side = classifier.spec().image_size;
     for request in batch.iter_mut().filter(|request| request.square.width != side) {
         request.square = resize_square(&request.original, side);

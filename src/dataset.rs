@@ -1,7 +1,9 @@
-//! Data sets: split files, imports, uploads, patient-grouped splits, and synthetic phantoms for the demo.
+//! Data sets: split files, imports, uploads, patient-grouped splits, exports, and synthetic phantoms for the demo.
 
 pub mod covidx;
+mod distribution;
 mod duplicates;
+mod export;
 mod folder;
 mod import;
 mod leakage;
@@ -11,13 +13,15 @@ pub mod phantom;
 mod split;
 mod upload;
 
+pub use distribution::{Counted, DistributionTable, distribution};
 pub use duplicates::{DuplicateGroup, Duplicates, duplicates};
+pub use export::{ExportError, label_file};
 pub use folder::{PathError, resolve_below};
 pub use import::{ImportRequest, import};
 pub use leakage::{leakage, leakage_of};
 pub use looks::complete_looks;
 pub use patient::PatientIds;
-pub use split::{assign, carve_validation};
+pub use split::{Fractions, assign, carve_validation, split};
 pub use upload::{AddError, Added, NewRadiograph, add};
 
 use crate::{domain::ClassList, store::StoreError};

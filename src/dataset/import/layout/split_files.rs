@@ -1,4 +1,4 @@
-//! The COVIDx layout: images in `train/` and `test/`, and a split file for each.
+//! The COVIDx layout: images in `train/`, `test/` and, where it has one, `validation/`, and a split file for each.
 
 use std::{collections::HashSet, path::Path};
 
@@ -16,13 +16,18 @@ use super::{Entry, Origin};
 
 pub(super) const TRAIN: &str = "train_split.txt";
 pub(super) const TEST: &str = "test_split.txt";
+const VALIDATION: &str = "validation_split.txt";
 
 /// Largest accepted split file; the published ones have 1.3 MB.
 const MAX_BYTES: u64 = 64 << 20;
 
 /// The rows of the split files that the request names or the folder holds; `None` if there are none.
 pub(super) fn entries(request: &ImportRequest) -> Result<Option<Vec<Entry>>, String> {
-    let files = [(Split::Train, &request.train_split, TRAIN), (Split::Test, &request.test_split, TEST)];
+    let files = [
+        (Split::Train, &request.train_split, TRAIN),
+        (Split::Validation, &None, VALIDATION),
+        (Split::Test, &request.test_split, TEST),
+    ];
     let mut entries = None;
     for (split, named, usual) in files {
         let name = match named {
@@ -47,7 +52,7 @@ fn rows(request: &ImportRequest, split: Split, name: &str) -> Result<Vec<Entry>,
             path: format!("{split}/{}", row.file_name),
             label: row.class,
             split: Some(split),
-            patient_id: Some(row.patient_id),
+            patient_id: row.patient_id,
             source: row.source,
         }),
     });

@@ -17,6 +17,8 @@ const TRAIN: &str =
 const TEST: &str = "p3 a.png pneumonia cohen\n";
 const VALIDATION: &str = "p4 e.png COVID-19 cohen\n";
 
+const SPLITS: [(&str, &str); 3] = [("train", TRAIN), ("validation", VALIDATION), ("test", TEST)];
+
 #[tokio::test]
 async fn label_files_come_back_as_they_were_imported() {
     let server = Server::with(|state, folder| {
@@ -27,16 +29,22 @@ async fn label_files_come_back_as_they_were_imported() {
     .await;
     let first = server.dataset("first").await;
     assert_eq!(import(&server, &first, "set").await.at("/created"), json!(6));
-    for (name, text) in [("train", TRAIN), ("validation", VALIDATION), ("test", TEST)] {
-        let answer = server.get(&format!("/v1/datasets/{first}/exports/{name}_split.txt")).await;
-        assert_eq!((answer.status, answer.header("content-type")), (200, "text/plain; charset=utf-8"));
-        assert_eq!(String::from_utf8(answer.bytes.clone()).unwrap(), text);
+    let mut exported = Vec::new();
+    for (name, text) in SPLITS {
+        let answer = export(&server, &first, name).await;
         // The export takes the place of the label file that came with the images.
-        std::fs::write(server.folder.path().join(format!("root/set/{name}_split.txt")), answer.bytes).unwrap();
+        std::fs::write(server.folder.path().join(format!("root/set/{name}_split.txt")), &answer).unwrap();
+        assert_eq!(without_patients(&answer), without_patients(text), "{name}");
+        exported.push(answer);
     }
+    let patients: Vec<&str> = exported[0].lines().map(|line| line.split(' ').next().unwrap()).collect();
+    assert!(patients[1] == patients[2] && patients[0] != patients[1] && patients[3] == "-", "{patients:?}");
     let second = server.dataset("second").await;
     let again = import(&server, &second, "set").await;
     assert_eq!((again.at("/created"), again.at("/rejected")), (json!(6), json!(0)), "{again:?}");
+    for ((name, _), exported) in SPLITS.into_iter().zip(exported) {
+        assert_eq!(export(&server, &second, name).await, exported, "patients and all");
+    }
     let place = |id: &str| format!("/v1/datasets/{id}");
     let (first, second) = (server.get(&place(&first)).await, server.get(&place(&second)).await);
     assert_eq!(first.at("/fingerprint"), second.at("/fingerprint"));
@@ -97,6 +105,19 @@ async fn a_distribution_is_told_as_markdown_and_as_text() {
     server.accept(&path, "application/json").await.assert_problem(406, &path);
 }
 
+async fn export(server: &Server, dataset: &str, split: &str) -> String {
+    let answer = server.get(&format!("/v1/datasets/{dataset}/exports/{split}_split.txt")).await;
+    assert_eq!((answer.status, answer.header("content-type")), (200, "text/plain; charset=utf-8"));
+    String::from_utf8(answer.bytes).unwrap()
+}
+
+/// File name, class and source of each row.
+fn without_patients(text: &str) -> Vec<&str> {
+    text.lines()
+        .map(|line| &line[line.find(".png").map_or(0, |end| line[..end].rfind(' ').map_or(0, |at| at + 1))..])
+        .collect()
+}
+
 /// Six images in the COVIDx layout with a validation split.
 fn draw(folder: &Path) {
     for (split, rows, files) in [
@@ -117,8 +138,6 @@ fn draw(folder: &Path) {
 async fn import(server: &Server, dataset: &str, path: &str) -> Answer {
     let started = server.post(&format!("/v1/datasets/{dataset}/imports"), json!({ "path": path })).await;
     assert_eq!(started.status, 202, "{started:?}");
-    server.state.tasks.close();
-    server.state.tasks.wait().await;
-    server.state.tasks.reopen();
+    server.settle().await;
     server.get(started.header("location")).await
 }

@@ -3,6 +3,7 @@
 mod check;
 mod distribution;
 mod export;
+mod generate;
 mod split;
 
 use std::io::Write;
@@ -31,6 +32,8 @@ enum DatasetCommand {
     Distribution(distribution::DistributionArgs),
     /// Assigns every image to a split: by patient, stratified by class, the same for the same seed.
     Split(split::SplitArgs),
+    /// Brings the sources of COVIDx together, as they are distributed: by rules, or by published label files.
+    Generate(generate::GenerateArgs),
     /// Writes a data set as files that other programs read, and an import reads back.
     Export(export::ExportArgs),
 }
@@ -47,6 +50,7 @@ pub(super) async fn run(args: DatasetArgs) -> Result<(), CliError> {
         DatasetCommand::Check(args) => check::run(args).await,
         DatasetCommand::Distribution(args) => distribution::run(args).await,
         DatasetCommand::Split(args) => split::run(args).await,
+        DatasetCommand::Generate(args) => generate::run(args).await,
         DatasetCommand::Export(args) => export::run(args).await,
     }
 }

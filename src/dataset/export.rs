@@ -7,7 +7,10 @@ use crate::{
     store::{self, Dataset, Db, Radiograph, StoreError},
 };
 
-use super::covidx::{self, Row};
+use super::{
+    PatientIds,
+    covidx::{self, Row},
+};
 
 /// Why something cannot be exported.
 #[derive(Debug, thiserror::Error)]
@@ -23,14 +26,22 @@ pub enum ExportError {
         /// Of both.
         file_name: String,
     },
+    /// A stored image cannot be decoded.
+    #[error("{file_name}: {problem}")]
+    Image {
+        /// Which.
+        file_name: String,
+        /// What the decoder said.
+        problem: String,
+    },
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
 /// The label file of a split: `patient-id filename class source` for each of its images that has a class, in the order in which they came
-/// in, so that what an import read from such a file is written as it stood there. Patient ids are the stored ones, `-` where there is
-/// none.
+/// in, so that an import reads the very same images again. Of patients it has the stored hashes, marked as such, and `-` where
+/// there is none.
 ///
 /// # Errors
 /// Names that the format cannot hold or tell apart.
@@ -47,7 +58,7 @@ pub async fn label_file(db: &Db, dataset: &Dataset, split: Split) -> Result<Stri
 fn row(line: u32, radiograph: &Radiograph) -> Option<Row> {
     Some(Row {
         line,
-        patient_id: radiograph.patient_id.clone(),
+        patient_id: radiograph.patient_id.as_deref().map(PatientIds::exported),
         file_name: radiograph.file_name.clone(),
         class: radiograph.label.clone()?,
         source: radiograph.source.clone(),

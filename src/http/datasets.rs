@@ -2,6 +2,7 @@
 
 mod distribution;
 mod exports;
+mod generate;
 mod report;
 
 use axum::{Json, extract::State, http::StatusCode, response::IntoResponse};
@@ -22,6 +23,8 @@ use crate::{
     store::{self, Dataset, Distribution},
 };
 
+pub(super) use generate::NewGeneration;
+
 pub(super) fn router() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
         .routes(routes!(create_dataset, list_datasets))
@@ -29,6 +32,7 @@ pub(super) fn router() -> OpenApiRouter<AppState> {
         .routes(routes!(split_dataset))
         .routes(routes!(distribution::get_dataset_distribution))
         .routes(routes!(exports::get_dataset_export))
+        .routes(routes!(generate::generate_dataset))
         .routes(routes!(report::get_dataset_report))
 }
 

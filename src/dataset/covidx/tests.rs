@@ -108,7 +108,7 @@ fn a_row_that_would_read_back_as_another_is_not_written() {
 
 #[test]
 fn the_published_files_are_written_again_row_for_row() {
-    let Some(folder) = crate::dataset::shared_folder("covidx") else { return };
+    let Some(folder) = crate::imaging::shared_folder("covidx") else { return };
     let classes = ClassList::default();
     for name in ["train_COVIDx7A.txt", "test_COVIDx7A.txt"] {
         let text = std::fs::read_to_string(folder.join(name)).expect("a published split file");

@@ -29,7 +29,7 @@ impl TrainerThread {
         }
         let (new, inbox) = mpsc::channel::<Work>();
         thread::Builder::new().name("trainer".into()).spawn(move || inbox.iter().for_each(|work| work()))?;
-        new.send(work).map_err(io::Error::other)?;
+        new.send(work).map_err(|_| io::Error::other("the thread ended before it took its work"))?;
         *sender = Some(new);
         Ok(())
     }

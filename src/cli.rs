@@ -23,7 +23,7 @@ use tokio::runtime::Runtime;
 use crate::{
     app::{AppError, DataFolder},
     config::ServerConfig,
-    dataset::AddError,
+    dataset::{AddError, ExportError, RulesError},
     domain::{InvalidClasses, LeakageKind, RunId, RunStatus},
     http::{ApiError, CompareError, ReportError},
     nn::NnError,
@@ -62,7 +62,7 @@ enum Command {
     /// Imports a folder of labelled radiographs into a data set. Bad rows and files are reported and do not stop the
     /// rest; importing twice adds nothing.
     Import(import::ImportArgs),
-    /// Looks at data sets, whether a server runs or not.
+    /// Looks at data sets, generates, splits and exports them, whether a server runs or not.
     Dataset(dataset::DatasetArgs),
     /// Trains without a server, and leaves the same runs and models. A run that is interrupted goes on with `--resume`, or when a
     /// server starts on the folder.
@@ -113,6 +113,10 @@ pub(crate) enum CliError {
     Leakage(Vec<LeakageKind>),
     #[error(transparent)]
     Report(#[from] ReportError),
+    #[error(transparent)]
+    Export(#[from] ExportError),
+    #[error("the rules: {0}")]
+    Rules(#[from] RulesError),
     #[error("{0}")]
     Refused(String),
     #[error("--stages takes numbers from 1 to {known}, the stages of the plan")]

@@ -1,23 +1,33 @@
-//! Data sets: split files, imports, uploads, patient-grouped splits, and synthetic phantoms for the demo.
+//! Data sets: split files, imports, generation from the sources of COVIDx, uploads, patient-grouped splits, exports, and synthetic phantoms for the demo.
 
+mod arrays;
 pub mod covidx;
+mod distribution;
 mod duplicates;
+mod export;
 mod folder;
 mod import;
 mod leakage;
 mod looks;
+mod npy;
 mod patient;
 pub mod phantom;
 mod split;
 mod upload;
 
+pub use arrays::{ArraySpec, ArrayStream, Dtype, SIDES, image_array, label_array};
+pub use distribution::{Counted, DistributionTable, distribution};
 pub use duplicates::{DuplicateGroup, Duplicates, duplicates};
+pub use export::{ExportError, label_file};
 pub use folder::{PathError, resolve_below};
-pub use import::{ImportRequest, import};
+pub use import::{
+    ClinicalRules, GenerateBy, Generation, ImportFrom, ImportRequest, LabelledFolder, RadiographyRules, RsnaRules,
+    Rules, RulesError, SourceFolders, TestRules, import,
+};
 pub use leakage::{leakage, leakage_of};
 pub use looks::complete_looks;
 pub use patient::PatientIds;
-pub use split::{assign, carve_validation};
+pub use split::{Fractions, assign, carve_validation, split};
 pub use upload::{AddError, Added, NewRadiograph, add};
 
 use crate::{domain::ClassList, store::StoreError};
@@ -37,4 +47,18 @@ pub fn match_class<'a>(classes: &'a ClassList, name: &str) -> Option<&'a str> {
 /// Computes off the async threads.
 async fn off_async<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, StoreError> {
     tokio::task::spawn_blocking(work).await.map_err(|error| StoreError::Blob(format!("a computation gave up: {error}")))
+}
+
+/// What a script prints in a Python that has NumPy; says so when there is none.
+#[cfg(test)]
+fn numpy(script: &str, arguments: &[&std::path::Path]) -> Option<String> {
+    let python = std::env::var_os("PYTHON").unwrap_or_else(|| "python3".into());
+    let run = |script: &str| std::process::Command::new(&python).args(["-c", script]).args(arguments).output();
+    if !run("import numpy").is_ok_and(|output| output.status.success()) {
+        println!("skipped: no python3 with numpy (set PYTHON)");
+        return None;
+    }
+    let output = run(script).expect("Python that ran before");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Some(String::from_utf8(output.stdout).expect("text"))
 }

@@ -135,10 +135,19 @@ fn undecodable(why: impl ToString) -> ImageError {
 
 /// Encodes as 8-bit grey PNG.
 pub fn encode_png(image: &GreyImage) -> Vec<u8> {
+    encode(image.width, image.height, &image.pixels, ExtendedColorType::L8)
+}
+
+/// Encodes `width * height` colours of red, green and blue as PNG.
+pub fn encode_colour_png(width: u32, height: u32, colours: &[u8]) -> Vec<u8> {
+    encode(width, height, colours, ExtendedColorType::Rgb8)
+}
+
+fn encode(width: u32, height: u32, pixels: &[u8], colour: ExtendedColorType) -> Vec<u8> {
     let mut bytes = Cursor::new(Vec::new());
     PngEncoder::new(&mut bytes)
-        .write_image(&image.pixels, image.width, image.height, ExtendedColorType::L8)
-        .expect("memory takes the bytes, and a grey image holds width x height pixels");
+        .write_image(pixels, width, height, colour)
+        .expect("memory takes the bytes, and an image holds width x height pixels");
     bytes.into_inner()
 }
 

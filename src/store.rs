@@ -34,7 +34,7 @@ pub use datasets::{Dataset, Distribution};
 pub use db::Db;
 pub use evaluations::Evaluation;
 pub use events::StoredEvent;
-pub use imports::{Import, ImportRejection, RejectionKind};
+pub use imports::{Import, ImportRejection, PassedOver, RejectionKind};
 pub use looks::HashedRadiograph;
 pub use models::{AliasMove, Model};
 pub use outcomes::Evaluated;

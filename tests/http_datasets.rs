@@ -378,9 +378,7 @@ async fn without_an_import_root_imports_are_forbidden() {
 async fn import(server: &Server, dataset: &str) -> Answer {
     let started = server.post(&format!("/v1/datasets/{dataset}/imports"), json!({"path": "set"})).await;
     assert_eq!((started.status, started.text("/status")), (202, "running".into()), "{started:?}");
-    server.state.tasks.close();
-    server.state.tasks.wait().await;
-    server.state.tasks.reopen();
+    server.settle().await;
     server.get(started.header("location")).await
 }
 

@@ -14,10 +14,10 @@ use super::{CliError, serve::DATA_FOLDER};
 use crate::{
     app::DataFolder,
     config::DataConfig,
-    dataset::{self, ImportRequest},
-    domain::{ClassList, DatasetId, ImportId},
+    dataset::{self, ImportFrom, ImportRequest, LabelledFolder},
+    domain::{ClassList, DatasetId},
     imaging,
-    store::{self, Dataset, Import},
+    store::{self, Dataset, Import, PassedOver},
 };
 
 /// Between two lines of progress where the terminal cannot overwrite one.
@@ -41,7 +41,7 @@ pub(super) struct ImportArgs {
     #[arg(long, value_name = "FILE")]
     test_split: Option<String>,
 
-    /// A folder in the COVIDx layout, or with one folder a class.
+    /// A folder in the COVIDx layout, with arrays of NumPy, or with one folder a class.
     folder: PathBuf,
 
     #[command(flatten)]
@@ -49,19 +49,35 @@ pub(super) struct ImportArgs {
 }
 
 pub(super) async fn run(args: ImportArgs) -> Result<(), CliError> {
-    let root = args.folder.canonicalize().map_err(|source| CliError::Path { path: args.folder.clone(), source })?;
-    let folder = DataFolder::open(&args.data.folder(DATA_FOLDER)).await?;
-    let dataset = find_or_create(&folder, &args.dataset, args.classes).await?;
-    let import = begun(&dataset, &root);
+    let root = real(&args.folder)?;
+    let path = root.display().to_string();
+    let from = ImportFrom::Folder(LabelledFolder { root, train_split: args.train_split, test_split: args.test_split });
+    carry_out(&args.data, &args.dataset, args.classes, path, from).await
+}
+
+/// The place that a path names, which must be there.
+pub(super) fn real(path: &Path) -> Result<PathBuf, CliError> {
+    path.canonicalize().map_err(|source| CliError::Path { path: path.to_owned(), source })
+}
+
+/// Imports into a data set, made when there is none, and tells what became of it.
+pub(super) async fn carry_out(
+    data: &DataConfig,
+    name: &str,
+    classes: Option<Vec<String>>,
+    path: String,
+    from: ImportFrom,
+) -> Result<(), CliError> {
+    let folder = DataFolder::open(&data.folder(DATA_FOLDER)).await?;
+    let dataset = find_or_create(&folder, name, classes).await?;
+    let import = Import::begun(dataset.id, path);
     store::imports::create(&folder.db, &import, None).await?;
     let request = ImportRequest {
         dataset,
-        root,
-        train_split: args.train_split,
-        test_split: args.test_split,
-        limits: imaging::Limits { max_pixels: args.data.max_pixels },
-        max_bytes: args.data.max_upload_bytes,
-        patient_ids: folder.patient_ids(args.data.patient_key.as_deref())?,
+        from,
+        limits: imaging::Limits { max_pixels: data.max_pixels },
+        max_bytes: data.max_upload_bytes,
+        patient_ids: folder.patient_ids(data.patient_key.as_deref())?,
         goes_on: false,
     };
     let import = follow(&folder, &request, import).await?;
@@ -112,22 +128,6 @@ async fn find_or_create(folder: &DataFolder, name: &str, classes: Option<Vec<Str
     Ok(dataset)
 }
 
-fn begun(dataset: &Dataset, root: &Path) -> Import {
-    Import {
-        id: ImportId::new(),
-        dataset_id: dataset.id,
-        path: root.display().to_string(),
-        status: "running".into(),
-        total: 0,
-        created: 0,
-        duplicates: 0,
-        rejected: 0,
-        error: None,
-        started_at: Timestamp::now(),
-        finished_at: None,
-    }
-}
-
 fn report(import: &Import, rejections: &[store::ImportRejection]) -> std::io::Result<()> {
     let mut out = stdout().lock();
     for rejection in rejections {
@@ -135,6 +135,9 @@ fn report(import: &Import, rejections: &[store::ImportRejection]) -> std::io::Re
             Some(line) => writeln!(out, "{}:{line}: {}", rejection.file, rejection.reason)?,
             None => writeln!(out, "{}: {}", rejection.file, rejection.reason)?,
         }
+    }
+    for PassedOver { source, reason, rows } in &import.passed_over {
+        writeln!(out, "{source}: {rows} rows passed over: {reason}")?;
     }
     let Import { total, created, duplicates, rejected, .. } = import;
     writeln!(out, "{total} found: {created} new, {duplicates} already there, {rejected} rejected")

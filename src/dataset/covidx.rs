@@ -1,11 +1,15 @@
 //! The COVIDx split format: `patient-id filename class source`, separated by spaces, one image a line.
 //!
 //! Published files leave the source out and put spaces into patient ids, so the class is the anchor: the file name
-//! is the token before it, the patient id all before that, the source all after it.
+//! is the token before it, the patient id all before that, the source all after it. A patient id of `-` stands for a patient who is not
+//! known, which the published files do not need.
 
 use crate::domain::ClassList;
 
 use super::match_class;
+
+/// Stands for the id of a patient who is not known.
+const NO_PATIENT: &str = "-";
 
 /// One image of a split file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,7 +17,7 @@ pub struct Row {
     /// From 1.
     pub line: u32,
     /// May hold spaces.
-    pub patient_id: String,
+    pub patient_id: Option<String>,
     /// Relative to the folder of the split's images; never absolute, never upwards.
     pub file_name: String,
     /// As the data set spells it.
@@ -45,6 +49,26 @@ pub fn parse(text: &str, classes: &ClassList) -> (Vec<Row>, Vec<Problem>) {
     (rows, problems)
 }
 
+/// Writes rows as a split file that [`parse`] reads back as the same rows, whatever lines they came from.
+///
+/// # Errors
+/// A row that would come back as another: a space in the file name, say, or a class that is none of `classes`.
+pub fn write<'a>(rows: impl IntoIterator<Item = &'a Row>, classes: &ClassList) -> Result<String, Problem> {
+    let mut text = String::new();
+    for (line, row) in (1..).zip(rows) {
+        let patient = row.patient_id.as_deref().unwrap_or(NO_PATIENT);
+        let columns = [Some(patient), Some(&row.file_name), Some(&row.class), row.source.as_deref()];
+        let content = columns.into_iter().flatten().collect::<Vec<_>>().join(" ");
+        let read = parse_line(row.line, &content, classes);
+        if !read.is_some_and(|read| read.as_ref() == Ok(row)) || content.contains(['\n', '\r', '\u{feff}']) {
+            return Err(Problem { line, reason: format!("{content:?} would not be read back as it is") });
+        }
+        text.push_str(&content);
+        text.push('\n');
+    }
+    Ok(text)
+}
+
 fn parse_line(line: u32, content: &str, classes: &ClassList) -> Option<Result<Row, String>> {
     let tokens: Vec<&str> = content.split_whitespace().collect();
     if tokens.is_empty() {
@@ -56,7 +80,7 @@ fn parse_line(line: u32, content: &str, classes: &ClassList) -> Option<Result<Ro
         let source = tokens[at + 1..].join(" ");
         Ok(Row {
             line,
-            patient_id: tokens[..at - 1].join(" "),
+            patient_id: Some(tokens[..at - 1].join(" ")).filter(|patient| patient != NO_PATIENT),
             file_name: file_name.to_owned(),
             class: class.to_owned(),
             source: if source.is_empty() { None } else { Some(source) },

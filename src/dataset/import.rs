@@ -1,5 +1,8 @@
-//! Imports a folder of labelled radiographs: COVIDx split files, or one folder per class.
+//! Imports labelled radiographs: a folder with COVIDx split files, arrays of NumPy, or one folder per class; or the sources of COVIDx.
 
+mod candidate;
+mod generate;
+mod image_array;
 mod layout;
 mod ledger;
 mod sources;
@@ -10,31 +13,28 @@ use futures_util::{StreamExt, stream};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    domain::Split,
     imaging::Limits,
-    store::{self, Blobs, Dataset, Db, Import, RejectionKind, StoreError},
+    store::{self, Blobs, Dataset, Db, Import, PassedOver, RejectionKind, StoreError},
 };
 
 use super::{
     AddError, Added, NewRadiograph, PatientIds,
-    folder::read_bounded,
     upload::{self, Kept},
+};
+use candidate::Candidate;
+pub use generate::{
+    ClinicalRules, GenerateBy, Generation, RadiographyRules, RsnaRules, Rules, RulesError, SourceFolders, TestRules,
 };
 use layout::{Entry, Origin};
 use ledger::Ledger;
-use sources::Sources;
 
 /// What to import and within which bounds.
 #[derive(Clone, Debug)]
 pub struct ImportRequest {
     /// Into which data set.
     pub dataset: Dataset,
-    /// The folder; over HTTP made with [`super::resolve_below`]. Nothing outside it is read.
-    pub root: PathBuf,
-    /// Split file of the images in `train/`, relative to the folder; `train_split.txt` if absent.
-    pub train_split: Option<String>,
-    /// Split file of the images in `test/`, relative to the folder; `test_split.txt` if absent.
-    pub test_split: Option<String>,
+    /// From where. Over HTTP each path is made with [`super::resolve_below`]; nothing outside the folders is read.
+    pub from: ImportFrom,
     /// Bounds of one image.
     pub limits: Limits,
     /// Largest accepted file.
@@ -43,6 +43,26 @@ pub struct ImportRequest {
     pub patient_ids: PatientIds,
     /// Stopped before its end, it stays `running`: the server begins it again at its next start.
     pub goes_on: bool,
+}
+
+/// Where the images are.
+#[derive(Clone, Debug)]
+pub enum ImportFrom {
+    /// In a folder that says their classes.
+    Folder(LabelledFolder),
+    /// In the sources of COVIDx.
+    Sources(Generation),
+}
+
+/// A folder in the COVIDx layout, with arrays of NumPy, or with one folder a class.
+#[derive(Clone, Debug)]
+pub struct LabelledFolder {
+    /// The folder.
+    pub root: PathBuf,
+    /// Split file of the images in `train/`, relative to the folder; `train_split.txt` if absent.
+    pub train_split: Option<String>,
+    /// Split file of the images in `test/`, relative to the folder; `test_split.txt` if absent.
+    pub test_split: Option<String>,
 }
 
 /// Why there is no image in a row or file.
@@ -56,17 +76,6 @@ impl From<String> for Refused {
     fn from(reason: String) -> Self {
         Self { kind: RejectionKind::Unusable, reason }
     }
-}
-
-/// An image that was found, and what its place says about it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Candidate {
-    /// Relative to the folder.
-    path: String,
-    label: String,
-    split: Option<Split>,
-    patient_id: Option<String>,
-    source: Option<String>,
 }
 
 /// Imports `request` under the row `import`, which the caller has created as `running`.
@@ -122,12 +131,8 @@ async fn import_all(
 ) -> Result<(), Failure> {
     let request = Arc::new(request.clone());
     let for_listing = Arc::clone(&request);
-    let listing = move || Ok((layout::entries(&for_listing)?, Sources::read(&for_listing)));
-    let (entries, sources) = blocking(listing).await.map_err(Failure::Import)?;
-    ledger.begin((entries.len() + sources.problems.len()) as u64).await?;
-    for (line, reason) in &sources.problems {
-        ledger.reject(Origin { file: sources::FILE.into(), line: *line }, reason.clone().into());
-    }
+    let (entries, passed_over) = blocking(move || list(&for_listing)).await.map_err(Failure::Import)?;
+    ledger.begin(entries.len() as u64, passed_over).await?;
 
     let mut known = store::attributes::of_dataset(db, request.dataset.id).await?;
 
@@ -142,7 +147,7 @@ async fn import_all(
         let (origin, outcome) = outcome?;
         match outcome {
             Ok((candidate, kept)) => {
-                let said = sources.of(&candidate);
+                let said = candidate.attributes.as_ref();
                 let added = upload::enter(db, kept, said).await?;
                 // A folder that is imported again may have come to say more of one that was there.
                 if let (Added::Duplicate(there), Some(said)) = (&added, said)
@@ -160,6 +165,15 @@ async fn import_all(
     Ok(())
 }
 
+/// All images that are to be imported, and what is passed over; an error means that there is nothing to be imported there.
+fn list(request: &ImportRequest) -> Result<(Vec<Entry>, Vec<PassedOver>), String> {
+    let classes = &request.dataset.classes;
+    match &request.from {
+        ImportFrom::Folder(folder) => Ok((layout::entries(folder, classes, &request.limits)?, Vec::new())),
+        ImportFrom::Sources(generation) => generate::entries(generation, classes),
+    }
+}
+
 /// Reads, checks and stores one image up to its row; the inner error is a reason to reject it.
 async fn keep(
     db: &Db,
@@ -171,14 +185,11 @@ async fn keep(
         Ok(candidate) => candidate,
         Err(refused) => return Ok((origin, Err(refused))),
     };
-    let (for_reading, path) = (Arc::clone(&request), candidate.path.clone());
-    let bytes = match blocking(move || read_bounded(&for_reading.root, &path, for_reading.max_bytes)).await {
-        Ok(bytes) => bytes,
-        Err(reason) => {
-            let there = tokio::fs::symlink_metadata(request.root.join(&candidate.path)).await.is_ok();
-            let kind = if there { RejectionKind::Unusable } else { RejectionKind::RowWithoutFile };
-            return Ok((origin, Err(Refused { kind, reason })));
-        }
+    let (content, max_bytes, limits) = (candidate.content.clone(), request.max_bytes, request.limits);
+    let bytes = match blocking(move || Ok(content.read(max_bytes, &limits))).await {
+        Ok(Ok(bytes)) => bytes,
+        Ok(Err(refused)) => return Ok((origin, Err(refused))),
+        Err(reason) => return Ok((origin, Err(reason.into()))),
     };
     let new = NewRadiograph {
         bytes,

@@ -5,6 +5,9 @@ use std::{fmt, sync::Arc};
 use hmac::{Hmac, Mac};
 use sha2::Sha256;
 
+/// Before a hash in an exported label file: it is stored again as it is, so that the patient stays the same.
+const EXPORTED: &str = "hmac:";
+
 /// Turns patient ids into what is stored. The same id gives the same result, so grouping by patient still works.
 #[derive(Clone)]
 pub struct PatientIds {
@@ -17,12 +20,20 @@ impl PatientIds {
         Self { key: key.into() }
     }
 
-    /// What is stored for `patient_id`.
+    /// What is stored for `patient_id`; of one that was exported, the very hash.
     pub fn stored(&self, patient_id: &str) -> String {
+        if let Some(hash) = patient_id.strip_prefix(EXPORTED).filter(|hash| Self::is_hash(hash)) {
+            return hash.to_owned();
+        }
         let mut mac = Hmac::<Sha256>::new_from_slice(&self.key).expect("HMAC takes keys of any length");
         mac.update(patient_id.as_bytes());
         let digest = mac.finalize().into_bytes();
         digest[..16].iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// What an export writes for a stored id.
+    pub fn exported(stored: &str) -> String {
+        format!("{EXPORTED}{stored}")
     }
 
     /// Whether a text looks like what [`Self::stored`] returns.
@@ -50,6 +61,15 @@ mod tests {
         assert_ne!(PatientIds::new(*b"other").stored("COVID 1"), ids.stored("COVID 1"));
         assert!(PatientIds::is_hash(&hash));
         assert!(!PatientIds::is_hash("COVID 1") && !PatientIds::is_hash(&hash.to_uppercase()));
+    }
+
+    #[test]
+    fn what_was_exported_is_stored_as_it_was() {
+        let ids = PatientIds::new(*b"Jefe");
+        let stored = ids.stored("COVID 1");
+        assert_eq!(PatientIds::new(*b"other").stored(&PatientIds::exported(&stored)), stored);
+        assert_ne!(ids.stored(&stored), stored, "without the mark it is an id like any other");
+        assert_eq!(ids.stored("hmac:COVID 1").len(), 32);
     }
 
     #[test]

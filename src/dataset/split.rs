@@ -5,9 +5,20 @@ use std::collections::BTreeMap;
 use sha2::{Digest, Sha256};
 
 use crate::{
-    domain::{RadiographId, Split},
-    store::Radiograph,
+    domain::{DatasetId, RadiographId, Split},
+    store::{self, Db, Radiograph, StoreError},
 };
+
+use super::off_async;
+
+/// Shares of each class's images, from 0 to below 1.
+#[derive(Clone, Copy, Debug)]
+pub struct Fractions {
+    /// Of all, in `test`.
+    pub test: f64,
+    /// Of the others, in `validation`.
+    pub validation: f64,
+}
 
 /// Counts by class; images without a label are a class of their own.
 type Counts<'a> = BTreeMap<Option<&'a str>, u64>;
@@ -16,6 +27,19 @@ type Counts<'a> = BTreeMap<Option<&'a str>, u64>;
 struct Group<'a> {
     members: Vec<&'a Radiograph>,
     counts: Counts<'a>,
+}
+
+/// Assigns every radiograph of a data set to a split, as [`assign`] does.
+///
+/// # Errors
+/// `InUse` while a run on the data set has not ended: it reads the images as it trains.
+pub async fn split(db: &Db, dataset: DatasetId, fractions: Fractions, seed: u64) -> Result<(), StoreError> {
+    if store::runs::active_on(db, dataset).await? > 0 {
+        return Err(StoreError::InUse("a training run on this data set has not ended"));
+    }
+    let radiographs = store::radiographs::all(db, dataset).await?;
+    let splits = off_async(move || assign(&radiographs, fractions.test, fractions.validation, seed)).await?;
+    store::radiographs::assign_splits(db, &splits).await
 }
 
 /// Assigns every radiograph to a split. No patient is in two; an image without patient id is its own patient.

@@ -1,5 +1,8 @@
-//! `/v1/datasets`: data sets, their distribution and their splits.
+//! `/v1/datasets`: data sets, their distribution, their splits and what is exported of them.
 
+mod distribution;
+mod exports;
+mod generate;
 mod report;
 
 use axum::{Json, extract::State, http::StatusCode, response::IntoResponse};
@@ -15,16 +18,21 @@ use super::{
     fields::{Fields, JsonObject, all_right},
 };
 use crate::{
-    dataset,
+    dataset::{self, Fractions},
     domain::{ClassList, DatasetId, Flag, Split},
     store::{self, Dataset, Distribution},
 };
+
+pub(super) use generate::NewGeneration;
 
 pub(super) fn router() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
         .routes(routes!(create_dataset, list_datasets))
         .routes(routes!(get_dataset, delete_dataset))
         .routes(routes!(split_dataset))
+        .routes(routes!(distribution::get_dataset_distribution))
+        .routes(routes!(exports::get_dataset_export))
+        .routes(routes!(generate::generate_dataset))
         .routes(routes!(report::get_dataset_report))
 }
 
@@ -168,11 +176,8 @@ async fn split_dataset(
 ) -> Result<Json<DatasetDetail>, ApiError> {
     let dataset = find(&state, id).await?;
     let NewSplit { test_fraction, validation_fraction, seed } = NewSplit::read(body)?;
-    refuse_while_trained_on(&state, id).await?;
-    let radiographs = store::radiographs::all(&state.db, id).await?;
-    let assign = move || dataset::assign(&radiographs, test_fraction, validation_fraction, seed.into());
-    let splits = tokio::task::spawn_blocking(assign).await.map_err(ApiError::internal)?;
-    store::radiographs::assign_splits(&state.db, &splits).await?;
+    let fractions = Fractions { test: test_fraction, validation: validation_fraction };
+    dataset::split(&state.db, id, fractions, seed.into()).await?;
     Ok(Json(detail(&state, dataset).await?))
 }
 

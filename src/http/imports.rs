@@ -2,7 +2,11 @@
 
 use std::path::PathBuf;
 
-use axum::{Json, extract::State, response::IntoResponse};
+use axum::{
+    Json,
+    extract::State,
+    http::{HeaderName, StatusCode},
+};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -11,12 +15,12 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use super::{
     ApiError, AppState,
     answer::{self, Forbidden, Invalid, Malformed, NotFound},
-    datasets,
+    datasets::{self, NewGeneration},
     extract::{JsonBody, PathOf},
     fields::{Fields, JsonObject, all_right},
 };
 use crate::{
-    dataset::{self, ImportRequest},
+    dataset::{self, ImportFrom, ImportRequest, LabelledFolder},
     domain::{DatasetId, ImportId},
     imaging,
     store::{self, Dataset, Import, ImportRejection, StoreError},
@@ -29,7 +33,8 @@ pub(super) fn router() -> OpenApiRouter<AppState> {
 /// An import to be started.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct NewImport {
-    /// A folder below the server's import root, relative to it: in the COVIDx layout or with one folder a class.
+    /// A folder below the server's import root, relative to it: in the COVIDx layout, with arrays of NumPy (`x_train_128.npy`,
+    /// `y_train.npy`), or with one folder a class.
     pub path: String,
     /// Split file of the images in `train/`, relative to the folder; `train_split.txt` when absent.
     pub train_split: Option<String>,
@@ -57,15 +62,11 @@ async fn create_import(
     State(state): State<AppState>,
     PathOf(id): PathOf<DatasetId>,
     JsonBody(body): JsonBody<JsonObject>,
-) -> Result<impl IntoResponse, ApiError> {
+) -> Result<Started, ApiError> {
     let dataset = datasets::find(&state, id).await?;
     let new = NewImport::read(body)?;
-    let folder = folder(&state, new.path.clone()).await?;
-    let import = begun(&dataset, new.path.clone());
-    let asked = serde_json::to_value(&new).map_err(ApiError::internal)?;
-    store::imports::create(&state.db, &import, Some(&asked)).await?;
-    start(&state, import.clone(), new.request(&state, dataset, folder));
-    Ok(answer::accepted(format!("/v1/imports/{}", import.id), import))
+    let path = new.path.clone();
+    begin(&state, dataset, path, Asked::Folder(new)).await
 }
 
 /// Shows an import: how far it is, and one line for each row or file it refused.
@@ -108,35 +109,31 @@ pub async fn resume(state: &AppState) -> Result<(), StoreError> {
 }
 
 async fn prepared(state: &AppState, import: &Import, asked: serde_json::Value) -> Result<ImportRequest, ApiError> {
-    let new: NewImport = serde_json::from_value(asked).map_err(ApiError::internal)?;
+    let asked: Asked = serde_json::from_value(asked).map_err(ApiError::internal)?;
     let dataset = datasets::find(state, import.dataset_id).await?;
-    let folder = folder(state, new.path.clone()).await?;
-    Ok(new.request(state, dataset, folder))
+    asked.request(state, dataset).await
 }
 
-/// The folder that `path` names below the import root.
-async fn folder(state: &AppState, path: String) -> Result<PathBuf, ApiError> {
+/// The real place of `path` below the import root; `pointer` is where the request names it.
+pub(super) async fn below_import_root(state: &AppState, pointer: &str, path: String) -> Result<PathBuf, ApiError> {
     let refused = || ApiError::Forbidden("imports are off: the operator has set no THORAX_IMPORT_ROOT".into());
     let root = state.import_root.clone().ok_or_else(refused)?;
     let resolve = move || dataset::resolve_below(&root, &path);
     let resolved = tokio::task::spawn_blocking(resolve).await.map_err(ApiError::internal)?;
-    resolved.map_err(|error| ApiError::invalid("/path", error.to_string()))
+    resolved.map_err(|error| ApiError::invalid(pointer, error.to_string()))
 }
 
-fn begun(dataset: &Dataset, path: String) -> Import {
-    Import {
-        id: ImportId::new(),
-        dataset_id: dataset.id,
-        path,
-        status: "running".into(),
-        total: 0,
-        created: 0,
-        duplicates: 0,
-        rejected: 0,
-        error: None,
-        started_at: Timestamp::now(),
-        finished_at: None,
-    }
+/// 202 with the import that was started.
+pub(super) type Started = (StatusCode, [(HeaderName, String); 1], Json<Import>);
+
+/// Starts an import, called `path`, of what was asked for.
+pub(super) async fn begin(state: &AppState, dataset: Dataset, path: String, asked: Asked) -> Result<Started, ApiError> {
+    let import = Import::begun(dataset.id, path);
+    let kept = serde_json::to_value(&asked).map_err(ApiError::internal)?;
+    let request = asked.request(state, dataset).await?;
+    store::imports::create(&state.db, &import, Some(&kept)).await?;
+    start(state, import.clone(), request);
+    Ok(answer::accepted(format!("/v1/imports/{}", import.id), import))
 }
 
 /// Goes on after the answer. At the server's end it stops between two images, and goes on at its next start.
@@ -151,6 +148,36 @@ fn start(state: &AppState, import: Import, request: ImportRequest) {
     });
 }
 
+/// What an import comes from, as it is kept until its end.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+pub(super) enum Asked {
+    /// A folder; the only one with a `path`.
+    Folder(NewImport),
+    /// The sources of COVIDx.
+    Sources(Box<NewGeneration>),
+}
+
+impl Asked {
+    async fn request(self, state: &AppState, dataset: Dataset) -> Result<ImportRequest, ApiError> {
+        let from = match self {
+            Self::Folder(NewImport { path, train_split, test_split }) => {
+                let root = below_import_root(state, "/path", path).await?;
+                ImportFrom::Folder(LabelledFolder { root, train_split, test_split })
+            }
+            Self::Sources(new) => ImportFrom::Sources(new.resolved(state).await?),
+        };
+        Ok(ImportRequest {
+            dataset,
+            from,
+            limits: imaging::Limits { max_pixels: state.limits.max_pixels },
+            max_bytes: state.limits.max_upload_bytes as u64,
+            patient_ids: state.patient_ids.clone(),
+            goes_on: true,
+        })
+    }
+}
+
 impl NewImport {
     fn read(body: JsonObject) -> Result<Self, ApiError> {
         let mut errors = Vec::new();
@@ -160,18 +187,5 @@ impl NewImport {
         let test_split = fields.optional("test_split");
         fields.finish();
         all_right(path.map(|path| Self { path, train_split, test_split }), errors)
-    }
-
-    fn request(self, state: &AppState, dataset: Dataset, root: PathBuf) -> ImportRequest {
-        ImportRequest {
-            dataset,
-            root,
-            train_split: self.train_split,
-            test_split: self.test_split,
-            limits: imaging::Limits { max_pixels: state.limits.max_pixels },
-            max_bytes: state.limits.max_upload_bytes as u64,
-            patient_ids: state.patient_ids.clone(),
-            goes_on: true,
-        }
     }
 }

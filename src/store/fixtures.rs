@@ -151,6 +151,7 @@ pub async fn stored_import(db: &Db, dataset: &Dataset) -> Import {
         duplicates: 0,
         rejected: 0,
         error: None,
+        passed_over: Vec::new(),
         started_at: Timestamp::now(),
         finished_at: None,
     };

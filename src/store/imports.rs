@@ -31,12 +31,26 @@ pub struct Import {
     pub rejected: u64,
     /// Why it failed as a whole.
     pub error: Option<String>,
+    /// What the rules of a generation leave out.
+    #[serde(default)]
+    pub passed_over: Vec<PassedOver>,
     /// When it began.
     #[schema(value_type = String, format = DateTime)]
     pub started_at: Timestamp,
     /// When it ended.
     #[schema(value_type = Option<String>, format = DateTime)]
     pub finished_at: Option<Timestamp>,
+}
+
+/// Rows of a source that the rules of a generation leave out for the same reason.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct PassedOver {
+    /// As COVIDx calls it.
+    pub source: String,
+    /// Why.
+    pub reason: String,
+    /// How many.
+    pub rows: u64,
 }
 
 /// What is wrong with a rejected row or file.
@@ -64,6 +78,26 @@ pub struct ImportRejection {
     pub line: Option<u32>,
     /// Why.
     pub reason: String,
+}
+
+impl Import {
+    /// One that begins now.
+    pub fn begun(dataset_id: DatasetId, path: String) -> Self {
+        Self {
+            id: ImportId::new(),
+            dataset_id,
+            path,
+            status: "running".into(),
+            total: 0,
+            created: 0,
+            duplicates: 0,
+            rejected: 0,
+            error: None,
+            passed_over: Vec::new(),
+            started_at: Timestamp::now(),
+            finished_at: None,
+        }
+    }
 }
 
 /// A running one. Counts and state as they stand; rejections come with [`update`]. With the `request` that it comes from it is found
@@ -155,15 +189,17 @@ async fn write(tx: &mut SqliteConnection, import: &Import) -> Result<(), StoreEr
     let duplicates: i64 = columns::number("imports.duplicates", import.duplicates)?;
     let rejected: i64 = columns::number("imports.rejected", import.rejected)?;
     let finished_at = import.finished_at.map(columns::time);
+    let passed_over = columns::to_json("imports.passed_over_json", &import.passed_over)?;
     let result = sqlx::query!(
         "update imports set status = ?, total = ?, created = ?, duplicates = ?, rejected = ?, error = ?,
-           finished_at = ? where id = ?",
+           passed_over_json = ?, finished_at = ? where id = ?",
         import.status,
         total,
         created,
         duplicates,
         rejected,
         import.error,
+        passed_over,
         finished_at,
         id,
     )
@@ -262,6 +298,7 @@ struct Row {
     duplicates: i64,
     rejected: i64,
     error: Option<String>,
+    passed_over_json: String,
     started_at: String,
     finished_at: Option<String>,
     request_json: Option<String>,
@@ -279,6 +316,7 @@ impl Row {
             duplicates: columns::number("imports.duplicates", self.duplicates)?,
             rejected: columns::number("imports.rejected", self.rejected)?,
             error: self.error,
+            passed_over: columns::from_json("imports.passed_over_json", &self.passed_over_json)?,
             started_at: columns::parse("imports.started_at", &self.started_at)?,
             finished_at: columns::parse_some("imports.finished_at", self.finished_at.as_deref())?,
         })
@@ -286,100 +324,4 @@ impl Row {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::store::{datasets, fixtures};
-
-    fn rejection(line: Option<u32>) -> ImportRejection {
-        let kind = if line.is_some() { RejectionKind::RowWithoutFile } else { RejectionKind::Unusable };
-        ImportRejection { kind, file: "train_split.txt".into(), line, reason: "three columns".into() }
-    }
-
-    #[tokio::test]
-    async fn counts_state_and_rejections_come_back_in_order() {
-        let (_dir, db) = fixtures::db().await;
-        let dataset = fixtures::stored_dataset(&db).await;
-        let mut import = fixtures::stored_import(&db, &dataset).await;
-        assert_eq!(get(&db, import.id).await.unwrap(), Some(import.clone()));
-
-        update(&db, &import, &[rejection(Some(7)), rejection(None)]).await.unwrap();
-        import.status = "succeeded".into();
-        (import.total, import.created, import.duplicates, import.rejected) = (1531, 1500, 28, 3);
-        import.finished_at = Some(Timestamp::now());
-        update(&db, &import, &[rejection(Some(2))]).await.unwrap();
-        assert_eq!(get(&db, import.id).await.unwrap(), Some(import.clone()));
-        let expected = [rejection(Some(7)), rejection(None), rejection(Some(2))];
-        assert_eq!(rejections(&db, import.id).await.unwrap(), expected);
-    }
-
-    #[tokio::test]
-    async fn what_stands_is_what_the_newest_ended_import_of_each_path_says() {
-        let (_dir, db) = fixtures::db().await;
-        let dataset = fixtures::stored_dataset(&db).await;
-        let ended = |import: Import| Import { status: "succeeded".into(), ..import };
-        let first = ended(fixtures::stored_import(&db, &dataset).await);
-        update(&db, &first, &[rejection(Some(1))]).await.unwrap();
-        let second = ended(fixtures::stored_import(&db, &dataset).await);
-        update(&db, &second, &[rejection(Some(2))]).await.unwrap();
-        let elsewhere = Import { path: "elsewhere".into(), id: ImportId::new(), ..second };
-        create(&db, &elsewhere, None).await.unwrap();
-        update(&db, &elsewhere, &[rejection(None)]).await.unwrap();
-        let running = fixtures::stored_import(&db, &dataset).await;
-        update(&db, &running, &[rejection(Some(4))]).await.unwrap();
-        assert_eq!(standing_rejections(&db, dataset.id).await.unwrap(), [rejection(Some(2)), rejection(None)]);
-    }
-
-    #[tokio::test]
-    async fn an_unknown_state_is_refused_and_its_rejections_with_it() {
-        let (_dir, db) = fixtures::db().await;
-        let dataset = fixtures::stored_dataset(&db).await;
-        let import = fixtures::stored_import(&db, &dataset).await;
-        let asleep = Import { status: "asleep".into(), ..import };
-        assert!(matches!(update(&db, &asleep, &[rejection(None)]).await, Err(StoreError::Database(_))));
-        assert_eq!(rejections(&db, asleep.id).await.unwrap(), []);
-    }
-
-    #[tokio::test]
-    async fn an_import_whose_data_set_went_is_told_so() {
-        let (_dir, db) = fixtures::db().await;
-        let dataset = fixtures::stored_dataset(&db).await;
-        let import = fixtures::stored_import(&db, &dataset).await;
-        datasets::delete(&db, dataset.id).await.unwrap();
-        let updated = update(&db, &import, &[]).await;
-        assert!(matches!(updated, Err(StoreError::Database(sqlx::Error::RowNotFound))));
-    }
-
-    #[tokio::test]
-    async fn imports_of_a_dead_process_fail_and_finished_ones_stay() {
-        let (_dir, db) = fixtures::db().await;
-        let dataset = fixtures::stored_dataset(&db).await;
-        let (orphan, mut done) =
-            (fixtures::stored_import(&db, &dataset).await, fixtures::stored_import(&db, &dataset).await);
-        done.status = "succeeded".into();
-        update(&db, &done, &[]).await.unwrap();
-        assert_eq!(fail_orphans(&db, "the server ended").await.unwrap(), 1);
-        let failed = get(&db, orphan.id).await.unwrap().unwrap();
-        assert_eq!((failed.status.as_str(), failed.error.as_deref()), ("failed", Some("the server ended")));
-        assert!(failed.finished_at.is_some());
-        assert_eq!(get(&db, done.id).await.unwrap(), Some(done));
-        assert_eq!(fail_orphans(&db, "the server ended").await.unwrap(), 0);
-    }
-
-    #[tokio::test]
-    async fn imports_that_can_begin_again_come_with_what_was_asked_and_count_from_none() {
-        let (_dir, db) = fixtures::db().await;
-        let dataset = fixtures::stored_dataset(&db).await;
-        let of_the_command_line = fixtures::stored_import(&db, &dataset).await;
-        let import = Import { id: ImportId::new(), created: 7, rejected: 1, ..of_the_command_line.clone() };
-        let asked = serde_json::json!({ "path": "covidx" });
-        create(&db, &import, Some(&asked)).await.unwrap();
-        let (kind, file) = (RejectionKind::Unusable, "a.png".into());
-        update(&db, &import, &[ImportRejection { kind, file, line: None, reason: "cut off".into() }]).await.unwrap();
-        let begun = Import { total: 0, created: 0, rejected: 0, ..import.clone() };
-        assert_eq!(interrupted(&db).await.unwrap(), [(begun.clone(), asked)]);
-        assert_eq!(rejections(&db, import.id).await.unwrap(), []);
-        assert_eq!(fail_orphans(&db, "the server ended").await.unwrap(), 1, "the other one");
-        update(&db, &Import { status: "succeeded".into(), ..begun }, &[]).await.unwrap();
-        assert_eq!(interrupted(&db).await.unwrap(), []);
-    }
-}
+mod tests;

@@ -218,6 +218,21 @@ pub async fn labelled(db: &Db, dataset: DatasetId) -> Result<Vec<Radiograph>, St
     rows.into_iter().map(Row::read).collect()
 }
 
+/// All of a split that have a label, in the order in which they came in.
+pub async fn labelled_in_order(db: &Db, dataset: DatasetId, split: Split) -> Result<Vec<Radiograph>, StoreError> {
+    let (dataset, split) = (dataset.to_string(), split.as_str());
+    // By the row's number and not by its identifier: an import names images on many threads and enters them one by one.
+    let rows = sqlx::query_as!(
+        Row,
+        "select * from radiographs where dataset_id = ? and split = ? and label is not null order by rowid",
+        dataset,
+        split
+    )
+    .fetch_all(db.read())
+    .await?;
+    rows.into_iter().map(Row::read).collect()
+}
+
 /// All, ordered by sha256.
 pub async fn all(db: &Db, dataset: DatasetId) -> Result<Vec<Radiograph>, StoreError> {
     let dataset = dataset.to_string();

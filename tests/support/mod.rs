@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
 pub mod model;
+pub mod sources;
 
 use std::{path::Path, sync::Arc};
 
@@ -167,6 +168,19 @@ impl Server {
     pub async fn accept(&self, path: &str, media_type: &str) -> Answer {
         let request = axum::http::Request::builder().uri(path).header("accept", media_type);
         self.answer(request.body(Body::empty()).unwrap()).await
+    }
+
+    /// The body of an answer; an error where it breaks off.
+    pub async fn body(&self, request: axum::http::Request<Body>) -> Result<Vec<u8>, axum::Error> {
+        let answer = self.router.clone().oneshot(request).await.unwrap();
+        answer.into_body().collect().await.map(|body| body.to_bytes().to_vec())
+    }
+
+    /// Waits for what goes on in the background.
+    pub async fn settle(&self) {
+        self.state.tasks.close();
+        self.state.tasks.wait().await;
+        self.state.tasks.reopen();
     }
 
     async fn answer(&self, request: axum::http::Request<Body>) -> Answer {

@@ -17,7 +17,7 @@ fn problem(text: &str) -> String {
 #[test]
 fn the_four_columns() {
     let row = row("nih:1281 nih_00001281_000.jpg normal nih");
-    assert_eq!((row.line, row.patient_id.as_str()), (1, "nih:1281"));
+    assert_eq!((row.line, row.patient_id.as_deref()), (1, Some("nih:1281")));
     assert_eq!((row.file_name.as_str(), row.class.as_str()), ("nih_00001281_000.jpg", "normal"));
     assert_eq!(row.source.as_deref(), Some("nih"));
 }
@@ -30,14 +30,14 @@ fn the_source_may_be_missing() {
 #[test]
 fn the_patient_id_may_hold_spaces() {
     let row = row("COVID 1 COVID(1).png COVID-19 sirm");
-    assert_eq!((row.patient_id.as_str(), row.file_name.as_str()), ("COVID 1", "COVID(1).png"));
+    assert_eq!((row.patient_id.as_deref(), row.file_name.as_str()), (Some("COVID 1"), "COVID(1).png"));
     assert_eq!((row.class.as_str(), row.source.as_deref()), ("COVID-19", Some("sirm")));
 }
 
 #[test]
 fn a_class_name_in_patient_id_or_source_is_not_the_anchor() {
     let row = row("normal 7 image normal(7).png pneumonia normal archive");
-    assert_eq!((row.patient_id.as_str(), row.class.as_str()), ("normal 7 image", "pneumonia"));
+    assert_eq!((row.patient_id.as_deref(), row.class.as_str()), (Some("normal 7 image"), "pneumonia"));
     assert_eq!(row.source.as_deref(), Some("normal archive"));
 }
 
@@ -51,7 +51,7 @@ fn a_bad_line_is_told_by_number_and_does_not_stop_the_rest() {
     let (rows, problems) =
         parse("\u{feff}1 a.png normal x\r\n\r\n2 b.png effusion x\n3 c.png normal\n", &ClassList::default());
     assert_eq!(rows.iter().map(|row| row.line).collect::<Vec<_>>(), [1, 4]);
-    assert_eq!(rows[0].patient_id, "1");
+    assert_eq!(rows[0].patient_id.as_deref(), Some("1"));
     assert_eq!(problems.len(), 1);
     assert_eq!(problems[0].line, 3);
     assert!(problems[0].reason.contains("normal, pneumonia, COVID-19"), "{}", problems[0].reason);
@@ -72,6 +72,52 @@ fn file_names_that_lead_out_of_the_folder_are_refused() {
 }
 
 #[test]
+fn a_dash_stands_for_a_patient_who_is_not_known() {
+    assert_eq!(row("- a.png normal cohen").patient_id, None);
+    assert_eq!(row("-1 a.png normal cohen").patient_id.as_deref(), Some("-1"));
+}
+
+#[test]
+fn what_is_written_reads_back_and_writes_the_same_bytes_again() {
+    let text = "COVID 1 COVID(1).png COVID-19 sirm\n8989e25c 8989e25c.png normal\n- b.png normal\n\
+                normal 7 a.png pneumonia an archive\n";
+    let classes = ClassList::default();
+    let (rows, problems) = parse(text, &classes);
+    assert_eq!((rows.len(), problems.len()), (4, 0));
+    assert_eq!(write(&rows, &classes).as_deref(), Ok(text));
+}
+
+#[test]
+fn a_row_that_would_read_back_as_another_is_not_written() {
+    let good = row("1 a.png normal cohen");
+    let bad = [
+        Row { file_name: "a b.png".into(), ..good.clone() },
+        Row { file_name: "../a.png".into(), ..good.clone() },
+        Row { patient_id: Some(String::new()), ..good.clone() },
+        Row { patient_id: Some("-".into()), ..good.clone() },
+        Row { patient_id: Some("two  spaces".into()), ..good.clone() },
+        Row { class: "other".into(), ..good.clone() },
+        Row { source: Some("b\nc".into()), ..good.clone() },
+        Row { source: Some("b.png normal".into()), ..good.clone() },
+    ];
+    for bad in bad {
+        let problem = write([&good, &bad], &ClassList::default()).expect_err(&format!("{bad:?}"));
+        assert_eq!(problem.line, 2);
+    }
+}
+
+#[test]
+fn the_published_files_are_written_again_row_for_row() {
+    let Some(folder) = crate::imaging::shared_folder("covidx") else { return };
+    let classes = ClassList::default();
+    for name in ["train_COVIDx7A.txt", "test_COVIDx7A.txt"] {
+        let text = std::fs::read_to_string(folder.join(name)).expect("a published split file");
+        let (rows, _) = parse(&text, &classes);
+        assert_eq!(parse(&write(&rows, &classes).expect("rows that were read"), &classes), (rows, vec![]), "{name}");
+    }
+}
+
+#[test]
 fn the_published_files_parse_whole() {
     let Some(folder) = crate::imaging::shared_folder("covidx") else { return };
     let read = |name: &str| std::fs::read_to_string(folder.join(name)).expect("a published split file");
@@ -82,5 +128,12 @@ fn the_published_files_parse_whole() {
     let (train, _) = parse(&read("train_COVIDx7A.txt"), &ClassList::default());
     let (test, _) = parse(&read("test_COVIDx7A.txt"), &ClassList::default());
     assert_eq!(test.iter().filter(|row| row.source.is_none()).count(), 197);
-    assert_eq!(train.iter().chain(&test).filter(|row| row.patient_id.contains(' ')).count(), 1_199);
+    assert_eq!(
+        train
+            .iter()
+            .chain(&test)
+            .filter(|row| row.patient_id.as_ref().is_some_and(|patient| patient.contains(' ')))
+            .count(),
+        1_199
+    );
 }

@@ -8,10 +8,13 @@ use std::collections::HashMap;
 
 use crate::{dataset::folder::read_bounded, store::Attributes};
 
-use super::{Candidate, ImportRequest};
+use super::{
+    LabelledFolder,
+    layout::{Entry, Origin},
+};
 
 /// Its name in the folder.
-pub(super) const FILE: &str = "sources.csv";
+const FILE: &str = "sources.csv";
 
 /// Largest that is read.
 const MAX_BYTES: u64 = 64 << 20;
@@ -27,24 +30,36 @@ const OLDEST: u32 = 90;
 pub(super) struct Sources {
     by_path: HashMap<String, Attributes>,
     /// Line and reason.
-    pub(super) problems: Vec<(Option<u32>, String)>,
+    problems: Vec<(Option<u32>, String)>,
 }
 
 impl Sources {
     /// Of the folder, if it has such a file.
-    pub(super) fn read(request: &ImportRequest) -> Self {
-        if !request.root.join(FILE).exists() {
+    pub(super) fn read(folder: &LabelledFolder) -> Self {
+        if !folder.root.join(FILE).exists() {
             return Self::default();
         }
-        match read_bounded(&request.root, FILE, MAX_BYTES) {
+        match read_bounded(&folder.root, FILE, MAX_BYTES) {
             Ok(bytes) => Self::parse(&bytes),
             Err(reason) => Self { problems: vec![(None, reason)], ..Self::default() },
         }
     }
 
-    pub(super) fn of(&self, candidate: &Candidate) -> Option<&Attributes> {
-        let name = candidate.path.rsplit('/').next().unwrap_or_default();
-        self.by_path.get(&candidate.path).or_else(|| self.by_path.get(name))
+    /// Tells each image what the file says of it; lines that could not be read become entries before all others.
+    pub(super) fn tell(self, entries: &mut Vec<Entry>) {
+        for candidate in entries.iter_mut().filter_map(|entry| entry.found.as_mut().ok()) {
+            candidate.attributes = self.of(&candidate.path).cloned();
+        }
+        let problem = |(line, reason): (Option<u32>, String)| Entry {
+            origin: Origin { file: FILE.to_owned(), line },
+            found: Err(reason.into()),
+        };
+        entries.splice(0..0, self.problems.into_iter().map(problem));
+    }
+
+    fn of(&self, path: &str) -> Option<&Attributes> {
+        let name = path.rsplit('/').next().unwrap_or_default();
+        self.by_path.get(path).or_else(|| self.by_path.get(name))
     }
 
     fn parse(bytes: &[u8]) -> Self {
@@ -114,12 +129,13 @@ impl Row<'_> {
 }
 
 /// Whole years, 90 for all above; collections write `57`, `57.0` and `057Y`.
-fn age(text: &str) -> Option<u32> {
+pub(super) fn age(text: &str) -> Option<u32> {
     let years: f64 = text.trim_end_matches(['Y', 'y']).parse().ok()?;
     (0.0..=150.0).contains(&years).then(|| (years as u32).min(OLDEST))
 }
 
-fn sex(text: &str) -> Option<String> {
+/// `female` or `male`.
+pub(super) fn sex(text: &str) -> Option<String> {
     match text.to_lowercase().as_str() {
         "f" | "female" | "w" => Some("female".into()),
         "m" | "male" => Some("male".into()),
@@ -131,10 +147,6 @@ fn sex(text: &str) -> Option<String> {
 mod tests {
     use super::*;
 
-    fn at(path: &str) -> Candidate {
-        Candidate { path: path.into(), label: "normal".into(), split: None, patient_id: None, source: None }
-    }
-
     #[test]
     fn a_row_is_found_by_split_and_name_and_its_values_are_made_alike() {
         let text = "split,filename,view,age,sex,original_width,original_format,source,license,unheard-of\n\
@@ -142,7 +154,7 @@ mod tests {
                     test,a.png,,,female,,,,,\n";
         let sources = Sources::parse(text.as_bytes());
         assert_eq!(sources.problems, []);
-        let first = sources.of(&at("train/a.png")).unwrap();
+        let first = sources.of("train/a.png").unwrap();
         let expected = Attributes {
             collection: Some("one, of two".into()),
             view: Some("AP Supine".into()),
@@ -155,14 +167,14 @@ mod tests {
         };
         assert_eq!(*first, expected);
         let second = Attributes { sex: Some("female".into()), ..Attributes::default() };
-        assert_eq!(sources.of(&at("test/a.png")), Some(&second));
-        assert_eq!(sources.of(&at("train/b.png")), None);
+        assert_eq!(sources.of("test/a.png"), Some(&second));
+        assert_eq!(sources.of("train/b.png"), None);
     }
 
     #[test]
     fn without_a_split_the_name_alone_counts() {
         let sources = Sources::parse(b"filename,age\na.png,057Y\n");
-        assert_eq!(sources.of(&at("normal/a.png")).unwrap().age_years, Some(57));
+        assert_eq!(sources.of("normal/a.png").unwrap().age_years, Some(57));
     }
 
     #[test]
@@ -170,7 +182,7 @@ mod tests {
         let sources = Sources::parse(b"filename,age\na.png,5,7\n,3\nb.png,soon\n");
         let lines: Vec<_> = sources.problems.iter().map(|(line, _)| *line).collect();
         assert_eq!(lines, [Some(2), Some(3)]);
-        assert_eq!(sources.of(&at("b.png")).unwrap().age_years, None);
+        assert_eq!(sources.of("b.png").unwrap().age_years, None);
         assert_eq!(Sources::parse(b"name\na.png\n").problems, [(Some(1), "has no column `filename`".to_owned())]);
     }
 }

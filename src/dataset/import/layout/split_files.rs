@@ -1,55 +1,64 @@
-//! The COVIDx layout: images in `train/` and `test/`, and a split file for each.
+//! The COVIDx layout: images in `train/`, `test/` and, where it has one, `validation/`, and a split file for each.
 
-use std::{collections::HashSet, path::Path};
+use std::{collections::HashSet, path::Path, sync::Arc};
 
 use crate::{
     dataset::{
         covidx,
         folder::read_bounded,
-        import::{Candidate, ImportRequest, Refused},
+        import::{Candidate, Refused, candidate::Content},
     },
     domain::Split,
     store::RejectionKind,
 };
 
-use super::{Entry, Origin};
+use super::{Entry, Origin, Search};
 
 pub(super) const TRAIN: &str = "train_split.txt";
 pub(super) const TEST: &str = "test_split.txt";
+const VALIDATION: &str = "validation_split.txt";
 
 /// Largest accepted split file; the published ones have 1.3 MB.
 const MAX_BYTES: u64 = 64 << 20;
 
-/// The rows of the split files that the request names or the folder holds; `None` if there are none.
-pub(super) fn entries(request: &ImportRequest) -> Result<Option<Vec<Entry>>, String> {
-    let files = [(Split::Train, &request.train_split, TRAIN), (Split::Test, &request.test_split, TEST)];
+/// The rows of the split files that the search names or the folder holds; `None` if there are none.
+pub(super) fn entries(search: Search<'_>) -> Result<Option<Vec<Entry>>, String> {
+    let files = [
+        (Split::Train, &search.folder.train_split, TRAIN),
+        (Split::Validation, &None, VALIDATION),
+        (Split::Test, &search.folder.test_split, TEST),
+    ];
     let mut entries = None;
     for (split, named, usual) in files {
         let name = match named {
             Some(name) => name.as_str(),
-            None if request.root.join(usual).exists() => usual,
+            None if search.folder.root.join(usual).exists() => usual,
             None => continue,
         };
-        let rows = rows(request, split, name)?;
-        let strays = files_without_row(request, split, name, &rows)?;
+        let rows = rows(search, split, name)?;
+        let strays = files_without_row(search, split, name, &rows)?;
         entries.get_or_insert_with(Vec::new).extend(rows.into_iter().chain(strays));
     }
     Ok(entries)
 }
 
-fn rows(request: &ImportRequest, split: Split, name: &str) -> Result<Vec<Entry>, String> {
-    let bytes = read_bounded(&request.root, name, MAX_BYTES)?;
-    let (rows, problems) = covidx::parse(&String::from_utf8_lossy(&bytes), &request.dataset.classes);
+fn rows(search: Search<'_>, split: Split, name: &str) -> Result<Vec<Entry>, String> {
+    let bytes = read_bounded(&search.folder.root, name, MAX_BYTES)?;
+    let (rows, problems) = covidx::parse(&String::from_utf8_lossy(&bytes), search.classes);
     let origin = |line| Origin { file: name.to_owned(), line: Some(line) };
-    let good = rows.into_iter().map(|row| Entry {
-        origin: origin(row.line),
-        found: Ok(Candidate {
-            path: format!("{split}/{}", row.file_name),
+    let root: Arc<Path> = search.folder.root.as_path().into();
+    let good = rows.into_iter().map(|row| {
+        let path = format!("{split}/{}", row.file_name);
+        let candidate = Candidate {
+            path: path.clone(),
             label: row.class,
             split: Some(split),
-            patient_id: Some(row.patient_id),
+            patient_id: row.patient_id,
             source: row.source,
-        }),
+            attributes: None,
+            content: Content::File { root: Arc::clone(&root), path },
+        };
+        Entry { origin: origin(row.line), found: Ok(candidate) }
     });
     let bad =
         problems.into_iter().map(|problem| Entry { origin: origin(problem.line), found: Err(problem.reason.into()) });
@@ -60,8 +69,8 @@ fn rows(request: &ImportRequest, split: Split, name: &str) -> Result<Vec<Entry>,
 
 /// The files in the folder of a split's images that none of `rows`, which are of the split file `name`, means; hidden ones, which systems
 /// leave behind, are passed over.
-fn files_without_row(request: &ImportRequest, split: Split, name: &str, rows: &[Entry]) -> Result<Vec<Entry>, String> {
-    let folder = request.root.join(split.as_str());
+fn files_without_row(search: Search<'_>, split: Split, name: &str, rows: &[Entry]) -> Result<Vec<Entry>, String> {
+    let folder = search.folder.root.join(split.as_str());
     if !folder.is_dir() {
         return Ok(Vec::new());
     }

@@ -1,0 +1,102 @@
+//! `thorax dataset distribution NAME`
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use super::{TableFormat, find, print_distribution};
+use crate::{
+    cli::{CliError, open_existing, serve::DATA_FOLDER},
+    config::DataConfig,
+    dataset::{self, Counted, DistributionTable, covidx},
+    domain::{ClassList, Split},
+};
+
+#[derive(Args, Debug)]
+pub(super) struct DistributionArgs {
+    /// Name or identifier of the data set.
+    #[arg(required_unless_present_any = ["train_labels", "validation_labels", "test_labels"])]
+    dataset: Option<String>,
+
+    #[command(flatten)]
+    labels: LabelFiles,
+
+    /// How the tables are printed.
+    #[arg(long, value_name = "FORMAT", default_value = "markdown")]
+    format: TableFormat,
+
+    #[command(flatten)]
+    data: DataConfig,
+}
+
+/// Label files in the COVIDx format that are counted in place of a data set, without their images.
+#[derive(Args, Debug)]
+struct LabelFiles {
+    /// Counts the rows of this label file as train, in place of a data set; the images are not needed.
+    #[arg(long, value_name = "FILE", conflicts_with = "dataset")]
+    train_labels: Option<PathBuf>,
+
+    /// The same as validation.
+    #[arg(long, value_name = "FILE", conflicts_with = "dataset")]
+    validation_labels: Option<PathBuf>,
+
+    /// The same as test.
+    #[arg(long, value_name = "FILE", conflicts_with = "dataset")]
+    test_labels: Option<PathBuf>,
+
+    /// The classes in the label files. [default: normal,pneumonia,COVID-19]
+    #[arg(long, value_name = "CLASS,CLASS,…", value_delimiter = ',', conflicts_with = "dataset")]
+    classes: Option<Vec<String>>,
+}
+
+pub(super) async fn run(args: DistributionArgs) -> Result<(), CliError> {
+    let table = match &args.dataset {
+        Some(name) => of_dataset(&args.data, name).await?,
+        None => args.labels.count()?,
+    };
+    print_distribution(&table, args.format)
+}
+
+async fn of_dataset(data: &DataConfig, name: &str) -> Result<DistributionTable, CliError> {
+    let folder = open_existing(&data.folder(DATA_FOLDER)).await?;
+    let dataset = find(&folder, name).await?;
+    let table = dataset::distribution(&folder.db, &dataset).await?;
+    folder.db.close().await;
+    Ok(table)
+}
+
+impl LabelFiles {
+    fn count(self) -> Result<DistributionTable, CliError> {
+        let classes = self.classes.map(ClassList::new).transpose()?.unwrap_or_default();
+        let files = [
+            (Split::Train, self.train_labels),
+            (Split::Validation, self.validation_labels),
+            (Split::Test, self.test_labels),
+        ];
+        let mut rows = Vec::new();
+        for (split, file) in files {
+            let Some(file) = file else { continue };
+            rows.extend(read(&file, &classes)?.into_iter().map(|row| (split, row)));
+        }
+        let counted: Vec<Counted<'_>> = rows
+            .iter()
+            .map(|(split, row)| Counted {
+                split: Some(*split),
+                class: Some(&row.class),
+                patient: row.patient_id.as_deref(),
+            })
+            .collect();
+        Ok(DistributionTable::count(&classes, &counted))
+    }
+}
+
+/// All rows; a line that is none would make the numbers wrong.
+fn read(file: &Path, classes: &ClassList) -> Result<Vec<covidx::Row>, CliError> {
+    let bytes = std::fs::read(file).map_err(|source| CliError::Path { path: file.to_owned(), source })?;
+    let (rows, problems) = covidx::parse(&String::from_utf8_lossy(&bytes), classes);
+    if problems.is_empty() {
+        return Ok(rows);
+    }
+    let lines = problems.iter().map(|problem| format!("{}:{}: {}", file.display(), problem.line, problem.reason));
+    Err(CliError::Refused(lines.collect::<Vec<_>>().join("\n")))
+}

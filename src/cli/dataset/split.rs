@@ -1,0 +1,46 @@
+//! `thorax dataset split NAME`
+
+use clap::Args;
+
+use super::{find, print_distribution};
+use crate::{
+    cli::{CliError, open_existing, serve::DATA_FOLDER},
+    config::DataConfig,
+    dataset::{self, Fractions},
+};
+
+#[derive(Args, Debug)]
+pub(super) struct SplitArgs {
+    /// Name or identifier of the data set.
+    dataset: String,
+
+    /// Share of each class's images in `test`.
+    #[arg(long, value_name = "SHARE", default_value_t = 0.1, value_parser = fraction)]
+    test_fraction: f64,
+
+    /// Share of each class's other images in `validation`.
+    #[arg(long, value_name = "SHARE", default_value_t = 0.0, value_parser = fraction)]
+    validation_fraction: f64,
+
+    /// Which patients are drawn.
+    #[arg(long, value_name = "NUMBER", default_value_t = 0)]
+    seed: u32,
+
+    #[command(flatten)]
+    data: DataConfig,
+}
+
+pub(super) async fn run(args: SplitArgs) -> Result<(), CliError> {
+    let folder = open_existing(&args.data.folder(DATA_FOLDER)).await?;
+    let dataset = find(&folder, &args.dataset).await?;
+    let fractions = Fractions { test: args.test_fraction, validation: args.validation_fraction };
+    dataset::split(&folder.db, dataset.id, fractions, args.seed.into()).await?;
+    let table = dataset::distribution(&folder.db, &dataset).await?;
+    folder.db.close().await;
+    print_distribution(&table, super::TableFormat::Text)
+}
+
+fn fraction(text: &str) -> Result<f64, String> {
+    let fraction = text.parse().ok().filter(|fraction| (0.0..1.0).contains(fraction));
+    fraction.ok_or_else(|| "must be at least 0 and below 1".into())
+}

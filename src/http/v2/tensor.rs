@@ -193,12 +193,13 @@ impl Layout {
             return Err(ApiError::Unusable(format!("{width} x {height} pixels: a side has {MIN_SIDE} at least")));
         }
         let [channels, height, width] = [channels, height, width].map(|length| length as usize);
-        let steps = if first { (height * width, 1) } else { (1, channels) };
+        let steps = if first { (height.saturating_mul(width), 1) } else { (1, channels) };
         Ok(Self { images, channels, height, width, steps })
     }
 
+    /// Whatever a client writes as the shape, this does not overflow.
     fn elements_each(&self) -> usize {
-        self.channels * self.height * self.width
+        self.channels.saturating_mul(self.height).saturating_mul(self.width)
     }
 }
 
@@ -206,7 +207,7 @@ impl Layout {
 fn grey(input: &InputTensor, elements: impl Elements, limits: &Limits) -> Result<Vec<Content>, ApiError> {
     let layout = Layout::of(input, limits)?;
     let each = layout.elements_each();
-    if elements.count() as u64 != layout.images * each as u64 {
+    if elements.count() as u64 != layout.images.saturating_mul(each as u64) {
         let (shape, count) = (&input.shape, elements.count());
         return Err(malformed(format!("the shape {shape:?} does not fit the data of {count} elements")));
     }
@@ -305,7 +306,11 @@ mod tests {
     #[test]
     fn what_does_not_fit_is_refused() {
         let fp32 = |shape: [u64; 4], level: f32| {
-            let data = vec![level; shape.iter().product::<u64>().min(4096) as usize];
+            let data = vec![
+                level;
+                shape.iter().fold(1_u64, |product, length| product.saturating_mul(*length)).min(4096)
+                    as usize
+            ];
             read(json!({"name": "fp32", "datatype": "FP32", "shape": shape, "data": data}), &[])
         };
         assert!(fp32([1, 1, 32, 32], 255.0).is_ok());
@@ -315,6 +320,11 @@ mod tests {
         assert!(matches!(fp32([1, 2, 32, 32], 1.0), Err(ApiError::Malformed(_))));
         assert!(matches!(fp32([2, 1, 64, 64], 1.0), Err(ApiError::Malformed(_))));
         assert!(matches!(fp32([1, 1, 1 << 40, 1 << 40], 1.0), Err(ApiError::TooLarge(_))));
+        let boundless = Limits { max_pixels: u64::MAX };
+        let input =
+            json!({"name": "fp32", "datatype": "FP32", "shape": [1, 1, 1_u64 << 40, 1_u64 << 40], "data": [1.0]});
+        let mut request: InferRequest = serde_json::from_value(json!({ "inputs": [input] })).unwrap();
+        assert!(matches!(images(&mut request, Bytes::new(), &boundless), Err(ApiError::Malformed(_))));
         let wrong = [
             json!({"name": "pixels", "datatype": "UINT8", "shape": [1, 1, 32, 32], "data": []}),
             json!({"name": "uint8", "datatype": "FP32", "shape": [1, 1, 32, 32], "data": []}),

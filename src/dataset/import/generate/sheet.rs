@@ -35,9 +35,10 @@ impl Sheet {
         let text = text(read_bounded(folder, name, MAX_BYTES)?);
         let mut reader = csv::ReaderBuilder::new().flexible(true).has_headers(false).from_reader(text.as_bytes());
         let mut sheet = Self { heads: Vec::new(), rows: Vec::new(), lines: Vec::new() };
+        let mut lines = Lines { text: text.as_bytes(), counted: 0, line: 1 };
         for record in reader.records() {
             let record = record.map_err(|error| format!("{name}: {error}"))?;
-            let line = record.position().map_or(0, |position| u32::try_from(position.line()).unwrap_or(u32::MAX));
+            let line = lines.of(record.position().map_or(0, csv::Position::byte));
             sheet.take(line, record.iter().map(str::to_owned).collect());
         }
         sheet.checked(name, wanted)
@@ -88,6 +89,27 @@ impl<'a> Row<'a> {
     pub(super) fn text(&self, head: &str) -> &'a str {
         let at = self.heads.iter().position(|name| name == head);
         at.and_then(|at| self.cells.get(at)).map_or("", String::as_str)
+    }
+}
+
+/// Counts the lines of a text. A CSV reader's own count stands before the empty lines and the half of `\r\n` that are left of the record
+/// before.
+struct Lines<'a> {
+    text: &'a [u8],
+    counted: usize,
+    line: u32,
+}
+
+impl Lines<'_> {
+    /// The line of the record that the reader found at a byte; asked for in order.
+    fn of(&mut self, byte: u64) -> u32 {
+        let found = usize::try_from(byte).unwrap_or(usize::MAX).min(self.text.len());
+        let left_over = self.text[found..].iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+        let start = found + left_over;
+        let breaks = self.text[self.counted.min(start)..start].iter().filter(|byte| **byte == b'\n').count();
+        self.counted = start;
+        self.line = self.line.saturating_add(u32::try_from(breaks).unwrap_or(u32::MAX));
+        self.line
     }
 }
 

@@ -160,7 +160,9 @@ async fn a_client_that_hangs_up_stops_the_work_and_gives_its_places_back() {
         drop(body.send(part("late.png", &png(48, 48, index))).await);
     }
     wait_until(|| depth(&server) == 0).await;
-    assert_eq!(server.get(PREDICTIONS).await.items(), 1);
+    // One or two that were under way may have been answered.
+    let answered = server.get(PREDICTIONS).await.items();
+    assert!((1..5).contains(&answered), "{answered} of 40");
 }
 
 async fn started() -> Arc<Server> {

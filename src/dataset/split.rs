@@ -46,7 +46,7 @@ pub async fn split(db: &Db, dataset: DatasetId, fractions: Fractions, seed: u64)
 ///
 /// Each class gets `test_fraction` and `validation_fraction` of its images, rounded, as closely as whole patients
 /// allow (one image at least where the class has two and the fraction is above 0). Patients are drawn in an order
-/// that depends on the seed and on what the patient is called alone, so that an image added later moves few others.
+/// that depends on the seed and on the patient's own images alone, so that an image added later moves few others.
 pub fn assign(
     radiographs: &[Radiograph],
     test_fraction: f64,
@@ -83,19 +83,20 @@ fn groups(radiographs: &[Radiograph], seed: u64) -> Vec<Group<'_>> {
         members.entry(key).or_default().push(radiograph);
     }
     let mut groups: Vec<_> = members
-        .into_iter()
-        .map(|(key, mut members)| {
+        .into_values()
+        .map(|mut members| {
             members.sort_by(|a, b| a.sha256.cmp(&b.sha256));
             let counts = counts(members.iter().copied());
-            (rank(seed, key), Group { members, counts })
+            (rank(seed, members[0]), Group { members, counts })
         })
         .collect();
     groups.sort_by_key(|(rank, _)| *rank);
     groups.into_iter().map(|(_, group)| group).collect()
 }
 
-fn rank(seed: u64, (known, name): (bool, &str)) -> [u8; 32] {
-    Sha256::new().chain_update(seed.to_le_bytes()).chain_update([known.into()]).chain_update(name).finalize().into()
+/// By the first of a patient's images: what the patient is called is hashed under a key that each data folder has of its own.
+fn rank(seed: u64, first: &Radiograph) -> [u8; 32] {
+    Sha256::new().chain_update(seed.to_le_bytes()).chain_update(first.sha256.as_str()).finalize().into()
 }
 
 fn counts<'a>(radiographs: impl Iterator<Item = &'a Radiograph>) -> Counts<'a> {

@@ -8,14 +8,14 @@ use std::path::Path;
 
 use dicom_core::{DataElement, PrimitiveValue, Tag, VR, value::DataSetSequence};
 use dicom_dictionary_std::{tags, uids};
-use dicom_object::{InMemDicomObject, meta::FileMetaTableBuilder};
+use dicom_object::InMemDicomObject;
 use serde_json::{Value, json};
-use support::{Answer, MAX_UPLOAD_BYTES, Part, Server, png};
-use thorax::{
-    domain::{Architecture, BlockVariant, ClassList, ModelSpec, Normalisation},
-    nn::{DeviceChoice, Network},
-    store::{Attributes, attributes},
+use support::{
+    Answer, MAX_UPLOAD_BYTES, Part, Server,
+    dicom::{file, number, text},
+    model, png,
 };
+use thorax::store::{Attributes, attributes};
 
 /// All that is planted, and must not be found again. None is part of another word of the program's.
 const PLANTED: [&str; 14] = [
@@ -51,8 +51,6 @@ fn radiograph(shade: u16) -> InMemDicomObject {
             }
     };
     let pixels: Vec<u16> = (0..64 * 64).map(grey).collect();
-    let text = |tag: Tag, vr: VR, value: &str| DataElement::new(tag, vr, PrimitiveValue::from(value));
-    let number = |tag: Tag, value: u16| DataElement::new(tag, VR::US, PrimitiveValue::from(value));
     let nested = InMemDicomObject::from_element_iter([text(tags::PATIENT_ID, VR::LO, "OTHERID-5150")]);
     InMemDicomObject::from_element_iter([
         text(tags::SOP_CLASS_UID, VR::UI, uids::COMPUTED_RADIOGRAPHY_IMAGE_STORAGE),
@@ -87,13 +85,6 @@ fn radiograph(shade: u16) -> InMemDicomObject {
         text(tags::WINDOW_WIDTH, VR::DS, "4096"),
         DataElement::new(tags::PIXEL_DATA, VR::OW, PrimitiveValue::U16(pixels.into())),
     ])
-}
-
-fn file(object: InMemDicomObject) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    let meta = FileMetaTableBuilder::new().transfer_syntax(uids::EXPLICIT_VR_LITTLE_ENDIAN);
-    object.with_meta(meta).unwrap().write_all(&mut bytes).unwrap();
-    bytes
 }
 
 fn changed(tag: Tag, vr: VR, value: &str) -> Vec<u8> {
@@ -352,18 +343,7 @@ async fn folders_with_dicom_are_imported_whatever_the_files_are_called() {
 #[tokio::test]
 async fn a_prediction_warns_and_is_that_of_the_stored_image() {
     let server = Server::start().await;
-    let spec = ModelSpec {
-        architecture: Architecture::SimpleCnn,
-        block_variant: BlockVariant::V1,
-        classes: ClassList::default(),
-        image_size: 32,
-        normalisation: Normalisation { scale: 1.0 / 255.0, mean: [0.5; 3], std: [0.25; 3] },
-        dropout: 0.5,
-    };
-    let model = Network::random(&spec, 1, &DeviceChoice::Cpu.open(None).unwrap().0).to_bytes(&spec);
-    let id = server.request("POST", "/v1/models", "application/octet-stream", model).await.text("/id");
-    let body: Value = json!({ "model_id": id });
-    server.request("PUT", "/v1/models/aliases/champion", "application/json", body.to_string().into()).await;
+    server.crown(model::small(32, 1)).await;
     let lateral = changed(tags::VIEW_POSITION, VR::CS, "LL");
     let dataset = server.dataset("chests").await;
     let kept = upload(&server, &dataset, "x", &lateral).await.text("/items/0/radiograph/id");

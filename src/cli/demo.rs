@@ -1,7 +1,6 @@
 //! `thorax demo`: drawn phantoms, a small network trained on them, and the server left running.
 
 use clap::Args;
-use jiff::Timestamp;
 
 use super::{
     CliError,
@@ -15,7 +14,7 @@ use crate::{
         self, NewRadiograph,
         phantom::{self, Phantom},
     },
-    domain::{ClassList, DatasetId, PlanOverrides, RunStatus, Scope, Stage, Step, recipe},
+    domain::{PlanOverrides, RunStatus, Scope, Stage, Step, recipe},
     imaging,
     store::{self, Dataset, Page, Run},
 };
@@ -66,7 +65,9 @@ async fn has_run(folder: &DataFolder) -> Result<bool, CliError> {
 
 /// Adds what is not there yet: a demo that was stopped half-way is completed.
 async fn draw(folder: &DataFolder, config: &DataConfig) -> Result<Dataset, CliError> {
-    let dataset = find_or_create(folder).await?;
+    let description = "SYNTHETIC: drawn phantoms, no patient, no meaning beyond the tour".to_owned();
+    let new = Dataset { description: Some(description), synthetic: true, ..Dataset::new(DATASET) };
+    let dataset = store::datasets::find_or_create(&folder.db, new).await?;
     let limits = imaging::Limits { max_pixels: config.max_pixels };
     let patient_ids = folder.patient_ids(config.patient_key.as_deref())?;
     let mut patients = Patients::default();
@@ -86,23 +87,6 @@ async fn draw(folder: &DataFolder, config: &DataConfig) -> Result<Dataset, CliEr
         };
         dataset::add(&folder.db, &folder.blobs, &dataset, new, &limits, &patient_ids).await?;
     }
-    Ok(dataset)
-}
-
-async fn find_or_create(folder: &DataFolder) -> Result<Dataset, CliError> {
-    if let Some(known) = store::datasets::find_by_name(&folder.db, DATASET).await? {
-        return Ok(known);
-    }
-    let dataset = Dataset {
-        id: DatasetId::new(),
-        name: DATASET.into(),
-        description: Some("SYNTHETIC: drawn phantoms, no patient, no meaning beyond the tour".into()),
-        classes: ClassList::default(),
-        synthetic: true,
-        refuse: Vec::new(),
-        created_at: Timestamp::now(),
-    };
-    store::datasets::create(&folder.db, &dataset).await?;
     Ok(dataset)
 }
 

@@ -7,7 +7,6 @@ use std::{
 };
 
 use clap::Args;
-use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use super::{CliError, serve::DATA_FOLDER};
@@ -15,7 +14,7 @@ use crate::{
     app::DataFolder,
     config::DataConfig,
     dataset::{self, ImportFrom, ImportRequest, LabelledFolder},
-    domain::{ClassList, DatasetId},
+    domain::ClassList,
     imaging,
     store::{self, Dataset, Import, PassedOver},
 };
@@ -106,26 +105,15 @@ async fn follow(folder: &DataFolder, request: &ImportRequest, import: Import) ->
 
 async fn find_or_create(folder: &DataFolder, name: &str, classes: Option<Vec<String>>) -> Result<Dataset, CliError> {
     let classes = classes.map(ClassList::new).transpose()?;
-    if let Some(known) = store::datasets::find_by_name(&folder.db, name).await? {
-        return match classes {
-            Some(classes) if classes != known.classes => Err(CliError::Import(format!(
-                "the data set {name:?} has the classes {}, which cannot be changed",
-                known.classes.names().join(",")
-            ))),
-            _ => Ok(known),
-        };
+    let new = Dataset { classes: classes.clone().unwrap_or_default(), ..Dataset::new(name) };
+    let dataset = store::datasets::find_or_create(&folder.db, new).await?;
+    match classes {
+        Some(classes) if classes != dataset.classes => Err(CliError::Import(format!(
+            "the data set {name:?} has the classes {}, which cannot be changed",
+            dataset.classes.names().join(",")
+        ))),
+        _ => Ok(dataset),
     }
-    let dataset = Dataset {
-        id: DatasetId::new(),
-        name: name.into(),
-        description: None,
-        classes: classes.unwrap_or_default(),
-        synthetic: false,
-        refuse: Vec::new(),
-        created_at: Timestamp::now(),
-    };
-    store::datasets::create(&folder.db, &dataset).await?;
-    Ok(dataset)
 }
 
 fn report(import: &Import, rejections: &[store::ImportRejection]) -> std::io::Result<()> {

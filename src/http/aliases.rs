@@ -97,11 +97,12 @@ async fn put_alias(
     }
     let no_model = || ApiError::invalid("/model_id", "there is no such model; GET /v1/models lists them");
     let model = store::models::get(&state.db, target.model_id).await?.ok_or_else(no_model)?;
+    let held = turn.wait().await;
     if let Some(gate) = target.require {
         gate.check(&state, &model).await?;
     }
     if alias == CHAMPION {
-        crown(&state, &turn, &model).await?;
+        crown(&state, &held, &model).await?;
     } else {
         store::models::set_alias(&state.db, &alias, model.id).await?;
     }
@@ -109,9 +110,8 @@ async fn put_alias(
     model.map(Json).ok_or(ApiError::NotFound("model"))
 }
 
-/// Loads a model, warms it up and makes it champion; when that fails, the old one goes on.
-pub(super) async fn crown(state: &AppState, turn: &Turn, model: &Model) -> Result<(), ApiError> {
-    let _turn = turn.wait().await;
+/// Loads a model, warms it up and makes it champion; when that fails, the old one goes on. Whoever asks has the turn.
+pub(super) async fn crown(state: &AppState, _held: &MutexGuard<'_, ()>, model: &Model) -> Result<(), ApiError> {
     let bytes = state.blobs.get(&model.sha256).await?;
     state.engine.load(model.id, bytes).await?;
     Ok(store::models::set_alias(&state.db, CHAMPION, model.id).await?)

@@ -6,7 +6,6 @@ mod generate;
 mod report;
 
 use axum::{Json, extract::State, http::StatusCode, response::IntoResponse};
-use jiff::Timestamp;
 use serde::Serialize;
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -102,13 +101,10 @@ async fn create_dataset(
 ) -> Result<impl IntoResponse, ApiError> {
     let NewDataset { name, classes, description, refuse } = NewDataset::read(body)?;
     let dataset = Dataset {
-        id: DatasetId::new(),
-        name,
         description,
         classes: classes.unwrap_or_default(),
-        synthetic: false,
         refuse: refuse.unwrap_or_default(),
-        created_at: Timestamp::now(),
+        ..Dataset::new(name)
     };
     store::datasets::create(&state.db, &dataset).await?;
     Ok(answer::created(format!("/v1/datasets/{}", dataset.id), dataset))

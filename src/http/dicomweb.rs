@@ -10,7 +10,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
-use jiff::Timestamp;
+use utoipa::IntoResponses;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use self::report::{Reason, Report};
@@ -23,9 +23,8 @@ use super::{
 };
 use crate::{
     dataset::{self, AddError, NewRadiograph},
-    domain::{ClassList, DatasetId},
     imaging::{self, ImageError, Limits, Reference},
-    store::{self, Dataset, StoreError},
+    store::{self, Dataset},
 };
 
 /// Media type of the answer.
@@ -38,18 +37,28 @@ pub(super) fn router() -> OpenApiRouter<AppState> {
     OpenApiRouter::new().routes(routes!(store_instances)).routes(routes!(store_instances_of_study))
 }
 
+/// The Store Instances Response Module, in the description.
+#[derive(IntoResponses)]
+#[allow(dead_code, reason = "describes what `answer` writes")]
+enum StoreInstances {
+    /// All are stored
+    #[response(status = 200, content_type = "application/dicom+json")]
+    All(serde_json::Value),
+    /// Some are stored
+    #[response(status = 202, content_type = "application/dicom+json")]
+    Some(serde_json::Value),
+    /// None is stored
+    #[response(status = 409, content_type = "application/dicom+json")]
+    None(serde_json::Value),
+}
+
 /// Stores DICOM radiographs, without label, in the data set that the server names for it (STOW-RS, PS3.18 10.5). The answer is a Store
 /// Instances Response Module. Each instance that was stored carries the warning B006H, Elements Discarded: only grey and an allow-list
 /// of attributes are kept.
 #[utoipa::path(
     post, path = "/dicomweb/studies", tag = "datasets",
     request_body(content = String, description = "One instance (PS3.10) a part", content_type = "multipart/related; type=\"application/dicom\""),
-    responses(
-        (status = 200, description = "All are stored", body = serde_json::Value, content_type = "application/dicom+json"),
-        (status = 202, description = "Some are stored", body = serde_json::Value, content_type = "application/dicom+json"),
-        (status = 409, description = "None is stored", body = serde_json::Value, content_type = "application/dicom+json"),
-        Malformed, NotAcceptable, UnsupportedType
-    )
+    responses(StoreInstances, Malformed, NotAcceptable, UnsupportedType)
 )]
 async fn store_instances(State(state): State<AppState>, headers: HeaderMap, body: Body) -> Result<Response, ApiError> {
     receive(&state, None, &headers, body).await
@@ -60,12 +69,7 @@ async fn store_instances(State(state): State<AppState>, headers: HeaderMap, body
     post, path = "/dicomweb/studies/{study}", tag = "datasets",
     params(("study" = String, Path, description = "Study Instance UID")),
     request_body(content = String, description = "One instance (PS3.10) a part", content_type = "multipart/related; type=\"application/dicom\""),
-    responses(
-        (status = 200, description = "All are stored", body = serde_json::Value, content_type = "application/dicom+json"),
-        (status = 202, description = "Some are stored", body = serde_json::Value, content_type = "application/dicom+json"),
-        (status = 409, description = "None is stored", body = serde_json::Value, content_type = "application/dicom+json"),
-        Malformed, NotAcceptable, UnsupportedType
-    )
+    responses(StoreInstances, Malformed, NotAcceptable, UnsupportedType)
 )]
 async fn store_instances_of_study(
     State(state): State<AppState>,
@@ -79,7 +83,8 @@ async fn store_instances_of_study(
 async fn receive(state: &AppState, study: Option<&str>, headers: &HeaderMap, body: Body) -> Result<Response, ApiError> {
     let form = negotiate(headers, &[(DICOM_JSON, DICOM_JSON), ("application/json", "application/json")])?;
     let boundary = boundary(headers)?;
-    let dataset = receiving(state).await?;
+    let new = Dataset { description: Some("Pushed by DICOMweb".into()), ..Dataset::new(&*state.dicomweb_dataset) };
+    let dataset = store::datasets::find_or_create(&state.db, new).await?;
     // One instance is in memory at a time; there may be any number of them.
     let bounds = multer::SizeLimit::new().per_field(state.limits.max_upload_bytes as u64);
     let constraints = multer::Constraints::new().size_limit(bounds);
@@ -170,30 +175,6 @@ fn boundary(headers: &HeaderMap) -> Result<String, ApiError> {
         return Err(refuse());
     }
     sent.get_param(mime::BOUNDARY).map(|boundary| boundary.as_str().to_owned()).ok_or_else(refuse)
-}
-
-/// The data set that takes what is pushed. Of two requests that come first both find the one that either makes.
-async fn receiving(state: &AppState) -> Result<Dataset, ApiError> {
-    let name: &str = &state.dicomweb_dataset;
-    if let Some(known) = store::datasets::find_by_name(&state.db, name).await? {
-        return Ok(known);
-    }
-    let dataset = Dataset {
-        id: DatasetId::new(),
-        name: name.into(),
-        description: Some("Pushed by DICOMweb".into()),
-        classes: ClassList::default(),
-        synthetic: false,
-        refuse: Vec::new(),
-        created_at: Timestamp::now(),
-    };
-    match store::datasets::create(&state.db, &dataset).await {
-        Ok(()) => Ok(dataset),
-        Err(StoreError::Exists(_)) => {
-            store::datasets::find_by_name(&state.db, name).await?.ok_or(ApiError::NotFound("data set"))
-        }
-        Err(error) => Err(error.into()),
-    }
 }
 
 fn answer(report: &Report, media_type: &'static str) -> Response {

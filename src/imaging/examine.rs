@@ -1,8 +1,10 @@
 //! A radiograph on its way in: what networks see of it, what is stored, what its header may keep, and what looks wrong.
 
-use image::{ExtendedColorType, ImageEncoder, codecs::png::PngEncoder};
+use image::ExtendedColorType;
 
-use super::{DicomRadiograph, Format, GreyImage, ImageError, Limits, container, decode, dicom, strip, suspicion};
+use super::{
+    DicomRadiograph, Format, GreyImage, ImageError, Limits, container, decode, dicom, encode, strip, suspicion,
+};
 use crate::domain::Flag;
 
 /// A decoded file and what was noticed.
@@ -70,9 +72,5 @@ fn encode_plane(DicomRadiograph { width, height, plane, .. }: &DicomRadiograph) 
     } else {
         (ExtendedColorType::L16, plane.iter().flat_map(|value| value.to_ne_bytes()).collect())
     };
-    let mut png = Vec::new();
-    PngEncoder::new(&mut png)
-        .write_image(&bytes, *width, *height, colour)
-        .expect("memory takes the bytes, and a plane holds width x height values");
-    png
+    encode(*width, *height, &bytes, colour)
 }

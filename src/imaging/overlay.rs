@@ -1,10 +1,6 @@
 //! An activation map laid over the image that it is about.
 
-use std::io::Cursor;
-
-use image::{ExtendedColorType, ImageEncoder, codecs::png::PngEncoder};
-
-use super::GreyImage;
+use super::{GreyImage, encode_colour_png};
 use crate::domain::ActivationMap;
 
 /// What the strongest cell is tinted with: a colour that no radiograph has.
@@ -24,11 +20,7 @@ pub fn overlay_png(image: &GreyImage, map: &ActivationMap) -> Vec<u8> {
             pixels.extend(TINT.map(|tint| (f32::from(grey) + (tint - f32::from(grey)) * amount).round() as u8));
         }
     }
-    let mut bytes = Cursor::new(Vec::new());
-    PngEncoder::new(&mut bytes)
-        .write_image(&pixels, image.width, image.height, ExtendedColorType::Rgb8)
-        .expect("memory takes the bytes, and there are three for each pixel");
-    bytes.into_inner()
+    encode_colour_png(image.width, image.height, &pixels)
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sha2::Digest;
+use sqlx::SqliteConnection;
 use utoipa::ToSchema;
 
 use super::{Db, Page, StoreError, columns, runs};
@@ -40,8 +41,41 @@ pub struct Distribution {
     pub patients: BTreeMap<String, BTreeMap<String, u64>>,
 }
 
+impl Dataset {
+    /// One of the usual classes that refuses nothing.
+    pub fn new(name: impl Into<String>) -> Self {
+        Self {
+            id: DatasetId::new(),
+            name: name.into(),
+            description: None,
+            classes: ClassList::default(),
+            synthetic: false,
+            refuse: Vec::new(),
+            created_at: Timestamp::now(),
+        }
+    }
+}
+
 /// `Exists` when the name is taken.
 pub async fn create(db: &Db, dataset: &Dataset) -> Result<(), StoreError> {
+    let mut tx = db.begin().await?;
+    insert_in(&mut tx, dataset).await?;
+    tx.commit().await?;
+    Ok(())
+}
+
+/// The one that has its name, or else this one, which is made: two who ask at once get the same.
+pub async fn find_or_create(db: &Db, dataset: Dataset) -> Result<Dataset, StoreError> {
+    let mut tx = db.begin().await?;
+    if let Some(known) = find_by_name_in(&mut tx, &dataset.name).await? {
+        return Ok(known);
+    }
+    insert_in(&mut tx, &dataset).await?;
+    tx.commit().await?;
+    Ok(dataset)
+}
+
+async fn insert_in(tx: &mut SqliteConnection, dataset: &Dataset) -> Result<(), StoreError> {
     let id = dataset.id.to_string();
     let classes = columns::to_json("datasets.classes_json", &dataset.classes)?;
     let refuse = columns::to_json("datasets.refuse_json", &dataset.refuse)?;
@@ -57,7 +91,7 @@ pub async fn create(db: &Db, dataset: &Dataset) -> Result<(), StoreError> {
         refuse,
         created_at,
     )
-    .execute(db.write())
+    .execute(tx)
     .await
     .map_err(|e| StoreError::from_insert(e, "a data set of this name"))?;
     Ok(())
@@ -72,7 +106,11 @@ pub async fn get(db: &Db, id: DatasetId) -> Result<Option<Dataset>, StoreError> 
 
 /// By its unique name.
 pub async fn find_by_name(db: &Db, name: &str) -> Result<Option<Dataset>, StoreError> {
-    let row = sqlx::query_as!(Row, "select * from datasets where name = ?", name).fetch_optional(db.read()).await?;
+    find_by_name_in(&mut *db.read().acquire().await?, name).await
+}
+
+async fn find_by_name_in(tx: &mut SqliteConnection, name: &str) -> Result<Option<Dataset>, StoreError> {
+    let row = sqlx::query_as!(Row, "select * from datasets where name = ?", name).fetch_optional(tx).await?;
     row.map(Row::read).transpose()
 }
 

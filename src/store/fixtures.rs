@@ -141,20 +141,7 @@ pub fn evaluation(model: &Model, dataset: &Dataset, split: Split) -> Evaluation 
 
 /// A running import that has found nothing yet.
 pub async fn stored_import(db: &Db, dataset: &Dataset) -> Import {
-    let import = Import {
-        id: ImportId::new(),
-        dataset_id: dataset.id,
-        path: "covidx".into(),
-        status: "running".into(),
-        total: 1531,
-        created: 0,
-        duplicates: 0,
-        rejected: 0,
-        error: None,
-        passed_over: Vec::new(),
-        started_at: Timestamp::now(),
-        finished_at: None,
-    };
+    let import = Import { total: 1531, ..Import::begun(dataset.id, "covidx".into()) };
     imports::create(db, &import, None).await.unwrap();
     import
 }

@@ -217,12 +217,6 @@ pub async fn interrupted(db: &Db) -> Result<Vec<(Import, serde_json::Value)>, St
     )
     .execute(&mut *tx)
     .await?;
-    sqlx::query!(
-        "update imports set total = 0, created = 0, duplicates = 0, rejected = 0
-           where status = 'running' and request_json is not null"
-    )
-    .execute(&mut *tx)
-    .await?;
     let rows =
         sqlx::query_as!(Row, "select * from imports where status = 'running' and request_json is not null order by id")
             .fetch_all(&mut *tx)
@@ -230,7 +224,8 @@ pub async fn interrupted(db: &Db) -> Result<Vec<(Import, serde_json::Value)>, St
     tx.commit().await?;
     let read = |row: Row| {
         let request = columns::from_json("imports.request_json", row.request_json.as_deref().unwrap_or_default())?;
-        Ok((row.read()?, request))
+        let Import { id, dataset_id, path, started_at, .. } = row.read()?;
+        Ok((Import { id, started_at, ..Import::begun(dataset_id, path) }, request))
     };
     rows.into_iter().map(read).collect()
 }

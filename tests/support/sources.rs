@@ -2,12 +2,15 @@
 
 use std::{cell::Cell, fs, path::Path};
 
-use dicom_core::{DataElement, PrimitiveValue, Tag, VR};
+use dicom_core::{DataElement, PrimitiveValue, VR};
 use dicom_dictionary_std::{tags, uids};
-use dicom_object::{InMemDicomObject, meta::FileMetaTableBuilder};
+use dicom_object::InMemDicomObject;
 use rust_xlsxwriter::Workbook;
 
-use super::png;
+use super::{
+    dicom::{file, number, text},
+    png,
+};
 
 /// Draws `cohen`, `fig1`, `actmed`, `radiography` and `rsna` into a folder.
 pub fn draw(root: &Path) {
@@ -146,10 +149,8 @@ fn rsna(images: &Images<'_>) {
 
 /// As the challenge has them: eight bits, no window, the patient's number as name and everywhere else.
 fn dicom(patient: &str, shade: u8) -> Vec<u8> {
-    let text = |tag: Tag, vr: VR, value: &str| DataElement::new(tag, vr, PrimitiveValue::from(value));
-    let number = |tag: Tag, value: u16| DataElement::new(tag, VR::US, PrimitiveValue::from(value));
     let pixels: Vec<u8> = (0..64 * 64).map(|at: u32| shade + (at % 64) as u8 * 3).collect();
-    let object = InMemDicomObject::from_element_iter([
+    file(InMemDicomObject::from_element_iter([
         text(tags::SOP_CLASS_UID, VR::UI, uids::SECONDARY_CAPTURE_IMAGE_STORAGE),
         text(tags::SOP_INSTANCE_UID, VR::UI, &format!("1.2.276.0.7230010.3.1.4.{shade}")),
         text(tags::MODALITY, VR::CS, "CR"),
@@ -166,9 +167,5 @@ fn dicom(patient: &str, shade: u8) -> Vec<u8> {
         number(tags::HIGH_BIT, 7),
         number(tags::PIXEL_REPRESENTATION, 0),
         DataElement::new(tags::PIXEL_DATA, VR::OB, PrimitiveValue::U8(pixels.into())),
-    ]);
-    let meta = FileMetaTableBuilder::new().transfer_syntax(uids::EXPLICIT_VR_LITTLE_ENDIAN);
-    let mut bytes = Vec::new();
-    object.with_meta(meta).unwrap().write_all(&mut bytes).unwrap();
-    bytes
+    ]))
 }

@@ -14,7 +14,6 @@ use crate::{
     },
     config::DataConfig,
     dataset::{GenerateBy, Generation, ImportFrom, Rules, SourceFolders},
-    domain::Split,
 };
 
 #[derive(Args, Debug)]
@@ -80,13 +79,7 @@ pub(super) async fn run(args: GenerateArgs) -> Result<(), CliError> {
         return Ok(write!(std::io::stdout(), "{}", Rules::built_in())?);
     };
     let (sources, path) = args.sources.real()?;
-    let labels = [(Split::Train, args.train_labels), (Split::Test, args.test_labels)];
-    let labels: Vec<_> = labels.into_iter().filter_map(|(split, file)| Some((split, file?))).collect();
-    let by = if labels.is_empty() {
-        GenerateBy::Rules(Box::new(rules(args.rules.as_deref())?))
-    } else {
-        GenerateBy::Labels(labels)
-    };
+    let by = GenerateBy::of(args.train_labels, args.test_labels, rules(args.rules.as_deref())?);
     let from = ImportFrom::Sources(Generation { sources, by });
     carry_out(&args.data, name, args.classes, path, from).await
 }

@@ -7,7 +7,6 @@ use image::{
         png::{CompressionType, FilterType, PngEncoder},
     },
 };
-use jiff::Timestamp;
 use tempfile::TempDir;
 
 use super::*;
@@ -16,7 +15,7 @@ use crate::{
         Added, NewRadiograph, PatientIds, add, leakage,
         phantom::{self, Appearance},
     },
-    domain::{ClassList, LeakageKind},
+    domain::LeakageKind,
     imaging::{GreyImage, Limits},
     store::{Blobs, Dataset},
 };
@@ -34,15 +33,7 @@ impl Shelf {
     async fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let (db, blobs) = (Db::open(dir.path()).await.unwrap(), Blobs::open(dir.path()).unwrap());
-        let dataset = Dataset {
-            id: DatasetId::new(),
-            name: "planted".into(),
-            description: None,
-            classes: ClassList::default(),
-            synthetic: true,
-            refuse: Vec::new(),
-            created_at: Timestamp::now(),
-        };
+        let dataset = Dataset { synthetic: true, ..Dataset::new("planted") };
         store::datasets::create(&db, &dataset).await.unwrap();
         Self { _dir: dir, db, blobs, dataset }
     }

@@ -39,6 +39,15 @@ pub enum GenerateBy {
     Labels(Vec<(Split, PathBuf)>),
 }
 
+impl GenerateBy {
+    /// By the label files or, where there are none, by the rules.
+    pub fn of(train_labels: Option<PathBuf>, test_labels: Option<PathBuf>, rules: Rules) -> Self {
+        let labels = [(Split::Train, train_labels), (Split::Test, test_labels)];
+        let labels: Vec<_> = labels.into_iter().filter_map(|(split, file)| Some((split, file?))).collect();
+        if labels.is_empty() { Self::Rules(Box::new(rules)) } else { Self::Labels(labels) }
+    }
+}
+
 /// The folder of each source that is there, as it is distributed.
 #[derive(Clone, Debug, Default)]
 pub struct SourceFolders {

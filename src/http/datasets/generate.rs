@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 
 use crate::{
     dataset::{GenerateBy, Generation, Rules, SourceFolders},
-    domain::{DatasetId, Split},
+    domain::DatasetId,
     http::{
         ApiError, AppState, FieldError,
         answer::{Forbidden, Invalid, Malformed, NotFound},
@@ -137,15 +137,7 @@ impl NewGeneration {
         };
         let train = resolve("/train_labels", self.train_labels).await?;
         let test = resolve("/test_labels", self.test_labels).await?;
-        let labels: Vec<_> = [(Split::Train, train), (Split::Test, test)]
-            .into_iter()
-            .filter_map(|(split, file)| Some((split, file?)))
-            .collect();
-        let by = if labels.is_empty() {
-            GenerateBy::Rules(Box::new(self.rules.unwrap_or_default()))
-        } else {
-            GenerateBy::Labels(labels)
-        };
+        let by = GenerateBy::of(train, test, self.rules.unwrap_or_default());
         Ok(Generation { sources, by })
     }
 }

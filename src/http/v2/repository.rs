@@ -105,7 +105,7 @@ async fn load_model(
         )));
     }
     let model = wanted.find(&state).await?;
-    aliases::crown(&state, &turn, &model).await?;
+    aliases::crown(&state, &turn.wait().await, &model).await?;
     Ok(Json(Map::new()))
 }
 

@@ -111,7 +111,7 @@ type Elements = BTreeMap<(Option<Tag>, Tag), Vec<u8>>;
 
 impl Header {
     pub(super) fn read(data_set: &[u8], syntax: &Syntax) -> Result<Self, ImageError> {
-        let (elements, pixels) = elements(data_set, syntax)?;
+        let (elements, pixels) = elements(data_set, syntax, Until::End)?;
         let pixels = pixels.ok_or_else(|| undecodable("the DICOM file has no pixel data"))?;
         let big_endian = syntax.big_endian;
         let number = |tag| first_u16(&elements, tag, big_endian);
@@ -211,7 +211,7 @@ pub struct Reference {
 /// Reads no pixels; none where the file has no class and instance that can be read.
 pub fn reference(bytes: &[u8], limits: &Limits) -> Option<Reference> {
     let (syntax, data_set) = syntax::open(bytes, limits).ok()?;
-    let (elements, _) = elements(&data_set, &syntax).ok()?;
+    let (elements, _) = elements(&data_set, &syntax, Until::Pixels).ok()?;
     let text = |tag| first_text(&elements, tag);
     let class = text(tags::SOP_CLASS_UID)?;
     Some(Reference { class, instance: text(tags::SOP_INSTANCE_UID)?, study: text(tags::STUDY_INSTANCE_UID) })
@@ -239,7 +239,15 @@ struct Place {
     item: u32,
 }
 
-fn elements(data_set: &[u8], syntax: &Syntax) -> Result<(Elements, Option<PixelData>), ImageError> {
+/// How far a data set is read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Until {
+    /// Pixels included; what is behind them is not needed.
+    End,
+    Pixels,
+}
+
+fn elements(data_set: &[u8], syntax: &Syntax, until: Until) -> Result<(Elements, Option<PixelData>), ImageError> {
     let damaged = |error: &dyn std::fmt::Display| undecodable(format!("the DICOM elements are damaged: {error}"));
     let written = TransferSyntaxRegistry.get(syntax.of_elements()).expect("dicom-rs knows the three plain syntaxes");
     let mut reader = LazyDataSetReader::new_with_ts(Cursor::new(data_set), written).map_err(|e| damaged(&e))?;
@@ -248,6 +256,9 @@ fn elements(data_set: &[u8], syntax: &Syntax) -> Result<(Elements, Option<PixelD
         match token.map_err(|e| damaged(&e))? {
             LazyDataToken::PixelSequenceStart => {
                 if places.is_empty() {
+                    if until == Until::Pixels {
+                        return Ok((elements, None));
+                    }
                     fragments = Some(Vec::new());
                 }
                 places.push(Place { sequence: tags::PIXEL_DATA, item: 0 });
@@ -267,6 +278,9 @@ fn elements(data_set: &[u8], syntax: &Syntax) -> Result<(Elements, Option<PixelD
             LazyDataToken::LazyValue { header, decoder } => {
                 let (tag, length) = (header.tag, header.len.get().unwrap_or(0));
                 if places.is_empty() && tag == tags::PIXEL_DATA {
+                    if until == Until::Pixels {
+                        return Ok((elements, None));
+                    }
                     let bytes = value(decoder, length)?;
                     return Ok((
                         elements,

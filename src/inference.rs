@@ -1,8 +1,11 @@
-//! Serving: a classifier, and the engine that owns it on a thread of its own.
+//! Serving: classifiers, and the engine that owns them on a thread of its own.
 
 mod admission;
 mod classifier;
 mod engine;
+#[cfg(test)]
+mod fixtures;
+mod loaded;
 mod owner;
 
 pub use admission::Admitted;

@@ -7,14 +7,22 @@ mod layout;
 mod ledger;
 mod sources;
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    collections::HashMap,
+    path::PathBuf,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
 
 use futures_util::{StreamExt, stream};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    domain::RadiographId,
     imaging::Limits,
-    store::{self, Blobs, Dataset, Db, Import, PassedOver, RejectionKind, StoreError},
+    store::{self, Attributes, Blobs, Dataset, Db, Import, PassedOver, RejectionKind, StoreError},
 };
 
 use super::{
@@ -136,31 +144,89 @@ async fn import_all(
 
     let mut known = store::attributes::of_dataset(db, request.dataset.id).await?;
 
-    // Reading, decoding and blobs in parallel; rows one by one in the order of the folder, so that the same folder
-    // always gives the same data set.
-    let parallel = std::thread::available_parallelism().map_or(1, usize::from);
-    let mut kept = stream::iter(entries).map(|entry| keep(db, blobs, Arc::clone(&request), entry)).buffered(parallel);
-    while let Some(outcome) = kept.next().await {
+    // Reading, decoding and blobs in parallel; rows in the order of the folder, so that the same folder always gives the same data set.
+    // More than there are cores, for most of them wait for the disk.
+    let parallel = 4 * std::thread::available_parallelism().map_or(1, usize::from);
+    let begin = |entry| Keeping(tokio::spawn(keep(db.clone(), blobs.clone(), Arc::clone(&request), entry)));
+    let mut kept = stream::iter(entries).map(begin).buffered(parallel).ready_chunks(ROWS);
+    while let Some(outcomes) = kept.next().await {
         if stop.is_cancelled() {
             return Err(Failure::Stopped);
         }
+        enter(db, outcomes, &mut known, ledger).await?;
+        ledger.report_if_due().await?;
+    }
+    Ok(())
+}
+
+/// Images whose rows are written in one transaction: as many as have come while the one before was written, and no more than this.
+const ROWS: usize = 64;
+
+/// An image on its way up to its row, or the reason to reject it.
+type Outcome = Result<(Origin, Result<(Candidate, Kept), Refused>), StoreError>;
+
+/// A task that ends with whoever waits for it.
+struct Keeping(JoinHandle<Outcome>);
+
+impl Future for Keeping {
+    type Output = Outcome;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Outcome> {
+        let ended = ready!(Pin::new(&mut self.0).poll(context));
+        Poll::Ready(ended.unwrap_or_else(|error| Err(StoreError::Blob(format!("an image was given up: {error}")))))
+    }
+}
+
+impl Drop for Keeping {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Writes the rows of images that are kept, and records what became of each, in order.
+async fn enter(
+    db: &Db,
+    outcomes: Vec<Outcome>,
+    known: &mut HashMap<RadiographId, Attributes>,
+    ledger: &mut Ledger<'_>,
+) -> Result<(), StoreError> {
+    let (mut described, mut kept) = (Vec::new(), Vec::new());
+    for outcome in outcomes {
         let (origin, outcome) = outcome?;
-        match outcome {
-            Ok((candidate, kept)) => {
-                let said = candidate.attributes.as_ref();
-                let added = upload::enter(db, kept, said).await?;
-                // A folder that is imported again may have come to say more of one that was there.
-                if let (Added::Duplicate(there), Some(said)) = (&added, said)
-                    && known.get(&there.id).is_none_or(|known| !known.cover(said))
-                {
-                    store::attributes::put(db, there.id, said).await?;
-                    known.insert(there.id, said.clone());
-                }
+        let candidate = outcome.map(|(candidate, image)| {
+            kept.push(image);
+            candidate
+        });
+        described.push((origin, candidate));
+    }
+    let said = described.iter().filter_map(|(_, candidate)| candidate.as_ref().ok());
+    let rows = kept.into_iter().zip(said.map(|candidate| candidate.attributes.as_ref())).collect();
+    let mut added = upload::enter(db, rows).await?.into_iter();
+    for (origin, candidate) in described {
+        match candidate {
+            Ok(candidate) => {
+                let added = added.next().expect("one for each image that is kept");
+                learn_more(db, &candidate, &added, known).await?;
                 ledger.record(origin, candidate, added);
             }
             Err(refused) => ledger.reject(origin, refused),
         }
-        ledger.report_if_due().await?;
+    }
+    Ok(())
+}
+
+/// A folder that is imported again may have come to say more of an image that was there.
+async fn learn_more(
+    db: &Db,
+    candidate: &Candidate,
+    added: &Added,
+    known: &mut HashMap<RadiographId, Attributes>,
+) -> Result<(), StoreError> {
+    if let (Added::Duplicate(there), Some(said)) = (added, &candidate.attributes)
+        && known.get(&there.id).is_none_or(|known| !known.cover(said))
+    {
+        store::attributes::put(db, there.id, said).await?;
+        known.insert(there.id, said.clone());
     }
     Ok(())
 }
@@ -175,12 +241,7 @@ fn list(request: &ImportRequest) -> Result<(Vec<Entry>, Vec<PassedOver>), String
 }
 
 /// Reads, checks and stores one image up to its row; the inner error is a reason to reject it.
-async fn keep(
-    db: &Db,
-    blobs: &Blobs,
-    request: Arc<ImportRequest>,
-    Entry { origin, found }: Entry,
-) -> Result<(Origin, Result<(Candidate, Kept), Refused>), StoreError> {
+async fn keep(db: Db, blobs: Blobs, request: Arc<ImportRequest>, Entry { origin, found }: Entry) -> Outcome {
     let candidate = match found {
         Ok(candidate) => candidate,
         Err(refused) => return Ok((origin, Err(refused))),
@@ -200,7 +261,7 @@ async fn keep(
         view: None,
         split: candidate.split,
     };
-    match upload::keep(db, blobs, &request.dataset, new, &request.limits, &request.patient_ids).await {
+    match upload::keep(&db, &blobs, &request.dataset, new, &request.limits, &request.patient_ids).await {
         Ok(kept) => Ok((origin, Ok((candidate, kept)))),
         Err(AddError::Store(error)) => Err(error),
         Err(refused) => Ok((origin, Err(format!("{}: {refused}", candidate.path).into()))),

@@ -1,6 +1,9 @@
 //! The one way by which a radiograph enters a data set, from an upload or an import.
 
+use std::sync::LazyLock;
+
 use jiff::Timestamp;
+use tokio::sync::Semaphore;
 
 use crate::{
     domain::{Flag, Look, RadiographId, Sha256, Split, is_lateral},
@@ -79,7 +82,7 @@ pub async fn add(
     patient_ids: &PatientIds,
 ) -> Result<Added, AddError> {
     let kept = keep(db, blobs, dataset, new, limits, patient_ids).await?;
-    Ok(enter(db, kept, None).await?)
+    Ok(enter(db, vec![(kept, None)]).await?.remove(0))
 }
 
 /// All but the row: safe to run for many at once.
@@ -140,17 +143,31 @@ pub(super) async fn keep(
     Ok(Kept::New(Box::new(radiograph), look))
 }
 
-/// Writes the row with what the folder says about the image, unless the same bytes came in meanwhile.
-pub(super) async fn enter(db: &Db, kept: Kept, attributes: Option<&Attributes>) -> Result<Added, StoreError> {
-    match kept {
-        Kept::Known(known) => Ok(Added::Duplicate(*known)),
-        Kept::New(radiograph, look) => {
-            let own = radiograph.dicom.as_ref().map(Attributes::of_dicom);
-            let beside = Beside { look: Some((imaging::LOOK_VERSION, &look)), attributes: attributes.or(own.as_ref()) };
-            let there = radiographs::insert(db, &radiograph, beside).await?;
-            Ok(there.map_or(Added::Created(*radiograph), Added::Duplicate))
-        }
-    }
+/// Writes the rows, each with what its folder says about the image, in one transaction and in their order; what came in meanwhile with
+/// the same bytes, or is among them, is not written again.
+pub(super) async fn enter(db: &Db, kept: Vec<(Kept, Option<&Attributes>)>) -> Result<Vec<Added>, StoreError> {
+    let own = |kept: &Kept| match kept {
+        Kept::New(radiograph, _) => radiograph.dicom.as_ref().map(Attributes::of_dicom),
+        Kept::Known(_) => None,
+    };
+    let own: Vec<Option<Attributes>> = kept.iter().map(|(kept, _)| own(kept)).collect();
+    let new: Vec<_> = kept
+        .iter()
+        .zip(&own)
+        .filter_map(|((kept, attributes), own)| match kept {
+            Kept::New(radiograph, look) => {
+                let look = Some((imaging::LOOK_VERSION, look));
+                Some((&**radiograph, Beside { look, attributes: attributes.or(own.as_ref()) }))
+            }
+            Kept::Known(_) => None,
+        })
+        .collect();
+    let mut there = radiographs::insert_all(db, &new).await?.into_iter();
+    let added = |(kept, _)| match kept {
+        Kept::Known(known) => Added::Duplicate(*known),
+        Kept::New(radiograph, _) => there.next().flatten().map_or(Added::Created(*radiograph), Added::Duplicate),
+    };
+    Ok(kept.into_iter().map(added).collect())
 }
 
 /// A file, looked at, and what is stored of it.
@@ -162,7 +179,12 @@ struct Prepared {
     sha256: Sha256,
 }
 
+/// Places for files that are decoded, which take many times their size: a core each, however many uploads and imports there are.
+static DECODERS: LazyLock<Semaphore> =
+    LazyLock::new(|| Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from)));
+
 async fn prepared(bytes: Vec<u8>, limits: Limits) -> Result<Prepared, ImageError> {
+    let _place = DECODERS.acquire().await.expect("it is never closed");
     blocking(move || {
         let examined = imaging::examine(&bytes, &limits)?;
         let (format, stored) = examined.storable(&bytes)?;

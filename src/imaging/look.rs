@@ -86,20 +86,29 @@ fn halved(plane: &[f32], side: usize) -> Vec<f32> {
 
 /// Each pixel less the mean of the square that reaches `reach` pixels around it; at the edges the border's pixels are repeated.
 fn beyond_surroundings(plane: &[f32], side: usize, reach: usize) -> Vec<f32> {
-    let along = |plane: &[f32], at: &dyn Fn(usize, usize) -> usize| {
-        let mut means = vec![0.0; side * side];
-        for line in 0..side {
-            for place in 0..side {
-                let near = (0..=2 * reach).map(|step| (place + step).saturating_sub(reach).min(side - 1));
-                let sum: f32 = near.map(|near| plane[at(line, near)]).sum();
-                means[at(line, place)] = sum / (2 * reach + 1) as f32;
-            }
-        }
-        means
-    };
-    let rows = along(plane, &|line, place| line * side + place);
-    let means = along(&rows, &|line, place| place * side + line);
-    plane.iter().zip(means).map(|(pixel, mean)| pixel - mean).collect()
+    let count = (2 * reach + 1) as f32;
+    let mut along = vec![0.0; side * side];
+    let mut padded = vec![0.0; side + 2 * reach];
+    for (row, means) in plane.chunks_exact(side).zip(along.chunks_exact_mut(side)) {
+        padded[..reach].fill(row[0]);
+        padded[reach..reach + side].copy_from_slice(row);
+        padded[reach + side..].fill(row[side - 1]);
+        (0..=2 * reach).for_each(|step| add(means, &padded[step..step + side]));
+        means.iter_mut().for_each(|mean| *mean /= count);
+    }
+    let mut beyond = Vec::with_capacity(side * side);
+    let mut means = vec![0.0; side];
+    for (at, row) in plane.chunks_exact(side).enumerate() {
+        means.fill(0.0);
+        let near = (0..=2 * reach).map(|step| (at + step).saturating_sub(reach).min(side - 1));
+        near.for_each(|near| add(&mut means, &along[near * side..(near + 1) * side]));
+        beyond.extend(row.iter().zip(&means).map(|(pixel, mean)| pixel - mean / count));
+    }
+    beyond
+}
+
+fn add(sums: &mut [f32], row: &[f32]) {
+    sums.iter_mut().zip(row).for_each(|(sum, value)| *sum += value);
 }
 
 #[cfg(test)]

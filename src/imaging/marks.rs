@@ -1,5 +1,7 @@
 //! Marks near the border that look like text: bright strokes of one height, three or more in a row.
 
+use std::{borrow::Cow, ops::Range};
+
 use super::GreyImage;
 
 /// Longer side on which marks are looked for, in pixels.
@@ -9,7 +11,7 @@ const SIDE: u32 = 768;
 const BORDER: f64 = 0.18;
 
 /// What a stroke is at least above the mean around it, and at least by itself.
-const CONTRAST: i32 = 70;
+const CONTRAST: u32 = 70;
 const BRIGHT: u8 = 150;
 
 /// Half the side of the square around a pixel.
@@ -61,8 +63,8 @@ impl Mark {
 pub(super) fn text_near_border(image: &GreyImage) -> bool {
     let image = reduced(image);
     let (width, height) = (image.width as usize, image.height as usize);
-    let bright = strokes(&image);
     let (beside, above) = ((width as f64 * BORDER) as usize, (height as f64 * BORDER) as usize);
+    let bright = strokes(&image, beside, above);
     let near = |mark: &Mark| {
         mark.right < beside || mark.left >= width - beside || mark.bottom < above || mark.top >= height - above
     };
@@ -71,41 +73,99 @@ pub(super) fn text_near_border(image: &GreyImage) -> bool {
     longest_row(&letters) >= LETTERS
 }
 
-/// Averages of squares of pixels, in whole numbers of them.
-fn reduced(image: &GreyImage) -> GreyImage {
+/// Averages of squares of pixels, in whole numbers of them; the image itself where it is small enough.
+fn reduced(image: &GreyImage) -> Cow<'_, GreyImage> {
     let step = image.width.max(image.height).div_ceil(SIDE) as usize;
+    if step == 1 {
+        return Cow::Borrowed(image);
+    }
     let (width, height) = (image.width as usize / step, image.height as usize / step);
-    let grey = |at: usize| {
-        let (x, y) = (at % width * step, at / width * step);
-        let rows = (y..y + step).map(|y| &image.pixels[y * image.width as usize + x..][..step]);
-        let sum: u32 = rows.flatten().map(|grey| u32::from(*grey)).sum();
-        (sum / (step * step) as u32) as u8
-    };
-    GreyImage { width: width as u32, height: height as u32, pixels: (0..width * height).map(grey).collect() }
+    let mut pixels = Vec::with_capacity(width * height);
+    let mut sums = vec![0u32; width];
+    for rows in image.pixels.chunks_exact(image.width as usize * step).take(height) {
+        sums.fill(0);
+        for row in rows.chunks_exact(image.width as usize) {
+            for (sum, square) in sums.iter_mut().zip(row.chunks_exact(step)) {
+                *sum += square.iter().map(|grey| u32::from(*grey)).sum::<u32>();
+            }
+        }
+        pixels.extend(sums.iter().map(|sum| (sum / (step * step) as u32) as u8));
+    }
+    Cow::Owned(GreyImage { width: width as u32, height: height as u32, pixels })
 }
 
-/// Pixels that are bright by themselves and against what is around them.
-fn strokes(image: &GreyImage) -> Vec<bool> {
+/// Pixels that are bright by themselves and against what is around them: those near a border, and one beyond, so that a mark that
+/// reaches further is seen to.
+fn strokes(image: &GreyImage, beside: usize, above: usize) -> Vec<bool> {
     let (width, height) = (image.width as usize, image.height as usize);
-    // Sums over all rows and columns before, so that any square takes four look-ups.
-    let mut sums = vec![0u64; (width + 1) * (height + 1)];
-    for y in 0..height {
-        for x in 0..width {
-            let before = sums[y * (width + 1) + x + 1] + sums[(y + 1) * (width + 1) + x];
-            let sum = before - sums[y * (width + 1) + x] + u64::from(image.pixels[y * width + x]);
-            sums[(y + 1) * (width + 1) + x + 1] = sum;
+    let sums = sums(image);
+    let mut bright = vec![false; width * height];
+    for (y, (row, bright)) in image.pixels.chunks_exact(width).zip(bright.chunks_exact_mut(width)).enumerate() {
+        let (top, bottom) = (y.saturating_sub(AROUND), (y + AROUND + 1).min(height));
+        let [over, under] = [top, bottom].map(|y| &sums[y * (width + 1)..][..=width]);
+        let window = Window { row, over, under, rows: bottom - top };
+        if y <= above || y + 1 + above >= height {
+            window.mark(bright, 0..width);
+        } else {
+            window.mark(bright, 0..(beside + 1).min(width));
+            window.mark(bright, (width - beside).saturating_sub(1)..width);
         }
     }
-    let around = |at: usize| {
-        let (x, y) = (at % width, at / width);
-        let (left, top) = (x.saturating_sub(AROUND), y.saturating_sub(AROUND));
-        let (right, bottom) = ((x + AROUND + 1).min(width), (y + AROUND + 1).min(height));
-        let sum = |x: usize, y: usize| sums[y * (width + 1) + x];
-        let all = sum(right, bottom) + sum(left, top) - sum(left, bottom) - sum(right, top);
-        (all / ((right - left) * (bottom - top)) as u64) as i32
-    };
-    let is_stroke = |(at, grey): (usize, &u8)| *grey >= BRIGHT && i32::from(*grey) - around(at) >= CONTRAST;
-    image.pixels.iter().enumerate().map(is_stroke).collect()
+    bright
+}
+
+/// A row, and the sums above and below the squares around its pixels.
+struct Window<'a> {
+    row: &'a [u8],
+    over: &'a [u32],
+    under: &'a [u32],
+    rows: usize,
+}
+
+impl Window<'_> {
+    fn mark(&self, bright: &mut [bool], columns: Range<usize>) {
+        let width = self.row.len();
+        // Where the whole square is in the image, one area serves all, and the loop becomes one of vectors.
+        let inner = columns.start.max(AROUND)..columns.end.min(width.saturating_sub(AROUND));
+        let inner = if inner.is_empty() { columns.end..columns.end } else { inner };
+        for x in (columns.start..inner.start).chain(inner.end..columns.end) {
+            let (left, right) = (x.saturating_sub(AROUND), (x + AROUND + 1).min(width));
+            let sum = (self.under[right] - self.under[left]) - (self.over[right] - self.over[left]);
+            bright[x] = is_stroke(self.row[x], sum, ((right - left) * self.rows) as u32);
+        }
+        if inner.is_empty() {
+            return;
+        }
+        let area = ((2 * AROUND + 1) * self.rows) as u32;
+        let (left, right) = (inner.start - AROUND, inner.start + AROUND + 1);
+        let over = self.over[left..].iter().zip(&self.over[right..]);
+        let under = self.under[left..].iter().zip(&self.under[right..]);
+        let pixels = bright[inner.clone()].iter_mut().zip(&self.row[inner]);
+        for ((bright, grey), ((over_left, over_right), (under_left, under_right))) in pixels.zip(over.zip(under)) {
+            *bright = is_stroke(*grey, (under_right - under_left) - (over_right - over_left), area);
+        }
+    }
+}
+
+/// Whether the pixel is bright, and by [`CONTRAST`] above the mean of its square in whole greys; said without a division.
+fn is_stroke(grey: u8, sum: u32, area: u32) -> bool {
+    grey >= BRIGHT && sum < (u32::from(grey) + 1).saturating_sub(CONTRAST) * area
+}
+
+/// Of all pixels above and left of each place, so that any square takes four look-ups: [(height + 1) * (width + 1)]. They fit, for no
+/// reduced image has more than 768 x 768 pixels.
+fn sums(image: &GreyImage) -> Vec<u32> {
+    let width = image.width as usize;
+    let mut sums = vec![0u32; (width + 1) * (image.height as usize + 1)];
+    for (y, row) in image.pixels.chunks_exact(width).enumerate() {
+        let (before, now) = sums[y * (width + 1)..].split_at_mut(width + 1);
+        let mut along = 0;
+        for ((sum, above), grey) in now[1..=width].iter_mut().zip(&before[1..]).zip(row) {
+            along += u32::from(*grey);
+            *sum = above + along;
+        }
+    }
+    sums
 }
 
 /// Pixels that touch, also by their corners.
@@ -178,6 +238,36 @@ mod tests {
         assert!(!text_near_border(&lettered(&line(150, 200, 6))), "in the middle");
         assert!(!text_near_border(&lettered(&[(10, 10), (300, 20), (10, 380), (200, 385)])), "no line");
         assert!(!text_near_border(&lettered(&[])));
+    }
+
+    /// By the definition, pixel by pixel.
+    fn plain_stroke(image: &GreyImage, x: usize, y: usize) -> bool {
+        let (width, height) = (image.width as usize, image.height as usize);
+        let rows = y.saturating_sub(AROUND)..(y + AROUND + 1).min(height);
+        let columns = x.saturating_sub(AROUND)..(x + AROUND + 1).min(width);
+        let square: Vec<u32> =
+            rows.flat_map(|y| columns.clone().map(move |x| u32::from(image.pixels[y * width + x]))).collect();
+        let (grey, mean) = (image.pixels[y * width + x], square.iter().sum::<u32>() / square.len() as u32);
+        grey >= BRIGHT && i32::from(grey) - mean as i32 >= CONTRAST as i32
+    }
+
+    #[test]
+    fn strokes_are_those_of_the_definition_near_the_border() {
+        for (width, height) in [(20, 31), (64, 90), (130, 70)] {
+            let grey = |at: usize| {
+                ((at as u32).wrapping_mul(2_654_435_761) >> 24) as u8 / if at.is_multiple_of(3) { 1 } else { 2 }
+            };
+            let pixels = (0..width * height).map(grey).collect();
+            let image = GreyImage { width: width as u32, height: height as u32, pixels };
+            let (beside, above) = (width / 5, height / 5);
+            let bright = strokes(&image, beside, above);
+            for (at, bright) in bright.iter().enumerate() {
+                let (x, y) = (at % width, at / width);
+                let near = x <= beside || x + 1 + beside >= width || y <= above || y + 1 + above >= height;
+                assert_eq!(*bright, near && plain_stroke(&image, x, y), "{x}, {y} of {width} x {height}");
+            }
+            assert!(bright.iter().any(|bright| *bright));
+        }
     }
 
     #[test]

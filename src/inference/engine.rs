@@ -1,18 +1,20 @@
 //! The cloneable handle: admission, decoding and resizing on a few threads, and the way to the one that owns the model.
 
 use std::{
-    sync::{Arc, PoisonError, RwLock, mpsc},
+    sync::{Arc, mpsc},
     thread::available_parallelism,
     time::Instant,
 };
 
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{Mutex, Semaphore, oneshot};
 use utoipa::ToSchema;
 
 use super::{
-    admission::{Admission, Admitted, Gate},
+    Classifier,
+    admission::{Admission, Admitted, Gate, Place},
+    loaded::{Models, Shelf},
     owner::{Command, Owner, Request},
 };
 use crate::{
@@ -21,6 +23,9 @@ use crate::{
     metrics::{Outcome, Predictions, Stage},
     nn::NnError,
 };
+
+/// Commands beside predictions that may wait for the engine's thread.
+const BESIDE: usize = 34;
 
 /// Bounds of the engine.
 #[derive(Clone, Copy, Debug)]
@@ -31,6 +36,8 @@ pub struct EngineConfig {
     pub max_batch_size: usize,
     /// How long a batch that found company waits for more.
     pub max_batch_delay_ms: u64,
+    /// Models that are loaded at once, the serving one among them.
+    pub max_loaded_models: usize,
 }
 
 /// A served answer.
@@ -62,9 +69,15 @@ pub struct Timing {
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
-    /// No model is loaded (503).
+    /// No model serves (503).
     #[error("no model is loaded")]
     NoModel,
+    /// That model is not loaded (any more).
+    #[error("model {0} is not loaded")]
+    NotLoaded(ModelId),
+    /// The serving model has the only place (409).
+    #[error("there is room for one loaded model, and another one serves")]
+    NoRoom,
     /// The queue is full (429).
     #[error("the prediction queue is full")]
     QueueFull {
@@ -88,10 +101,7 @@ pub struct DeviceMemory {
     pub reserved: u64,
 }
 
-/// What the handle and the owning thread both see: the model that serves.
-pub(super) type Current = Arc<RwLock<Option<(ModelId, Arc<ModelSpec>)>>>;
-
-/// A cloneable handle to the thread that owns the model.
+/// A cloneable handle to the thread that owns the models.
 #[derive(Clone, Debug)]
 pub struct Engine {
     admission: Arc<Admission>,
@@ -102,22 +112,25 @@ pub struct Engine {
     device: Device,
     metrics: Predictions,
     commands: mpsc::SyncSender<Command>,
-    current: Current,
+    shelf: Shelf,
+    /// One model is loaded at a time: each takes a core and a hundred megabytes.
+    loader: Arc<Mutex<()>>,
 }
 
 impl Engine {
     /// Starts the thread. It ends when the last handle is dropped.
     pub fn start(config: EngineConfig, device: Device) -> Self {
-        // The gate bounds the predictions inside; two more places let loads and unloads of models in beside them.
-        let (commands, inbox) = mpsc::sync_channel(config.max_queue + 2);
-        let current = Current::default();
-        let metrics = Predictions::new(config.max_queue);
-        let owner = Owner { config, device: device.clone(), current: Arc::clone(&current), metrics: metrics.clone() };
+        // The gate bounds the predictions inside; some more places let models in and out beside them, and what can wait.
+        let (commands, inbox) = mpsc::sync_channel(config.max_queue + BESIDE);
+        let (shelf, metrics) = (Shelf::default(), Predictions::new(config.max_queue));
+        let models = Models::new(config.max_loaded_models, shelf.clone());
+        let owner = Owner::new(config, models, metrics.clone(), inbox);
         let thread = std::thread::Builder::new().name("engine".into());
-        thread.spawn(move || owner.run(&inbox)).expect("a thread can be started at start-up");
+        thread.spawn(move || owner.run()).expect("a thread can be started at start-up");
         let (admission, gate) = (Admission::new(config.max_queue, metrics.clone()), Gate::new(config.max_queue));
         let preparers = Arc::new(Semaphore::new(available_parallelism().map_or(1, usize::from)));
-        Self { admission, gate, preparers, max_batch_size: config.max_batch_size, device, metrics, commands, current }
+        let (max_batch_size, loader) = (config.max_batch_size, Arc::default());
+        Self { admission, gate, preparers, max_batch_size, device, metrics, commands, shelf, loader }
     }
 
     /// What is measured of predictions.
@@ -173,14 +186,46 @@ impl Engine {
         tokio::task::spawn_blocking(timed).await.map_err(|_| EngineError::Closed)
     }
 
-    /// Loads and warms a model, then switches; a failure keeps the old one.
+    /// Loads and warms a model, then lets it serve in place of the one that does; a failure keeps the old one.
+    ///
+    /// # Errors
+    /// `Model` when it cannot be loaded, `QueueFull` and `Closed`.
     pub async fn load(&self, id: ModelId, bytes: Vec<u8>) -> Result<(), EngineError> {
-        let (reply, answer) = oneshot::channel();
-        self.send(Command::Load { id, bytes, reply })?;
-        Ok(answer.await.map_err(|_| EngineError::Closed)??)
+        let _turn = self.loader.lock().await;
+        self.install(id, bytes, true).await
     }
 
-    /// Lets go of a model, if it is the one that serves; nothing does then.
+    /// Loads and warms a model beside the one that serves, unless it is loaded already; `bytes` are asked for only then, and by one
+    /// caller at a time. The least recently used of the others may have to go.
+    ///
+    /// # Errors
+    /// Those of `bytes`, and as [`Engine::load`]; `NoRoom` when there is place for the serving one alone.
+    pub async fn load_beside<E: From<EngineError>>(
+        &self,
+        id: ModelId,
+        bytes: impl Future<Output = Result<Vec<u8>, E>>,
+    ) -> Result<(), E> {
+        if self.is_loaded(id) {
+            return Ok(());
+        }
+        let _turn = self.loader.lock().await;
+        if !self.is_loaded(id) {
+            self.install(id, bytes.await?, false).await?;
+        }
+        Ok(())
+    }
+
+    async fn install(&self, id: ModelId, bytes: Vec<u8>, serve: bool) -> Result<(), EngineError> {
+        let (device, max_batch_size) = (self.device.clone(), self.max_batch_size);
+        let load = move || Classifier::load(id, &bytes, &device, max_batch_size);
+        let loaded = tokio::task::spawn_blocking(load).await.map_err(|_| EngineError::Closed)?;
+        self.metrics.model_load(loaded.is_ok());
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Install { classifier: Box::new(loaded?), serve, reply })?;
+        answer.await.map_err(|_| EngineError::Closed)?
+    }
+
+    /// Lets go of a model; nothing serves then if it was the one that does.
     ///
     /// # Errors
     /// `QueueFull` and `Closed`.
@@ -190,26 +235,60 @@ impl Engine {
         answer.await.map_err(|_| EngineError::Closed)
     }
 
-    /// The model that serves, if any.
+    /// The model that serves whoever names none, if any.
     pub fn current(&self) -> Option<(ModelId, Arc<ModelSpec>)> {
-        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.shelf.serving()
     }
 
-    /// Resizes (on a blocking thread) and classifies one image, and explains the answer if told to. `preprocess_ms` covers the
-    /// resizing only.
-    pub async fn classify(&self, image: Arc<GreyImage>, explain: bool) -> Result<Classification, EngineError> {
-        let (_, spec) = self.current().ok_or(EngineError::NoModel)?;
+    /// Whether a model is loaded.
+    pub fn is_loaded(&self, id: ModelId) -> bool {
+        self.shelf.spec(id).is_some()
+    }
+
+    /// Resizes (on a blocking thread) and classifies one image by a loaded model, or by the one that serves, and explains the answer if
+    /// told to. `preprocess_ms` covers the resizing only.
+    ///
+    /// # Errors
+    /// `NoModel` and `NotLoaded`, `QueueFull`, `Closed`, and `Model` when the network fails.
+    pub async fn classify(
+        &self,
+        image: Arc<GreyImage>,
+        model: Option<ModelId>,
+        explain: bool,
+    ) -> Result<Classification, EngineError> {
         let place = self.gate.enter().ok_or_else(|| self.full())?;
         let started = Instant::now();
-        let source = Arc::clone(&image);
-        let square = self.prepare(Stage::Resize, move || resize_square(&source, spec.image_size)).await?;
+        let (request, answer) = self.request(image, model, explain, Some(place)).await?;
         let preprocess_ms = started.elapsed().as_secs_f64() * 1e3;
-        let (reply, answer) = oneshot::channel();
-        let request = Request { original: image, square, explain, queued: Instant::now(), reply, _place: place };
         self.send(Command::Classify(request))?;
         let mut classification = answer.await.map_err(|_| EngineError::Closed)??;
         classification.timing.preprocess_ms = preprocess_ms;
         Ok(classification)
+    }
+
+    /// Classifies by another model as soon as the engine has nothing else to do. Nobody waits for it: neither clients nor training.
+    /// `None` when it was dropped for newer ones, or cannot be done.
+    pub async fn classify_when_idle(&self, image: Arc<GreyImage>, model: ModelId) -> Option<Classification> {
+        let (request, answer) = self.request(image, Some(model), false, None).await.ok()?;
+        self.commands.try_send(Command::Later(request)).ok()?;
+        answer.await.ok()?.ok()
+    }
+
+    async fn request(
+        &self,
+        image: Arc<GreyImage>,
+        model: Option<ModelId>,
+        explain: bool,
+        _place: Option<Place>,
+    ) -> Result<(Request, oneshot::Receiver<Result<Classification, EngineError>>), EngineError> {
+        let spec = match model {
+            Some(id) => self.shelf.spec(id).ok_or(EngineError::NotLoaded(id))?,
+            None => self.current().ok_or(EngineError::NoModel)?.1,
+        };
+        let (source, side) = (Arc::clone(&image), spec.image_size);
+        let square = self.prepare(Stage::Resize, move || resize_square(&source, side)).await?;
+        let (reply, answer) = oneshot::channel();
+        Ok((Request { model, original: image, square, explain, queued: Instant::now(), reply, _place }, answer))
     }
 
     /// Blocks while predictions wait or run: the trainer calls it between batches.

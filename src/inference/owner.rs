@@ -1,14 +1,14 @@
-//! The thread that owns the model: takes what waits as one batch, runs it, answers.
+//! The thread that owns the models: takes what waits for one of them as one batch, runs it, answers.
 
 use std::{
-    sync::{Arc, PoisonError, mpsc},
+    collections::VecDeque,
+    sync::{Arc, mpsc},
     time::{Duration, Instant},
 };
 
-use burn::tensor::Device;
 use tokio::sync::oneshot;
 
-use super::{Classification, Classifier, EngineConfig, EngineError, Timing, admission::Place, engine::Current};
+use super::{Classification, Classifier, EngineConfig, EngineError, Timing, admission::Place, loaded::Models};
 use crate::{
     domain::{ActivationMap, ModelId},
     imaging::{GreyImage, resize_square},
@@ -16,15 +16,30 @@ use crate::{
     nn::NnError,
 };
 
+/// Images that may wait for an idle moment; who comes then pushes out who has waited longest.
+const MOST_LATER: usize = 32;
+
 /// What a handle asks for.
 pub(super) enum Command {
-    Load { id: ModelId, bytes: Vec<u8>, reply: oneshot::Sender<Result<(), NnError>> },
-    Unload { id: ModelId, reply: oneshot::Sender<()> },
+    /// Loaded and warm already, so that nobody waits for that.
+    Install {
+        classifier: Box<Classifier>,
+        serve: bool,
+        reply: oneshot::Sender<Result<(), EngineError>>,
+    },
+    Unload {
+        id: ModelId,
+        reply: oneshot::Sender<()>,
+    },
     Classify(Request),
+    /// When nothing else is to be done.
+    Later(Request),
 }
 
 /// One image that waits for its answer.
 pub(super) struct Request {
+    /// Who shall answer; `None`: whoever serves when its turn comes.
+    pub(super) model: Option<ModelId>,
     /// As decoded; resized again when the model changed its input size since.
     pub(super) original: Arc<GreyImage>,
     /// Resized for the model that served when the request came in.
@@ -33,57 +48,117 @@ pub(super) struct Request {
     pub(super) explain: bool,
     pub(super) queued: Instant,
     pub(super) reply: oneshot::Sender<Result<Classification, EngineError>>,
-    /// Held until the answer is out.
-    pub(super) _place: Place,
+    /// Held until the answer is out; who waits for an idle moment has none, for nobody is to wait for it.
+    pub(super) _place: Option<Place>,
 }
 
 /// What the thread works with.
 pub(super) struct Owner {
-    pub(super) config: EngineConfig,
-    pub(super) device: Device,
-    /// Told which model serves.
-    pub(super) current: Current,
-    pub(super) metrics: Predictions,
+    config: EngineConfig,
+    models: Models,
+    metrics: Predictions,
+    inbox: mpsc::Receiver<Command>,
+    /// What was taken out of the inbox before its turn, in the order it came.
+    waiting: VecDeque<Command>,
+    later: VecDeque<Request>,
 }
 
 impl Owner {
+    pub(super) fn new(
+        config: EngineConfig,
+        models: Models,
+        metrics: Predictions,
+        inbox: mpsc::Receiver<Command>,
+    ) -> Self {
+        Self { config, models, metrics, inbox, waiting: VecDeque::new(), later: VecDeque::new() }
+    }
+
     /// Serves until the last handle is gone.
-    pub(super) fn run(self, inbox: &mpsc::Receiver<Command>) {
-        let mut classifier: Option<Classifier> = None;
-        let mut next = inbox.recv().ok();
-        while let Some(command) = next.take() {
+    pub(super) fn run(mut self) {
+        while let Some(command) = self.next() {
             match command {
-                Command::Load { id, bytes, reply } => {
-                    let loaded = Classifier::load(id, &bytes, &self.device, self.config.max_batch_size);
-                    self.metrics.model_load(loaded.is_ok());
-                    let loaded = loaded.map(|fresh| self.switch(&mut classifier, fresh));
+                Command::Install { classifier, serve, reply } => {
+                    let installed = self.models.install(*classifier, serve);
+                    self.metrics.models_loaded(self.models.count());
                     // A requester that went away does not undo the switch.
-                    drop(reply.send(loaded));
+                    drop(reply.send(installed));
                 }
                 Command::Unload { id, reply } => {
-                    if classifier.as_ref().is_some_and(|classifier| classifier.id() == id) {
-                        *self.current.write().unwrap_or_else(PoisonError::into_inner) = None;
-                        classifier = None;
-                    }
+                    self.models.unload(id);
+                    self.metrics.models_loaded(self.models.count());
                     // As above.
                     reply.send(()).ok();
                 }
                 Command::Classify(first) => {
-                    let batch;
-                    (batch, next) = gather(inbox, first, &self.config);
-                    self.answer(classifier.as_ref(), batch);
+                    let model = self.models.meant(first.model);
+                    let batch = self.gather(model, first);
+                    self.answer(model, batch);
+                }
+                Command::Later(request) => {
+                    self.later.push_back(request);
+                    if self.later.len() > MOST_LATER {
+                        self.later.pop_front();
+                    }
                 }
             }
-            next = next.or_else(|| inbox.recv().ok());
         }
     }
 
-    fn switch(&self, slot: &mut Option<Classifier>, fresh: Classifier) {
-        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Some((fresh.id(), Arc::clone(fresh.spec())));
-        *slot = Some(fresh);
+    /// What is to be done next; while there is nothing, what was put off.
+    fn next(&mut self) -> Option<Command> {
+        loop {
+            if let Some(command) = self.waiting.pop_front().or_else(|| self.inbox.try_recv().ok()) {
+                return Some(command);
+            }
+            match self.later.pop_front() {
+                Some(request) => self.answer_later(request),
+                None => return self.inbox.recv().ok(),
+            }
+        }
     }
 
-    fn answer(&self, classifier: Option<&Classifier>, mut batch: Vec<Request>) {
+    /// The first request goes at once when it is alone; where others wait already, the batch waits a moment for more. Who wants another
+    /// model comes afterwards. A command that is not a prediction ends the batch.
+    fn gather(&mut self, model: Option<ModelId>, first: Request) -> Vec<Request> {
+        let mut batch = vec![first];
+        self.take_waiting(model, &mut batch);
+        let deadline = Instant::now() + Duration::from_millis(self.config.max_batch_delay_ms);
+        while batch.len() < self.config.max_batch_size && self.waiting.iter().all(is_prediction) {
+            let next = match self.inbox.try_recv() {
+                Ok(command) => Some(command),
+                Err(_) if batch.len() == 1 || !self.waiting.is_empty() => None,
+                Err(_) => self.inbox.recv_timeout(deadline.saturating_duration_since(Instant::now())).ok(),
+            };
+            match next {
+                Some(Command::Classify(request)) if self.models.meant(request.model) == model => batch.push(request),
+                Some(other) => self.waiting.push_back(other),
+                None => break,
+            }
+        }
+        batch
+    }
+
+    /// Of those that were passed over before, as many as come before a command of another kind.
+    fn take_waiting(&mut self, model: Option<ModelId>, batch: &mut Vec<Request>) {
+        let mut passed = VecDeque::with_capacity(self.waiting.len());
+        let mut open = true;
+        for command in self.waiting.drain(..) {
+            open &= is_prediction(&command);
+            match command {
+                Command::Classify(request)
+                    if open
+                        && batch.len() < self.config.max_batch_size
+                        && self.models.meant(request.model) == model =>
+                {
+                    batch.push(request);
+                }
+                other => passed.push_back(other),
+            }
+        }
+        self.waiting = passed;
+    }
+
+    fn answer(&mut self, model: Option<ModelId>, mut batch: Vec<Request>) {
         let metrics = &self.metrics;
         // A client that hung up is dropped before its work is done.
         batch.retain(|request| {
@@ -96,10 +171,11 @@ impl Owner {
         if batch.is_empty() {
             return;
         }
-        let Some(classifier) = classifier else {
+        let Some(classifier) = model.and_then(|id| self.models.take_up(id)) else {
             for request in batch {
                 metrics.ended(Outcome::Failed);
-                drop(request.reply.send(Err(EngineError::NoModel)));
+                let error = request.model.map_or(EngineError::NoModel, EngineError::NotLoaded);
+                drop(request.reply.send(Err(error)));
             }
             return;
         };
@@ -112,46 +188,60 @@ impl Owner {
         for request in batch {
             let queue = started.saturating_duration_since(request.queued);
             metrics.stage(Stage::Queue, queue);
-            let timing =
-                Timing { queue_ms: milliseconds(queue), preprocess_ms: 0.0, inference_ms: milliseconds(inference) };
-            let result = match &mut answers {
+            let answer = match &mut answers {
                 Ok(rows) => rows.next().ok_or_else(|| NnError::Device("fewer answers than images".into())),
                 Err(cause) => Err(NnError::Device(cause.clone())),
             };
-            metrics.ended(if result.is_ok() { Outcome::Answered } else { Outcome::Failed });
-            let result = result.map_err(EngineError::Model).map(|(probabilities, activation)| Classification {
-                probabilities,
-                activation: activation.filter(|_| request.explain),
-                model: classifier.id(),
-                spec: Arc::clone(classifier.spec()),
-                timing,
-            });
-            drop(request.reply.send(result));
+            metrics.ended(if answer.is_ok() { Outcome::Answered } else { Outcome::Failed });
+            let answer = answer.map_err(EngineError::Model);
+            let answer = answer.map(|answer| classification(classifier, &request, answer, queue, inference));
+            drop(request.reply.send(answer));
         }
+    }
+
+    /// By itself, so that who comes now waits for one image at most. Not counted among the predictions.
+    fn answer_later(&mut self, request: Request) {
+        let Some(classifier) = request.model.and_then(|id| self.models.take_up(id)) else { return };
+        if request.reply.is_closed() {
+            return;
+        }
+        let started = Instant::now();
+        let mut batch = [request];
+        let outcome = classify(classifier, &mut batch);
+        let [request] = batch;
+        let queue = started.saturating_duration_since(request.queued);
+        let answer = outcome.and_then(|rows| {
+            rows.into_iter().next().ok_or_else(|| NnError::Device("no answer to an image".into()))
+        });
+        let inference = started.elapsed();
+        let answer = answer.map(|answer| classification(classifier, &request, answer, queue, inference));
+        drop(request.reply.send(answer.map_err(EngineError::Model)));
+    }
+}
+
+fn is_prediction(command: &Command) -> bool {
+    matches!(command, Command::Classify(_) | Command::Later(_))
+}
+
+fn classification(
+    classifier: &Classifier,
+    request: &Request,
+    (probabilities, activation): Classified,
+    queue: Duration,
+    inference: Duration,
+) -> Classification {
+    let (queue_ms, inference_ms) = (milliseconds(queue), milliseconds(inference));
+    Classification {
+        probabilities,
+        activation: activation.filter(|_| request.explain),
+        model: classifier.id(),
+        spec: Arc::clone(classifier.spec()),
+        timing: Timing { queue_ms, preprocess_ms: 0.0, inference_ms },
     }
 }
 
 fn milliseconds(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e3
-}
-
-/// The first request goes at once when it is alone; where others wait already, the batch waits a moment for more.
-/// A command that is not a prediction ends the batch and is handed back.
-fn gather(inbox: &mpsc::Receiver<Command>, first: Request, config: &EngineConfig) -> (Vec<Request>, Option<Command>) {
-    let mut batch = vec![first];
-    let deadline = Instant::now() + Duration::from_millis(config.max_batch_delay_ms);
-    while batch.len() < config.max_batch_size {
-        let waiting = match inbox.try_recv() {
-            Ok(command) => Some(command),
-            Err(_) if batch.len() == 1 => None,
-            Err(_) => inbox.recv_timeout(deadline.saturating_duration_since(Instant::now())).ok(),
-        };
-        match waiting {
-            Some(Command::Classify(request)) => batch.push(request),
-            other => return (batch, other),
-        }
-    }
-    (batch, None)
 }
 
 /// The probabilities of an image and, where it shall be explained, what moved them.
@@ -174,12 +264,16 @@ fn classify(classifier: &Classifier, batch: &mut [Request]) -> Result<Vec<Classi
 
 #[cfg(test)]
 mod tests {
+    use burn::tensor::Device;
+
     use super::*;
     use crate::{
-        domain::{Architecture, BlockVariant, ClassList, ModelSpec, Normalisation},
-        inference::admission::Gate,
+        inference::{
+            admission::Gate,
+            fixtures,
+            loaded::{Models, Shelf},
+        },
         metrics::Metrics,
-        nn::Network,
     };
 
     /// Far more than a test takes.
@@ -187,71 +281,137 @@ mod tests {
 
     type Answer = oneshot::Receiver<Result<Classification, EngineError>>;
 
-    fn config(max_batch_size: usize) -> EngineConfig {
-        EngineConfig { max_queue: 16, max_batch_size, max_batch_delay_ms: LONG }
+    /// The engine's thread before it runs, and what a handle has of it.
+    struct Bench {
+        owner: Owner,
+        commands: mpsc::Sender<Command>,
+        gate: Arc<Gate>,
+        metrics: Predictions,
     }
 
-    fn request(gate: &Arc<Gate>) -> (Request, Answer) {
-        let square = GreyImage { width: 32, height: 32, pixels: vec![7; 32 * 32] };
-        let (reply, answer) = oneshot::channel();
-        let place = gate.enter().expect("a place");
-        let original = Arc::new(square.clone());
-        (Request { original, square, explain: false, queued: Instant::now(), reply, _place: place }, answer)
-    }
+    impl Bench {
+        fn new(max_batch_size: usize) -> Self {
+            let config =
+                EngineConfig { max_queue: 16, max_batch_size, max_batch_delay_ms: LONG, max_loaded_models: 2 };
+            let ((commands, inbox), metrics) = (mpsc::channel(), Predictions::new(16));
+            let models = Models::new(config.max_loaded_models, Shelf::default());
+            let owner = Owner::new(config, models, metrics.clone(), inbox);
+            Self { owner, commands, gate: Gate::new(16), metrics }
+        }
 
-    fn model() -> Vec<u8> {
-        let spec = ModelSpec {
-            architecture: Architecture::SimpleCnn,
-            block_variant: BlockVariant::V1,
-            classes: ClassList::default(),
-            image_size: 32,
-            normalisation: Normalisation { scale: 1.0 / 255.0, mean: [0.5; 3], std: [0.25; 3] },
-            dropout: 0.5,
-        };
-        Network::random(&spec, 1, &Device::flex()).to_bytes(&spec)
+        fn load(&self, serve: bool) -> ModelId {
+            let id = ModelId::new();
+            let classifier = Classifier::load(id, &fixtures::model(1), &Device::flex(), 1).unwrap();
+            let (reply, _) = oneshot::channel();
+            self.commands.send(Command::Install { classifier: Box::new(classifier), serve, reply }).unwrap();
+            id
+        }
+
+        fn request(&self, model: Option<ModelId>) -> (Request, Answer) {
+            let square = GreyImage { width: 32, height: 32, pixels: vec![7; 32 * 32] };
+            let (reply, answer) = oneshot::channel();
+            let (original, _place) = (Arc::new(square.clone()), self.gate.enter());
+            assert!(_place.is_some());
+            (Request { model, original, square, explain: false, queued: Instant::now(), reply, _place }, answer)
+        }
+
+        fn ask(&self, model: Option<ModelId>) -> Answer {
+            let (request, answer) = self.request(model);
+            self.commands.send(Command::Classify(request)).unwrap();
+            answer
+        }
+
+        fn run(self) -> Predictions {
+            drop(self.commands);
+            self.owner.run();
+            assert!((0..16).all(|_| self.gate.enter().map(std::mem::forget).is_some()), "places are given back");
+            self.metrics
+        }
     }
 
     #[test]
     fn what_nobody_waits_for_any_more_is_not_computed() {
-        let (commands, inbox) = mpsc::channel();
-        let (gate, metrics) = (Gate::new(16), Predictions::new(16));
-        let (loaded, _) = oneshot::channel();
-        commands.send(Command::Load { id: ModelId::new(), bytes: model(), reply: loaded }).unwrap();
-        let mut waiting = Vec::new();
-        for image in 0..8 {
-            let (request, answer) = request(&gate);
-            commands.send(Command::Classify(request)).unwrap();
-            // The others hung up.
-            if image % 4 == 1 {
-                waiting.push(answer);
-            }
-        }
-        drop(commands);
-        let owner =
-            Owner { config: config(1), device: Device::flex(), current: Current::default(), metrics: metrics.clone() };
-        owner.run(&inbox);
+        let bench = Bench::new(1);
+        bench.load(true);
+        // Six of eight hung up.
+        let waiting: Vec<Answer> =
+            (0..8).filter_map(|image| Some(bench.ask(None)).filter(|_| image % 4 == 1)).collect();
+        let metrics = bench.run();
         assert!(waiting.into_iter().all(|mut answer| answer.try_recv().unwrap().is_ok()));
         assert_eq!((metrics.count(Outcome::Abandoned), metrics.count(Outcome::Answered)), (6, 2));
         let measured = Metrics::new(metrics).text().unwrap();
         assert!(measured.contains("thorax_prediction_batch_size_count 2\n"), "passes of the network: {measured}");
-        assert!((0..16).all(|_| gate.enter().map(std::mem::forget).is_some()), "places are given back");
     }
 
     #[test]
     fn the_first_to_come_goes_at_once_and_company_is_waited_for() {
-        let gate = Gate::new(16);
-        let (commands, inbox) = mpsc::channel();
+        let mut bench = Bench::new(3);
         let started = Instant::now();
-        let (batch, next) = gather(&inbox, request(&gate).0, &config(3));
-        assert!(batch.len() == 1 && next.is_none() && started.elapsed() < Duration::from_millis(LONG / 2));
+        let first = bench.request(None).0;
+        let batch = bench.owner.gather(None, first);
+        assert!(batch.len() == 1 && started.elapsed() < Duration::from_millis(LONG / 2));
         // Two are there, and the third comes while they wait.
-        commands.send(Command::Classify(request(&gate).0)).unwrap();
+        let _second = bench.ask(None);
+        let (third, _) = bench.request(None);
         let late = std::thread::spawn({
-            let request = request(&gate).0;
-            move || commands.send(Command::Classify(request)).unwrap()
+            let commands = bench.commands.clone();
+            move || commands.send(Command::Classify(third)).unwrap()
         });
-        assert_eq!(gather(&inbox, request(&gate).0, &config(3)).0.len(), 3);
+        let first = bench.request(None).0;
+        assert_eq!(bench.owner.gather(None, first).len(), 3);
         late.join().unwrap();
         assert!(started.elapsed() < Duration::from_millis(LONG / 2));
+    }
+
+    #[test]
+    fn each_model_answers_whom_it_was_asked_by_in_batches_of_its_own() {
+        let bench = Bench::new(8);
+        let (one, other, absent) = (bench.load(true), bench.load(false), ModelId::new());
+        let wanted = [None, Some(other), Some(one), Some(absent), Some(other), None];
+        let answers = wanted.map(|model| bench.ask(model));
+        let metrics = bench.run();
+        let found = answers.map(|mut answer| answer.try_recv().unwrap());
+        for (wanted, found) in wanted.iter().zip(&found) {
+            match found {
+                Ok(found) => assert_eq!(found.model, wanted.unwrap_or(one)),
+                Err(error) => assert!(matches!(error, EngineError::NotLoaded(id) if *id == absent), "{error}"),
+            }
+        }
+        let measured = Metrics::new(metrics).text().unwrap();
+        assert!(measured.contains("thorax_prediction_batch_size_count 2\n"), "a pass for each model: {measured}");
+        assert!(measured.contains("thorax_models_loaded 2\n"), "{measured}");
+    }
+
+    #[test]
+    fn who_asked_before_a_switch_is_answered_by_the_model_of_before() {
+        let bench = Bench::new(8);
+        let one = bench.load(true);
+        let mut before = bench.ask(None);
+        let other = bench.load(true);
+        let mut after = bench.ask(None);
+        bench.run();
+        assert_eq!((before.try_recv().unwrap().unwrap().model, after.try_recv().unwrap().unwrap().model), (one, other));
+    }
+
+    #[test]
+    fn what_can_wait_is_done_last_and_makes_nobody_wait() {
+        let bench = Bench::new(8);
+        let (one, other) = (bench.load(true), bench.load(false));
+        let mut later: Vec<Answer> = Vec::new();
+        for _ in 0..=MOST_LATER {
+            let (mut request, answer) = bench.request(Some(other));
+            request._place = None;
+            bench.commands.send(Command::Later(request)).unwrap();
+            later.push(answer);
+        }
+        let mut now = bench.ask(Some(one));
+        let metrics = bench.run();
+        let now = now.try_recv().unwrap().unwrap();
+        assert!(later.remove(0).try_recv().is_err(), "the one that waited longest was pushed out");
+        for mut answer in later {
+            let answer = answer.try_recv().unwrap().unwrap();
+            assert!(answer.model == other && answer.timing.queue_ms >= now.timing.queue_ms);
+        }
+        assert_eq!(metrics.count(Outcome::Answered), 1, "only what a client waited for is counted");
     }
 }

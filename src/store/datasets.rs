@@ -330,7 +330,7 @@ mod tests {
             radiograph.patient_id = patient.map(String::from);
             radiograph.label = label.map(String::from);
             radiograph.split = split;
-            radiographs::insert(&db, &radiograph, radiographs::Beside::default()).await.unwrap();
+            radiographs::insert_all(&db, &[(&radiograph, radiographs::Beside::default())]).await.unwrap();
         }
         let counted = serde_json::to_value(distribution(&db, dataset.id).await.unwrap()).unwrap();
         let expected = serde_json::json!({
@@ -387,7 +387,7 @@ mod tests {
             let mut radiograph = fixtures::radiograph(&dataset, content);
             radiograph.patient_id = patient.map(String::from);
             radiograph.split = split;
-            radiographs::insert(&db, &radiograph, radiographs::Beside::default()).await.unwrap();
+            radiographs::insert_all(&db, &[(&radiograph, radiographs::Beside::default())]).await.unwrap();
         }
         let leaking = patients_in_several_splits(&db, dataset.id).await.unwrap();
         assert_eq!(leaking, [("both".to_owned(), vec![Split::Train, Split::Test])]);

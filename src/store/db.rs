@@ -149,7 +149,7 @@ mod tests {
         let (dir, db) = fixtures::db().await;
         let dataset = fixtures::stored_dataset(&db).await;
         let radiograph = fixtures::radiograph(&dataset, "a");
-        radiographs::insert(&db, &radiograph, radiographs::Beside::default()).await.unwrap();
+        radiographs::insert_all(&db, &[(&radiograph, radiographs::Beside::default())]).await.unwrap();
         let run = fixtures::stored_run(&db, &dataset).await;
         db.close().await;
         let wal = dir.path().join("thorax.sqlite-wal");

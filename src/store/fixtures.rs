@@ -61,7 +61,8 @@ pub fn radiograph(dataset: &Dataset, content: &str) -> Radiograph {
 
 pub async fn stored_radiograph(db: &Db, dataset: &Dataset, content: &str) -> Radiograph {
     let radiograph = radiograph(dataset, content);
-    assert_eq!(radiographs::insert(db, &radiograph, radiographs::Beside::default()).await.unwrap(), None);
+    let there = radiographs::insert_all(db, &[(&radiograph, radiographs::Beside::default())]).await.unwrap();
+    assert_eq!(there, [None]);
     radiograph
 }
 

@@ -87,28 +87,40 @@ pub struct Beside<'a> {
     pub attributes: Option<&'a Attributes>,
 }
 
-/// Inserts, all in one transaction; the radiograph already there with the same content in the same data set, if any, and then nothing changes.
-pub async fn insert(
+/// Inserts, all in one transaction; of each the radiograph already there with the same content in the same data set, if any, and then
+/// nothing changes of that.
+pub async fn insert_all(
     db: &Db,
+    radiographs: &[(&Radiograph, Beside<'_>)],
+) -> Result<Vec<Option<Radiograph>>, StoreError> {
+    let mut tx = db.begin().await?;
+    let mut there = Vec::with_capacity(radiographs.len());
+    for (radiograph, beside) in radiographs {
+        there.push(insert_in(&mut tx, radiograph, *beside).await?);
+    }
+    tx.commit().await?;
+    Ok(there)
+}
+
+async fn insert_in(
+    tx: &mut SqliteConnection,
     radiograph: &Radiograph,
     Beside { look, attributes }: Beside<'_>,
 ) -> Result<Option<Radiograph>, StoreError> {
-    let mut tx = db.begin().await?;
-    let there = find_in(&mut tx, radiograph.dataset_id, &radiograph.sha256).await?;
+    let there = find_in(tx, radiograph.dataset_id, &radiograph.sha256).await?;
     if there.is_none() {
-        insert_in(&mut tx, radiograph).await?;
+        insert_row(tx, radiograph).await?;
         if let Some((version, look)) = look {
-            looks::put_in(&mut tx, radiograph.id, version, look).await?;
+            looks::put_in(tx, radiograph.id, version, look).await?;
         }
         if let Some(attributes) = attributes {
-            attributes::put_in(&mut tx, radiograph.id, attributes).await?;
+            attributes::put_in(tx, radiograph.id, attributes).await?;
         }
-        tx.commit().await?;
     }
     Ok(there)
 }
 
-async fn insert_in(tx: &mut SqliteConnection, radiograph: &Radiograph) -> Result<(), StoreError> {
+async fn insert_row(tx: &mut SqliteConnection, radiograph: &Radiograph) -> Result<(), StoreError> {
     let id = radiograph.id.to_string();
     let dataset_id = radiograph.dataset_id.to_string();
     let sha256 = radiograph.sha256.as_str();

@@ -3,6 +3,10 @@
 use super::*;
 use crate::store::{datasets, fixtures};
 
+async fn insert(db: &Db, radiograph: &Radiograph, beside: Beside<'_>) -> Result<Option<Radiograph>, StoreError> {
+    Ok(insert_all(db, &[(radiograph, beside)]).await?.remove(0))
+}
+
 #[tokio::test]
 async fn a_radiograph_comes_back_as_it_was_stored() {
     let (_dir, db) = fixtures::db().await;

@@ -76,6 +76,11 @@ pub struct ComputeConfig {
           value_parser = clap::value_parser!(u32).range(1..=512))]
     pub max_batch_size: u32,
 
+    /// Models that are loaded at once: the one that serves, and those that were asked for by name last.
+    #[arg(long, env = "THORAX_MAX_LOADED_MODELS", value_name = "MODELS", default_value_t = 3,
+          value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub max_loaded_models: u32,
+
     /// How long a prediction that found company waits for more, in milliseconds.
     #[arg(long, env = "THORAX_MAX_BATCH_DELAY_MS", value_name = "MS", default_value_t = 2,
           value_parser = clap::value_parser!(u64).range(0..=1000))]
@@ -122,6 +127,7 @@ impl ComputeConfig {
             max_queue: self.max_queue as usize,
             max_batch_size: self.max_batch_size as usize,
             max_batch_delay_ms: self.max_batch_delay_ms,
+            max_loaded_models: self.max_loaded_models as usize,
         }
     }
 }

@@ -9,10 +9,12 @@ mod sources;
 
 use std::{
     collections::HashMap,
+    mem,
     path::PathBuf,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
+    time::{Duration, Instant},
 };
 
 use futures_util::{StreamExt, stream};
@@ -148,30 +150,36 @@ async fn import_all(
     // More than there are cores, for most of them wait for the disk.
     let parallel = 4 * std::thread::available_parallelism().map_or(1, usize::from);
     let begin = |entry| Keeping(tokio::spawn(keep(db.clone(), blobs.clone(), Arc::clone(&request), entry)));
-    let mut kept = stream::iter(entries).map(begin).buffered(parallel).ready_chunks(ROWS);
-    while let Some(outcomes) = kept.next().await {
+    let mut kept = stream::iter(entries).map(begin).buffered(parallel);
+    let (mut outcomes, mut entered) = (Vec::with_capacity(ROWS), Instant::now());
+    while let Some(outcome) = kept.next().await {
         if stop.is_cancelled() {
             return Err(Failure::Stopped);
         }
-        enter(db, outcomes, &mut known, ledger).await?;
-        ledger.report_if_due().await?;
+        outcomes.push(outcome?);
+        if outcomes.len() == ROWS || entered.elapsed() >= LONGEST {
+            enter(db, mem::take(&mut outcomes), &mut known, ledger).await?;
+            ledger.report_if_due().await?;
+            entered = Instant::now();
+        }
     }
-    Ok(())
+    Ok(enter(db, outcomes, &mut known, ledger).await?)
 }
 
-/// Images whose rows are written in one transaction: as many as have come while the one before was written, and no more than this.
+/// Images whose rows are written in one transaction, and for how long they are collected: a commit costs as much as a small image.
 const ROWS: usize = 64;
+const LONGEST: Duration = Duration::from_millis(250);
 
 /// An image on its way up to its row, or the reason to reject it.
-type Outcome = Result<(Origin, Result<(Candidate, Kept), Refused>), StoreError>;
+type Outcome = (Origin, Result<(Candidate, Kept), Refused>);
 
 /// A task that ends with whoever waits for it.
-struct Keeping(JoinHandle<Outcome>);
+struct Keeping(JoinHandle<Result<Outcome, StoreError>>);
 
 impl Future for Keeping {
-    type Output = Outcome;
+    type Output = Result<Outcome, StoreError>;
 
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Outcome> {
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let ended = ready!(Pin::new(&mut self.0).poll(context));
         Poll::Ready(ended.unwrap_or_else(|error| Err(StoreError::Blob(format!("an image was given up: {error}")))))
     }
@@ -191,8 +199,7 @@ async fn enter(
     ledger: &mut Ledger<'_>,
 ) -> Result<(), StoreError> {
     let (mut described, mut kept) = (Vec::new(), Vec::new());
-    for outcome in outcomes {
-        let (origin, outcome) = outcome?;
+    for (origin, outcome) in outcomes {
         let candidate = outcome.map(|(candidate, image)| {
             kept.push(image);
             candidate
@@ -241,7 +248,12 @@ fn list(request: &ImportRequest) -> Result<(Vec<Entry>, Vec<PassedOver>), String
 }
 
 /// Reads, checks and stores one image up to its row; the inner error is a reason to reject it.
-async fn keep(db: Db, blobs: Blobs, request: Arc<ImportRequest>, Entry { origin, found }: Entry) -> Outcome {
+async fn keep(
+    db: Db,
+    blobs: Blobs,
+    request: Arc<ImportRequest>,
+    Entry { origin, found }: Entry,
+) -> Result<Outcome, StoreError> {
     let candidate = match found {
         Ok(candidate) => candidate,
         Err(refused) => return Ok((origin, Err(refused))),

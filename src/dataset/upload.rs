@@ -108,7 +108,7 @@ pub(super) async fn keep(
     if let Some(known) = radiographs::find(db, dataset.id, &uploaded).await? {
         return Ok(Kept::Known(Box::new(known)));
     }
-    let Prepared { examined, look, format, stored, sha256 } = prepared(bytes, *limits).await?;
+    let Prepared { examined, look, format, stored, sha256 } = prepared(bytes, uploaded.clone(), *limits).await?;
     let Examined { image, mut flags, dicom, .. } = examined;
     let attributes = dicom.as_ref().map(|dicom| dicom.attributes.clone());
     // What the sender says of it goes before what the file does.
@@ -124,7 +124,7 @@ pub(super) async fn keep(
         id: RadiographId::new(),
         dataset_id: dataset.id,
         upload_sha256: (uploaded != sha256).then_some(uploaded),
-        sha256,
+        sha256: sha256.clone(),
         file_name: dicom.as_ref().map_or_else(|| file_name.clone(), |dicom| dicom.harmless_name(&file_name)),
         label,
         patient_id: patient_id.map(|id| patient_ids.stored(&id)),
@@ -139,7 +139,7 @@ pub(super) async fn keep(
         flags,
         created_at: Timestamp::now(),
     };
-    blobs.put(stored).await?;
+    blobs.put_hashed(&sha256, stored).await?;
     Ok(Kept::New(Box::new(radiograph), look))
 }
 
@@ -183,12 +183,12 @@ struct Prepared {
 static DECODERS: LazyLock<Semaphore> =
     LazyLock::new(|| Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from)));
 
-async fn prepared(bytes: Vec<u8>, limits: Limits) -> Result<Prepared, ImageError> {
+async fn prepared(bytes: Vec<u8>, uploaded: Sha256, limits: Limits) -> Result<Prepared, ImageError> {
     let _place = DECODERS.acquire().await.expect("it is never closed");
     blocking(move || {
         let examined = imaging::examine(&bytes, &limits)?;
         let (format, stored) = examined.storable(&bytes)?;
-        let sha256 = Sha256::of(&stored);
+        let sha256 = if stored == bytes { uploaded } else { Sha256::of(&stored) };
         let look = imaging::look(&examined.image);
         Ok(Prepared { examined, look, format, stored, sha256 })
     })

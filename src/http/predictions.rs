@@ -31,7 +31,7 @@ use answer::{BatchItem, Predicted, PredictionBatch, RecordedPrediction};
 use lines::NDJSON;
 pub(super) use {
     answer::PredictionAnswer,
-    classify::{Content, Wanted, find_model},
+    classify::{Content, Wanted, find_model, load_beside},
     files::{File, Files},
 };
 
@@ -47,7 +47,7 @@ pub(super) fn router() -> OpenApiRouter<AppState> {
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 struct PredictionParams {
-    /// Identifier or alias of a model; the one that serves when absent. Another than that one is 409.
+    /// Identifier or alias of a model; the one that serves when absent. One that is not loaded is loaded first, which takes a second or two.
     #[param(example = "champion")]
     model: Option<String>,
     /// Whether each answer also says what in the image moved the score (`heatmap`).

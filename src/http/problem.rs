@@ -337,6 +337,10 @@ impl From<EngineError> for ApiError {
                 "no model serves yet: train one (POST /v1/training-runs) or point the alias `champion` at one".into(),
             ),
             EngineError::Closed => Self::Unavailable(error.to_string()),
+            EngineError::NotLoaded(_) => Self::Conflict(error.to_string()),
+            EngineError::NoRoom => {
+                Self::Conflict(format!("{error}: let it serve in its place, or raise THORAX_MAX_LOADED_MODELS"))
+            }
             EngineError::Model(cause) => Self::Unusable(cause.to_string()),
         }
     }

@@ -88,6 +88,7 @@ pub(super) fn jpeg_reaches_its_end(bytes: &[u8]) -> bool {
 /// The next marker and what follows it. Within entropy-coded data 0xff is followed by a stuffed zero, so no scan
 /// can hold a marker by accident.
 fn next_marker(bytes: &[u8]) -> Option<(u8, &[u8])> {
-    let at = bytes.windows(2).position(|pair| pair[0] == 0xff && pair[1] != 0x00 && pair[1] != 0xff)?;
+    let is_marker = |&at: &usize| bytes.get(at + 1).is_some_and(|next| !matches!(next, 0x00 | 0xff));
+    let at = memchr::memchr_iter(0xff, bytes).find(is_marker)?;
     Some((bytes[at + 1], &bytes[at + 2..]))
 }

@@ -96,10 +96,10 @@ fn reduced(image: &GreyImage) -> Cow<'_, GreyImage> {
 
 /// Pixels that are bright by themselves and against what is around them: those near a border, and one beyond, so that a mark that
 /// reaches further is seen to.
-fn strokes(image: &GreyImage, beside: usize, above: usize) -> Vec<bool> {
+fn strokes(image: &GreyImage, beside: usize, above: usize) -> Vec<u8> {
     let (width, height) = (image.width as usize, image.height as usize);
     let sums = sums(image);
-    let mut bright = vec![false; width * height];
+    let mut bright = vec![0; width * height];
     for (y, (row, bright)) in image.pixels.chunks_exact(width).zip(bright.chunks_exact_mut(width)).enumerate() {
         let (top, bottom) = (y.saturating_sub(AROUND), (y + AROUND + 1).min(height));
         let [over, under] = [top, bottom].map(|y| &sums[y * (width + 1)..][..=width]);
@@ -123,7 +123,7 @@ struct Window<'a> {
 }
 
 impl Window<'_> {
-    fn mark(&self, bright: &mut [bool], columns: Range<usize>) {
+    fn mark(&self, bright: &mut [u8], columns: Range<usize>) {
         let width = self.row.len();
         // Where the whole square is in the image, one area serves all, and the loop becomes one of vectors.
         let inner = columns.start.max(AROUND)..columns.end.min(width.saturating_sub(AROUND));
@@ -131,7 +131,7 @@ impl Window<'_> {
         for x in (columns.start..inner.start).chain(inner.end..columns.end) {
             let (left, right) = (x.saturating_sub(AROUND), (x + AROUND + 1).min(width));
             let sum = (self.under[right] - self.under[left]) - (self.over[right] - self.over[left]);
-            bright[x] = is_stroke(self.row[x], sum, ((right - left) * self.rows) as u32);
+            bright[x] = stroke(self.row[x], sum, ((right - left) * self.rows) as u32);
         }
         if inner.is_empty() {
             return;
@@ -142,14 +142,14 @@ impl Window<'_> {
         let under = self.under[left..].iter().zip(&self.under[right..]);
         let pixels = bright[inner.clone()].iter_mut().zip(&self.row[inner]);
         for ((bright, grey), ((over_left, over_right), (under_left, under_right))) in pixels.zip(over.zip(under)) {
-            *bright = is_stroke(*grey, (under_right - under_left) - (over_right - over_left), area);
+            *bright = stroke(*grey, (under_right - under_left) - (over_right - over_left), area);
         }
     }
 }
 
-/// Whether the pixel is bright, and by [`CONTRAST`] above the mean of its square in whole greys; said without a division.
-fn is_stroke(grey: u8, sum: u32, area: u32) -> bool {
-    grey >= BRIGHT && sum < (u32::from(grey) + 1).saturating_sub(CONTRAST) * area
+/// 1 if the pixel is bright, and by [`CONTRAST`] above the mean of its square in whole greys, else 0; said without division or branch.
+fn stroke(grey: u8, sum: u32, area: u32) -> u8 {
+    u8::from(grey >= BRIGHT) & u8::from(sum < (u32::from(grey.max(BRIGHT)) + 1 - CONTRAST) * area)
 }
 
 /// Of all pixels above and left of each place, so that any square takes four look-ups: [(height + 1) * (width + 1)]. They fit, for no
@@ -169,16 +169,15 @@ fn sums(image: &GreyImage) -> Vec<u32> {
 }
 
 /// Pixels that touch, also by their corners.
-fn marks(mut bright: Vec<bool>, width: usize) -> Vec<Mark> {
+fn marks(mut bright: Vec<u8>, width: usize) -> Vec<Mark> {
     let height = bright.len() / width;
-    let (mut marks, mut open) = (Vec::new(), Vec::new());
-    for start in 0..bright.len() {
-        if !std::mem::take(&mut bright[start]) {
-            continue;
-        }
-        let (x, y) = (start % width, start / width);
+    let (mut marks, mut open, mut seen) = (Vec::new(), Vec::new(), 0);
+    while let Some(next) = memchr::memchr(1, &bright[seen..]) {
+        seen += next;
+        let (x, y) = (seen % width, seen / width);
         let mut mark = Mark { left: x, right: x, top: y, bottom: y, pixels: 0 };
-        open.push(start);
+        bright[seen] = 0;
+        open.push(seen);
         while let Some(at) = open.pop() {
             let (x, y) = (at % width, at / width);
             mark.pixels += 1;
@@ -186,7 +185,7 @@ fn marks(mut bright: Vec<bool>, width: usize) -> Vec<Mark> {
             (mark.top, mark.bottom) = (mark.top.min(y), mark.bottom.max(y));
             for y in y.saturating_sub(1)..(y + 2).min(height) {
                 for x in x.saturating_sub(1)..(x + 2).min(width) {
-                    if std::mem::take(&mut bright[y * width + x]) {
+                    if std::mem::take(&mut bright[y * width + x]) == 1 {
                         open.push(y * width + x);
                     }
                 }
@@ -264,9 +263,9 @@ mod tests {
             for (at, bright) in bright.iter().enumerate() {
                 let (x, y) = (at % width, at / width);
                 let near = x <= beside || x + 1 + beside >= width || y <= above || y + 1 + above >= height;
-                assert_eq!(*bright, near && plain_stroke(&image, x, y), "{x}, {y} of {width} x {height}");
+                assert_eq!(*bright == 1, near && plain_stroke(&image, x, y), "{x}, {y} of {width} x {height}");
             }
-            assert!(bright.iter().any(|bright| *bright));
+            assert!(bright.contains(&1));
         }
     }
 

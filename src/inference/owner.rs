@@ -210,9 +210,8 @@ impl Owner {
         let outcome = classify(classifier, &mut batch);
         let [request] = batch;
         let queue = started.saturating_duration_since(request.queued);
-        let answer = outcome.and_then(|rows| {
-            rows.into_iter().next().ok_or_else(|| NnError::Device("no answer to an image".into()))
-        });
+        let answer = outcome
+            .and_then(|rows| rows.into_iter().next().ok_or_else(|| NnError::Device("no answer to an image".into())));
         let inference = started.elapsed();
         let answer = answer.map(|answer| classification(classifier, &request, answer, queue, inference));
         drop(request.reply.send(answer.map_err(EngineError::Model)));
@@ -291,8 +290,7 @@ mod tests {
 
     impl Bench {
         fn new(max_batch_size: usize) -> Self {
-            let config =
-                EngineConfig { max_queue: 16, max_batch_size, max_batch_delay_ms: LONG, max_loaded_models: 2 };
+            let config = EngineConfig { max_queue: 16, max_batch_size, max_batch_delay_ms: LONG, max_loaded_models: 2 };
             let ((commands, inbox), metrics) = (mpsc::channel(), Predictions::new(16));
             let models = Models::new(config.max_loaded_models, Shelf::default());
             let owner = Owner::new(config, models, metrics.clone(), inbox);

@@ -47,6 +47,7 @@ pub struct Predictions {
     stages: Family<Label, Histogram, fn() -> Histogram>,
     batch_size: Histogram,
     model_loads: Family<Label, Counter>,
+    models_loaded: Gauge,
     queue_depth: Gauge,
     queue_capacity: Gauge,
 }
@@ -93,6 +94,7 @@ impl Predictions {
             stages: Family::new_with_constructor(histogram),
             batch_size: Histogram::new(exponential_buckets(1.0, 2.0, 10)),
             model_loads: Family::default(),
+            models_loaded: Gauge::default(),
             queue_depth: Gauge::default(),
             queue_capacity: Gauge::default(),
         };
@@ -104,7 +106,8 @@ impl Predictions {
     }
 
     pub(super) fn register(&self, registry: &mut Registry) {
-        let Self { outcomes, stages, batch_size, model_loads, queue_depth, queue_capacity } = self.clone();
+        let Self { outcomes, stages, batch_size, model_loads, models_loaded, queue_depth, queue_capacity } =
+            self.clone();
         registry.register("thorax_predictions", "Predictions of one image each, by what became of them", outcomes);
         registry.register(
             "thorax_prediction_stage_duration_seconds",
@@ -118,6 +121,7 @@ impl Predictions {
             "Requests for predictions that may be inside (THORAX_MAX_QUEUE)",
             queue_capacity,
         );
+        registry.register("thorax_models_loaded", "Models that are loaded", models_loaded);
         registry.register("thorax_model_loads", "Models that were to serve, by whether they were loaded", model_loads);
     }
 
@@ -145,6 +149,11 @@ impl Predictions {
     /// A model was loaded, or could not be.
     pub fn model_load(&self, succeeded: bool) {
         self.model_loads.get_or_create(&loaded(succeeded)).inc();
+    }
+
+    /// So many models are loaded.
+    pub fn models_loaded(&self, count: usize) {
+        self.models_loaded.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     /// One more request inside.

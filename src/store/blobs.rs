@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
 use object_store::{ObjectStoreExt, PutPayload, local::LocalFileSystem, path::Path as Key};
 
 use super::{StoreError, files::sync_folder};
@@ -28,9 +29,15 @@ impl Blobs {
     /// Stores the bytes under their hash; durable when it returns. Storing twice is fine.
     pub async fn put(&self, bytes: Vec<u8>) -> Result<Sha256, StoreError> {
         let (hash, bytes) = digest(bytes.into()).await?;
-        // Overwriting rather than asking first whether it is there mends a blob that has decayed.
-        self.files.put(&key(&hash), PutPayload::from(bytes)).await.map_err(|e| failed(&hash, e))?;
+        self.put_hashed(&hash, bytes).await?;
         Ok(hash)
+    }
+
+    /// The same for bytes whose hash is known.
+    pub async fn put_hashed(&self, hash: &Sha256, bytes: impl Into<Bytes>) -> Result<(), StoreError> {
+        // Overwriting rather than asking first whether it is there mends a blob that has decayed.
+        self.files.put(&key(hash), PutPayload::from(bytes.into())).await.map_err(|e| failed(hash, e))?;
+        Ok(())
     }
 
     /// Reads and verifies the hash.
@@ -79,7 +86,7 @@ fn failed(hash: &Sha256, why: impl std::fmt::Display) -> StoreError {
 }
 
 /// Hashes on a thread that may block: a model of 100 MB takes tenths of a second.
-async fn digest(bytes: bytes::Bytes) -> Result<(Sha256, bytes::Bytes), StoreError> {
+async fn digest(bytes: Bytes) -> Result<(Sha256, Bytes), StoreError> {
     let hashed = tokio::task::spawn_blocking(move || (Sha256::of(&bytes), bytes)).await;
     hashed.map_err(|e| StoreError::Blob(e.to_string()))
 }

@@ -64,7 +64,7 @@ impl Server {
         let folder = tempfile::tempdir().unwrap();
         let data = folder.path().join("data");
         std::fs::create_dir(&data).unwrap();
-        let engine = EngineConfig { max_queue: 4, max_batch_size: 2, max_batch_delay_ms: 0 };
+        let engine = EngineConfig { max_queue: 4, max_batch_size: 2, max_batch_delay_ms: 0, max_loaded_models: 2 };
         let engine = Engine::start(engine, Device::default());
         let mut state = AppState {
             metrics: Metrics::new(engine.metrics().clone()),

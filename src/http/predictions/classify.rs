@@ -13,42 +13,48 @@ use crate::{
         heatmaps::{Explained, HEATMAP_SIDE},
     },
     imaging::{self, Examined, GreyImage, ImageError},
+    inference::{Classification, EngineError},
     metrics::Stage,
     store::{self, Model, Prediction},
 };
 
 /// The model that shall answer, and whether it shall explain.
 pub(in crate::http) struct Wanted {
-    id: Option<ModelId>,
+    /// `None`: whoever serves when the image's turn comes.
+    model: Option<Model>,
     alias: Option<String>,
     explain: bool,
 }
 
 impl Wanted {
-    /// Resolves `?model=`; 404 when there is no such model, 409 when it is not the one that serves.
+    /// Resolves `?model=`, and loads that model where it is not loaded yet; 404 when there is no such model.
     pub(super) async fn find(state: &AppState, asked: Option<&str>, explain: bool) -> Result<Self, ApiError> {
-        let Some(asked) = asked else { return Ok(Self { id: None, alias: None, explain }) };
+        let Some(asked) = asked else { return Ok(Self { model: None, alias: None, explain }) };
         let (model, alias) = find_model(state, asked).await?;
-        let wanted = Self { id: Some(model.id), alias, explain };
-        if let Some((serving, _)) = state.engine.current() {
-            wanted.check(serving)?;
-        }
-        Ok(wanted)
+        load_beside(state, &model).await?;
+        Ok(Self { model: Some(model), alias, explain })
     }
 
     /// This one, without explanations.
-    pub(in crate::http) fn model(id: ModelId) -> Self {
-        Self { id: Some(id), alias: None, explain: false }
+    pub(in crate::http) fn model(model: Model) -> Self {
+        Self { model: Some(model), alias: None, explain: false }
     }
 
-    fn check(&self, serving: ModelId) -> Result<(), ApiError> {
-        match self.id {
-            Some(id) if id != serving => Err(ApiError::Conflict(format!(
-                "model {id} does not serve, {serving} does: PUT /v1/models/aliases/champion {{\"model_id\": \"{id}\"}} first"
-            ))),
-            _ => Ok(()),
+    /// The engine's answer. A model that had to make room for others since it was asked for is loaded once more.
+    async fn answer(&self, state: &AppState, image: &Arc<GreyImage>) -> Result<Classification, ApiError> {
+        let id = self.model.as_ref().map(|model| model.id);
+        match (state.engine.classify(Arc::clone(image), id, self.explain).await, &self.model) {
+            (Err(EngineError::NotLoaded(_)), Some(model)) => load_beside(state, model).await?,
+            (answer, _) => return Ok(answer?),
         }
+        Ok(state.engine.classify(Arc::clone(image), id, self.explain).await?)
     }
+}
+
+/// Lets a model answer beside the one that serves, if it does not yet.
+pub(in crate::http) async fn load_beside(state: &AppState, model: &Model) -> Result<(), ApiError> {
+    let bytes = async { Ok::<_, ApiError>(state.blobs.get(&model.sha256).await?) };
+    state.engine.load_beside(model.id, bytes).await
 }
 
 /// A model by its identifier or an alias, which is then given back; 404 when there is none.
@@ -78,10 +84,8 @@ pub(super) async fn classify(
     let (input_sha256, image, flags) = examine(state, content).await?;
     let image = Arc::new(image);
     let decode_ms = started.elapsed().as_secs_f64() * 1e3;
-    let mut classification = state.engine.classify(Arc::clone(&image), wanted.explain).await?;
+    let mut classification = wanted.answer(state, &image).await?;
     classification.timing.preprocess_ms += decode_ms;
-    // The model may have been switched since it was asked for.
-    wanted.check(classification.model)?;
     let model = store::models::get(&state.db, classification.model).await?;
     let model: Model = model.ok_or_else(|| ApiError::Conflict("the model was removed meanwhile".into()))?;
     let answer = PredictionAnswer::new(&classification, model, wanted.alias.as_deref(), flags);

@@ -65,7 +65,7 @@ async fn classify(state: AppState, named: Named, request: Request) -> Result<Res
     // Before the body is read, so that waiting requests hold no images.
     let place = state.engine.admit()?;
     let model = named.find(&state).await?;
-    named.check_serves(&state, &model)?;
+    named.check_loaded(&state, &model)?;
     check_encoding(request.headers())?;
     let (parts, body) = request.into_parts();
     let body = body::read(body, state.limits.max_upload_bytes).await?;
@@ -78,7 +78,7 @@ async fn classify(state: AppState, named: Named, request: Request) -> Result<Res
     };
     let (request, wanted, images) = state.engine.prepare(Stage::Decode, read).await??;
     let images = images.into_iter().map(|content| Ok(File { name: None, content }));
-    let files = Files::new(state, Wanted::model(model.id), place, stream::iter(images).boxed());
+    let files = Files::new(state, Wanted::model(model.clone()), place, stream::iter(images).boxed());
     let answers = all(files).await?;
     Ok(response::respond(request, named.name(), &model, &wanted, &answers))
 }

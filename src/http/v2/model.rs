@@ -82,7 +82,7 @@ async fn get_inference_model_version(
     metadata(&state, named).await
 }
 
-/// Whether a model serves; 409 when it is another that does.
+/// Whether a model is loaded; 409 when it is not.
 #[utoipa::path(get, path = "/v2/models/{name}/ready", tag = "open inference protocol", params(("name" = String, Path)),
     responses((status = 200, body = ModelReady), Failed))]
 async fn get_model_ready(
@@ -92,7 +92,7 @@ async fn get_model_ready(
     ready(&state, named).await
 }
 
-/// Whether a version of a model serves.
+/// Whether a version of a model is loaded.
 #[utoipa::path(get, path = "/v2/models/{name}/versions/{version}/ready", tag = "open inference protocol",
     params(("name" = String, Path), ("version" = String, Path)),
     responses((status = 200, body = ModelReady), Failed))]
@@ -112,7 +112,7 @@ async fn metadata(state: &AppState, named: Named) -> Result<Json<ModelMetadata>,
 
 async fn ready(state: &AppState, named: Named) -> Result<Json<ModelReady>, ApiError> {
     let model = named.find(state).await?;
-    named.check_serves(state, &model)?;
+    named.check_loaded(state, &model)?;
     Ok(Json(ModelReady { name: named.name, ready: true }))
 }
 
@@ -128,17 +128,12 @@ impl Named {
         if other { Err(ApiError::NotFound("version of this model: its identifier is its only one")) } else { Ok(model) }
     }
 
-    /// 409 unless it is the model that serves.
-    pub(super) fn check_serves(&self, state: &AppState, model: &Model) -> Result<(), ApiError> {
-        if serves(state, model) {
+    /// 409 unless it is loaded: clients of this protocol load models themselves.
+    pub(super) fn check_loaded(&self, state: &AppState, model: &Model) -> Result<(), ApiError> {
+        if state.engine.is_loaded(model.id) {
             return Ok(());
         }
         let name = &self.name;
         Err(ApiError::Conflict(format!("model {name} is not loaded: POST /v2/repository/models/{name}/load first")))
     }
-}
-
-/// Whether it is the one model that is loaded.
-pub(super) fn serves(state: &AppState, model: &Model) -> bool {
-    state.engine.current().is_some_and(|(serving, _)| serving == model.id)
 }

@@ -1,4 +1,4 @@
-//! `/v2/repository`: which models there are, and which of them serves.
+//! `/v2/repository`: which models there are, and which of them are loaded.
 
 use axum::{Extension, Json, extract::State};
 use serde::{Deserialize, Serialize};
@@ -6,18 +6,16 @@ use serde_json::{Map, Value};
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{
-    Failed,
-    model::{Named, serves},
-    request::body_or_default,
-};
+use super::{Failed, model::Named, request::body_or_default};
 use crate::{
     http::{
         ApiError, AppState,
         aliases::{self, Turn},
         extract::PathOf,
+        predictions,
     },
     store::{self, Model, Page},
+    worker::CHAMPION,
 };
 
 /// Models that are read from the database at once.
@@ -31,7 +29,7 @@ pub(super) fn router() -> OpenApiRouter<AppState> {
 /// Which models.
 #[derive(Default, Deserialize, ToSchema)]
 struct IndexRequest {
-    /// Only those that serve.
+    /// Only those that are loaded.
     #[serde(default)]
     ready: bool,
 }
@@ -70,7 +68,7 @@ async fn list_repository(
     let mut page = Page { limit: PAGE, after: None };
     loop {
         let models = store::models::list(&state.db, None, &page).await?;
-        let wanted = models.iter().filter(|model| !ready || serves(&state, model));
+        let wanted = models.iter().filter(|model| !ready || state.engine.is_loaded(model.id));
         entries.extend(wanted.flat_map(|model| named(&state, model)));
         match models.last() {
             Some(last) if models.len() == PAGE as usize => page.after = Some(last.id.to_string()),
@@ -80,18 +78,17 @@ async fn list_repository(
 }
 
 fn named(state: &AppState, model: &Model) -> Vec<IndexEntry> {
-    let (state, reason) =
-        if serves(state, model) { ("READY", "") } else { ("UNAVAILABLE", "not loaded: one model serves at a time") };
+    let (state, reason) = if state.engine.is_loaded(model.id) { ("READY", "") } else { ("UNAVAILABLE", "not loaded") };
     let version = model.id.to_string();
     let names = model.aliases.iter().cloned().chain([version.clone()]);
     names.map(|name| IndexEntry { name, version: version.clone(), state, reason }).collect()
 }
 
-/// Makes a model champion: it is loaded and warmed, and then answers in place of the one that served. When that fails, the old one
-/// goes on.
+/// Loads a model and warms it, so that it answers under its names; the champion serves again. The least recently used of the others may
+/// have to make room. No alias is moved: that is `PUT /v1/models/aliases/{alias}`.
 #[utoipa::path(post, path = "/v2/repository/models/{name}/load", tag = "open inference protocol",
     params(("name" = String, Path)), request_body = LoadRequest,
-    responses((status = 200, description = "It serves", body = Value), Failed))]
+    responses((status = 200, description = "It is loaded", body = Value), Failed))]
 async fn load_model(
     State(state): State<AppState>,
     Extension(turn): Extension<Turn>,
@@ -105,15 +102,20 @@ async fn load_model(
         )));
     }
     let model = wanted.find(&state).await?;
-    aliases::crown(&state, &turn.wait().await, &model).await?;
+    let held = turn.wait().await;
+    if model.aliases.iter().any(|alias| alias == CHAMPION) {
+        aliases::crown(&state, &held, &model).await?;
+    } else {
+        predictions::load_beside(&state, &model).await?;
+    }
     Ok(Json(Map::new()))
 }
 
-/// Lets go of a model, so that nothing serves until one is loaded again; its aliases stay, and the next start loads the champion. One that
-/// does not serve is not loaded in the first place.
+/// Lets go of a model. Without the champion nothing serves until it is loaded again or another takes its place; aliases stay, and the next
+/// start loads it.
 #[utoipa::path(post, path = "/v2/repository/models/{name}/unload", tag = "open inference protocol",
     params(("name" = String, Path)), request_body = LoadRequest,
-    responses((status = 200, description = "It does not serve", body = Value), Failed))]
+    responses((status = 200, description = "It is not loaded", body = Value), Failed))]
 async fn unload_model(
     State(state): State<AppState>,
     Extension(turn): Extension<Turn>,

@@ -87,6 +87,19 @@ pub struct ComputeConfig {
     pub max_batch_delay_ms: u64,
 }
 
+/// What becomes of predictions beside their answers.
+#[derive(Args, Clone, Debug)]
+pub struct WatchConfig {
+    /// How long recorded predictions are kept, in days; 0 keeps them for ever. What was counted of them by the hour stays.
+    #[arg(long, env = "THORAX_PREDICTION_DAYS", value_name = "DAYS", default_value_t = 90,
+          value_parser = clap::value_parser!(u32).range(0..=36_500))]
+    pub prediction_days: u32,
+
+    /// Share of the images that the model under the alias `challenger` looks at as well, in idle time, 0 to 1.
+    #[arg(long, env = "THORAX_CHALLENGER_SHARE", value_name = "SHARE", default_value_t = 0.1, value_parser = share)]
+    pub challenger_share: f64,
+}
+
 /// All that a server needs.
 #[derive(Args, Clone, Debug)]
 pub struct ServerConfig {
@@ -99,6 +112,9 @@ pub struct ServerConfig {
     /// Where it computes.
     #[command(flatten)]
     pub compute: ComputeConfig,
+    /// What becomes of predictions.
+    #[command(flatten)]
+    pub watch: WatchConfig,
 }
 
 impl DataConfig {
@@ -130,6 +146,11 @@ impl ComputeConfig {
             max_loaded_models: self.max_loaded_models as usize,
         }
     }
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    let share = text.parse().ok().filter(|share| (0.0..=1.0).contains(share));
+    share.ok_or_else(|| "a share is a number from 0 to 1".into())
 }
 
 /// A key that is not guessed at once; an empty variable is a mistake, not a key.

@@ -21,8 +21,8 @@ pub use duplicates::{DuplicateGroup, Duplicates, duplicates};
 pub use export::{ExportError, label_file};
 pub use folder::{PathError, resolve_below};
 pub use import::{
-    ClinicalRules, GenerateBy, Generation, ImportFrom, ImportRequest, LabelledFolder, RadiographyRules, RsnaRules,
-    Rules, RulesError, SourceFolders, TestRules, import,
+    ClinicalRules, GenerateBy, Generation, ImageArray, ImportFrom, ImportRequest, LabelledFolder, RadiographyRules,
+    RsnaRules, Rules, RulesError, SourceFolders, TestRules, array_labels, import,
 };
 pub use leakage::{leakage, leakage_of};
 pub use looks::complete_looks;

@@ -4,6 +4,7 @@
 mod comparison;
 mod differences;
 mod interval;
+mod live;
 mod paired;
 mod report;
 mod table;
@@ -12,6 +13,7 @@ mod truth;
 pub use comparison::{ComparedEpoch, ComparedModel, ComparedRun, Comparison, Contender, Judged};
 pub use differences::PlanDifference;
 pub use interval::{Interval, wilson};
+pub use live::{Agreement, Drift, DriftGroup, LiveConfidence, LiveLatency, LiveTraffic, Verdict};
 pub use paired::PairedTest;
 pub use report::{ClassReport, Estimate, Report};
 pub use truth::{

@@ -6,6 +6,7 @@ mod aliases;
 mod answer;
 mod auth;
 mod body;
+mod challenger;
 mod comparison;
 mod datasets;
 mod dicomweb;
@@ -13,9 +14,12 @@ mod drain;
 mod evaluations;
 mod extract;
 mod fields;
+#[cfg(test)]
+mod fixtures;
 mod health;
 mod heatmaps;
 mod imports;
+mod live;
 mod metrics;
 mod models;
 mod observe;
@@ -42,6 +46,7 @@ use utoipa_axum::router::OpenApiRouter;
 use crate::domain::BatchEvent;
 pub use aliases::GateComparison;
 use aliases::Turn;
+pub use challenger::{CHALLENGER, Challenger};
 pub use comparison::{CompareError, MAX_COMPARED, compare};
 pub use fields::JsonObject;
 pub use heatmaps::Heatmaps;
@@ -81,6 +86,7 @@ fn routes() -> OpenApiRouter<AppState> {
         .merge(recipes::router())
         .merge(training_runs::router())
         .merge(models::router())
+        .merge(live::router())
         .merge(aliases::router(turn.clone()))
         .merge(evaluations::router())
         .merge(predictions::router())

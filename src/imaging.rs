@@ -10,6 +10,7 @@ mod look;
 mod marks;
 mod overlay;
 mod resize;
+mod statistics;
 mod strip;
 mod suspicion;
 
@@ -20,6 +21,7 @@ pub use grey::luma;
 pub use look::{LOOK_VERSION, detail, likeness, look, mirrored_detail, mirrored_hash};
 pub use overlay::overlay_png;
 pub use resize::{resize_square, shrink};
+pub use statistics::{statistics, statistics_of_plane};
 pub use suspicion::flags;
 
 use std::io::Cursor;

@@ -6,6 +6,7 @@ mod caches;
 mod columns;
 mod db;
 mod files;
+mod prediction_log;
 
 pub mod attributes;
 pub mod checkpoints;
@@ -13,6 +14,7 @@ pub mod datasets;
 pub mod evaluations;
 pub mod events;
 pub mod imports;
+pub mod live;
 pub mod looks;
 pub mod losses;
 pub mod models;
@@ -21,6 +23,7 @@ pub mod predictions;
 pub mod provenance;
 pub mod radiographs;
 pub mod runs;
+pub mod shadows;
 pub mod weights;
 
 #[cfg(test)]
@@ -38,10 +41,12 @@ pub use imports::{Import, ImportRejection, PassedOver, RejectionKind};
 pub use looks::HashedRadiograph;
 pub use models::{AliasMove, Model};
 pub use outcomes::Evaluated;
-pub use predictions::Prediction;
+pub use prediction_log::{NotRecorded, PredictionLog};
+pub use predictions::{AnswerPair, Observed, Prediction};
 pub use provenance::{Origin, Provenance, RunImage};
 pub use radiographs::{Beside, Radiograph, RadiographFilter, RadiographPatch};
 pub use runs::Run;
+pub use shadows::Shadow;
 pub use weights::Weights;
 
 use crate::domain::IllegalMove;

@@ -18,11 +18,11 @@ use super::{
 use crate::{
     config::{DataConfig, ListenConfig, ServerConfig},
     domain::{DeviceInfo, ModelId},
-    http::{self, AppState, Heatmaps},
+    http::{self, AppState, Challenger, Heatmaps},
     inference::Engine,
     metrics::Metrics,
     nn,
-    store::{self, StoreError},
+    store::{self, PredictionLog, StoreError},
     worker::{self, CHAMPION, LiveBatches, WorkerContext},
 };
 
@@ -50,7 +50,7 @@ impl Server {
     /// When the address would be open to others without a key, another server has the folder, or the folder,
     /// database, device or address is not to be had.
     pub async fn start(config: &ServerConfig, default_folder: &str) -> Result<Self, AppError> {
-        let ServerConfig { data, listen, compute } = config;
+        let ServerConfig { data, listen, compute, watch } = config;
         refuse_open_address(listen)?;
         let path = data.folder(default_folder);
         let lock = folder::lock(&path)?;
@@ -72,6 +72,8 @@ impl Server {
         folder.caches.sweep(&folder.db).await?;
         folder.checkpoints.sweep(&folder.db).await?;
         load_champion(&folder, &engine).await?;
+        let challenger = Challenger::new(watch.challenger_share);
+        challenger.set(store::models::by_alias(&folder.db, http::CHALLENGER).await?);
         let state = AppState {
             incoming,
             db: folder.db.clone(),
@@ -80,6 +82,8 @@ impl Server {
             checkpoints: folder.checkpoints.clone(),
             metrics: Metrics::new(engine.metrics().clone()),
             engine,
+            predictions: PredictionLog::start(folder.db.clone(), Some(watch.prediction_days).filter(|days| *days > 0)),
+            challenger,
             heatmaps: Heatmaps::default(),
             run_queued: Arc::new(Notify::new()),
             batches: LiveBatches::new(),
@@ -140,7 +144,7 @@ impl Server {
     pub async fn run(mut self) -> Result<(), AppError> {
         let worker = worker::start(self.worker_context());
         http::resume_imports(&self.state).await?;
-        let AppState { shutdown, tasks, db, .. } = self.state.clone();
+        let AppState { shutdown, tasks, db, predictions, .. } = self.state.clone();
         let drained = CancellationToken::new();
         let serving = axum::serve(self.listener, http::router(self.state));
         let serving = serving.with_graceful_shutdown(drained.clone().cancelled_owned());
@@ -161,6 +165,7 @@ impl Server {
             () = tokio::time::sleep(self.patience) => tracing::warn!("work is left after {:?}", self.patience),
             signal = self.signals.next() => tracing::warn!(signal, "work is left at a second signal"),
         }
+        predictions.written().await;
         db.close().await;
         Ok(())
     }

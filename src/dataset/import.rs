@@ -35,6 +35,7 @@ use candidate::Candidate;
 pub use generate::{
     ClinicalRules, GenerateBy, Generation, RadiographyRules, RsnaRules, Rules, RulesError, SourceFolders, TestRules,
 };
+pub use image_array::{ImageArray, labels as array_labels};
 use layout::{Entry, Origin};
 use ledger::Ledger;
 

@@ -4,16 +4,17 @@ mod gate;
 
 use std::sync::Arc;
 
-use axum::{Extension, Json, extract::State};
+use axum::{Extension, Json, extract::State, http::StatusCode};
 use serde::Deserialize;
 use tokio::sync::{Mutex, MutexGuard};
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
-    ApiError, AppState,
+    ApiError, AppState, CHALLENGER,
     answer::{Conflict, Invalid, Malformed, NotFound},
     extract::{JsonBody, List, ListParams, PathOf, QueryOf},
+    predictions,
 };
 use gate::Gate;
 pub use gate::GateComparison;
@@ -27,7 +28,7 @@ use crate::{
 /// The routes of this file.
 pub(super) fn router(turn: Turn) -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
-        .routes(routes!(get_alias, put_alias))
+        .routes(routes!(get_alias, put_alias, delete_alias))
         .routes(routes!(list_alias_history))
         .layer(Extension(turn))
 }
@@ -77,7 +78,33 @@ async fn list_alias_history(
     Ok(Json(List::of(moves, &page, |moved| moved.sequence.to_string())))
 }
 
-/// Points an alias at a model. `champion` is loaded and warmed first; when that fails, the old one goes on.
+/// Takes an alias away. `champion` cannot be taken, only given to another model; without a `challenger` none looks at live images.
+#[utoipa::path(delete, path = "/v1/models/aliases/{alias}", tag = "models", params(("alias" = String, Path)), responses(
+    (status = 204, description = "Removed"),
+    NotFound,
+    Conflict
+))]
+async fn delete_alias(
+    State(state): State<AppState>,
+    Extension(turn): Extension<Turn>,
+    PathOf(alias): PathOf<String>,
+) -> Result<StatusCode, ApiError> {
+    if alias == CHAMPION {
+        let detail = "the champion serves: point the alias at another model, or unload it (/v2/repository)";
+        return Err(ApiError::Conflict(detail.into()));
+    }
+    let _held = turn.wait().await;
+    if !store::models::remove_alias(&state.db, &alias).await? {
+        return Err(ApiError::NotFound("alias"));
+    }
+    if alias == CHALLENGER {
+        state.challenger.set(None);
+    }
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Points an alias at a model. `champion` is loaded and warmed first; when that fails, the old one goes on. So is `challenger`, which looks at
+/// a share of the images that the champion answers, in idle time: `GET /v1/models/{id}/live` tells where they differ.
 #[utoipa::path(put, path = "/v1/models/aliases/{alias}", tag = "models",
     params(("alias" = String, Path, description = "A lower-case letter, then up to 31 of a-z, 0-9 and -")),
     request_body = AliasTarget,
@@ -101,10 +128,14 @@ async fn put_alias(
     if let Some(gate) = target.require {
         gate.check(&state, &model).await?;
     }
-    if alias == CHAMPION {
-        crown(&state, &held, &model).await?;
-    } else {
-        store::models::set_alias(&state.db, &alias, model.id).await?;
+    match alias.as_str() {
+        CHAMPION => crown(&state, &held, &model).await?,
+        CHALLENGER => {
+            predictions::load_beside(&state, &model).await?;
+            store::models::set_alias(&state.db, &alias, model.id).await?;
+            state.challenger.set(Some(model.clone()));
+        }
+        _ => store::models::set_alias(&state.db, &alias, model.id).await?,
     }
     let model = store::models::get(&state.db, model.id).await?;
     model.map(Json).ok_or(ApiError::NotFound("model"))

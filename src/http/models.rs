@@ -107,6 +107,7 @@ async fn get_model(State(state): State<AppState>, PathOf(id): PathOf<ModelId>) -
 ))]
 async fn delete_model(State(state): State<AppState>, PathOf(id): PathOf<ModelId>) -> Result<StatusCode, ApiError> {
     let orphan = store::models::delete(&state.db, id).await?.ok_or(ApiError::NotFound("model"))?;
+    state.engine.unload(id).await?;
     if let Some(hash) = orphan {
         state.blobs.remove(&hash).await?;
     }
@@ -193,6 +194,6 @@ async fn keep(
     Ok(model)
 }
 
-async fn find(state: &AppState, id: ModelId) -> Result<Model, ApiError> {
+pub(super) async fn find(state: &AppState, id: ModelId) -> Result<Model, ApiError> {
     store::models::get(&state.db, id).await?.ok_or(ApiError::NotFound("model"))
 }

@@ -2,6 +2,7 @@
 
 mod answer;
 mod classify;
+mod feedback;
 mod files;
 mod lines;
 
@@ -26,11 +27,14 @@ use super::{
     body,
     extract::{Form, List, ListParams, PathOf, QueryOf},
 };
-use crate::{domain::PredictionId, store};
+use crate::{
+    domain::PredictionId,
+    store::{self, Prediction},
+};
 use answer::{BatchItem, Predicted, PredictionBatch, RecordedPrediction};
 use lines::NDJSON;
 pub(super) use {
-    answer::PredictionAnswer,
+    answer::{PredictionAnswer, named},
     classify::{Content, Wanted, find_model, load_beside},
     files::{File, Files},
 };
@@ -41,6 +45,7 @@ pub(super) fn router() -> OpenApiRouter<AppState> {
         .routes(routes!(list_predictions, create_prediction))
         .routes(routes!(get_prediction))
         .routes(routes!(get_prediction_heatmap))
+        .routes(routes!(feedback::put_feedback))
 }
 
 /// Who shall answer, and how.
@@ -166,6 +171,7 @@ async fn list_predictions(
     QueryOf(params): QueryOf<ListParams>,
 ) -> Result<Json<List<RecordedPrediction>>, ApiError> {
     let page = params.page()?;
+    state.predictions.written().await;
     let recorded = store::predictions::list(&state.db, &page).await?;
     let recorded = recorded.into_iter().map(RecordedPrediction::from).collect();
     Ok(Json(List::of(recorded, &page, RecordedPrediction::cursor)))
@@ -180,8 +186,12 @@ async fn get_prediction(
     State(state): State<AppState>,
     PathOf(id): PathOf<PredictionId>,
 ) -> Result<Json<RecordedPrediction>, ApiError> {
-    let recorded = store::predictions::get(&state.db, id).await?;
-    recorded.map(|prediction| Json(prediction.into())).ok_or(ApiError::NotFound("prediction"))
+    find(&state, id).await.map(|prediction| Json(prediction.into()))
+}
+
+async fn find(state: &AppState, id: PredictionId) -> Result<Prediction, ApiError> {
+    state.predictions.written().await;
+    store::predictions::get(&state.db, id).await?.ok_or(ApiError::NotFound("prediction"))
 }
 
 /// The radiograph with what moved the score laid over it, at most 512 pixels long.

@@ -8,13 +8,13 @@ use std::{
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::Heatmaps;
+use super::{Challenger, Heatmaps};
 use crate::{
     dataset::PatientIds,
     domain::DeviceInfo,
     inference::Engine,
     metrics::Metrics,
-    store::{Blobs, Caches, CheckpointFiles, Db},
+    store::{Blobs, Caches, CheckpointFiles, Db, PredictionLog},
     worker::LiveBatches,
 };
 
@@ -47,6 +47,10 @@ pub struct AppState {
     pub engine: Engine,
     /// What `/metrics` answers.
     pub metrics: Metrics,
+    /// Where predictions are recorded.
+    pub predictions: PredictionLog,
+    /// The model that is tried beside the one that answers.
+    pub challenger: Challenger,
     /// The explanations that can be drawn.
     pub heatmaps: Heatmaps,
     /// Wakes the worker after a run was queued or cancelled.

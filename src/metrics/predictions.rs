@@ -48,6 +48,7 @@ pub struct Predictions {
     batch_size: Histogram,
     model_loads: Family<Label, Counter>,
     models_loaded: Gauge,
+    unrecorded: Counter,
     queue_depth: Gauge,
     queue_capacity: Gauge,
 }
@@ -95,6 +96,7 @@ impl Predictions {
             batch_size: Histogram::new(exponential_buckets(1.0, 2.0, 10)),
             model_loads: Family::default(),
             models_loaded: Gauge::default(),
+            unrecorded: Counter::default(),
             queue_depth: Gauge::default(),
             queue_capacity: Gauge::default(),
         };
@@ -106,7 +108,7 @@ impl Predictions {
     }
 
     pub(super) fn register(&self, registry: &mut Registry) {
-        let Self { outcomes, stages, batch_size, model_loads, models_loaded, queue_depth, queue_capacity } =
+        let Self { outcomes, stages, batch_size, model_loads, models_loaded, unrecorded, queue_depth, queue_capacity } =
             self.clone();
         registry.register("thorax_predictions", "Predictions of one image each, by what became of them", outcomes);
         registry.register(
@@ -120,6 +122,11 @@ impl Predictions {
             "thorax_prediction_queue_capacity",
             "Requests for predictions that may be inside (THORAX_MAX_QUEUE)",
             queue_capacity,
+        );
+        registry.register(
+            "thorax_predictions_unrecorded",
+            "Predictions that were answered and not recorded, since the disk was full or too slow",
+            unrecorded,
         );
         registry.register("thorax_models_loaded", "Models that are loaded", models_loaded);
         registry.register("thorax_model_loads", "Models that were to serve, by whether they were loaded", model_loads);
@@ -149,6 +156,11 @@ impl Predictions {
     /// A model was loaded, or could not be.
     pub fn model_load(&self, succeeded: bool) {
         self.model_loads.get_or_create(&loaded(succeeded)).inc();
+    }
+
+    /// A prediction was answered and is not recorded.
+    pub fn unrecorded(&self) {
+        self.unrecorded.inc();
     }
 
     /// So many models are loaded.

@@ -18,6 +18,12 @@ pub fn time(at: Timestamp) -> String {
     format!("{at:.9}")
 }
 
+/// The text before which all identifiers of earlier times sort: they begin with their milliseconds.
+pub fn first_id(at: Timestamp) -> String {
+    let milliseconds = at.as_millisecond().max(0);
+    format!("{:08x}-{:04x}", milliseconds >> 16, milliseconds & 0xffff)
+}
+
 /// An identifier, a state, a split or a time.
 pub fn parse<T>(column: &str, text: &str) -> Result<T, StoreError>
 where

@@ -157,3 +157,21 @@ pub fn weights(content: &str) -> Weights {
         created_at: Timestamp::now(),
     }
 }
+
+/// A prediction, not stored.
+pub fn observed(model_id: ModelId, class: &str) -> Observed {
+    let probabilities = [("normal", 0.1), ("pneumonia", 1e-9), ("COVID-19", 0.9)];
+    let prediction = Prediction {
+        id: PredictionId::new(),
+        model_id,
+        input_sha256: Sha256::of(b"an upload"),
+        prediction: class.into(),
+        probabilities: probabilities.map(|(class, probability)| (class.into(), probability)).into(),
+        timing: serde_json::json!({"queue_ms": 0.25, "preprocess_ms": 3.5, "inference_ms": 41.0}),
+        key: None,
+        feedback: None,
+        feedback_at: None,
+        created_at: Timestamp::now(),
+    };
+    Observed { prediction, milliseconds: 45.0, image: InputStatistics([100.0, 40.0, 0.1, 0.0, 5.0, 1.0]) }
+}

@@ -165,6 +165,12 @@ pub async fn set_alias(db: &Db, alias: &str, id: ModelId) -> Result<(), StoreErr
     Ok(())
 }
 
+/// Takes an alias away; whether it was there. Its history stays.
+pub async fn remove_alias(db: &Db, alias: &str) -> Result<bool, StoreError> {
+    let removed = sqlx::query!("delete from aliases where alias = ?", alias).execute(db.write()).await?;
+    Ok(removed.rows_affected() > 0)
+}
+
 async fn point(tx: &mut SqliteConnection, alias: &str, id: ModelId) -> Result<(), StoreError> {
     let id = id.to_string();
     let now = columns::time(Timestamp::now());

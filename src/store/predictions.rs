@@ -4,10 +4,14 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use sqlx::SqliteConnection;
 use utoipa::ToSchema;
 
-use super::{Db, Page, StoreError, columns};
-use crate::domain::{ModelId, PredictionId, Sha256};
+use super::{Db, Page, StoreError, columns, live};
+use crate::domain::{InputStatistics, ModelId, PredictionId, Sha256};
+
+/// Rows that are removed in one transaction, so that others can write in between.
+const REMOVED_AT_ONCE: u32 = 5000;
 
 /// A recorded prediction.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -24,30 +28,67 @@ pub struct Prediction {
     pub probabilities: BTreeMap<String, f32>,
     /// `{queue_ms, preprocess_ms, inference_ms}`.
     pub timing: serde_json::Value,
+    /// Name of the key that asked; null where none is needed.
+    pub key: Option<String>,
+    /// What a clinician says it is.
+    pub feedback: Option<String>,
+    /// When that was said.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub feedback_at: Option<Timestamp>,
     /// When.
     #[schema(value_type = String, format = DateTime)]
     pub created_at: Timestamp,
 }
 
-/// Records one.
-pub async fn create(db: &Db, prediction: &Prediction) -> Result<(), StoreError> {
+/// A prediction with what is counted of it and not kept.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Observed {
+    /// The row.
+    pub prediction: Prediction,
+    /// From the image's arrival to its answer.
+    pub milliseconds: f64,
+    /// What the image was like.
+    pub image: InputStatistics,
+}
+
+/// How often a model said one class and somebody else said another, or the same.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct AnswerPair {
+    /// What the model said.
+    pub said: String,
+    /// What the other one said.
+    pub other: String,
+    /// How often.
+    pub count: u64,
+}
+
+/// Records some, and counts them for their models and hours.
+pub(super) async fn create_in(tx: &mut SqliteConnection, observed: &[Observed]) -> Result<(), StoreError> {
+    for observed in observed {
+        insert(tx, &observed.prediction).await?;
+    }
+    live::count_in(tx, observed).await
+}
+
+async fn insert(tx: &mut SqliteConnection, prediction: &Prediction) -> Result<(), StoreError> {
     let (id, model_id) = (prediction.id.to_string(), prediction.model_id.to_string());
     let input_sha256 = prediction.input_sha256.as_str();
     let probabilities = columns::to_json("predictions.probabilities_json", &prediction.probabilities)?;
     let timing = columns::to_json("predictions.timing_json", &prediction.timing)?;
     let created_at = columns::time(prediction.created_at);
     sqlx::query!(
-        "insert into predictions (id, model_id, input_sha256, prediction, probabilities_json, timing_json, created_at)
-           values (?, ?, ?, ?, ?, ?, ?)",
+        "insert into predictions (id, model_id, input_sha256, prediction, probabilities_json, timing_json, key_name, created_at)
+           values (?, ?, ?, ?, ?, ?, ?, ?)",
         id,
         model_id,
         input_sha256,
         prediction.prediction,
         probabilities,
         timing,
+        prediction.key,
         created_at,
     )
-    .execute(db.write())
+    .execute(tx)
     .await
     .map_err(|e| StoreError::from_insert(e, "a prediction of this identifier"))?;
     Ok(())
@@ -69,6 +110,49 @@ pub async fn list(db: &Db, page: &Page) -> Result<Vec<Prediction>, StoreError> {
     rows.into_iter().map(Row::read).collect()
 }
 
+/// What a clinician says it is, or that nothing is said any more. `RowNotFound` when there is no such prediction.
+pub async fn set_feedback(db: &Db, id: PredictionId, label: Option<&str>) -> Result<(), StoreError> {
+    let (id, now) = (id.to_string(), label.map(|_| columns::time(Timestamp::now())));
+    let set = sqlx::query!("update predictions set feedback = ?, feedback_at = ? where id = ?", label, now, id);
+    columns::must_exist(&set.execute(db.write()).await?)
+}
+
+/// What a model said and what clinicians said of it, of the predictions since then.
+pub async fn feedback_of(db: &Db, model: ModelId, since: Timestamp) -> Result<Vec<AnswerPair>, StoreError> {
+    let (model, since) = (model.to_string(), columns::first_id(since));
+    let rows = sqlx::query!(
+        r#"select prediction, feedback as "feedback!", count(*) as "count!: i64" from predictions
+             where model_id = ? and feedback is not null and id >= ? group by prediction, feedback"#,
+        model,
+        since
+    )
+    .fetch_all(db.read())
+    .await?;
+    rows.into_iter()
+        .map(|row| {
+            let count = columns::number("count", row.count)?;
+            Ok(AnswerPair { said: row.prediction, other: row.feedback, count })
+        })
+        .collect()
+}
+
+/// Removes those from before then; how many there were. What was counted of them stays.
+pub async fn forget_before(db: &Db, then: Timestamp) -> Result<u64, StoreError> {
+    let first = columns::first_id(then);
+    let mut removed = 0;
+    loop {
+        let some = sqlx::query!(
+            "delete from predictions where id in (select id from predictions where id < ? order by id limit ?)",
+            first,
+            REMOVED_AT_ONCE
+        );
+        match some.execute(db.write()).await?.rows_affected() {
+            0 => return Ok(removed),
+            count => removed += count,
+        }
+    }
+}
+
 struct Row {
     id: String,
     model_id: String,
@@ -76,6 +160,9 @@ struct Row {
     prediction: String,
     probabilities_json: String,
     timing_json: String,
+    key_name: Option<String>,
+    feedback: Option<String>,
+    feedback_at: Option<String>,
     created_at: String,
 }
 
@@ -88,6 +175,9 @@ impl Row {
             prediction: self.prediction,
             probabilities: columns::from_json("predictions.probabilities_json", &self.probabilities_json)?,
             timing: columns::from_json("predictions.timing_json", &self.timing_json)?,
+            key: self.key_name,
+            feedback: self.feedback,
+            feedback_at: columns::parse_some("predictions.feedback_at", self.feedback_at.as_deref())?,
             created_at: columns::parse("predictions.created_at", &self.created_at)?,
         })
     }
@@ -95,33 +185,64 @@ impl Row {
 
 #[cfg(test)]
 mod tests {
+    use jiff::ToSpan;
+
     use super::*;
     use crate::store::fixtures;
 
-    fn prediction() -> Prediction {
-        Prediction {
-            id: PredictionId::new(),
-            model_id: ModelId::new(),
-            input_sha256: Sha256::of(b"an upload"),
-            prediction: "COVID-19".into(),
-            probabilities: [("normal", 0.1), ("pneumonia", 1e-9), ("COVID-19", 0.9)].map(|(c, p)| (c.into(), p)).into(),
-            timing: serde_json::json!({"queue_ms": 0.25, "preprocess_ms": 3.5, "inference_ms": 41.0}),
-            created_at: Timestamp::now(),
-        }
+    async fn create(db: &Db, observed: &[Observed]) -> Result<(), StoreError> {
+        let mut tx = db.begin().await?;
+        create_in(&mut tx, observed).await?;
+        Ok(tx.commit().await?)
     }
 
     #[tokio::test]
     async fn predictions_come_back_as_they_were_stored_page_by_page() {
         let (_dir, db) = fixtures::db().await;
-        let made = [prediction(), prediction(), prediction()];
-        for prediction in &made {
-            create(&db, prediction).await.unwrap();
-        }
+        let made = [(); 3].map(|()| fixtures::observed(ModelId::new(), "COVID-19"));
+        create(&db, &made).await.unwrap();
+        let made = made.map(|observed| observed.prediction);
         assert_eq!(get(&db, made[1].id).await.unwrap().as_ref(), Some(&made[1]));
         assert_eq!(get(&db, PredictionId::new()).await.unwrap(), None);
-        assert!(matches!(create(&db, &made[0]).await, Err(StoreError::Exists(_))));
         assert_eq!(list(&db, &Page { limit: 2, after: None }).await.unwrap(), made[..2]);
         let rest = Page { limit: 2, after: Some(made[1].id.to_string()) };
         assert_eq!(list(&db, &rest).await.unwrap(), made[2..]);
+    }
+
+    #[tokio::test]
+    async fn feedback_is_counted_by_what_was_said_and_can_be_taken_back() {
+        let (_dir, db) = fixtures::db().await;
+        let model = ModelId::new();
+        let made = ["normal", "normal", "COVID-19", "normal"].map(|said| fixtures::observed(model, said));
+        create(&db, &made).await.unwrap();
+        let long_ago = Timestamp::now() - 1.hour();
+        assert_eq!(feedback_of(&db, model, long_ago).await.unwrap(), []);
+        for (at, label) in [(0, "normal"), (1, "pneumonia"), (2, "COVID-19"), (3, "pneumonia")] {
+            set_feedback(&db, made[at].prediction.id, Some(label)).await.unwrap();
+        }
+        let pair = |said: &str, other: &str, count| AnswerPair { said: said.into(), other: other.into(), count };
+        let mut found = feedback_of(&db, model, long_ago).await.unwrap();
+        found.sort_by(|one, other| (&one.said, &one.other).cmp(&(&other.said, &other.other)));
+        assert_eq!(
+            found,
+            [pair("COVID-19", "COVID-19", 1), pair("normal", "normal", 1), pair("normal", "pneumonia", 2)]
+        );
+        assert_eq!(feedback_of(&db, model, Timestamp::now() + 1.hour()).await.unwrap(), []);
+        set_feedback(&db, made[0].prediction.id, None).await.unwrap();
+        let withdrawn = get(&db, made[0].prediction.id).await.unwrap().unwrap();
+        assert_eq!((withdrawn.feedback, withdrawn.feedback_at), (None, None));
+        assert!(set_feedback(&db, PredictionId::new(), Some("normal")).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn what_is_old_is_forgotten_and_what_was_counted_of_it_stays() {
+        let (_dir, db) = fixtures::db().await;
+        let model = ModelId::new();
+        create(&db, &[(); 3].map(|()| fixtures::observed(model, "normal"))).await.unwrap();
+        assert_eq!(forget_before(&db, Timestamp::now() - 1.hour()).await.unwrap(), 0);
+        assert_eq!(forget_before(&db, Timestamp::now() + 1.second()).await.unwrap(), 3);
+        assert_eq!(list(&db, &Page { limit: 2, after: None }).await.unwrap(), []);
+        let hours = live::hours(&db, model, Timestamp::now() - 2.hours()).await.unwrap();
+        assert_eq!(hours.iter().map(|(_, counts)| counts.predictions()).sum::<u64>(), 3);
     }
 }

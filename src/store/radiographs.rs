@@ -182,7 +182,10 @@ async fn find_in(
     let (dataset, sha256) = (dataset.to_string(), sha256.as_str());
     let row = sqlx::query_as!(
         Row,
-        "select * from radiographs where dataset_id = ?1 and (sha256 = ?2 or upload_sha256 = ?2) order by id limit 1",
+        // Two look-ups. Asked with `or` and in the order of ids, SQLite would go through the whole data set.
+        "select * from radiographs where id = (select min(id) from (
+           select id from radiographs where dataset_id = ?1 and sha256 = ?2
+           union all select id from radiographs where dataset_id = ?1 and upload_sha256 = ?2))",
         dataset,
         sha256
     )

@@ -16,11 +16,11 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use thorax::{
     dataset::PatientIds,
-    http::{AppState, Heatmaps, Limits, MAX_EVENT_STREAMS, router},
+    http::{AppState, Challenger, Heatmaps, Limits, MAX_EVENT_STREAMS, router},
     inference::{Engine, EngineConfig},
     metrics::Metrics,
     nn::DeviceChoice,
-    store::{Blobs, Caches, CheckpointFiles, Db},
+    store::{Blobs, Caches, CheckpointFiles, Db, PredictionLog},
     worker::{self, LiveBatches, WorkerContext, WorkerHandle},
 };
 use tokio::{
@@ -64,15 +64,18 @@ impl Server {
         let folder = tempfile::tempdir().unwrap();
         let data = folder.path().join("data");
         std::fs::create_dir(&data).unwrap();
+        let db = Db::open(&data).await.unwrap();
         let engine = EngineConfig { max_queue: 4, max_batch_size: 2, max_batch_delay_ms: 0, max_loaded_models: 2 };
         let engine = Engine::start(engine, Device::default());
         let mut state = AppState {
             metrics: Metrics::new(engine.metrics().clone()),
-            db: Db::open(&data).await.unwrap(),
+            db: db.clone(),
             blobs: Blobs::open(&data).unwrap(),
             caches: Caches::new(&data),
             checkpoints: CheckpointFiles::new(&data),
             engine,
+            predictions: PredictionLog::start(db.clone(), None),
+            challenger: Challenger::new(1.0),
             heatmaps: Heatmaps::default(),
             run_queued: Arc::new(Notify::new()),
             batches: LiveBatches::new(),

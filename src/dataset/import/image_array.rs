@@ -21,18 +21,21 @@ const MOST_ROWS: u64 = 1_000_000;
 
 /// An open array of images: `[n, height, width]`, or with 1 or 3 channels behind.
 #[derive(Debug)]
-pub(super) struct ImageArray {
+pub struct ImageArray {
     file: File,
     header: Header,
-    pub(super) rows: u64,
+    rows: u64,
     height: u32,
     width: u32,
     channels: usize,
 }
 
 impl ImageArray {
-    /// Opens a file below `root`; the error says what is wrong with it.
-    pub(super) fn open(root: &Path, name: &str, limits: &Limits) -> Result<Self, String> {
+    /// Opens a file below `root`.
+    ///
+    /// # Errors
+    /// What is wrong with it, in words.
+    pub fn open(root: &Path, name: &str, limits: &Limits) -> Result<Self, String> {
         let (file, header) = open(root, name)?;
         if !matches!(header.element, Element::Float32 | npy::UINT8) {
             return Err("images must be float32 from 0 to 1 or uint8".into());
@@ -56,13 +59,21 @@ impl ImageArray {
         Ok(Self { file, header, rows, height, width, channels })
     }
 
+    /// How many images there are.
+    pub fn rows(&self) -> u64 {
+        self.rows
+    }
+
     /// Pixels of an image.
     pub(super) fn pixels(&self) -> u64 {
         u64::from(self.height) * u64::from(self.width)
     }
 
-    /// An image as PNG: grey, or in colour where its channels differ.
-    pub(super) fn png(&self, row: u64) -> Result<Vec<u8>, String> {
+    /// An image, from 0, as PNG: grey, or in colour where its channels differ.
+    ///
+    /// # Errors
+    /// A level that is none, or a file that cannot be read.
+    pub fn png(&self, row: u64) -> Result<Vec<u8>, String> {
         let levels = self.levels(row)?;
         let (width, height) = (self.width, self.height);
         if self.channels == 1 {
@@ -95,8 +106,10 @@ impl ImageArray {
 }
 
 /// The labels of an array as classes of the data set, in order: whole numbers are positions in its list of classes, texts their names.
-/// The outer error is about the file, an inner one about a row.
-pub(super) fn labels(root: &Path, name: &str, classes: &ClassList) -> Result<Vec<Result<String, String>>, String> {
+///
+/// # Errors
+/// The outer one is about the file, an inner one about a row.
+pub fn labels(root: &Path, name: &str, classes: &ClassList) -> Result<Vec<Result<String, String>>, String> {
     let (file, header) = open(root, name)?;
     let [rows] = header.shape[..] else {
         return Err(format!("{name}: the shape is {:?}, not (n,)", header.shape));

@@ -144,18 +144,15 @@ impl PredictionAnswer {
         asked_alias: Option<&str>,
         flags: Vec<Flag>,
     ) -> Self {
-        let names = classification.spec.classes.names();
-        let probabilities = &classification.probabilities;
-        let best = (0..names.len()).max_by(|&a, &b| probabilities[a].total_cmp(&probabilities[b]));
         let id = PredictionId::new();
-        let prediction = best.map(|class| names[class].clone()).unwrap_or_default();
+        let (prediction, probabilities) = named(classification);
         let heatmap = classification.activation.as_ref().map(|map| Heatmap::new(id, &prediction, map));
         Self {
             id,
             model: AnsweringModel::new(model, asked_alias),
             heatmap,
             prediction,
-            probabilities: names.iter().cloned().zip(probabilities.iter().copied()).collect(),
+            probabilities,
             reliability: RELIABILITY,
             warnings: flags.into_iter().map(Warning::from).collect(),
             timing: classification.timing,
@@ -170,6 +167,14 @@ impl PredictionAnswer {
         let details: Vec<&str> = self.warnings.iter().map(|warning| warning.detail).collect();
         details.join("; ")
     }
+}
+
+/// The most probable class, and the probability of each by its name.
+pub(in crate::http) fn named(classification: &Classification) -> (String, BTreeMap<String, f32>) {
+    let (names, probabilities) = (classification.spec.classes.names(), &classification.probabilities);
+    let best = (0..names.len()).max_by(|&a, &b| probabilities[a].total_cmp(&probabilities[b]));
+    let best = best.map(|class| names[class].clone()).unwrap_or_default();
+    (best, names.iter().cloned().zip(probabilities.iter().copied()).collect())
 }
 
 impl Heatmap {

@@ -7,16 +7,20 @@ use jiff::Timestamp;
 
 use super::answer::PredictionAnswer;
 use crate::{
-    domain::{Flag, ModelId, Sha256},
+    domain::{Flag, InputStatistics, ModelId, Sha256},
     http::{
         ApiError, AppState,
+        challenger::{Told, challenge},
         heatmaps::{Explained, HEATMAP_SIDE},
     },
     imaging::{self, Examined, GreyImage, ImageError},
     inference::{Classification, EngineError},
     metrics::Stage,
-    store::{self, Model, Prediction},
+    store::{self, Model, Observed, Prediction},
 };
+
+/// Name of the one key that there is.
+const ADMIN: &str = "admin";
 
 /// The model that shall answer, and whether it shall explain.
 pub(in crate::http) struct Wanted {
@@ -81,7 +85,7 @@ pub(super) async fn classify(
     content: Content,
 ) -> Result<PredictionAnswer, ApiError> {
     let started = Instant::now();
-    let (input_sha256, image, flags) = examine(state, content).await?;
+    let Looked { sha256, image, flags, statistics } = look(state, content).await?;
     let image = Arc::new(image);
     let decode_ms = started.elapsed().as_secs_f64() * 1e3;
     let mut classification = wanted.answer(state, &image).await?;
@@ -89,7 +93,9 @@ pub(super) async fn classify(
     let model = store::models::get(&state.db, classification.model).await?;
     let model: Model = model.ok_or_else(|| ApiError::Conflict("the model was removed meanwhile".into()))?;
     let answer = PredictionAnswer::new(&classification, model, wanted.alias.as_deref(), flags);
-    record(state, &answer, classification.model, input_sha256).await?;
+    record(state, &answer, classification.model, sha256, statistics, started)?;
+    let told = Told { prediction: answer.id, class: answer.prediction.clone(), by: classification.model };
+    challenge(state, Arc::clone(&image), told);
     if let Some(activation) = classification.activation {
         let image = state.engine.prepare(Stage::Resize, move || imaging::shrink(&image, HEATMAP_SIDE)).await?;
         state.heatmaps.keep(answer.id, Explained { image, activation });
@@ -97,33 +103,61 @@ pub(super) async fn classify(
     Ok(answer)
 }
 
-/// Its hash, its grey levels, and what looks wrong with it.
-async fn examine(state: &AppState, content: Content) -> Result<(Sha256, GreyImage, Vec<Flag>), ApiError> {
+/// An image, and what is seen before any network sees it.
+struct Looked {
+    /// Of what was sent.
+    sha256: Sha256,
+    image: GreyImage,
+    /// What looks wrong.
+    flags: Vec<Flag>,
+    /// What it is like.
+    statistics: InputStatistics,
+}
+
+async fn look(state: &AppState, content: Content) -> Result<Looked, ApiError> {
     let limits = imaging::Limits { max_pixels: state.limits.max_pixels };
-    let work = move || -> Result<(Sha256, GreyImage, Vec<Flag>), ImageError> {
-        match content {
+    let work = move || -> Result<Looked, ImageError> {
+        let (sha256, image, flags) = match content {
             Content::Encoded(bytes) => {
                 let Examined { image, flags, .. } = imaging::examine(&bytes, &limits)?;
-                Ok((Sha256::of(&bytes), image, flags))
+                (Sha256::of(&bytes), image, flags)
             }
             Content::Grey(hash, image) => {
                 let flags = imaging::flags(&image);
-                Ok((hash, image, flags))
+                (hash, image, flags)
             }
-        }
+        };
+        let statistics = imaging::statistics(&image);
+        Ok(Looked { sha256, image, flags, statistics })
     };
     Ok(state.engine.prepare(Stage::Decode, work).await??)
 }
 
-async fn record(state: &AppState, answer: &PredictionAnswer, model_id: ModelId, input: Sha256) -> Result<(), ApiError> {
+/// Soon, and not before the answer: a disk that is full must not keep clients from theirs.
+fn record(
+    state: &AppState,
+    answer: &PredictionAnswer,
+    model_id: ModelId,
+    input_sha256: Sha256,
+    image: InputStatistics,
+    began: Instant,
+) -> Result<(), ApiError> {
     let prediction = Prediction {
         id: answer.id,
         model_id,
-        input_sha256: input,
+        input_sha256,
         prediction: answer.prediction.clone(),
         probabilities: answer.probabilities.clone(),
         timing: serde_json::to_value(answer.timing).map_err(ApiError::internal)?,
+        key: state.admin_key.as_ref().map(|_| ADMIN.to_owned()),
+        feedback: None,
+        feedback_at: None,
         created_at: Timestamp::now(),
     };
-    Ok(store::predictions::create(&state.db, &prediction).await?)
+    let milliseconds = began.elapsed().as_secs_f64() * 1e3;
+    if state.predictions.record(Observed { prediction, milliseconds, image }).is_err() {
+        state.engine.metrics().unrecorded();
+        tracing::warn!(prediction = %answer.id, "the disk is full or slow: a prediction is answered and not recorded");
+    }
+    Ok(())
 }

@@ -1,0 +1,151 @@
+//! What is counted of a model's predictions, by the hour, and what the images that it was trained on were like.
+
+use std::collections::HashMap;
+
+use jiff::{Timestamp, ToSpan, Unit};
+use sqlx::SqliteConnection;
+
+use super::{Db, StoreError, columns, predictions::Observed};
+use crate::domain::{InputCounts, LiveCounts, ModelId};
+
+/// Adds predictions to their models' hours.
+pub(super) async fn count_in(tx: &mut SqliteConnection, observed: &[Observed]) -> Result<(), StoreError> {
+    let mut fresh: HashMap<(ModelId, String), LiveCounts> = HashMap::new();
+    for Observed { prediction, milliseconds, image } in observed {
+        let confidence = prediction.probabilities.get(&prediction.prediction).copied().unwrap_or_default();
+        let counts = fresh.entry((prediction.model_id, hour(prediction.created_at)?)).or_default();
+        counts.count(&prediction.prediction, confidence, *milliseconds, image);
+    }
+    for ((model, hour), counts) in fresh {
+        add(tx, &model.to_string(), &hour, counts).await?;
+    }
+    Ok(())
+}
+
+async fn add(tx: &mut SqliteConnection, model: &str, hour: &str, mut counts: LiveCounts) -> Result<(), StoreError> {
+    let before = sqlx::query_scalar!("select counts_json from live_hours where model_id = ? and hour = ?", model, hour)
+        .fetch_optional(&mut *tx)
+        .await?;
+    if let Some(before) = before {
+        counts.add(&columns::from_json("live_hours.counts_json", &before)?);
+    }
+    let counts = columns::to_json("live_hours.counts_json", &counts)?;
+    sqlx::query!(
+        "insert or replace into live_hours (model_id, hour, counts_json) values (?, ?, ?)",
+        model,
+        hour,
+        counts
+    )
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+/// The beginning of its hour.
+fn hour(at: Timestamp) -> Result<String, StoreError> {
+    let begun = (at - 30.minutes()).round(Unit::Hour);
+    Ok(columns::time(begun.map_err(|why| StoreError::Row(format!("live_hours.hour: {why}")))?))
+}
+
+/// The hours of a model that end after then, in their order; those without predictions are left out.
+pub async fn hours(db: &Db, model: ModelId, since: Timestamp) -> Result<Vec<(Timestamp, LiveCounts)>, StoreError> {
+    let (model, since) = (model.to_string(), columns::time(since - 1.hour()));
+    let rows = sqlx::query!(
+        "select hour, counts_json from live_hours where model_id = ? and hour > ? order by hour",
+        model,
+        since
+    )
+    .fetch_all(db.read())
+    .await?;
+    rows.into_iter()
+        .map(|row| {
+            let counts = columns::from_json("live_hours.counts_json", &row.counts_json)?;
+            Ok((columns::parse("live_hours.hour", &row.hour)?, counts))
+        })
+        .collect()
+}
+
+/// What the images that a model was trained on are like, if that was counted.
+pub async fn baseline(db: &Db, model: ModelId) -> Result<Option<InputCounts>, StoreError> {
+    let model = model.to_string();
+    let found = sqlx::query_scalar!("select inputs_json from baselines where model_id = ?", model)
+        .fetch_optional(db.read())
+        .await?;
+    found.map(|inputs| columns::from_json("baselines.inputs_json", &inputs)).transpose()
+}
+
+/// Keeps what was counted; a model that was removed meanwhile is passed over.
+pub async fn keep_baseline(db: &Db, model: ModelId, inputs: &InputCounts) -> Result<(), StoreError> {
+    let (model, inputs) = (model.to_string(), columns::to_json("baselines.inputs_json", inputs)?);
+    sqlx::query!(
+        "insert or replace into baselines (model_id, inputs_json) select id, ?2 from models where id = ?1",
+        model,
+        inputs
+    )
+    .execute(db.write())
+    .await?;
+    Ok(())
+}
+
+/// A small plane of an image, and the size that the image has.
+pub struct TrainedPlane {
+    /// [`crate::domain::LOOK_SIDE`] squared.
+    pub plane: Vec<u8>,
+    /// Columns.
+    pub width: u32,
+    /// Rows.
+    pub height: u32,
+}
+
+/// The planes of the images that a model's run was trained on, as far as they are still there; a page in the order of their hashes, with
+/// the last of these.
+pub async fn trained_planes(
+    db: &Db,
+    model: ModelId,
+    after: &str,
+    limit: u32,
+) -> Result<(Vec<TrainedPlane>, Option<String>), StoreError> {
+    let model = model.to_string();
+    let rows = sqlx::query!(
+        r#"select run_images.sha256, plane as "plane: Vec<u8>", width as "width: i64", height as "height: i64"
+             from run_images
+             left join radiographs on radiographs.id =
+               (select id from radiographs as same where same.sha256 = run_images.sha256 limit 1)
+             left join looks on radiograph_id = radiographs.id
+             where run_id = (select run_id from models where models.id = ?1) and run_images.split = 'train'
+               and run_images.sha256 > ?2
+             order by run_images.sha256 limit ?3"#,
+        model,
+        after,
+        limit
+    )
+    .fetch_all(db.read())
+    .await?;
+    let last = rows.last().map(|row| row.sha256.clone());
+    let mut planes = Vec::with_capacity(rows.len());
+    for row in rows {
+        if let (Some(plane), Some(width), Some(height)) = (row.plane, row.width, row.height) {
+            let (width, height) =
+                (columns::number("radiographs.width", width)?, columns::number("radiographs.height", height)?);
+            planes.push(TrainedPlane { plane, width, height });
+        }
+    }
+    Ok((planes, last))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_hour_begins_at_its_full_hour() {
+        for (at, begun) in [
+            ("2026-11-26T10:00:00Z", "2026-11-26T10:00:00.000000000Z"),
+            ("2026-11-26T10:29:59.9Z", "2026-11-26T10:00:00.000000000Z"),
+            ("2026-11-26T10:30:00Z", "2026-11-26T10:00:00.000000000Z"),
+            ("2026-11-26T10:59:59.999Z", "2026-11-26T10:00:00.000000000Z"),
+        ] {
+            assert_eq!(hour(at.parse().unwrap()).unwrap(), begun);
+        }
+    }
+}

@@ -1,6 +1,7 @@
 //! The composition root: opens the data folder, the device and the engine, starts the worker, listens, and ends all
 //! of it in order.
 
+mod accept;
 mod folder;
 mod server;
 mod signal;
@@ -45,9 +46,17 @@ pub enum AppError {
         /// What the system says.
         source: std::io::Error,
     },
-    /// Signals or the listener failed.
+    /// Signals cannot be listened to.
     #[error("the server failed: {0}")]
     Serve(#[source] std::io::Error),
+    /// The address of the collector of traces is none.
+    #[error("traces cannot be sent to {endpoint}: {why}")]
+    Collector {
+        /// Where.
+        endpoint: String,
+        /// What is wrong with it.
+        why: String,
+    },
     /// The database or the blobs.
     #[error(transparent)]
     Store(#[from] StoreError),

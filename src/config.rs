@@ -95,6 +95,10 @@ pub struct WatchConfig {
           value_parser = clap::value_parser!(u32).range(0..=36_500))]
     pub prediction_days: u32,
 
+    /// Collector of traces that takes OTLP over HTTP, such as `http://127.0.0.1:4318`; unset, none are made.
+    #[arg(long, env = "THORAX_OTLP_ENDPOINT", value_name = "URL", value_parser = NonEmptyStringValueParser::new())]
+    pub otlp_endpoint: Option<String>,
+
     /// Share of the images that the model under the alias `challenger` looks at as well, in idle time, 0 to 1.
     #[arg(long, env = "THORAX_CHALLENGER_SHARE", value_name = "SHARE", default_value_t = 0.1, value_parser = share)]
     pub challenger_share: f64,

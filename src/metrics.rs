@@ -5,6 +5,7 @@ mod predictions;
 mod process;
 mod requests;
 mod resources;
+mod traces;
 mod training;
 
 use std::sync::Arc;
@@ -15,6 +16,7 @@ pub use predictions::{Outcome, Predictions, Stage};
 pub use process::process_memory;
 pub use requests::{InFlight, Requests};
 pub use resources::{PoolUsage, Resources};
+pub use traces::{ParentSpan, RequestSpan, Traces};
 pub use training::Training;
 
 /// One label with a value from a fixed list.

@@ -194,13 +194,13 @@ function bestEpoch(metric, epochs) {
 
 function epochTable(epochs) {
   const heads = ['Stage', 'Step', 'Epoch', 'Training loss', 'Training accuracy', 'Selection loss', 'Selection accuracy',
-    'Selection macro F1', 'Learning rate', 'Seconds', 'Images/s', 'Waited for data'];
+    'Selection macro F1', 'Learning rate', 'Seconds', 'Images/s', 'Waited for data', 'Waited for predictions'];
   const rows = epochs.map((epoch) => [
     epoch.stage, epoch.step, epoch.epoch,
     format.score(epoch.train.loss, 4), format.score(epoch.train.accuracy),
     format.score(epoch.selection.loss, 4), format.score(epoch.selection.accuracy), format.score(epoch.selection.macro_f1),
     format.rate(epoch.learning_rate), format.score(epoch.seconds, 1), format.score(epoch.images_per_second, 1),
-    format.percent(epoch.data_wait_share, 1),
+    format.percent(epoch.data_wait_share, 1), format.percent(epoch.serving_wait_share, 1),
   ].map(String));
   return table('Epochs', heads, rows, { class: 'epochs', numeric: heads.map((_, i) => i) });
 }

@@ -11,16 +11,16 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    AppError, DataFolder,
+    AppError, DataFolder, accept,
     folder::{self, ServerLock},
     signal::StopSignals,
 };
 use crate::{
-    config::{DataConfig, ListenConfig, ServerConfig},
+    config::{DataConfig, ListenConfig, ServerConfig, WatchConfig},
     domain::{DeviceInfo, ModelId},
     http::{self, AppState, Challenger, Heatmaps},
     inference::Engine,
-    metrics::Metrics,
+    metrics::{Metrics, Traces},
     nn,
     store::{self, PredictionLog, StoreError},
     worker::{self, CHAMPION, LiveBatches, WorkerContext},
@@ -84,6 +84,7 @@ impl Server {
             engine,
             predictions: PredictionLog::start(folder.db.clone(), Some(watch.prediction_days).filter(|days| *days > 0)),
             challenger,
+            traces: traces(watch)?,
             heatmaps: Heatmaps::default(),
             run_queued: Arc::new(Notify::new()),
             batches: LiveBatches::new(),
@@ -140,19 +141,15 @@ impl Server {
     /// database closed. A second signal stops the waiting.
     ///
     /// # Errors
-    /// When the listener fails.
+    /// When the imports that go on cannot be read.
     pub async fn run(mut self) -> Result<(), AppError> {
         let worker = worker::start(self.worker_context());
         http::resume_imports(&self.state).await?;
-        let AppState { shutdown, tasks, db, predictions, .. } = self.state.clone();
+        let AppState { shutdown, tasks, db, predictions, traces, .. } = self.state.clone();
         let drained = CancellationToken::new();
-        let serving = axum::serve(self.listener, http::router(self.state));
-        let serving = serving.with_graceful_shutdown(drained.clone().cancelled_owned());
-        let mut serving = tokio::spawn(serving.into_future());
-        tokio::select! {
-            ended = &mut serving => return ended.map_err(std::io::Error::other).flatten().map_err(AppError::Serve),
-            signal = self.signals.next() => tracing::info!(signal, "stopping: new requests are answered 503"),
-        }
+        let serving = tokio::spawn(accept::serve(self.listener, http::router(self.state), drained.clone()));
+        let signal = self.signals.next().await;
+        tracing::info!(signal, "stopping: new requests are answered 503");
         shutdown.cancel();
         tasks.close();
         let ended = async {
@@ -167,6 +164,8 @@ impl Server {
         }
         predictions.written().await;
         db.close().await;
+        // It waits for the network, on a thread of its own, and a panic there would change nothing any more.
+        tokio::task::spawn_blocking(move || traces.close()).await.ok();
         Ok(())
     }
 
@@ -190,6 +189,12 @@ impl Server {
             runtime: Handle::current(),
         }
     }
+}
+
+/// To the operator's collector, if there is one.
+fn traces(config: &WatchConfig) -> Result<Traces, AppError> {
+    let Some(endpoint) = &config.otlp_endpoint else { return Ok(Traces::default()) };
+    Traces::to(endpoint).map_err(|why| AppError::Collector { endpoint: endpoint.clone(), why: why.to_string() })
 }
 
 /// The bounds as handlers take them.

@@ -27,11 +27,19 @@ pub(super) async fn observe(State(state): State<AppState>, request: Request, nex
     let in_flight = state.metrics.requests.begin();
     let method = request.method().clone();
     let route = request.extensions().get::<MatchedPath>().map_or(UNMATCHED, MatchedPath::as_str).to_owned();
-    let trace = TraceContext::of(request.headers());
+    let mut trace = TraceContext::of(request.headers());
+    let exported = state.traces.begin(trace.parent(), format!("{} {route}", label(&method, StatusCode::OK)));
+    if let Some(exported) = &exported {
+        trace.adopt(exported);
+    }
     let span = span(&request, &trace);
     let mut response = next.run(request).instrument(span.clone()).await;
     let (status, took) = (response.status(), started.elapsed());
-    state.metrics.requests.answered(label(&method, status), &route, status.as_u16(), took);
+    let method_label = label(&method, status);
+    state.metrics.requests.answered(method_label, &route, status.as_u16(), took);
+    if let Some(exported) = exported {
+        exported.end(method_label, &route, status.as_u16());
+    }
     span.in_scope(|| log(&method, status, took));
     response.headers_mut().insert(TRACE_RESPONSE, trace.answer());
     response.map(|body| Body::new(Held::new(body, in_flight)))

@@ -13,7 +13,7 @@ use crate::{
     dataset::PatientIds,
     domain::DeviceInfo,
     inference::Engine,
-    metrics::Metrics,
+    metrics::{Metrics, Traces},
     store::{Blobs, Caches, CheckpointFiles, Db, PredictionLog},
     worker::LiveBatches,
 };
@@ -51,6 +51,8 @@ pub struct AppState {
     pub predictions: PredictionLog,
     /// The model that is tried beside the one that answers.
     pub challenger: Challenger,
+    /// Where requests are traced.
+    pub traces: Traces,
     /// The explanations that can be drawn.
     pub heatmaps: Heatmaps,
     /// Wakes the worker after a run was queued or cancelled.

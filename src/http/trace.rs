@@ -3,6 +3,8 @@
 use axum::http::{HeaderMap, HeaderValue};
 use uuid::Uuid;
 
+use crate::metrics::{ParentSpan, RequestSpan};
+
 const TRACE_PARENT: &str = "traceparent";
 
 /// Which trace a request belongs to, and its own place in it.
@@ -14,6 +16,8 @@ pub(super) struct TraceContext {
     span_id: String,
     /// Two of them, as sent.
     flags: String,
+    /// The client's place in the trace, where it sent one.
+    parent_id: Option<String>,
 }
 
 impl TraceContext {
@@ -24,11 +28,32 @@ impl TraceContext {
             (Some(only), None) => only.to_str().ok(),
             _ => None,
         };
-        let (trace_id, flags) = match only.and_then(parse) {
-            Some((trace_id, flags)) => (trace_id.to_owned(), flags.to_owned()),
-            None => (Uuid::now_v7().simple().to_string(), "00".to_owned()),
-        };
-        Self { trace_id, span_id: span_id(), flags }
+        match only.and_then(parse) {
+            Some((trace_id, parent_id, flags)) => Self {
+                trace_id: trace_id.to_owned(),
+                span_id: span_id(),
+                flags: flags.to_owned(),
+                parent_id: Some(parent_id.to_owned()),
+            },
+            None => Self {
+                trace_id: Uuid::now_v7().simple().to_string(),
+                span_id: span_id(),
+                flags: "00".to_owned(),
+                parent_id: None,
+            },
+        }
+    }
+
+    /// What the client said of its own part.
+    pub(super) fn parent(&self) -> Option<ParentSpan<'_>> {
+        let sampled = u8::from_str_radix(&self.flags, 16).is_ok_and(|flags| flags & 1 == 1);
+        Some(ParentSpan { trace_id: &self.trace_id, span_id: self.parent_id.as_deref()?, sampled })
+    }
+
+    /// Takes the names under which the collector gets the request.
+    pub(super) fn adopt(&mut self, exported: &RequestSpan) {
+        (self.trace_id, self.span_id) = (exported.trace_id(), exported.span_id());
+        self.flags = if exported.is_sampled() { "01" } else { "00" }.to_owned();
     }
 
     pub(super) fn id(&self) -> &str {
@@ -41,7 +66,7 @@ impl TraceContext {
 
     /// The trace with the server's own place in it.
     pub(super) fn answer(&self) -> HeaderValue {
-        let Self { trace_id, span_id, flags } = self;
+        let Self { trace_id, span_id, flags, .. } = self;
         HeaderValue::try_from(format!("00-{trace_id}-{span_id}-{flags}")).expect("hexadecimal digits and hyphens")
     }
 }
@@ -52,13 +77,13 @@ fn span_id() -> String {
     format!("{random:016x}")
 }
 
-/// `version-trace-parent-flags`: the trace and the flags. Versions above 00 may have more behind them.
-fn parse(text: &str) -> Option<(&str, &str)> {
+/// `version-trace-parent-flags`: without the version. Versions above 00 may have more behind them.
+fn parse(text: &str) -> Option<(&str, &str, &str)> {
     let mut parts = text.split('-');
     let (version, trace, parent, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
     let whole = version != "00" || parts.next().is_none();
     let good = is_hex(version, 2) && version != "ff" && is_hex(flags, 2) && is_id(trace, 32) && is_id(parent, 16);
-    (good && whole).then_some((trace, flags))
+    (good && whole).then_some((trace, parent, flags))
 }
 
 fn is_id(text: &str, digits: usize) -> bool {
@@ -90,7 +115,8 @@ mod tests {
         assert_eq!((trace.id(), trace.flags.as_str()), (TRACE, "01"));
         assert_ne!(trace.span_id(), PARENT);
         assert_eq!(trace.answer(), format!("00-{TRACE}-{}-01", trace.span_id()));
-        assert_eq!(parse(trace.answer().to_str().unwrap()), Some((TRACE, "01")));
+        assert_eq!(parse(trace.answer().to_str().unwrap()), Some((TRACE, trace.span_id(), "01")));
+        assert!(trace.parent().is_some_and(|parent| parent.span_id == PARENT && parent.sampled));
         assert_eq!(of(&[&format!("cc-{TRACE}-{PARENT}-01-more")]).id(), TRACE, "a later version");
     }
 

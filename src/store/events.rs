@@ -222,6 +222,7 @@ mod tests {
             seconds: 12.5,
             images_per_second: 40.0,
             data_wait_share: None,
+            serving_wait_share: None,
         }
     }
 }

@@ -176,7 +176,8 @@ impl<I: Send + 'static> Fit<'_, I> {
             }
         }
         let images_per_second = rate(images, started.elapsed().as_secs_f64());
-        Ok(Pace { images_per_second, data_wait_share: feed.wait_share(started) })
+        let serving_wait_share = session.serving_wait_share(started);
+        Ok(Pace { images_per_second, data_wait_share: feed.wait_share(started), serving_wait_share })
     }
 
     /// The first batch after an epoch, which may be the step's last before its time.
@@ -235,6 +236,7 @@ impl<I: Send + 'static> Fit<'_, I> {
             seconds,
             images_per_second: pace.images_per_second,
             data_wait_share: Some(pace.data_wait_share),
+            serving_wait_share: Some(pace.serving_wait_share),
         }
     }
 }
@@ -243,6 +245,7 @@ impl<I: Send + 'static> Fit<'_, I> {
 struct Pace {
     images_per_second: f64,
     data_wait_share: f64,
+    serving_wait_share: f64,
 }
 
 /// One pass in inference mode over the samples at `indices`.

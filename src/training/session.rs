@@ -1,6 +1,6 @@
 //! What the parts of a run share: the job, the observer and how far it is.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::{
     Checkpoint, Observer, StageModel, Stop, TrainingError, TrainingJob,
@@ -22,6 +22,8 @@ pub(super) struct Session<'a> {
     /// When there was a checkpoint last.
     kept: Instant,
     stop: Option<Stop>,
+    /// How long predictions went first since the current epoch or pass began.
+    waited: Duration,
 }
 
 impl<'a> Session<'a> {
@@ -29,7 +31,18 @@ impl<'a> Session<'a> {
         let (epochs, reading) =
             job.checkpoint.as_ref().map_or_else(Default::default, |from| (from.epochs(), from.meter().clone()));
         let (meter, progress, now) = (Meter::new(job, reading), RunProgress::default(), Instant::now());
-        Self { job, observer, meter, progress, images: 0, since: now, epochs, kept: now, stop: None }
+        Self {
+            job,
+            observer,
+            meter,
+            progress,
+            images: 0,
+            since: now,
+            epochs,
+            kept: now,
+            stop: None,
+            waited: Duration::ZERO,
+        }
     }
 
     /// Indices of the samples of a split, in the job's order.
@@ -53,10 +66,17 @@ impl<'a> Session<'a> {
         self.stop == Some(Stop::ToGoOn)
     }
 
+    /// Share of the time since then in which predictions went first, of the current epoch or pass.
+    pub(super) fn serving_wait_share(&self, started: Instant) -> f64 {
+        self.waited.as_secs_f64() / started.elapsed().as_secs_f64().max(f64::MIN_POSITIVE)
+    }
+
     /// Comes before each batch of any kind: stops if asked to and lets predictions go first.
     pub(super) fn before_batch(&mut self) -> Result<(), TrainingError> {
         self.stop_if_asked()?;
+        let asked = Instant::now();
         self.observer.yield_device();
+        self.waited += asked.elapsed();
         Ok(())
     }
 
@@ -67,7 +87,7 @@ impl<'a> Session<'a> {
         batches: usize,
         done: usize,
     ) -> Result<(), TrainingError> {
-        (self.images, self.since) = (0, Instant::now());
+        (self.images, self.since, self.waited) = (0, Instant::now(), Duration::ZERO);
         let (batch, batches) = (done as u32, batches as u32);
         self.progress = RunProgress { stage, step, epoch, batch, batches, ..RunProgress::default() };
         self.report()

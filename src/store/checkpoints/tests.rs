@@ -28,6 +28,7 @@ fn epoch(sequence: u32) -> EpochRecord {
         seconds: 1.0,
         images_per_second: 1.0,
         data_wait_share: None,
+        serving_wait_share: None,
     }
 }
 

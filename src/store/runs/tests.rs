@@ -272,6 +272,7 @@ fn epoch(sequence: u32, loss: f64) -> EpochRecord {
         seconds: 12.5,
         images_per_second: 40.0,
         data_wait_share: Some(0.01),
+        serving_wait_share: None,
     }
 }
 

@@ -60,9 +60,9 @@ fn largest(search: Search<'_>, split: Split, labels: &str, names: Vec<String>, e
 
 fn rows(search: Search<'_>, split: Split, labels: &str, name: &str, array: ImageArray, entries: &mut Vec<Entry>) {
     let found = match image_array::labels(&search.folder.root, labels, search.classes) {
-        Ok(found) if found.len() as u64 == array.rows => found,
+        Ok(found) if found.len() as u64 == array.rows() => found,
         Ok(found) => {
-            let reason = format!("{} images and {} labels in {labels}", array.rows, found.len());
+            let reason = format!("{} images and {} labels in {labels}", array.rows(), found.len());
             return entries.push(refused(name.to_owned(), reason));
         }
         Err(reason) => return entries.push(refused(name.to_owned(), reason)),

@@ -9,7 +9,7 @@ mod process;
 use std::{
     collections::BTreeMap,
     io::{self, BufRead, BufReader, ErrorKind, Read, Write},
-    net::TcpStream,
+    net::{TcpListener, TcpStream},
     path::Path,
     sync::{
         Mutex,
@@ -57,6 +57,57 @@ fn each_line_of_the_log_is_an_object_that_names_its_request_and_its_trace() {
     });
     assert_eq!((&line["span"], &line["status"], &line["level"]), (&span, &json!(answer.status), &json!("INFO")));
     assert!(line["milliseconds"].as_f64().unwrap() > 0.0 && line["timestamp"].is_string());
+}
+
+#[test]
+fn each_request_is_a_span_for_the_collector_under_the_trace_of_its_client() {
+    let collector = TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("http://{}", collector.local_addr().unwrap());
+    let received = thread::spawn(move || collected(&collector));
+    let folder = tempfile::tempdir().unwrap();
+    let mut server = Running::start(folder.path(), &[("THORAX_OTLP_ENDPOINT", &endpoint)]);
+    let mut connection = Connection::open(&server.address).unwrap();
+    let (trace, unwanted) = ("4bf92f3577b34da6a3ce929d0e0e4736", "0af7651916cd43dd8448eb211c80319c");
+    let mut ask = |trace: &str, flags: &str| {
+        let parent = format!("00-{trace}-00f067aa0ba902b7-{flags}");
+        let answer = connection.ask("GET", "/v1/models", &[("traceparent", &parent)], b"").unwrap();
+        answer.header("traceresponse").unwrap().to_owned()
+    };
+    let (sent, not_sent) = (ask(trace, "01"), ask(unwanted, "00"));
+    assert!(sent.starts_with(&format!("00-{trace}-")) && sent.ends_with("-01"), "{sent}");
+    assert!(not_sent.starts_with(&format!("00-{unwanted}-")) && not_sent.ends_with("-00"), "{not_sent}");
+    assert!(server.end("-TERM").success(), "what is left is sent at the end");
+    let (head, body) = received.join().unwrap();
+    assert!(head.starts_with("POST /v1/traces HTTP/1.1\r\n") && head.contains("application/x-protobuf"), "{head}");
+    let holds = |bytes: &[u8]| body.windows(bytes.len()).any(|window| window == bytes);
+    assert!(holds(b"GET /v1/models") && holds(b"http.response.status_code") && holds(b"thorax"));
+    assert!(
+        holds(&hexadecimal(trace)) && holds(&hexadecimal("00f067aa0ba902b7")) && holds(&hexadecimal(&sent[36..52]))
+    );
+    assert!(!holds(&hexadecimal(unwanted)), "its client did not want it");
+}
+
+/// The head and the body of the first request, which is answered.
+fn collected(collector: &TcpListener) -> (String, Vec<u8>) {
+    let (mut stream, _) = collector.accept().unwrap();
+    let mut from = BufReader::new(stream.try_clone().unwrap());
+    let (mut head, mut length) = (String::new(), 0);
+    while !head.ends_with("\r\n\r\n") {
+        let mut line = String::new();
+        assert!(from.read_line(&mut line).unwrap() > 0);
+        if let Some(number) = line.to_lowercase().strip_prefix("content-length: ") {
+            length = number.trim().parse().unwrap();
+        }
+        head.push_str(&line);
+    }
+    let mut body = vec![0; length];
+    from.read_exact(&mut body).unwrap();
+    stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").unwrap();
+    (head, body)
+}
+
+fn hexadecimal(digits: &str) -> Vec<u8> {
+    digits.as_bytes().chunks(2).map(|two| u8::from_str_radix(std::str::from_utf8(two).unwrap(), 16).unwrap()).collect()
 }
 
 #[test]
@@ -151,6 +202,39 @@ fn at_ten_times_the_load_each_request_is_answered_or_sent_away_with_a_time() {
     let (answered, refused) = under_load(&server, 10 * QUEUE, 10, &noise(2000));
     assert_eq!(answered + refused, 100 * QUEUE);
     assert!(answered > 0 && refused > 0, "{answered} answered, {refused} refused");
+}
+
+#[test]
+fn memory_is_flat_at_ten_times_the_load() {
+    const QUEUE: usize = 4;
+    let folder = serving_folder();
+    let server = Running::start(folder.path(), &[("THORAX_MAX_QUEUE", "4"), ("THORAX_MAX_BATCH_SIZE", "4")]);
+    let image = noise(2000);
+    under_load(&server, QUEUE, 20, &image);
+    let plateau = most_memory(&server, || drop(under_load(&server, QUEUE, 20, &image)));
+    let flooded = most_memory(&server, || drop(under_load(&server, 10 * QUEUE, 20, &image)));
+    // 36 connections more, of which each may hold 48 KiB of its body, and as much in the system's hands.
+    let bound = plateau + plateau / 10 + (4 << 20);
+    assert!(flooded <= bound, "{} MiB at ten times the load of {} MiB", flooded >> 20, plateau >> 20);
+}
+
+/// The most that the server held while something was done, in bytes.
+fn most_memory(server: &Running, work: impl FnOnce()) -> u64 {
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let watcher = scope.spawn(|| {
+            let mut most = 0;
+            while !done.load(Ordering::Relaxed) {
+                most = most.max(server.resident_bytes());
+                thread::sleep(Duration::from_millis(5));
+            }
+            most
+        });
+        let stop = StopWhenDropped(&done);
+        work();
+        drop(stop);
+        watcher.join().unwrap()
+    })
 }
 
 /// So many clients send the image `times` times each; how many were answered, and how many refused.

@@ -131,6 +131,7 @@ async fn tell(db: &Db, id: RunId) {
         seconds: 2.5,
         images_per_second: 10.0,
         data_wait_share: None,
+        serving_wait_share: None,
     };
     runs::add_epoch(db, id, &epoch).await.unwrap();
     let model = model(id);

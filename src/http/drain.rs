@@ -20,7 +20,7 @@ use super::{
 /// They say how the server is, to its last moment.
 const ABOUT_THE_SERVER: [&str; 5] = ["/health/live", "/health/ready", "/metrics", v2::PROBES[0], v2::PROBES[1]];
 
-/// Bodies that are thrown away at once: each takes a buffer of up to 400 KiB. The others wait unread, which costs next to nothing.
+/// Bodies that are thrown away at once: each takes time, and a connection's buffer. The others wait unread, which costs next to nothing.
 const DISCARDED_AT_ONCE: usize = 16;
 
 /// Where every request comes in.

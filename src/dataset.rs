@@ -1,5 +1,6 @@
 //! Data sets: split files, imports, generation from the sources of COVIDx, uploads, patient-grouped splits, exports, and synthetic phantoms for the demo.
 
+mod archive;
 mod arrays;
 pub mod covidx;
 mod distribution;
@@ -15,6 +16,7 @@ pub mod phantom;
 mod split;
 mod upload;
 
+pub use archive::{ArchiveError, ArchiveFile, count_archive, read_archive};
 pub use arrays::{ArraySpec, ArrayStream, Dtype, SIDES, image_array, label_array};
 pub use distribution::{Counted, DistributionTable, distribution};
 pub use duplicates::{DuplicateGroup, Duplicates, duplicates};

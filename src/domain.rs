@@ -25,7 +25,9 @@ pub use activation::ActivationMap;
 pub use augmentation::Augmentation;
 pub use event::{BatchEvent, RunEvent, ScoresOfEpoch, TrainedBatch};
 pub use grouping::Grouping;
-pub use ids::{DatasetId, EvaluationId, ImportId, InvalidId, ModelId, PredictionId, RadiographId, RunId, Sha256};
+pub use ids::{
+    DatasetId, EvaluationId, ImportId, InvalidId, ModelId, PredictionId, PredictionJobId, RadiographId, RunId, Sha256,
+};
 pub use label::{ClassList, InvalidClasses, NOTICE, Split};
 pub use leakage::{LeakageFinding, LeakageKind};
 pub use live::{Histogram, InputCounts, InputStatistics, LiveCounts, Statistic};

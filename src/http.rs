@@ -24,6 +24,7 @@ mod metrics;
 mod models;
 mod observe;
 mod pages;
+mod prediction_jobs;
 mod predictions;
 mod problem;
 mod radiographs;
@@ -51,6 +52,7 @@ pub use comparison::{CompareError, MAX_COMPARED, compare};
 pub use fields::JsonObject;
 pub use heatmaps::Heatmaps;
 pub use imports::resume as resume_imports;
+pub use prediction_jobs::{Jobs, resume as resume_prediction_jobs};
 pub use problem::{ApiError, FieldError, Problem};
 pub use report::{ReportError, report};
 pub use state::{AppState, Limits, MAX_EVENT_STREAMS};
@@ -90,6 +92,7 @@ fn routes() -> OpenApiRouter<AppState> {
         .merge(aliases::router(turn.clone()))
         .merge(evaluations::router())
         .merge(predictions::router())
+        .merge(prediction_jobs::router())
         .merge(v2::router(turn))
         .merge(admin::router())
         .merge(health::router())

@@ -400,6 +400,7 @@ fn epoch(sequence: u32) -> EpochRecord {
         seconds: 2.0,
         images_per_second: 8.0,
         data_wait_share: Some(0.01),
+        serving_wait_share: None,
     }
 }
 

@@ -211,15 +211,15 @@ fn memory_is_flat_at_ten_times_the_load() {
     let server = Running::start(folder.path(), &[("THORAX_MAX_QUEUE", "4"), ("THORAX_MAX_BATCH_SIZE", "4")]);
     let image = noise(2000);
     under_load(&server, QUEUE, 20, &image);
-    let plateau = most_memory(&server, || drop(under_load(&server, QUEUE, 20, &image)));
-    let flooded = most_memory(&server, || drop(under_load(&server, 10 * QUEUE, 20, &image)));
+    let plateau = most_memory(&server, || under_load(&server, QUEUE, 20, &image));
+    let flooded = most_memory(&server, || under_load(&server, 10 * QUEUE, 20, &image));
     // 36 connections more, of which each may hold 48 KiB of its body, and as much in the system's hands.
     let bound = plateau + plateau / 10 + (4 << 20);
     assert!(flooded <= bound, "{} MiB at ten times the load of {} MiB", flooded >> 20, plateau >> 20);
 }
 
 /// The most that the server held while something was done, in bytes.
-fn most_memory(server: &Running, work: impl FnOnce()) -> u64 {
+fn most_memory(server: &Running, work: impl FnOnce() -> (usize, usize)) -> u64 {
     let done = AtomicBool::new(false);
     thread::scope(|scope| {
         let watcher = scope.spawn(|| {
@@ -231,8 +231,9 @@ fn most_memory(server: &Running, work: impl FnOnce()) -> u64 {
             most
         });
         let stop = StopWhenDropped(&done);
-        work();
+        let (answered, _) = work();
         drop(stop);
+        assert!(answered > 0);
         watcher.join().unwrap()
     })
 }

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     config::{DataConfig, ListenConfig, ServerConfig, WatchConfig},
     domain::{DeviceInfo, ModelId},
-    http::{self, AppState, Challenger, Heatmaps},
+    http::{self, AppState, Challenger, Heatmaps, Jobs},
     inference::Engine,
     metrics::{Metrics, Traces},
     nn,
@@ -82,6 +82,7 @@ impl Server {
             checkpoints: folder.checkpoints.clone(),
             metrics: Metrics::new(engine.metrics().clone()),
             engine,
+            jobs: Jobs::new(&path),
             predictions: PredictionLog::start(folder.db.clone(), Some(watch.prediction_days).filter(|days| *days > 0)),
             challenger,
             traces: traces(watch)?,
@@ -145,6 +146,7 @@ impl Server {
     pub async fn run(mut self) -> Result<(), AppError> {
         let worker = worker::start(self.worker_context());
         http::resume_imports(&self.state).await?;
+        http::resume_prediction_jobs(&self.state).await?;
         let AppState { shutdown, tasks, db, predictions, traces, .. } = self.state.clone();
         let drained = CancellationToken::new();
         let serving = tokio::spawn(accept::serve(self.listener, http::router(self.state), drained.clone()));

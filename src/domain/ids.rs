@@ -56,6 +56,8 @@ id!(/// A training run.
     RunId, "training run");
 id!(/// A model: the best checkpoint of a stage, or an upload.
     ModelId, "model");
+id!(/// A scoring of many images in the background.
+    PredictionJobId, "prediction job");
 id!(/// An evaluation of a model on a split.
     EvaluationId, "evaluation");
 id!(/// An answered prediction.

@@ -35,7 +35,7 @@ use answer::{BatchItem, Predicted, PredictionBatch, RecordedPrediction};
 use lines::NDJSON;
 pub(super) use {
     answer::{PredictionAnswer, named},
-    classify::{Content, Wanted, find_model, load_beside},
+    classify::{Content, Wanted, find_model, load_beside, look},
     files::{File, Files},
 };
 

@@ -8,7 +8,7 @@ use std::{
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{Challenger, Heatmaps};
+use super::{Challenger, Heatmaps, Jobs};
 use crate::{
     dataset::PatientIds,
     domain::DeviceInfo,
@@ -47,6 +47,8 @@ pub struct AppState {
     pub engine: Engine,
     /// What `/metrics` answers.
     pub metrics: Metrics,
+    /// Scoring in the background.
+    pub jobs: Jobs,
     /// Where predictions are recorded.
     pub predictions: PredictionLog,
     /// The model that is tried beside the one that answers.

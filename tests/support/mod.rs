@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use thorax::{
     dataset::PatientIds,
-    http::{AppState, Challenger, Heatmaps, Limits, MAX_EVENT_STREAMS, router},
+    http::{AppState, Challenger, Heatmaps, Jobs, Limits, MAX_EVENT_STREAMS, router},
     inference::{Engine, EngineConfig},
     metrics::{Metrics, Traces},
     nn::DeviceChoice,
@@ -74,6 +74,7 @@ impl Server {
             caches: Caches::new(&data),
             checkpoints: CheckpointFiles::new(&data),
             engine,
+            jobs: Jobs::new(&data),
             predictions: PredictionLog::start(db.clone(), None),
             challenger: Challenger::new(1.0),
             traces: Traces::default(),
@@ -92,6 +93,14 @@ impl Server {
             shutdown: CancellationToken::new(),
         };
         change(&mut state, folder.path());
+        let router = router(state.clone());
+        Self { state, folder, router }
+    }
+
+    /// The same server after it has ended: its data and engine, and nothing that was under way.
+    pub async fn again(self) -> Self {
+        let Self { mut state, folder, .. } = self;
+        (state.shutdown, state.tasks) = (CancellationToken::new(), TaskTracker::new());
         let router = router(state.clone());
         Self { state, folder, router }
     }

@@ -104,17 +104,18 @@ pub(super) async fn classify(
 }
 
 /// An image, and what is seen before any network sees it.
-struct Looked {
+pub(in crate::http) struct Looked {
     /// Of what was sent.
-    sha256: Sha256,
-    image: GreyImage,
+    pub(in crate::http) sha256: Sha256,
+    pub(in crate::http) image: GreyImage,
     /// What looks wrong.
     flags: Vec<Flag>,
     /// What it is like.
     statistics: InputStatistics,
 }
 
-async fn look(state: &AppState, content: Content) -> Result<Looked, ApiError> {
+/// Decodes and looks, on a blocking thread.
+pub(in crate::http) async fn look(state: &AppState, content: Content) -> Result<Looked, ApiError> {
     let limits = imaging::Limits { max_pixels: state.limits.max_pixels };
     let work = move || -> Result<Looked, ImageError> {
         let (sha256, image, flags) = match content {

@@ -1,0 +1,149 @@
+//! The results of a job as lines, of CSV or JSON, read from the database while they are sent.
+
+use std::collections::VecDeque;
+
+use axum::{
+    body::Body,
+    extract::State,
+    http::{HeaderMap, header},
+    response::{IntoResponse, Response},
+};
+use bytes::Bytes;
+use futures_util::{TryStreamExt, stream};
+
+use crate::{
+    domain::{PredictionJobId, Sha256},
+    http::{
+        ApiError, AppState,
+        accept::negotiate,
+        answer::{NotAcceptable, NotFound},
+        extract::PathOf,
+    },
+    store::{self, JobResult, StoreError},
+};
+
+/// Results that are read at once.
+const PAGE: u32 = 500;
+
+#[derive(Clone, Copy)]
+enum Form {
+    Lines,
+    Csv,
+}
+
+const FORMS: [(&str, Form); 2] = [("application/x-ndjson", Form::Lines), ("text/csv", Form::Csv)];
+
+/// The results of a job so far, in the order of its images: as NDJSON (`JobResult` a line), or as CSV with a column for each class.
+#[utoipa::path(get, path = "/v1/prediction-jobs/{id}/results", tag = "predictions", params(("id" = PredictionJobId, Path)),
+    responses(
+        (status = 200, description = "A line for each image that is done", content(
+            (JobResult = "application/x-ndjson"), (String = "text/csv")
+        )),
+        NotFound,
+        NotAcceptable
+    ))]
+pub(super) async fn get_prediction_job_results(
+    State(state): State<AppState>,
+    headers: HeaderMap,
+    PathOf(id): PathOf<PredictionJobId>,
+) -> Result<Response, ApiError> {
+    let form = negotiate(&headers, &FORMS)?;
+    let job = super::find(&state, id).await?;
+    let (media_type, first) = match form {
+        Form::Lines => (FORMS[0].0, Vec::new()),
+        Form::Csv => ("text/csv; charset=utf-8", record(&head(&job.classes))?),
+    };
+    let page = move |(from, classes): (u64, Vec<String>)| {
+        let db = state.db.clone();
+        async move {
+            let results = store::prediction_jobs::results(&db, id, from, PAGE).await?;
+            let Some(last) = results.last() else { return Ok(None) };
+            let next = last.sequence + 1;
+            let lines = lines(form, &classes, &results)?;
+            Ok::<_, StoreError>(Some((Bytes::from(lines), (next, classes))))
+        }
+    };
+    let begun = VecDeque::from([Bytes::from(first)]);
+    let begun = stream::iter(begun.into_iter().filter(|bytes| !bytes.is_empty()).map(Ok::<_, StoreError>));
+    let rest =
+        stream::try_unfold((0, job.classes), page).inspect_err(|error| tracing::error!(%error, "results end early"));
+    let body = Body::from_stream(futures_util::StreamExt::chain(begun, rest));
+    Ok(([(header::CONTENT_TYPE, media_type), (header::VARY, "accept")], body).into_response())
+}
+
+fn lines(form: Form, classes: &[String], results: &[JobResult]) -> Result<Vec<u8>, StoreError> {
+    let failed = |why: serde_json::Error| StoreError::Row(format!("prediction_job_results: {why}"));
+    let mut lines = Vec::new();
+    for result in results {
+        match form {
+            Form::Lines => {
+                serde_json::to_writer(&mut lines, result).map_err(failed)?;
+                lines.push(b'\n');
+            }
+            Form::Csv => lines.extend(record(&row(classes, result))?),
+        }
+    }
+    Ok(lines)
+}
+
+fn head(classes: &[String]) -> Vec<String> {
+    let before = ["sequence", "radiograph_id", "file_name", "sha256", "label", "prediction"];
+    before.into_iter().map(str::to_owned).chain(classes.iter().cloned()).chain(["problem".to_owned()]).collect()
+}
+
+fn row(classes: &[String], result: &JobResult) -> Vec<String> {
+    let probability = |class: &String| {
+        let found = result.probabilities.as_ref().and_then(|of| of.get(class));
+        found.map_or_else(String::new, |probability| probability.to_string())
+    };
+    let before = [
+        result.sequence.to_string(),
+        result.radiograph_id.map_or_else(String::new, |id| id.to_string()),
+        text(&result.file_name),
+        result.sha256.as_ref().map(Sha256::as_str).unwrap_or_default().to_owned(),
+        result.label.clone().unwrap_or_default(),
+        result.prediction.clone().unwrap_or_default(),
+    ];
+    let problem = text(result.problem.as_deref().unwrap_or_default());
+    before.into_iter().chain(classes.iter().map(probability)).chain([problem]).collect()
+}
+
+/// A name from an archive, or what quotes one, must not be run as a formula by whoever opens the table.
+fn text(text: &str) -> String {
+    if text.starts_with(['=', '+', '-', '@', '\t', '\r']) { format!("'{text}") } else { text.to_owned() }
+}
+
+fn record(fields: &[String]) -> Result<Vec<u8>, StoreError> {
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    let written = writer.write_record(fields).map_err(|why| why.to_string());
+    let bytes = written.and_then(|()| writer.into_inner().map_err(|why| why.to_string()));
+    bytes.map_err(|why| StoreError::Row(format!("csv: {why}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_has_a_column_for_each_class_and_no_formulas() {
+        let classes = ["normal".to_owned(), "COVID-19".to_owned()];
+        let result = JobResult {
+            sequence: 7,
+            radiograph_id: None,
+            file_name: "=cmd()/a,b.png".into(),
+            sha256: None,
+            label: Some("normal".into()),
+            prediction: Some("COVID-19".into()),
+            probabilities: Some([("normal".into(), 0.25), ("COVID-19".into(), 0.75)].into()),
+            problem: None,
+        };
+        let text = String::from_utf8(lines(Form::Csv, &classes, std::slice::from_ref(&result)).unwrap()).unwrap();
+        assert_eq!(text, "7,,\"'=cmd()/a,b.png\",,normal,COVID-19,0.25,0.75,\n");
+        assert_eq!(
+            head(&classes).join(","),
+            "sequence,radiograph_id,file_name,sha256,label,prediction,normal,COVID-19,problem"
+        );
+        let line = lines(Form::Lines, &classes, std::slice::from_ref(&result)).unwrap();
+        assert_eq!(serde_json::from_slice::<JobResult>(&line).unwrap(), result);
+    }
+}

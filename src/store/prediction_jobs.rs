@@ -1,0 +1,372 @@
+//! Scoring in the background: what is asked for, how far it is, and its results.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use sqlx::SqliteConnection;
+use utoipa::ToSchema;
+
+use super::{Db, Page, StoreError, columns};
+use crate::domain::{DatasetId, ModelId, PredictionJobId, RadiographId, Sha256, Split};
+
+/// A job.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+pub struct PredictionJob {
+    /// Identifier.
+    pub id: PredictionJobId,
+    /// Model that answers.
+    pub model_id: ModelId,
+    /// Its classes.
+    pub classes: Vec<String>,
+    /// Whose radiographs are scored; null for an archive.
+    pub dataset_id: Option<DatasetId>,
+    /// Of which split; null: all of them.
+    pub split: Option<Split>,
+    /// `queued`, `running`, `succeeded` or `failed`.
+    pub status: String,
+    /// Images.
+    pub total: u64,
+    /// Of these, answered.
+    pub answered: u64,
+    /// Of these, without an answer; each result says why.
+    pub failed: u64,
+    /// Done when it was begun last.
+    #[serde(skip)]
+    pub done_before: u64,
+    /// Why the job failed.
+    pub error: Option<String>,
+    /// When it was asked for.
+    #[schema(value_type = String, format = DateTime)]
+    pub created_at: Timestamp,
+    /// When it was begun last.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub started_at: Option<Timestamp>,
+    /// When it ended.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub finished_at: Option<Timestamp>,
+}
+
+/// What became of an image.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct JobResult {
+    /// Its place in the archive or data set, from 0.
+    pub sequence: u64,
+    /// The radiograph, of a data set.
+    pub radiograph_id: Option<RadiographId>,
+    /// The file's name, in an archive with its folders.
+    pub file_name: String,
+    /// Of the file; null where it could not be read.
+    pub sha256: Option<Sha256>,
+    /// The radiograph's class, where it has one.
+    pub label: Option<String>,
+    /// Most probable class.
+    pub prediction: Option<String>,
+    /// By class.
+    pub probabilities: Option<BTreeMap<String, f32>>,
+    /// Why there is no answer.
+    pub problem: Option<String>,
+}
+
+impl PredictionJob {
+    /// Images that are done.
+    pub fn done(&self) -> u64 {
+        self.answered + self.failed
+    }
+}
+
+/// Stores one that is queued.
+pub async fn create(db: &Db, job: &PredictionJob) -> Result<(), StoreError> {
+    let (id, model_id) = (job.id.to_string(), job.model_id.to_string());
+    let classes = columns::to_json("prediction_jobs.classes_json", &job.classes)?;
+    let (dataset_id, split) = (job.dataset_id.map(|id| id.to_string()), job.split.map(Split::as_str));
+    let total: i64 = columns::number("prediction_jobs.total", job.total)?;
+    let created_at = columns::time(job.created_at);
+    sqlx::query!(
+        "insert into prediction_jobs (id, model_id, classes_json, dataset_id, split, status, total, created_at)
+           values (?, ?, ?, ?, ?, ?, ?, ?)",
+        id,
+        model_id,
+        classes,
+        dataset_id,
+        split,
+        job.status,
+        total,
+        created_at,
+    )
+    .execute(db.write())
+    .await?;
+    Ok(())
+}
+
+/// One.
+pub async fn get(db: &Db, id: PredictionJobId) -> Result<Option<PredictionJob>, StoreError> {
+    let id = id.to_string();
+    let row = sqlx::query_as!(Row, "select * from prediction_jobs where id = ?", id).fetch_optional(db.read()).await?;
+    row.map(Row::read).transpose()
+}
+
+/// A page in order of creation.
+pub async fn list(db: &Db, page: &Page) -> Result<Vec<PredictionJob>, StoreError> {
+    let after = page.after();
+    let rows =
+        sqlx::query_as!(Row, "select * from prediction_jobs where id > ? order by id limit ?", after, page.limit)
+            .fetch_all(db.read())
+            .await?;
+    rows.into_iter().map(Row::read).collect()
+}
+
+/// The job to go on with: one that an earlier process was at, else the one that has waited longest. It is running from now on.
+pub async fn claim(db: &Db) -> Result<Option<PredictionJob>, StoreError> {
+    let mut tx = db.begin().await?;
+    let mut found = None;
+    for status in ["running", "queued"] {
+        if found.is_none() {
+            found = first(&mut tx, status).await?;
+        }
+    }
+    let Some(mut job) = found else { return Ok(None) };
+    let now = Timestamp::now();
+    let (id, at) = (job.id.to_string(), columns::time(now));
+    sqlx::query!(
+        "update prediction_jobs set status = 'running', started_at = ?, done_before = answered + failed where id = ?",
+        at,
+        id
+    )
+    .execute(&mut *tx)
+    .await?;
+    tx.commit().await?;
+    job.done_before = job.done();
+    Ok(Some(PredictionJob { status: "running".into(), started_at: Some(now), ..job }))
+}
+
+async fn first(tx: &mut SqliteConnection, status: &str) -> Result<Option<PredictionJob>, StoreError> {
+    let row = sqlx::query_as!(Row, "select * from prediction_jobs where status = ? order by id limit 1", status)
+        .fetch_optional(tx)
+        .await?;
+    row.map(Row::read).transpose()
+}
+
+/// Writes results, all in one transaction; whether the job is still there.
+pub async fn append(db: &Db, id: PredictionJobId, results: &[JobResult]) -> Result<bool, StoreError> {
+    let mut tx = db.begin().await?;
+    let key = id.to_string();
+    let answered = results.iter().filter(|result| result.problem.is_none()).count() as i64;
+    let failed = results.len() as i64 - answered;
+    let counted = sqlx::query!(
+        "update prediction_jobs set answered = answered + ?, failed = failed + ? where id = ?",
+        answered,
+        failed,
+        key
+    );
+    if counted.execute(&mut *tx).await?.rows_affected() == 0 {
+        return Ok(false);
+    }
+    for result in results {
+        insert(&mut tx, &key, result).await?;
+    }
+    tx.commit().await?;
+    Ok(true)
+}
+
+async fn insert(tx: &mut SqliteConnection, job: &str, result: &JobResult) -> Result<(), StoreError> {
+    let sequence: i64 = columns::number("prediction_job_results.sequence", result.sequence)?;
+    let radiograph = result.radiograph_id.map(|id| id.to_string());
+    let sha256 = result.sha256.as_ref().map(Sha256::as_str);
+    let to_json = |probabilities| columns::to_json("prediction_job_results.probabilities_json", probabilities);
+    let probabilities = result.probabilities.as_ref().map(to_json).transpose()?;
+    sqlx::query!(
+        "insert into prediction_job_results (job_id, sequence, radiograph_id, file_name, sha256, label, prediction,
+           probabilities_json, problem) values (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        job,
+        sequence,
+        radiograph,
+        result.file_name,
+        sha256,
+        result.label,
+        result.prediction,
+        probabilities,
+        result.problem,
+    )
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+/// The job has ended: it failed for a reason, or succeeded.
+pub async fn finish(db: &Db, id: PredictionJobId, error: Option<&str>) -> Result<(), StoreError> {
+    let status = if error.is_some() { "failed" } else { "succeeded" };
+    let (id, now) = (id.to_string(), columns::time(Timestamp::now()));
+    sqlx::query!(
+        "update prediction_jobs set status = ?, error = ?, finished_at = ? where id = ?",
+        status,
+        error,
+        now,
+        id
+    )
+    .execute(db.write())
+    .await?;
+    Ok(())
+}
+
+/// Removes it with its results; whether it was there.
+pub async fn delete(db: &Db, id: PredictionJobId) -> Result<bool, StoreError> {
+    let id = id.to_string();
+    let removed = sqlx::query!("delete from prediction_jobs where id = ?", id).execute(db.write()).await?;
+    Ok(removed.rows_affected() > 0)
+}
+
+/// Results from a place on.
+pub async fn results(db: &Db, id: PredictionJobId, from: u64, limit: u32) -> Result<Vec<JobResult>, StoreError> {
+    let (id, from): (_, i64) = (id.to_string(), columns::number("prediction_job_results.sequence", from)?);
+    let rows = sqlx::query!(
+        "select * from prediction_job_results where job_id = ? and sequence >= ? order by sequence limit ?",
+        id,
+        from,
+        limit
+    )
+    .fetch_all(db.read())
+    .await?;
+    rows.into_iter()
+        .map(|row| {
+            let parse = |text: String| columns::from_json("prediction_job_results.probabilities_json", &text);
+            let hash = |text| columns::hash("prediction_job_results.sha256", text);
+            let id = row.radiograph_id.as_deref();
+            Ok(JobResult {
+                sequence: columns::number("prediction_job_results.sequence", row.sequence)?,
+                radiograph_id: columns::parse_some("prediction_job_results.radiograph_id", id)?,
+                file_name: row.file_name,
+                sha256: row.sha256.map(hash).transpose()?,
+                label: row.label,
+                prediction: row.prediction,
+                probabilities: row.probabilities_json.map(parse).transpose()?,
+                problem: row.problem,
+            })
+        })
+        .collect()
+}
+
+/// Radiographs of a data set, or of one of its splits.
+pub async fn count_radiographs(db: &Db, dataset: DatasetId, split: Option<Split>) -> Result<u64, StoreError> {
+    let (dataset, split) = (dataset.to_string(), split.map(Split::as_str));
+    let count = sqlx::query_scalar!(
+        r#"select count(*) as "count!: i64" from radiographs where dataset_id = ?1 and (?2 is null or split = ?2)"#,
+        dataset,
+        split
+    );
+    columns::number("count", count.fetch_one(db.read()).await?)
+}
+
+struct Row {
+    id: String,
+    model_id: String,
+    classes_json: String,
+    dataset_id: Option<String>,
+    split: Option<String>,
+    status: String,
+    total: i64,
+    answered: i64,
+    failed: i64,
+    done_before: i64,
+    error: Option<String>,
+    created_at: String,
+    started_at: Option<String>,
+    finished_at: Option<String>,
+}
+
+impl Row {
+    fn read(self) -> Result<PredictionJob, StoreError> {
+        Ok(PredictionJob {
+            id: columns::parse("prediction_jobs.id", &self.id)?,
+            model_id: columns::parse("prediction_jobs.model_id", &self.model_id)?,
+            classes: columns::from_json("prediction_jobs.classes_json", &self.classes_json)?,
+            dataset_id: columns::parse_some("prediction_jobs.dataset_id", self.dataset_id.as_deref())?,
+            split: columns::parse_some("prediction_jobs.split", self.split.as_deref())?,
+            status: self.status,
+            total: columns::number("prediction_jobs.total", self.total)?,
+            answered: columns::number("prediction_jobs.answered", self.answered)?,
+            failed: columns::number("prediction_jobs.failed", self.failed)?,
+            done_before: columns::number("prediction_jobs.done_before", self.done_before)?,
+            error: self.error,
+            created_at: columns::parse("prediction_jobs.created_at", &self.created_at)?,
+            started_at: columns::parse_some("prediction_jobs.started_at", self.started_at.as_deref())?,
+            finished_at: columns::parse_some("prediction_jobs.finished_at", self.finished_at.as_deref())?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::fixtures;
+
+    fn job() -> PredictionJob {
+        PredictionJob {
+            id: PredictionJobId::new(),
+            model_id: ModelId::new(),
+            classes: vec!["normal".into(), "COVID-19".into()],
+            dataset_id: None,
+            split: None,
+            status: "queued".into(),
+            total: 3,
+            answered: 0,
+            failed: 0,
+            done_before: 0,
+            error: None,
+            created_at: Timestamp::now(),
+            started_at: None,
+            finished_at: None,
+        }
+    }
+
+    fn result(sequence: u64, problem: Option<&str>) -> JobResult {
+        let answered = problem.is_none();
+        JobResult {
+            sequence,
+            radiograph_id: None,
+            file_name: format!("folder/{sequence}.png"),
+            sha256: answered.then(|| Sha256::of(&sequence.to_le_bytes())),
+            label: None,
+            prediction: answered.then(|| "normal".into()),
+            probabilities: answered.then(|| [("normal".into(), 0.75), ("COVID-19".into(), 0.25)].into()),
+            problem: problem.map(str::to_owned),
+        }
+    }
+
+    #[tokio::test]
+    async fn jobs_are_claimed_one_after_the_other_and_one_that_was_begun_goes_first() {
+        let (_dir, db) = fixtures::db().await;
+        let made = [job(), job()];
+        for job in &made {
+            create(&db, job).await.unwrap();
+        }
+        assert_eq!(list(&db, &fixtures::first_page()).await.unwrap(), made);
+        let claimed = claim(&db).await.unwrap().unwrap();
+        assert_eq!((claimed.id, claimed.status.as_str()), (made[0].id, "running"));
+        assert!(append(&db, made[0].id, &[result(0, None), result(1, Some("no image"))]).await.unwrap());
+        let again = claim(&db).await.unwrap().unwrap();
+        assert_eq!((again.id, again.answered, again.failed, again.done_before), (made[0].id, 1, 1, 2));
+        finish(&db, made[0].id, None).await.unwrap();
+        assert_eq!(claim(&db).await.unwrap().unwrap().id, made[1].id);
+        finish(&db, made[1].id, Some("no model")).await.unwrap();
+        assert_eq!(claim(&db).await.unwrap(), None);
+        let failed = get(&db, made[1].id).await.unwrap().unwrap();
+        assert_eq!((failed.status.as_str(), failed.error.as_deref()), ("failed", Some("no model")));
+    }
+
+    #[tokio::test]
+    async fn results_come_back_in_their_order_and_go_with_their_job() {
+        let (_dir, db) = fixtures::db().await;
+        let made = job();
+        create(&db, &made).await.unwrap();
+        let written = [result(0, None), result(1, Some("no image")), result(2, None)];
+        assert!(
+            append(&db, made.id, &written[..2]).await.unwrap() && append(&db, made.id, &written[2..]).await.unwrap()
+        );
+        assert_eq!(results(&db, made.id, 0, 9).await.unwrap(), written);
+        assert_eq!(results(&db, made.id, 1, 1).await.unwrap(), written[1..2]);
+        assert!(delete(&db, made.id).await.unwrap() && !delete(&db, made.id).await.unwrap());
+        assert_eq!(results(&db, made.id, 0, 9).await.unwrap(), []);
+        assert!(!append(&db, made.id, &written).await.unwrap(), "it is noticed that the job is gone");
+    }
+}

@@ -172,13 +172,9 @@ async fn a_job_that_was_interrupted_goes_on_after_its_last_result() {
         let id = job.text("/id").parse().unwrap();
         let claimed = thorax::store::prediction_jobs::claim(&again.state.db).await.unwrap().unwrap();
         assert_eq!(claimed.id, id);
-        let radiographs = thorax::store::radiographs::list(
-            &again.state.db,
-            dataset.parse().unwrap(),
-            &Default::default(),
-            &thorax::store::Page { limit: 3, after: None },
-        );
-        let radiographs = radiographs.await.unwrap();
+        let (filter, page) = (Default::default(), thorax::store::Page { limit: 3, after: None });
+        let dataset = dataset.parse().unwrap();
+        let radiographs = thorax::store::radiographs::list(&again.state.db, dataset, &filter, &page).await.unwrap();
         let done: Vec<_> =
             (0..3).map(|at| before(at, claimed.dataset_id.map(|_| radiographs[at as usize].id))).collect();
         thorax::store::prediction_jobs::append(&again.state.db, id, &done).await.unwrap();
@@ -225,7 +221,7 @@ async fn clients_are_answered_while_a_job_runs_and_a_job_can_be_ended() {
     let short = send(&server, "application/zip", zip(&files[..2])).await;
     let path = long.header("location").to_owned();
     for _ in 0..600 {
-        if server.get(&path).await.at("/answered") > json!(0) {
+        if server.get(&path).await.at("/answered").as_u64() > Some(0) {
             break;
         }
         tokio::time::sleep(Duration::from_millis(20)).await;

@@ -1,8 +1,6 @@
 //! Arrays of NumPy: images, which must then decode, and labels.
 #![no_main]
 
-mod bounds;
-
 use bounds::{LIMITS, in_file};
 use thorax::{
     dataset::{ImageArray, array_labels},

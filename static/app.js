@@ -6,6 +6,7 @@ import { problemNote } from './parts.js';
 import compare from './compare.js';
 import dataset from './dataset.js';
 import datasets from './datasets.js';
+import live from './live.js';
 import models from './models.js';
 import overview from './overview.js';
 import predict from './predict.js';
@@ -22,6 +23,7 @@ const ROUTES = [
   [/^\/datasets\/([\w-]+)$/, dataset],
   [/^\/predict$/, predict],
   [/^\/models$/, models],
+  [/^\/models\/([\w-]+)$/, live],
 ];
 const LIVE_MS = 2000;
 const IDLE_MS = 15000;

@@ -27,7 +27,7 @@ export default {
 export function modelTable(models, runs, ctx) {
   const run = (model) => runs.find(({ id }) => id === model.run_id);
   const rows = models.map((model) => [
-    [model.name, ' ', syntheticBadge(model)],
+    [link(`/models/${model.id}`, model.name), ' ', syntheticBadge(model)],
     run(model) ? link(`/runs/${model.run_id}`, `${format.runName(run(model))}, stage ${model.stage}`) : 'uploaded',
     `${model.spec.architecture}, ${model.spec.image_size} px`,
     format.when(model.created_at),

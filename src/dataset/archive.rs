@@ -8,12 +8,16 @@ use std::{
 };
 
 use flate2::read::MultiGzDecoder;
+use tar::{EntryType, PaxExtensions};
 
 /// Most files.
 const MOST_FILES: u64 = 100_000;
 
 /// How much larger than its archive the content of a gzipped tar may be: images hardly shrink.
 const MOST_EXPANSION: u64 = 200;
+
+/// What is read of an entry of a tar that says more about the next one.
+const MOST_SAID: u64 = 64 << 10;
 
 /// A file of an archive.
 #[derive(Debug)]
@@ -36,6 +40,9 @@ pub enum ArchiveError {
     /// It holds too many.
     #[error("has more than {MOST_FILES} files in it")]
     TooMany,
+    /// It is a zip of the large kind.
+    #[error("is a zip with the extension for more than 65,535 files or 4 GiB: send a tar")]
+    Large,
     /// It is damaged, or larger inside than may be.
     #[error("cannot be read: {0}")]
     Damaged(String),
@@ -130,14 +137,14 @@ fn read_start(from: &mut impl Read, start: &mut [u8]) -> io::Result<usize> {
     Ok(length)
 }
 
-fn walk_zip(from: impl Read + Seek, visit: &mut Visit<'_>) -> Result<(), ArchiveError> {
+fn walk_zip(mut from: impl Read + Seek, visit: &mut Visit<'_>) -> Result<(), ArchiveError> {
+    if is_large_zip(&mut from)? {
+        return Err(ArchiveError::Large);
+    }
     let mut archive = zip::ZipArchive::new(from)?;
     for index in 0..archive.len() {
-        let (name, is_file) = match archive.by_index_raw(index) {
-            Ok(entry) => (entry.name().to_owned(), entry.is_file()),
-            Err(error) => return Err(error.into()),
-        };
-        if !is_file || is_hidden(&name) {
+        let Some(name) = archive.name_for_index(index).map(str::to_owned) else { continue };
+        if name.ends_with(['/', '\\']) || is_hidden(&name) {
             continue;
         }
         let goes_on = match archive.by_index(index) {
@@ -151,19 +158,57 @@ fn walk_zip(from: impl Read + Seek, visit: &mut Visit<'_>) -> Result<(), Archive
     Ok(())
 }
 
+/// Whether there is an extension for more than 65,535 files or 4 GiB before the record at the end. There a zip may claim any number of
+/// files, and who lists them takes memory for as many.
+fn is_large_zip(from: &mut (impl Read + Seek)) -> io::Result<bool> {
+    const END: u64 = 22 + 65_535 + 20;
+    let length = from.seek(SeekFrom::End(0))?;
+    from.seek(SeekFrom::Start(length.saturating_sub(END)))?;
+    let mut tail = Vec::new();
+    from.take(END).read_to_end(&mut tail)?;
+    from.seek(SeekFrom::Start(0))?;
+    Ok(memchr::memmem::find(&tail, b"PK\x06\x07").is_some())
+}
+
+/// Names that stand in entries of their own are read here, within a bound: the crate takes as much memory for one as the archive says.
 fn walk_tar(from: impl Read, visit: &mut Visit<'_>) -> Result<(), ArchiveError> {
     let mut archive = tar::Archive::new(from);
-    for entry in archive.entries()? {
+    // Of the file that follows, where it does not fit its header.
+    let mut long_name = None;
+    for entry in archive.entries()?.raw(true) {
         let mut entry = entry?;
-        let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
-        if !entry.header().entry_type().is_file() || is_hidden(&name) {
-            continue;
-        }
-        if !visit(&name, Ok(&mut entry))? {
-            return Ok(());
+        match entry.header().entry_type() {
+            EntryType::GNULongName => long_name = Some(text(&said(&mut entry)?)),
+            EntryType::XHeader => long_name = path_of(&said(&mut entry)?).or(long_name),
+            EntryType::XGlobalHeader | EntryType::GNULongLink => {}
+            EntryType::Regular | EntryType::Continuous => {
+                let name = long_name.take().unwrap_or_else(|| text(&entry.path_bytes()));
+                // Old programs write folders as files.
+                if !name.ends_with('/') && !is_hidden(&name) && !visit(&name, Ok(&mut entry))? {
+                    return Ok(());
+                }
+            }
+            _ => long_name = None,
         }
     }
     Ok(())
+}
+
+fn said(entry: &mut impl Read) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    entry.take(MOST_SAID).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn path_of(records: &[u8]) -> Option<String> {
+    let mut records = PaxExtensions::new(records).flatten();
+    records.find(|record| record.key_bytes() == b"path").map(|record| text(record.value_bytes()))
+}
+
+/// A name; some end with a zero.
+fn text(bytes: &[u8]) -> String {
+    let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
+    String::from_utf8_lossy(&bytes[..end]).into_owned()
 }
 
 /// What a Mac or a file manager leaves beside the files, and folders that are hidden.
@@ -213,7 +258,7 @@ mod tests {
     fn tar(files: &[(&str, &[u8])]) -> Vec<u8> {
         let mut archive = tar::Builder::new(Vec::new());
         for (name, content) in files {
-            let mut header = tar::Header::new_ustar();
+            let mut header = tar::Header::new_gnu();
             header.set_size(content.len() as u64);
             header.set_mode(0o644);
             archive.append_data(&mut header, name, *content).unwrap();
@@ -258,6 +303,18 @@ mod tests {
             assert_eq!(all(&bytes, 2).len(), 1);
             assert_eq!(count_archive(file(&bytes).path()).unwrap(), 3);
         }
+    }
+
+    #[test]
+    fn long_names_are_read_and_no_more_memory_is_taken_than_there_are_bytes() {
+        let long = format!("{}/a.png", "folder/".repeat(40));
+        let found = all(&tar(&[(&long, b"first"), ("b.png", b"second")]), 0);
+        assert_eq!(found, [(long, Ok(b"first".to_vec())), ("b.png".into(), Ok(b"second".to_vec()))]);
+        // A zip that says it has the extension for large ones.
+        let mut large = zip();
+        let end = large.len() - 22;
+        large.splice(end..end, b"PK\x06\x07".iter().copied().chain([0xff; 16]));
+        assert!(matches!(count_archive(file(&large).path()), Err(ArchiveError::Large)));
     }
 
     #[test]

@@ -45,7 +45,7 @@ fn thorax() -> Recipe {
         description: "covid-resnet with what was measured to help at no more training time: the learning rate falls \
                       along half a cosine in each step, and the whole network trains at 3e-4 at most. On validation \
                       patients of 1,351 radiographs it scored higher than covid-resnet in the first stage, over \
-                      three seeds at 96 px; the later stages were not compared."
+                      four seeds at 96 px; the later stages were not compared."
             .into(),
         plan: TrainingPlan { stages: base.stages.iter().map(stage).collect(), ..base },
     }

@@ -9,6 +9,7 @@ use super::{AppState, predictions};
 use crate::{
     domain::{ModelId, PredictionId},
     imaging::GreyImage,
+    inference::EngineError,
     store::{Model, Shadow},
 };
 
@@ -72,7 +73,12 @@ pub(super) fn challenge(state: &AppState, image: Arc<GreyImage>, told: Told) {
         if let Err(error) = predictions::load_beside(&state, &model).await {
             return tracing::warn!(model = %model.id, %error, "the challenger cannot be loaded");
         }
-        let Some(answer) = state.engine.classify_when_idle(image, model.id).await else { return };
+        let answer = match state.engine.classify_when_idle(image, model.id).await {
+            Ok(Some(answer)) => answer,
+            // Under load it sees less.
+            Ok(None) | Err(EngineError::QueueFull { .. }) => return,
+            Err(error) => return tracing::warn!(model = %model.id, %error, "the challenger cannot answer"),
+        };
         let (prediction, probabilities) = predictions::named(&answer);
         let shadow = Shadow {
             prediction_id: told.prediction,

@@ -40,8 +40,9 @@ pub use run::resume;
 /// Largest archive, in bytes.
 const MAX_ARCHIVE_BYTES: usize = 8 << 30;
 
-/// Archives that are received at once: each takes disk.
+/// Archives that are received at once, and that wait: each takes disk.
 const RECEIVED_AT_ONCE: usize = 4;
+const MOST_WAITING: u64 = 16;
 
 /// What an archive may be called; what it is, its content tells.
 const ARCHIVE_TYPES: [&str; 6] = [
@@ -194,6 +195,9 @@ async fn of_dataset(state: &AppState, new: NewPredictionJob) -> Result<Predictio
 async fn of_archive(state: &AppState, model: Option<&str>, archive: Body) -> Result<PredictionJob, ApiError> {
     let busy = |_| ApiError::Busy("as many archives are being received as this server takes at once".into());
     let _place = state.jobs.receiving.try_acquire().map_err(busy)?;
+    if store::prediction_jobs::count_archives(&state.db).await? >= MOST_WAITING {
+        return Err(ApiError::Busy(format!("{MOST_WAITING} archives wait to be scored: come back when one is done")));
+    }
     let model = model_of(state, model).await?;
     let id = PredictionJobId::new();
     tokio::fs::create_dir_all(&state.jobs.folder).await.map_err(ApiError::internal)?;
@@ -206,8 +210,12 @@ async fn of_archive(state: &AppState, model: Option<&str>, archive: Body) -> Res
     let counted = tokio::task::spawn_blocking(move || dataset::count_archive(&counting)).await;
     let total = counted.map_err(ApiError::internal)?.map_err(|why| ApiError::Unusable(format!("the archive {why}")))?;
     let job = queued(id, &model, total);
-    store::prediction_jobs::create(&state.db, &job).await?;
-    path.keep().map_err(ApiError::internal)?;
+    // First the file, then the row: one that no job names is removed at the next start.
+    let path = path.keep().map_err(ApiError::internal)?;
+    if let Err(error) = store::prediction_jobs::create(&state.db, &job).await {
+        tokio::fs::remove_file(path).await.map_err(ApiError::internal)?;
+        return Err(error.into());
+    }
     Ok(job)
 }
 

@@ -267,11 +267,22 @@ impl Engine {
     }
 
     /// Classifies by another model as soon as the engine has nothing else to do. Nobody waits for it: neither clients nor training.
-    /// `None` when it was dropped for newer ones, or cannot be done.
-    pub async fn classify_when_idle(&self, image: Arc<GreyImage>, model: ModelId) -> Option<Classification> {
-        let (request, answer) = self.request(image, Some(model), false, None).await.ok()?;
-        self.commands.try_send(Command::Later(request)).ok()?;
-        answer.await.ok()?.ok()
+    /// `None` when it was dropped for newer ones.
+    ///
+    /// # Errors
+    /// `NotLoaded`, `QueueFull`, `Closed`, and `Model` when the network fails.
+    pub async fn classify_when_idle(
+        &self,
+        image: Arc<GreyImage>,
+        model: ModelId,
+    ) -> Result<Option<Classification>, EngineError> {
+        let (request, answer) = self.request(image, Some(model), false, None).await?;
+        self.commands.try_send(Command::Later(request)).map_err(|error| match error {
+            // Not counted among the refused: no client is.
+            mpsc::TrySendError::Full(_) => EngineError::QueueFull { retry_after_seconds: 1 },
+            mpsc::TrySendError::Disconnected(_) => EngineError::Closed,
+        })?;
+        answer.await.ok().transpose()
     }
 
     async fn request(

@@ -246,6 +246,14 @@ pub async fn results(db: &Db, id: PredictionJobId, from: u64, limit: u32) -> Res
         .collect()
 }
 
+/// Archives that are scored or wait for it.
+pub async fn count_archives(db: &Db) -> Result<u64, StoreError> {
+    let count = sqlx::query_scalar!(
+        r#"select count(*) as "count!: i64" from prediction_jobs where status in ('queued', 'running') and dataset_id is null"#
+    );
+    columns::number("count", count.fetch_one(db.read()).await?)
+}
+
 /// Radiographs of a data set, or of one of its splits.
 pub async fn count_radiographs(db: &Db, dataset: DatasetId, split: Option<Split>) -> Result<u64, StoreError> {
     let (dataset, split) = (dataset.to_string(), split.map(Split::as_str));

@@ -425,6 +425,9 @@ await check('the models page has the champion and its download', async (page) =>
   await row.getByText('Download').click();
   expect(/\.safetensors$/.test((await download).suggestedFilename()), 'not a safetensors file');
   await picture(page, 'models');
+  await page.locator('table a[href^="#/models/"]').first().click();
+  await page.getByRole('heading', { name: 'Images beside those of training' }).waitFor();
+  await picture(page, 'live');
 });
 
 await check('on a phone no page is wider than the screen', async (page) => {

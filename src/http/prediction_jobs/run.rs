@@ -18,7 +18,7 @@ use crate::{
         ApiError, AppState,
         predictions::{self, Content},
     },
-    inference::Classification,
+    inference::{Classification, EngineError},
     store::{self, JobResult, Model, Page, PredictionJob, RadiographFilter, StoreError},
 };
 
@@ -51,6 +51,12 @@ enum Stop {
     Removed,
     /// The server ends; it goes on at the next start.
     Later,
+}
+
+impl Stop {
+    fn model_removed() -> Self {
+        Self::Failed("its model was removed".into())
+    }
 }
 
 impl From<StoreError> for Stop {
@@ -141,7 +147,7 @@ pub(super) async fn remove_archive(state: &AppState, id: PredictionJobId) {
 
 async fn score_all(state: &AppState, job: &PredictionJob) -> Result<(), Stop> {
     let model = store::models::get(&state.db, job.model_id).await?;
-    let model = Arc::new(model.ok_or_else(|| Stop::Failed("its model was removed".into()))?);
+    let model = Arc::new(model.ok_or_else(Stop::model_removed)?);
     let score = |(sequence, item)| {
         let (state, model) = (state.clone(), Arc::clone(&model));
         async move { score(&state, &model, sequence, item?).await }
@@ -170,9 +176,18 @@ async fn score_all(state: &AppState, job: &PredictionJob) -> Result<(), Stop> {
     }
 }
 
+/// As soon as the disk takes them.
 async fn write(state: &AppState, job: &PredictionJob, results: &mut Vec<JobResult>) -> Result<(), Stop> {
-    if !store::prediction_jobs::append(&state.db, job.id, results).await? {
-        return Err(Stop::Removed);
+    loop {
+        match store::prediction_jobs::append(&state.db, job.id, results).await {
+            Ok(true) => break,
+            Ok(false) => return Err(Stop::Removed),
+            Err(error) if error.is_of_the_disk() => {
+                tracing::warn!(job = %job.id, %error, "the results of a prediction job wait for the disk");
+                sleep(LONGEST).await;
+            }
+            Err(error) => return Err(error.into()),
+        }
     }
     results.clear();
     Ok(())
@@ -254,7 +269,9 @@ async fn score(state: &AppState, model: &Model, sequence: u64, item: Item) -> Re
     };
     let looked = match looked {
         Ok(looked) => looked,
-        Err(error @ (ApiError::Internal(_) | ApiError::Unavailable(_))) => return Err(given_up(state, &error)),
+        Err(error @ ApiError::Internal(_)) => return Err(given_up(state, &error)),
+        // The decoder gave up, or the server ends.
+        Err(ApiError::Unavailable(_)) if state.shutdown.is_cancelled() => return Err(Stop::Later),
         Err(error) => return Ok(JobResult { problem: Some(error.to_string()), ..empty }),
     };
     let (prediction, probabilities) = predictions::named(&classify(state, model, Arc::new(looked.image)).await?);
@@ -270,11 +287,20 @@ async fn classify(
 ) -> Result<Classification, Stop> {
     loop {
         // It may have had to make room for another model.
-        predictions::load_beside(state, model).await.map_err(|error| given_up(state, &error))?;
-        if let Some(answer) = state.engine.classify_when_idle(Arc::clone(&image), model.id).await {
-            return Ok(answer);
+        match predictions::load_beside(state, model).await {
+            Ok(()) => {}
+            Err(ApiError::QueueFull { .. }) => {
+                sleep(PAUSE).await;
+                continue;
+            }
+            Err(_) if store::models::get(&state.db, model.id).await?.is_none() => return Err(Stop::model_removed()),
+            Err(error) => return Err(given_up(state, &error)),
         }
-        sleep(PAUSE).await;
+        match state.engine.classify_when_idle(Arc::clone(&image), model.id).await {
+            Ok(Some(answer)) => return Ok(answer),
+            Ok(None) | Err(EngineError::QueueFull { .. } | EngineError::NotLoaded(_)) => sleep(PAUSE).await,
+            Err(error) => return Err(given_up(state, &error.into())),
+        }
     }
 }
 

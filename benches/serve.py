@@ -102,7 +102,8 @@ def crown(server, model):
 
 def export(options, scratch):
     model = scratch / "model.safetensors"
-    engine_alone(options, 1, ["--runs", "1", "--export", str(model)])
+    command = [options.thorax, "bench", "--image-size", str(SIDE), "--export", str(model)]
+    subprocess.run(command, capture_output=True, check=True, env=environment())
     return model
 
 
@@ -186,12 +187,21 @@ def litserve(model, workers, batch):
     server = Server([sys.executable, str(script), str(model), str(port), str(workers), str(batch)], env=environment(), start_new_session=True)
     server.address = f"127.0.0.1:{port}"
     for _ in range(600):
-        try:
-            ask(server.address, "GET", "/health")
+        if is_healthy(server.address):
             return server
-        except (OSError, SystemExit, ValueError):
-            time.sleep(0.1)
+        time.sleep(0.1)
     raise SystemExit("LitServe does not start")
+
+
+def is_healthy(address):
+    connection = http.client.HTTPConnection(address, timeout=10)
+    try:
+        connection.request("GET", "/health")
+        return connection.getresponse().status == 200
+    except OSError:
+        return False
+    finally:
+        connection.close()
 
 
 def start_training(options, server):

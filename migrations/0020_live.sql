@@ -34,3 +34,4 @@ create table shadows (
     created_at text not null
 ) strict, without rowid;
 create index shadows_by_model on shadows (model_id, answered, prediction);
+create index shadows_that_differ on shadows (model_id, prediction_id) where answered <> prediction;

@@ -160,13 +160,11 @@ async fn a_job_that_was_interrupted_goes_on_after_its_last_result() {
     let files: Vec<(&str, &[u8])> = names.iter().zip(&images).map(|(name, image)| (name.as_str(), &**image)).collect();
     let dataset = server.dataset("drawn").await;
     server.fill(&dataset, "train", 0, 4).await;
-    // The server is at its end before it begins, as if it had been killed.
-    server.state.shutdown.cancel();
+    let first = occupied(&server).await;
     let asked =
         [send(&server, "application/zip", zip(&files)).await, server.post(JOBS, json!({"dataset_id": dataset})).await];
-    server.settle().await;
     assert_eq!(asked.each_ref().map(|job| job.text("/status")), ["queued", "queued"]);
-    let again = Server::again(server).await;
+    let again = ended_and_begun_again(server, &first).await;
     // Some was done before.
     for job in &asked {
         let id = job.text("/id").parse().unwrap();
@@ -195,6 +193,26 @@ async fn a_job_that_was_interrupted_goes_on_after_its_last_result() {
     }
     again.settle().await;
     assert_eq!(std::fs::read_dir(again.folder.path().join("data/jobs")).unwrap().count(), 0);
+}
+
+/// A job that keeps the others waiting; its path.
+async fn occupied(server: &Server) -> String {
+    let image = png(48, 48, 200);
+    let names: Vec<String> = (0..20_000).map(|at| format!("{at}.png")).collect();
+    let files: Vec<(&str, &[u8])> = names.iter().map(|name| (name.as_str(), &*image)).collect();
+    let job = send(server, "application/x-tar", tar(&files)).await;
+    assert_eq!(job.status, 202, "{job:?}");
+    job.header("location").to_owned()
+}
+
+/// The server's end in the middle of its first job, and its next start without that.
+async fn ended_and_begun_again(server: Server, first: &str) -> Server {
+    server.state.shutdown.cancel();
+    server.settle().await;
+    let again = server.again().await;
+    assert_eq!(again.get(first).await.text("/status"), "running", "it was interrupted");
+    assert_eq!(again.delete(first).await.status, 204);
+    again
 }
 
 fn before(sequence: u64, radiograph_id: Option<thorax::domain::RadiographId>) -> thorax::store::JobResult {
@@ -271,7 +289,7 @@ async fn a_job_whose_model_was_removed_fails_and_says_so() {
     let server = Server::start().await;
     server.crown(model::small(32, 1)).await;
     let other = server.request("POST", "/v1/models", "application/octet-stream", model::small(32, 2)).await;
-    server.state.shutdown.cancel();
+    let first = occupied(&server).await;
     let asked = server
         .request(
             "POST",
@@ -280,8 +298,7 @@ async fn a_job_whose_model_was_removed_fails_and_says_so() {
             zip(&[("a.png", &png(48, 48, 1))]),
         )
         .await;
-    server.settle().await;
-    let again = Server::again(server).await;
+    let again = ended_and_begun_again(server, &first).await;
     assert_eq!(again.delete(other.header("location")).await.status, 204);
     resume_prediction_jobs(&again.state).await.unwrap();
     let job = ended(&again, &asked).await;

@@ -1,6 +1,9 @@
 //! The model that looks at a share of the images that another one answers, when the engine has nothing else to do.
 
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{
+    Arc, PoisonError, RwLock,
+    atomic::{AtomicU64, Ordering},
+};
 
 use jiff::Timestamp;
 use tokio::sync::Semaphore;
@@ -27,8 +30,8 @@ pub struct Challenger(Arc<Inner>);
 struct Inner {
     model: RwLock<Option<Model>>,
     share: f64,
-    /// What is left of the shares of earlier images.
-    owed: Mutex<f64>,
+    /// Images so far.
+    seen: AtomicU64,
     places: Arc<Semaphore>,
 }
 
@@ -43,7 +46,7 @@ impl Challenger {
     /// None yet; it is to look at that share of the images, 0 to 1.
     pub fn new(share: f64) -> Self {
         let places = Arc::new(Semaphore::new(MOST));
-        Self(Arc::new(Inner { model: RwLock::default(), share, owed: Mutex::default(), places }))
+        Self(Arc::new(Inner { model: RwLock::default(), share, seen: AtomicU64::new(0), places }))
     }
 
     /// From now on it is this model.
@@ -54,11 +57,9 @@ impl Challenger {
     /// The model, if this image is one of its share.
     fn chosen(&self) -> Option<Model> {
         let model = self.0.model.read().unwrap_or_else(PoisonError::into_inner).clone()?;
-        let mut owed = self.0.owed.lock().unwrap_or_else(PoisonError::into_inner);
-        *owed += self.0.share;
-        let chosen = *owed >= 1.0;
-        *owed -= f64::from(u8::from(chosen));
-        chosen.then_some(model)
+        let before = self.0.seen.fetch_add(1, Ordering::Relaxed);
+        let due = |seen: u64| (seen as f64 * self.0.share).floor();
+        (due(before + 1) > due(before)).then_some(model)
     }
 }
 

@@ -3,7 +3,8 @@
 use image::ExtendedColorType;
 
 use super::{
-    DicomRadiograph, Format, GreyImage, ImageError, Limits, container, decode, dicom, encode, strip, suspicion,
+    DicomRadiograph, Format, GreyImage, ImageError, Limits, container, decode, dicom, encode, encode_png, strip,
+    suspicion,
 };
 use crate::domain::Flag;
 
@@ -44,14 +45,18 @@ pub fn examine(bytes: &[u8], limits: &Limits) -> Result<Examined, ImageError> {
 
 impl Examined {
     /// What may be stored of the file, which [`decode`] turns into the same pixels: a PNG or JPEG without its texts and
-    /// profiles, or the grey of a DICOM as a PNG of 8 bits, or of 16 where 8 do not hold it.
+    /// profiles, the grey of a DICOM as a PNG of 8 bits, or of 16 where 8 do not hold it, and the grey of a JPEG that is so damaged that its
+    /// parts cannot be told from each other, though it can be decoded.
     ///
     /// # Errors
-    /// When the file's parts cannot be told from each other.
+    /// When a PNG's parts cannot be told from each other.
     pub fn storable(&self, bytes: &[u8]) -> Result<(Format, Vec<u8>), ImageError> {
         match (&self.dicom, self.format) {
             (Some(dicom), _) => Ok((Format::Png, encode_plane(dicom))),
-            (None, Format::Jpeg) => Ok((Format::Jpeg, strip::jpeg(bytes)?)),
+            (None, Format::Jpeg) => match strip::jpeg(bytes) {
+                Ok(stripped) => Ok((Format::Jpeg, stripped)),
+                Err(_) => Ok((Format::Png, encode_png(&self.image))),
+            },
             (None, _) => Ok((Format::Png, strip::png(bytes)?)),
         }
     }

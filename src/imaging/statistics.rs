@@ -17,7 +17,7 @@ pub fn statistics_of_plane(plane: &[u8], width: u32, height: u32) -> InputStatis
     let count = plane.len() as f32;
     let share = |is: fn(&u8) -> bool| plane.iter().filter(|grey| is(grey)).count() as f32 / count;
     let mean = plane.iter().map(|grey| u32::from(*grey)).sum::<u32>() as f32 / count;
-    let variance = plane.iter().map(|grey| (f32::from(*grey) - mean).powi(2)).sum::<f32>() / count;
+    let variance = plane.iter().map(|grey| f64::from(f32::from(*grey) - mean).powi(2)).sum::<f64>() / f64::from(count);
     let differences: u32 = plane
         .chunks_exact(LOOK_SIDE)
         .flat_map(|row| row.iter().zip(&row[1..]))
@@ -27,7 +27,7 @@ pub fn statistics_of_plane(plane: &[u8], width: u32, height: u32) -> InputStatis
     let aspect_ratio = width as f32 / height as f32;
     InputStatistics([
         mean,
-        variance.sqrt(),
+        variance.sqrt() as f32,
         share(|grey| *grey < DARK),
         share(|grey| *grey > BRIGHT),
         detail,

@@ -46,6 +46,10 @@ pub(super) fn png(bytes: &[u8]) -> Result<Vec<u8>, ImageError> {
 }
 
 /// A JPEG with tables, frames and scans, the head of its JFIF segment, and Adobe's, which says what its colours are.
+///
+/// # Errors
+/// When its parts cannot be told from each other, or something would have to be taken out behind the beginning of a scan: a decoder may
+/// take what looks like a segment there for the scan's data, and see another image without it.
 pub(super) fn jpeg(bytes: &[u8]) -> Result<Vec<u8>, ImageError> {
     let cut_off = || undecodable("the JPEG is cut off before its end marker");
     let orientation = exif(JpegDecoder::new(std::io::Cursor::new(bytes)).map_err(undecodable)?)?;
@@ -54,6 +58,7 @@ pub(super) fn jpeg(bytes: &[u8]) -> Result<Vec<u8>, ImageError> {
     if let Some(exif) = &orientation {
         stripped.extend(jpeg_segment(0xe1, &[b"Exif\0\0", &exif[..]].concat()));
     }
+    let mut scanned = false;
     loop {
         // Between two segments; after a scan its data ends where a marker stands.
         let at = next_marker(rest).ok_or_else(cut_off)?;
@@ -72,7 +77,9 @@ pub(super) fn jpeg(bytes: &[u8]) -> Result<Vec<u8>, ImageError> {
         let length = from.get(2..4).map(|length| usize::from(u16::from_be_bytes([length[0], length[1]])));
         let (segment, after) = length.and_then(|length| from.split_at_checked(2 + length)).ok_or_else(cut_off)?;
         let content = segment.get(4..).ok_or_else(cut_off)?;
+        scanned |= marker == 0xda;
         match marker {
+            0xe0..=0xef | 0xfe if scanned => return Err(undecodable("a segment stands within the JPEG's scans")),
             // Density and version; a thumbnail of 0 x 0 pixels.
             0xe0 if content.starts_with(b"JFIF\0") && content.len() >= 14 => {
                 stripped.extend(jpeg_segment(0xe0, &[&content[..12], &[0, 0]].concat()));
@@ -162,5 +169,27 @@ mod tests {
         assert_eq!(decoded(&stripped).width, 60, "it is turned");
         assert_eq!(decoded(&stripped), decoded(&named));
         assert_eq!(png(&plain).unwrap(), plain, "nothing to take out");
+    }
+
+    /// Found by fuzzing: what looks like a segment within a scan, and one that reaches beyond the end.
+    #[test]
+    fn a_jpeg_that_is_damaged_within_its_scan_is_stored_as_what_is_decoded_of_it() {
+        let pixels: Vec<u8> = (0..64 * 64).map(|at| (at * 7 % 251) as u8).collect();
+        let mut plain = Vec::new();
+        JpegEncoder::new(&mut plain).encode(&pixels, 64, 64, ExtendedColorType::L8).unwrap();
+        let scan = plain.windows(2).position(|pair| pair == [0xff, 0xda]).unwrap();
+        for segment in [&[0xff, 0xe4, 0x00, 0x06, 1, 2, 3, 4][..], &[0xff, 0xfe, 0x00, 0x02], &[0xff, 0x81, 0xf0, 0x00]]
+        {
+            let mut damaged = plain.clone();
+            let middle = (scan + plain.len()) / 2;
+            damaged.splice(middle..middle, segment.iter().copied());
+            let limits = Limits { max_pixels: 1 << 20 };
+            let Ok(examined) = crate::imaging::examine(&damaged, &limits) else { continue };
+            let (_, stored) = examined.storable(&damaged).unwrap();
+            assert_eq!(decoded(&stored), examined.image, "{segment:x?}");
+        }
+        let mut within = plain.clone();
+        within.splice(scan + 40..scan + 40, [0xff, 0xe4, 0x00, 0x04, 1, 2]);
+        assert!(jpeg(&within).is_err() && jpeg(&plain).is_ok());
     }
 }

@@ -92,7 +92,7 @@ def ask(address, method, path, body=None, content_type="application/json"):
     text = answer.read()
     if answer.status >= 400:
         raise SystemExit(f"{method} {path}: {answer.status} {text[:500]}")
-    return json.loads(text) if text else None
+    return json.loads(text) if "json" in answer.getheader("Content-Type", "") else text
 
 
 def crown(server, model):
@@ -217,7 +217,7 @@ def start_training(options, server):
     return run["id"]
 
 
-LEAKAGE = ["patient-overlap", "duplicates-across-splits"]
+LEAKAGE = ["patient-overlap", "duplicate-across-splits"]
 
 
 def training(options, scratch, images):

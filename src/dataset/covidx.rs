@@ -114,7 +114,11 @@ fn check_file_name(name: &str) -> Result<(), String> {
         return Err(format!("file name {name:?} is not UTF-8"));
     }
     // Backslashes and drive letters too: the same split file must mean the same on every system.
-    let upwards = name.split(['/', '\\']).any(|part| part == "..");
+    let mut parts = name.split(['/', '\\']);
+    if parts.clone().any(|part| part == ".") {
+        return Err(format!("file name {name:?} names a folder"));
+    }
+    let upwards = parts.any(|part| part == "..");
     let drive = name.as_bytes().get(1) == Some(&b':');
     if upwards || drive || name.starts_with(['/', '\\']) || name.contains('\0') {
         return Err(format!("file name {name:?} leads out of the folder"));

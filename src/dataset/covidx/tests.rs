@@ -63,6 +63,14 @@ fn missing_columns_are_a_problem() {
     assert!(problem("normal").contains("missing"));
 }
 
+/// Found by fuzzing.
+#[test]
+fn a_folder_is_no_file() {
+    for name in [".", "./a.png", "x/./a.png"] {
+        assert!(problem(&format!("1 {name} normal cohen")).contains("names a folder"), "{name}");
+    }
+}
+
 #[test]
 fn file_names_that_lead_out_of_the_folder_are_refused() {
     for name in ["../a.png", "/etc/a.png", "x/../../a.png", "..\\a.png", "C:\\a.png", "\\\\host\\a.png"] {

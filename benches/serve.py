@@ -4,6 +4,7 @@ See README.md."""
 import argparse
 import base64
 import concurrent.futures
+import contextlib
 import http.client
 import io
 import json
@@ -63,7 +64,8 @@ class Server:
     """A process that listens; ended with the block."""
 
     def __init__(self, command, **more):
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, **more)
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True, **more)
 
     def __enter__(self):
         return self
@@ -71,6 +73,8 @@ class Server:
     def __exit__(self, *_):
         self.process.send_signal(signal.SIGTERM)
         self.process.wait(60)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)  # workers that outlive their server
 
     def memory(self):
         status = pathlib.Path(f"/proc/{self.process.pid}/status").read_text()
@@ -184,7 +188,7 @@ def throughput(options, scratch, images):
 def litserve(model, workers, batch):
     port = 18000 + workers * 100 + batch
     script = pathlib.Path(__file__).with_name("serve_litserve.py")
-    server = Server([sys.executable, str(script), str(model), str(port), str(workers), str(batch)], env=environment(), start_new_session=True)
+    server = Server([sys.executable, str(script), str(model), str(port), str(workers), str(batch)], env=environment())
     server.address = f"127.0.0.1:{port}"
     for _ in range(600):
         if is_healthy(server.address):

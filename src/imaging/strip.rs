@@ -63,6 +63,9 @@ pub(super) fn jpeg(bytes: &[u8]) -> Result<Vec<u8>, ImageError> {
         // Between two segments; after a scan its data ends where a marker stands.
         let at = next_marker(rest).ok_or_else(cut_off)?;
         let (data, from) = rest.split_at(at);
+        if !scanned && data.iter().any(|byte| *byte != 0xff) {
+            return Err(undecodable("something that is no segment stands before the JPEG's scans"));
+        }
         stripped.extend_from_slice(data);
         let marker = from[1];
         if marker == 0xd9 {
@@ -188,6 +191,13 @@ mod tests {
             let (_, stored) = examined.storable(&damaged).unwrap();
             assert_eq!(decoded(&stored), examined.image, "{segment:x?}");
         }
+        // And what is no segment, behind one that goes.
+        let mut between = plain.clone();
+        between.splice(2..2, [0xff, 0xe5, 0x00, 0x04, 1, 2, 0x33, 0x00]);
+        if let Ok(examined) = crate::imaging::examine(&between, &Limits { max_pixels: 1 << 20 }) {
+            assert_eq!(decoded(&examined.storable(&between).unwrap().1), examined.image);
+        }
+        assert!(jpeg(&between).is_err());
         let mut within = plain.clone();
         within.splice(scan + 40..scan + 40, [0xff, 0xe4, 0x00, 0x04, 1, 2]);
         assert!(jpeg(&within).is_err() && jpeg(&plain).is_ok());

@@ -184,7 +184,8 @@ await check('all epochs can be read as a table', async (page) => {
   expect(await rows.count() === epochs.length, `${await rows.count()} rows for ${epochs.length} epochs`);
   const first = await rows.first().innerText();
   expect(first.includes(epochs[0].train.loss.toFixed(4)), `the first row is ${first}`);
-  expect(first.trim().endsWith(`${(epochs[0].data_wait_share * 100).toFixed(1)} %`), `the first row ends otherwise than with its wait: ${first}`);
+  const waits = [epochs[0].data_wait_share, epochs[0].serving_wait_share].map((share) => `${(share * 100).toFixed(1)} %`);
+  expect(first.trim().replace(/\s+/g, ' ').endsWith(waits.join(' ')), `the first row ends otherwise than with its waits: ${first}`);
 });
 
 await check('each evaluation shows its matrix, its classes with intervals, and why it is optimistic', async (page) => {

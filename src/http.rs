@@ -14,8 +14,6 @@ mod drain;
 mod evaluations;
 mod extract;
 mod fields;
-#[cfg(test)]
-mod fixtures;
 mod health;
 mod heatmaps;
 mod imports;

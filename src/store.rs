@@ -28,7 +28,7 @@ pub mod shadows;
 pub mod weights;
 
 #[cfg(test)]
-mod fixtures;
+pub(crate) mod fixtures;
 
 pub use attributes::Attributes;
 pub use blobs::Blobs;

@@ -110,12 +110,12 @@ type Visit<'a> = dyn FnMut(&str, io::Result<&mut dyn Read>) -> Result<bool, Arch
 
 fn walk(path: &Path, visit: &mut Visit<'_>) -> Result<(), ArchiveError> {
     let mut file = File::open(path)?;
-    let mut start = [0; 265];
-    let length = read_start(&mut file, &mut start)?;
+    let mut start = Vec::new();
+    (&mut file).take(265).read_to_end(&mut start)?;
     file.seek(SeekFrom::Start(0))?;
     let bytes = file.metadata()?.len();
     let file = BufReader::new(file);
-    match &start[..length] {
+    match start.as_slice() {
         [b'P', b'K', 3 | 5, 4 | 6, ..] => walk_zip(file, visit),
         [0x1f, 0x8b, ..] => {
             let most = bytes.saturating_mul(MOST_EXPANSION).max(1 << 20);
@@ -124,17 +124,6 @@ fn walk(path: &Path, visit: &mut Visit<'_>) -> Result<(), ArchiveError> {
         start if start.get(257..262) == Some(b"ustar") => walk_tar(file, visit),
         _ => Err(ArchiveError::Unknown),
     }
-}
-
-fn read_start(from: &mut impl Read, start: &mut [u8]) -> io::Result<usize> {
-    let mut length = 0;
-    while length < start.len() {
-        match from.read(&mut start[length..])? {
-            0 => break,
-            more => length += more,
-        }
-    }
-    Ok(length)
 }
 
 fn walk_zip(mut from: impl Read + Seek, visit: &mut Visit<'_>) -> Result<(), ArchiveError> {

@@ -11,15 +11,13 @@ use std::{
     collections::HashMap,
     mem,
     path::PathBuf,
-    pin::Pin,
     sync::Arc,
-    task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
 
 use futures_util::{StreamExt, stream};
-use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
+use tokio::task::JoinError;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
     domain::RadiographId,
@@ -150,14 +148,17 @@ async fn import_all(
     // Reading, decoding and blobs in parallel; rows in the order of the folder, so that the same folder always gives the same data set.
     // More than there are cores, for most of them wait for the disk.
     let parallel = 4 * std::thread::available_parallelism().map_or(1, usize::from);
-    let begin = |entry| Keeping(tokio::spawn(keep(db.clone(), blobs.clone(), Arc::clone(&request), entry)));
+    // Tasks of their own, so that they go on while rows are written; they end with whoever waits for them.
+    let begin =
+        |entry| AbortOnDropHandle::new(tokio::spawn(keep(db.clone(), blobs.clone(), Arc::clone(&request), entry)));
     let mut kept = stream::iter(entries).map(begin).buffered(parallel);
     let (mut outcomes, mut entered) = (Vec::with_capacity(ROWS), Instant::now());
     while let Some(outcome) = kept.next().await {
         if stop.is_cancelled() {
             return Err(Failure::Stopped);
         }
-        outcomes.push(outcome?);
+        let given_up = |error: JoinError| StoreError::Blob(format!("an image was given up: {error}"));
+        outcomes.push(outcome.map_err(given_up)??);
         if outcomes.len() == ROWS || entered.elapsed() >= LONGEST {
             enter(db, mem::take(&mut outcomes), &mut known, ledger).await?;
             ledger.report_if_due().await?;
@@ -173,24 +174,6 @@ const LONGEST: Duration = Duration::from_millis(250);
 
 /// An image on its way up to its row, or the reason to reject it.
 type Outcome = (Origin, Result<(Candidate, Kept), Refused>);
-
-/// A task that ends with whoever waits for it.
-struct Keeping(JoinHandle<Result<Outcome, StoreError>>);
-
-impl Future for Keeping {
-    type Output = Result<Outcome, StoreError>;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let ended = ready!(Pin::new(&mut self.0).poll(context));
-        Poll::Ready(ended.unwrap_or_else(|error| Err(StoreError::Blob(format!("an image was given up: {error}")))))
-    }
-}
-
-impl Drop for Keeping {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
 
 /// Writes the rows of images that are kept, and records what became of each, in order.
 async fn enter(

@@ -184,8 +184,10 @@ static DECODERS: LazyLock<Semaphore> =
     LazyLock::new(|| Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from)));
 
 async fn prepared(bytes: Vec<u8>, uploaded: Sha256, limits: Limits) -> Result<Prepared, ImageError> {
-    let _place = DECODERS.acquire().await.expect("it is never closed");
+    let place = DECODERS.acquire().await.expect("it is never closed");
     blocking(move || {
+        // Held by the work and not by who waits for it: work whose client hung up still takes its core.
+        let _place = place;
         let examined = imaging::examine(&bytes, &limits)?;
         let (format, stored) = examined.storable(&bytes)?;
         let sha256 = if stored == bytes { uploaded } else { Sha256::of(&stored) };

@@ -103,7 +103,7 @@ mod tests {
     fn it_looks_at_its_share_and_at_nothing_without_a_model() {
         let challenger = Challenger::new(0.3);
         assert!((0..10).all(|_| challenger.chosen().is_none()));
-        challenger.set(Some(crate::http::fixtures::model()));
+        challenger.set(Some(crate::store::fixtures::model(None)));
         assert_eq!((0..100).filter(|_| challenger.chosen().is_some()).count(), 30);
         challenger.set(None);
         assert!(challenger.chosen().is_none());

@@ -28,7 +28,7 @@ pub(super) async fn observe(State(state): State<AppState>, request: Request, nex
     let method = request.method().clone();
     let route = request.extensions().get::<MatchedPath>().map_or(UNMATCHED, MatchedPath::as_str).to_owned();
     let mut trace = TraceContext::of(request.headers());
-    let exported = state.traces.begin(trace.parent(), format!("{} {route}", label(&method, StatusCode::OK)));
+    let exported = state.traces.begin(trace.parent(), label(&method, StatusCode::OK), &route);
     if let Some(exported) = &exported {
         trace.adopt(exported);
     }

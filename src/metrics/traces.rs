@@ -63,7 +63,7 @@ impl Traces {
     }
 
     /// A request begins.
-    pub fn begin(&self, parent: Option<ParentSpan<'_>>, name: String) -> Option<RequestSpan> {
+    pub fn begin(&self, parent: Option<ParentSpan<'_>>, method: &str, route: &str) -> Option<RequestSpan> {
         let Exported { tracer, .. } = self.0.as_ref()?;
         let remote = parent.and_then(|ParentSpan { trace_id, span_id, sampled }| {
             let (trace, span) = (TraceId::from_hex(trace_id).ok()?, SpanId::from_hex(span_id).ok()?);
@@ -71,7 +71,10 @@ impl Traces {
             Some(SpanContext::new(trace, span, flags, true, TraceState::default()))
         });
         let context = remote.map_or_else(Context::new, |remote| Context::new().with_remote_span_context(remote));
-        let span = tracer.span_builder(name).with_kind(SpanKind::Server).start_with_context(tracer, &context);
+        let span = tracer
+            .span_builder(format!("{method} {route}"))
+            .with_kind(SpanKind::Server)
+            .start_with_context(tracer, &context);
         Some(RequestSpan(span))
     }
 

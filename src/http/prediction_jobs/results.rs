@@ -1,7 +1,5 @@
 //! The results of a job as lines, of CSV or JSON, read from the database while they are sent.
 
-use std::collections::VecDeque;
-
 use axum::{
     body::Body,
     extract::State,
@@ -9,7 +7,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
-use futures_util::{TryStreamExt, stream};
+use futures_util::{StreamExt, TryStreamExt, stream};
 
 use crate::{
     domain::{PredictionJobId, Sha256},
@@ -50,8 +48,8 @@ pub(super) async fn get_prediction_job_results(
     let form = negotiate(&headers, &FORMS)?;
     let job = super::find(&state, id).await?;
     let (media_type, first) = match form {
-        Form::Lines => (FORMS[0].0, Vec::new()),
-        Form::Csv => ("text/csv; charset=utf-8", record(&head(&job.classes))?),
+        Form::Lines => (FORMS[0].0, None),
+        Form::Csv => ("text/csv; charset=utf-8", Some(Bytes::from(record(&head(&job.classes))?))),
     };
     let page = move |(from, classes): (u64, Vec<String>)| {
         let db = state.db.clone();
@@ -63,11 +61,10 @@ pub(super) async fn get_prediction_job_results(
             Ok::<_, StoreError>(Some((Bytes::from(lines), (next, classes))))
         }
     };
-    let begun = VecDeque::from([Bytes::from(first)]);
-    let begun = stream::iter(begun.into_iter().filter(|bytes| !bytes.is_empty()).map(Ok::<_, StoreError>));
+    let begun = stream::iter(first.map(Ok::<_, StoreError>));
     let rest =
         stream::try_unfold((0, job.classes), page).inspect_err(|error| tracing::error!(%error, "results end early"));
-    let body = Body::from_stream(futures_util::StreamExt::chain(begun, rest));
+    let body = Body::from_stream(begun.chain(rest));
     Ok(([(header::CONTENT_TYPE, media_type), (header::VARY, "accept")], body).into_response())
 }
 

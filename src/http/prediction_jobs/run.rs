@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use futures_util::{
-    StreamExt,
+    StreamExt, TryStreamExt,
     stream::{self, BoxStream},
 };
 use tokio::{
@@ -18,6 +18,7 @@ use crate::{
         ApiError, AppState,
         predictions::{self, Content},
     },
+    imaging::GreyImage,
     inference::{Classification, EngineError},
     store::{self, JobResult, Model, Page, PredictionJob, RadiographFilter, StoreError},
 };
@@ -229,7 +230,6 @@ fn of_dataset(state: &AppState, job: &PredictionJob, after: Option<String>) -> B
             Ok::<_, Stop>(Some((items, Some(last))))
         }
     };
-    use futures_util::TryStreamExt;
     stream::try_unfold(after, page).try_flatten().boxed()
 }
 
@@ -280,11 +280,7 @@ async fn score(state: &AppState, model: &Model, sequence: u64, item: Item) -> Re
 }
 
 /// By the job's model, whoever serves; as often as it takes.
-async fn classify(
-    state: &AppState,
-    model: &Model,
-    image: Arc<crate::imaging::GreyImage>,
-) -> Result<Classification, Stop> {
+async fn classify(state: &AppState, model: &Model, image: Arc<GreyImage>) -> Result<Classification, Stop> {
     loop {
         // It may have had to make room for another model.
         match predictions::load_beside(state, model).await {

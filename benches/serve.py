@@ -1,8 +1,7 @@
-"""The whole server under load, over HTTP: beside its own engine alone, beside LitServe, while it trains, and at twice what it can do.
+"""The whole server under load, over HTTP: beside its own engine alone, beside LitServe and TorchServe, while it trains, and at twice what it can do.
 See README.md."""
 
 import argparse
-import base64
 import concurrent.futures
 import contextlib
 import http.client
@@ -11,11 +10,9 @@ import json
 import os
 import pathlib
 import queue
-import signal
 import sqlite3
 import statistics
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -23,7 +20,9 @@ import uuid
 
 from PIL import Image
 
+import opponents
 from compare import environment, machine
+from opponents import Server
 
 SIDE = 224
 CLIENTS = 32
@@ -43,7 +42,7 @@ def arguments():
 
 def main():
     options = arguments()
-    where = machine(options, ("torch", "litserve", "pillow") if options.case == "throughput" else ("pillow",))
+    where = machine(options, ("torch", "litserve", "torchserve", "pillow") if options.case == "throughput" else ("pillow",))
     print("\n".join(f"{name}: {value}" for name, value in where.items()), end="\n\n", flush=True)
     with tempfile.TemporaryDirectory() as scratch:
         CASES[options.case](options, pathlib.Path(scratch), jpegs(options))
@@ -58,27 +57,6 @@ def jpegs(options):
         Image.open(path).convert("L").resize((SIDE, SIDE)).save(encoded, "JPEG", quality=90)
         images.append(encoded.getvalue())
     return images
-
-
-class Server:
-    """A process that listens; ended with the block."""
-
-    def __init__(self, command, **more):
-        self.process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True, **more)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.process.send_signal(signal.SIGTERM)
-        self.process.wait(60)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)  # workers that outlive their server
-
-    def memory(self):
-        status = pathlib.Path(f"/proc/{self.process.pid}/status").read_text()
-        return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmRSS:"))) // 1024
 
 
 def thorax(options, folder, *flags):
@@ -152,60 +130,43 @@ def percentile(values, share):
     return sorted(values)[min(len(values) - 1, int(share * len(values)))] if values else float("nan")
 
 
+def turns(options, model, servers, seconds):
+    """Each server with many clients and with one, and the engine alone, one after the other and again."""
+    found = {}
+    for _ in range(options.rounds):
+        for batch in (1, 8, 32):
+            found.setdefault(("engine alone", batch), []).append(engine_alone(options, batch, ["--weights", str(model)]))
+        for clients in (CLIENTS, 1):
+            for name, target in servers.items():
+                found.setdefault((name, clients), []).append(load(*target, clients, seconds))
+    return found
+
+
 def throughput(options, scratch, images):
     model, seconds = export(options, scratch), options.seconds or 12
-    plain = {"thorax": ("/v1/predictions", images, "image/jpeg")}
-    wrapped = [json.dumps({"image": base64.b64encode(image).decode()}).encode() for image in images]
-    found = {}
-    with thorax(options, scratch / "data") as ours:
+    with contextlib.ExitStack() as running:
+        ours = running.enter_context(thorax(options, scratch / "data"))
         crown(ours, model)
-        with litserve(model, 1, 8) as batching, litserve(model, options.threads, 1) as workers:
-            servers = {"Thorax": (ours.address, *plain["thorax"]), "LitServe, batches of 8": (batching.address, "/predict", wrapped, "application/json"),
-                       "LitServe, a worker a core": (workers.address, "/predict", wrapped, "application/json")}
-            for name, target in servers.items():
-                load(*target, 2, 3)
-            for _ in range(options.rounds):
-                for batch in (1, 8, 32):
-                    found.setdefault(("engine alone", batch), []).append(engine_alone(options, batch, ["--weights", str(model)]))
-                for clients in (CLIENTS, 1):
-                    for name, target in servers.items():
-                        found.setdefault((name, clients), []).append(load(*target, clients, seconds))
+        servers = {"Thorax": (ours.address, "/v1/predictions", images, "image/jpeg")}
+        for name, opponent in opponents.of(options, model, scratch).items():
+            server = running.enter_context(opponent.start())
+            servers[name] = (server.address, opponent.path, [opponent.wrap(image) for image in images], opponent.content_type)
+        for target in servers.values():
+            load(*target, 2, 3)
+        found = turns(options, model, servers, seconds)
     print("| | images/s | p50 ms | p99 ms | answers |\n| --- | --: | --: | --: | --- |")
-    for (name, number), turns in found.items():
+    for (name, number), measured in found.items():
         if name == "engine alone":
-            rate, median = statistics.median(t["images_per_second"] for t in turns), statistics.median(t["median_ms"] for t in turns)
+            rate, median = statistics.median(t["images_per_second"] for t in measured), statistics.median(t["median_ms"] for t in measured)
             print(f"| engine alone, batch {number} | {rate:.1f} | {median:.1f} | | |")
         else:
-            times = [ms for turn in turns for ms in turn["times"]]
-            rate = statistics.median(turn["rate"] for turn in turns)
+            times = [ms for turn in measured for ms in turn["times"]]
+            rate = statistics.median(turn["rate"] for turn in measured)
             statuses = {}
-            for turn in turns:
+            for turn in measured:
                 for status, count in turn["statuses"].items():
                     statuses[status] = statuses.get(status, 0) + count
             print(f"| {name}, {number} client{'s' if number > 1 else ''} | {rate:.1f} | {percentile(times, 0.5):.1f} | {percentile(times, 0.99):.1f} | {statuses} |")
-
-
-def litserve(model, workers, batch):
-    port = 18000 + workers * 100 + batch
-    script = pathlib.Path(__file__).with_name("serve_litserve.py")
-    server = Server([sys.executable, str(script), str(model), str(port), str(workers), str(batch)], env=environment())
-    server.address = f"127.0.0.1:{port}"
-    for _ in range(600):
-        if is_healthy(server.address):
-            return server
-        time.sleep(0.1)
-    raise SystemExit("LitServe does not start")
-
-
-def is_healthy(address):
-    connection = http.client.HTTPConnection(address, timeout=10)
-    try:
-        connection.request("GET", "/health")
-        return connection.getresponse().status == 200
-    except OSError:
-        return False
-    finally:
-        connection.close()
 
 
 def start_training(options, server):

@@ -41,7 +41,7 @@ pub use device::{DeviceChoice, devices};
 pub use file::{body_spec, parameter_count};
 pub use identity::Identities;
 pub use import::{BodyWeights, import_weights};
-pub use input::input_tensor;
+pub use input::Input;
 pub use network::{Network, trains_body};
 pub use probe::still_computes;
 

@@ -156,11 +156,11 @@ pub trait Observer {
         Ok(())
     }
     /// After each epoch, with the checkpoint that follows it.
-    fn epoch(&mut self, epoch: &EpochRecord, checkpoint: &Checkpoint) -> Result<(), ObserverError>;
+    fn epoch(&mut self, epoch: &EpochRecord, checkpoint: Checkpoint) -> Result<(), ObserverError>;
     /// After each stage, with the checkpoint that follows it.
-    fn stage(&mut self, model: StageModel, checkpoint: &Checkpoint) -> Result<(), ObserverError>;
+    fn stage(&mut self, model: StageModel, checkpoint: Checkpoint) -> Result<(), ObserverError>;
     /// Within an epoch: when the plan's time for it is over, and before the run ends with [`Stop::ToGoOn`].
-    fn checkpoint(&mut self, checkpoint: &Checkpoint) -> Result<(), ObserverError>;
+    fn checkpoint(&mut self, checkpoint: Checkpoint) -> Result<(), ObserverError>;
     /// When a stage has its images.
     fn image_cache(&mut self, _cache: &ImageCache) {}
     /// After each pass of the frozen body over `images` images, whose features then serve every epoch of a head step.

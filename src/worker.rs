@@ -3,6 +3,7 @@
 
 mod champion;
 mod job;
+mod keeper;
 mod live;
 mod losses;
 mod provenance;
@@ -247,7 +248,8 @@ impl Worker {
         let (sender, receiver) = oneshot::channel();
         let begun = self.thread.run(move || {
             let outcome = catch_unwind(AssertUnwindSafe(|| training::train(job, &mut recorder)));
-            recorder.close();
+            let closed = recorder.close();
+            let outcome = outcome.map(|trained| trained.and(closed.map_err(TrainingError::from)));
             // Nobody listens only when the runtime itself is gone.
             let _ = sender.send((outcome.map_err(panic_message), recorder));
         });

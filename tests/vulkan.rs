@@ -85,17 +85,17 @@ impl Observer for Told {
         Ok(())
     }
 
-    fn epoch(&mut self, epoch: &EpochRecord, _checkpoint: &Checkpoint) -> Result<(), ObserverError> {
+    fn epoch(&mut self, epoch: &EpochRecord, _checkpoint: Checkpoint) -> Result<(), ObserverError> {
         self.epochs.push(epoch.clone());
         Ok(())
     }
 
-    fn stage(&mut self, model: StageModel, _checkpoint: &Checkpoint) -> Result<(), ObserverError> {
+    fn stage(&mut self, model: StageModel, _checkpoint: Checkpoint) -> Result<(), ObserverError> {
         self.models.push(model.bytes.to_vec());
         Ok(())
     }
 
-    fn checkpoint(&mut self, _checkpoint: &Checkpoint) -> Result<(), ObserverError> {
+    fn checkpoint(&mut self, _checkpoint: Checkpoint) -> Result<(), ObserverError> {
         Ok(())
     }
 

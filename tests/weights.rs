@@ -15,7 +15,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use thorax::{
     domain::{Architecture, BlockVariant, ClassList, ModelSpec},
-    nn::{DeviceChoice, Network, body_spec, import_weights, input_tensor},
+    nn::{DeviceChoice, Input, Network, body_spec, import_weights},
 };
 
 const SIDE: i32 = 224;
@@ -134,7 +134,7 @@ fn difference(reference: &Reference, logits: &[f32]) -> f32 {
 fn logits(body: &[u8], reference: &Reference) -> Vec<f32> {
     let (device, _) = DeviceChoice::Cpu.open(None).unwrap();
     let (block_variant, normalisation) = body_spec(body).unwrap();
-    let input = input_tensor(&[&grey(reference)], SIDE as u32, &normalisation, &device);
+    let input = Input::new(&[&grey(reference)], SIDE as u32, &normalisation, &device);
     let spec = ModelSpec {
         architecture: Architecture::ResNet50,
         block_variant,
@@ -144,7 +144,7 @@ fn logits(body: &[u8], reference: &Reference) -> Vec<f32> {
         dropout: 0.0,
     };
     let network = Network::pretrained(&spec, body, 1, &device).unwrap();
-    let features = network.features(input).into_data().try_to_vec::<f32>().unwrap();
+    let features = network.features(&input).into_data().try_to_vec::<f32>().unwrap();
     let (weight, bias) = (tensor(body, "fc.weight"), tensor(body, "fc.bias"));
     let row = |row: &[f32]| row.iter().zip(&features).map(|(a, b)| a * b).sum::<f32>();
     weight.chunks_exact(features.len()).zip(bias).map(|(weights, bias)| row(weights) + bias).collect()

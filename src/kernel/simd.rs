@@ -19,6 +19,8 @@ pub(super) trait Vector: Copy {
     const TILE: (usize, usize);
     /// Channels of inputs and lanes of gradients of the largest tile of a weight's gradient whose sums stay in registers.
     const GRADIENT_TILE: (usize, usize);
+    /// Lanes of sums that stay in registers where nearly nothing else needs one.
+    const SUMS: usize;
 
     fn splat(value: f32) -> Self;
     fn load(lane: &Lane) -> Self;
@@ -96,6 +98,19 @@ impl Level {
         }
     }
 
+    /// Lanes of sums that stay in this level's registers.
+    pub(super) fn sums(self) -> usize {
+        match self {
+            Self::Portable => Portable::SUMS,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => x86::Avx2::SUMS,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => x86::Avx512::SUMS,
+            #[cfg(not(target_arch = "x86_64"))]
+            _ => Portable::SUMS,
+        }
+    }
+
     /// Runs `work` with this level's vectors.
     ///
     /// # Panics
@@ -146,6 +161,7 @@ impl Portable {
 impl Vector for Portable {
     const TILE: (usize, usize) = (2, 1);
     const GRADIENT_TILE: (usize, usize) = (4, 1);
+    const SUMS: usize = 6;
 
     #[inline(always)]
     fn splat(value: f32) -> Self {

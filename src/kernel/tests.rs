@@ -3,7 +3,12 @@
 use super::{
     Channels, ConvShape, Images, Lane, Layer, Means, Plan, Slot, Step, Team, WIDTH,
     fixtures::{drawn, levels},
+    pack::{Direction, Source},
+    product::Finish,
+    shared::Shared,
     train,
+    winograd::{self, Few},
+    zeros,
 };
 
 /// Numbers between -1 and 1, others each time.
@@ -163,6 +168,42 @@ fn convolutions_and_their_gradients_are_those_of_plain_loops() {
             }
         }
     }
+}
+
+#[test]
+fn convolutions_of_few_squares_are_those_of_plain_loops() {
+    let mut numbers = Numbers(5);
+    for shape in SHAPES.into_iter().filter(|shape| winograd::suits(*shape)) {
+        for (images, side) in [(1, 3), (1, 7), (2, 7), (3, 8)] {
+            let input = Plain::new(&mut numbers, images, shape.inputs, side);
+            let (weights, bias) = (numbers.many(shape.weights()), numbers.many(shape.outputs));
+            let expected = reference_forward(shape, &input, &weights, &bias);
+            for team in teams() {
+                let output = by_few(&team, shape, &input, &weights, &bias);
+                let error = error(&output, &expected);
+                assert!(error < 2e-5, "{shape:?}, {images} of {side}, {:?}: {error:e}", team.level());
+            }
+        }
+    }
+}
+
+fn by_few(team: &Team, shape: ConvShape, input: &Plain, weights: &[f32], bias: &[f32]) -> Vec<f32> {
+    let Plain { images, side, .. } = *input;
+    let source = Source::new(shape, weights, Direction::Forward);
+    let mut taps = zeros(source.packed());
+    let shared = Shared::new(&mut taps);
+    // SAFETY: the buffer is this function's.
+    team.run(|member| unsafe { source.pack(member, shared) });
+    let few = Few { taps: source.matrix(&taps), inputs: shape.inputs.div_ceil(WIDTH) };
+    let (lanes, bias, pixels) = (input.lanes(), train::bias_lanes(shape, bias), images * side * side);
+    let (mut scratch, mut output) = (zeros(few.scratch(images, side)), zeros(shape.outputs.div_ceil(WIDTH) * pixels));
+    let (shared, written) = (Shared::new(&mut scratch), Shared::new(&mut output));
+    team.run(|member| {
+        let finish = Finish { bias: Some(&bias), ..Finish::plain(written, pixels) };
+        // SAFETY: the buffers are this function's.
+        unsafe { few.run(member, Images { lanes: &lanes, images, side }, shared, &finish) };
+    });
+    Plain::from_lanes(&output, images, shape.outputs, side).values
 }
 
 #[test]

@@ -3,9 +3,11 @@
 //! The image is cut into squares of 4x4 outputs. Each looks at 6x6 inputs; 36 fixed sums of those, times 36 fixed sums of the 3x3
 //! weights, channel by channel, are 36 fixed sums of the outputs. So the work is 36 matrix products of squares by channels.
 
+mod few;
 mod gradient;
 mod transforms;
 
+pub(super) use few::{Few, are_few, pays};
 pub(super) use gradient::{Unpack, scratch as gradient_scratch, weight_gradient};
 
 use std::ops::Range;
@@ -51,12 +53,6 @@ pub(super) struct Winograd<'a> {
 /// Whether it can do that convolution.
 pub(super) fn suits(shape: ConvShape) -> bool {
     (shape.kernel, shape.stride, shape.padding) == (3, 1, 1)
-}
-
-/// Whether it is worth it for that many images: the transformed weights are four times as large, and where they come from main memory
-/// a few squares do not make up for that. A thread does about 55 products a nanosecond meanwhile a byte takes a twentieth of one.
-pub(super) fn pays(images: usize, side: usize) -> bool {
-    4 * squares(images, side) + 66 < images * side * side
 }
 
 /// Lanes of the transformed weights, or of their gradient.
@@ -153,6 +149,7 @@ impl Winograd<'_> {
             count: squares.len(),
             scratch,
             offset,
+            order: Order::Points,
             finish,
         };
         if let Some(chunks) = self.apart(member.threads(), total) {
@@ -197,7 +194,17 @@ struct Pass<'a> {
     scratch: Shared<'a>,
     /// Where its part of the scratch begins.
     offset: usize,
+    order: Order,
     finish: &'a Finish<'a>,
+}
+
+/// How transformed numbers lie in the scratch.
+#[derive(Clone, Copy)]
+enum Order {
+    /// `[point, lane, square]`: a point's are a matrix.
+    Points,
+    /// `[lane, point, square]`: a lane's are side by side.
+    Lanes,
 }
 
 impl Pass<'_> {
@@ -214,23 +221,32 @@ impl Pass<'_> {
         member.run(Tiles {
             pixels: Pixels { lanes: entered, stride: self.count },
             count: self.count,
-            first: self.multiplied(point),
+            first: self.multiplied(point, 0),
             weights: self.layer.point(point),
             finish: &Finish::plain(self.scratch, self.count),
             panels,
         });
     }
 
-    /// Where point and lane of the transformed input begin: `[point, lane, square]`.
+    /// Where point and lane of the transformed input begin.
     #[inline(always)]
     fn entered(&self, point: usize, lane: usize) -> usize {
-        self.offset + (point * self.layer.inputs + lane) * self.count
+        self.offset + self.row(point, lane, self.layer.inputs) * self.count
     }
 
-    /// Where the transformed output of a point begins: `[point, lane, square]`, after all of the input.
+    /// Where point and lane of the transformed output begin, after all of the input.
     #[inline(always)]
-    fn multiplied(&self, point: usize) -> usize {
-        self.offset + (POINTS * self.layer.inputs + point * self.layer.outputs) * self.count
+    fn multiplied(&self, point: usize, lane: usize) -> usize {
+        self.offset + (POINTS * self.layer.inputs + self.row(point, lane, self.layer.outputs)) * self.count
+    }
+
+    /// In which row of squares they lie.
+    #[inline(always)]
+    fn row(&self, point: usize, lane: usize, lanes: usize) -> usize {
+        match self.order {
+            Order::Points => point * lanes + lane,
+            Order::Lanes => lane * POINTS + point,
+        }
     }
 
     /// Image, and the first row and column of outputs, of a square of this pass.
@@ -291,16 +307,14 @@ impl Work for Leave<'_> {
     fn run<V: Vector>(self) {
         let Self { pass, lane, squares } = self;
         let (side, finish) = (pass.input.side, pass.finish);
-        let product = POINTS * pass.layer.outputs * pass.count;
-        // SAFETY: in this phase nobody writes the scratch.
-        let scratch = unsafe { pass.scratch.read(pass.multiplied(0), product) };
         let bias = finish.bias::<V>(lane);
         for square in squares {
             let (image, top, left) = pass.place(square);
             let mut values = [[V::zero(); IN]; IN];
             for point in 0..POINTS {
-                values[point / IN][point % IN] =
-                    V::load(&scratch[(point * pass.layer.outputs + lane) * pass.count + square]);
+                // SAFETY: nobody writes this lane's sums any more.
+                let sum = unsafe { pass.scratch.read(pass.multiplied(point, lane) + square, 1) };
+                values[point / IN][point % IN] = V::load(&sum[0]);
             }
             let outputs = LeaveSums::twice(values);
             for (y, row) in outputs.iter().enumerate().take(side - top) {

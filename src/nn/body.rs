@@ -7,6 +7,7 @@ use burn::{
 };
 
 use super::{
+    Input,
     chain::{self, Chain},
     resnet::{self, ResNet50},
     vgg::{self, Vgg16},
@@ -44,8 +45,8 @@ impl Body {
         }
     }
 
-    /// `[batch, 3, side, side]` to `[batch, features]`.
-    pub(crate) fn forward(&self, input: Tensor<4>) -> Tensor<2> {
+    /// Features, `[batch, features]`.
+    pub(crate) fn forward(&self, input: &Input) -> Tensor<2> {
         match self {
             Self::ResNet50(body) => body.forward(input),
             Self::Vgg16(body) => body.forward(input),
@@ -53,8 +54,8 @@ impl Body {
         }
     }
 
-    /// What the features are averages of, in inference: `[batch, 3, side, side]` to `[batch, channels, side, side]`.
-    pub(super) fn maps(&self, input: Tensor<4>) -> Tensor<4> {
+    /// What the features are averages of, in inference: `[batch, channels, side, side]`.
+    pub(super) fn maps(&self, input: &Input) -> Tensor<4> {
         match self {
             Self::ResNet50(body) => body.maps(input),
             Self::Vgg16(body) => body.chain().maps(input),
@@ -113,7 +114,7 @@ impl SimpleCnn {
         Self { conv: SIMPLE_CHANNELS.windows(2).map(layer).collect() }
     }
 
-    fn forward(&self, input: Tensor<4>) -> Tensor<2> {
+    fn forward(&self, input: &Input) -> Tensor<2> {
         self.chain().forward(input) // [batch, 64 * 7 * 7]
     }
 

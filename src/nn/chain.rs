@@ -14,7 +14,7 @@ use burn::{
     },
 };
 
-use super::blocked;
+use super::{Input, blocked};
 
 /// A network's convolutions, seen as a chain.
 pub(super) struct Chain<'a> {
@@ -51,27 +51,27 @@ impl<'a> Chain<'a> {
         groups.rev().collect()
     }
 
-    /// `[batch, 3, side, side]` to `[batch, channels * grid * grid]`.
-    pub(super) fn forward(&self, input: Tensor<4>) -> Tensor<2> {
+    /// `[batch, channels * grid * grid]`.
+    pub(super) fn forward(&self, input: &Input) -> Tensor<2> {
         if blocked::trains_on(&input.device()) { self.forward_blocked(input) } else { self.forward_plain(input) }
     }
 
     /// Through Burn's modules: on a GPU, and in inference where nothing is compiled.
-    pub(super) fn forward_plain(&self, input: Tensor<4>) -> Tensor<2> {
+    pub(super) fn forward_plain(&self, input: &Input) -> Tensor<2> {
         self.average(self.maps(input))
     }
 
-    /// What is averaged in the end: `[batch, 3, side, side]` to `[batch, channels, side, side]`, the side halved by each group.
-    pub(super) fn maps(&self, input: Tensor<4>) -> Tensor<4> {
+    /// What is averaged in the end: `[batch, channels, side, side]`, the side halved by each group.
+    pub(super) fn maps(&self, input: &Input) -> Tensor<4> {
         let layer = |x: Tensor<4>, conv: &Conv2d| relu(conv.forward(x));
         // A last row or column that has no neighbour is left out, as PyTorch does: 229 pixels become 114.
         let half = || MaxPoolOptions::new([2, 2]).with_stride([2, 2]);
         let group = |x, group: &Vec<&Conv2d>| max_pool2d(group.iter().fold(x, |x, conv| layer(x, conv)), half());
-        self.groups.iter().fold(layer(input, self.first), group)
+        self.groups.iter().fold(layer(input.channels(), self.first), group)
     }
 
     /// The same in training on the CPU, through the kernels.
-    fn forward_blocked(&self, input: Tensor<4>) -> Tensor<2> {
+    fn forward_blocked(&self, input: &Input) -> Tensor<2> {
         let group = |x, group: &Vec<&Conv2d>| {
             blocked::max_pool::<2>(group.iter().fold(x, |x, conv| blocked::conv_relu(conv, x)))
         };

@@ -2,7 +2,7 @@
 
 use burn::tensor::{Device, Tensor, TensorData, activation::relu};
 
-use super::{Network, body::Body, head::Head, input_tensor, plan};
+use super::{Input, Network, body::Body, head::Head, plan};
 use crate::{
     domain::{ModelSpec, Normalisation},
     kernel::{Plan, team},
@@ -51,7 +51,7 @@ impl Compiled {
                 Tensor::from_data(TensorData::new(rows.concat(), shape), &self.device)
             }
             Ready::Modules { body, normalisation } => {
-                body.forward(input_tensor(images, self.side, normalisation, &self.device))
+                body.forward(&Input::new(images, self.side, normalisation, &self.device))
             }
         }
     }
@@ -93,7 +93,7 @@ impl Compiled {
                 (Tensor::from_data(features, &self.device), Tensor::from_data(maps, &self.device))
             }
             Ready::Modules { body, normalisation } => {
-                let maps = body.maps(input_tensor(images, self.side, normalisation, &self.device));
+                let maps = body.maps(&Input::new(images, self.side, normalisation, &self.device));
                 (body.average(maps.clone()), maps)
             }
         }

@@ -6,7 +6,7 @@ use burn::{
 };
 
 use super::{
-    NnError,
+    Input, NnError,
     body::Body,
     file,
     head::Head,
@@ -61,8 +61,8 @@ impl Network {
         file::write_model(spec, self.epsilon, tensors::collect(&self.body), tensors::collect(&self.head))
     }
 
-    /// Body features; `[batch, 3, side, side]` to `[batch, 2048]` (vgg16: 512; simple-cnn: all up to the dense layer).
-    pub fn features(&self, input: Tensor<4>) -> Tensor<2> {
+    /// Body features, `[batch, 2048]` (vgg16: 512; simple-cnn: all up to the dense layer).
+    pub fn features(&self, input: &Input) -> Tensor<2> {
         self.body.forward(input)
     }
 
@@ -72,7 +72,7 @@ impl Network {
     }
 
     /// Logits `[batch, classes]`.
-    pub fn forward(&self, input: Tensor<4>) -> Tensor<2> {
+    pub fn forward(&self, input: &Input) -> Tensor<2> {
         self.classify(self.features(input))
     }
 

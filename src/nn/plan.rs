@@ -5,12 +5,13 @@ use burn::nn::conv::Conv2d;
 use super::{
     body::Body,
     chain::Chain,
+    input::channels,
     resnet::{ResNet50, STAGES},
     tensors::{self, HostTensor, NamedTensors},
 };
 use crate::{
-    domain::{BlockVariant, ModelSpec, Normalisation},
-    kernel::{Channels, ConvShape, Layer, Means, Plan, Slot, Step, team},
+    domain::{BlockVariant, ModelSpec},
+    kernel::{ConvShape, Layer, Means, Plan, Slot, Step, team},
 };
 
 /// The body as a plan for images of the spec's side; `epsilon` is the batch norms'.
@@ -75,14 +76,6 @@ const BLOCKS: [Slot; 2] = [Slot(1), Slot(2)];
 const SECOND: Slot = Slot(3);
 /// What goes around a block that changes the size.
 const AROUND: Slot = Slot(4);
-
-fn channels(normalisation: &Normalisation) -> Channels {
-    let Normalisation { scale, mean, std } = normalisation;
-    Channels {
-        scale: std.iter().map(|std| scale / std).collect(),
-        shift: mean.iter().zip(std).map(|(mean, std)| -mean / std).collect(),
-    }
-}
 
 struct Builder {
     tensors: NamedTensors,

@@ -14,7 +14,7 @@ use burn::{
     },
 };
 
-use super::blocked;
+use super::{Input, blocked};
 use crate::domain::BlockVariant;
 
 /// Features that the body gives per image.
@@ -57,19 +57,19 @@ impl ResNet50 {
         stages.into_iter().cloned().map(ParamGroup::ids_from_module).chain([stem]).collect()
     }
 
-    /// `[batch, 3, side, side]` to `[batch, 2048]`.
-    pub(crate) fn forward(&self, input: Tensor<4>) -> Tensor<2> {
+    /// `[batch, 2048]`.
+    pub(crate) fn forward(&self, input: &Input) -> Tensor<2> {
         if blocked::trains_on(&input.device()) { self.forward_blocked(input) } else { self.forward_plain(input) }
     }
 
     /// Through Burn's modules: on a GPU, and in inference.
-    pub(super) fn forward_plain(&self, input: Tensor<4>) -> Tensor<2> {
+    pub(super) fn forward_plain(&self, input: &Input) -> Tensor<2> {
         pooled(self.maps(input))
     }
 
-    /// What the features are the means of: `[batch, 3, side, side]` to `[batch, 2048, side / 32, side / 32]`, through Burn's modules.
-    pub(super) fn maps(&self, input: Tensor<4>) -> Tensor<4> {
-        let stem = relu(self.bn1.forward(self.conv1.forward(input))); // [batch, 64, side / 2, side / 2]
+    /// What the features are the means of: `[batch, 2048, side / 32, side / 32]`, through Burn's modules.
+    pub(super) fn maps(&self, input: &Input) -> Tensor<4> {
+        let stem = relu(self.bn1.forward(self.conv1.forward(input.channels()))); // [batch, 64, side / 2, side / 2]
         let mut x = max_pool2d(stem, stem_pool()); // [batch, 64, side / 4, side / 4]
         for block in [&self.layer1, &self.layer2, &self.layer3, &self.layer4].into_iter().flatten() {
             x = block.forward(x);
@@ -78,7 +78,7 @@ impl ResNet50 {
     }
 
     /// The same in training on the CPU, through the kernels.
-    fn forward_blocked(&self, input: Tensor<4>) -> Tensor<2> {
+    fn forward_blocked(&self, input: &Input) -> Tensor<2> {
         let stem = blocked::norm(&self.bn1, blocked::stem(&self.conv1, input), true); // [4, batch, side / 2, side / 2, 16]
         let mut x = blocked::max_pool::<3>(stem); // [4, batch, side / 4, side / 4, 16]
         for block in [&self.layer1, &self.layer2, &self.layer3, &self.layer4].into_iter().flatten() {

@@ -3,7 +3,7 @@
 use burn::tensor::{Device, Tensor};
 use safetensors::SafeTensors;
 
-use super::{DeviceChoice, Network, NnError, import_weights, input_tensor, parameter_count};
+use super::{DeviceChoice, Input, Network, NnError, import_weights, parameter_count};
 use crate::domain::{Architecture, BlockVariant, ClassList, ModelSpec, Normalisation, Scope};
 
 fn spec(architecture: Architecture) -> ModelSpec {
@@ -22,11 +22,11 @@ fn simple(seed: u64) -> Network {
 }
 
 /// Two images of noise.
-fn noise() -> Tensor<4> {
+fn noise() -> Input {
     let image: Vec<u8> = (0..32 * 32_u32).map(|i| (i * 37 % 251) as u8).collect();
     let negative: Vec<u8> = image.iter().map(|grey| 255 - grey).collect();
     let normalisation = spec(Architecture::SimpleCnn).normalisation;
-    input_tensor(&[&image, &negative], 32, &normalisation, &Device::flex())
+    Input::new(&[&image, &negative], 32, &normalisation, &Device::flex())
 }
 
 fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
@@ -42,7 +42,7 @@ fn a_model_file_comes_back_bit_for_bit() {
         let (read, told) = Network::from_bytes(&file, &Device::flex()).unwrap();
         assert_eq!(told, spec);
         assert!(read.to_bytes(&spec) == file, "{architecture:?}: another file came back");
-        assert_eq!(values(network.forward(noise())), values(read.forward(noise())));
+        assert_eq!(values(network.forward(&noise())), values(read.forward(&noise())));
     }
 }
 
@@ -155,10 +155,10 @@ fn dropout_draws_in_training_alone_and_from_its_seed() {
 #[test]
 fn grey_levels_are_normalised_by_channel() {
     let normalisation = Normalisation { scale: 1.0, mean: [100.0, 110.0, 120.0], std: [1.0, 2.0, 4.0] };
-    let input = input_tensor(&[&[100, 120, 140, 160]], 2, &normalisation, &Device::flex());
-    assert_eq!(input.dims(), [1, 3, 2, 2]);
+    let input = Input::new(&[&[100, 120, 140, 160]], 2, &normalisation, &Device::flex());
+    assert_eq!(input.channels().dims(), [1, 3, 2, 2]);
     let expected = [0.0, 20.0, 40.0, 60.0, -5.0, 5.0, 15.0, 25.0, -5.0, 0.0, 5.0, 10.0];
-    assert_eq!(values(input), expected);
+    assert_eq!(values(input.channels()), expected);
 }
 
 #[test]

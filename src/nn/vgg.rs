@@ -10,7 +10,10 @@ use burn::{
     tensor::{Device, Tensor},
 };
 
-use super::chain::{self, Chain};
+use super::{
+    Input,
+    chain::{self, Chain},
+};
 
 /// Features that the body gives per image.
 pub(crate) const FEATURES: usize = 512;
@@ -46,8 +49,8 @@ impl Vgg16 {
         Self { features }
     }
 
-    /// `[batch, 3, side, side]` to `[batch, 512]`; sides of 32 and more.
-    pub(crate) fn forward(&self, input: Tensor<4>) -> Tensor<2> {
+    /// `[batch, 512]`; sides of 32 and more.
+    pub(crate) fn forward(&self, input: &Input) -> Tensor<2> {
         self.chain().forward(input)
     }
 

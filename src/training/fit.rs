@@ -82,7 +82,7 @@ impl<I: Send + 'static> Fit<'_, I> {
             match self.epoch(session, &mut learner) {
                 Err(TrainingError::Stopped) if session.is_interrupted() => {
                     let checkpoint = self.checkpoint_within(session, &learner)?;
-                    session.keep(&checkpoint)?;
+                    session.keep(checkpoint)?;
                     return Err(TrainingError::Stopped);
                 }
                 outcome => outcome?,
@@ -132,7 +132,7 @@ impl<I: Send + 'static> Fit<'_, I> {
         }
         learner.epoch = EpochSoFar::new(session.job.classes.len());
         let checkpoint = self.checkpoint_after(session, learner, model)?;
-        session.keep_epoch(&record, &checkpoint)
+        session.keep_epoch(&record, checkpoint)
     }
 
     /// What is left of one pass over the training split with autodiff: batch normalisation and dropout in training mode.
@@ -172,7 +172,7 @@ impl<I: Send + 'static> Fit<'_, I> {
             session.batch_trained(batch.len(), loss, learning_rate)?;
             if session.is_checkpoint_due() {
                 let checkpoint = self.checkpoint_within(session, learner)?;
-                session.keep(&checkpoint)?;
+                session.keep(checkpoint)?;
             }
         }
         let images_per_second = rate(images, started.elapsed().as_secs_f64());

@@ -126,21 +126,21 @@ impl<'a> Session<'a> {
     }
 
     /// Tells the observer of the end of an epoch.
-    pub(super) fn keep_epoch(&mut self, record: &EpochRecord, checkpoint: &Checkpoint) -> Result<(), TrainingError> {
+    pub(super) fn keep_epoch(&mut self, record: &EpochRecord, checkpoint: Checkpoint) -> Result<(), TrainingError> {
         self.observer.epoch(record, checkpoint)?;
         self.kept = Instant::now();
         Ok(())
     }
 
     /// Tells the observer of the end of a stage.
-    pub(super) fn keep_stage(&mut self, model: StageModel, checkpoint: &Checkpoint) -> Result<(), TrainingError> {
+    pub(super) fn keep_stage(&mut self, model: StageModel, checkpoint: Checkpoint) -> Result<(), TrainingError> {
         self.observer.stage(model, checkpoint)?;
         self.kept = Instant::now();
         Ok(())
     }
 
     /// Gives the observer a checkpoint from within an epoch.
-    pub(super) fn keep(&mut self, checkpoint: &Checkpoint) -> Result<(), TrainingError> {
+    pub(super) fn keep(&mut self, checkpoint: Checkpoint) -> Result<(), TrainingError> {
         self.observer.checkpoint(checkpoint)?;
         self.kept = Instant::now();
         Ok(())

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     domain::{ModelSpec, Scope, Split, Stage, Step},
-    nn::{Compiled, Network, input_tensor},
+    nn::{Compiled, Input, Network},
 };
 
 /// Trains what is left of a stage, gives its model to the observer and returns where the next one begins: with the network of the best
@@ -46,7 +46,7 @@ pub(super) fn train(
     let model = StageModel { stage: number, spec: spec.clone(), bytes: Arc::clone(bytes), evaluations };
     let next = Standing::at_stage(number + 1, best, &session.job.plan, session.job.classes.len());
     let checkpoint = between_stages(session, &next, Arc::clone(bytes), spec)?;
-    session.keep_stage(model, &checkpoint)?;
+    session.keep_stage(model, checkpoint)?;
     Ok(next)
 }
 
@@ -93,7 +93,7 @@ fn train_all(
         feed: &|batches| on.images.feed(batches),
         training_feed: &|changes, first, batches| on.images.changed_feed(changes, first, batches),
         forward: &|network, squares, device| {
-            network.forward(input_tensor(&squares.views(), *image_size, normalisation, device))
+            network.forward(&Input::new(&squares.views(), *image_size, normalisation, device))
         },
         ready: &|network| on.ready(network, &device),
     };

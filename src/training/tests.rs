@@ -18,7 +18,7 @@ use crate::{
         Selection, Stage, Step, recipe,
     },
     imaging::{GreyImage, encode_png},
-    nn::{DeviceChoice, Network, input_tensor},
+    nn::{DeviceChoice, Input, Network},
 };
 use told::Told;
 
@@ -210,7 +210,7 @@ fn a_loss_that_is_not_finite_ends_the_run_at_once() {
     let (network, spec) = start::network(&job).unwrap();
     let images = images::Images::open(&mut session, SIDE).unwrap();
     let diverged = |network: &Network, squares: images::Squares, device: &Device| {
-        network.forward(input_tensor(&squares.views(), SIDE, &spec.normalisation, device)).mul_scalar(f32::INFINITY)
+        network.forward(&Input::new(&squares.views(), SIDE, &spec.normalisation, device)).mul_scalar(f32::INFINITY)
     };
     let place = batches::Place { stage: 1, step: 1, epoch: 0 };
     let fit = fit::Fit {

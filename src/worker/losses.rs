@@ -44,14 +44,18 @@ impl Losses {
         Ok(())
     }
 
-    /// Writes what there is; how many batches the run has trained.
-    pub(super) async fn write(&mut self) -> Result<u64, StoreError> {
+    /// How many batches the run has trained.
+    pub(super) async fn steps(&mut self) -> Result<u64, StoreError> {
+        self.curve().await.map(|curve| curve.steps())
+    }
+
+    /// Writes what there is.
+    pub(super) async fn write(&mut self) -> Result<(), StoreError> {
         // Before the attempt: a disk that is full is not asked at each batch.
         self.written = Instant::now();
         let (db, run) = (self.db.clone(), self.run);
         let curve = self.curve().await?;
-        losses::write(&db, run, curve).await?;
-        Ok(curve.steps())
+        losses::write(&db, run, curve).await
     }
 
     /// What was trained so far: read when it is first asked for.

@@ -6,18 +6,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use jiff::Timestamp;
+use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
-use super::{WorkerContext, losses::Losses};
+use super::{
+    WorkerContext,
+    keeper::{Keeper, Keepsake, Milestone, UnderWay},
+    losses::Losses,
+};
 use crate::{
-    domain::{
-        EpochRecord, EvaluationId, ModelId, Outcome, RateChoice, RunEvent, RunProgress, RunStatus, Sha256, TrainedBatch,
-    },
-    store::{Evaluated, Evaluation, Model, Run, StoreError, StoredCheckpoint, events, runs},
-    training::{
-        CacheOrigin, Checkpoint, ImageCache, Observer, ObserverError, SampleOutcome, SplitEvaluation, StageModel, Stop,
-    },
+    domain::{EpochRecord, RateChoice, RunEvent, RunId, RunProgress, RunStatus, TrainedBatch},
+    store::{Db, Run, StoreError, events, runs},
+    training::{CacheOrigin, Checkpoint, ImageCache, Observer, ObserverError, StageModel, Stop},
 };
 
 /// Progress is written at most this often, but for changes of stage, step and epoch.
@@ -50,14 +50,13 @@ impl StopReason {
 
 /// Lives on the training thread.
 pub(super) struct Recorder {
-    context: WorkerContext,
-    run: Run,
-    synthetic: bool,
+    keeper: Keeper,
     shutdown: CancellationToken,
     stopped: Option<StopReason>,
     written: Option<(RunProgress, Instant)>,
     /// The last checkpoint's number.
     sequence: u32,
+    under_way: Option<UnderWay>,
     losses: Losses,
 }
 
@@ -70,16 +69,21 @@ impl Recorder {
         sequence: u32,
         shutdown: CancellationToken,
     ) -> Self {
-        let (context, run) = (context.clone(), run.clone());
-        let losses = Losses::new(&context, run.id);
-        Self { context, run, synthetic, shutdown, stopped: None, written: None, sequence, losses }
+        let losses = Losses::new(context, run.id);
+        let keeper = Keeper { context: context.clone(), run: run.clone(), synthetic };
+        Self { keeper, shutdown, stopped: None, written: None, sequence, under_way: None, losses }
     }
 
     /// Writes what is left to write, however the training ended.
-    pub(super) fn close(&mut self) {
-        if let Err(error) = self.context.runtime.block_on(self.losses.write()) {
-            tracing::error!(run = %self.run.id, %error, "the last losses of a run cannot be recorded");
+    ///
+    /// # Errors
+    /// When the last checkpoint cannot be kept.
+    pub(super) fn close(&mut self) -> Result<(), ObserverError> {
+        let settled = self.settle();
+        if let Err(error) = self.runtime().block_on(self.losses.write()) {
+            tracing::error!(run = %self.run(), %error, "the last losses of a run cannot be recorded");
         }
+        settled
     }
 
     /// Why it asked the training to stop, if it did.
@@ -88,7 +92,19 @@ impl Recorder {
     }
 
     fn wait<T>(&self, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
-        self.context.runtime.block_on(call)
+        self.runtime().block_on(call)
+    }
+
+    fn runtime(&self) -> Handle {
+        self.keeper.context.runtime.clone()
+    }
+
+    fn db(&self) -> &Db {
+        &self.keeper.context.db
+    }
+
+    fn run(&self) -> RunId {
+        self.keeper.run.id
     }
 
     fn warn(&self, message: String) {
@@ -97,13 +113,13 @@ impl Recorder {
 
     /// Tells those who watch; what cannot be written does not end the run.
     fn tell(&self, event: &RunEvent) {
-        if let Err(error) = self.wait(events::append(&self.context.db, self.run.id, event)) {
-            tracing::error!(run = %self.run.id, %error, ?event, "an event of a run cannot be recorded");
+        if let Err(error) = self.wait(events::append(self.db(), self.run(), event)) {
+            tracing::error!(run = %self.run(), %error, ?event, "an event of a run cannot be recorded");
         }
     }
 
     fn reason_to_stop(&self) -> Option<StopReason> {
-        let run = self.context.runtime.block_on(runs::get(&self.context.db, self.run.id));
+        let run = self.wait(runs::get(self.db(), self.run()));
         match run.map(|run| run.map(|run| run.status)) {
             Ok(Some(RunStatus::Running)) => self.shutdown.is_cancelled().then_some(StopReason::Shutdown),
             // Resumed before its trainer saw that it was paused: it goes on when its turn comes.
@@ -113,60 +129,53 @@ impl Recorder {
         }
     }
 
-    /// Writes the file of a checkpoint and then its row, with what it follows. A full disk is waited for.
-    fn keep(&mut self, milestone: &Milestone<'_>, checkpoint: &Checkpoint) -> Result<(), ObserverError> {
-        let (started, mut waits) = (Instant::now(), false);
-        loop {
-            match self.try_to_keep(milestone, checkpoint) {
-                Ok(()) => return Ok(()),
-                Err(error) if error.is_of_the_disk() && started.elapsed() < DISK_PATIENCE => {
-                    if !std::mem::replace(&mut waits, true) {
-                        tracing::warn!(run = %self.run.id, %error, "a checkpoint cannot be written: training waits");
-                        self.warn(format!("a checkpoint cannot be written, training waits until it can: {error}"));
-                    }
-                    if self.should_stop().is_some() {
-                        return Err(ObserverError(format!(
-                            "a checkpoint could not be written before the end: {error}"
-                        )));
-                    }
-                    thread::sleep(DISK_POLL);
-                }
-                Err(error) if error.is_of_the_disk() => {
-                    let problem = format!("{error}: make room on the disk and resume the run");
-                    return Err(ObserverError(problem));
-                }
-                Err(error) => return Err(ObserverError(error.to_string())),
+    /// Begins to keep a checkpoint, once the one before is kept; training goes on meanwhile.
+    fn keep(&mut self, milestone: Milestone, checkpoint: Checkpoint) -> Result<(), ObserverError> {
+        self.settle()?;
+        let steps = self.runtime().block_on(self.losses.steps()).map_err(|error| ObserverError(error.to_string()))?;
+        self.sequence += 1;
+        let keepsake = Keepsake { milestone, checkpoint, sequence: self.sequence, steps };
+        // The losses first: those after a checkpoint are known by their number.
+        match self.runtime().block_on(self.losses.write()) {
+            Ok(()) => self.under_way = Some(self.keeper.begin(keepsake)),
+            Err(error) => self.insist(&keepsake, error)?,
+        }
+        Ok(())
+    }
+
+    /// Waits for the checkpoint that is being written, if there is one; where it could not be, training waits until it can.
+    fn settle(&mut self) -> Result<(), ObserverError> {
+        let Some(under_way) = self.under_way.take() else { return Ok(()) };
+        match under_way.wait(&self.runtime()) {
+            Ok(()) => Ok(()),
+            Err(failed) => {
+                let (keepsake, error) = *failed;
+                self.insist(&keepsake, error)
             }
         }
     }
 
-    fn try_to_keep(&mut self, milestone: &Milestone<'_>, checkpoint: &Checkpoint) -> Result<(), StoreError> {
-        let WorkerContext { db, blobs, checkpoints, .. } = self.context.clone();
-        let (id, sequence) = (self.run.id, self.sequence + 1);
-        let file = checkpoints.write(id, sequence, &|path| checkpoint.write(path))?;
-        let (position, epochs) = (checkpoint.position(), checkpoint.epochs());
-        let steps = self.context.runtime.block_on(self.losses.write())?;
-        let stored = StoredCheckpoint { sequence, file, position, epochs, steps, created_at: Timestamp::now() };
-        let obsolete = match milestone {
-            Milestone::None => self.wait(runs::add_checkpoint(&db, id, runs::Milestone::default(), &stored))?,
-            Milestone::Epoch(epoch) => {
-                let milestone = runs::Milestone { epoch: Some(epoch), ..Default::default() };
-                self.wait(runs::add_checkpoint(&db, id, milestone, &stored))?
+    /// Tries to keep what could not be kept. A full disk is waited for.
+    fn insist(&mut self, keepsake: &Keepsake, mut error: StoreError) -> Result<(), ObserverError> {
+        let (started, mut waits) = (Instant::now(), false);
+        while error.is_of_the_disk() {
+            if started.elapsed() >= DISK_PATIENCE {
+                return Err(ObserverError(format!("{error}: make room on the disk and resume the run")));
             }
-            Milestone::Stage(stage) => {
-                // The blob first and then the rows: a row never points at a missing blob.
-                let sha256 = self.wait(blobs.put(stage.bytes.to_vec()))?;
-                let model = self.model(stage, ModelId::new(), sha256);
-                let evaluated = self.evaluated(stage, model.id)?;
-                let milestone = runs::Milestone { stage: Some((&model, &evaluated)), ..Default::default() };
-                self.wait(runs::add_checkpoint(&db, id, milestone, &stored))?
+            if !std::mem::replace(&mut waits, true) {
+                tracing::warn!(run = %self.run(), %error, "a checkpoint cannot be written: training waits");
+                self.warn(format!("a checkpoint cannot be written, training waits until it can: {error}"));
             }
-        };
-        self.sequence = sequence;
-        if let Err(error) = self.wait(checkpoints.remove(id, &obsolete)) {
-            tracing::warn!(run = %id, %error, "an old checkpoint stays until the next start");
+            if self.should_stop().is_some() {
+                return Err(ObserverError(format!("a checkpoint could not be written before the end: {error}")));
+            }
+            thread::sleep(DISK_POLL);
+            error = match self.runtime().block_on(self.losses.write()).and_then(|()| self.keeper.write(keepsake)) {
+                Ok(()) => return Ok(()),
+                Err(error) => error,
+            };
         }
-        Ok(())
+        Err(ObserverError(error.to_string()))
     }
 
     fn is_due(&self, progress: &RunProgress) -> bool {
@@ -178,71 +187,18 @@ impl Recorder {
             None => true,
         }
     }
-
-    fn model(&self, model: &StageModel, id: ModelId, sha256: Sha256) -> Model {
-        Model {
-            id,
-            run_id: Some(self.run.id),
-            stage: Some(model.stage),
-            name: format!("model{}", model.stage),
-            sha256,
-            byte_length: model.bytes.len() as u64,
-            spec: model.spec.clone(),
-            synthetic: self.synthetic,
-            aliases: Vec::new(),
-            created_at: Timestamp::now(),
-        }
-    }
-
-    fn evaluated(&self, stage: &StageModel, id: ModelId) -> Result<Vec<Evaluated>, StoreError> {
-        let evaluated = |of: &SplitEvaluation| {
-            let outcomes = of.outcomes.iter().map(outcome).collect::<Result<_, _>>()?;
-            Ok(Evaluated { evaluation: self.evaluation(of, stage, id), outcomes })
-        };
-        stage.evaluations.iter().map(evaluated).collect()
-    }
-
-    fn evaluation(&self, of: &SplitEvaluation, model: &StageModel, model_id: ModelId) -> Evaluation {
-        Evaluation {
-            id: EvaluationId::new(),
-            model_id,
-            run_id: Some(self.run.id),
-            stage: Some(model.stage),
-            dataset_id: self.run.dataset_id,
-            dataset_fingerprint: self.run.dataset_fingerprint.clone(),
-            split: of.split,
-            selection_split: Some(self.run.plan.selection.split),
-            classes: model.spec.classes.clone(),
-            confusion_matrix: of.confusion.clone(),
-            loss: of.loss,
-            seconds: of.seconds,
-            created_at: Timestamp::now(),
-        }
-    }
-}
-
-/// The keys of a run's samples are the hashes of their images.
-fn outcome(of: &SampleOutcome) -> Result<Outcome, StoreError> {
-    let SampleOutcome { key, truth, predicted, probabilities } = of.clone();
-    let sha256 = Sha256::try_from(key).map_err(|error| StoreError::Row(format!("outcomes.sha256: {error}")))?;
-    Ok(Outcome { sha256, truth, predicted, probabilities })
-}
-
-/// What a checkpoint follows.
-enum Milestone<'a> {
-    /// Nothing: it is within an epoch.
-    None,
-    Epoch(&'a EpochRecord),
-    Stage(&'a StageModel),
 }
 
 impl Observer for Recorder {
-    /// What cannot be written now is written half a second later: progress is worth no run.
+    /// What cannot be written now is written half a second later: progress is worth no run. A checkpoint that cannot be is another thing.
     fn progress(&mut self, progress: &RunProgress) -> Result<(), ObserverError> {
-        self.context.metrics.progress(progress.fraction, progress.images_per_second, progress.eta_seconds);
+        if self.under_way.as_ref().is_some_and(UnderWay::is_done) {
+            self.settle()?;
+        }
+        self.keeper.context.metrics.progress(progress.fraction, progress.images_per_second, progress.eta_seconds);
         if self.is_due(progress) {
-            if let Err(error) = self.wait(runs::set_progress(&self.context.db, self.run.id, progress)) {
-                tracing::warn!(run = %self.run.id, %error, "progress cannot be written");
+            if let Err(error) = self.wait(runs::set_progress(self.db(), self.run(), progress)) {
+                tracing::warn!(run = %self.run(), %error, "progress cannot be written");
             }
             self.written = Some((progress.clone(), Instant::now()));
         }
@@ -251,28 +207,28 @@ impl Observer for Recorder {
 
     /// A curve is worth no run: what cannot be written now is written with later losses.
     fn batch(&mut self, batch: &TrainedBatch) -> Result<(), ObserverError> {
-        self.context.metrics.batch(batch.loss);
-        if let Err(error) = self.context.runtime.block_on(self.losses.add(batch)) {
-            tracing::warn!(run = %self.run.id, %error, "losses cannot be written");
+        self.keeper.context.metrics.batch(batch.loss);
+        if let Err(error) = self.keeper.context.runtime.block_on(self.losses.add(batch)) {
+            tracing::warn!(run = %self.run(), %error, "losses cannot be written");
         }
         Ok(())
     }
 
-    fn epoch(&mut self, epoch: &EpochRecord, checkpoint: &Checkpoint) -> Result<(), ObserverError> {
-        self.keep(&Milestone::Epoch(epoch), checkpoint)
+    fn epoch(&mut self, epoch: &EpochRecord, checkpoint: Checkpoint) -> Result<(), ObserverError> {
+        self.keep(Milestone::Epoch(epoch.clone()), checkpoint)
     }
 
-    fn stage(&mut self, model: StageModel, checkpoint: &Checkpoint) -> Result<(), ObserverError> {
-        self.keep(&Milestone::Stage(&model), checkpoint)
+    fn stage(&mut self, model: StageModel, checkpoint: Checkpoint) -> Result<(), ObserverError> {
+        self.keep(Milestone::Stage(model), checkpoint)
     }
 
-    fn checkpoint(&mut self, checkpoint: &Checkpoint) -> Result<(), ObserverError> {
-        self.keep(&Milestone::None, checkpoint)
+    fn checkpoint(&mut self, checkpoint: Checkpoint) -> Result<(), ObserverError> {
+        self.keep(Milestone::None, checkpoint)
     }
 
     fn image_cache(&mut self, cache: &ImageCache) {
         let ImageCache { side, images, bytes, origin, time } = cache;
-        let (run, seconds) = (&self.run.id, time.as_secs_f64());
+        let (run, seconds) = (self.run(), time.as_secs_f64());
         match origin {
             CacheOrigin::Reused => tracing::info!(%run, side, images, bytes, seconds, "image cache checked"),
             CacheOrigin::Made { damage: None } => {
@@ -286,11 +242,11 @@ impl Observer for Recorder {
     }
 
     fn body_pass(&mut self, images: usize, time: Duration) {
-        tracing::info!(run = %self.run.id, images, seconds = time.as_secs_f64(), "features of the frozen body computed");
+        tracing::info!(run = %self.run(), images, seconds = time.as_secs_f64(), "features of the frozen body computed");
     }
 
     fn rate_choice(&mut self, choice: &RateChoice) {
-        let (run, RateChoice { stage, step, chosen, planned, .. }) = (&self.run.id, choice);
+        let (run, RateChoice { stage, step, chosen, planned, .. }) = (self.run(), choice);
         match chosen {
             Some(rate) => tracing::info!(%run, stage, step, rate, "learning rate chosen by its range test"),
             None => {
@@ -309,6 +265,6 @@ impl Observer for Recorder {
     }
 
     fn yield_device(&mut self) {
-        (self.context.wait_until_idle)();
+        (self.keeper.context.wait_until_idle)();
     }
 }

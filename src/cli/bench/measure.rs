@@ -90,8 +90,8 @@ impl Bench {
         while clock.goes_on() {
             let mut tally = Tally::new(classes);
             network = clock.time(|| {
-                let input = nn::input_tensor(images, case.image_size, &spec.normalisation, &device);
-                let forward = |network: &Network| network.forward(input);
+                let input = nn::Input::new(images, case.image_size, &spec.normalisation, &device);
+                let forward = |network: &Network| network.forward(&input);
                 let loss = |logits| mean_cross_entropy(logits, &truth);
                 let (trained, logits) = training_step(network, &mut optimizer, learning_rate, forward, loss);
                 let finite = tally.add(logits, &truth);

@@ -8,11 +8,11 @@ use crate::kernel::{
     pool::pooled,
     product::Measures,
     shared::Shared,
-    simd::{Lane, WIDTH},
+    simd::{Lane, Level, WIDTH},
     stem,
     team::Team,
     train::bias_lanes,
-    winograd::{self, Winograd},
+    winograd::{self, Few, Winograd},
     zeros,
 };
 
@@ -30,9 +30,19 @@ pub(super) struct Convolution {
     shape: ConvShape,
     pub(super) bias: Vec<Lane>,
     /// Packed as they are, where that is the best way for some number of images.
-    pub(super) direct: Option<Vec<Lane>>,
+    direct: Option<Vec<Lane>>,
     /// Transformed, where that is.
     points: Option<Vec<Lane>>,
+}
+
+/// How a convolution is done.
+pub(super) enum Way<'a> {
+    /// As a product of gathered columns, or of the pixels themselves.
+    Direct(Weights<'a>),
+    /// With weights that were transformed beforehand.
+    Winograd(Winograd<'a>),
+    /// With weights that are transformed anew.
+    Few(Few<'a>),
 }
 
 impl Stem {
@@ -134,7 +144,7 @@ impl Convolution {
             team.run(|member| unsafe { winograd::pack(member, source, shared) });
             points
         });
-        let direct = (!transformed || !winograd::pays(1, side)).then(|| {
+        let direct = (!transformed || winograd::are_few(1, side)).then(|| {
             let mut packed = zeros(source.packed());
             let shared = Shared::new(&mut packed);
             // SAFETY: the buffer is this function's.
@@ -144,11 +154,22 @@ impl Convolution {
         Self { shape: layer.shape, bias: bias_lanes(layer.shape, &layer.bias), direct, points }
     }
 
-    /// The transformed weights, if they are the better way for that many images.
-    pub(super) fn winograd(&self, images: usize, step: &Ready) -> Option<Winograd<'_>> {
-        let points = self.points.as_deref()?;
-        let pays = self.direct.is_none() || winograd::pays(images, step.output.side);
-        pays.then_some(Winograd { points, inputs: step.input.lanes, outputs: step.output.lanes })
+    /// The best way for that many images.
+    pub(super) fn way(&self, level: Level, images: usize, step: &Ready) -> Way<'_> {
+        let (inputs, outputs, side) = (step.input.lanes, step.output.lanes, step.output.side);
+        match (&self.points, &self.direct) {
+            (Some(points), None) => Way::Winograd(Winograd { points, inputs, outputs }),
+            (Some(points), _) if !winograd::are_few(images, side) => {
+                Way::Winograd(Winograd { points, inputs, outputs })
+            }
+            (points, Some(lanes)) => {
+                let ConvShape { kernel, .. } = self.shape;
+                let weights = Weights { lanes, inputs: kernel * kernel * inputs, outputs };
+                let few = points.is_some() && winograd::pays(level, images, side);
+                if few { Way::Few(Few { taps: weights, inputs }) } else { Way::Direct(weights) }
+            }
+            (None, None) => unreachable!("a layer's weights are packed in some way"),
+        }
     }
 
     pub(super) fn columns<'a>(&self, input: Images<'a>) -> Columns<'a> {
@@ -156,15 +177,14 @@ impl Convolution {
     }
 
     pub(super) fn scratch(&self, team: &Team, images: usize, step: &Ready) -> usize {
-        if let Some(winograd) = self.winograd(images, step) {
-            return winograd.scratch(team, images, step.input.side);
+        match self.way(team.level(), images, step) {
+            Way::Winograd(winograd) => winograd.scratch(team, images, step.input.side),
+            Way::Few(few) => few.scratch(images, step.input.side),
+            Way::Direct(weights) => {
+                let pixels = images * step.output.side.pow(2);
+                let gathered = !self.shape.is_pointwise();
+                Measures { lanes: weights.inputs, pixels, gathered }.scratch(team)
+            }
         }
-        let ConvShape { kernel, .. } = self.shape;
-        let measures = Measures {
-            lanes: kernel * kernel * step.input.lanes,
-            pixels: images * step.output.side.pow(2),
-            gathered: !self.shape.is_pointwise(),
-        };
-        measures.scratch(team)
     }
 }

@@ -2,11 +2,10 @@
 
 use std::ops::Range;
 
-use super::{Kind, Place, Plan, Ready};
+use super::{Kind, Place, Plan, Ready, compile::Way};
 use crate::kernel::{
     columns::Columns,
     conv::Images,
-    pack::Weights,
     pool::{padding, pooled},
     product::{self, Finish},
     shared::Shared,
@@ -74,15 +73,11 @@ impl Pass<'_> {
                     let residual = residual.map(|slot| self.slots[slot.0].read(0, step.output.size() * self.images));
                     let bias = Some(convolution.bias.as_slice());
                     let finish = Finish { bias, residual, relu: *relu, output, stride: pixels };
-                    match convolution.winograd(self.images, step) {
-                        Some(winograd) => winograd.run(member, input, self.scratch, &finish),
-                        None => {
+                    match convolution.way(member.level(), self.images, step) {
+                        Way::Winograd(winograd) => winograd.run(member, input, self.scratch, &finish),
+                        Way::Few(few) => few.run(member, input, self.scratch, &finish),
+                        Way::Direct(weights) => {
                             let columns = convolution.columns(input);
-                            let weights = Weights {
-                                lanes: convolution.direct.as_deref().expect("packed, as it is not transformed"),
-                                inputs: columns.lanes(),
-                                outputs: step.output.lanes,
-                            };
                             product::product(member, columns, weights, self.scratch, &finish);
                         }
                     }

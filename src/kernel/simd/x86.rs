@@ -33,6 +33,7 @@ pub(super) struct Avx512(__m512);
 impl Vector for Avx512 {
     const TILE: (usize, usize) = (8, 2);
     const GRADIENT_TILE: (usize, usize) = (8, 2);
+    const SUMS: usize = 24;
 
     #[inline(always)]
     fn prefetch(lane: &Lane) {
@@ -115,6 +116,7 @@ pub(super) struct Avx2(__m256, __m256);
 impl Vector for Avx2 {
     const TILE: (usize, usize) = (6, 1);
     const GRADIENT_TILE: (usize, usize) = (4, 1);
+    const SUMS: usize = 6;
 
     #[inline(always)]
     fn prefetch(lane: &Lane) {

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::{
-    Enter, IN, OUT, POINTS, Pass, TAPS, Winograd, squares,
+    Enter, IN, OUT, Order, POINTS, Pass, TAPS, Winograd, squares,
     transforms::{SpreadSums, Transform, WeighBack},
 };
 use crate::kernel::{
@@ -42,7 +42,7 @@ pub(in crate::kernel) unsafe fn weight_gradient(
     for first in (0..total).step_by(chunk) {
         let count = chunk.min(total - first);
         let finish = Finish::plain(scratch, 0);
-        let pass = Pass { layer, input, first, count, scratch, offset: 0, finish: &finish };
+        let pass = Pass { layer, input, first, count, scratch, offset: 0, order: Order::Points, finish: &finish };
         pass.by_lane(member, inputs, |lane, squares| member.run(Enter { pass, lane, squares }));
         pass.by_lane(member, outputs, |lane, squares| member.run(Spread { pass, gradient, lane, squares }));
         let panels = outputs.div_ceil(member.level().gradient_tile().1);
@@ -52,7 +52,7 @@ pub(in crate::kernel) unsafe fn weight_gradient(
             let (values, gradients) = unsafe {
                 (
                     scratch.read(pass.entered(point, 0), inputs * count),
-                    scratch.read(pass.multiplied(point), outputs * count),
+                    scratch.read(pass.multiplied(point, 0), outputs * count),
                 )
             };
             member.run(Products {
@@ -122,7 +122,7 @@ impl Work for Spread<'_> {
             }
             let values = SpreadSums::twice(values);
             for point in 0..POINTS {
-                let start = pass.multiplied(point) + lane * pass.count + square;
+                let start = pass.multiplied(point, lane) + square;
                 // SAFETY: this member alone has this lane of the transformed gradient until the phase is over.
                 let place = unsafe { pass.scratch.part(start, 1) };
                 values[point / IN][point % IN].store(&mut place[0]);

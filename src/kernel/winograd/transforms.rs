@@ -37,7 +37,7 @@ pub(super) struct Weigh;
 impl<V: Vector> Transform<V, TAPS, IN> for Weigh {
     #[inline(always)]
     fn once([a, b, c]: [V; TAPS]) -> [V; IN] {
-        let (sixth, minus_sixth, zero) = (V::splat(1.0 / 6.0), V::splat(-1.0 / 6.0), V::zero());
+        let (minus_sixth, twenty_fourth, zero) = (V::splat(-1.0 / 6.0), V::splat(1.0 / 24.0), V::zero());
         let near = a.add(c);
         let far = V::splat(4.0).mul_add(c, a);
         let twice = b.add(b);
@@ -45,10 +45,26 @@ impl<V: Vector> Transform<V, TAPS, IN> for Weigh {
             V::splat(0.25).mul_add(a, zero),
             minus_sixth.mul_add(near.add(b), zero),
             minus_sixth.mul_add(near.sub(b), zero),
-            V::splat(0.25).mul_add(sixth.mul_add(far.add(twice), zero), zero),
-            V::splat(0.25).mul_add(sixth.mul_add(far.sub(twice), zero), zero),
+            twenty_fourth.mul_add(far.add(twice), zero),
+            twenty_fourth.mul_add(far.sub(twice), zero),
             c,
         ]
+    }
+}
+
+impl Weigh {
+    /// One of the six sums alone.
+    #[inline(always)]
+    pub(super) fn at<V: Vector, const SUM: usize>([a, b, c]: [V; TAPS]) -> V {
+        let (near, far, twice) = (a.add(c), V::splat(4.0).mul_add(c, a), b.add(b));
+        match SUM {
+            0 => V::splat(0.25).mul(a),
+            1 => V::splat(-1.0 / 6.0).mul(near.add(b)),
+            2 => V::splat(-1.0 / 6.0).mul(near.sub(b)),
+            3 => V::splat(1.0 / 24.0).mul(far.add(twice)),
+            4 => V::splat(1.0 / 24.0).mul(far.sub(twice)),
+            _ => c,
+        }
     }
 }
 

@@ -9,13 +9,17 @@ use burn::{
             ops::{Backward, Ops},
         },
         flex::FlexTensor,
+        tensor::FloatTensor,
     },
     nn::{PaddingConfig2d, conv::Conv2d},
     tensor::Tensor,
 };
 
-use super::{extents, into_primitive, record, storage};
-use crate::kernel::{ConvShape, team, train};
+use super::{Cpu, extents, into_primitive, record, storage};
+use crate::{
+    kernel::{ConvShape, team, train},
+    nn::Input,
+};
 
 /// A convolution `[lanes, images, side, side, 16]` to `[lanes, images, side / stride, side / stride, 16]`.
 ///
@@ -50,12 +54,10 @@ fn convolve(conv: &Conv2d, input: Tensor<5>, beside: bool) -> Tensor<5> {
     record(Convolve, nodes, Convolved { shape, input, weights, beside }, output)
 }
 
-/// The first convolution: images `[images, 3, side, side]` to `[lanes, images, side / stride, side / stride, 16]`. The images get no
-/// gradient, nor does the bias: see [`conv`].
-pub(in crate::nn) fn stem(conv: &Conv2d, input: Tensor<4>) -> Tensor<5> {
-    let shape = shape(conv);
-    let [images, _, side, _] = input.dims();
-    let (input, weights) = (into_primitive(input).into_primitive(), into_primitive(conv.weight.val()));
+/// The first convolution: to `[lanes, images, side / stride, side / stride, 16]`. The images get no gradient, nor does the bias: see
+/// [`conv`].
+pub(in crate::nn) fn stem(conv: &Conv2d, input: &Input) -> Tensor<5> {
+    let First { shape, images, side, planes: input, weights } = first(conv, input);
     let bias = bias(conv);
     let node = weights.node();
     let weights = weights.into_primitive();
@@ -70,6 +72,26 @@ pub(in crate::nn) fn stem(conv: &Conv2d, input: Tensor<4>) -> Tensor<5> {
     );
     let output = storage::blocked(output, images, shape.side(side));
     record(Stem, [node], Convolved { shape, input, weights, beside: false }, output)
+}
+
+/// What a network's first convolution is made of.
+pub(super) struct First {
+    pub(super) shape: ConvShape,
+    pub(super) images: usize,
+    pub(super) side: usize,
+    /// `[images, 2, side, side]`
+    pub(super) planes: FlexTensor,
+    /// `[outputs, 2, kernel, kernel]`
+    pub(super) weights: FloatTensor<Cpu>,
+}
+
+/// Folded to two planes: less to gather and to multiply than the three channels, of which none says more than the others.
+pub(super) fn first(conv: &Conv2d, input: &Input) -> First {
+    let planes = input.planes();
+    let [images, inputs, side, _] = planes.dims();
+    let weights = into_primitive(input.folded(conv.weight.val()));
+    let planes = into_primitive(planes).into_primitive();
+    First { shape: ConvShape { inputs, ..shape(conv) }, images, side, planes, weights }
 }
 
 pub(super) fn shape(conv: &Conv2d) -> ConvShape {

@@ -17,10 +17,13 @@ use burn::{
 
 use super::{
     Cpu,
-    conv::{Convolved, shape},
+    conv::{Convolved, First, first, shape},
     extents, into_primitive, record, storage,
 };
-use crate::kernel::{relu, team, train};
+use crate::{
+    kernel::{relu, team, train},
+    nn::Input,
+};
 
 /// A convolution and its ReLU, `[lanes, images, side, side, 16]` to the same.
 ///
@@ -45,16 +48,14 @@ pub(in crate::nn) fn conv_relu(conv: &Conv2d, input: Tensor<5>) -> Tensor<5> {
     record(ConvRelu, nodes, Activated { convolved, output: output.clone() }, output)
 }
 
-/// The first convolution and its ReLU: images `[images, 3, side, side]` to `[lanes, images, side, side, 16]`. The images get no gradient.
+/// The first convolution and its ReLU: to `[lanes, images, side, side, 16]`. The images get no gradient.
 ///
 /// # Panics
 /// If the convolution has no bias.
-pub(in crate::nn) fn stem_relu(conv: &Conv2d, input: Tensor<4>) -> Tensor<5> {
-    let shape = shape(conv);
-    let [images, _, side, _] = input.dims();
-    let (weights, bias) = (into_primitive(conv.weight.val()), bias(conv));
+pub(in crate::nn) fn stem_relu(conv: &Conv2d, input: &Input) -> Tensor<5> {
+    let First { shape, images, side, planes: input, weights } = first(conv, input);
+    let bias = bias(conv);
     let nodes = [weights.node(), bias.node()];
-    let input = into_primitive(input).into_primitive();
     let (weights, bias) = (weights.into_primitive(), bias.into_primitive());
     let output = train::stem_forward(
         team(),

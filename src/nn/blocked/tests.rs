@@ -13,10 +13,15 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::{
     domain::{Architecture, BlockVariant, ClassList, ModelSpec, Normalisation, Scope},
-    nn::{Network, adam, body::Body, tensors},
+    nn::{Input, Network, adam, body::Body, tensors},
 };
 
 const CLASSES: usize = 3;
+
+/// Another one for each channel.
+fn normalisation() -> Normalisation {
+    Normalisation { scale: 1.0 / 255.0, mean: [0.4, 0.5, 0.6], std: [0.2, 0.25, 0.3] }
+}
 
 /// Gradients, or statistics, by the parameter's name.
 type Named = BTreeMap<String, Vec<f32>>;
@@ -27,28 +32,28 @@ fn spec(block_variant: BlockVariant) -> ModelSpec {
         block_variant,
         classes: ClassList::default(),
         image_size: 64,
-        normalisation: Normalisation { scale: 1.0 / 255.0, mean: [0.5; 3], std: [0.25; 3] },
+        normalisation: normalisation(),
         dropout: 0.0,
     }
 }
 
-/// Noise with a class each, which the seed draws.
-fn batch(seed: u64, images: usize, side: usize) -> (Tensor<4>, Tensor<1, Int>) {
+/// Grey noise with a class each, which the seed draws.
+fn batch(seed: u64, images: usize, side: usize) -> (Input, Tensor<1, Int>) {
     let device = Device::flex().autodiff();
     let mut generator = ChaCha8Rng::seed_from_u64(seed);
-    let pixels: Vec<f32> = (0..images * 3 * side * side).map(|_| generator.random_range(-1.0..1.0)).collect();
+    let pixels: Vec<f32> = (0..images * side * side).map(|_| generator.random_range(0.0..255.0)).collect();
     let classes: Vec<i32> = (0..images).map(|image| (image % CLASSES) as i32).collect();
-    let input = Tensor::from_data(TensorData::new(pixels, [images, 3, side, side]), &device);
-    (input, Tensor::from_data(TensorData::new(classes, [images]), &device))
+    let grey = Tensor::from_data(TensorData::new(pixels, [images, 1, side, side]), &device);
+    (Input { grey, normalisation: normalisation() }, Tensor::from_data(TensorData::new(classes, [images]), &device))
 }
 
 /// The mean cross-entropy, through the blocked layers or Burn's modules.
-fn loss(network: &Network, (input, classes): (Tensor<4>, Tensor<1, Int>), blocked: bool) -> Tensor<1> {
+fn loss(network: &Network, (input, classes): (Input, Tensor<1, Int>), blocked: bool) -> Tensor<1> {
     let features = match &network.body {
-        body if blocked => body.forward(input),
-        Body::ResNet50(body) => body.forward_plain(input),
-        Body::Vgg16(body) => body.chain().forward_plain(input),
-        Body::SimpleCnn(body) => body.chain().forward_plain(input),
+        body if blocked => body.forward(&input),
+        Body::ResNet50(body) => body.forward_plain(&input),
+        Body::Vgg16(body) => body.chain().forward_plain(&input),
+        Body::SimpleCnn(body) => body.chain().forward_plain(&input),
     };
     let logits = network.classify(features);
     CrossEntropyLossConfig::new().init(&logits.device()).forward(logits, classes)
@@ -191,7 +196,9 @@ fn random_weights_are_no_further_from_burns_than_a_millionth_of_noise_brings_bur
     let [blocked, plain] = networks(BlockVariant::V1_5, |_, _| ());
     let (input, classes) = batch(5, 8, 32);
     let (noise, _) = batch(6, 8, 32);
-    let noisy = input.clone() + noise.mul_scalar(1e-6);
+    // Of white, up and down.
+    let noise = noise.grey.mul_scalar(2.0) - 255.0;
+    let noisy = Input { grey: input.grey.clone() + noise.mul_scalar(1e-6), ..input.clone() };
     let found = gradients(&blocked, &loss(&blocked, (input.clone(), classes.clone()), true));
     let expected = gradients(&plain, &loss(&plain, (input, classes.clone()), false));
     let moved = gradients(&plain, &loss(&plain, (noisy, classes), false));

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     domain::{Architecture, BlockVariant, ModelSpec, Scope},
-    nn::{Network, input_tensor},
+    nn::{Input, Network},
 };
 
 fn views(images: &[Vec<u8>]) -> Vec<&[u8]> {
@@ -32,8 +32,8 @@ fn apart(found: &[f32], expected: &[f32]) -> f32 {
 /// As the paper has it: the gradient of the highest logit with respect to each pixel of the last maps, averaged over each map, weighs
 /// the map. For heads without a norm and without dropout, which on an autodiff device do what they do in training.
 fn by_definition(network: &Network, spec: &ModelSpec, images: &[Vec<u8>]) -> Vec<f32> {
-    let input = input_tensor(&views(images), spec.image_size, &spec.normalisation, &Device::flex());
-    let maps = network.body.maps(input);
+    let input = Input::new(&views(images), spec.image_size, &spec.normalisation, &Device::flex());
+    let maps = network.body.maps(&input);
     let lifted = maps.clone().autodiff().require_grad();
     let lifted_network = network.clone().for_step(Scope::Head);
     let logits = lifted_network.classify(network.body.average(lifted.clone()));

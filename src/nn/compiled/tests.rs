@@ -8,7 +8,7 @@ use super::Compiled;
 use crate::{
     domain::{Architecture, BlockVariant, ClassList, ModelSpec, Normalisation},
     nn::{
-        Network, body_spec, import_weights, input_tensor,
+        Input, Network, body_spec, import_weights,
         resnet::STAGES,
         tensors::{self, HostTensor, NamedTensors},
     },
@@ -87,8 +87,8 @@ fn chains_give_the_logits_of_burns_modules() {
             let (network, images) = (trained(&spec), squares(count, side as usize));
             let views: Vec<&[u8]> = images.iter().map(Vec::as_slice).collect();
             let compiled = Compiled::new(&network, &spec, &Device::flex()).logits(&views);
-            let input = input_tensor(&views, side, &spec.normalisation, &Device::flex());
-            let [found, expected] = [compiled, network.forward(input)]
+            let input = Input::new(&views, side, &spec.normalisation, &Device::flex());
+            let [found, expected] = [compiled, network.forward(&input)]
                 .map(|logits| -> Vec<f32> { logits.into_data().try_into_vec().unwrap() });
             assert_eq!(found.len(), 3 * count);
             let largest = expected.iter().fold(0.0_f32, |largest, logit| largest.max(logit.abs()));

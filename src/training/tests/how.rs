@@ -181,7 +181,7 @@ fn an_epoch_has_the_loss_of_its_changed_images_against_their_mixed_targets() {
     let squares = batch.iter().map(|&number| disc(number as u32).pixels).collect();
     let squares = changes.applied(0, squares, SIDE);
     let views: Vec<&[u8]> = squares.iter().map(Vec::as_slice).collect();
-    let logits = network.forward(input_tensor(&views, SIDE, &spec.normalisation, &device()));
+    let logits = network.forward(&Input::new(&views, SIDE, &spec.normalisation, &device()));
     let truth = batch.iter().map(|&sample| job.samples[sample].class).collect();
     let mut tally = Tally::new(2);
     assert!(tally.add_mixed(logits, &loss::Targets::new(truth, changes.mix(0, 8))));

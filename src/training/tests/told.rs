@@ -69,22 +69,22 @@ impl Observer for Told {
         Ok(())
     }
 
-    fn epoch(&mut self, epoch: &EpochRecord, checkpoint: &Checkpoint) -> Result<(), ObserverError> {
+    fn epoch(&mut self, epoch: &EpochRecord, checkpoint: Checkpoint) -> Result<(), ObserverError> {
         self.note();
         self.epochs.push(epoch.clone());
-        self.keep(checkpoint);
+        self.keep(&checkpoint);
         Ok(())
     }
 
-    fn stage(&mut self, model: StageModel, checkpoint: &Checkpoint) -> Result<(), ObserverError> {
+    fn stage(&mut self, model: StageModel, checkpoint: Checkpoint) -> Result<(), ObserverError> {
         self.note();
         self.stages.push(model);
-        self.keep(checkpoint);
+        self.keep(&checkpoint);
         Ok(())
     }
 
-    fn checkpoint(&mut self, checkpoint: &Checkpoint) -> Result<(), ObserverError> {
-        self.keep(checkpoint);
+    fn checkpoint(&mut self, checkpoint: Checkpoint) -> Result<(), ObserverError> {
+        self.keep(&checkpoint);
         Ok(())
     }
 

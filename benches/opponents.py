@@ -1,0 +1,128 @@
+"""The servers that serve.py compares with: how each is started, and how a radiograph is sent to it."""
+
+import base64
+import contextlib
+import dataclasses
+import http.client
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from typing import Callable
+
+from compare import environment
+
+HERE = pathlib.Path(__file__).parent
+
+
+class Server:
+    """A process that listens; ended with the block."""
+
+    def __init__(self, command, **more):
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True, **more)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(60)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)  # workers that outlive their server
+
+    def memory(self):
+        status = pathlib.Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmRSS:"))) // 1024
+
+
+@dataclasses.dataclass
+class Opponent:
+    """A server that can be started, and its way to be asked."""
+
+    start: Callable[[], Server]
+    path: str
+    wrap: Callable[[bytes], bytes]
+    content_type: str
+
+
+def of(options, model, scratch):
+    """Each opponent in two forms: one worker with all threads and batches of 8, and a worker for each core."""
+    forms = {"batches of 8": (1, 8), "a worker a core": (options.threads, 1)}
+    found = {}
+    for name, (workers, batch) in forms.items():
+        found[f"LitServe, {name}"] = Opponent(lambda form=(workers, batch): litserve(model, *form), "/predict", in_base64, "application/json")
+    archive = archived(model, scratch)
+    for name, (workers, batch) in forms.items():
+        found[f"TorchServe, {name}"] = Opponent(
+            lambda form=(workers, batch): torchserve(archive, scratch, *form), "/predictions/radiographs", bytes, "image/jpeg")
+    return found
+
+
+def in_base64(image):
+    return json.dumps({"image": base64.b64encode(image).decode()}).encode()
+
+
+def litserve(model, workers, batch):
+    port = 18000 + workers * 100 + batch
+    server = Server([sys.executable, str(HERE / "serve_litserve.py"), str(model), str(port), str(workers), str(batch)], env=environment())
+    return when_healthy(server, port, "/health")
+
+
+def archived(model, scratch):
+    """The folder with TorchServe's archive of the network and its handler."""
+    store = scratch / "torchserve"
+    store.mkdir()
+    weights = shutil.copy(model, store / "model.safetensors")
+    command = [beside_python("torch-model-archiver"), "--model-name", "radiographs", "--version", "1", "--export-path", str(store),
+               "--handler", str(HERE / "serve_torchserve.py"), "--extra-files", f"{weights},{HERE / 'network.py'}"]
+    subprocess.run(command, check=True, capture_output=True, text=True)
+    return store
+
+
+def torchserve(store, scratch, workers, batch):
+    port = 19000 + workers * 100 + batch
+    settings = scratch / f"torchserve-{workers}-{batch}"
+    settings.mkdir()
+    model = {"1.0": {"defaultVersion": True, "marName": "radiographs.mar", "minWorkers": workers, "maxWorkers": workers,
+                     "batchSize": batch, "maxBatchDelay": 2, "responseTimeout": 120}}
+    (settings / "config.properties").write_text(
+        f"inference_address=http://127.0.0.1:{port}\nmanagement_address=http://127.0.0.1:{port + 2000}\n"
+        f"metrics_address=http://127.0.0.1:{port + 4000}\ngrpc_inference_port={port + 6000}\ngrpc_management_port={port + 8000}\n"
+        f"disable_system_metrics=true\nload_models=all\nmodel_store={store}\n"
+        f"models={json.dumps({'radiographs': model})}\n")
+    command = [beside_python("torchserve"), "--start", "--foreground", "--ncs", "--disable-token-auth", "--ts-config", str(settings / "config.properties")]
+    threads = str(max(1, os.cpu_count() // workers))
+    server = Server(command, env=environment() | {"SERVE_THREADS": threads, "LOG_LOCATION": str(settings), "METRICS_LOCATION": str(settings)}, cwd=settings)
+    return when_healthy(server, port, "/ping")
+
+
+def beside_python(program):
+    """A program of this Python's packages."""
+    return str(pathlib.Path(sys.executable).with_name(program))
+
+
+def when_healthy(server, port, path):
+    server.address = f"127.0.0.1:{port}"
+    for _ in range(1200):
+        if is_healthy(server.address, path):
+            return server
+        time.sleep(0.1)
+    raise SystemExit(f"{server.process.args[0]} does not start")
+
+
+def is_healthy(address, path):
+    connection = http.client.HTTPConnection(address, timeout=10)
+    try:
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        # TorchServe answers 200 before its workers are there.
+        return answer.status == 200 and b"Unhealthy" not in answer.read()
+    except OSError:
+        return False
+    finally:
+        connection.close()

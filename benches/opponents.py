@@ -23,8 +23,8 @@ class Server:
     """A process that listens; ended with the block."""
 
     def __init__(self, command, **more):
-        self.process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True, **more)
+        settings = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True, "start_new_session": True}
+        self.process = subprocess.Popen(command, **settings | more)
 
     def __enter__(self):
         return self
@@ -78,7 +78,7 @@ def archived(model, scratch):
     store = scratch / "torchserve"
     store.mkdir()
     weights = shutil.copy(model, store / "model.safetensors")
-    command = [beside_python("torch-model-archiver"), "--model-name", "radiographs", "--version", "1", "--export-path", str(store),
+    command = [beside_python("torch-model-archiver"), "--model-name", "radiographs", "--version", "1.0", "--export-path", str(store),
                "--handler", str(HERE / "serve_torchserve.py"), "--extra-files", f"{weights},{HERE / 'network.py'}"]
     subprocess.run(command, check=True, capture_output=True, text=True)
     return store
@@ -93,11 +93,14 @@ def torchserve(store, scratch, workers, batch):
     (settings / "config.properties").write_text(
         f"inference_address=http://127.0.0.1:{port}\nmanagement_address=http://127.0.0.1:{port + 2000}\n"
         f"metrics_address=http://127.0.0.1:{port + 4000}\ngrpc_inference_port={port + 6000}\ngrpc_management_port={port + 8000}\n"
-        f"disable_system_metrics=true\nload_models=all\nmodel_store={store}\n"
+        f"initial_worker_port={port + 10000}\ndisable_system_metrics=true\nload_models=all\nmodel_store={store}\n"
         f"models={json.dumps({'radiographs': model})}\n")
     command = [beside_python("torchserve"), "--start", "--foreground", "--ncs", "--disable-token-auth", "--ts-config", str(settings / "config.properties")]
     threads = str(max(1, os.cpu_count() // workers))
-    server = Server(command, env=environment() | {"SERVE_THREADS": threads, "LOG_LOCATION": str(settings), "METRICS_LOCATION": str(settings)}, cwd=settings)
+    # Of those with one folder of temporary files only one can run.
+    folders = {name: str(settings) for name in ("LOG_LOCATION", "METRICS_LOCATION", "TMPDIR", "TEMP")}
+    # It says much, and stands still when nobody reads it.
+    server = Server(command, env=environment() | folders | {"SERVE_THREADS": threads}, cwd=settings, stdout=subprocess.DEVNULL)
     return when_healthy(server, port, "/ping")
 
 
@@ -120,8 +123,9 @@ def is_healthy(address, path):
     try:
         connection.request("GET", path)
         answer = connection.getresponse()
-        # TorchServe answers 200 before its workers are there.
-        return answer.status == 200 and b"Unhealthy" not in answer.read()
+        body = answer.read()
+        # TorchServe answers 200 with another status before its workers are there.
+        return answer.status == 200 and (b"status" not in body or b'"Healthy"' in body)
     except OSError:
         return False
     finally:

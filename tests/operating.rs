@@ -204,6 +204,40 @@ fn at_ten_times_the_load_each_request_is_answered_or_sent_away_with_a_time() {
     assert!(answered > 0 && refused > 0, "{answered} answered, {refused} refused");
 }
 
+#[test]
+fn memory_is_flat_at_ten_times_the_load() {
+    const QUEUE: usize = 4;
+    let folder = serving_folder();
+    let server = Running::start(folder.path(), &[("THORAX_MAX_QUEUE", "4"), ("THORAX_MAX_BATCH_SIZE", "4")]);
+    let image = noise(2000);
+    under_load(&server, QUEUE, 20, &image);
+    let plateau = most_memory(&server, || under_load(&server, QUEUE, 20, &image));
+    let flooded = most_memory(&server, || under_load(&server, 10 * QUEUE, 20, &image));
+    // 36 connections more, of which each may hold 48 KiB of its body, and as much in the system's hands.
+    let bound = plateau + plateau / 10 + (4 << 20);
+    assert!(flooded <= bound, "{} MiB at ten times the load of {} MiB", flooded >> 20, plateau >> 20);
+}
+
+/// The most that the server held while something was done, in bytes.
+fn most_memory(server: &Running, work: impl FnOnce() -> (usize, usize)) -> u64 {
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let watcher = scope.spawn(|| {
+            let mut most = 0;
+            while !done.load(Ordering::Relaxed) {
+                most = most.max(server.resident_bytes());
+                thread::sleep(Duration::from_millis(5));
+            }
+            most
+        });
+        let stop = StopWhenDropped(&done);
+        let (answered, _) = work();
+        drop(stop);
+        assert!(answered > 0);
+        watcher.join().unwrap()
+    })
+}
+
 /// So many clients send the image `times` times each; how many were answered, and how many refused.
 fn under_load(server: &Running, clients: usize, times: usize, image: &[u8]) -> (usize, usize) {
     let (answered, refused) = (AtomicUsize::new(0), AtomicUsize::new(0));

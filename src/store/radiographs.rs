@@ -93,6 +93,9 @@ pub async fn insert_all(
     db: &Db,
     radiographs: &[(&Radiograph, Beside<'_>)],
 ) -> Result<Vec<Option<Radiograph>>, StoreError> {
+    if radiographs.is_empty() {
+        return Ok(Vec::new()); // and nobody else waits for a transaction
+    }
     let mut tx = db.begin().await?;
     let mut there = Vec::with_capacity(radiographs.len());
     for (radiograph, beside) in radiographs {

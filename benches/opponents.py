@@ -53,13 +53,11 @@ class Opponent:
 def of(options, model, scratch):
     """Each opponent in two forms: one worker with all threads and batches of 8, and a worker for each core."""
     forms = {"batches of 8": (1, 8), "a worker a core": (options.threads, 1)}
-    found = {}
-    for name, (workers, batch) in forms.items():
-        found[f"LitServe, {name}"] = Opponent(lambda form=(workers, batch): litserve(model, *form), "/predict", in_base64, "application/json")
-    archive = archived(model, scratch)
-    for name, (workers, batch) in forms.items():
+    archive, found = archived(model, scratch), {}
+    for name, form in forms.items():
+        found[f"LitServe, {name}"] = Opponent(lambda form=form: litserve(model, *form), "/predict", in_base64, "application/json")
         found[f"TorchServe, {name}"] = Opponent(
-            lambda form=(workers, batch): torchserve(archive, scratch, *form), "/predictions/radiographs", bytes, "image/jpeg")
+            lambda form=form: torchserve(archive, scratch, *form), "/predictions/radiographs", bytes, "image/jpeg")
     return found
 
 

@@ -208,7 +208,7 @@ impl Observer for Recorder {
     /// A curve is worth no run: what cannot be written now is written with later losses.
     fn batch(&mut self, batch: &TrainedBatch) -> Result<(), ObserverError> {
         self.keeper.context.metrics.batch(batch.loss);
-        if let Err(error) = self.keeper.context.runtime.block_on(self.losses.add(batch)) {
+        if let Err(error) = self.runtime().block_on(self.losses.add(batch)) {
             tracing::warn!(run = %self.run(), %error, "losses cannot be written");
         }
         Ok(())

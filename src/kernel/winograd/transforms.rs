@@ -36,24 +36,20 @@ pub(super) struct Weigh;
 
 impl<V: Vector> Transform<V, TAPS, IN> for Weigh {
     #[inline(always)]
-    fn once([a, b, c]: [V; TAPS]) -> [V; IN] {
-        let (minus_sixth, twenty_fourth, zero) = (V::splat(-1.0 / 6.0), V::splat(1.0 / 24.0), V::zero());
-        let near = a.add(c);
-        let far = V::splat(4.0).mul_add(c, a);
-        let twice = b.add(b);
+    fn once(taps: [V; TAPS]) -> [V; IN] {
         [
-            V::splat(0.25).mul_add(a, zero),
-            minus_sixth.mul_add(near.add(b), zero),
-            minus_sixth.mul_add(near.sub(b), zero),
-            twenty_fourth.mul_add(far.add(twice), zero),
-            twenty_fourth.mul_add(far.sub(twice), zero),
-            c,
+            Self::at::<V, 0>(taps),
+            Self::at::<V, 1>(taps),
+            Self::at::<V, 2>(taps),
+            Self::at::<V, 3>(taps),
+            Self::at::<V, 4>(taps),
+            Self::at::<V, 5>(taps),
         ]
     }
 }
 
 impl Weigh {
-    /// One of the six sums alone.
+    /// One of the six sums; what several have in common the compiler computes once.
     #[inline(always)]
     pub(super) fn at<V: Vector, const SUM: usize>([a, b, c]: [V; TAPS]) -> V {
         let (near, far, twice) = (a.add(c), V::splat(4.0).mul_add(c, a), b.add(b));

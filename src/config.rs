@@ -85,6 +85,11 @@ pub struct ComputeConfig {
     #[arg(long, env = "THORAX_MAX_BATCH_DELAY_MS", value_name = "MS", default_value_t = 2,
           value_parser = clap::value_parser!(u64).range(0..=1000))]
     pub max_batch_delay_ms: u64,
+
+    /// How long training may hold a GPU while a prediction waits, in milliseconds; no less than a block of the network takes.
+    #[arg(long, env = "THORAX_MAX_YIELD_MS", value_name = "MS", default_value_t = 20,
+          value_parser = clap::value_parser!(u64).range(0..=60_000))]
+    pub max_yield_ms: u64,
 }
 
 /// What becomes of predictions beside their answers.
@@ -141,6 +146,11 @@ impl ListenConfig {
 }
 
 impl ComputeConfig {
+    /// How long training may hold a GPU at a stretch.
+    pub fn max_yield(&self) -> Duration {
+        Duration::from_millis(self.max_yield_ms)
+    }
+
     /// The bounds as the engine takes them.
     pub fn engine(&self) -> EngineConfig {
         EngineConfig {

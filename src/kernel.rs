@@ -26,6 +26,7 @@ mod pack;
 mod parts;
 mod plan;
 pub mod pool;
+pub mod precedence;
 mod product;
 pub mod relu;
 mod shared;

@@ -24,6 +24,7 @@ mod import;
 mod initial;
 mod input;
 mod network;
+mod pauses;
 mod plan;
 mod probe;
 mod resnet;
@@ -34,6 +35,7 @@ mod vgg;
 
 use crate::kernel;
 
+pub use crate::kernel::precedence::{give_way_here, waited};
 pub use adam::adam;
 pub use compiled::Compiled;
 pub use depth::LayerRates;
@@ -43,6 +45,7 @@ pub use identity::Identities;
 pub use import::{BodyWeights, import_weights};
 pub use input::Input;
 pub use network::{Network, trains_body};
+pub use pauses::Pauses;
 pub use probe::still_computes;
 
 /// Gives back the memory that training on the CPU keeps from step to step.

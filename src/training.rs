@@ -56,6 +56,9 @@ pub struct Sample {
 /// Gives the bytes of a sample. Called from the training thread and its loaders.
 pub type ReadImage = Arc<dyn Fn(&Sample) -> std::io::Result<Vec<u8>> + Send + Sync>;
 
+/// Returns when no prediction waits for the device. Called from the training thread.
+pub type GiveWay = Arc<dyn Fn() + Send + Sync>;
+
 /// All a run needs.
 pub struct TrainingJob {
     /// Checked with [`TrainingPlan::problems`].
@@ -76,6 +79,11 @@ pub struct TrainingJob {
     pub seed: u64,
     /// Without autodiff; the loop adds it.
     pub device: Device,
+    /// Called before each batch, and within those that hold a GPU for longer than `max_yield`. On the CPU, operations themselves give way
+    /// to those of other threads ([`nn::give_way_here`]).
+    pub give_way: GiveWay,
+    /// For how long a GPU may be held at a stretch; at least one block of the network.
+    pub max_yield: Duration,
     /// Where an earlier call with the same job came to; none: from the beginning.
     pub checkpoint: Option<Checkpoint>,
 }
@@ -169,8 +177,6 @@ pub trait Observer {
     fn rate_choice(&mut self, _choice: &RateChoice) {}
     /// Asked before each batch: any answer ends the run with [`TrainingError::Stopped`].
     fn should_stop(&mut self) -> Option<Stop>;
-    /// Called before each batch: returns when no prediction waits for the device.
-    fn yield_device(&mut self);
 }
 
 /// How a run is stopped.

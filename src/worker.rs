@@ -33,7 +33,7 @@ use crate::{
     metrics::Training,
     nn,
     store::{Blobs, Caches, CheckpointFiles, Db, Run, StoreError, runs},
-    training::{self, TrainingError},
+    training::{self, GiveWay, TrainingError},
 };
 use job::PreparedJob;
 use recorder::{Recorder, StopReason};
@@ -69,8 +69,10 @@ pub struct WorkerContext {
     pub device_info: DeviceInfo,
     /// Largest accepted image.
     pub max_pixels: u64,
-    /// Returns when no prediction waits for the device; called between batches, on the training thread.
-    pub wait_until_idle: Arc<dyn Fn() + Send + Sync>,
+    /// What each job gives way to.
+    pub give_way: GiveWay,
+    /// For how long training may hold a GPU at a stretch.
+    pub max_yield: Duration,
     /// Called with a model that became champion, so that it is served. Must not block.
     pub publish: Arc<dyn Fn(ModelId, Vec<u8>) + Send + Sync>,
     /// Told of trained batches, for those who watch.

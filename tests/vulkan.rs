@@ -6,7 +6,11 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
 use burn::tensor::Device;
@@ -35,7 +39,8 @@ fn training_and_prediction_on_vulkan_agree_with_the_cpu() {
     println!("on {}: {}, driver {:?}", info.name, info.description, info.driver);
     assert!(info.driver.is_some_and(|driver| !driver.is_empty()));
     let (cpu, _) = DeviceChoice::Cpu.open(None).unwrap();
-    let (on_vulkan, on_cpu) = (run(&vulkan), run(&cpu));
+    let (on_vulkan, on_cpu) = (run(&vulkan, Duration::MAX), run(&cpu, Duration::MAX));
+    compare_pauses(&on_vulkan, &run(&vulkan, Duration::ZERO));
     compare_epochs(&on_vulkan.epochs, &on_cpu.epochs);
     compare_answers(&on_cpu.models[0], &vulkan, &cpu);
     compare_answers(&on_vulkan.models[0], &vulkan, &cpu);
@@ -47,6 +52,14 @@ fn training_and_prediction_on_vulkan_agree_with_the_cpu() {
 fn files(folder: &Path) -> Box<dyn Iterator<Item = PathBuf>> {
     let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     Box::new(entries.flat_map(|path| if path.is_dir() { files(&path) } else { Box::new(std::iter::once(path)) }))
+}
+
+/// A batch that pauses after each layer gives the same as one that, once its layers are measured, does not.
+fn compare_pauses(without: &Told, with: &Told) {
+    assert!(with.models == without.models, "pauses change what is trained");
+    println!("gave way {} times, and {} with a pause at each point", without.gave_way, with.gave_way);
+    // Two epochs of two batches of the whole network, three points forwards and backwards in each: three batches are measured.
+    assert!(with.gave_way >= without.gave_way + 6, "{} and {}", with.gave_way, without.gave_way);
 }
 
 /// Sums are rounded in another order on each device, and training carries the difference on.
@@ -78,6 +91,7 @@ fn compare_answers(model: &[u8], vulkan: &Device, cpu: &Device) {
 struct Told {
     epochs: Vec<EpochRecord>,
     models: Vec<Vec<u8>>,
+    gave_way: usize,
 }
 
 impl Observer for Told {
@@ -102,12 +116,10 @@ impl Observer for Told {
     fn should_stop(&mut self) -> Option<Stop> {
         None
     }
-
-    fn yield_device(&mut self) {}
 }
 
 /// Two epochs of the head alone, then two of the whole network.
-fn run(device: &Device) -> Told {
+fn run(device: &Device, max_yield: Duration) -> Told {
     let cache = tempfile::tempdir().unwrap();
     let step = |scope| Step::new(scope, 1e-3, 2);
     let plan = TrainingPlan {
@@ -122,6 +134,8 @@ fn run(device: &Device) -> Told {
         ..recipe("simple-cnn").unwrap().plan
     };
     let sample = |split: Split, i: u32| Sample { class: (i % 2) as usize, split, key: i.to_string() };
+    let gave_way = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&gave_way);
     let train_on = (0..8).map(|i| sample(Split::Train, i));
     let job = TrainingJob {
         plan,
@@ -133,10 +147,15 @@ fn run(device: &Device) -> Told {
         body: None,
         seed: 1,
         device: device.clone(),
+        give_way: Arc::new(move || {
+            count.fetch_add(1, Ordering::Relaxed);
+        }),
+        max_yield,
         checkpoint: None,
     };
     let mut told = Told::default();
     train(job, &mut told).unwrap();
+    told.gave_way = gave_way.load(Ordering::Relaxed);
     told
 }
 

@@ -34,6 +34,7 @@ pub struct Server {
     state: AppState,
     device: Device,
     device_info: DeviceInfo,
+    max_yield: Duration,
     folder: DataFolder,
     listener: TcpListener,
     address: SocketAddr,
@@ -99,8 +100,20 @@ impl Server {
             tasks: TaskTracker::new(),
             shutdown: CancellationToken::new(),
         };
-        let (patience, notice) = (listen.patience(), listen.notice());
-        Ok(Self { state, device, device_info, folder, listener, address, signals, patience, notice, _lock: lock })
+        let (patience, notice, max_yield) = (listen.patience(), listen.notice(), compute.max_yield());
+        Ok(Self {
+            state,
+            device,
+            device_info,
+            max_yield,
+            folder,
+            listener,
+            address,
+            signals,
+            patience,
+            notice,
+            _lock: lock,
+        })
     }
 
     /// Where it listens.
@@ -183,7 +196,8 @@ impl Server {
             device: self.device.clone(),
             device_info: self.device_info.clone(),
             max_pixels: limits.max_pixels,
-            wait_until_idle: Arc::new(move || gate.wait_until_idle()),
+            give_way: Arc::new(move || gate.wait_until_idle()),
+            max_yield: self.max_yield,
             publish: Arc::new(move |id, bytes| publish(&engine, id, bytes)),
             batches,
             metrics: metrics.training,

@@ -1,6 +1,6 @@
 //! Training without a server: the same worker, on one run.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use burn::tensor::Device;
 use tokio::{runtime::Handle, sync::Notify};
@@ -95,7 +95,8 @@ impl Trainer {
             device_info: self.device_info.clone(),
             max_pixels: self.max_pixels,
             // Nothing predicts in this process, and no model is served.
-            wait_until_idle: Arc::new(|| {}),
+            give_way: Arc::new(|| {}),
+            max_yield: Duration::MAX,
             publish: Arc::new(|_, _| {}),
             batches: self.batches.clone(),
             metrics: Training::idle(),

@@ -229,8 +229,7 @@ pub struct EpochRecord {
     /// Share of the training pass's time in which it waited for its batches, 0 to 1; null where that was not measured.
     #[serde(default)]
     pub data_wait_share: Option<f64>,
-    /// Share of the training pass's time in which it waited between batches for predictions to be answered, 0 to 1; null where that was
-    /// not measured.
+    /// Share of the training pass's time in which it stood still for predictions, 0 to 1; null where that was not measured.
     #[serde(default)]
     pub serving_wait_share: Option<f64>,
 }

@@ -2,11 +2,13 @@
 //!
 //! A network of fifty layers has some hundred and fifty phases of a few hundred microseconds each. Waking a sleeping thread for each of
 //! them would cost more than it gives, so the team is woken once a pass and its members wait for each other on a spinning barrier.
+//!
+//! The process has two teams, of which the one that trains gives way to the other ([`precedence`](super::precedence)).
 
 use std::{
     hint, panic,
     sync::{
-        LazyLock,
+        Arc, LazyLock,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
@@ -14,16 +16,21 @@ use std::{
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
-use super::simd::{Level, Work};
+use super::{
+    precedence::{self, Precedence},
+    simd::{Level, Work},
+};
 
 /// How often a member looks before it goes to sleep: some hundred microseconds, longer than two members are apart unless something else
 /// has one's processor.
 const SPINS: u32 = 10_000;
 
-/// The process's team: as many threads as rayon's pool has, which is where the number is set; a thread for each core if it is not.
+/// The process's team for this thread: as many threads as rayon's pool has, which is where the number is set; a thread for each core if
+/// it is not. A thread that [gives way](precedence::give_way_here) has a team that does.
 pub fn team() -> &'static Team {
-    static TEAM: LazyLock<Team> = LazyLock::new(|| Team::new(rayon::current_num_threads()));
-    &TEAM
+    static TEAMS: LazyLock<[Team; 2]> = LazyLock::new(|| Team::pair(rayon::current_num_threads()));
+    let [first, second] = &*TEAMS;
+    if precedence::gives_way_here() { second } else { first }
 }
 
 /// The threads; the caller of [`Team::run`] is one of them.
@@ -35,6 +42,15 @@ pub struct Team {
     level: Level,
     /// Two passes at once would wait for each other at their barriers.
     busy: Mutex<()>,
+    rank: Rank,
+}
+
+/// What a team is to another on the same processors.
+#[derive(Debug)]
+enum Rank {
+    Alone,
+    First(Arc<Precedence>),
+    Second(Arc<Precedence>),
 }
 
 impl Team {
@@ -55,7 +71,17 @@ impl Team {
         let threads = threads.max(1);
         let pool = || ThreadPoolBuilder::new().num_threads(threads - 1).thread_name(|i| format!("kernel-{i}")).build();
         let others = (threads > 1).then(|| pool().expect("threads can be started"));
-        Self { others, threads, level, busy: Mutex::new(()) }
+        Self { others, threads, level, busy: Mutex::new(()), rank: Rank::Alone }
+    }
+
+    /// Two teams on the same processors: while the first works, the second stands still.
+    ///
+    /// # Panics
+    /// If the system gives no threads.
+    pub fn pair(threads: usize) -> [Self; 2] {
+        let precedence = Arc::new(Precedence::default());
+        let ranks = [Rank::First(Arc::clone(&precedence)), Rank::Second(precedence)];
+        ranks.map(|rank| Self { rank, ..Self::new(threads) })
     }
 
     /// How many work together.
@@ -68,11 +94,16 @@ impl Team {
         self.level
     }
 
-    /// Calls `work` on each thread at once and returns when all are done. Callers take turns: a prediction that comes while a network
-    /// trains waits for one operation, not for the batch.
+    /// Calls `work` on each thread at once and returns when all are done. Callers take turns.
     pub fn run(&self, work: impl Fn(&Member<'_>) + Sync) {
+        let (_ahead, before) = match &self.rank {
+            Rank::Alone => (None, None),
+            Rank::First(precedence) => (Some(precedence.go_first()), None),
+            Rank::Second(precedence) => (None, Some(&**precedence)),
+        };
+        let _waits = before.map(Precedence::count_waits);
         let _turn = Turn(Some(self.busy.lock()));
-        let phase = Phase::new(self);
+        let phase = Phase::new(self, before);
         match &self.others {
             None => Member::work(&phase, 0, &work),
             Some(pool) => pool.in_place_scope(|scope| {
@@ -96,7 +127,7 @@ impl Drop for Turn<'_> {
 
 /// What the members share.
 #[derive(Debug)]
-struct Phase {
+struct Phase<'a> {
     threads: usize,
     level: Level,
     /// How many items of each member's share are taken in this phase.
@@ -110,6 +141,8 @@ struct Phase {
     /// Members that sleep until the phase is over.
     sleepers: Mutex<usize>,
     awake: Condvar,
+    /// What its members give way to.
+    before: Option<&'a Precedence>,
 }
 
 /// On a cache line of its own.
@@ -117,9 +150,10 @@ struct Phase {
 #[repr(align(64))]
 struct Taken(AtomicUsize);
 
-impl Phase {
-    fn new(team: &Team) -> Self {
+impl<'a> Phase<'a> {
+    fn new(team: &Team, before: Option<&'a Precedence>) -> Self {
         Self {
+            before,
             threads: team.threads,
             level: team.level,
             taken: (0..team.threads).map(|_| Taken::default()).collect(),
@@ -135,7 +169,7 @@ impl Phase {
 /// One thread's place in a pass.
 #[derive(Debug)]
 pub struct Member<'a> {
-    phase: &'a Phase,
+    phase: &'a Phase<'a>,
     index: usize,
 }
 
@@ -161,7 +195,7 @@ impl Member<'_> {
         self.phase.level.run(work);
     }
 
-    fn work(phase: &Phase, index: usize, work: &(impl Fn(&Member<'_>) + Sync)) {
+    fn work(phase: &Phase<'_>, index: usize, work: &(impl Fn(&Member<'_>) + Sync)) {
         let outcome = panic::catch_unwind(panic::AssertUnwindSafe(|| work(&Member { phase, index })));
         if let Err(cause) = outcome {
             phase.broken.store(true, Ordering::Release);
@@ -184,6 +218,9 @@ impl Member<'_> {
                 if taken >= share.len() {
                     break;
                 }
+                if let Some(before) = self.phase.before {
+                    before.give_way();
+                }
                 item(share.start + taken);
             }
         }
@@ -204,13 +241,16 @@ impl Member<'_> {
             if phase.is_over(over) {
                 return;
             }
+            if phase.before.is_some_and(Precedence::is_claimed) {
+                break;
+            }
             hint::spin_loop();
         }
         phase.sleep(over);
     }
 }
 
-impl Phase {
+impl Phase<'_> {
     fn is_over(&self, phase: usize) -> bool {
         assert!(!self.broken.load(Ordering::Acquire), "another thread of the team panicked");
         self.over.load(Ordering::SeqCst) != phase
@@ -237,6 +277,8 @@ impl Phase {
 
 #[cfg(test)]
 mod tests {
+    use std::{thread, time::Duration};
+
     use super::*;
 
     #[test]
@@ -270,5 +312,50 @@ mod tests {
         }));
         assert!(broken.is_err());
         team.run(|member| member.each(2, |_| ()));
+    }
+
+    #[test]
+    fn the_second_team_stands_still_between_items_while_the_first_works() {
+        let [first, second] = &Team::pair(2);
+        let (done, begun) = (AtomicUsize::new(0), AtomicBool::new(false));
+        let waited = precedence::waited();
+        let held = Duration::from_millis(20);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                second.run(|member| {
+                    for _ in 0..2 {
+                        member.each(1000, |_| {
+                            begun.store(true, Ordering::SeqCst);
+                            done.fetch_add(1, Ordering::SeqCst);
+                            thread::sleep(Duration::from_micros(100));
+                        });
+                    }
+                });
+            });
+            while !begun.load(Ordering::SeqCst) {
+                thread::yield_now();
+            }
+            first.run(|member| {
+                if member.index() == 0 {
+                    // What was begun is ended.
+                    thread::sleep(held);
+                    let before = done.load(Ordering::SeqCst);
+                    thread::sleep(held);
+                    assert_eq!(done.load(Ordering::SeqCst), before, "nothing was begun");
+                    assert!(before < 2000, "the operation is not over: this team did not wait for it");
+                }
+            });
+        });
+        assert_eq!(done.into_inner(), 2000);
+        assert!(precedence::waited() - waited >= 2 * held, "counted");
+    }
+
+    #[test]
+    fn a_thread_that_gives_way_has_another_team() {
+        let other = thread::spawn(|| {
+            precedence::give_way_here();
+            std::ptr::from_ref(team()).addr()
+        });
+        assert_ne!(other.join().unwrap(), std::ptr::from_ref(team()).addr());
     }
 }

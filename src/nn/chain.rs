@@ -63,7 +63,7 @@ impl<'a> Chain<'a> {
 
     /// What is averaged in the end: `[batch, channels, side, side]`, the side halved by each group.
     pub(super) fn maps(&self, input: &Input) -> Tensor<4> {
-        let layer = |x: Tensor<4>, conv: &Conv2d| relu(conv.forward(x));
+        let layer = |x: Tensor<4>, conv: &Conv2d| input.pause(relu(conv.forward(x)));
         // A last row or column that has no neighbour is left out, as PyTorch does: 229 pixels become 114.
         let half = || MaxPoolOptions::new([2, 2]).with_stride([2, 2]);
         let group = |x, group: &Vec<&Conv2d>| max_pool2d(group.iter().fold(x, |x, conv| layer(x, conv)), half());

@@ -2,7 +2,7 @@
 
 use burn::tensor::{Device, Tensor, TensorData, activation::relu};
 
-use super::{Input, Network, body::Body, head::Head, plan};
+use super::{Input, Network, Pauses, body::Body, head::Head, plan};
 use crate::{
     domain::{ModelSpec, Normalisation},
     kernel::{Plan, team},
@@ -24,7 +24,7 @@ enum Ready {
     /// Batch normalisation folded, weights packed; on the CPU.
     Plan(Box<Plan>),
     /// As it is.
-    Modules { body: Box<Body>, normalisation: Normalisation },
+    Modules { body: Box<Body>, normalisation: Normalisation, pauses: Option<Pauses> },
 }
 
 impl Compiled {
@@ -34,9 +34,18 @@ impl Compiled {
         let body = if *device == Device::flex() {
             Ready::Plan(Box::new(plan::compile(&network.body, network.epsilon, spec)))
         } else {
-            Ready::Modules { body: Box::new(network.body.clone()), normalisation: spec.normalisation.clone() }
+            let normalisation = spec.normalisation.clone();
+            Ready::Modules { body: Box::new(network.body.clone()), normalisation, pauses: None }
         };
         Self { body, head: network.head.clone(), side: spec.image_size, device: device.clone() }
+    }
+
+    /// The same with passes that may pause, where there are points for it: not on the CPU.
+    pub fn pausing(mut self, with: Option<Pauses>) -> Self {
+        if let Ready::Modules { pauses, .. } = &mut self.body {
+            *pauses = with;
+        }
+        self
     }
 
     /// Features `[images, features]` of grey squares of the model's side.
@@ -50,8 +59,8 @@ impl Compiled {
                 let shape = [rows.len(), rows[0].len()];
                 Tensor::from_data(TensorData::new(rows.concat(), shape), &self.device)
             }
-            Ready::Modules { body, normalisation } => {
-                body.forward(&Input::new(images, self.side, normalisation, &self.device))
+            Ready::Modules { body, normalisation, pauses } => {
+                body.forward(&self.input(images, normalisation, pauses.as_ref()))
             }
         }
     }
@@ -82,6 +91,10 @@ impl Compiled {
         (logits, relu(weighted))
     }
 
+    fn input(&self, images: &[&[u8]], normalisation: &Normalisation, pauses: Option<&Pauses>) -> Input {
+        Input::new(images, self.side, normalisation, &self.device).pausing(pauses)
+    }
+
     fn features_and_maps(&self, images: &[&[u8]]) -> (Tensor<2>, Tensor<4>) {
         match &self.body {
             Ready::Plan(plan) => {
@@ -92,8 +105,8 @@ impl Compiled {
                 let features = TensorData::new(features.concat(), [count, features[0].len()]);
                 (Tensor::from_data(features, &self.device), Tensor::from_data(maps, &self.device))
             }
-            Ready::Modules { body, normalisation } => {
-                let maps = body.maps(&Input::new(images, self.side, normalisation, &self.device));
+            Ready::Modules { body, normalisation, pauses } => {
+                let maps = body.maps(&self.input(images, normalisation, pauses.as_ref()));
                 (body.average(maps.clone()), maps)
             }
         }

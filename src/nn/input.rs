@@ -2,6 +2,7 @@
 
 use burn::tensor::{Device, Tensor, TensorData};
 
+use super::Pauses;
 use crate::{domain::Normalisation, kernel::Channels};
 
 /// Grey images as networks take them: three channels that hold the same grey level, each normalised in its own way.
@@ -12,6 +13,7 @@ pub struct Input {
     /// `[batch, 1, side, side]`, from 0 to 255.
     pub(super) grey: Tensor<4>,
     pub(super) normalisation: Normalisation,
+    pub(super) pauses: Option<Pauses>,
 }
 
 impl Input {
@@ -27,7 +29,23 @@ impl Input {
             values.extend(image.iter().map(|&grey| f32::from(grey)));
         }
         let grey = Tensor::from_data(TensorData::new(values, [images.len(), 1, side, side]), device);
-        Self { grey, normalisation: normalisation.clone() }
+        Self { grey, normalisation: normalisation.clone(), pauses: None }
+    }
+
+    /// For a pass that begins now and may pause, if there are pauses.
+    pub fn pausing(self, pauses: Option<&Pauses>) -> Self {
+        if let Some(pauses) = pauses {
+            pauses.begin();
+        }
+        Self { pauses: pauses.cloned(), ..self }
+    }
+
+    /// What a layer gives, at a point at which the pass may pause.
+    pub(super) fn pause<const D: usize>(&self, tensor: Tensor<D>) -> Tensor<D> {
+        match &self.pauses {
+            Some(pauses) => pauses.at(tensor),
+            None => tensor,
+        }
     }
 
     /// Where it is.

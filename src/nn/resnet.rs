@@ -70,9 +70,9 @@ impl ResNet50 {
     /// What the features are the means of: `[batch, 2048, side / 32, side / 32]`, through Burn's modules.
     pub(super) fn maps(&self, input: &Input) -> Tensor<4> {
         let stem = relu(self.bn1.forward(self.conv1.forward(input.channels()))); // [batch, 64, side / 2, side / 2]
-        let mut x = max_pool2d(stem, stem_pool()); // [batch, 64, side / 4, side / 4]
+        let mut x = input.pause(max_pool2d(stem, stem_pool())); // [batch, 64, side / 4, side / 4]
         for block in [&self.layer1, &self.layer2, &self.layer3, &self.layer4].into_iter().flatten() {
-            x = block.forward(x);
+            x = input.pause(block.forward(x));
         }
         x
     }

@@ -6,7 +6,7 @@ use safetensors::SafeTensors;
 use super::{DeviceChoice, Input, Network, NnError, import_weights, parameter_count};
 use crate::domain::{Architecture, BlockVariant, ClassList, ModelSpec, Normalisation, Scope};
 
-fn spec(architecture: Architecture) -> ModelSpec {
+pub(super) fn spec(architecture: Architecture) -> ModelSpec {
     ModelSpec {
         architecture,
         block_variant: BlockVariant::V1_5,

@@ -1,13 +1,22 @@
 //! What the parts of a run share: the job, the observer and how far it is.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use burn::tensor::Device;
+use parking_lot::Mutex;
 
 use super::{
-    Checkpoint, Observer, StageModel, Stop, TrainingError, TrainingJob,
+    Checkpoint, GiveWay, Observer, StageModel, Stop, TrainingError, TrainingJob,
     batches::Place,
     meter::{self, Meter},
 };
-use crate::domain::{EpochRecord, RunProgress, Split, TrainedBatch};
+use crate::{
+    domain::{EpochRecord, RunProgress, Split, TrainedBatch},
+    nn::{self, Pauses},
+};
 
 /// One call of [`super::train`].
 pub(super) struct Session<'a> {
@@ -22,8 +31,9 @@ pub(super) struct Session<'a> {
     /// When there was a checkpoint last.
     kept: Instant,
     stop: Option<Stop>,
-    /// How long predictions went first since the current epoch or pass began.
-    waited: Duration,
+    /// How long predictions went first, in all and when the current epoch or pass began.
+    waited: Waited,
+    waited_before: Duration,
 }
 
 impl<'a> Session<'a> {
@@ -41,7 +51,8 @@ impl<'a> Session<'a> {
             epochs,
             kept: now,
             stop: None,
-            waited: Duration::ZERO,
+            waited: Waited::default(),
+            waited_before: Duration::ZERO,
         }
     }
 
@@ -68,16 +79,23 @@ impl<'a> Session<'a> {
 
     /// Share of the time since then in which predictions went first, of the current epoch or pass.
     pub(super) fn serving_wait_share(&self, started: Instant) -> f64 {
-        self.waited.as_secs_f64() / started.elapsed().as_secs_f64().max(f64::MIN_POSITIVE)
+        let waited = self.waited.total().saturating_sub(self.waited_before);
+        waited.as_secs_f64() / started.elapsed().as_secs_f64().max(f64::MIN_POSITIVE)
     }
 
     /// Comes before each batch of any kind: stops if asked to and lets predictions go first.
     pub(super) fn before_batch(&mut self) -> Result<(), TrainingError> {
         self.stop_if_asked()?;
-        let asked = Instant::now();
-        self.observer.yield_device();
-        self.waited += asked.elapsed();
+        self.waited.during(&self.job.give_way);
         Ok(())
+    }
+
+    /// For the passes of one kind, training or not, over one network at one image size: those on a GPU may pause.
+    pub(super) fn pauses(&self) -> Option<Pauses> {
+        let TrainingJob { device, max_yield, give_way, .. } = self.job;
+        let (waited, give_way) = (self.waited.clone(), Arc::clone(give_way));
+        let on_gpu = *device != Device::flex();
+        on_gpu.then(|| Pauses::new(device, *max_yield, Arc::new(move || waited.during(&give_way))))
     }
 
     /// An epoch or pass of `batches` batches begins, or goes on after `done` of them; step 0 and epoch 0 come before the first.
@@ -87,7 +105,7 @@ impl<'a> Session<'a> {
         batches: usize,
         done: usize,
     ) -> Result<(), TrainingError> {
-        (self.images, self.since, self.waited) = (0, Instant::now(), Duration::ZERO);
+        (self.images, self.since, self.waited_before) = (0, Instant::now(), self.waited.total());
         let (batch, batches) = (done as u32, batches as u32);
         self.progress = RunProgress { stage, step, epoch, batch, batches, ..RunProgress::default() };
         self.report()
@@ -164,6 +182,23 @@ impl<'a> Session<'a> {
         self.progress.fraction = self.meter.fraction(0.0);
         self.progress.eta_seconds = Some(0.0);
         Ok(self.observer.progress(&self.progress)?)
+    }
+}
+
+/// Counts how long predictions went first. Clones count together.
+#[derive(Clone, Debug, Default)]
+struct Waited(Arc<Mutex<Duration>>);
+
+impl Waited {
+    fn during(&self, give_way: &GiveWay) {
+        let asked = Instant::now();
+        give_way();
+        *self.0.lock() += asked.elapsed();
+    }
+
+    /// Between batches and parts of them, and within the operations of the CPU.
+    fn total(&self) -> Duration {
+        *self.0.lock() + nn::waited()
     }
 }
 

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     domain::{ModelSpec, Scope, Split, Stage, Step},
-    nn::{Compiled, Input, Network},
+    nn::{Compiled, Input, Network, Pauses},
 };
 
 /// Trains what is left of a stage, gives its model to the observer and returns where the next one begins: with the network of the best
@@ -71,8 +71,8 @@ struct Ground<'a> {
 
 impl Ground<'_> {
     /// A network in inference mode, made ready for images.
-    fn ready(&self, network: &Network, device: &Device) -> Ready<'static, Squares> {
-        let compiled = Compiled::new(network, self.spec, device);
+    fn ready(&self, network: &Network, device: &Device, pauses: Option<Pauses>) -> Ready<'static, Squares> {
+        let compiled = Compiled::new(network, self.spec, device).pausing(pauses);
         Box::new(move |squares| compiled.logits(&squares.views()))
     }
 }
@@ -86,6 +86,7 @@ fn train_all(
 ) -> Result<Standing, TrainingError> {
     let ModelSpec { image_size, normalisation, .. } = on.spec;
     let device = session.job.device.clone();
+    let [training, scoring] = [session.pauses(), session.pauses()];
     let fit = Fit {
         place,
         step,
@@ -93,9 +94,10 @@ fn train_all(
         feed: &|batches| on.images.feed(batches),
         training_feed: &|changes, first, batches| on.images.changed_feed(changes, first, batches),
         forward: &|network, squares, device| {
-            network.forward(&Input::new(&squares.views(), *image_size, normalisation, device))
+            let input = Input::new(&squares.views(), *image_size, normalisation, device);
+            network.forward(&input.pausing(training.as_ref()))
         },
-        ready: &|network| on.ready(network, &device),
+        ready: &|network| on.ready(network, &device, scoring.clone()),
     };
     fit.run(session, from)
 }
@@ -110,7 +112,7 @@ fn train_head(
 ) -> Result<Standing, TrainingError> {
     let needed = [session.split(Split::Train), session.split(session.job.plan.selection.split)].concat();
     let device = session.job.device.clone();
-    let compiled = Compiled::new(&from.network, on.spec, &device);
+    let compiled = Compiled::new(&from.network, on.spec, &device).pausing(session.pauses());
     let features = Features::compute(session, place, &compiled, on.images, &needed)?;
     drop(compiled);
     let fit = Fit {
@@ -136,7 +138,7 @@ fn train_head_on_images(
     on: Ground<'_>,
     from: Standing,
 ) -> Result<Standing, TrainingError> {
-    let body = Compiled::new(&from.network, on.spec, &session.job.device);
+    let body = Compiled::new(&from.network, on.spec, &session.job.device).pausing(session.pauses());
     let fit = Fit {
         place,
         step,
@@ -159,7 +161,7 @@ fn evaluate(
     on: Ground<'_>,
     network: &Network,
 ) -> Result<Vec<SplitEvaluation>, TrainingError> {
-    let logits = on.ready(network, &session.job.device);
+    let logits = on.ready(network, &session.job.device, session.pauses());
     let mut evaluations = Vec::new();
     for split in Split::ALL {
         let indices = session.split(split);

@@ -5,7 +5,11 @@ mod how;
 mod resume;
 mod told;
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    sync::atomic::{AtomicUsize, Ordering},
+};
 
 use safetensors::SafeTensors;
 
@@ -154,10 +158,19 @@ fn a_stop_ends_the_run_before_the_next_batch_wherever_it_is() {
 
 #[test]
 fn predictions_go_first_before_each_batch() {
-    let told = run(job(plan(SimpleCnn, &[&[(Head, 1e-3, 1), (All, 1e-3, 1)]]))).unwrap();
+    let yielded = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&yielded);
+    let give_way: GiveWay = Arc::new(move || {
+        count.fetch_add(1, Ordering::Relaxed);
+        std::thread::sleep(Duration::from_millis(1));
+    });
+    let job = TrainingJob { give_way, ..job(plan(SimpleCnn, &[&[(Head, 1e-3, 1), (All, 1e-3, 1)]])) };
+    let told = run(job).unwrap();
+    let yielded = yielded.load(Ordering::Relaxed);
     // Batches of four. Features: 12 images in 3. Each epoch: 2 to train, 1 to select. Evaluation: 2 + 1 + 1.
-    assert_eq!(told.yielded, 3 + 2 * (2 + 1) + 4);
-    assert_eq!(told.asked, told.yielded + 16, "asked as often, and once for each image decoded");
+    assert_eq!(yielded, 3 + 2 * (2 + 1) + 4);
+    assert!(told.epochs.iter().all(|epoch| epoch.serving_wait_share.unwrap() > 0.0), "{:?}", told.epochs);
+    assert_eq!(told.asked, yielded + 16, "asked as often, and once for each image decoded");
 }
 
 #[test]
@@ -288,6 +301,8 @@ fn job(plan: TrainingPlan) -> TrainingJob {
         body: None,
         seed: 1,
         device: device(),
+        give_way: Arc::new(|| {}),
+        max_yield: Duration::from_millis(20),
         checkpoint: None,
     }
 }

@@ -59,7 +59,7 @@ pub(super) struct PreparedJob {
 
 /// Reads all that the run needs, but for the images themselves.
 pub(super) async fn prepare(context: &WorkerContext, run: &Run) -> Result<PreparedJob, PrepareError> {
-    let WorkerContext { db, blobs, caches, device, max_pixels, .. } = context;
+    let WorkerContext { db, blobs, caches, device, max_pixels, give_way, max_yield, .. } = context;
     let dataset = datasets::get(db, run.dataset_id).await?.ok_or(PrepareError::NoDataset)?;
     if datasets::fingerprint(db, run.dataset_id).await? != run.dataset_fingerprint {
         return Err(PrepareError::Changed);
@@ -79,6 +79,8 @@ pub(super) async fn prepare(context: &WorkerContext, run: &Run) -> Result<Prepar
         body: body(blobs, weights.as_ref()).await?,
         seed: run.seed.into(),
         device: device.clone(),
+        give_way: Arc::clone(give_way),
+        max_yield: *max_yield,
         checkpoint,
     };
     Ok(PreparedJob { job, synthetic: dataset.synthetic, sequence })

@@ -263,8 +263,4 @@ impl Observer for Recorder {
         }
         self.stopped.as_ref().map(StopReason::stop)
     }
-
-    fn yield_device(&mut self) {
-        (self.keeper.context.wait_until_idle)();
-    }
 }

@@ -1,9 +1,11 @@
 //! The thread that trains, the same for all runs: what a run frees the next one takes. With a thread for each run the heap of each would
-//! stay behind, for the system's allocator keeps one for every thread that it has seen.
+//! stay behind, for the system's allocator keeps one for every thread that it has seen. What it computes gives way to predictions.
 
 use std::{io, sync::mpsc, thread};
 
 use parking_lot::Mutex;
+
+use crate::nn;
 
 type Work = Box<dyn FnOnce() + Send>;
 
@@ -28,7 +30,10 @@ impl TrainerThread {
             }
         }
         let (new, inbox) = mpsc::channel::<Work>();
-        thread::Builder::new().name("trainer".into()).spawn(move || inbox.iter().for_each(|work| work()))?;
+        thread::Builder::new().name("trainer".into()).spawn(move || {
+            nn::give_way_here();
+            inbox.iter().for_each(|work| work());
+        })?;
         new.send(work).map_err(|_| io::Error::other("the new thread takes no work"))?;
         *sender = Some(new);
         Ok(())

@@ -44,7 +44,10 @@ fn batch(seed: u64, images: usize, side: usize) -> (Input, Tensor<1, Int>) {
     let pixels: Vec<f32> = (0..images * side * side).map(|_| generator.random_range(0.0..255.0)).collect();
     let classes: Vec<i32> = (0..images).map(|image| (image % CLASSES) as i32).collect();
     let grey = Tensor::from_data(TensorData::new(pixels, [images, 1, side, side]), &device);
-    (Input { grey, normalisation: normalisation() }, Tensor::from_data(TensorData::new(classes, [images]), &device))
+    (
+        Input { grey, normalisation: normalisation(), pauses: None },
+        Tensor::from_data(TensorData::new(classes, [images]), &device),
+    )
 }
 
 /// The mean cross-entropy, through the blocked layers or Burn's modules.

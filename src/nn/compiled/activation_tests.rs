@@ -94,7 +94,7 @@ fn the_plan_hands_out_the_features_and_maps_that_burns_modules_give() {
             let (network, images) = (trained(&spec), squares(count, side as usize));
             let plan = Compiled::new(&network, &spec, &Device::flex());
             let normalisation = spec.normalisation.clone();
-            let body = Ready::Modules { body: Box::new(network.body.clone()), normalisation };
+            let body = Ready::Modules { body: Box::new(network.body.clone()), normalisation, pauses: None };
             let modules = Compiled { body, head: network.head.clone(), side, device: Device::flex() };
             let [(features, maps), (expected_features, expected_maps)] =
                 [plan, modules].map(|compiled| compiled.features_and_maps(&views(&images)));

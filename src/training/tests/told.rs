@@ -12,7 +12,6 @@ pub(super) struct Told {
     pub(super) caches: Vec<ImageCache>,
     pub(super) rate_choices: Vec<RateChoice>,
     pub(super) asked: usize,
-    pub(super) yielded: usize,
     /// How often it may be asked before it says stop.
     pub(super) patience: Option<usize>,
     /// In which way.
@@ -33,7 +32,6 @@ impl Default for Told {
             body_passes: Vec::new(),
             caches: Vec::new(),
             asked: 0,
-            yielded: 0,
             patience: None,
             how: Stop::ForGood,
             after_stop: 0,
@@ -103,9 +101,5 @@ impl Observer for Told {
     fn should_stop(&mut self) -> Option<Stop> {
         self.asked += 1;
         self.patience.is_some_and(|patience| self.asked > patience).then_some(self.how)
-    }
-
-    fn yield_device(&mut self) {
-        self.yielded += 1;
     }
 }

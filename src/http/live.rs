@@ -126,11 +126,15 @@ async fn get_live(
     models::find(&state, id).await?;
     state.predictions.written().await;
     let since = Timestamp::now() - i64::from(hours).hours();
-    let counted = store::live::hours(&state.db, id, since).await?;
     let trained = baseline(&state, id).await?;
-    let feedback = Disagreement::of(store::predictions::feedback_of(&state.db, id, since).await?);
-    let disagreement = Disagreement::of(store::shadows::pairs(&state.db, id).await?);
-    let newest = store::shadows::disagreements(&state.db, id, NAMED).await?;
+    // At once: beside a run that trains, each reader's thread waits for a processor.
+    let (counted, feedback, shadowed, newest) = tokio::try_join!(
+        store::live::hours(&state.db, id, since),
+        store::predictions::feedback_of(&state.db, id, since),
+        store::shadows::pairs(&state.db, id),
+        store::shadows::disagreements(&state.db, id, NAMED),
+    )?;
+    let (feedback, disagreement) = (Disagreement::of(feedback), Disagreement::of(shadowed));
     let mut all = LiveCounts::default();
     counted.iter().for_each(|(_, counts)| all.add(counts));
     let drift_of = |counts: &LiveCounts| match trained.images() {

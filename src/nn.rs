@@ -35,7 +35,7 @@ mod vgg;
 
 use crate::kernel;
 
-pub use crate::kernel::precedence::{give_way_here, waited};
+pub use crate::kernel::precedence::{give_way_here, is_training, waited};
 pub use adam::adam;
 pub use compiled::Compiled;
 pub use depth::LayerRates;

@@ -13,7 +13,7 @@ use crate::{
     domain::{ActivationMap, ModelId},
     imaging::{GreyImage, resize_square},
     metrics::{Outcome, Predictions, Stage},
-    nn::NnError,
+    nn::{self, NnError},
 };
 
 /// Images that may wait for an idle moment; who comes then pushes out who has waited longest.
@@ -103,12 +103,7 @@ impl Owner {
                     let batch = self.gather(model, first);
                     self.answer(model, batch);
                 }
-                Command::Later(request) => {
-                    self.later.push_back(request);
-                    if self.later.len() > MOST_LATER {
-                        self.later.pop_front();
-                    }
-                }
+                Command::Later(request) => self.put_off(request),
             }
         }
     }
@@ -119,9 +114,32 @@ impl Owner {
             if let Some(command) = self.waiting.pop_front().or_else(|| self.inbox.try_recv().ok()) {
                 return Some(command);
             }
-            match self.later.pop_front() {
-                Some(request) => self.answer_later(request),
-                None => return self.inbox.recv().ok(),
+            let Some(request) = self.later.pop_front() else { return self.inbox.recv().ok() };
+            let begun = Instant::now();
+            self.answer_later(request);
+            // Nobody waits for that, and training stood still for it: it gets as long before the next one.
+            if nn::is_training()
+                && let Some(command) = self.rest(begun.elapsed())
+            {
+                return Some(command);
+            }
+        }
+    }
+
+    fn put_off(&mut self, request: Request) {
+        self.later.push_back(request);
+        if self.later.len() > MOST_LATER {
+            self.later.pop_front();
+        }
+    }
+
+    /// Does nothing for that long, or until somebody wants something at once.
+    fn rest(&mut self, time: Duration) -> Option<Command> {
+        let end = Instant::now() + time;
+        loop {
+            match self.inbox.recv_timeout(end.saturating_duration_since(Instant::now())) {
+                Ok(Command::Later(request)) => self.put_off(request),
+                other => return other.ok(),
             }
         }
     }

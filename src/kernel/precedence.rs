@@ -3,7 +3,7 @@
 
 use std::{
     cell::Cell,
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     time::{Duration, Instant},
 };
 
@@ -15,6 +15,9 @@ thread_local! {
 
 /// Time in which calls from threads that give way had others before them, in nanoseconds.
 static WAITED: AtomicU64 = AtomicU64::new(0);
+
+/// Calls from threads that give way that are under way.
+static UNDER_WAY: AtomicUsize = AtomicUsize::new(0);
 
 /// From now on what this thread computes gives way to what other threads do: for the thread that trains.
 pub fn give_way_here() {
@@ -29,6 +32,11 @@ pub(super) fn gives_way_here() -> bool {
 /// For how long training has stood still for predictions in the midst of an operation, since the process began.
 pub fn waited() -> Duration {
     Duration::from_nanos(WAITED.load(Ordering::Relaxed))
+}
+
+/// Whether training is in the midst of an operation, so that what another thread computes now holds it up.
+pub fn is_training() -> bool {
+    UNDER_WAY.load(Ordering::Relaxed) > 0
 }
 
 /// Between a team that goes first and one that gives way.
@@ -89,6 +97,7 @@ impl Precedence {
 
     /// Adds to [`waited`] what others take of the time until it is dropped.
     pub(super) fn count_waits(&self) -> Waits<'_> {
+        UNDER_WAY.fetch_add(1, Ordering::Relaxed);
         Waits { precedence: self, before: self.claims.lock().total() }
     }
 }
@@ -121,6 +130,7 @@ pub(super) struct Waits<'a> {
 impl Drop for Waits<'_> {
     fn drop(&mut self) {
         let taken = self.precedence.claims.lock().total().saturating_sub(self.before);
+        UNDER_WAY.fetch_sub(1, Ordering::Relaxed);
         WAITED.fetch_add(taken.as_nanos() as u64, Ordering::Relaxed);
     }
 }

@@ -337,6 +337,7 @@ mod tests {
             }
             first.run(|member| {
                 if member.index() == 0 {
+                    assert!(precedence::is_training());
                     // What was begun is ended.
                     thread::sleep(held);
                     let before = done.load(Ordering::SeqCst);

@@ -148,3 +148,16 @@ fn what_can_wait_is_done_last_and_makes_nobody_wait() {
     }
     assert_eq!(metrics.count(Outcome::Answered), 1, "only what a client waited for is counted");
 }
+
+#[test]
+fn a_rest_lasts_its_time_for_what_can_wait_and_ends_for_what_cannot() {
+    let mut bench = Bench::new(8);
+    let time = Duration::from_millis(30);
+    let (request, _answer) = bench.request(None);
+    bench.commands.send(Command::Later(request)).unwrap();
+    let begun = Instant::now();
+    assert!(bench.owner.rest(time).is_none() && begun.elapsed() >= time);
+    assert_eq!(bench.owner.later.len(), 1, "put off and not lost");
+    let _answer = bench.ask(None);
+    assert!(matches!(bench.owner.rest(Duration::from_millis(LONG)), Some(Command::Classify(_))));
+}

@@ -31,7 +31,9 @@ impl TrainerThread {
         }
         let (new, inbox) = mpsc::channel::<Work>();
         thread::Builder::new().name("trainer".into()).spawn(move || {
-            nn::give_way_here();
+            if let Err(error) = nn::give_way_here() {
+                tracing::warn!(%error, "training has the priority of everything else");
+            }
             inbox.iter().for_each(|work| work());
         })?;
         new.send(work).map_err(|_| io::Error::other("the new thread takes no work"))?;

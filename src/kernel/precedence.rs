@@ -3,18 +3,11 @@
 
 use std::{
     cell::Cell,
-    io,
     sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     time::{Duration, Instant},
 };
 
 use parking_lot::{Condvar, Mutex};
-
-use super::team;
-
-/// A tenth of the processor where another thread of the usual priority wants all of it.
-#[cfg(target_os = "linux")]
-pub(super) const NICE: i32 = 10;
 
 thread_local! {
     static GIVES_WAY: Cell<bool> = const { Cell::new(false) };
@@ -26,27 +19,9 @@ static WAITED: AtomicU64 = AtomicU64::new(0);
 /// Calls from threads that give way that are under way.
 static UNDER_WAY: AtomicUsize = AtomicUsize::new(0);
 
-/// From now on what this thread computes gives way to what other threads do: for the thread that trains. On Linux that and each thread that
-/// it starts have a processor only as far as others leave it, as a command after `nice` does.
-///
-/// # Errors
-/// When the system does not lower the thread's priority; all else is done.
-pub fn give_way_here() -> io::Result<()> {
+/// From now on what this thread computes gives way to what other threads do: for the thread that trains.
+pub fn give_way_here() {
     GIVES_WAY.set(true);
-    // The process's own threads are there before they could be started from here.
-    team::start();
-    lower_priority()
-}
-
-#[cfg(target_os = "linux")]
-fn lower_priority() -> io::Result<()> {
-    // On Linux "this process" is this thread.
-    Ok(rustix::process::setpriority_process(None, NICE)?)
-}
-
-#[cfg(not(target_os = "linux"))]
-fn lower_priority() -> io::Result<()> {
-    Ok(())
 }
 
 /// Whether it does.

@@ -28,17 +28,9 @@ const SPINS: u32 = 10_000;
 /// The process's team for this thread: as many threads as rayon's pool has, which is where the number is set; a thread for each core if
 /// it is not. A thread that [gives way](precedence::give_way_here) has a team that does.
 pub fn team() -> &'static Team {
-    // Started from a thread that gives way, whose priority its members have.
-    static SECOND: LazyLock<Team> = LazyLock::new(|| FIRST.second());
-    if precedence::gives_way_here() { &SECOND } else { &FIRST }
-}
-
-/// The one that goes first.
-static FIRST: LazyLock<Team> = LazyLock::new(|| Team::first(rayon::current_num_threads()));
-
-/// Starts the threads of the team that goes first, and of rayon's pool.
-pub(super) fn start() {
-    LazyLock::force(&FIRST);
+    static TEAMS: LazyLock<[Team; 2]> = LazyLock::new(|| Team::pair(rayon::current_num_threads()));
+    let [first, second] = &*TEAMS;
+    if precedence::gives_way_here() { second } else { first }
 }
 
 /// The threads; the caller of [`Team::run`] is one of them.
@@ -82,18 +74,14 @@ impl Team {
         Self { others, threads, level, busy: Mutex::new(()), rank: Rank::Alone }
     }
 
-    /// A team that others may give way to.
-    fn first(threads: usize) -> Self {
-        Self { rank: Rank::First(Arc::default()), ..Self::new(threads) }
-    }
-
-    /// Another one on the same processors, which stands still while this one works.
-    fn second(&self) -> Self {
-        let rank = match &self.rank {
-            Rank::First(precedence) => Rank::Second(Arc::clone(precedence)),
-            Rank::Alone | Rank::Second(_) => Rank::Alone,
-        };
-        Self { rank, ..Self::new(self.threads) }
+    /// Two teams on the same processors: while the first works, the second stands still.
+    ///
+    /// # Panics
+    /// If the system gives no threads.
+    pub fn pair(threads: usize) -> [Self; 2] {
+        let precedence = Arc::new(Precedence::default());
+        let ranks = [Rank::First(Arc::clone(&precedence)), Rank::Second(precedence)];
+        ranks.map(|rank| Self { rank, ..Self::new(threads) })
     }
 
     /// How many work together.
@@ -328,8 +316,7 @@ mod tests {
 
     #[test]
     fn the_second_team_stands_still_between_items_while_the_first_works() {
-        let first = Team::first(2);
-        let second = first.second();
+        let [first, second] = &Team::pair(2);
         let (done, begun) = (AtomicUsize::new(0), AtomicBool::new(false));
         let waited = precedence::waited();
         let held = Duration::from_millis(20);
@@ -367,22 +354,9 @@ mod tests {
     #[test]
     fn a_thread_that_gives_way_has_another_team() {
         let other = thread::spawn(|| {
-            precedence::give_way_here().unwrap();
+            precedence::give_way_here();
             std::ptr::from_ref(team()).addr()
         });
         assert_ne!(other.join().unwrap(), std::ptr::from_ref(team()).addr());
-    }
-
-    #[test]
-    #[cfg(target_os = "linux")]
-    fn all_members_of_the_team_that_gives_way_have_a_low_priority_and_others_keep_theirs() {
-        let priority = || rustix::process::getpriority_process(None).unwrap();
-        let before = priority();
-        let other = thread::spawn(move || {
-            precedence::give_way_here().unwrap();
-            team().run(|member| member.each(100, |_| assert_eq!(priority(), precedence::NICE)));
-        });
-        other.join().unwrap();
-        team().run(|member| member.each(100, |_| assert_eq!(priority(), before)));
     }
 }

@@ -31,9 +31,7 @@ impl TrainerThread {
         }
         let (new, inbox) = mpsc::channel::<Work>();
         thread::Builder::new().name("trainer".into()).spawn(move || {
-            if let Err(error) = nn::give_way_here() {
-                tracing::warn!(%error, "training has the priority of everything else");
-            }
+            nn::give_way_here();
             inbox.iter().for_each(|work| work());
         })?;
         new.send(work).map_err(|_| io::Error::other("the new thread takes no work"))?;

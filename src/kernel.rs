@@ -35,6 +35,7 @@ mod stem;
 mod strided;
 mod sweeps;
 mod team;
+pub mod thin;
 mod towards;
 pub mod train;
 mod winograd;

@@ -12,7 +12,7 @@ use sums::{GradientSums, MaskAndSum, Measure, Moments, SumWhereAbove};
 
 use super::{
     memory::Buffer,
-    simd::{Lane, Vector, WIDTH, Work},
+    simd::{Lane, Vector, WIDTH, Work, is_large},
     sweeps::{cut, cut_mut, sweep},
     team::Team,
 };
@@ -110,8 +110,9 @@ pub fn forward(team: &Team, norm: Norm<'_>, input: &[Lane], then: Then<'_>) -> (
             (moments.mean.map(|mean| mean as f32), moments.variance().map(|variance| variance as f32));
         (norm.line(lane, mean, variance), variance)
     };
+    let stream = is_large(input.len());
     let lanes = sweep(team, pieces, pixels, sum, decide, |(input, around, output), (line, _)| {
-        team.level().run(Normalise { input, around: *around, output, line, floor });
+        team.level().run(Normalise { input, around: *around, output, line, floor, stream });
     });
     let mean = norm.channels(lanes.iter().map(|(line, _)| line.mean.0));
     let variance = norm.channels(lanes.iter().map(|(_, variance)| *variance));
@@ -173,8 +174,9 @@ pub fn backward_add(
         sums
     };
     let decide = |lane: usize, sums: &[GradientSums]| Slope::new(&lines[lane], GradientSums::join(sums), pixels);
+    let stream = is_large(input.len());
     let slopes = sweep(team, pieces, pixels, sum, decide, |(input, _, gradient, result), slope| {
-        team.level().run(DescendTo { input, gradient, result, slope });
+        team.level().run(DescendTo { input, gradient, result, slope, stream });
     });
     (result, norm.gradients(&slopes))
 }
@@ -258,6 +260,8 @@ struct Normalise<'a> {
     output: &'a mut [Lane],
     line: &'a Line,
     floor: f32,
+    /// Whether the output is [large](is_large).
+    stream: bool,
 }
 
 impl Work for Normalise<'_> {
@@ -270,15 +274,16 @@ impl Work for Normalise<'_> {
         match self.around {
             None => {
                 for (input, output) in self.input.iter().zip(self.output) {
-                    floor.max(normalised(input)).store(output);
+                    put(floor.max(normalised(input)), output, self.stream);
                 }
             }
             Some(around) => {
                 for ((input, around), output) in self.input.iter().zip(around).zip(self.output) {
-                    floor.max(normalised(input).add(V::load(around))).store(output);
+                    put(floor.max(normalised(input).add(V::load(around))), output, self.stream);
                 }
             }
         }
+        V::settle();
     }
 }
 
@@ -308,6 +313,8 @@ struct DescendTo<'a> {
     gradient: &'a [Lane],
     result: &'a mut [Lane],
     slope: &'a Slope<'a>,
+    /// Whether the result is [large](is_large).
+    stream: bool,
 }
 
 impl Work for DescendTo<'_> {
@@ -315,7 +322,13 @@ impl Work for DescendTo<'_> {
     fn run<V: Vector>(self) {
         for ((input, gradient), place) in self.input.iter().zip(self.gradient).zip(self.result) {
             let distance = V::load(input).sub(V::load(&self.slope.line.mean));
-            self.slope.descend(distance, V::load(gradient)).store(place);
+            put(self.slope.descend(distance, V::load(gradient)), place, self.stream);
         }
+        V::settle();
     }
+}
+
+#[inline(always)]
+fn put<V: Vector>(value: V, place: &mut Lane, stream: bool) {
+    if stream { value.stream(place) } else { value.store(place) }
 }

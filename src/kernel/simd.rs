@@ -25,6 +25,15 @@ pub(super) trait Vector: Copy {
     fn splat(value: f32) -> Self;
     fn load(lane: &Lane) -> Self;
     fn store(self, lane: &mut Lane);
+    /// Stores past the caches where the processor can: a lane that is overwritten is then not read before, and one that nothing reads
+    /// soon drives out none that something will. [`settle`](Self::settle) before another thread reads it.
+    #[inline(always)]
+    fn stream(self, lane: &mut Lane) {
+        self.store(lane);
+    }
+    /// Waits until all that was streamed is in its place.
+    #[inline(always)]
+    fn settle() {}
     fn add(self, other: Self) -> Self;
     fn sub(self, other: Self) -> Self;
     fn max(self, other: Self) -> Self;
@@ -47,6 +56,14 @@ pub(super) trait Vector: Copy {
     fn zero() -> Self {
         Self::splat(0.0)
     }
+}
+
+/// Bytes of a buffer that has left the caches by the time that the next layer reads it.
+const LARGE: usize = 16 << 20;
+
+/// Whether a buffer of so many lanes is better streamed than stored.
+pub(super) fn is_large(lanes: usize) -> bool {
+    lanes * size_of::<Lane>() >= LARGE
 }
 
 /// Something to compute with whichever vectors the processor has. `run` must be `#[inline(always)]`, or it is compiled without them.

@@ -226,7 +226,7 @@ fn sum_products(team: &Team, columns: Columns<'_>, gradient: Images<'_>) -> Buff
 
 fn winograd_weight_gradient(team: &Team, shape: ConvShape, input: Images<'_>, gradient: Images<'_>) -> Numbers {
     let (inputs, outputs) = (shape.inputs.div_ceil(WIDTH), shape.outputs.div_ceil(WIDTH));
-    let mut sums = Buffer::new(winograd::POINTS * inputs * WIDTH * outputs);
+    let mut sums = Buffer::new(winograd::of_points(inputs * WIDTH * outputs));
     let mut scratch = Buffer::new(winograd::gradient_scratch(inputs, outputs, input.images, input.side));
     let (shared, scratch) = (Shared::new(&mut sums), Shared::new(&mut scratch));
     team.run(|member| {

@@ -29,7 +29,7 @@ const IN: usize = 6;
 /// Side of the kernel.
 const TAPS: usize = 3;
 /// Matrix products.
-pub(super) const POINTS: usize = IN * IN;
+const POINTS: usize = IN * IN;
 
 /// Bytes of transformed inputs and outputs that a member holds when it works alone, in lanes: most of a second-level cache.
 const HELD: usize = (896 << 10) / size_of::<Lane>();
@@ -58,7 +58,7 @@ pub(super) fn suits(shape: ConvShape) -> bool {
 /// Lanes of the transformed weights, or of their gradient.
 pub(super) fn packed(source: &Source<'_>) -> usize {
     let (inputs, outputs) = source.channels();
-    POINTS * inputs.next_multiple_of(WIDTH) * outputs.div_ceil(WIDTH)
+    of_points(inputs.next_multiple_of(WIDTH) * outputs.div_ceil(WIDTH))
 }
 
 /// Transforms and packs weights, one lane of outputs an item; every member of the team comes here.
@@ -91,7 +91,7 @@ impl Work for Pack<'_> {
             let points = Weigh::twice(taps);
             for point in 0..POINTS {
                 // SAFETY: this member alone has this lane of outputs until the phase is over.
-                let place = unsafe { packed.part((point * outputs + output) * padded + input, 1) };
+                let place = unsafe { packed.part(point * spread(outputs * padded) + output * padded + input, 1) };
                 points[point / IN][point % IN].store(&mut place[0]);
             }
         }
@@ -109,14 +109,19 @@ impl Winograd<'_> {
     pub(super) fn scratch(&self, team: &Team, images: usize, side: usize) -> usize {
         let total = squares(images, side);
         match self.apart(team.threads(), total) {
-            Some(chunks) => team.threads() * total.div_ceil(chunks) * self.square(),
-            None => self.chunk(total) * self.square(),
+            Some(chunks) => team.threads() * self.grids(total.div_ceil(chunks)),
+            None => self.grids(self.chunk(total)),
         }
     }
 
     /// Lanes of scratch of one square.
     fn square(&self) -> usize {
         POINTS * (self.inputs + self.outputs)
+    }
+
+    /// Lanes of scratch of so many squares.
+    fn grids(&self, count: usize) -> usize {
+        of_points(self.inputs * count) + of_points(self.outputs * count)
     }
 
     /// Into how many chunks the squares are cut where each member takes some through all three phases alone, all in its own cache.
@@ -153,7 +158,7 @@ impl Winograd<'_> {
             finish,
         };
         if let Some(chunks) = self.apart(member.threads(), total) {
-            let size = total.div_ceil(chunks) * self.square();
+            let size = self.grids(total.div_ceil(chunks));
             return member.each(chunks, |chunk| {
                 let pass = pass(share(chunk, chunks, total), member.index() * size);
                 (0..self.inputs).for_each(|lane| member.run(Enter { pass, lane, squares: 0..pass.count }));
@@ -175,8 +180,20 @@ impl Winograd<'_> {
 
     fn point(&self, point: usize) -> Weights<'_> {
         let length = self.inputs * WIDTH * self.outputs;
-        Weights { lanes: &self.points[point * length..][..length], inputs: self.inputs, outputs: self.outputs }
+        Weights { lanes: &self.points[point * spread(length)..][..length], inputs: self.inputs, outputs: self.outputs }
     }
+}
+
+/// How far apart the matrices of two points lie that have so many lanes: an odd number of them. A member writes and reads the same
+/// place of all 36 one after the other; with a power of two between them all would want the same few places of a cache.
+#[inline(always)]
+fn spread(lanes: usize) -> usize {
+    lanes | 1
+}
+
+/// Lanes of 36 matrices of so many.
+pub(super) fn of_points(lanes: usize) -> usize {
+    POINTS * spread(lanes)
 }
 
 /// Squares of outputs of all images; those at the right and lower edge may reach beyond.
@@ -231,21 +248,21 @@ impl Pass<'_> {
     /// Where point and lane of the transformed input begin.
     #[inline(always)]
     fn entered(&self, point: usize, lane: usize) -> usize {
-        self.offset + self.row(point, lane, self.layer.inputs) * self.count
+        self.offset + self.row(point, lane, self.layer.inputs)
     }
 
     /// Where point and lane of the transformed output begin, after all of the input.
     #[inline(always)]
     fn multiplied(&self, point: usize, lane: usize) -> usize {
-        self.offset + (POINTS * self.layer.inputs + self.row(point, lane, self.layer.outputs)) * self.count
+        self.offset + of_points(self.layer.inputs * self.count) + self.row(point, lane, self.layer.outputs)
     }
 
-    /// In which row of squares they lie.
+    /// Where they begin in their part.
     #[inline(always)]
     fn row(&self, point: usize, lane: usize, lanes: usize) -> usize {
         match self.order {
-            Order::Points => point * lanes + lane,
-            Order::Lanes => lane * POINTS + point,
+            Order::Points => point * spread(lanes * self.count) + lane * self.count,
+            Order::Lanes => (lane * POINTS + point) * self.count,
         }
     }
 

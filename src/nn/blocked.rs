@@ -11,6 +11,7 @@ mod relu;
 mod storage;
 #[cfg(test)]
 mod tests;
+mod thin;
 
 use burn::{
     backend::{
@@ -25,10 +26,11 @@ use burn::{
     tensor::{Device, Tensor},
 };
 
-pub(super) use conv::{conv, conv_beside, stem};
+pub(super) use conv::{conv, conv_beside, conv_of_thinned, stem};
 pub(super) use norm::{norm, norm_add};
 pub(super) use pool::{max_pool, mean};
 pub(super) use relu::{conv_relu, stem_relu};
+pub(super) use thin::thin;
 
 /// The backend that this is for.
 type Cpu = Autodiff<Flex>;

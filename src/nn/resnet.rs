@@ -123,6 +123,12 @@ impl Bottleneck {
 
     fn forward_blocked(&self, input: Tensor<5>) -> Tensor<5> {
         let (x, around) = match &self.downsample {
+            // Both look at every second pixel; in the other variant the second one of the block does.
+            Some(Downsample { conv, norm }) if conv.stride == [2, 2] && self.conv1.stride == [2, 2] => {
+                let input = blocked::thin(input);
+                let around = blocked::norm(norm, blocked::conv_of_thinned(conv, input.clone()), false);
+                (blocked::conv_of_thinned(&self.conv1, input), around)
+            }
             Some(Downsample { conv, norm }) => {
                 let around = blocked::norm(norm, blocked::conv(conv, input.clone()), false);
                 (blocked::conv(&self.conv1, input), around)

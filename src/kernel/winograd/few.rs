@@ -5,10 +5,7 @@
 
 use std::ops::Range;
 
-use super::{
-    Enter, IN, Leave, Order, Pass, TAPS, Winograd, squares,
-    transforms::{Transform, Weigh},
-};
+use super::{Enter, IN, Leave, Order, Pass, TAPS, Winograd, squares, transforms::Weigh};
 use crate::kernel::{
     conv::Images,
     pack::Weights,
@@ -55,7 +52,7 @@ impl Few<'_> {
 
     /// Lanes of scratch that a pass needs.
     pub(in crate::kernel) fn scratch(&self, images: usize, side: usize) -> usize {
-        squares(images, side) * self.layer().square()
+        self.layer().grids(squares(images, side))
     }
 
     /// One pass; every member of the team comes here.
@@ -148,14 +145,23 @@ impl Add<'_> {
                 let mut sums = [V::zero(); TAPS];
                 for right in 0..TAPS {
                     let tap = |down: usize| V::load(&panel[(down * TAPS + right) * padded + input * WIDTH + channel]);
-                    sums[right] = Weigh::at::<V, R>([tap(0), tap(1), tap(2)]);
+                    sums[right] = Weigh::bare::<V, R>([tap(0), tap(1), tap(2)]);
                 }
-                let weights = Weigh::once(sums);
+                let weights = Weigh::bare_once(sums);
                 for point in 0..IN {
                     for m in 0..M {
                         let value = V::splat(squares[point][m].0[channel]);
                         found[point][m] = value.mul_add(weights[point], found[point][m]);
                     }
+                }
+            }
+        }
+        // The weights were made without the scales of the transform, which here are cheaper.
+        if self.inputs.end == pass.layer.inputs {
+            for point in 0..IN {
+                let scale = V::splat(Weigh::scale(R, point));
+                for m in 0..M {
+                    found[point][m] = found[point][m].mul(scale);
                 }
             }
         }

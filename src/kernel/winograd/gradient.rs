@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::{
-    Enter, IN, OUT, Order, POINTS, Pass, TAPS, Winograd, squares,
+    Enter, IN, OUT, Order, POINTS, Pass, TAPS, Winograd, spread, squares,
     transforms::{SpreadSums, Transform, WeighBack},
 };
 use crate::kernel::{
@@ -19,7 +19,7 @@ use crate::kernel::{
 /// Lanes of scratch that [`weight_gradient`] needs for that many channels in lanes.
 pub(in crate::kernel) fn scratch(inputs: usize, outputs: usize, images: usize, side: usize) -> usize {
     let layer = Winograd { points: &[], inputs, outputs };
-    layer.chunk(squares(images, side)) * layer.square()
+    layer.grids(layer.chunk(squares(images, side)))
 }
 
 /// The gradient of the weights `[outputs, inputs, 3, 3]`, by the transforms' transposes; every member of the team comes here.
@@ -61,7 +61,7 @@ pub(in crate::kernel) unsafe fn weight_gradient(
                 pixels: count,
                 sums,
                 fresh: first == 0,
-                offset: point * inputs * WIDTH * outputs,
+                offset: point * spread(inputs * WIDTH * outputs),
                 input_lanes: 0..inputs,
                 panels: panel..panel + 1,
             });
@@ -86,7 +86,8 @@ impl Work for Unpack<'_> {
         for input in 0..shape.inputs {
             let mut values = [[V::zero(); IN]; IN];
             for point in 0..POINTS {
-                values[point / IN][point % IN] = V::load(&sums[(point * outputs + output) * padded + input]);
+                values[point / IN][point % IN] =
+                    V::load(&sums[point * spread(outputs * padded) + output * padded + input]);
             }
             let taps = WeighBack::twice(values);
             for tap in 0..TAPS * TAPS {

@@ -49,18 +49,46 @@ impl<V: Vector> Transform<V, TAPS, IN> for Weigh {
 }
 
 impl Weigh {
-    /// One of the six sums; what several have in common the compiler computes once.
+    /// What each of the six sums is multiplied with.
+    const SCALES: [f32; IN] = [0.25, -1.0 / 6.0, -1.0 / 6.0, 1.0 / 24.0, 1.0 / 24.0, 1.0];
+
+    /// One of the six sums.
     #[inline(always)]
-    pub(super) fn at<V: Vector, const SUM: usize>([a, b, c]: [V; TAPS]) -> V {
+    fn at<V: Vector, const SUM: usize>(taps: [V; TAPS]) -> V {
+        V::splat(Self::SCALES[SUM]).mul(Self::bare::<V, SUM>(taps))
+    }
+
+    /// One of them before it is multiplied; what several have in common the compiler computes once.
+    #[inline(always)]
+    pub(super) fn bare<V: Vector, const SUM: usize>([a, b, c]: [V; TAPS]) -> V {
         let (near, far, twice) = (a.add(c), V::splat(4.0).mul_add(c, a), b.add(b));
         match SUM {
-            0 => V::splat(0.25).mul(a),
-            1 => V::splat(-1.0 / 6.0).mul(near.add(b)),
-            2 => V::splat(-1.0 / 6.0).mul(near.sub(b)),
-            3 => V::splat(1.0 / 24.0).mul(far.add(twice)),
-            4 => V::splat(1.0 / 24.0).mul(far.sub(twice)),
+            0 => a,
+            1 => near.add(b),
+            2 => near.sub(b),
+            3 => far.add(twice),
+            4 => far.sub(twice),
             _ => c,
         }
+    }
+
+    /// All six.
+    #[inline(always)]
+    pub(super) fn bare_once<V: Vector>(taps: [V; TAPS]) -> [V; IN] {
+        [
+            Self::bare::<V, 0>(taps),
+            Self::bare::<V, 1>(taps),
+            Self::bare::<V, 2>(taps),
+            Self::bare::<V, 3>(taps),
+            Self::bare::<V, 4>(taps),
+            Self::bare::<V, 5>(taps),
+        ]
+    }
+
+    /// What a point's sums are to be multiplied with where its weights were not.
+    #[inline(always)]
+    pub(super) fn scale(row: usize, column: usize) -> f32 {
+        Self::SCALES[row] * Self::SCALES[column]
     }
 }
 

@@ -25,7 +25,12 @@ use crate::{
 ///
 /// The bias gets no gradient: in training a batch normalisation follows, which takes it out with the mean, so that its gradient is zero.
 pub(in crate::nn) fn conv(conv: &Conv2d, input: Tensor<5>) -> Tensor<5> {
-    convolve(conv, input, false)
+    convolve(shape(conv), conv, input, false)
+}
+
+/// As [`conv`], a 1x1 convolution with a stride of 2 of an input that was [thinned](super::thin) already.
+pub(in crate::nn) fn conv_of_thinned(conv: &Conv2d, input: Tensor<5>) -> Tensor<5> {
+    convolve(ConvShape { stride: 1, ..shape(conv) }, conv, input, false)
 }
 
 /// As [`conv`], the first of a block whose input also goes around the block as it is, into the addition at the block's end.
@@ -33,11 +38,10 @@ pub(in crate::nn) fn conv(conv: &Conv2d, input: Tensor<5>) -> Tensor<5> {
 /// The backward pass comes to the addition before it comes here, since it goes by depth: so the gradient from there is there already,
 /// and is added where this convolution's is written. Burn's own addition would be one more pass over both.
 pub(in crate::nn) fn conv_beside(conv: &Conv2d, input: Tensor<5>) -> Tensor<5> {
-    convolve(conv, input, true)
+    convolve(shape(conv), conv, input, true)
 }
 
-fn convolve(conv: &Conv2d, input: Tensor<5>, beside: bool) -> Tensor<5> {
-    let shape = shape(conv);
+fn convolve(shape: ConvShape, conv: &Conv2d, input: Tensor<5>, beside: bool) -> Tensor<5> {
     let (input, weights, bias) = (into_primitive(input), into_primitive(conv.weight.val()), bias(conv));
     let nodes = [input.node(), weights.node()];
     let (input, weights) = (input.into_primitive(), weights.into_primitive());

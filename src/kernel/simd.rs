@@ -58,8 +58,8 @@ pub(super) trait Vector: Copy {
     }
 }
 
-/// Bytes of a buffer that has left the caches by the time that the next layer reads it.
-const LARGE: usize = 16 << 20;
+/// Bytes of a buffer that has left the caches by the time that the next layer reads it; in tests so few that they come to both ways.
+const LARGE: usize = if cfg!(test) { 256 << 10 } else { 16 << 20 };
 
 /// Whether a buffer of so many lanes is better streamed than stored.
 pub(super) fn is_large(lanes: usize) -> bool {

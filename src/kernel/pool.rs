@@ -96,7 +96,8 @@ pub fn mean_backward(gradient: &[f32], channels: usize, side: usize) -> Buffer {
     result
 }
 
-fn planes(lanes: usize, side: usize) -> usize {
+/// How many planes of that side so many lanes are.
+pub(super) fn planes(lanes: usize, side: usize) -> usize {
     let area = side * side;
     assert!(area > 0 && lanes > 0 && lanes.is_multiple_of(area), "whole planes of {side}x{side} pixels");
     lanes / area

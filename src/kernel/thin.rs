@@ -3,7 +3,7 @@
 //! In a network two such convolutions begin a stage. Thinned once for both, their input lies side by side as for convolutions without a
 //! stride, forwards and backwards, and only the sum of their gradients has to be spread out again.
 
-use super::{conv::Images, memory::Buffer, parts, simd::Lane, team::Team};
+use super::{conv::Images, memory::Buffer, parts, pool::planes, simd::Lane, team::Team};
 
 /// Step between the pixels that stay.
 const STRIDE: usize = 2;
@@ -20,7 +20,7 @@ pub fn thinned(side: usize) -> usize {
 pub fn thin(team: &Team, images: Images<'_>) -> Buffer {
     let side = images.side;
     let (area, kept) = (side * side, thinned(side).pow(2));
-    let mut output = Buffer::new(planes(images.lanes, side) * kept);
+    let mut output = Buffer::new(planes(images.lanes.len(), side) * kept);
     let parts = images.lanes.chunks(area).zip(output.chunks_mut(kept)).collect();
     parts::each(team, parts, |(plane, output): (&[Lane], &mut [Lane])| {
         let rows = plane.chunks(side).step_by(STRIDE).zip(output.chunks_mut(thinned(side)));
@@ -37,7 +37,7 @@ pub fn thin(team: &Team, images: Images<'_>) -> Buffer {
 /// If the gradient is not whole planes of the thinned side.
 pub fn thin_backward(team: &Team, side: usize, gradient: &[Lane]) -> Buffer {
     let (area, kept) = (side * side, thinned(side).pow(2));
-    let mut result = Buffer::new(planes(gradient, thinned(side)) * area);
+    let mut result = Buffer::new(planes(gradient.len(), thinned(side)) * area);
     let parts = gradient.chunks(kept).zip(result.chunks_mut(area)).collect();
     parts::each(team, parts, |(gradient, plane): (&[Lane], &mut [Lane])| {
         for (y, row) in plane.chunks_mut(side).enumerate() {
@@ -49,12 +49,6 @@ pub fn thin_backward(team: &Team, side: usize, gradient: &[Lane]) -> Buffer {
         }
     });
     result
-}
-
-fn planes(lanes: &[Lane], side: usize) -> usize {
-    let area = side * side;
-    assert!(area > 0 && lanes.len().is_multiple_of(area), "whole planes of {side}x{side} pixels");
-    lanes.len() / area
 }
 
 #[cfg(test)]

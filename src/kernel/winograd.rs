@@ -91,7 +91,7 @@ impl Work for Pack<'_> {
             let points = Weigh::twice(taps);
             for point in 0..POINTS {
                 // SAFETY: this member alone has this lane of outputs until the phase is over.
-                let place = unsafe { packed.part(point * spread(outputs * padded) + output * padded + input, 1) };
+                let place = unsafe { packed.part(point * pitch(outputs * padded) + output * padded + input, 1) };
                 points[point / IN][point % IN].store(&mut place[0]);
             }
         }
@@ -180,20 +180,20 @@ impl Winograd<'_> {
 
     fn point(&self, point: usize) -> Weights<'_> {
         let length = self.inputs * WIDTH * self.outputs;
-        Weights { lanes: &self.points[point * spread(length)..][..length], inputs: self.inputs, outputs: self.outputs }
+        Weights { lanes: &self.points[point * pitch(length)..][..length], inputs: self.inputs, outputs: self.outputs }
     }
 }
 
 /// How far apart the matrices of two points lie that have so many lanes: an odd number of them. A member writes and reads the same
 /// place of all 36 one after the other; with a power of two between them all would want the same few places of a cache.
 #[inline(always)]
-fn spread(lanes: usize) -> usize {
+fn pitch(lanes: usize) -> usize {
     lanes | 1
 }
 
 /// Lanes of 36 matrices of so many.
 pub(super) fn of_points(lanes: usize) -> usize {
-    POINTS * spread(lanes)
+    POINTS * pitch(lanes)
 }
 
 /// Squares of outputs of all images; those at the right and lower edge may reach beyond.
@@ -261,7 +261,7 @@ impl Pass<'_> {
     #[inline(always)]
     fn row(&self, point: usize, lane: usize, lanes: usize) -> usize {
         match self.order {
-            Order::Points => point * spread(lanes * self.count) + lane * self.count,
+            Order::Points => point * pitch(lanes * self.count) + lane * self.count,
             Order::Lanes => (lane * POINTS + point) * self.count,
         }
     }

@@ -11,14 +11,14 @@ mod relu;
 mod storage;
 #[cfg(test)]
 mod tests;
-mod thin;
 
 use burn::{
     backend::{
         Autodiff, Flex,
         autodiff::{
             checkpoint::strategy::NoCheckpointing,
-            ops::{Backward, NodeGuard, OpsKind},
+            grads::Gradients,
+            ops::{Backward, NodeGuard, Ops, OpsKind},
         },
         flex::FlexTensor,
         tensor::FloatTensor,
@@ -28,9 +28,8 @@ use burn::{
 
 pub(super) use conv::{conv, conv_beside, conv_of_thinned, stem};
 pub(super) use norm::{norm, norm_add};
-pub(super) use pool::{max_pool, mean};
+pub(super) use pool::{max_pool, mean, thin};
 pub(super) use relu::{conv_relu, stem_relu};
-pub(super) use thin::thin;
 
 /// The backend that this is for.
 type Cpu = Autodiff<Flex>;
@@ -63,6 +62,14 @@ fn record<S: Backward<Flex, N>, const N: usize, const D: usize>(
         OpsKind::Tracked(preparation) => preparation.finish(state, output),
         OpsKind::UnTracked(preparation) => preparation.finish(output),
     })
+}
+
+/// The way back of an operation of one tensor: `back` makes that one's gradient of the state and of the output's.
+fn way_back<S>(ops: Ops<S, 1>, gradients: &mut Gradients, back: impl FnOnce(S, &FlexTensor) -> FlexTensor) {
+    let gradient = gradients.consume::<Flex>(&ops.node);
+    if let [Some(node)] = ops.parents {
+        gradients.register::<Flex>(node.id, back(ops.state, &gradient));
+    }
 }
 
 /// A blocked tensor as others are, `[images, channels, side, side]`.

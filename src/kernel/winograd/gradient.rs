@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::{
-    Enter, IN, OUT, Order, POINTS, Pass, TAPS, Winograd, spread, squares,
+    Enter, IN, OUT, Order, POINTS, Pass, TAPS, Winograd, pitch, squares,
     transforms::{SpreadSums, Transform, WeighBack},
 };
 use crate::kernel::{
@@ -61,7 +61,7 @@ pub(in crate::kernel) unsafe fn weight_gradient(
                 pixels: count,
                 sums,
                 fresh: first == 0,
-                offset: point * spread(inputs * WIDTH * outputs),
+                offset: point * pitch(inputs * WIDTH * outputs),
                 input_lanes: 0..inputs,
                 panels: panel..panel + 1,
             });
@@ -87,7 +87,7 @@ impl Work for Unpack<'_> {
             let mut values = [[V::zero(); IN]; IN];
             for point in 0..POINTS {
                 values[point / IN][point % IN] =
-                    V::load(&sums[point * spread(outputs * padded) + output * padded + input]);
+                    V::load(&sums[point * pitch(outputs * padded) + output * padded + input]);
             }
             let taps = WeighBack::twice(values);
             for tap in 0..TAPS * TAPS {

@@ -37,14 +37,11 @@ pub(super) struct Weigh;
 impl<V: Vector> Transform<V, TAPS, IN> for Weigh {
     #[inline(always)]
     fn once(taps: [V; TAPS]) -> [V; IN] {
-        [
-            Self::at::<V, 0>(taps),
-            Self::at::<V, 1>(taps),
-            Self::at::<V, 2>(taps),
-            Self::at::<V, 3>(taps),
-            Self::at::<V, 4>(taps),
-            Self::at::<V, 5>(taps),
-        ]
+        let mut sums = Self::bare_once(taps);
+        for sum in 0..IN {
+            sums[sum] = V::splat(Self::SCALES[sum]).mul(sums[sum]);
+        }
+        sums
     }
 }
 
@@ -52,13 +49,7 @@ impl Weigh {
     /// What each of the six sums is multiplied with.
     const SCALES: [f32; IN] = [0.25, -1.0 / 6.0, -1.0 / 6.0, 1.0 / 24.0, 1.0 / 24.0, 1.0];
 
-    /// One of the six sums.
-    #[inline(always)]
-    fn at<V: Vector, const SUM: usize>(taps: [V; TAPS]) -> V {
-        V::splat(Self::SCALES[SUM]).mul(Self::bare::<V, SUM>(taps))
-    }
-
-    /// One of them before it is multiplied; what several have in common the compiler computes once.
+    /// One of the six sums before it is multiplied; what several have in common the compiler computes once.
     #[inline(always)]
     pub(super) fn bare<V: Vector, const SUM: usize>([a, b, c]: [V; TAPS]) -> V {
         let (near, far, twice) = (a.add(c), V::splat(4.0).mul_add(c, a), b.add(b));

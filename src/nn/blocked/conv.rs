@@ -15,7 +15,7 @@ use burn::{
     tensor::Tensor,
 };
 
-use super::{Cpu, extents, into_primitive, record, storage};
+use super::{Cpu, extents, into_primitive, record, storage, way_back};
 use crate::{
     kernel::{ConvShape, team, train},
     nn::Input,
@@ -181,9 +181,6 @@ impl Backward<Flex, 1> for Stem {
     type State = Convolved;
 
     fn backward(self, ops: Ops<Convolved, 1>, gradients: &mut Gradients, _: &mut Checkpointer) {
-        let gradient = gradients.consume::<Flex>(&ops.node);
-        if let [Some(node)] = ops.parents {
-            gradients.register::<Flex>(node.id, ops.state.stem_weight_gradient(&gradient));
-        }
+        way_back(ops, gradients, |state, gradient| state.stem_weight_gradient(gradient));
     }
 }

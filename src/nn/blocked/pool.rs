@@ -1,4 +1,4 @@
-//! Maxima over windows and the mean at the end.
+//! Maxima over windows, the mean at the end, and every second pixel for convolutions with a stride of 2.
 
 use burn::{
     backend::{
@@ -12,11 +12,11 @@ use burn::{
     tensor::{Bytes, Tensor},
 };
 
-use super::{extents, into_primitive, record, storage};
+use super::{extents, into_primitive, record, storage, way_back};
 use crate::kernel::{
     WIDTH,
     pool::{self, Origin},
-    team,
+    team, thin,
 };
 
 /// Maximum over windows with a stride of 2: of 3x3, padded by one pixel, or of 2x2.
@@ -44,6 +44,17 @@ pub(in crate::nn) fn mean(input: Tensor<5>) -> Tensor<2> {
     record(Mean, [node], Averaged { images, channels, side }, output)
 }
 
+/// The pixels whose row and column are even: `[lanes, images, side, side, 16]` to `[lanes, images, side / 2, side / 2, 16]`, rounded up.
+pub(in crate::nn) fn thin(input: Tensor<5>) -> Tensor<5> {
+    let input = into_primitive(input);
+    let node = input.node();
+    let input = input.into_primitive();
+    let [_, images, side] = extents(&input);
+    let output = thin::thin(team(), storage::images(&storage::lanes(&input), extents(&input)));
+    drop(input);
+    record(Thin, [node], side, storage::blocked(output, images, thin::thinned(side)))
+}
+
 /// What the backward pass of the maximum needs.
 #[derive(Clone, Debug)]
 struct MaxPooled {
@@ -59,13 +70,11 @@ impl<const WINDOW: usize> Backward<Flex, 1> for MaxPool<WINDOW> {
     type State = MaxPooled;
 
     fn backward(self, ops: Ops<MaxPooled, 1>, gradients: &mut Gradients, _: &mut Checkpointer) {
-        let gradient = gradients.consume::<Flex>(&ops.node);
-        let MaxPooled { side, origins } = ops.state;
-        if let [Some(node)] = ops.parents {
-            let [_, images, _] = extents(&gradient);
-            let lanes = pool::max_pool_backward::<WINDOW>(team(), side, &storage::lanes(&gradient), &origins);
-            gradients.register::<Flex>(node.id, storage::blocked(lanes, images, side));
-        }
+        way_back(ops, gradients, |MaxPooled { side, origins }, gradient| {
+            let [_, images, _] = extents(gradient);
+            let lanes = pool::max_pool_backward::<WINDOW>(team(), side, &storage::lanes(gradient), &origins);
+            storage::blocked(lanes, images, side)
+        });
     }
 }
 
@@ -84,11 +93,24 @@ impl Backward<Flex, 1> for Mean {
     type State = Averaged;
 
     fn backward(self, ops: Ops<Averaged, 1>, gradients: &mut Gradients, _: &mut Checkpointer) {
-        let gradient = gradients.consume::<Flex>(&ops.node);
-        let Averaged { images, channels, side } = ops.state;
-        if let [Some(node)] = ops.parents {
-            let lanes = pool::mean_backward(&storage::numbers(&gradient), channels, side);
-            gradients.register::<Flex>(node.id, storage::blocked(lanes, images, side));
-        }
+        way_back(ops, gradients, |Averaged { images, channels, side }, gradient| {
+            let lanes = pool::mean_backward(&storage::numbers(gradient), channels, side);
+            storage::blocked(lanes, images, side)
+        });
+    }
+}
+
+/// Its state is the input's side.
+#[derive(Debug)]
+struct Thin;
+
+impl Backward<Flex, 1> for Thin {
+    type State = usize;
+
+    fn backward(self, ops: Ops<usize, 1>, gradients: &mut Gradients, _: &mut Checkpointer) {
+        way_back(ops, gradients, |side, gradient| {
+            let [_, images, _] = extents(gradient);
+            storage::blocked(thin::thin_backward(team(), side, &storage::lanes(gradient)), images, side)
+        });
     }
 }

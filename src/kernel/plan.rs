@@ -87,7 +87,6 @@ const ROOM: usize = 512 << 20;
 /// A network compiled for one size of images.
 #[derive(Debug)]
 pub struct Plan {
-    side: usize,
     stem: Stem,
     steps: Vec<Ready>,
     /// What the answer is the means of.
@@ -102,6 +101,7 @@ pub struct Plan {
 /// Kept between calls.
 #[derive(Debug, Default)]
 struct Buffers {
+    planes: Vec<f32>,
     slots: Vec<Vec<Lane>>,
     scratch: Vec<Lane>,
 }
@@ -135,13 +135,13 @@ impl Plan {
     /// # Panics
     /// If a layer does not fit what it reads, reads what nobody wrote, or writes where it reads.
     pub fn new(team: &Team, side: usize, first: &Layer, channels: &Channels, steps: &[Step], result: Means) -> Self {
-        let stem = Stem::new(team, first, channels);
+        let stem = Stem::new(team, side, first, channels);
         let start = Place { slot: Slot(0), lanes: stem.shape.outputs.div_ceil(WIDTH), side: stem.shape.side(side) };
         let mut compiler = Compiler { team, places: vec![start], slots: vec![start.size()] };
         let steps = steps.iter().map(|step| compiler.step(step)).collect();
         let Means { of, grid } = result;
         let result = compiler.find(of);
-        Self { side, stem, steps, result, grid, slots: compiler.slots, buffers: Mutex::default() }
+        Self { stem, steps, result, grid, slots: compiler.slots, buffers: Mutex::default() }
     }
 
     /// Features `[images, channels * grid * grid]` of grey squares of the plan's side: channel by channel, row by row.
@@ -177,10 +177,9 @@ impl Plan {
 
     /// The features of each image, and what `read` takes from its maps.
     fn pass<T>(&self, team: &Team, images: &[&[u8]], read: impl Fn(Images<'_>, usize) -> T) -> (Vec<Vec<f32>>, Vec<T>) {
-        let planes = self.stem.planes(images, self.side);
-        let planes = Planes::new(self.stem.shape, images.len(), self.side, &planes);
         let mut buffers = self.buffers.lock();
-        let Buffers { slots, scratch } = &mut *buffers;
+        let Buffers { planes, slots, scratch } = &mut *buffers;
+        let planes = self.stem.planes(images, planes);
         slots.resize_with(self.slots.len(), Vec::new);
         for (buffer, size) in slots.iter_mut().zip(&self.slots) {
             grow(buffer, size * images.len());

@@ -13,6 +13,10 @@ use super::{
 /// Bytes of pixels that stay in a core's second-level cache while panel after panel goes over them.
 const BLOCK: usize = 384 << 10;
 
+/// Into how many items at least each member's share of pixels that need not be gathered is cut: something else may hold up a member,
+/// and then the others do the rest of its items.
+const ITEMS: usize = 16;
+
 /// Pixels by their first lane: the lanes of a pixel stand `stride` apart, the pixels side by side.
 #[derive(Clone, Copy)]
 pub(super) struct Pixels<'a> {
@@ -143,22 +147,26 @@ pub(super) unsafe fn product(
     let measures = Measures::of(&columns);
     let Measures { lanes, pixels: total, .. } = measures;
     let panels = weights.outputs.div_ceil(member.level().tile().1);
-    match measures.cut(member.threads(), member.level()) {
-        Cut::Pixels { blocks } => member.each(blocks, |block| {
+    match (measures.cut(member.threads(), member.level()), columns) {
+        (Cut::Pixels { blocks }, Columns::Plain(images)) => {
+            let groups = (ITEMS * member.threads() / blocks).clamp(1, panels);
+            member.each(blocks * groups, |item| {
+                let range = share(item / groups, blocks, total);
+                let pixels = Pixels { lanes: &images.lanes[range.start..], stride: total };
+                let panels = share(item % groups, groups, panels);
+                member.run(Tiles { pixels, count: range.len(), first: range.start, weights, finish, panels });
+            });
+        }
+        (Cut::Pixels { blocks }, _) => member.each(blocks, |block| {
             let range = share(block, blocks, total);
-            let (first, count) = (range.start, range.len());
-            let pixels = if let Columns::Plain(images) = columns {
-                Pixels { lanes: &images.lanes[first..], stride: total }
-            } else {
-                let size = measures.block(blocks);
-                // SAFETY: this part of the scratch is this member's.
-                let gathered = unsafe { scratch.part(member.index() * size, lanes * count) };
-                (0..lanes).for_each(|lane| columns.gather(lane, first, &mut gathered[lane * count..][..count]));
-                Pixels { lanes: gathered, stride: count }
-            };
+            let (first, count, size) = (range.start, range.len(), measures.block(blocks));
+            // SAFETY: this part of the scratch is this member's.
+            let gathered = unsafe { scratch.part(member.index() * size, lanes * count) };
+            (0..lanes).for_each(|lane| columns.gather(lane, first, &mut gathered[lane * count..][..count]));
+            let pixels = Pixels { lanes: gathered, stride: count };
             member.run(Tiles { pixels, count, first, weights, finish, panels: 0..panels });
         }),
-        Cut::Outputs { groups } => {
+        (Cut::Outputs { groups }, _) => {
             let pixels = if let Columns::Plain(images) = columns {
                 images.lanes
             } else {
@@ -204,15 +212,29 @@ impl Work for Tiles<'_> {
         for panel in panels {
             let output = panel * V::TILE.1;
             let outputs = V::TILE.1.min(weights.outputs - output);
+            let next = weights.panels(output + outputs, V::TILE.1.min(weights.outputs - output - outputs));
             for tile in 0..tiles {
                 let rows = share(tile, tiles, count);
+                // Each tile asks for its part of the next panel, so that it is there when its turn comes: fetched only when it is
+                // needed, a panel of many weights would keep the first tile waiting, and main memory idle during the others.
+                let panels =
+                    Panels { now: weights.panels(output, outputs), ahead: &next[share(tile, tiles, next.len())] };
                 let pixels = Pixels { lanes: &pixels.lanes[rows.start..], ..pixels };
                 let tile = Tile { first: first + rows.start, rows: rows.len(), output, outputs };
                 // SAFETY: this part of the output is nobody else's.
-                unsafe { multiply::<V>(pixels, weights, tile, finish) };
+                unsafe { multiply::<V>(pixels, panels, tile, finish) };
             }
         }
     }
+}
+
+/// The weights of one tile.
+#[derive(Clone, Copy)]
+struct Panels<'a> {
+    /// One panel for each lane of outputs.
+    now: &'a [Lane],
+    /// What will be multiplied with later.
+    ahead: &'a [Lane],
 }
 
 /// Multiplies a tile and writes it.
@@ -223,8 +245,7 @@ impl Work for Tiles<'_> {
 /// # Panics
 /// If pixels, weights or output are too short, or the tile is larger than `V::TILE`.
 #[inline(always)]
-unsafe fn multiply<V: Vector>(pixels: Pixels<'_>, weights: Weights<'_>, tile: Tile, finish: &Finish<'_>) {
-    let panels = weights.panels(tile.output, tile.outputs);
+unsafe fn multiply<V: Vector>(pixels: Pixels<'_>, panels: Panels<'_>, tile: Tile, finish: &Finish<'_>) {
     // SAFETY: the caller vouches for the output.
     unsafe {
         match tile.outputs {
@@ -240,7 +261,7 @@ unsafe fn multiply<V: Vector>(pixels: Pixels<'_>, weights: Weights<'_>, tile: Ti
 /// # Safety
 /// As [`multiply`].
 #[inline(always)]
-unsafe fn rows_of<V: Vector, const N: usize>(pixels: Pixels<'_>, panels: &[Lane], tile: Tile, finish: &Finish<'_>) {
+unsafe fn rows_of<V: Vector, const N: usize>(pixels: Pixels<'_>, panels: Panels<'_>, tile: Tile, finish: &Finish<'_>) {
     macro_rules! pick {
         ($($count:literal),*) => {
             match tile.rows {
@@ -278,9 +299,11 @@ unsafe fn ask<V: Vector, const M: usize, const N: usize>(tile: Tile, finish: &Fi
 }
 
 #[inline(always)]
-fn sums<V: Vector, const M: usize, const N: usize>(pixels: Pixels<'_>, panels: &[Lane]) -> [[V; N]; M] {
+fn sums<V: Vector, const M: usize, const N: usize>(pixels: Pixels<'_>, panels: Panels<'_>) -> [[V; N]; M] {
     let mut sums = [[V::zero(); N]; M];
+    let Panels { now: panels, ahead } = panels;
     let panel = panels.len() / N;
+    let share = ahead.len().div_ceil(panel / WIDTH);
     // Nothing here may be a call: the sums would leave their registers for it, once for each lane of inputs.
     for input in 0..panel / WIDTH {
         // Fixed sizes here, so that nothing is checked inside.
@@ -294,6 +317,9 @@ fn sums<V: Vector, const M: usize, const N: usize>(pixels: Pixels<'_>, panels: &
             for lane in next {
                 V::prefetch(lane);
             }
+        }
+        for lane in ahead.get(input * share..(input + 1) * share).unwrap_or_default() {
+            V::prefetch_far(lane);
         }
         for channel in 0..WIDTH {
             let mut weights = [V::zero(); N];

@@ -40,6 +40,9 @@ pub(super) trait Vector: Copy {
     /// Asks for a lane that will be read or written soon.
     #[inline(always)]
     fn prefetch(_lane: &Lane) {}
+    /// Asks for a lane that will be read after many others: it comes no nearer than the second-level cache.
+    #[inline(always)]
+    fn prefetch_far(_lane: &Lane) {}
     /// `self * factor + summand`
     fn mul_add(self, factor: Self, summand: Self) -> Self;
     fn mul(self, other: Self) -> Self;

@@ -173,8 +173,10 @@ fn convolutions_and_their_gradients_are_those_of_plain_loops() {
 #[test]
 fn convolutions_of_few_squares_are_those_of_plain_loops() {
     let mut numbers = Numbers(5);
-    for shape in SHAPES.into_iter().filter(|shape| winograd::suits(*shape)) {
-        for (images, side) in [(1, 3), (1, 7), (2, 7), (3, 8)] {
+    // More inputs than go through together, the last of them no whole lane.
+    let wide = ConvShape { inputs: 84, outputs: 20, kernel: 3, stride: 1, padding: 1 };
+    for shape in SHAPES.into_iter().chain([wide]).filter(|shape| winograd::suits(*shape)) {
+        for (images, side) in [(1, 3), (1, 7), (2, 7), (3, 8), (1, 14)] {
             let input = Plain::new(&mut numbers, images, shape.inputs, side);
             let (weights, bias) = (numbers.many(shape.weights()), numbers.many(shape.outputs));
             let expected = reference_forward(shape, &input, &weights, &bias);
@@ -196,7 +198,8 @@ fn by_few(team: &Team, shape: ConvShape, input: &Plain, weights: &[f32], bias: &
     team.run(|member| unsafe { source.pack(member, shared) });
     let few = Few { taps: source.matrix(&taps), inputs: shape.inputs.div_ceil(WIDTH) };
     let (lanes, bias, pixels) = (input.lanes(), train::bias_lanes(shape, bias), images * side * side);
-    let (mut scratch, mut output) = (zeros(few.scratch(images, side)), zeros(shape.outputs.div_ceil(WIDTH) * pixels));
+    let (mut scratch, mut output) =
+        (zeros(few.scratch(team, images, side)), zeros(shape.outputs.div_ceil(WIDTH) * pixels));
     let (shared, written) = (Shared::new(&mut scratch), Shared::new(&mut output));
     team.run(|member| {
         let finish = Finish { bias: Some(&bias), ..Finish::plain(written, pixels) };
@@ -257,6 +260,47 @@ fn the_number_of_threads_changes_no_bit() {
         });
         assert!(results.windows(2).all(|pair| pair[0] == pair[1]), "{shape:?}");
     }
+}
+
+#[test]
+fn the_first_layer_of_a_plan_sees_shifted_channels_and_zeros_around_them() {
+    let mut numbers = Numbers(6);
+    let channels = Channels { scale: vec![0.02, 0.018, 0.017], shift: vec![-2.1, 1.5, -0.3] };
+    let resnet = ConvShape { inputs: 3, outputs: 20, kernel: 7, stride: 2, padding: 3 };
+    let chain = ConvShape { inputs: 3, outputs: 16, kernel: 3, stride: 1, padding: 1 };
+    for (shape, side) in [(resnet, 3), (resnet, 9), (resnet, 16), (chain, 1), (chain, 7)] {
+        let (weights, bias) = (numbers.many(shape.weights()), numbers.many(shape.outputs));
+        let first = Layer { shape, weights: weights.clone(), bias: bias.clone() };
+        let grey: Vec<Vec<u8>> =
+            (0..3).map(|image| (0..side * side).map(|i| (i * 37 + image * 91) as u8).collect()).collect();
+        for team in teams() {
+            let means = Means { of: Slot(0), grid: shape.side(side) };
+            let plan = Plan::new(&team, side, &first, &channels, &[], means);
+            // Fewer images after more, in the same buffers.
+            for images in [3, 1, 2] {
+                let input = Plain { images, side, channels: 3, values: shifted(&grey[..images], &channels) };
+                let expected = reference_forward(shape, &input, &weights, &bias);
+                let expected: Vec<f64> = expected.iter().map(|sum| sum.max(0.0)).collect();
+                let images: Vec<&[u8]> = grey[..images].iter().map(Vec::as_slice).collect();
+                let pixels = shape.side(side).pow(2) * shape.outputs;
+                let features: Vec<f32> =
+                    plan.features(&team, &images).iter().flat_map(|image| image[..pixels].to_vec()).collect();
+                let error = error(&features, &expected);
+                assert!(error < 2e-6, "{shape:?}, {} of {side}, {:?}: {error:e}", images.len(), team.level());
+            }
+        }
+    }
+}
+
+/// Each image's channels.
+fn shifted(images: &[Vec<u8>], channels: &Channels) -> Vec<f32> {
+    let factors = || channels.scale.iter().zip(&channels.shift);
+    let of = |image: &Vec<u8>| {
+        factors()
+            .flat_map(|(scale, shift)| image.iter().map(move |&grey| f32::from(grey) * scale + shift))
+            .collect::<Vec<_>>()
+    };
+    images.iter().flat_map(of).collect()
 }
 
 #[test]

@@ -94,20 +94,20 @@ pub fn stem_forward(
     relu: bool,
 ) -> Buffer {
     let values = planes(shape, input, images, side);
-    let columns = Columns::Stem(Planes::new(shape, images, side, &values));
+    let columns = Columns::Stem(Planes::new(shape, images, side, &values, &[]));
     let source = Source::new(shape, weights, Direction::Forward);
     let bias = bias.map(|bias| bias_lanes(shape, bias));
-    let (inputs, outputs) = (stem::lanes(shape), shape.outputs.div_ceil(WIDTH));
+    let (inputs, outputs) = (stem::lanes(shape, &[]), shape.outputs.div_ceil(WIDTH));
     let (mut packed, mut scratch) =
-        (Buffer::zeros(stem::packed(shape)), Buffer::new(Measures::of(&columns).scratch(team)));
+        (Buffer::zeros(stem::packed(shape, &[])), Buffer::new(Measures::of(&columns).scratch(team)));
     let mut output = Buffer::new(outputs * columns.pixels());
     let (packed, scratch, result) = (Shared::new(&mut packed), Shared::new(&mut scratch), Shared::new(&mut output));
     team.run(|member| {
         let finish = Finish { bias: bias.as_deref(), relu, ..Finish::plain(result, columns.pixels()) };
         // SAFETY: the buffers are this function's, and the weights are written before they are read.
         unsafe {
-            stem::pack(member, shape, source, packed);
-            let weights = Weights { lanes: packed.read(0, stem::packed(shape)), inputs, outputs };
+            stem::pack(member, shape, &[], source, packed);
+            let weights = Weights { lanes: packed.read(0, stem::packed(shape, &[])), inputs, outputs };
             product::product(member, columns, weights, scratch, &finish);
         }
     });
@@ -127,9 +127,9 @@ pub fn stem_weight_gradient(
 ) -> Numbers {
     gradient.check(shape.outputs);
     let values = planes(shape, input, gradient.images, side);
-    let columns = Columns::Stem(Planes::new(shape, gradient.images, side, &values));
+    let columns = Columns::Stem(Planes::new(shape, gradient.images, side, &values, &[]));
     let sums = sum_products(team, columns, gradient);
-    let (panel, area) = (stem::lanes(shape) * WIDTH, shape.kernel * shape.kernel);
+    let (panel, area) = (stem::lanes(shape, &[]) * WIDTH, shape.kernel * shape.kernel);
     unpack(team, shape, |output, rows| {
         for (index, input, place) in stem::places(shape) {
             scatter(rows, shape, input * area + place, &sums[output * panel + index]);
@@ -139,9 +139,11 @@ pub fn stem_weight_gradient(
 
 fn planes(shape: ConvShape, input: &[f32], images: usize, side: usize) -> Vec<f32> {
     assert_eq!(input.len(), images * shape.inputs * side * side, "{images} images of side {side}");
-    stem::edged(shape, images, side, |plane, row, line| {
+    let mut values = vec![0.0; stem::edged_length(shape, images, side)];
+    stem::edged(shape, images, side, &mut values, |plane, row, line| {
         line.copy_from_slice(&input[(plane * side + row) * side..][..side]);
-    })
+    });
+    values
 }
 
 /// A bias for each output, in lanes.

@@ -9,7 +9,7 @@ use crate::kernel::{
     product::Measures,
     shared::Shared,
     simd::{Lane, Level, WIDTH},
-    stem,
+    stem::{self, Edge, Planes},
     team::Team,
     train::bias_lanes,
     winograd::{self, Few, Winograd},
@@ -20,6 +20,9 @@ use crate::kernel::{
 #[derive(Debug)]
 pub(super) struct Stem {
     pub(super) shape: ConvShape,
+    /// Sides of the images in pixels.
+    side: usize,
+    edges: Vec<Edge>,
     packed: Vec<Lane>,
     pub(super) bias: Vec<Lane>,
 }
@@ -46,41 +49,56 @@ pub(super) enum Way<'a> {
 }
 
 impl Stem {
-    /// All channels are made of one grey level, so the kernel needs two: grey, and where the image is at all.
-    pub(super) fn new(team: &Team, layer: &Layer, channels: &Channels) -> Self {
+    /// All channels are made of one grey level, so the kernel needs that alone; what the channels are shifted by comes to the bias.
+    pub(super) fn new(team: &Team, side: usize, layer: &Layer, channels: &Channels) -> Self {
         let Layer { shape, weights, bias } = layer;
         let area = shape.kernel * shape.kernel;
-        let folded = ConvShape { inputs: 2, ..*shape };
-        let sum = |output: usize, factors: &[f32], place: usize| -> f32 {
+        let folded = ConvShape { inputs: 1, ..*shape };
+        let sum = |output: usize, factors: &[f32], place: usize| -> f64 {
             let weight = |channel: usize| f64::from(weights[(output * shape.inputs + channel) * area + place]);
-            (0..shape.inputs).map(|channel| weight(channel) * f64::from(factors[channel])).sum::<f64>() as f32
+            (0..shape.inputs).map(|channel| weight(channel) * f64::from(factors[channel])).sum()
         };
-        let weights: Vec<f32> = (0..shape.outputs)
-            .flat_map(|output| [&channels.scale, &channels.shift].map(|factors| (output, factors)))
-            .flat_map(|(output, factors)| (0..area).map(move |place| sum(output, factors, place)))
-            .collect();
-        let mut packed = zeros(stem::packed(folded));
+        let places = |output: usize| (0..area).map(move |place| (output, place));
+        let grey: Vec<f32> =
+            (0..shape.outputs).flat_map(places).map(|(output, at)| sum(output, &channels.scale, at) as f32).collect();
+        let shifts = |output: usize, seen: &dyn Fn(usize) -> bool| -> f64 {
+            (0..area).filter(|&place| seen(place)).map(|place| sum(output, &channels.shift, place)).sum()
+        };
+        let edges = stem::edges(folded, side);
+        let mut packed = zeros(stem::packed(folded, &edges));
         let shared = Shared::new(&mut packed);
-        let source = Source::new(folded, &weights, Direction::Forward);
+        let source = Source::new(folded, &grey, Direction::Forward);
         // SAFETY: the buffer is this function's.
-        team.run(|member| unsafe { stem::pack(member, folded, source, shared) });
-        Self { shape: folded, packed, bias: bias_lanes(*shape, bias) }
+        team.run(|member| unsafe { stem::pack(member, folded, &edges, source, shared) });
+        let panel = stem::lanes(folded, &edges) * WIDTH;
+        for (output, edge) in (0..shape.outputs).flat_map(|output| edges.iter().map(move |edge| (output, edge))) {
+            let unseen = shifts(output, &|place| !edge.sees(folded, place));
+            packed[output / WIDTH * panel + edge.slot].0[output % WIDTH] = -unseen as f32;
+        }
+        let bias: Vec<f32> =
+            bias.iter().enumerate().map(|(i, &bias)| (f64::from(bias) + shifts(i, &|_| true)) as f32).collect();
+        Self { shape: folded, side, edges, packed, bias: bias_lanes(folded, &bias) }
     }
 
-    pub(super) fn planes(&self, images: &[&[u8]], side: usize) -> Vec<f32> {
+    /// Writes grey levels to where zeros lie around each image: as much of `values` as they take.
+    pub(super) fn planes<'a>(&'a self, images: &[&[u8]], values: &'a mut Vec<f32>) -> Planes<'a> {
+        let (side, length) = (self.side, stem::edged_length(self.shape, images.len(), self.side));
         assert!(images.iter().all(|image| image.len() == side * side), "images of side {side}");
-        stem::edged(self.shape, images.len(), side, |plane, row, line| {
-            if plane % 2 == 1 {
-                return line.fill(1.0);
-            }
-            for (value, grey) in line.iter_mut().zip(&images[plane / 2][row * side..]) {
+        if values.len() < length {
+            *values = vec![0.0; length];
+        }
+        let values = &mut values[..length];
+        stem::edged(self.shape, images.len(), side, values, |image, row, line| {
+            for (value, grey) in line.iter_mut().zip(&images[image][row * side..]) {
                 *value = f32::from(*grey);
             }
-        })
+        });
+        Planes::new(self.shape, images.len(), side, values, &self.edges)
     }
 
     pub(super) fn weights(&self) -> Weights<'_> {
-        Weights { lanes: &self.packed, inputs: stem::lanes(self.shape), outputs: self.shape.outputs.div_ceil(WIDTH) }
+        let outputs = self.shape.outputs.div_ceil(WIDTH);
+        Weights { lanes: &self.packed, inputs: stem::lanes(self.shape, &self.edges), outputs }
     }
 }
 
@@ -179,7 +197,7 @@ impl Convolution {
     pub(super) fn scratch(&self, team: &Team, images: usize, step: &Ready) -> usize {
         match self.way(team.level(), images, step) {
             Way::Winograd(winograd) => winograd.scratch(team, images, step.input.side),
-            Way::Few(few) => few.scratch(images, step.input.side),
+            Way::Few(few) => few.scratch(team, images, step.input.side),
             Way::Direct(weights) => {
                 let pixels = images * step.output.side.pow(2);
                 let gathered = !self.shape.is_pointwise();

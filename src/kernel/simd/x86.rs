@@ -1,9 +1,9 @@
 //! The vectors of x86-64.
 
 use std::arch::x86_64::{
-    __m256, __m512, _CMP_GT_OQ, _MM_HINT_T0, _mm_prefetch, _mm_sfence, _mm256_add_ps, _mm256_blendv_ps, _mm256_cmp_ps,
-    _mm256_div_ps, _mm256_fmadd_ps, _mm256_load_ps, _mm256_loadu_ps, _mm256_max_ps, _mm256_mul_ps, _mm256_set1_ps,
-    _mm256_sqrt_ps, _mm256_store_ps, _mm256_storeu_ps, _mm256_stream_ps, _mm256_sub_ps, _mm512_add_ps,
+    __m256, __m512, _CMP_GT_OQ, _MM_HINT_T0, _MM_HINT_T1, _mm_prefetch, _mm_sfence, _mm256_add_ps, _mm256_blendv_ps,
+    _mm256_cmp_ps, _mm256_div_ps, _mm256_fmadd_ps, _mm256_load_ps, _mm256_loadu_ps, _mm256_max_ps, _mm256_mul_ps,
+    _mm256_set1_ps, _mm256_sqrt_ps, _mm256_store_ps, _mm256_storeu_ps, _mm256_stream_ps, _mm256_sub_ps, _mm512_add_ps,
     _mm512_cmp_ps_mask, _mm512_div_ps, _mm512_fmadd_ps, _mm512_load_ps, _mm512_loadu_ps, _mm512_mask_blend_ps,
     _mm512_max_ps, _mm512_mul_ps, _mm512_set1_ps, _mm512_sqrt_ps, _mm512_store_ps, _mm512_storeu_ps, _mm512_stream_ps,
     _mm512_sub_ps,
@@ -39,6 +39,11 @@ impl Vector for Avx512 {
     #[inline(always)]
     fn prefetch(lane: &Lane) {
         unsafe { _mm_prefetch::<_MM_HINT_T0>(lane.0.as_ptr().cast()) }
+    }
+
+    #[inline(always)]
+    fn prefetch_far(lane: &Lane) {
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(lane.0.as_ptr().cast()) }
     }
 
     #[inline(always)]
@@ -132,6 +137,11 @@ impl Vector for Avx2 {
     #[inline(always)]
     fn prefetch(lane: &Lane) {
         unsafe { _mm_prefetch::<_MM_HINT_T0>(lane.0.as_ptr().cast()) }
+    }
+
+    #[inline(always)]
+    fn prefetch_far(lane: &Lane) {
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(lane.0.as_ptr().cast()) }
     }
 
     #[inline(always)]

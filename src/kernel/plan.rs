@@ -67,6 +67,13 @@ pub enum Step {
         /// What it writes.
         output: Slot,
     },
+    /// Every second pixel of every second row: all that convolutions of one pixel and a stride of 2 look at, which then need none.
+    Thin {
+        /// What it reads.
+        input: Slot,
+        /// What it writes.
+        output: Slot,
+    },
 }
 
 /// What the answer is: the means over a grid of cells, cut as in PyTorch's adaptive pooling.
@@ -126,6 +133,7 @@ struct Place {
 enum Kind {
     Convolve { convolution: Convolution, residual: Option<Slot>, relu: bool },
     MaxPool { window: usize },
+    Thin,
 }
 
 impl Plan {
@@ -211,7 +219,7 @@ impl Plan {
         let stem = Measures::of(&Columns::Stem(planes)).scratch(team);
         let step = |step: &Ready| match &step.work {
             Kind::Convolve { convolution, .. } => convolution.scratch(team, images, step),
-            Kind::MaxPool { .. } => 0,
+            Kind::MaxPool { .. } | Kind::Thin => 0,
         };
         self.steps.iter().map(step).max().unwrap_or(0).max(stem)
     }

@@ -22,13 +22,15 @@ pub fn thin(team: &Team, images: Images<'_>) -> Buffer {
     let (area, kept) = (side * side, thinned(side).pow(2));
     let mut output = Buffer::new(planes(images.lanes.len(), side) * kept);
     let parts = images.lanes.chunks(area).zip(output.chunks_mut(kept)).collect();
-    parts::each(team, parts, |(plane, output): (&[Lane], &mut [Lane])| {
-        let rows = plane.chunks(side).step_by(STRIDE).zip(output.chunks_mut(thinned(side)));
-        for (row, output) in rows {
-            output.iter_mut().zip(row.iter().step_by(STRIDE)).for_each(|(output, lane)| *output = *lane);
-        }
-    });
+    parts::each(team, parts, |(plane, output): (&[Lane], &mut [Lane])| thin_plane(plane, side, output));
     output
+}
+
+/// What stays of one lane of one image.
+pub(super) fn thin_plane(plane: &[Lane], side: usize, output: &mut [Lane]) {
+    for (row, output) in plane.chunks(side).step_by(STRIDE).zip(output.chunks_mut(thinned(side))) {
+        output.iter_mut().zip(row.iter().step_by(STRIDE)).for_each(|(output, lane)| *output = *lane);
+    }
 }
 
 /// The gradient of [`thin`]'s input of that side from that of its output: zeros where nothing stayed.

@@ -125,12 +125,12 @@ impl Winograd<'_> {
     }
 
     /// Into how many chunks the squares are cut where each member takes some through all three phases alone, all in its own cache.
-    /// `None` where the weights are too many to be read by each of them, or the squares too few.
+    /// `None` where the weights are too many to be read by each of them, or the squares of a chunk too few to be worth it.
     fn apart(&self, threads: usize, total: usize) -> Option<usize> {
         let bytes = POINTS * self.inputs * WIDTH * self.outputs * size_of::<Lane>();
         let fits = (HELD / self.square()).max(1);
         let chunks = total.div_ceil(fits).next_multiple_of(threads);
-        (bytes <= OWN_WEIGHTS && total >= 8 * chunks).then_some(chunks)
+        (bytes <= OWN_WEIGHTS && total >= 16 * chunks).then_some(chunks)
     }
 
     /// How many squares go through the three phases together where all members work on the same ones.

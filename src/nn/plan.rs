@@ -72,7 +72,7 @@ fn resnet(body: &ResNet50, epsilon: f64, spec: &ModelSpec) -> Plan {
 const FIRST: Slot = Slot(0);
 /// Input and output of a block, by turns.
 const BLOCKS: [Slot; 2] = [Slot(1), Slot(2)];
-/// What a block's second layer writes.
+/// What a block's second layer writes, and before it what stays of the input where the size changes.
 const SECOND: Slot = Slot(3);
 /// What goes around a block that changes the size.
 const AROUND: Slot = Slot(4);
@@ -86,19 +86,23 @@ struct Builder {
 
 impl Builder {
     fn block(&mut self, name: &str, stride: usize, input: Slot, output: Slot) {
-        let (first, second) = match self.variant {
-            BlockVariant::V1 => (stride, 1),
-            BlockVariant::V1_5 => (1, stride),
-        };
         let named = |part: &str| format!("{name}.{part}");
         let around = self.tensors.contains_key(&named("downsample.0.weight"));
-        if around {
-            let layer = self.layer(&named("downsample.0"), &named("downsample.1"), stride);
-            self.steps.push(Step::Convolve { layer, input, output: AROUND, residual: None, relu: false });
+        // The convolution around the block has a kernel of 1 and the stride, as has in V1 the first one: both look at the same pixels.
+        let thinned = if stride > 1 { SECOND } else { input };
+        if stride > 1 {
+            self.steps.push(Step::Thin { input, output: thinned });
         }
+        if around {
+            let layer = self.layer(&named("downsample.0"), &named("downsample.1"), 1);
+            self.steps.push(Step::Convolve { layer, input: thinned, output: AROUND, residual: None, relu: false });
+        }
+        let (first, second) = match self.variant {
+            BlockVariant::V1 => (thinned, 1),
+            BlockVariant::V1_5 => (input, stride),
+        };
         let residual = Some(if around { AROUND } else { input });
-        let parts =
-            [(1, first, input, FIRST, None), (2, second, FIRST, SECOND, None), (3, 1, SECOND, output, residual)];
+        let parts = [(1, 1, first, FIRST, None), (2, second, FIRST, SECOND, None), (3, 1, SECOND, output, residual)];
         for (index, stride, input, output, residual) in parts {
             let layer = self.layer(&named(&format!("conv{index}")), &named(&format!("bn{index}")), stride);
             self.steps.push(Step::Convolve { layer, input, output, residual, relu: true });

@@ -11,6 +11,7 @@ use crate::kernel::{
     simd::{Lane, Level, WIDTH},
     stem::{self, Edge, Planes},
     team::Team,
+    thin::thinned,
     train::bias_lanes,
     winograd::{self, Few, Winograd},
     zeros,
@@ -128,6 +129,10 @@ impl Compiler<'_> {
             Step::MaxPool { window, input, output } => {
                 let from = self.find(*input);
                 (Kind::MaxPool { window: *window }, from, *output, from.lanes, pooled(from.side, *window))
+            }
+            Step::Thin { input, output } => {
+                let from = self.find(*input);
+                (Kind::Thin, from, *output, from.lanes, thinned(from.side))
             }
         };
         assert_ne!(input.slot, output, "nothing is written where it is read");

@@ -12,6 +12,7 @@ use crate::kernel::{
     simd::{Lane, Vector, Work},
     stem::Planes,
     team::Member,
+    thin::thin_plane,
 };
 
 /// One call's buffers.
@@ -62,13 +63,10 @@ impl Pass<'_> {
         unsafe {
             let input = self.read(step.input);
             match &step.work {
-                Kind::MaxPool { window } => member.each(step.output.lanes * self.images, |item| {
-                    let pixels = pixels / self.images;
-                    let (lane, image) = (item / self.images, item % self.images);
-                    let plane = &input.plane(lane)[image * input.side.pow(2)..][..input.side.pow(2)];
-                    let pooled = output.part(item * pixels, pixels);
+                Kind::MaxPool { window } => self.planes(member, step, |plane, pooled| {
                     member.run(MaxPool { plane, side: input.side, window: *window, pooled });
                 }),
+                Kind::Thin => self.planes(member, step, |plane, thinned| thin_plane(plane, input.side, thinned)),
                 Kind::Convolve { convolution, residual, relu } => {
                     let residual = residual.map(|slot| self.slots[slot.0].read(0, step.output.size() * self.images));
                     let bias = Some(convolution.bias.as_slice());
@@ -84,6 +82,23 @@ impl Pass<'_> {
                 }
             }
         }
+    }
+
+    /// One phase over each lane of each image: what `work` reads, and what it writes of the step's output.
+    ///
+    /// # Safety
+    /// Nobody outside the team may have any of the buffers.
+    unsafe fn planes(&self, member: &Member<'_>, step: &Ready, work: impl Fn(&[Lane], &mut [Lane])) {
+        let (area, written) = (step.input.side.pow(2), step.output.side.pow(2));
+        let output = self.slots[step.output.slot.0];
+        member.each(step.output.lanes * self.images, |item| {
+            // SAFETY: the caller vouches for the buffers; the compiler saw that the step does not write where it reads, and this member
+            // alone has this item.
+            unsafe {
+                let plane = &self.read(step.input).lanes[item * area..][..area];
+                work(plane, output.part(item * written, written));
+            }
+        });
     }
 }
 

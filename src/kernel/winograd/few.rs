@@ -8,7 +8,7 @@ mod buffered;
 
 use std::ops::Range;
 
-use super::{Enter, IN, Leave, Order, Pass, TAPS, Winograd, squares, transforms::Weigh};
+use super::{Enter, IN, Leave, OUT, Order, Pass, TAPS, Winograd, squares, transforms::Weigh};
 use crate::kernel::{
     conv::Images,
     pack::Weights,
@@ -109,6 +109,15 @@ impl<'a> Few<'a> {
     }
 }
 
+/// How many squares, the first ones, need row `R` of points. The last row of points counts for nothing but the last row of outputs, which
+/// in the lowest squares of an image may lie beyond it.
+#[inline(always)]
+fn needed<const R: usize>(pass: &Pass<'_>) -> usize {
+    let Images { images, side, .. } = pass.input;
+    let beyond = R == IN - 1 && images == 1 && !side.is_multiple_of(OUT);
+    if beyond { pass.count - side.div_ceil(OUT) } else { pass.count }
+}
+
 #[inline(always)]
 fn ask<V: Vector>(ahead: Option<[&[Lane; WIDTH]; TAPS]>, channel: usize) {
     for lanes in ahead.iter().flatten() {
@@ -159,7 +168,7 @@ impl Sums<'_> {
     /// What some lanes of inputs add to the points of row `R`.
     #[inline(always)]
     fn add<V: Vector, const R: usize>(&self, inputs: Range<usize>) {
-        let count = self.pass.count;
+        let count = needed::<R>(&self.pass);
         let tiles = count.div_ceil(V::SUMS / IN);
         for tile in 0..tiles {
             let squares = share(tile, tiles, count);

@@ -50,7 +50,7 @@ impl Sums<'_> {
     #[inline(always)]
     fn add<V: Vector, const R: usize>(&self, inputs: Range<usize>) {
         self.make::<V, R>(inputs.clone());
-        let count = self.pass.count;
+        let count = super::needed::<R>(&self.pass);
         let tiles = count.div_ceil(V::SUMS);
         for (point, tile) in (0..IN).flat_map(|point| (0..tiles).map(move |tile| (point, tile))) {
             let squares = share(tile, tiles, count);

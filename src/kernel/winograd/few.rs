@@ -24,9 +24,6 @@ const MOST: usize = 16;
 /// Up to so many the weights stay in registers, made anew for each few squares that have room for their sums there.
 const IN_REGISTERS: usize = 8;
 
-/// Lanes of inputs that go through all rows of points together: their taps stay in the first-level cache.
-const TOGETHER: usize = 2;
-
 /// Whether there are so few squares.
 pub(in crate::kernel) fn are_few(images: usize, side: usize) -> bool {
     squares(images, side) <= MOST
@@ -140,6 +137,29 @@ fn weights<V: Vector, const R: usize>(taps: &[&[Lane; WIDTH]; TAPS * TAPS], chan
     Weigh::bare_once(sums)
 }
 
+/// Sums that grow by row of points, some lanes of inputs at a time.
+trait ByRow {
+    /// Lanes of inputs that go through all rows together.
+    const TOGETHER: usize;
+
+    /// What those lanes of inputs add to the points of row `R`; the first of them to nothing.
+    fn add<V: Vector, const R: usize>(&self, inputs: Range<usize>);
+
+    /// What all `inputs` lanes of inputs add.
+    #[inline(always)]
+    fn all<V: Vector>(&self, inputs: usize) {
+        for first in (0..inputs).step_by(Self::TOGETHER) {
+            let inputs = first..(first + Self::TOGETHER).min(inputs);
+            self.add::<V, 0>(inputs.clone());
+            self.add::<V, 1>(inputs.clone());
+            self.add::<V, 2>(inputs.clone());
+            self.add::<V, 3>(inputs.clone());
+            self.add::<V, 4>(inputs.clone());
+            self.add::<V, 5>(inputs);
+        }
+    }
+}
+
 /// The sums of one lane of outputs, before the last transform, with weights that stay in registers.
 ///
 /// Whoever makes one vouches that nobody else has that lane of the sums, and that nobody writes the transformed input.
@@ -152,20 +172,14 @@ struct Sums<'a> {
 impl Work for Sums<'_> {
     #[inline(always)]
     fn run<V: Vector>(self) {
-        for first in (0..self.few.inputs).step_by(TOGETHER) {
-            let inputs = first..(first + TOGETHER).min(self.few.inputs);
-            self.add::<V, 0>(inputs.clone());
-            self.add::<V, 1>(inputs.clone());
-            self.add::<V, 2>(inputs.clone());
-            self.add::<V, 3>(inputs.clone());
-            self.add::<V, 4>(inputs.clone());
-            self.add::<V, 5>(inputs);
-        }
+        self.all::<V>(self.few.inputs);
     }
 }
 
-impl Sums<'_> {
-    /// What some lanes of inputs add to the points of row `R`.
+impl ByRow for Sums<'_> {
+    /// Their taps stay in the first-level cache.
+    const TOGETHER: usize = 2;
+
     #[inline(always)]
     fn add<V: Vector, const R: usize>(&self, inputs: Range<usize>) {
         let count = needed::<R>(&self.pass);
@@ -185,7 +199,9 @@ impl Sums<'_> {
             pick!(1, 2, 3, 4);
         }
     }
+}
 
+impl Sums<'_> {
     /// `M` squares.
     #[inline(always)]
     fn tile<V: Vector, const R: usize, const M: usize>(&self, inputs: Range<usize>, first: usize) {
@@ -202,7 +218,7 @@ impl Sums<'_> {
             }
         }
         for input in inputs.clone() {
-            let (taps, ahead) = (few.taps(output, input), few.ahead::<R>(output, input, TOGETHER));
+            let (taps, ahead) = (few.taps(output, input), few.ahead::<R>(output, input, Self::TOGETHER));
             // SAFETY: in this phase nobody writes the transformed input.
             let entered = unsafe { pass.scratch.read(pass.entered(R * IN, input), IN * count) };
             let mut squares: [&[Lane; M]; IN] = [entered[first..].first_chunk().expect("as many"); IN];

@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use super::Few;
+use super::{ByRow, Few};
 use crate::kernel::{
     product::share,
     simd::{Lane, Vector, WIDTH, Work},
@@ -33,20 +33,13 @@ pub(super) struct Sums<'a> {
 impl Work for Sums<'_> {
     #[inline(always)]
     fn run<V: Vector>(self) {
-        for first in (0..self.few.inputs).step_by(TOGETHER) {
-            let inputs = first..(first + TOGETHER).min(self.few.inputs);
-            self.add::<V, 0>(inputs.clone());
-            self.add::<V, 1>(inputs.clone());
-            self.add::<V, 2>(inputs.clone());
-            self.add::<V, 3>(inputs.clone());
-            self.add::<V, 4>(inputs.clone());
-            self.add::<V, 5>(inputs);
-        }
+        self.all::<V>(self.few.inputs);
     }
 }
 
-impl Sums<'_> {
-    /// What some lanes of inputs add to the points of row `R`.
+impl ByRow for Sums<'_> {
+    const TOGETHER: usize = TOGETHER;
+
     #[inline(always)]
     fn add<V: Vector, const R: usize>(&self, inputs: Range<usize>) {
         self.make::<V, R>(inputs.clone());
@@ -67,7 +60,9 @@ impl Sums<'_> {
             pick!(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16);
         }
     }
+}
 
+impl Sums<'_> {
     /// Lays the weights of row `R` by.
     #[inline(always)]
     fn make<V: Vector, const R: usize>(&self, inputs: Range<usize>) {

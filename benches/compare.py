@@ -87,6 +87,14 @@ def processor():
         return platform.processor()
 
 
+def has_tiles():
+    """Whether the processor multiplies bfloat16 in tiles."""
+    try:
+        return "amx_bf16" in pathlib.Path("/proc/cpuinfo").read_text()
+    except FileNotFoundError:
+        return False
+
+
 def cases(options):
     """As `thorax bench` chooses them."""
     for work in ("predict", "train") if options.case == "all" else (options.case,):
@@ -123,12 +131,14 @@ class Comparison:
         engines = self.start()
         try:
             self.check(engines)
-            samples = {name: [] for name in ["Thorax", *engines]}
+            ours = self.ours()
+            samples = {name: [] for name in [*ours, *engines]}
             peaks = {}
             for _ in range(self.rounds):
                 for name in samples:
                     time.sleep(PAUSE_SECONDS)
-                    answer = self.thorax(self.model, self.runs) if name == "Thorax" else engines[name].measure(self.runs)
+                    device = ours.get(name)
+                    answer = self.thorax(self.model, self.runs, device) if device else engines[name].measure(self.runs)
                     samples[name] += answer["samples_ms"]
                     peaks[name] = max(peaks.get(name) or 0, answer["peak_memory_bytes"] or 0) or None
         finally:
@@ -143,7 +153,10 @@ class Comparison:
         engines = {}
         if self.work == "predict" and self.options.device == "cpu":
             onnx = self.export()
-            engines |= {"ONNX Runtime": self.worker("onnxruntime", onnx=onnx), "OpenVINO": self.worker("openvino", onnx=onnx)}
+            engines |= {"ONNX Runtime": self.worker("onnxruntime", onnx=onnx),
+                        "OpenVINO": self.worker("openvino", onnx=onnx, precision="f32")}
+            if has_tiles():
+                engines["OpenVINO, bf16"] = self.worker("openvino", onnx=onnx, precision="bf16")
         for form in forms:
             engines[f"PyTorch {form}"] = self.worker(f"torch_{self.work}", model=self.model, form=form)
         return engines
@@ -162,12 +175,19 @@ class Comparison:
                               input_names=["input"], output_names=["logits"])
         return path
 
-    def thorax(self, model, runs):
+    def ours(self):
+        """Thorax's forms and their devices: as it is, and in f32 throughout where it is not."""
+        if self.options.device == "gpu":
+            return {"Thorax": "vulkan"}
+        found = self.thorax(self.model, 1, "cpu")["precision"]
+        return {"Thorax": "cpu"} if found == "f32" else {f"Thorax, {found}": "cpu", "Thorax": "cpu:f32"}
+
+    def thorax(self, model, runs, device):
         """A process of its own, warm-up and all."""
         options = self.options
-        device = ["--device", "vulkan"] if options.device == "gpu" else ["--device", "cpu", "--threads", str(options.threads)]
+        threads = [] if options.device == "gpu" else ["--threads", str(options.threads)]
         command = [options.thorax, "bench", "--case", self.work, "--image-size", str(self.side), "--batch", str(self.batch),
-                   "--runs", str(runs), "--weights", model, "--json", "--details", *device]
+                   "--runs", str(runs), "--weights", model, "--json", "--details", "--device", device, *threads]
         return json.loads(subprocess.run(command, check=True, capture_output=True, text=True, env=environment()).stdout)
 
     def check(self, engines):
@@ -178,12 +198,13 @@ class Comparison:
             self.check_losses()
 
     def check_probabilities(self, engines):
-        expected = np.array(self.thorax(self.model, 1)["probabilities"])
-        for name, engine in engines.items():
-            difference = np.abs(np.array(engine.outcome["probabilities"]) - expected).max()
-            print(f"{self}: {name} differs from Thorax by {difference:.1e} at most")
-            if precision(name) == "f32" and not difference <= AGREEMENT:
-                sys.exit(f"{name} does not agree with Thorax: no times are given")
+        for ours, device in self.ours().items():
+            expected = np.array(self.thorax(self.model, 1, device)["probabilities"])
+            for name, engine in engines.items():
+                difference = np.abs(np.array(engine.outcome["probabilities"]) - expected).max()
+                print(f"{self}: {name} differs from {ours} by {difference:.1e} at most")
+                if precision(name) == "f32" and not difference <= AGREEMENT:
+                    sys.exit(f"{name} does not agree with {ours}: no times are given")
         if expected.max(axis=1).min() > 0.999:
             print(f"{self}: all probabilities are near 0 or 1, so that the agreement says little")
 
@@ -191,16 +212,17 @@ class Comparison:
         """Without dropout, whose draws are each engine's own, the losses of the first steps are the same."""
         model = str(self.scratch / "without-dropout.safetensors")
         network.without_dropout(self.model, model)
-        ours = self.thorax(model, 1)["losses"]
+        ours = {name: self.thorax(model, 1, device)["losses"] for name, device in self.ours().items()}
         worker = self.worker("torch_train", model=model, form="contiguous, Adam")
         theirs = worker.outcome["losses"]
         worker.end()
-        print(f"{self}: losses of the first steps: Thorax {ours[:2]}, PyTorch {theirs[:2]}")
-        if not abs(ours[0] - theirs[0]) <= AGREEMENT * theirs[0]:
-            sys.exit("PyTorch does not agree with Thorax: no times are given")
+        for name, losses in ours.items():
+            print(f"{self}: losses of the first steps: {name} {losses[:2]}, PyTorch {theirs[:2]}")
+            if not abs(losses[0] - theirs[0]) <= AGREEMENT * theirs[0]:
+                sys.exit(f"PyTorch does not agree with {name}: no times are given")
 
     def rows(self, samples, peaks):
-        ours = statistics.median(samples["Thorax"])
+        ours = {name: statistics.median(times) for name, times in samples.items() if name.startswith("Thorax")}
         common = {"case": self.work, "image_size": self.side, "batch": self.batch}
         return [common | row(name, times, self.batch, peaks[name], ours) for name, times in samples.items()]
 
@@ -218,14 +240,14 @@ def row(name, times, batch, peak, ours):
         "p99_ms": sorted(times)[-(len(times) // 100) - 1],
         "images_per_second": batch * len(times) / sum(times) * 1e3,
         "peak_memory_bytes": peak,
-        "thorax_over_this": ours / median,
+        "over_this": {name: ours / median for name, ours in ours.items()},
         "samples_ms": times,
     }
 
 
 def precision(name):
     """The last word of a form that computes in less than f32."""
-    return next((word for word in ("TF32", "f16", "bf16") if name.endswith(f", {word}")), "f32")
+    return next((word for word in ("TF32", "f16", "bf16", "bf16x3") if name.endswith(f", {word}")), "f32")
 
 
 class Worker:
@@ -260,13 +282,15 @@ def table(rows):
     first = rows[0]
     lines = [
         f"\n{first['case']}, {first['batch']} x {first['image_size']} px, {first['runs']} runs each\n",
-        "| engine | precision | median ms | p99 ms | images/s | peak MiB | Thorax's time / this one's |",
-        "| --- | --- | --: | --: | --: | --: | --: |",
+        " | ".join(["| engine | precision | median ms | p99 ms | images/s | peak MiB", *(f"{name}'s time / this one's"
+                   for name in first["over_this"])]) + " |",
+        "| --- | --- | --: | --: | --: | --: |" + " --: |" * len(first["over_this"]),
     ]
     for row in rows:
         peak = "" if row["peak_memory_bytes"] is None else row["peak_memory_bytes"] >> 20
+        ratios = " | ".join(f"{ratio:.2f}" for ratio in row["over_this"].values())
         lines.append(f"| {row['engine']} | {row['precision']} | {row['median_ms']:.1f} | {row['p99_ms']:.1f} "
-                     f"| {row['images_per_second']:.1f} | {peak} | {row['thorax_over_this']:.2f} |")
+                     f"| {row['images_per_second']:.1f} | {peak} | {ratios} |")
     return "\n".join(lines) + "\n"
 
 

@@ -69,7 +69,7 @@ def onnxruntime(config):
 
 def openvino(config):
     from openvino import Core
-    properties = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": config["threads"], "PERFORMANCE_HINT": "LATENCY"}
+    properties = {"INFERENCE_PRECISION_HINT": config["precision"], "INFERENCE_NUM_THREADS": config["threads"], "PERFORMANCE_HINT": "LATENCY"}
     model = Core().compile_model(config["onnx"], "CPU", properties)
     x = np.load(config["input"])
     return predicting(lambda: model([x])[0])

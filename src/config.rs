@@ -62,7 +62,8 @@ pub struct ListenConfig {
 /// Where the network runs, and the bounds of the prediction queue.
 #[derive(Args, Clone, Debug)]
 pub struct ComputeConfig {
-    /// `auto` (a real GPU if there is one, else the CPU), `vulkan`, `vulkan:N` or `cpu`.
+    /// `auto` (a real GPU if there is one, else the CPU), `vulkan`, `vulkan:N`, `cpu`, or `cpu:f32` for
+    /// products in f32 where the processor would compute them faster as three of bfloat16.
     #[arg(long, env = "THORAX_DEVICE", value_name = "DEVICE", default_value = "auto")]
     pub device: DeviceChoice,
 

@@ -4,17 +4,18 @@
 //! layout between two layers. [`Plan`] is a trained network made ready for prediction; [`train`] has the three products of a
 //! convolution that learns. The best instructions of the processor are chosen when the program runs.
 //!
-//! The only room where `unsafe` may stand, for two reasons: `simd` calls the processor's vector instructions, and `shared` lets the
+//! The only room where `unsafe` may stand, for two reasons: `simd` calls the processor's vector and tile instructions, and `shared` lets the
 //! threads of a [`Team`] write disjoint parts of one buffer. All indexing is checked. Tests run every kernel at every level and with
 //! several team sizes against plain loops in double precision.
 
-#![expect(unsafe_code, reason = "vector instructions, and buffers that several threads write at once")]
+#![expect(unsafe_code, reason = "vector and tile instructions, and buffers that several threads write at once")]
 #![expect(
     clippy::needless_range_loop,
     reason = "loops over indices of a fixed size become straight code; what is passed to an iterator is compiled without the vectors"
 )]
 
 pub mod adam;
+mod around;
 mod columns;
 mod conv;
 #[cfg(test)]
@@ -28,6 +29,7 @@ mod plan;
 pub mod pool;
 pub mod precedence;
 mod product;
+mod reading;
 pub mod relu;
 mod shared;
 mod simd;
@@ -45,7 +47,7 @@ mod tests;
 
 pub use conv::{ConvShape, Images};
 pub use plan::{Channels, Layer, Means, Plan, Slot, Step};
-pub use simd::{Lane, Level, WIDTH};
+pub use simd::{Lane, Level, WIDTH, keep_to_f32, precision};
 pub use team::{Team, team};
 pub use towards::towards;
 

@@ -35,7 +35,10 @@ mod vgg;
 
 use crate::kernel;
 
-pub use crate::kernel::precedence::{give_way_here, is_training, waited};
+pub use crate::kernel::{
+    precedence::{give_way_here, is_training, waited},
+    precision as cpu_precision,
+};
 pub use adam::adam;
 pub use compiled::Compiled;
 pub use depth::LayerRates;

@@ -31,9 +31,10 @@ fn it_prints_one_object_a_case_with_plausible_figures() {
     for case in &cases {
         assert_eq!(case.as_object().unwrap().keys().collect::<Vec<_>>(), FIELDS);
         assert_eq!(
-            [&case["architecture"], &case["device"], &case["precision"], &case["image_size"]],
-            [&Value::from("simple-cnn"), &"cpu".into(), &"f32".into(), &32.into()]
+            [&case["architecture"], &case["device"], &case["image_size"]],
+            [&Value::from("simple-cnn"), &"cpu".into(), &32.into()]
         );
+        assert!(["f32", "bf16x3"].map(Value::from).contains(&case["precision"]), "{case}");
         let number = |field: &str| case[field].as_f64().unwrap();
         assert!(0.0 < number("median_ms") && number("median_ms") <= number("p99_ms"), "{case}");
         // Three runs last at least as long as two of the median, and at most as long as three of the slowest.
@@ -75,6 +76,21 @@ fn an_exported_network_computes_what_the_original_does() {
     assert_ne!(predict(&["--weights", file, "--image-size", "64"]), predict(&[]), "another size of input");
     let wrong = refused(bench(&["--weights", file]).args(["--architecture", "resnet50"]));
     assert!(wrong.contains("simple-cnn") && wrong.contains("resnet50"), "{wrong}");
+}
+
+#[test]
+fn what_is_kept_to_f32_says_so_and_differs_by_little() {
+    let flags = ["--case", "predict", "--batch", "4", "--runs", "1", "--details", "--json"];
+    let exact = &objects(bench(&flags).args(["--device", "cpu:f32"]).output().unwrap())[0];
+    assert_eq!([&exact["device"], &exact["precision"]], ["cpu", "f32"]);
+    let usual = &objects(bench(&flags).output().unwrap())[0];
+    let shares = |case: &Value| -> Vec<f64> {
+        let rows = case["probabilities"].as_array().unwrap().iter();
+        rows.flat_map(|row| row.as_array().unwrap()).map(|share| share.as_f64().unwrap()).collect()
+    };
+    let (exact_shares, usual_shares) = (shares(exact), shares(usual));
+    assert_eq!(exact_shares == usual_shares, usual["precision"] == "f32", "the same where nothing else is computed");
+    assert!(exact_shares.iter().zip(&usual_shares).all(|(a, b)| (a - b).abs() < 1e-4), "{exact} {usual}");
 }
 
 #[test]
@@ -158,7 +174,7 @@ fn with_tasks(command: &mut Command) -> (Vec<Value>, Option<usize>) {
 /// The small network at 32 pixels.
 fn bench(flags: &[&str]) -> Command {
     let mut command = program();
-    command.args(["bench", "--device", "cpu"]).args(flags);
+    command.args(["bench"]).args(flags).env("THORAX_DEVICE", "cpu");
     if !flags.contains(&"--weights") {
         command.args(["--architecture", "simple-cnn"]);
     }

@@ -67,7 +67,8 @@ pub(super) struct BenchArgs {
     #[arg(long, requires = "json")]
     details: bool,
 
-    /// `auto` (a real GPU if there is one, else the CPU), `vulkan`, `vulkan:N` or `cpu`.
+    /// `auto` (a real GPU if there is one, else the CPU), `vulkan`, `vulkan:N`, `cpu`, or `cpu:f32` for
+    /// products in f32 where the processor would compute them faster as three of bfloat16.
     #[arg(long, env = "THORAX_DEVICE", value_name = "DEVICE", default_value = "auto")]
     device: DeviceChoice,
 }

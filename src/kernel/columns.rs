@@ -1,6 +1,7 @@
 //! What a product reads: for each output pixel the numbers it looks at, in lanes.
 
 use super::{
+    around::Around,
     conv::{ConvShape, Images},
     simd::Lane,
     stem::Planes,
@@ -29,7 +30,7 @@ impl<'a> Columns<'a> {
     /// Lanes of numbers for each output pixel.
     pub(super) fn lanes(&self) -> usize {
         match self {
-            Self::Plain(images) => images.lanes.len() / images.pixels(),
+            Self::Plain(images) => images.channel_lanes(),
             Self::Windows(windows) => windows.lanes(),
             Self::Stem(planes) => planes.lanes(),
             Self::Rest(rest) => rest.lanes(),
@@ -43,6 +44,16 @@ impl<'a> Columns<'a> {
             Self::Windows(windows) => windows.images.images * windows.side().pow(2),
             Self::Stem(planes) => planes.pixels(),
             Self::Rest(rest) => rest.pixels(),
+        }
+    }
+
+    /// The images, if a 3x3 convolution looks at each pixel and those around it.
+    pub(super) fn around(&self) -> Option<Around<'a>> {
+        match self {
+            Self::Windows(Windows { shape: ConvShape { kernel: 3, stride: 1, padding: 1, .. }, images }) => {
+                Some(Around { images: *images })
+            }
+            _ => None,
         }
     }
 
@@ -66,11 +77,7 @@ pub(super) struct Windows<'a> {
 
 impl Windows<'_> {
     fn lanes(&self) -> usize {
-        self.shape.kernel * self.shape.kernel * self.channel_lanes()
-    }
-
-    fn channel_lanes(&self) -> usize {
-        self.images.lanes.len() / self.images.pixels()
+        self.shape.kernel * self.shape.kernel * self.images.channel_lanes()
     }
 
     /// Of the output.
@@ -81,7 +88,7 @@ impl Windows<'_> {
     /// Lanes by place in the kernel, then by channel.
     fn gather(&self, lane: usize, first: usize, gathered: &mut [Lane]) {
         let ConvShape { kernel, stride, padding, .. } = self.shape;
-        let (place, channels) = (lane / self.channel_lanes(), lane % self.channel_lanes());
+        let (place, channels) = (lane / self.images.channel_lanes(), lane % self.images.channel_lanes());
         let (down, right) = (place / kernel, place % kernel);
         let (plane, input, side) = (self.images.plane(channels), self.images.side, self.side());
         rows(first, gathered, (side, side), |image, y, x, row| {

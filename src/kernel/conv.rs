@@ -51,6 +51,11 @@ impl<'a> Images<'a> {
         self.images * self.side * self.side
     }
 
+    /// How many lanes of channels they have.
+    pub(super) fn channel_lanes(&self) -> usize {
+        self.lanes.len() / self.pixels()
+    }
+
     /// One lane of channels of all images.
     pub(super) fn plane(&self, lane: usize) -> &'a [Lane] {
         &self.lanes[lane * self.pixels()..][..self.pixels()]

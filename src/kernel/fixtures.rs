@@ -2,9 +2,9 @@
 
 use super::{Lane, Level, WIDTH};
 
-/// The levels that this processor has.
+/// The levels that this processor has, and that of tiles, which otherwise are computed in plain Rust.
 pub(super) fn levels() -> impl Iterator<Item = Level> {
-    [Level::Portable, Level::Avx2, Level::Avx512].into_iter().filter(|level| *level <= Level::detect())
+    [Level::Portable, Level::Avx2, Level::Avx512, Level::Amx].into_iter().filter(|level| level.is_there())
 }
 
 /// Numbers between -1 and 1 that are exact in single precision, from a formula.

@@ -1,5 +1,7 @@
 //! The gradient of weights: for each input and output channel the sum over all pixels of their product.
 
+mod split;
+
 use std::ops::Range;
 
 use super::{
@@ -8,7 +10,7 @@ use super::{
     product::share,
     shared::Shared,
     simd::{Lane, Vector, WIDTH, Work},
-    team::Member,
+    team::{Member, Team},
 };
 
 /// Pixels that go through all channels together: one lane of inputs and a tile's lanes of gradients stay in the first-level cache.
@@ -32,11 +34,12 @@ impl<'a> Rows<'a> {
     }
 }
 
-/// Lanes of scratch that [`weight_gradient`] needs.
-pub(super) fn scratch(columns: &Columns<'_>) -> usize {
+/// Lanes of scratch that [`weight_gradient`] needs for so many lanes of gradients.
+pub(super) fn scratch(team: &Team, columns: Columns<'_>, outputs: usize) -> usize {
     match columns {
+        _ if team.level().has_tiles() => split::scratch(columns, outputs),
         Columns::Plain(_) => 0,
-        _ => columns.lanes() * chunk(columns),
+        _ => columns.lanes() * chunk(&columns),
     }
 }
 
@@ -55,10 +58,13 @@ pub(super) unsafe fn weight_gradient(
     scratch: Shared<'_>,
     sums: Shared<'_>,
 ) {
-    let total = gradient.pixels();
-    let outputs = gradient.lanes.len() / total;
+    if member.level().has_tiles() {
+        // SAFETY: as the caller's.
+        return unsafe { split::weight_gradient(member, columns, gradient, scratch, sums) };
+    }
+    let (total, outputs) = (gradient.pixels(), gradient.channel_lanes());
     if let Columns::Plain(images) = columns {
-        let inputs = Rows { lanes: images.lanes, stride: total, count: images.lanes.len() / total };
+        let inputs = Rows { lanes: images.lanes, stride: total, count: images.channel_lanes() };
         let outputs = Rows { lanes: gradient.lanes, stride: total, count: outputs };
         // SAFETY: the caller vouches for the sums.
         return unsafe { add_products(member, inputs, outputs, total, sums, true) };
@@ -92,17 +98,8 @@ pub(super) unsafe fn add_products(
     sums: Shared<'_>,
     fresh: bool,
 ) {
-    // The side with fewer lanes is read again by each item, so the other one is cut.
-    let wanted = 4 * member.threads();
-    let width = member.level().gradient_tile().1;
-    let panels = outputs.count.div_ceil(width);
-    let (input_groups, output_groups) = if inputs.count > outputs.count {
-        let groups = inputs.count.min(wanted);
-        (groups, panels.min(wanted.div_ceil(groups)))
-    } else {
-        let groups = panels.min(wanted);
-        (inputs.count.min(wanted.div_ceil(groups)), groups)
-    };
+    let panels = outputs.count.div_ceil(member.level().gradient_tile().1);
+    let (input_groups, output_groups) = groups(inputs.count, panels, member.threads());
     member.each(input_groups * output_groups, |item| {
         let (input, output) = (item / output_groups, item % output_groups);
         member.run(Products {
@@ -116,6 +113,19 @@ pub(super) unsafe fn add_products(
             panels: share(output, output_groups, panels),
         });
     });
+}
+
+/// Into how many groups inputs and outputs are cut.
+fn groups(inputs: usize, outputs: usize, threads: usize) -> (usize, usize) {
+    // The side with less of them is read again by each item, so the other one is cut.
+    let wanted = 4 * threads;
+    if inputs > outputs {
+        let groups = inputs.min(wanted);
+        (groups, outputs.min(wanted.div_ceil(groups)))
+    } else {
+        let groups = outputs.min(wanted);
+        (inputs.min(wanted.div_ceil(groups)), groups)
+    }
 }
 
 /// The products of some lanes of inputs with some panels of outputs.

@@ -3,7 +3,7 @@
 use super::{
     conv::ConvShape,
     shared::Shared,
-    simd::{Lane, WIDTH},
+    simd::{Lane, Level, WIDTH},
     team::Member,
 };
 
@@ -75,10 +75,11 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// What [`Source::pack`] packed, as a matrix.
-    pub(super) fn matrix<'b>(&self, lanes: &'b [Lane]) -> Weights<'b> {
+    /// What [`Source::pack`] packed for that level, as a matrix.
+    pub(super) fn matrix<'b>(&self, level: Level, lanes: &'b [Lane]) -> Weights<'b> {
         let (inputs, outputs) = self.channels();
-        Weights { lanes, inputs: self.area() * inputs.div_ceil(WIDTH), outputs: outputs.div_ceil(WIDTH) }
+        let inputs = (self.area() * inputs.div_ceil(WIDTH)).next_multiple_of(level.depth());
+        Weights { lanes, inputs, outputs: outputs.div_ceil(WIDTH) }
     }
 
     fn area(&self) -> usize {
@@ -104,27 +105,29 @@ impl<'a> Source<'a> {
     }
 
     /// Lanes of the packed matrix of kernel places and inputs by outputs.
-    pub(super) fn packed(&self) -> usize {
-        let (inputs, outputs) = self.channels();
-        self.area() * inputs.next_multiple_of(WIDTH) * outputs.div_ceil(WIDTH)
+    pub(super) fn packed(&self, level: Level) -> usize {
+        let Weights { inputs, outputs, .. } = self.matrix(level, &[]);
+        inputs * WIDTH * outputs
     }
 
-    /// Packs that matrix into `packed`, one lane of outputs an item; every member of the team comes here.
+    /// Packs that matrix into `packed`, zeros where it does not write, one lane of outputs an item; every member of the team comes here.
     ///
     /// # Safety
     /// Nobody outside the team may have `packed`.
     pub(super) unsafe fn pack(&self, member: &Member<'_>, packed: Shared<'_>) {
-        let (inputs, outputs) = self.channels();
+        let (inputs, _) = self.channels();
         let padded = inputs.next_multiple_of(WIDTH);
-        let panel = self.area() * padded;
-        member.each(outputs.div_ceil(WIDTH), |output| {
+        let Weights { inputs: lanes, outputs, .. } = self.matrix(member.level(), &[]);
+        member.each(outputs, |output| {
             // SAFETY: this member alone has this panel until the phase is over.
-            let panel = unsafe { packed.part(output * panel, panel) };
-            for (place, places) in panel.chunks_exact_mut(padded).enumerate() {
-                for (input, lane) in places.iter_mut().enumerate().take(inputs) {
-                    *lane = self.lane(input, place, output);
+            let panel = unsafe { packed.part(output * lanes * WIDTH, lanes * WIDTH) };
+            // In this order, for all places of one input lie side by side.
+            for input in 0..inputs {
+                for place in 0..self.area() {
+                    panel[place * padded + input] = self.lane(input, place, output);
                 }
             }
+            member.level().arrange(panel);
         });
     }
 }

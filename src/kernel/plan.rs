@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use super::{
     columns::Columns,
     conv::{ConvShape, Images},
-    product::Measures,
+    product,
     shared::Shared,
     simd::{Lane, WIDTH},
     stem::Planes,
@@ -192,7 +192,7 @@ impl Plan {
         for (buffer, size) in slots.iter_mut().zip(&self.slots) {
             grow(buffer, size * images.len());
         }
-        grow(scratch, self.scratch(team, planes, images.len()));
+        grow(scratch, self.scratch(team, planes, slots, images.len()));
         let (lanes, cells) = (self.result.lanes, self.grid * self.grid);
         let mut means = zeros(lanes * images.len() * cells);
         let pass = Pass {
@@ -215,10 +215,14 @@ impl Plan {
         (features, (0..images.len()).map(|image| read(maps, image)).collect())
     }
 
-    fn scratch(&self, team: &Team, planes: Planes<'_>, images: usize) -> usize {
-        let stem = Measures::of(&Columns::Stem(planes)).scratch(team);
+    fn scratch(&self, team: &Team, planes: Planes<'_>, slots: &[Vec<Lane>], images: usize) -> usize {
+        let stem = product::scratch(team, Columns::Stem(planes), self.stem.weights(team.level()).outputs);
         let step = |step: &Ready| match &step.work {
-            Kind::Convolve { convolution, .. } => convolution.scratch(team, images, step),
+            Kind::Convolve { convolution, .. } => {
+                let Place { slot, side, .. } = step.input;
+                let lanes = &slots[slot.0][..step.input.size() * images];
+                convolution.scratch(team, Images { lanes, images, side }, step)
+            }
             Kind::MaxPool { .. } | Kind::Thin => 0,
         };
         self.steps.iter().map(step).max().unwrap_or(0).max(stem)

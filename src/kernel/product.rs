@@ -1,5 +1,6 @@
 //! The product of pixels with packed weights: where nearly all of the time goes.
 
+mod split;
 mod tiles;
 
 pub(super) use tiles::Tiles;
@@ -57,7 +58,13 @@ impl<'a> Finish<'a> {
 
     /// Adds the residual at `index`, applies the ReLU and writes.
     #[inline(always)]
-    pub(super) fn write<V: Vector>(&self, mut sum: V, index: usize, output: &mut Lane) {
+    pub(super) fn write<V: Vector>(&self, sum: V, index: usize, output: &mut Lane) {
+        self.finished(sum, index).store(output);
+    }
+
+    /// With the residual at `index` and after the ReLU.
+    #[inline(always)]
+    fn finished<V: Vector>(&self, mut sum: V, index: usize) -> V {
         if let Some(residual) = self.residual {
             sum = sum.add(V::load(&residual[index]));
         }
@@ -65,7 +72,7 @@ impl<'a> Finish<'a> {
             // In this order what is not a number stays so, and is not hidden by the ReLU.
             sum = V::zero().max(sum);
         }
-        sum.store(output);
+        sum
     }
 }
 
@@ -81,31 +88,32 @@ enum Cut {
     Outputs { groups: usize },
 }
 
+/// Lanes of scratch that a [`product`] with so many lanes of outputs needs.
+pub(super) fn scratch(team: &Team, columns: Columns<'_>, outputs: usize) -> usize {
+    let measures = Measures::of(&columns);
+    if team.level().has_tiles() {
+        return split::scratch(columns, outputs, team.threads());
+    }
+    if matches!(columns, Columns::Plain(_)) {
+        return 0;
+    }
+    match measures.cut(team.threads(), team.level()) {
+        Cut::Pixels { blocks } => team.threads() * measures.block(blocks),
+        Cut::Outputs { .. } => measures.lanes * measures.pixels,
+    }
+}
+
 /// Measures of a product.
 #[derive(Clone, Copy)]
-pub(super) struct Measures {
+struct Measures {
     /// Lanes of numbers for each pixel.
-    pub(super) lanes: usize,
-    pub(super) pixels: usize,
-    /// Whether they have to be gathered.
-    pub(super) gathered: bool,
+    lanes: usize,
+    pixels: usize,
 }
 
 impl Measures {
-    pub(super) fn of(columns: &Columns<'_>) -> Self {
-        let gathered = !matches!(columns, Columns::Plain(_));
-        Self { lanes: columns.lanes(), pixels: columns.pixels(), gathered }
-    }
-
-    /// Lanes of scratch that [`product`] needs.
-    pub(super) fn scratch(&self, team: &Team) -> usize {
-        if !self.gathered {
-            return 0;
-        }
-        match self.cut(team.threads(), team.level()) {
-            Cut::Pixels { blocks } => team.threads() * self.block(blocks),
-            Cut::Outputs { .. } => self.lanes * self.pixels,
-        }
+    fn of(columns: &Columns<'_>) -> Self {
+        Self { lanes: columns.lanes(), pixels: columns.pixels() }
     }
 
     /// Lanes of the largest block.
@@ -137,8 +145,12 @@ pub(super) unsafe fn product(
     scratch: Shared<'_>,
     finish: &Finish<'_>,
 ) {
+    if member.level().has_tiles() {
+        // SAFETY: as the caller's.
+        return unsafe { split::product(member, columns, weights, scratch, finish) };
+    }
     let measures = Measures::of(&columns);
-    let Measures { lanes, pixels: total, .. } = measures;
+    let Measures { lanes, pixels: total } = measures;
     let panels = weights.outputs.div_ceil(member.level().tile().1);
     match (measures.cut(member.threads(), member.level()), columns) {
         (Cut::Pixels { blocks }, Columns::Plain(images)) => {

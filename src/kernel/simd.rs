@@ -1,6 +1,9 @@
 //! Sixteen numbers at a time: AVX-512 where the processor has it, AVX2 with FMA, or plain Rust, chosen when the program runs.
 
 #[cfg(target_arch = "x86_64")]
+mod amx;
+pub(super) mod tiles;
+#[cfg(target_arch = "x86_64")]
 mod x86;
 
 use std::sync::OnceLock;
@@ -74,6 +77,19 @@ pub(super) trait Work {
     fn run<V: Vector>(self);
 }
 
+/// Whether products of less than single precision are not wanted; who asks first decides.
+static ONLY_F32: OnceLock<bool> = OnceLock::new();
+
+/// Keeps this process from products of less than single precision, whatever the processor has. False if some have been made ready.
+pub fn keep_to_f32() -> bool {
+    *ONLY_F32.get_or_init(|| true)
+}
+
+/// What this process's products are computed in: `f32`, or `bf16x3` where the processor has tiles.
+pub fn precision() -> &'static str {
+    Level::chosen().precision()
+}
+
 /// What the processor can do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
@@ -83,6 +99,8 @@ pub enum Level {
     Avx2,
     /// 512-bit vectors.
     Avx512,
+    /// The same, and products of [`tiles`].
+    Amx,
 }
 
 impl Level {
@@ -92,14 +110,52 @@ impl Level {
         *FOUND.get_or_init(detect)
     }
 
+    /// The best whose products are as precise as the process wants them.
+    pub(super) fn chosen() -> Self {
+        let best = Self::detect();
+        if *ONLY_F32.get_or_init(|| false) { best.min(Self::Avx512) } else { best }
+    }
+
+    /// What factors of products are known in: `f32`, or `bf16x3`, two bfloat16 numbers of whose four products three are summed.
+    fn precision(self) -> &'static str {
+        if self.has_tiles() { "bf16x3" } else { "f32" }
+    }
+
+    /// Whether the processor has it. In tests all have tiles.
+    pub(super) fn is_there(self) -> bool {
+        self <= Self::detect() || cfg!(test) && self.has_tiles()
+    }
+
+    /// The vectors that go with it.
+    fn vectors(self) -> Self {
+        if self.has_tiles() { Self::detect().min(Self::Avx512) } else { self }
+    }
+
+    /// Whether products go through tiles of split numbers.
+    pub(super) fn has_tiles(self) -> bool {
+        self == Self::Amx
+    }
+
+    /// Lanes of inputs that products take at a time; weights are packed for as many.
+    pub(super) fn depth(self) -> usize {
+        if self.has_tiles() { 2 } else { 1 }
+    }
+
+    /// Makes of a packed panel what this level's products read.
+    pub(super) fn arrange(self, panel: &mut [Lane]) {
+        if self.has_tiles() {
+            tiles::split_weights(panel);
+        }
+    }
+
     /// Rows and lanes of this level's largest tile.
     pub(super) fn tile(self) -> (usize, usize) {
-        match self {
+        match self.vectors() {
             Self::Portable => Portable::TILE,
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => x86::Avx2::TILE,
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512 => x86::Avx512::TILE,
+            Self::Avx512 | Self::Amx => x86::Avx512::TILE,
             #[cfg(not(target_arch = "x86_64"))]
             _ => Portable::TILE,
         }
@@ -107,12 +163,12 @@ impl Level {
 
     /// Channels and lanes of this level's largest tile of a weight's gradient.
     pub(super) fn gradient_tile(self) -> (usize, usize) {
-        match self {
+        match self.vectors() {
             Self::Portable => Portable::GRADIENT_TILE,
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => x86::Avx2::GRADIENT_TILE,
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512 => x86::Avx512::GRADIENT_TILE,
+            Self::Avx512 | Self::Amx => x86::Avx512::GRADIENT_TILE,
             #[cfg(not(target_arch = "x86_64"))]
             _ => Portable::GRADIENT_TILE,
         }
@@ -120,12 +176,12 @@ impl Level {
 
     /// Lanes of sums that stay in this level's registers.
     pub(super) fn sums(self) -> usize {
-        match self {
+        match self.vectors() {
             Self::Portable => Portable::SUMS,
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => x86::Avx2::SUMS,
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512 => x86::Avx512::SUMS,
+            Self::Avx512 | Self::Amx => x86::Avx512::SUMS,
             #[cfg(not(target_arch = "x86_64"))]
             _ => Portable::SUMS,
         }
@@ -137,15 +193,15 @@ impl Level {
     /// If the processor does not have them.
     #[inline]
     pub(super) fn run(self, work: impl Work) {
-        assert!(self <= Self::detect(), "the processor has no {self:?}");
-        match self {
+        assert!(self.is_there(), "the processor has no {self:?}");
+        match self.vectors() {
             Self::Portable => work.run::<Portable>(),
             // SAFETY: `detect` found the features of this level, which is what these two functions need.
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => unsafe { x86::run_avx2(work) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512 => unsafe { x86::run_avx512(work) },
+            Self::Avx512 | Self::Amx => unsafe { x86::run_avx512(work) },
             #[cfg(not(target_arch = "x86_64"))]
             _ => work.run::<Portable>(),
         }
@@ -155,7 +211,7 @@ impl Level {
 #[cfg(target_arch = "x86_64")]
 fn detect() -> Level {
     if is_x86_feature_detected!("avx512f") {
-        Level::Avx512
+        if tiles::is_available() { Level::Amx } else { Level::Avx512 }
     } else if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
         Level::Avx2
     } else {

@@ -5,9 +5,9 @@ use std::ops::Range;
 use super::{
     columns,
     conv::ConvShape,
-    pack::Source,
+    pack::{Source, Weights},
     shared::Shared,
-    simd::{Lane, WIDTH},
+    simd::{Lane, Level, WIDTH},
     team::Member,
 };
 
@@ -162,12 +162,20 @@ pub(super) fn edged(
     }
 }
 
-/// Lanes of the packed weights.
-pub(super) fn packed(shape: ConvShape, edges: &[Edge]) -> usize {
-    lanes(shape, edges) * WIDTH * shape.outputs.div_ceil(WIDTH)
+/// The packed matrix of that level.
+pub(super) fn matrix<'a>(shape: ConvShape, edges: &[Edge], level: Level, lanes: &'a [Lane]) -> Weights<'a> {
+    let inputs = self::lanes(shape, edges).next_multiple_of(level.depth());
+    Weights { lanes, inputs, outputs: shape.outputs.div_ceil(WIDTH) }
 }
 
-/// Packs weights for planes, those of their edges excepted; every member of the team comes here.
+/// Lanes of it.
+pub(super) fn packed(shape: ConvShape, edges: &[Edge], level: Level) -> usize {
+    let Weights { inputs, outputs, .. } = matrix(shape, edges, level, &[]);
+    inputs * WIDTH * outputs
+}
+
+/// Packs weights for planes into zeros; `unseen` says which weight an output has for the number of an edge. Every member of the team
+/// comes here.
 ///
 /// # Safety
 /// Nobody outside the team may have `packed`.
@@ -175,16 +183,22 @@ pub(super) unsafe fn pack(
     member: &Member<'_>,
     shape: ConvShape,
     edges: &[Edge],
+    unseen: impl Fn(usize, &Edge) -> f32,
     source: Source<'_>,
     packed: Shared<'_>,
 ) {
-    let panel = lanes(shape, edges) * WIDTH;
-    member.each(shape.outputs.div_ceil(WIDTH), |output| {
+    let Weights { inputs, outputs, .. } = matrix(shape, edges, member.level(), &[]);
+    member.each(outputs, |output| {
         // SAFETY: this member alone has this panel until the phase is over.
-        let panel = unsafe { packed.part(output * panel, panel) };
+        let panel = unsafe { packed.part(output * inputs * WIDTH, inputs * WIDTH) };
         for (index, input, place) in places(shape) {
             panel[index] = source.lane(input, place, output);
         }
+        for edge in edges {
+            let outputs = output * WIDTH..shape.outputs.min((output + 1) * WIDTH);
+            panel[edge.slot].0.iter_mut().zip(outputs).for_each(|(weight, output)| *weight = unseen(output, edge));
+        }
+        member.level().arrange(panel);
     });
 }
 

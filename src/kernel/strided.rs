@@ -10,7 +10,7 @@ use super::{
     memory::Buffer,
     pack::{Direction, Source, Weights},
     parts,
-    product::{Finish, Measures, product},
+    product::{self, Finish},
     shared::Shared,
     simd::{Lane, WIDTH},
     team::Team,
@@ -89,7 +89,7 @@ impl Rest<'_> {
 
     /// Lanes of numbers that each looks at.
     pub(super) fn lanes(&self) -> usize {
-        self.places() * self.channel_lanes()
+        self.places() * self.images.channel_lanes()
     }
 
     fn columns(&self) -> Columns<'_> {
@@ -98,40 +98,38 @@ impl Rest<'_> {
         if plain(self.down) && plain(self.right) { Columns::Plain(self.images) } else { Columns::Rest(*self) }
     }
 
-    fn channel_lanes(&self) -> usize {
-        self.images.lanes.len() / self.images.pixels()
-    }
-
     /// The gradient of these pixels, side by side.
     fn sums(&self, team: &Team, shape: ConvShape, source: Source<'_>) -> Buffer {
         let (inputs, outputs) = source.channels();
         let (padded, outputs) = (inputs.next_multiple_of(WIDTH), outputs.div_ceil(WIDTH));
         let columns = self.columns();
-        let mut packed = Buffer::zeros(outputs * self.places() * padded);
-        let panels = packed.chunks_mut(self.places() * padded).enumerate().collect();
+        let lanes = self.lanes().next_multiple_of(team.level().depth());
+        let mut packed = Buffer::zeros(outputs * lanes * WIDTH);
+        let panels = packed.chunks_mut(lanes * WIDTH).enumerate().collect();
         parts::each(team, panels, |(output, panel): (usize, &mut [Lane])| {
-            for (index, places) in panel.chunks_exact_mut(padded).enumerate() {
+            for (index, places) in panel.chunks_mut(padded).enumerate().take(self.places()) {
                 let (down, right) = (index / self.right.places, index % self.right.places);
                 let (down, right) = (self.down.first + down * shape.stride, self.right.first + right * shape.stride);
                 for (input, lane) in places.iter_mut().enumerate().take(inputs) {
                     *lane = source.lane(input, down * shape.kernel + right, output);
                 }
             }
+            team.level().arrange(panel);
         });
-        let weights = Weights { lanes: &packed, inputs: self.lanes(), outputs };
-        let mut scratch = Buffer::new(Measures::of(&columns).scratch(team));
+        let weights = Weights { lanes: &packed, inputs: lanes, outputs };
+        let mut scratch = Buffer::new(product::scratch(team, columns, outputs));
         let mut sums = Buffer::new(outputs * self.pixels());
         let (scratch, shared) = (Shared::new(&mut scratch), Shared::new(&mut sums));
         team.run(|member| {
             // SAFETY: the buffers are this function's.
-            unsafe { product(member, columns, weights, scratch, &Finish::plain(shared, self.pixels())) }
+            unsafe { product::product(member, columns, weights, scratch, &Finish::plain(shared, self.pixels())) }
         });
         sums
     }
 
     /// One lane of what the pixels from `first` on look at: lanes by place in the kernel, then by channel.
     pub(super) fn gather(&self, lane: usize, first: usize, gathered: &mut [Lane]) {
-        let (place, channels) = (lane / self.channel_lanes(), lane % self.channel_lanes());
+        let (place, channels) = (lane / self.images.channel_lanes(), lane % self.images.channel_lanes());
         let (down, right) = (place / self.right.places, place % self.right.places);
         let (plane, side) = (self.images.plane(channels), self.images.side);
         columns::rows(first, gathered, (self.down.count, self.right.count), |image, y, x, row| {

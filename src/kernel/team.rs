@@ -54,12 +54,12 @@ enum Rank {
 }
 
 impl Team {
-    /// A team of that many threads, at least one, with the best instructions that the processor has.
+    /// A team of that many threads, at least one, with the best instructions that the processor has and the process wants.
     ///
     /// # Panics
     /// If the system gives no threads.
     pub fn new(threads: usize) -> Self {
-        Self::with_level(threads, Level::detect())
+        Self::with_level(threads, Level::chosen())
     }
 
     /// The same with other instructions.
@@ -67,7 +67,7 @@ impl Team {
     /// # Panics
     /// If the processor does not have them, or the system gives no threads.
     pub fn with_level(threads: usize, level: Level) -> Self {
-        assert!(level <= Level::detect(), "the processor has no {level:?}");
+        assert!(level.is_there(), "the processor has no {level:?}");
         let threads = threads.max(1);
         let pool = || ThreadPoolBuilder::new().num_threads(threads - 1).thread_name(|i| format!("kernel-{i}")).build();
         let others = (threads > 1).then(|| pool().expect("threads can be started"));

@@ -1,7 +1,7 @@
 //! Every kernel at every level, with several team sizes, against plain loops in double precision.
 
 use super::{
-    Channels, ConvShape, Images, Lane, Layer, Means, Plan, Slot, Step, Team, WIDTH,
+    Channels, ConvShape, Images, Lane, Layer, Level, Means, Plan, Slot, Step, Team, WIDTH,
     fixtures::{drawn, levels},
     pack::{Direction, Source},
     product::Finish,
@@ -123,6 +123,12 @@ fn error(found: &[f32], expected: &[f64]) -> f64 {
     difference / largest
 }
 
+/// An error that a level may have, `vectors` where its products are those of single precision.
+fn bound(level: Level, vectors: f64) -> f64 {
+    // With tiles each factor is known to 16 bits or a little more.
+    if level.has_tiles() { vectors.max(1e-5) } else { vectors }
+}
+
 /// Teams of all levels that the processor has.
 fn teams() -> Vec<Team> {
     levels().flat_map(|level| [1, 2, 3].map(|threads| Team::with_level(threads, level))).collect()
@@ -180,7 +186,8 @@ fn convolutions_of_few_squares_are_those_of_plain_loops() {
             let input = Plain::new(&mut numbers, images, shape.inputs, side);
             let (weights, bias) = (numbers.many(shape.weights()), numbers.many(shape.outputs));
             let expected = reference_forward(shape, &input, &weights, &bias);
-            for team in teams() {
+            // With tiles nothing comes this way.
+            for team in teams().into_iter().filter(|team| !team.level().has_tiles()) {
                 let output = by_few(&team, shape, &input, &weights, &bias);
                 let error = error(&output, &expected);
                 assert!(error < 2e-5, "{shape:?}, {images} of {side}, {:?}: {error:e}", team.level());
@@ -192,11 +199,11 @@ fn convolutions_of_few_squares_are_those_of_plain_loops() {
 fn by_few(team: &Team, shape: ConvShape, input: &Plain, weights: &[f32], bias: &[f32]) -> Vec<f32> {
     let Plain { images, side, .. } = *input;
     let source = Source::new(shape, weights, Direction::Forward);
-    let mut taps = zeros(source.packed());
+    let mut taps = zeros(source.packed(team.level()));
     let shared = Shared::new(&mut taps);
     // SAFETY: the buffer is this function's.
     team.run(|member| unsafe { source.pack(member, shared) });
-    let few = Few { taps: source.matrix(&taps), inputs: shape.inputs.div_ceil(WIDTH) };
+    let few = Few { taps: source.matrix(team.level(), &taps), inputs: shape.inputs.div_ceil(WIDTH) };
     let (lanes, bias, pixels) = (input.lanes(), train::bias_lanes(shape, bias), images * side * side);
     let (mut scratch, mut output) =
         (zeros(few.scratch(team, images, side)), zeros(shape.outputs.div_ceil(WIDTH) * pixels));
@@ -232,7 +239,7 @@ fn the_first_layer_is_that_of_plain_loops() {
             let found = train::stem_weight_gradient(&team, shape, &input.values, side, gradient);
             let errors = [error(&output, &expected), error(&found, &sums)];
             assert!(
-                errors.iter().all(|error| *error < 5e-6),
+                errors.iter().all(|error| *error < bound(team.level(), 5e-6)),
                 "{shape:?}, {images} of {side}, {:?}: {errors:?}",
                 team.level()
             );
@@ -286,7 +293,12 @@ fn the_first_layer_of_a_plan_sees_shifted_channels_and_zeros_around_them() {
                 let features: Vec<f32> =
                     plan.features(&team, &images).iter().flat_map(|image| image[..pixels].to_vec()).collect();
                 let error = error(&features, &expected);
-                assert!(error < 2e-6, "{shape:?}, {} of {side}, {:?}: {error:e}", images.len(), team.level());
+                assert!(
+                    error < bound(team.level(), 2e-6),
+                    "{shape:?}, {} of {side}, {:?}: {error:e}",
+                    images.len(),
+                    team.level()
+                );
             }
         }
     }

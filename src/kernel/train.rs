@@ -5,9 +5,9 @@ use super::{
     conv::{ConvShape, Images},
     gradient,
     memory::{Buffer, Numbers},
-    pack::{Direction, Source, Weights},
+    pack::{Direction, Source},
     parts,
-    product::{self, Finish, Measures},
+    product::{self, Finish},
     shared::Shared,
     simd::{Lane, WIDTH},
     stem::{self, Planes},
@@ -64,7 +64,7 @@ pub fn input_gradient(
 pub fn weight_gradient(team: &Team, shape: ConvShape, input: Images<'_>, gradient: Images<'_>) -> Numbers {
     input.check(shape.inputs);
     gradient.check(shape.outputs);
-    if winograd::suits(shape) {
+    if winograd::suits(shape) && !team.level().has_tiles() {
         return winograd_weight_gradient(team, shape, input, gradient);
     }
     let columns = Columns::new(shape, input);
@@ -97,17 +97,18 @@ pub fn stem_forward(
     let columns = Columns::Stem(Planes::new(shape, images, side, &values, &[]));
     let source = Source::new(shape, weights, Direction::Forward);
     let bias = bias.map(|bias| bias_lanes(shape, bias));
-    let (inputs, outputs) = (stem::lanes(shape, &[]), shape.outputs.div_ceil(WIDTH));
+    let outputs = shape.outputs.div_ceil(WIDTH);
     let (mut packed, mut scratch) =
-        (Buffer::zeros(stem::packed(shape, &[])), Buffer::new(Measures::of(&columns).scratch(team)));
+        (Buffer::zeros(stem::packed(shape, &[], team.level())), Buffer::new(product::scratch(team, columns, outputs)));
     let mut output = Buffer::new(outputs * columns.pixels());
     let (packed, scratch, result) = (Shared::new(&mut packed), Shared::new(&mut scratch), Shared::new(&mut output));
     team.run(|member| {
         let finish = Finish { bias: bias.as_deref(), relu, ..Finish::plain(result, columns.pixels()) };
         // SAFETY: the buffers are this function's, and the weights are written before they are read.
         unsafe {
-            stem::pack(member, shape, &[], source, packed);
-            let weights = Weights { lanes: packed.read(0, stem::packed(shape, &[])), inputs, outputs };
+            stem::pack(member, shape, &[], |_, _| 0.0, source, packed);
+            let weights =
+                stem::matrix(shape, &[], member.level(), packed.read(0, stem::packed(shape, &[], team.level())));
             product::product(member, columns, weights, scratch, &finish);
         }
     });
@@ -170,7 +171,7 @@ fn convolve(
     let mut output = Buffer::new(shape.outputs.div_ceil(WIDTH) * pixels);
     let shared = Shared::new(&mut output);
     let finish = Finish { bias, residual, relu, ..Finish::plain(shared, pixels) };
-    if winograd::suits(shape) {
+    if winograd::suits(shape) && !team.level().has_tiles() {
         by_winograd(team, input, source, &finish);
     } else {
         directly(team, input, source, &finish);
@@ -182,7 +183,7 @@ fn by_winograd(team: &Team, input: Images<'_>, source: Source<'_>, finish: &Fini
     let layer = Winograd::of(&source);
     let length = winograd::packed(&source);
     let (mut points, mut scratch) =
-        (room_for(&source, length), Buffer::new(layer.scratch(team, input.images, input.side)));
+        (room_for(team, &source, length), Buffer::new(layer.scratch(team, input.images, input.side)));
     let (points, scratch) = (Shared::new(&mut points), Shared::new(&mut scratch));
     team.run(|member| {
         // SAFETY: the buffers are the caller's and this function's, and the points are written before they are read.
@@ -195,29 +196,34 @@ fn by_winograd(team: &Team, input: Images<'_>, source: Source<'_>, finish: &Fini
 
 fn directly(team: &Team, input: Images<'_>, source: Source<'_>, finish: &Finish<'_>) {
     let columns = Columns::new(source.convolution(), input);
+    let (length, outputs) = (source.packed(team.level()), source.channels().1.div_ceil(WIDTH));
     let (mut packed, mut scratch) =
-        (room_for(&source, source.packed()), Buffer::new(Measures::of(&columns).scratch(team)));
+        (room_for(team, &source, length), Buffer::new(product::scratch(team, columns, outputs)));
     let (packed, scratch) = (Shared::new(&mut packed), Shared::new(&mut scratch));
     team.run(|member| {
         // SAFETY: the buffers are the caller's and this function's, and the weights are written before they are read.
         unsafe {
             source.pack(member, packed);
-            let weights = source.matrix(packed.read(0, source.packed()));
+            let weights = source.matrix(member.level(), packed.read(0, length));
             product::product(member, columns, weights, scratch, finish);
         }
     });
 }
 
 /// A buffer for packed weights, of zeros where packing does not write: inputs that are missing to a whole lane.
-fn room_for(source: &Source<'_>, packed: usize) -> Buffer {
-    if source.channels().0.is_multiple_of(WIDTH) { Buffer::new(packed) } else { Buffer::zeros(packed) }
+fn room_for(team: &Team, source: &Source<'_>, packed: usize) -> Buffer {
+    if source.channels().0.is_multiple_of(WIDTH * team.level().depth()) {
+        Buffer::new(packed)
+    } else {
+        Buffer::zeros(packed)
+    }
 }
 
 /// The packed sums over all pixels of columns times gradients.
 fn sum_products(team: &Team, columns: Columns<'_>, gradient: Images<'_>) -> Buffer {
-    let outputs = gradient.lanes.len() / gradient.pixels();
+    let outputs = gradient.channel_lanes();
     let mut sums = Buffer::new(outputs * columns.lanes() * WIDTH);
-    let mut scratch = Buffer::new(gradient::scratch(&columns));
+    let mut scratch = Buffer::new(gradient::scratch(team, columns, outputs));
     let (shared, scratch) = (Shared::new(&mut sums), Shared::new(&mut scratch));
     team.run(|member| {
         // SAFETY: the buffers are this function's.

@@ -5,17 +5,19 @@ use std::{path::Path, str::FromStr};
 use burn::tensor::Device;
 
 use super::NnError;
-use crate::domain::DeviceInfo;
+use crate::{domain::DeviceInfo, kernel};
 
-/// `THORAX_DEVICE`: `auto`, `vulkan[:N]` or `cpu`.
+/// `THORAX_DEVICE`: `auto`, `vulkan[:N]` or `cpu[:f32]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeviceChoice {
     /// A real GPU if there is one (a software rasteriser is not), else the CPU.
     Auto,
     /// Burn's Vulkan backend; error without the `gpu` feature or an adapter, and where the adapter computes wrongly.
     Vulkan(usize),
-    /// Burn's flex backend.
+    /// Burn's flex backend and our kernels.
     Cpu,
+    /// The same in single precision throughout, where `Cpu` may compute products of f32 as three of bfloat16.
+    CpuInF32,
 }
 
 impl FromStr for DeviceChoice {
@@ -26,10 +28,11 @@ impl FromStr for DeviceChoice {
         let choice = match text {
             "auto" => Some(Self::Auto),
             "cpu" => Some(Self::Cpu),
+            "cpu:f32" => Some(Self::CpuInF32),
             "vulkan" => Some(Self::Vulkan(0)),
             other => other.strip_prefix("vulkan:").and_then(vulkan),
         };
-        choice.ok_or_else(|| NnError::Device(format!("{text:?} is not auto, vulkan, vulkan:N or cpu")))
+        choice.ok_or_else(|| NnError::Device(format!("{text:?} is not auto, vulkan, vulkan:N, cpu or cpu:f32")))
     }
 }
 
@@ -42,6 +45,8 @@ impl DeviceChoice {
             Self::Auto => gpu::first_real()?.unwrap_or_else(cpu),
             Self::Vulkan(index) => gpu::open(index)?,
             Self::Cpu => cpu(),
+            Self::CpuInF32 if kernel::keep_to_f32() => cpu(),
+            Self::CpuInF32 => return Err(NnError::Device("something computes in less than f32 already".into())),
         };
         Ok((device, DeviceInfo { in_use: true, ..info }))
     }
@@ -60,14 +65,14 @@ fn cpu() -> (Device, DeviceInfo) {
     (Device::flex(), info)
 }
 
-/// The processor's own name where the system tells it, else its architecture.
+/// The processor's own name where the system tells it, else its architecture; and what it computes in.
 fn processor_name() -> String {
     let told = std::fs::read_to_string("/proc/cpuinfo").ok();
     let line = told.as_deref().and_then(|text| text.lines().find(|line| line.starts_with("model name")));
     let name = line.and_then(|line| line.split(':').nth(1)).map(|name| name.trim().to_string());
     let name = name.unwrap_or_else(|| std::env::consts::ARCH.into());
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    format!("{name}, {threads} threads")
+    format!("{name}, {threads} threads, {}", kernel::precision())
 }
 
 #[cfg(feature = "gpu")]

@@ -166,6 +166,7 @@ fn devices_are_named() {
     let parsed = |text: &str| text.parse::<DeviceChoice>().ok();
     assert_eq!(parsed("auto"), Some(DeviceChoice::Auto));
     assert_eq!(parsed("cpu"), Some(DeviceChoice::Cpu));
+    assert_eq!(parsed("cpu:f32"), Some(DeviceChoice::CpuInF32));
     assert_eq!(parsed("vulkan"), Some(DeviceChoice::Vulkan(0)));
     assert_eq!(parsed("vulkan:3"), Some(DeviceChoice::Vulkan(3)));
     for wrong in ["", "CPU", "cuda", "vulkan:", "vulkan:x", "vulkan:-1"] {

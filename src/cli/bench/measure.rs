@@ -8,7 +8,7 @@ use super::{
     BenchError,
     case::{Case, Work},
     memory::Peak,
-    report::{Details, Measurement, Outcome, PRECISION, Times},
+    report::{Details, Measurement, Outcome, Times},
     subject::{SEED, Subject, square, truth},
 };
 use crate::{
@@ -53,7 +53,7 @@ impl Bench {
             image_size: case.image_size,
             batch: case.batch,
             device: self.device_name.clone(),
-            precision: PRECISION,
+            precision: if self.threads.is_some() { nn::cpu_precision() } else { "f32" },
             threads: self.threads,
             times: Times::of(&samples_ms, case.batch),
             peak_memory_bytes,

@@ -7,9 +7,6 @@ use serde::Serialize;
 use super::{architecture_name, case::Work};
 use crate::domain::Architecture;
 
-/// What all numbers are computed in.
-pub(super) const PRECISION: &str = "f32";
-
 /// One case, measured.
 #[derive(Debug, Serialize)]
 pub(super) struct Measurement {

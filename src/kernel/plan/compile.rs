@@ -6,7 +6,7 @@ use crate::kernel::{
     conv::{ConvShape, Images},
     pack::{Direction, Source, Weights},
     pool::pooled,
-    product::Measures,
+    product,
     shared::Shared,
     simd::{Lane, Level, WIDTH},
     stem::{self, Edge, Planes},
@@ -66,16 +66,12 @@ impl Stem {
             (0..area).filter(|&place| seen(place)).map(|place| sum(output, &channels.shift, place)).sum()
         };
         let edges = stem::edges(folded, side);
-        let mut packed = zeros(stem::packed(folded, &edges));
+        let mut packed = zeros(stem::packed(folded, &edges, team.level()));
         let shared = Shared::new(&mut packed);
         let source = Source::new(folded, &grey, Direction::Forward);
+        let unseen = |output, edge: &Edge| -shifts(output, &|place| !edge.sees(folded, place)) as f32;
         // SAFETY: the buffer is this function's.
-        team.run(|member| unsafe { stem::pack(member, folded, &edges, source, shared) });
-        let panel = stem::lanes(folded, &edges) * WIDTH;
-        for (output, edge) in (0..shape.outputs).flat_map(|output| edges.iter().map(move |edge| (output, edge))) {
-            let unseen = shifts(output, &|place| !edge.sees(folded, place));
-            packed[output / WIDTH * panel + edge.slot].0[output % WIDTH] = -unseen as f32;
-        }
+        team.run(|member| unsafe { stem::pack(member, folded, &edges, unseen, source, shared) });
         let bias: Vec<f32> =
             bias.iter().enumerate().map(|(i, &bias)| (f64::from(bias) + shifts(i, &|_| true)) as f32).collect();
         Self { shape: folded, side, edges, packed, bias: bias_lanes(folded, &bias) }
@@ -97,9 +93,8 @@ impl Stem {
         Planes::new(self.shape, images.len(), side, values, &self.edges)
     }
 
-    pub(super) fn weights(&self) -> Weights<'_> {
-        let outputs = self.shape.outputs.div_ceil(WIDTH);
-        Weights { lanes: &self.packed, inputs: stem::lanes(self.shape, &self.edges), outputs }
+    pub(super) fn weights(&self, level: Level) -> Weights<'_> {
+        stem::matrix(self.shape, &self.edges, level, &self.packed)
     }
 }
 
@@ -159,7 +154,8 @@ impl Compiler<'_> {
 impl Convolution {
     pub(super) fn new(team: &Team, layer: &Layer, side: usize) -> Self {
         let source = Source::new(layer.shape, &layer.weights, Direction::Forward);
-        let transformed = winograd::suits(layer.shape);
+        // Tiles multiply faster than the transforms save multiplications.
+        let transformed = winograd::suits(layer.shape) && !team.level().has_tiles();
         let points = transformed.then(|| {
             let mut points = zeros(winograd::packed(&source));
             let shared = Shared::new(&mut points);
@@ -168,7 +164,7 @@ impl Convolution {
             points
         });
         let direct = (!transformed || winograd::are_few(1, side)).then(|| {
-            let mut packed = zeros(source.packed());
+            let mut packed = zeros(source.packed(team.level()));
             let shared = Shared::new(&mut packed);
             // SAFETY: the buffer is this function's.
             team.run(|member| unsafe { source.pack(member, shared) });
@@ -187,7 +183,8 @@ impl Convolution {
             }
             (points, Some(lanes)) => {
                 let ConvShape { kernel, .. } = self.shape;
-                let weights = Weights { lanes, inputs: kernel * kernel * inputs, outputs };
+                let weights =
+                    Weights { lanes, inputs: (kernel * kernel * inputs).next_multiple_of(level.depth()), outputs };
                 let few = points.is_some() && winograd::pays(level, images, side);
                 if few { Way::Few(Few { taps: weights, inputs }) } else { Way::Direct(weights) }
             }
@@ -199,15 +196,11 @@ impl Convolution {
         Columns::new(self.shape, input)
     }
 
-    pub(super) fn scratch(&self, team: &Team, images: usize, step: &Ready) -> usize {
-        match self.way(team.level(), images, step) {
-            Way::Winograd(winograd) => winograd.scratch(team, images, step.input.side),
-            Way::Few(few) => few.scratch(team, images, step.input.side),
-            Way::Direct(weights) => {
-                let pixels = images * step.output.side.pow(2);
-                let gathered = !self.shape.is_pointwise();
-                Measures { lanes: weights.inputs, pixels, gathered }.scratch(team)
-            }
+    pub(super) fn scratch(&self, team: &Team, input: Images<'_>, step: &Ready) -> usize {
+        match self.way(team.level(), input.images, step) {
+            Way::Winograd(winograd) => winograd.scratch(team, input.images, input.side),
+            Way::Few(few) => few.scratch(team, input.images, input.side),
+            Way::Direct(weights) => product::scratch(team, self.columns(input), weights.outputs),
         }
     }
 }

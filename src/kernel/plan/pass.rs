@@ -32,7 +32,7 @@ impl Pass<'_> {
             Finish { bias: Some(&self.plan.stem.bias), relu: true, ..Finish::plain(self.slots[0], columns.pixels()) };
         // SAFETY: the caller vouches for the buffers; no step writes where it reads.
         unsafe {
-            product::product(member, columns, self.plan.stem.weights(), self.scratch, &finish);
+            product::product(member, columns, self.plan.stem.weights(member.level()), self.scratch, &finish);
             for step in &self.plan.steps {
                 self.step(member, step);
             }

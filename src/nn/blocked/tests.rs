@@ -13,7 +13,7 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::{
     domain::{Architecture, BlockVariant, ClassList, ModelSpec, Normalisation, Scope},
-    nn::{Input, Network, adam, body::Body, tensors},
+    nn::{Input, Network, adam, body::Body, cpu_precision, tensors},
 };
 
 const CLASSES: usize = 3;
@@ -48,6 +48,20 @@ fn batch(seed: u64, images: usize, side: usize) -> (Input, Tensor<1, Int>) {
         Input { grey, normalisation: normalisation(), pauses: None },
         Tensor::from_data(TensorData::new(classes, [images]), &device),
     )
+}
+
+/// Whether products are those of single precision, as Burn's are.
+fn is_f32() -> bool {
+    cpu_precision() == "f32"
+}
+
+/// The same with as much noise, as a share of white and up and down, as products are off by.
+fn noisy(seed: u64, images: usize, side: usize) -> (Input, Tensor<1, Int>) {
+    let (input, classes) = batch(seed, images, side);
+    let (noise, _) = batch(seed + 1, images, side);
+    let noise = noise.grey.mul_scalar(2.0) - 255.0;
+    let share = if is_f32() { 1e-6 } else { 1e-5 };
+    (Input { grey: input.grey.clone() + noise.mul_scalar(share), ..input }, classes)
 }
 
 /// The mean cross-entropy, through the blocked layers or Burn's modules.
@@ -148,7 +162,7 @@ fn gradients_and_statistics_are_those_of_burns_modules() {
         let [found, expected] = [&blocked, &plain].map(|network| tensors::collect(&network.body));
         for (name, expected) in expected.iter().filter(|(name, _)| name.contains("running")) {
             let apart = apart(&found[name].values, &expected.values);
-            assert!(apart < 1e-5, "{variant:?}: {name} is {apart:e} of its length away");
+            assert!(apart < if is_f32() { 1e-5 } else { 5e-5 }, "{variant:?}: {name} is {apart:e} of its length away");
         }
     }
 }
@@ -170,10 +184,13 @@ fn gradients_of_chains_are_those_of_burns_modules() {
             let found = gradients(&blocked, &loss(&blocked, batch(5, 4, side), true));
             let expected = gradients(&plain, &loss(&plain, batch(5, 4, side), false));
             assert_eq!((found.len(), expected.len()), (parameters, parameters), "{architecture:?}");
+            // One of two maxima that are nearly alike, taken otherwise, moves a hundredth of all gradients below it, and noise of 1e-5 in the
+            // input a tenth.
+            let bound = if is_f32() { 1e-3 } else { 2e-2 };
             for (name, expected) in &expected {
                 let apart = apart(&found[name], expected);
                 assert!(
-                    apart < 1e-3,
+                    apart < bound,
                     "{architecture:?}, {side}: the gradient of {name} is {apart:e} of its length away"
                 );
             }
@@ -195,16 +212,11 @@ fn a_bias_before_a_normalisation_gets_no_gradient_and_needs_none() {
 }
 
 #[test]
-fn random_weights_are_no_further_from_burns_than_a_millionth_of_noise_brings_burns_from_itself() {
+fn random_weights_are_no_further_from_burns_than_noise_brings_burns_from_itself() {
     let [blocked, plain] = networks(BlockVariant::V1_5, |_, _| ());
-    let (input, classes) = batch(5, 8, 32);
-    let (noise, _) = batch(6, 8, 32);
-    // Of white, up and down.
-    let noise = noise.grey.mul_scalar(2.0) - 255.0;
-    let noisy = Input { grey: input.grey.clone() + noise.mul_scalar(1e-6), ..input.clone() };
-    let found = gradients(&blocked, &loss(&blocked, (input.clone(), classes.clone()), true));
-    let expected = gradients(&plain, &loss(&plain, (input, classes.clone()), false));
-    let moved = gradients(&plain, &loss(&plain, (noisy, classes), false));
+    let found = gradients(&blocked, &loss(&blocked, batch(5, 8, 32), true));
+    let expected = gradients(&plain, &loss(&plain, batch(5, 8, 32), false));
+    let moved = gradients(&plain, &loss(&plain, noisy(5, 8, 32), false));
     let median = |gradients: &Named| {
         let names = expected.keys().filter(|name| !is_bias_of_a_convolution(name));
         let mut apart: Vec<f64> = names.map(|name| apart(&gradients[name], &expected[name])).collect();

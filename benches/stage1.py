@@ -37,7 +37,7 @@ def arguments():
     parser.add_argument("--epochs", type=int, help="so many in each step, in place of the recipe's: to try the script")
     parser.add_argument("--json", help="writes all figures into this file")
     options = parser.parse_args()
-    return argparse.Namespace(**vars(options), threads=os.cpu_count(), device="cpu")
+    return argparse.Namespace(**vars(options), threads=os.cpu_count())
 
 
 def main():

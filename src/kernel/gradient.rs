@@ -85,8 +85,8 @@ pub(super) unsafe fn weight_gradient(
     }
 }
 
-/// Adds for each input and output channel the sum over `pixels` of their products to what is there, or `fresh` to nothing. The order of the sums is that of the pixels, whatever
-/// the number of threads.
+/// Adds for each input and output channel the sum over `pixels` of their products to what is there, or `fresh` to nothing. The order of the
+/// sums is that of the pixels, whatever the number of threads.
 ///
 /// # Safety
 /// Nobody outside the team may have the sums.

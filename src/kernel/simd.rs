@@ -99,7 +99,7 @@ pub enum Level {
     Avx2,
     /// 512-bit vectors.
     Avx512,
-    /// The same, and products of [`tiles`].
+    /// The same, and products of tiles of bfloat16, three for one of f32.
     Amx,
 }
 

@@ -113,6 +113,7 @@ class Comparison:
         self.runs = options.runs or (3 if work == "predict" else 5)
         self.torch_device = "cuda" if options.device == "gpu" else "cpu"
         self.model = self.model_file()
+        self.ours = self.forms()
         self.input = str(scratch / "input.npy")
         metadata, _ = network.read_file(self.model)
         np.save(self.input, network.network_input(network.squares(batch, side), metadata["normalisation"]))
@@ -131,13 +132,12 @@ class Comparison:
         engines = self.start()
         try:
             self.check(engines)
-            ours = self.ours()
-            samples = {name: [] for name in [*ours, *engines]}
+            samples = {name: [] for name in [*self.ours, *engines]}
             peaks = {}
             for _ in range(self.rounds):
                 for name in samples:
                     time.sleep(PAUSE_SECONDS)
-                    device = ours.get(name)
+                    device = self.ours.get(name)
                     answer = self.thorax(self.model, self.runs, device) if device else engines[name].measure(self.runs)
                     samples[name] += answer["samples_ms"]
                     peaks[name] = max(peaks.get(name) or 0, answer["peak_memory_bytes"] or 0) or None
@@ -175,7 +175,7 @@ class Comparison:
                               input_names=["input"], output_names=["logits"])
         return path
 
-    def ours(self):
+    def forms(self):
         """Thorax's forms and their devices: as it is, and in f32 throughout where it is not."""
         if self.options.device == "gpu":
             return {"Thorax": "vulkan"}
@@ -198,7 +198,7 @@ class Comparison:
             self.check_losses()
 
     def check_probabilities(self, engines):
-        for ours, device in self.ours().items():
+        for ours, device in self.ours.items():
             expected = np.array(self.thorax(self.model, 1, device)["probabilities"])
             for name, engine in engines.items():
                 difference = np.abs(np.array(engine.outcome["probabilities"]) - expected).max()
@@ -212,7 +212,7 @@ class Comparison:
         """Without dropout, whose draws are each engine's own, the losses of the first steps are the same."""
         model = str(self.scratch / "without-dropout.safetensors")
         network.without_dropout(self.model, model)
-        ours = {name: self.thorax(model, 1, device)["losses"] for name, device in self.ours().items()}
+        ours = {name: self.thorax(model, 1, device)["losses"] for name, device in self.ours.items()}
         worker = self.worker("torch_train", model=model, form="contiguous, Adam")
         theirs = worker.outcome["losses"]
         worker.end()

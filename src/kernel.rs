@@ -4,8 +4,8 @@
 //! layout between two layers. [`Plan`] is a trained network made ready for prediction; [`train`] has the three products of a
 //! convolution that learns. The best instructions of the processor are chosen when the program runs.
 //!
-//! The only room where `unsafe` may stand, for two reasons: `simd` calls the processor's vector and tile instructions, and `shared` lets the
-//! threads of a [`Team`] write disjoint parts of one buffer. All indexing is checked. Tests run every kernel at every level and with
+//! The only room where `unsafe` may stand, for two reasons: `simd` calls the processor's vector and tile instructions, and `shared` lets
+//! the threads of a [`Team`] write disjoint parts of one buffer. All indexing is checked. Tests run every kernel at every level and with
 //! several team sizes against plain loops in double precision.
 
 #![expect(unsafe_code, reason = "vector and tile instructions, and buffers that several threads write at once")]

@@ -18,10 +18,26 @@ pub(super) struct Weights<'a> {
 }
 
 impl<'a> Weights<'a> {
+    /// Weights that were packed for that level: with as many lanes of inputs as its products take at a time, or a multiple.
+    pub(super) fn new(level: Level, lanes: &'a [Lane], inputs: usize, outputs: usize) -> Self {
+        Self { lanes, inputs: inputs.next_multiple_of(level.depth()), outputs }
+    }
+
+    /// Lanes of one lane of outputs.
+    #[inline(always)]
+    pub(super) fn panel(&self) -> usize {
+        self.inputs * WIDTH
+    }
+
+    /// Lanes of all of them.
+    pub(super) fn packed(&self) -> usize {
+        self.panel() * self.outputs
+    }
+
     /// The weights of `count` lanes of outputs from `first` on.
     #[inline(always)]
     pub(super) fn panels(&self, first: usize, count: usize) -> &'a [Lane] {
-        let panel = self.inputs * WIDTH;
+        let panel = self.panel();
         &self.lanes[first * panel..(first + count) * panel]
     }
 }
@@ -78,8 +94,7 @@ impl<'a> Source<'a> {
     /// What [`Source::pack`] packed for that level, as a matrix.
     pub(super) fn matrix<'b>(&self, level: Level, lanes: &'b [Lane]) -> Weights<'b> {
         let (inputs, outputs) = self.channels();
-        let inputs = (self.area() * inputs.div_ceil(WIDTH)).next_multiple_of(level.depth());
-        Weights { lanes, inputs, outputs: outputs.div_ceil(WIDTH) }
+        Weights::new(level, lanes, self.area() * inputs.div_ceil(WIDTH), outputs.div_ceil(WIDTH))
     }
 
     fn area(&self) -> usize {
@@ -106,8 +121,7 @@ impl<'a> Source<'a> {
 
     /// Lanes of the packed matrix of kernel places and inputs by outputs.
     pub(super) fn packed(&self, level: Level) -> usize {
-        let Weights { inputs, outputs, .. } = self.matrix(level, &[]);
-        inputs * WIDTH * outputs
+        self.matrix(level, &[]).packed()
     }
 
     /// Packs that matrix into `packed`, zeros where it does not write, one lane of outputs an item; every member of the team comes here.
@@ -117,10 +131,10 @@ impl<'a> Source<'a> {
     pub(super) unsafe fn pack(&self, member: &Member<'_>, packed: Shared<'_>) {
         let (inputs, _) = self.channels();
         let padded = inputs.next_multiple_of(WIDTH);
-        let Weights { inputs: lanes, outputs, .. } = self.matrix(member.level(), &[]);
-        member.each(outputs, |output| {
+        let matrix = self.matrix(member.level(), &[]);
+        member.each(matrix.outputs, |output| {
             // SAFETY: this member alone has this panel until the phase is over.
-            let panel = unsafe { packed.part(output * lanes * WIDTH, lanes * WIDTH) };
+            let panel = unsafe { packed.part(output * matrix.panel(), matrix.panel()) };
             // In this order, for all places of one input lie side by side.
             for input in 0..inputs {
                 for place in 0..self.area() {

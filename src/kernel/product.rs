@@ -90,13 +90,13 @@ enum Cut {
 
 /// Lanes of scratch that a [`product`] with so many lanes of outputs needs.
 pub(super) fn scratch(team: &Team, columns: Columns<'_>, outputs: usize) -> usize {
-    let measures = Measures::of(&columns);
     if team.level().has_tiles() {
         return split::scratch(columns, outputs, team.threads());
     }
     if matches!(columns, Columns::Plain(_)) {
         return 0;
     }
+    let measures = Measures::of(&columns);
     match measures.cut(team.threads(), team.level()) {
         Cut::Pixels { blocks } => team.threads() * measures.block(blocks),
         Cut::Outputs { .. } => measures.lanes * measures.pixels,

@@ -164,14 +164,12 @@ pub(super) fn edged(
 
 /// The packed matrix of that level.
 pub(super) fn matrix<'a>(shape: ConvShape, edges: &[Edge], level: Level, lanes: &'a [Lane]) -> Weights<'a> {
-    let inputs = self::lanes(shape, edges).next_multiple_of(level.depth());
-    Weights { lanes, inputs, outputs: shape.outputs.div_ceil(WIDTH) }
+    Weights::new(level, lanes, self::lanes(shape, edges), shape.outputs.div_ceil(WIDTH))
 }
 
 /// Lanes of it.
 pub(super) fn packed(shape: ConvShape, edges: &[Edge], level: Level) -> usize {
-    let Weights { inputs, outputs, .. } = matrix(shape, edges, level, &[]);
-    inputs * WIDTH * outputs
+    matrix(shape, edges, level, &[]).packed()
 }
 
 /// Packs weights for planes into zeros; `unseen` says which weight an output has for the number of an edge. Every member of the team
@@ -187,10 +185,10 @@ pub(super) unsafe fn pack(
     source: Source<'_>,
     packed: Shared<'_>,
 ) {
-    let Weights { inputs, outputs, .. } = matrix(shape, edges, member.level(), &[]);
-    member.each(outputs, |output| {
+    let matrix = matrix(shape, edges, member.level(), &[]);
+    member.each(matrix.outputs, |output| {
         // SAFETY: this member alone has this panel until the phase is over.
-        let panel = unsafe { packed.part(output * inputs * WIDTH, inputs * WIDTH) };
+        let panel = unsafe { packed.part(output * matrix.panel(), matrix.panel()) };
         for (index, input, place) in places(shape) {
             panel[index] = source.lane(input, place, output);
         }

@@ -103,9 +103,9 @@ impl Rest<'_> {
         let (inputs, outputs) = source.channels();
         let (padded, outputs) = (inputs.next_multiple_of(WIDTH), outputs.div_ceil(WIDTH));
         let columns = self.columns();
-        let lanes = self.lanes().next_multiple_of(team.level().depth());
-        let mut packed = Buffer::zeros(outputs * lanes * WIDTH);
-        let panels = packed.chunks_mut(lanes * WIDTH).enumerate().collect();
+        let matrix = Weights::new(team.level(), &[], self.lanes(), outputs);
+        let mut packed = Buffer::zeros(matrix.packed());
+        let panels = packed.chunks_mut(matrix.panel()).enumerate().collect();
         parts::each(team, panels, |(output, panel): (usize, &mut [Lane])| {
             for (index, places) in panel.chunks_mut(padded).enumerate().take(self.places()) {
                 let (down, right) = (index / self.right.places, index % self.right.places);
@@ -116,7 +116,7 @@ impl Rest<'_> {
             }
             team.level().arrange(panel);
         });
-        let weights = Weights { lanes: &packed, inputs: lanes, outputs };
+        let weights = Weights { lanes: &packed, ..matrix };
         let mut scratch = Buffer::new(product::scratch(team, columns, outputs));
         let mut sums = Buffer::new(outputs * self.pixels());
         let (scratch, shared) = (Shared::new(&mut scratch), Shared::new(&mut sums));

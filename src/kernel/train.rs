@@ -64,7 +64,7 @@ pub fn input_gradient(
 pub fn weight_gradient(team: &Team, shape: ConvShape, input: Images<'_>, gradient: Images<'_>) -> Numbers {
     input.check(shape.inputs);
     gradient.check(shape.outputs);
-    if winograd::suits(shape) && !team.level().has_tiles() {
+    if winograd::suits(team.level(), shape) {
         return winograd_weight_gradient(team, shape, input, gradient);
     }
     let columns = Columns::new(shape, input);
@@ -171,7 +171,7 @@ fn convolve(
     let mut output = Buffer::new(shape.outputs.div_ceil(WIDTH) * pixels);
     let shared = Shared::new(&mut output);
     let finish = Finish { bias, residual, relu, ..Finish::plain(shared, pixels) };
-    if winograd::suits(shape) && !team.level().has_tiles() {
+    if winograd::suits(team.level(), shape) {
         by_winograd(team, input, source, &finish);
     } else {
         directly(team, input, source, &finish);

@@ -17,7 +17,7 @@ use super::{
     pack::{Source, Weights},
     product::{Finish, Pixels, Tiles, share},
     shared::Shared,
-    simd::{Lane, Vector, WIDTH, Work},
+    simd::{Lane, Level, Vector, WIDTH, Work},
     team::{Member, Team},
 };
 use transforms::{EnterSums, LeaveSums, Transform, Weigh};
@@ -50,9 +50,9 @@ pub(super) struct Winograd<'a> {
     pub(super) outputs: usize,
 }
 
-/// Whether it can do that convolution.
-pub(super) fn suits(shape: ConvShape) -> bool {
-    (shape.kernel, shape.stride, shape.padding) == (3, 1, 1)
+/// Whether it is the way to do that convolution. Tiles multiply faster than it saves multiplications.
+pub(super) fn suits(level: Level, shape: ConvShape) -> bool {
+    (shape.kernel, shape.stride, shape.padding) == (3, 1, 1) && !level.has_tiles()
 }
 
 /// Lanes of the transformed weights, or of their gradient.

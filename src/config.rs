@@ -62,8 +62,8 @@ pub struct ListenConfig {
 /// Where the network runs, and the bounds of the prediction queue.
 #[derive(Args, Clone, Debug)]
 pub struct ComputeConfig {
-    /// `auto` (a real GPU if there is one, else the CPU), `vulkan`, `vulkan:N`, `cpu`, or `cpu:f32` for
-    /// products in f32 where the processor would compute them faster as three of bfloat16.
+    /// `auto` (a real GPU if there is one, else the CPU), `vulkan`, `vulkan:N` or `cpu`. On a processor with AMX `cpu`
+    /// computes products of f32 as three of bfloat16; `cpu:f32` keeps to f32, `cpu:bf16` is faster and computes one.
     #[arg(long, env = "THORAX_DEVICE", value_name = "DEVICE", default_value = "auto")]
     pub device: DeviceChoice,
 

@@ -47,7 +47,7 @@ mod tests;
 
 pub use conv::{ConvShape, Images};
 pub use plan::{Channels, Layer, Means, Plan, Slot, Step};
-pub use simd::{Lane, Level, WIDTH, keep_to_f32, precision};
+pub use simd::{Lane, Precision, WIDTH};
 pub use team::{Team, team};
 pub use towards::towards;
 

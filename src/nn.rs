@@ -36,8 +36,8 @@ mod vgg;
 use crate::kernel;
 
 pub use crate::kernel::{
+    Precision,
     precedence::{give_way_here, is_training, waited},
-    precision as cpu_precision,
 };
 pub use adam::adam;
 pub use compiled::Compiled;

@@ -94,6 +94,29 @@ fn what_is_kept_to_f32_says_so_and_differs_by_little() {
 }
 
 #[test]
+fn bfloat16_is_computed_where_it_is_asked_for_and_the_processor_has_it() {
+    let flags = ["--batch", "4", "--runs", "1", "--details", "--json"];
+    let output = bench(&flags).args(["--device", "cpu:bf16"]).output().unwrap();
+    if objects(bench(&flags).output().unwrap())[0]["precision"] == "f32" {
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success() && stderr.contains("AMX"), "{stderr}");
+        return;
+    }
+    let [rounded, exact] = [output, bench(&flags).args(["--device", "cpu:f32"]).output().unwrap()].map(objects);
+    for (rounded, exact) in rounded.iter().zip(&exact) {
+        assert_eq!([&rounded["precision"], &exact["precision"]], ["bf16", "f32"]);
+        let numbers = |case: &Value| -> Vec<f64> {
+            let numbers = case.get("losses").or_else(|| case["probabilities"].get(0)).unwrap().as_array().unwrap();
+            numbers.iter().map(|number| number.as_f64().unwrap()).collect()
+        };
+        let (rounded, exact) = (numbers(rounded), numbers(exact));
+        // The first step's loss, and probabilities: later losses drift apart.
+        let apart = (rounded[0] - exact[0]).abs();
+        assert!(apart > 0.0 && apart < 0.03 * exact[0], "{rounded:?} {exact:?}");
+    }
+}
+
+#[test]
 fn what_it_cannot_measure_is_refused_with_the_reason() {
     let folder = tempfile::tempdir().unwrap();
     let nonsense = folder.path().join("nonsense");

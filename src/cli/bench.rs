@@ -67,8 +67,8 @@ pub(super) struct BenchArgs {
     #[arg(long, requires = "json")]
     details: bool,
 
-    /// `auto` (a real GPU if there is one, else the CPU), `vulkan`, `vulkan:N`, `cpu`, or `cpu:f32` for
-    /// products in f32 where the processor would compute them faster as three of bfloat16.
+    /// `auto` (a real GPU if there is one, else the CPU), `vulkan`, `vulkan:N` or `cpu`. On a processor with AMX `cpu`
+    /// computes products of f32 as three of bfloat16; `cpu:f32` keeps to f32, `cpu:bf16` is faster and computes one.
     #[arg(long, env = "THORAX_DEVICE", value_name = "DEVICE", default_value = "auto")]
     device: DeviceChoice,
 }

@@ -1,10 +1,16 @@
 //! What the kernels' tests share.
 
-use super::{Lane, Level, WIDTH};
+use super::{
+    Lane, Precision, WIDTH,
+    simd::{Level, Vectors},
+};
 
-/// The levels that this processor has, and that of tiles, which otherwise are computed in plain Rust.
+/// The levels that this processor has, and those of tiles, which otherwise are computed in plain Rust.
 pub(super) fn levels() -> impl Iterator<Item = Level> {
-    [Level::Portable, Level::Avx2, Level::Avx512, Level::Amx].into_iter().filter(|level| level.is_there())
+    let alone = [Vectors::Portable, Vectors::Avx2, Vectors::Avx512];
+    let alone = alone.map(|vectors| Level { vectors, precision: Precision::F32 });
+    let tiles = [Precision::Bf16x3, Precision::Bf16].map(|precision| Level { vectors: Vectors::detect(), precision });
+    alone.into_iter().chain(tiles).filter(|level| level.is_there())
 }
 
 /// Numbers between -1 and 1 that are exact in single precision, from a formula.

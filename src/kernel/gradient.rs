@@ -36,8 +36,10 @@ impl<'a> Rows<'a> {
 
 /// Lanes of scratch that [`weight_gradient`] needs for so many lanes of gradients.
 pub(super) fn scratch(team: &Team, columns: Columns<'_>, outputs: usize) -> usize {
+    if let Some(parts) = team.level().parts() {
+        return split::scratch(columns, parts, outputs);
+    }
     match columns {
-        _ if team.level().has_tiles() => split::scratch(columns, outputs),
         Columns::Plain(_) => 0,
         _ => columns.lanes() * chunk(&columns),
     }
@@ -58,9 +60,9 @@ pub(super) unsafe fn weight_gradient(
     scratch: Shared<'_>,
     sums: Shared<'_>,
 ) {
-    if member.level().has_tiles() {
+    if let Some(parts) = member.level().parts() {
         // SAFETY: as the caller's.
-        return unsafe { split::weight_gradient(member, columns, gradient, scratch, sums) };
+        return unsafe { split::weight_gradient(member, columns, parts, gradient, scratch, sums) };
     }
     let (total, outputs) = (gradient.pixels(), gradient.channel_lanes());
     if let Columns::Plain(images) = columns {

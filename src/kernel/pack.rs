@@ -15,29 +15,31 @@ pub(super) struct Weights<'a> {
     pub(super) inputs: usize,
     /// Outputs in lanes.
     pub(super) outputs: usize,
+    /// Lanes of one lane of outputs.
+    pub(super) panel: usize,
 }
 
 impl<'a> Weights<'a> {
     /// Weights that were packed for that level: with as many lanes of inputs as its products take at a time, or a multiple.
     pub(super) fn new(level: Level, lanes: &'a [Lane], inputs: usize, outputs: usize) -> Self {
-        Self { lanes, inputs: inputs.next_multiple_of(level.depth()), outputs }
+        let inputs = inputs.next_multiple_of(level.depth());
+        Self { lanes, inputs, outputs, panel: level.panel(inputs) }
     }
 
-    /// Lanes of one lane of outputs.
-    #[inline(always)]
-    pub(super) fn panel(&self) -> usize {
-        self.inputs * WIDTH
+    /// Weights as they are, in single precision.
+    pub(super) fn plain(lanes: &'a [Lane], inputs: usize, outputs: usize) -> Self {
+        Self { lanes, inputs, outputs, panel: inputs * WIDTH }
     }
 
     /// Lanes of all of them.
     pub(super) fn packed(&self) -> usize {
-        self.panel() * self.outputs
+        self.panel * self.outputs
     }
 
     /// The weights of `count` lanes of outputs from `first` on.
     #[inline(always)]
     pub(super) fn panels(&self, first: usize, count: usize) -> &'a [Lane] {
-        let panel = self.panel();
+        let panel = self.panel;
         &self.lanes[first * panel..(first + count) * panel]
     }
 }
@@ -134,14 +136,15 @@ impl<'a> Source<'a> {
         let matrix = self.matrix(member.level(), &[]);
         member.each(matrix.outputs, |output| {
             // SAFETY: this member alone has this panel until the phase is over.
-            let panel = unsafe { packed.part(output * matrix.panel(), matrix.panel()) };
-            // In this order, for all places of one input lie side by side.
-            for input in 0..inputs {
-                for place in 0..self.area() {
-                    panel[place * padded + input] = self.lane(input, place, output);
+            let panel = unsafe { packed.part(output * matrix.panel, matrix.panel) };
+            member.level().pack(panel, |panel| {
+                // In this order, for all places of one input lie side by side.
+                for input in 0..inputs {
+                    for place in 0..self.area() {
+                        panel[place * padded + input] = self.lane(input, place, output);
+                    }
                 }
-            }
-            member.level().arrange(panel);
+            });
         });
     }
 }

@@ -90,8 +90,8 @@ enum Cut {
 
 /// Lanes of scratch that a [`product`] with so many lanes of outputs needs.
 pub(super) fn scratch(team: &Team, columns: Columns<'_>, outputs: usize) -> usize {
-    if team.level().has_tiles() {
-        return split::scratch(columns, outputs, team.threads());
+    if let Some(parts) = team.level().parts() {
+        return split::scratch(columns, parts, outputs, team.threads());
     }
     if matches!(columns, Columns::Plain(_)) {
         return 0;
@@ -145,9 +145,9 @@ pub(super) unsafe fn product(
     scratch: Shared<'_>,
     finish: &Finish<'_>,
 ) {
-    if member.level().has_tiles() {
+    if let Some(parts) = member.level().parts() {
         // SAFETY: as the caller's.
-        return unsafe { split::product(member, columns, weights, scratch, finish) };
+        return unsafe { split::product(member, columns, parts, weights, scratch, finish) };
     }
     let measures = Measures::of(&columns);
     let Measures { lanes, pixels: total } = measures;

@@ -6,7 +6,9 @@ pub(super) mod tiles;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-use std::sync::OnceLock;
+use std::{cell::RefCell, sync::OnceLock};
+
+use tiles::{Parts, ROWS};
 
 /// Numbers in a lane: channels of one pixel that lie side by side in memory.
 pub const WIDTH: usize = 16;
@@ -77,114 +79,171 @@ pub(super) trait Work {
     fn run<V: Vector>(self);
 }
 
-/// Whether products of less than single precision are not wanted; who asks first decides.
-static ONLY_F32: OnceLock<bool> = OnceLock::new();
+/// What this process's products are computed in; who asks first decides.
+static CHOSEN: OnceLock<Precision> = OnceLock::new();
 
-/// Keeps this process from products of less than single precision, whatever the processor has. False if some have been made ready.
-pub fn keep_to_f32() -> bool {
-    *ONLY_F32.get_or_init(|| true)
+/// What factors of products are known in; their sums, and all else, are f32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Precision {
+    /// As they are.
+    F32,
+    /// Two bfloat16 numbers each, of whose four products three are summed.
+    Bf16x3,
+    /// One bfloat16 number each.
+    Bf16,
 }
 
-/// What this process's products are computed in: `f32`, or `bf16x3` where the processor has tiles.
-pub fn precision() -> &'static str {
-    Level::chosen().precision()
+impl Precision {
+    /// Whether this processor has products of that kind.
+    pub fn is_there(self) -> bool {
+        self == Self::F32 || tiles::is_available()
+    }
+
+    /// Has all products of this process computed so. False if some have been made ready otherwise.
+    pub fn choose(self) -> bool {
+        *CHOSEN.get_or_init(|| self) == self
+    }
+
+    /// What this process's products are computed in: unless another was chosen the fastest that errs by no more than a few millionths.
+    pub fn chosen() -> Self {
+        *CHOSEN.get_or_init(|| if Self::Bf16x3.is_there() { Self::Bf16x3 } else { Self::F32 })
+    }
+
+    /// That of a [`name`](Self::name).
+    pub fn named(name: &str) -> Option<Self> {
+        [Self::F32, Self::Bf16x3, Self::Bf16].into_iter().find(|precision| precision.name() == name)
+    }
+
+    /// As it is called where numbers are: `f32`, `bf16x3` or `bf16`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Bf16x3 => "bf16x3",
+            Self::Bf16 => "bf16",
+        }
+    }
+
+    /// How many numbers of tiles a factor is, if products go through tiles.
+    fn parts(self) -> Option<Parts> {
+        match self {
+            Self::F32 => None,
+            Self::Bf16x3 => Some(Parts::Two),
+            Self::Bf16 => Some(Parts::One),
+        }
+    }
 }
 
-/// What the processor can do.
+/// Vectors that a processor may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Level {
+pub(super) enum Vectors {
     /// Plain Rust, for the compiler to make of it what it can.
     Portable,
-    /// 256-bit vectors with fused multiply-add.
+    /// Of 256 bits, with fused multiply-add.
     Avx2,
-    /// 512-bit vectors.
+    /// Of 512 bits.
     Avx512,
-    /// The same, and products of tiles of bfloat16, three for one of f32.
-    Amx,
 }
 
-impl Level {
+impl Vectors {
     /// The best that this processor has.
-    pub fn detect() -> Self {
-        static FOUND: OnceLock<Level> = OnceLock::new();
+    pub(super) fn detect() -> Self {
+        static FOUND: OnceLock<Vectors> = OnceLock::new();
         *FOUND.get_or_init(detect)
     }
 
-    /// The best whose products are as precise as the process wants them.
-    pub(super) fn chosen() -> Self {
-        let best = Self::detect();
-        if *ONLY_F32.get_or_init(|| false) { best.min(Self::Avx512) } else { best }
+    fn sizes(self) -> Sizes {
+        match self {
+            Self::Portable => Sizes::of::<Portable>(),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => Sizes::of::<x86::Avx2>(),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => Sizes::of::<x86::Avx512>(),
+            #[cfg(not(target_arch = "x86_64"))]
+            _ => Sizes::of::<Portable>(),
+        }
     }
+}
 
-    /// What factors of products are known in: `f32`, or `bf16x3`, two bfloat16 numbers of whose four products three are summed.
-    fn precision(self) -> &'static str {
-        if self.has_tiles() { "bf16x3" } else { "f32" }
+/// What fits into some vectors' registers; see [`Vector`].
+struct Sizes {
+    tile: (usize, usize),
+    gradient_tile: (usize, usize),
+    sums: usize,
+}
+
+impl Sizes {
+    fn of<V: Vector>() -> Self {
+        Self { tile: V::TILE, gradient_tile: V::GRADIENT_TILE, sums: V::SUMS }
+    }
+}
+
+/// What a team computes with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Level {
+    pub(super) vectors: Vectors,
+    pub(super) precision: Precision,
+}
+
+impl Level {
+    /// The best vectors that this processor has, and products as the process wants them.
+    pub(super) fn chosen() -> Self {
+        Self { vectors: Vectors::detect(), precision: Precision::chosen() }
     }
 
     /// Whether the processor has it. In tests all have tiles.
     pub(super) fn is_there(self) -> bool {
-        self <= Self::detect() || cfg!(test) && self.has_tiles()
+        self.vectors <= Vectors::detect() && (cfg!(test) || self.precision.is_there())
     }
 
-    /// The vectors that go with it.
-    fn vectors(self) -> Self {
-        if self.has_tiles() { Self::detect().min(Self::Avx512) } else { self }
-    }
-
-    /// Whether products go through tiles of split numbers.
-    pub(super) fn has_tiles(self) -> bool {
-        self == Self::Amx
+    /// How many numbers of tiles a factor is, if products go through tiles.
+    pub(super) fn parts(self) -> Option<Parts> {
+        self.precision.parts()
     }
 
     /// Lanes of inputs that products take at a time; weights are packed for as many.
     pub(super) fn depth(self) -> usize {
-        if self.has_tiles() { 2 } else { 1 }
+        if self.parts().is_some() { 2 } else { 1 }
     }
 
-    /// Makes of a packed panel what this level's products read.
-    pub(super) fn arrange(self, panel: &mut [Lane]) {
-        if self.has_tiles() {
-            tiles::split_weights(panel);
+    /// Lanes of a packed panel of weights with so many lanes of inputs.
+    pub(super) fn panel(self, inputs: usize) -> usize {
+        self.parts().map_or(WIDTH, |parts| ROWS * parts.count() / 2) * inputs
+    }
+
+    /// Writes a packed panel: `fill` writes the weights of one input after the other, where they stay zeros if there is none.
+    pub(super) fn pack(self, panel: &mut [Lane], fill: impl FnOnce(&mut [Lane])) {
+        thread_local! {
+            /// Room for a panel that is larger before it is split than afterwards.
+            static WHOLE: RefCell<Vec<Lane>> = const { RefCell::new(Vec::new()) };
+        }
+        match self.parts() {
+            None => fill(panel),
+            Some(Parts::Two) => {
+                fill(panel);
+                tiles::split_weights_in_place(panel);
+            }
+            Some(Parts::One) => WHOLE.with_borrow_mut(|whole| {
+                whole.clear();
+                whole.resize(2 * panel.len(), Lane::default());
+                fill(whole);
+                tiles::split_weights(whole, Parts::One, panel);
+            }),
         }
     }
 
     /// Rows and lanes of this level's largest tile.
     pub(super) fn tile(self) -> (usize, usize) {
-        match self.vectors() {
-            Self::Portable => Portable::TILE,
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => x86::Avx2::TILE,
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx512 | Self::Amx => x86::Avx512::TILE,
-            #[cfg(not(target_arch = "x86_64"))]
-            _ => Portable::TILE,
-        }
+        self.vectors.sizes().tile
     }
 
     /// Channels and lanes of this level's largest tile of a weight's gradient.
     pub(super) fn gradient_tile(self) -> (usize, usize) {
-        match self.vectors() {
-            Self::Portable => Portable::GRADIENT_TILE,
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => x86::Avx2::GRADIENT_TILE,
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx512 | Self::Amx => x86::Avx512::GRADIENT_TILE,
-            #[cfg(not(target_arch = "x86_64"))]
-            _ => Portable::GRADIENT_TILE,
-        }
+        self.vectors.sizes().gradient_tile
     }
 
     /// Lanes of sums that stay in this level's registers.
     pub(super) fn sums(self) -> usize {
-        match self.vectors() {
-            Self::Portable => Portable::SUMS,
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => x86::Avx2::SUMS,
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx512 | Self::Amx => x86::Avx512::SUMS,
-            #[cfg(not(target_arch = "x86_64"))]
-            _ => Portable::SUMS,
-        }
+        self.vectors.sizes().sums
     }
 
     /// Runs `work` with this level's vectors.
@@ -193,15 +252,15 @@ impl Level {
     /// If the processor does not have them.
     #[inline]
     pub(super) fn run(self, work: impl Work) {
-        assert!(self.is_there(), "the processor has no {self:?}");
-        match self.vectors() {
-            Self::Portable => work.run::<Portable>(),
-            // SAFETY: `detect` found the features of this level, which is what these two functions need.
+        assert!(self.vectors <= Vectors::detect(), "the processor has no {self:?}");
+        match self.vectors {
+            Vectors::Portable => work.run::<Portable>(),
+            // SAFETY: `detect` found the features of these vectors, which is what these two functions need.
             #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => unsafe { x86::run_avx2(work) },
+            Vectors::Avx2 => unsafe { x86::run_avx2(work) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512 | Self::Amx => unsafe { x86::run_avx512(work) },
+            Vectors::Avx512 => unsafe { x86::run_avx512(work) },
             #[cfg(not(target_arch = "x86_64"))]
             _ => work.run::<Portable>(),
         }
@@ -209,19 +268,19 @@ impl Level {
 }
 
 #[cfg(target_arch = "x86_64")]
-fn detect() -> Level {
+fn detect() -> Vectors {
     if is_x86_feature_detected!("avx512f") {
-        if tiles::is_available() { Level::Amx } else { Level::Avx512 }
+        Vectors::Avx512
     } else if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-        Level::Avx2
+        Vectors::Avx2
     } else {
-        Level::Portable
+        Vectors::Portable
     }
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-fn detect() -> Level {
-    Level::Portable
+fn detect() -> Vectors {
+    Vectors::Portable
 }
 
 #[derive(Clone, Copy)]

@@ -188,15 +188,16 @@ pub(super) unsafe fn pack(
     let matrix = matrix(shape, edges, member.level(), &[]);
     member.each(matrix.outputs, |output| {
         // SAFETY: this member alone has this panel until the phase is over.
-        let panel = unsafe { packed.part(output * matrix.panel(), matrix.panel()) };
-        for (index, input, place) in places(shape) {
-            panel[index] = source.lane(input, place, output);
-        }
-        for edge in edges {
-            let outputs = output * WIDTH..shape.outputs.min((output + 1) * WIDTH);
-            panel[edge.slot].0.iter_mut().zip(outputs).for_each(|(weight, output)| *weight = unseen(output, edge));
-        }
-        member.level().arrange(panel);
+        let panel = unsafe { packed.part(output * matrix.panel, matrix.panel) };
+        member.level().pack(panel, |panel| {
+            for (index, input, place) in places(shape) {
+                panel[index] = source.lane(input, place, output);
+            }
+            for edge in edges {
+                let outputs = output * WIDTH..shape.outputs.min((output + 1) * WIDTH);
+                panel[edge.slot].0.iter_mut().zip(outputs).for_each(|(weight, output)| *weight = unseen(output, edge));
+            }
+        });
     });
 }
 

@@ -105,16 +105,18 @@ impl Rest<'_> {
         let columns = self.columns();
         let matrix = Weights::new(team.level(), &[], self.lanes(), outputs);
         let mut packed = Buffer::zeros(matrix.packed());
-        let panels = packed.chunks_mut(matrix.panel()).enumerate().collect();
+        let panels = packed.chunks_mut(matrix.panel).enumerate().collect();
         parts::each(team, panels, |(output, panel): (usize, &mut [Lane])| {
-            for (index, places) in panel.chunks_mut(padded).enumerate().take(self.places()) {
-                let (down, right) = (index / self.right.places, index % self.right.places);
-                let (down, right) = (self.down.first + down * shape.stride, self.right.first + right * shape.stride);
-                for (input, lane) in places.iter_mut().enumerate().take(inputs) {
-                    *lane = source.lane(input, down * shape.kernel + right, output);
+            team.level().pack(panel, |panel| {
+                for (index, places) in panel.chunks_mut(padded).enumerate().take(self.places()) {
+                    let (down, right) = (index / self.right.places, index % self.right.places);
+                    let (down, right) =
+                        (self.down.first + down * shape.stride, self.right.first + right * shape.stride);
+                    for (input, lane) in places.iter_mut().enumerate().take(inputs) {
+                        *lane = source.lane(input, down * shape.kernel + right, output);
+                    }
                 }
-            }
-            team.level().arrange(panel);
+            });
         });
         let weights = Weights { lanes: &packed, ..matrix };
         let mut scratch = Buffer::new(product::scratch(team, columns, outputs));

@@ -66,7 +66,7 @@ impl Team {
     ///
     /// # Panics
     /// If the processor does not have them, or the system gives no threads.
-    pub fn with_level(threads: usize, level: Level) -> Self {
+    pub(super) fn with_level(threads: usize, level: Level) -> Self {
         assert!(level.is_there(), "the processor has no {level:?}");
         let threads = threads.max(1);
         let pool = || ThreadPoolBuilder::new().num_threads(threads - 1).thread_name(|i| format!("kernel-{i}")).build();
@@ -90,7 +90,7 @@ impl Team {
     }
 
     /// Which instructions they use.
-    pub fn level(&self) -> Level {
+    pub(super) fn level(&self) -> Level {
         self.level
     }
 
@@ -185,7 +185,7 @@ impl Member<'_> {
     }
 
     /// Which instructions the team uses.
-    pub fn level(&self) -> Level {
+    pub(super) fn level(&self) -> Level {
         self.phase.level
     }
 

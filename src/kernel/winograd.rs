@@ -52,7 +52,7 @@ pub(super) struct Winograd<'a> {
 
 /// Whether it is the way to do that convolution. Tiles multiply faster than it saves multiplications.
 pub(super) fn suits(level: Level, shape: ConvShape) -> bool {
-    (shape.kernel, shape.stride, shape.padding) == (3, 1, 1) && !level.has_tiles()
+    (shape.kernel, shape.stride, shape.padding) == (3, 1, 1) && level.parts().is_none()
 }
 
 /// Lanes of the transformed weights, or of their gradient.
@@ -180,7 +180,7 @@ impl Winograd<'_> {
 
     fn point(&self, point: usize) -> Weights<'_> {
         let length = self.inputs * WIDTH * self.outputs;
-        Weights { lanes: &self.points[point * pitch(length)..][..length], inputs: self.inputs, outputs: self.outputs }
+        Weights::plain(&self.points[point * pitch(length)..][..length], self.inputs, self.outputs)
     }
 }
 

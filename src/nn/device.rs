@@ -5,9 +5,9 @@ use std::{path::Path, str::FromStr};
 use burn::tensor::Device;
 
 use super::NnError;
-use crate::{domain::DeviceInfo, kernel};
+use crate::{domain::DeviceInfo, kernel::Precision};
 
-/// `THORAX_DEVICE`: `auto`, `vulkan[:N]` or `cpu[:f32]`.
+/// `THORAX_DEVICE`: `auto`, `vulkan[:N]` or `cpu[:PRECISION]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeviceChoice {
     /// A real GPU if there is one (a software rasteriser is not), else the CPU.
@@ -16,8 +16,8 @@ pub enum DeviceChoice {
     Vulkan(usize),
     /// Burn's flex backend and our kernels.
     Cpu,
-    /// The same in single precision throughout, where `Cpu` may compute products of f32 as three of bfloat16.
-    CpuInF32,
+    /// The same with products in that precision, where `Cpu` takes the fastest that errs by no more than a few millionths.
+    CpuIn(Precision),
 }
 
 impl FromStr for DeviceChoice {
@@ -28,11 +28,16 @@ impl FromStr for DeviceChoice {
         let choice = match text {
             "auto" => Some(Self::Auto),
             "cpu" => Some(Self::Cpu),
-            "cpu:f32" => Some(Self::CpuInF32),
             "vulkan" => Some(Self::Vulkan(0)),
-            other => other.strip_prefix("vulkan:").and_then(vulkan),
+            other => match other.split_once(':') {
+                Some(("vulkan", index)) => vulkan(index),
+                Some(("cpu", precision)) => Precision::named(precision).map(Self::CpuIn),
+                _ => None,
+            },
         };
-        choice.ok_or_else(|| NnError::Device(format!("{text:?} is not auto, vulkan, vulkan:N, cpu or cpu:f32")))
+        choice.ok_or_else(|| {
+            NnError::Device(format!("{text:?} is not auto, vulkan, vulkan:N, cpu, cpu:f32, cpu:bf16x3 or cpu:bf16"))
+        })
     }
 }
 
@@ -45,8 +50,7 @@ impl DeviceChoice {
             Self::Auto => gpu::first_real()?.unwrap_or_else(cpu),
             Self::Vulkan(index) => gpu::open(index)?,
             Self::Cpu => cpu(),
-            Self::CpuInF32 if kernel::keep_to_f32() => cpu(),
-            Self::CpuInF32 => return Err(NnError::Device("something computes in less than f32 already".into())),
+            Self::CpuIn(precision) => cpu_in(precision)?,
         };
         Ok((device, DeviceInfo { in_use: true, ..info }))
     }
@@ -57,6 +61,18 @@ impl DeviceChoice {
 pub fn devices() -> Vec<DeviceInfo> {
     let (_, cpu) = cpu();
     std::iter::once(cpu).chain(gpu::list()).collect()
+}
+
+fn cpu_in(precision: Precision) -> Result<(Device, DeviceInfo), NnError> {
+    let name = precision.name();
+    if !precision.is_there() {
+        return Err(NnError::Device(format!("cpu:{name}: products in {name} take a processor with AMX, and Linux")));
+    }
+    if !precision.choose() {
+        let chosen = Precision::chosen().name();
+        return Err(NnError::Device(format!("cpu:{name}: this process computes products in {chosen} already")));
+    }
+    Ok(cpu())
 }
 
 fn cpu() -> (Device, DeviceInfo) {
@@ -72,7 +88,7 @@ fn processor_name() -> String {
     let name = line.and_then(|line| line.split(':').nth(1)).map(|name| name.trim().to_string());
     let name = name.unwrap_or_else(|| std::env::consts::ARCH.into());
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    format!("{name}, {threads} threads, {}", kernel::precision())
+    format!("{name}, {threads} threads, {}", Precision::chosen().name())
 }
 
 #[cfg(feature = "gpu")]

@@ -3,7 +3,7 @@
 use burn::tensor::{Device, Tensor};
 use safetensors::SafeTensors;
 
-use super::{DeviceChoice, Input, Network, NnError, import_weights, parameter_count};
+use super::{DeviceChoice, Input, Network, NnError, Precision, import_weights, parameter_count};
 use crate::domain::{Architecture, BlockVariant, ClassList, ModelSpec, Normalisation, Scope};
 
 pub(super) fn spec(architecture: Architecture) -> ModelSpec {
@@ -166,10 +166,12 @@ fn devices_are_named() {
     let parsed = |text: &str| text.parse::<DeviceChoice>().ok();
     assert_eq!(parsed("auto"), Some(DeviceChoice::Auto));
     assert_eq!(parsed("cpu"), Some(DeviceChoice::Cpu));
-    assert_eq!(parsed("cpu:f32"), Some(DeviceChoice::CpuInF32));
+    for precision in [Precision::F32, Precision::Bf16x3, Precision::Bf16] {
+        assert_eq!(parsed(&format!("cpu:{}", precision.name())), Some(DeviceChoice::CpuIn(precision)));
+    }
     assert_eq!(parsed("vulkan"), Some(DeviceChoice::Vulkan(0)));
     assert_eq!(parsed("vulkan:3"), Some(DeviceChoice::Vulkan(3)));
-    for wrong in ["", "CPU", "cuda", "vulkan:", "vulkan:x", "vulkan:-1"] {
+    for wrong in ["", "CPU", "cuda", "vulkan:", "vulkan:x", "vulkan:-1", "cpu:", "cpu:f16", "gpu:f32"] {
         assert_eq!(parsed(wrong), None, "{wrong:?}");
     }
 }

@@ -15,7 +15,7 @@ use crate::{
     cli::CliError,
     domain::{ModelId, Scope},
     inference::Classifier,
-    nn::{self, Network},
+    nn::{self, Network, Precision},
     training::{Tally, mean_cross_entropy, optimizer, training_step},
 };
 
@@ -53,7 +53,7 @@ impl Bench {
             image_size: case.image_size,
             batch: case.batch,
             device: self.device_name.clone(),
-            precision: if self.threads.is_some() { nn::cpu_precision() } else { "f32" },
+            precision: if self.threads.is_some() { Precision::chosen() } else { Precision::F32 }.name(),
             threads: self.threads,
             times: Times::of(&samples_ms, case.batch),
             peak_memory_bytes,

@@ -12,7 +12,7 @@ use crate::kernel::{
     shared::Shared,
     simd::{
         Lane, Vector, WIDTH, Work,
-        tiles::{self, Factors, ROWS, Tile, Tiles},
+        tiles::{self, Factors, Parts, ROWS, Tile, Tiles},
     },
     team::Member,
 };
@@ -29,6 +29,7 @@ const STEPS: usize = if cfg!(test) { 2 } else { 32 };
 /// Some rows of inputs and of gradients, split.
 #[derive(Clone, Copy)]
 struct Chunk {
+    parts: Parts,
     steps: usize,
     /// Lanes of a channel's row, with the halo. An odd number, or all rows would want the same few places of a cache.
     row: usize,
@@ -38,24 +39,24 @@ struct Chunk {
 
 impl Chunk {
     /// The largest of them.
-    fn new(reading: &Reading<'_>, outputs: usize) -> Self {
+    fn new(reading: &Reading<'_>, parts: Parts, outputs: usize) -> Self {
         let inputs = reading.lanes();
         let total = reading.rows().div_ceil(STEP);
-        let fits = (HELD / ((inputs + outputs) * STEP)).max(STEPS);
+        let fits = (HELD / ((inputs + outputs) * parts.count() * ROWS)).max(STEPS);
         // Chunks of nearly the same size.
         let steps = total.div_ceil(total.div_ceil(fits));
         let row = (steps + (2 * reading.halo()).div_ceil(STEP)) | 1;
-        Self { steps, row, inputs, outputs }
+        Self { parts, steps, row, inputs, outputs }
     }
 
     /// Lanes of one lane of inputs.
     fn input(&self) -> usize {
-        2 * ROWS * self.row
+        self.parts.count() * ROWS * self.row
     }
 
     /// Lanes of one lane of gradients.
     fn output(&self) -> usize {
-        self.steps * STEP
+        self.parts.count() * ROWS * self.steps
     }
 
     fn lanes(&self) -> usize {
@@ -69,8 +70,8 @@ impl Chunk {
 }
 
 /// Lanes of scratch that [`weight_gradient`] needs.
-pub(super) fn scratch(columns: Columns<'_>, outputs: usize) -> usize {
-    Chunk::new(&Reading::new(columns), outputs).lanes()
+pub(super) fn scratch(columns: Columns<'_>, parts: Parts, outputs: usize) -> usize {
+    Chunk::new(&Reading::new(columns), parts, outputs).lanes()
 }
 
 /// As [`weight_gradient`](super::weight_gradient), for a team whose level has tiles.
@@ -80,12 +81,13 @@ pub(super) fn scratch(columns: Columns<'_>, outputs: usize) -> usize {
 pub(super) unsafe fn weight_gradient(
     member: &Member<'_>,
     columns: Columns<'_>,
+    parts: Parts,
     gradient: Images<'_>,
     scratch: Shared<'_>,
     sums: Shared<'_>,
 ) {
     let reading = Reading::new(columns);
-    let chunk = Chunk::new(&reading, gradient.channel_lanes());
+    let chunk = Chunk::new(&reading, parts, gradient.channel_lanes());
     let places = reading.places();
     let (inputs, outputs) = (chunk.inputs.div_ceil(2), chunk.outputs.div_ceil(2));
     let (input_groups, output_groups) = groups(inputs, outputs, member.threads());
@@ -94,8 +96,8 @@ pub(super) unsafe fn weight_gradient(
             // SAFETY of both: this member alone has this lane of the scratch until the phase is over.
             None => turn(reading, lane, first, chunk, unsafe { scratch.part(lane * chunk.input(), chunk.input()) }),
             Some(output) => {
-                let pixels = unsafe { scratch.part(chunk.output_at(output), chunk.output()) };
-                split(reading, gradient, output, first, pixels);
+                let rows = unsafe { scratch.part(chunk.output_at(output), chunk.output()) };
+                split(reading, gradient, output, first, chunk, rows);
             }
         });
         member.each(input_groups * output_groups, |item| {
@@ -117,28 +119,31 @@ pub(super) unsafe fn weight_gradient(
 /// Writes the rows of a lane of inputs' channels.
 fn turn(reading: Reading<'_>, lane: usize, first: usize, chunk: Chunk, rows: &mut [Lane]) {
     let end = reading.rows() + 2 * reading.halo();
-    let (high, low) = rows.split_at_mut(rows.len() / 2);
+    let (high, mut low) = chunk.parts.of(rows);
+    let mut pixels = [Lane::default(); STEP];
     for column in 0..chunk.row {
-        let mut pixels = [Lane::default(); STEP];
         let start = end.min(first + column * STEP);
-        let there = STEP.min(end - start);
-        if there > 0 {
-            reading.gather(lane, start, &mut pixels[..there]);
-        }
-        tiles::transpose(&mut pixels, chunk.row, &mut high[column..], &mut low[column..]);
+        let (there, beyond) = pixels.split_at_mut(STEP.min(end - start));
+        reading.gather(lane, start, there);
+        beyond.fill(Lane::default());
+        let low = low.as_mut().map(|low| &mut low[column..]);
+        tiles::transpose(&pixels, chunk.row, &mut high[column..], low);
     }
 }
 
 /// Writes a lane of the gradients for the rows from `first` on, zeros where they are nobody's.
-fn split(reading: Reading<'_>, gradient: Images<'_>, lane: usize, first: usize, pixels: &mut [Lane]) {
-    let there = pixels.len().min(reading.rows() - first);
-    let (gathered, beyond) = pixels.split_at_mut(there);
-    match reading {
-        Reading::Columns(_) => gathered.copy_from_slice(&gradient.plane(lane)[first..][..there]),
-        Reading::Around(around) => Around { images: gradient }.gather(lane, first + around.halo(), gathered),
+fn split(reading: Reading<'_>, gradient: Images<'_>, lane: usize, first: usize, chunk: Chunk, rows: &mut [Lane]) {
+    let mut pixels = [Lane::default(); STEP];
+    for (step, rows) in rows.chunks_exact_mut(chunk.parts.count() * ROWS).enumerate() {
+        let start = reading.rows().min(first + step * STEP);
+        let (there, beyond) = pixels.split_at_mut(STEP.min(reading.rows() - start));
+        match reading {
+            Reading::Columns(_) => there.copy_from_slice(&gradient.plane(lane)[start..][..there.len()]),
+            Reading::Around(around) => Around { images: gradient }.gather(lane, start + around.halo(), there),
+        }
+        beyond.fill(Lane::default());
+        tiles::split_weights(&pixels, chunk.parts, rows);
     }
-    beyond.fill(Lane::default());
-    tiles::split_weights(pixels);
 }
 
 /// The products of some pairs of lanes of inputs with some pairs of lanes of gradients.
@@ -164,6 +169,7 @@ impl Work for Products<'_> {
                 let inputs = pair(input, chunk.inputs);
                 for (index, &place) in self.places.iter().enumerate() {
                     let factors = Factors {
+                        parts: chunk.parts,
                         inputs: inputs.map(|lane| &lanes[lane * chunk.input()..][..chunk.input()]),
                         place,
                         outputs: outputs.map(|lane| &lanes[chunk.output_at(lane)..][..chunk.output()]),

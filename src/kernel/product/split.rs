@@ -13,7 +13,7 @@ use crate::kernel::{
     shared::Shared,
     simd::{
         Lane, Vector, Work, is_large,
-        tiles::{Left, ROWS, Sums, Tiles},
+        tiles::{Left, Parts, ROWS, Sums, Tiles},
     },
     team::Member,
 };
@@ -26,8 +26,8 @@ const TILE: usize = 2 * ROWS;
 const PANEL: usize = 2;
 
 /// Lanes of scratch that [`product`] needs.
-pub(super) fn scratch(columns: Columns<'_>, outputs: usize, threads: usize) -> usize {
-    Pairs { reading: Reading::new(columns), outputs }.scratch(threads)
+pub(super) fn scratch(columns: Columns<'_>, parts: Parts, outputs: usize, threads: usize) -> usize {
+    Pairs { reading: Reading::new(columns), parts, outputs }.scratch(threads)
 }
 
 /// As [`product`](super::product), for a team whose level has tiles.
@@ -37,16 +37,17 @@ pub(super) fn scratch(columns: Columns<'_>, outputs: usize, threads: usize) -> u
 pub(super) unsafe fn product(
     member: &Member<'_>,
     columns: Columns<'_>,
+    parts: Parts,
     weights: Weights<'_>,
     scratch: Shared<'_>,
     finish: &Finish<'_>,
 ) {
     let reading = Reading::new(columns);
-    let (pairs, total) = (Pairs { reading, outputs: weights.outputs }, reading.rows());
+    let (pairs, total) = (Pairs { reading, parts, outputs: weights.outputs }, reading.rows());
     let places = reading.places();
     let panels = weights.outputs.div_ceil(PANEL);
     let run = |lanes: &[Lane], rows: Range<usize>, panels: Range<usize>| {
-        let left = Left { lanes, stride: pairs.stride(rows.len()), pairs: pairs.count(), places: &places };
+        let left = Left { lanes, parts, stride: pairs.stride(rows.len()), pairs: pairs.count(), places: &places };
         member.run(Block { reading, left, rows, weights, finish, panels });
     };
     // SAFETY of the parts: a block is one member's, or else a pair is until its phase is over, and is not written afterwards.

@@ -5,9 +5,10 @@ use std::{
         asm,
         x86_64::{
             __cpuid_count, __m512, __m512bh, __m512i, _mm512_castsi512_ps, _mm512_castsi512_si256,
-            _mm512_cvtepu16_epi32, _mm512_cvtne2ps_pbh, _mm512_extracti64x4_epi64, _mm512_load_ps, _mm512_load_si512,
-            _mm512_permutexvar_epi16, _mm512_setzero_ps, _mm512_shuffle_i32x4, _mm512_slli_epi32, _mm512_store_si512,
-            _mm512_sub_ps, _mm512_unpackhi_epi32, _mm512_unpackhi_epi64, _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
+            _mm512_cvtepu16_epi32, _mm512_cvtne2ps_pbh, _mm512_extracti64x4_epi64, _mm512_load_ps,
+            _mm512_permutexvar_epi16, _mm512_setzero_ps, _mm512_setzero_si512, _mm512_shuffle_i32x4, _mm512_slli_epi32,
+            _mm512_store_si512, _mm512_sub_ps, _mm512_unpackhi_epi32, _mm512_unpackhi_epi64, _mm512_unpacklo_epi32,
+            _mm512_unpacklo_epi64,
         },
     },
     mem::transmute,
@@ -90,7 +91,7 @@ macro_rules! four_products {
 /// This thread must have called [`begin`]; there must be at least one pair and one place, and all rows and weights.
 #[inline]
 pub(super) unsafe fn multiply(left: Left<'_>, first: usize, right: [&[Lane]; 2], sums: &mut Sums) {
-    let Left { lanes, stride, pairs, places } = left;
+    let Left { lanes, parts, stride, pairs, places } = left;
     // SAFETY: as the caller's.
     unsafe {
         asm!(
@@ -109,18 +110,23 @@ pub(super) unsafe fn multiply(left: Left<'_>, first: usize, right: [&[Lane]; 2],
             "tileloadd tmm5, [{row} + {pitch} + 1024]",
             "tileloadd tmm7, [{b} + {pitch}]",
             four_products!(),
-            "tileloadd tmm6, [{a} + {pitch} + 1024]",
-            "tileloadd tmm7, [{b} + {pitch} + 1024]",
-            four_products!(),
             "add {row}, {stride}",
-            "tileloadd tmm4, [{row} + {pitch}]",
+            "add {a}, 1024",
+            "add {b}, 1024",
+            "test {low}, {low}",
+            "jz 4f",
             "tileloadd tmm6, [{a} + {pitch}]",
-            "tileloadd tmm5, [{row} + {pitch} + 1024]",
             "tileloadd tmm7, [{b} + {pitch}]",
             four_products!(),
+            "tileloadd tmm4, [{row} + {pitch}]",
+            "tileloadd tmm6, [{a} + {pitch} - 1024]",
+            "tileloadd tmm5, [{row} + {pitch} + 1024]",
+            "tileloadd tmm7, [{b} + {pitch} - 1024]",
+            four_products!(),
             "add {row}, {stride}",
-            "add {a}, 2048",
-            "add {b}, 2048",
+            "add {a}, 1024",
+            "add {b}, 1024",
+            "4:",
             "dec {pair}",
             "jnz 3b",
             "add {place}, 8",
@@ -130,6 +136,7 @@ pub(super) unsafe fn multiply(left: Left<'_>, first: usize, right: [&[Lane]; 2],
             "tilestored [{sums} + {pitch} + 1024], tmm1",
             "tilestored [{sums} + {pitch} + 2048], tmm2",
             "tilestored [{sums} + {pitch} + 3072], tmm3",
+            low = in(reg) parts.count() - 1,
             row = out(reg) _,
             pair = out(reg) _,
             place = inout(reg) places.as_ptr() => _,
@@ -154,9 +161,9 @@ pub(super) unsafe fn multiply(left: Left<'_>, first: usize, right: [&[Lane]; 2],
 /// This thread must have called [`begin`], and nobody else may have the sums; there must be all pixels, at least 32.
 #[inline]
 pub(super) unsafe fn multiply_transposed(factors: Factors<'_>, sums: [[*mut Tile; 2]; 2], fresh: bool) {
-    let Factors { inputs, place, outputs } = factors;
-    let (half, steps) = (inputs[0].len() / 2, outputs[0].len() / (2 * ROWS));
-    let row = half / ROWS;
+    let Factors { parts, inputs, place, outputs } = factors;
+    let rows = parts.count() * ROWS;
+    let (row, steps) = (inputs[0].len() / rows, outputs[0].len() / rows);
     // SAFETY: as the caller's.
     unsafe {
         asm!(
@@ -182,22 +189,27 @@ pub(super) unsafe fn multiply_transposed(factors: Factors<'_>, sums: [[*mut Tile
             "tileloadd tmm5, [{b} + {row}]",
             "tileloadd tmm7, [{d} + {pitch}]",
             four_products!(),
-            "tileloadd tmm6, [{c} + {pitch} + 1024]",
-            "tileloadd tmm7, [{d} + {pitch} + 1024]",
-            "add {a}, {half}",
-            "add {b}, {half}",
+            "add {c}, 1024",
+            "add {d}, 1024",
+            "test {low}, {low}",
+            "jz 4f",
+            "tileloadd tmm6, [{c} + {pitch}]",
+            "tileloadd tmm7, [{d} + {pitch}]",
+            "add {a}, {low}",
+            "add {b}, {low}",
             four_products!(),
             "tileloadd tmm4, [{a} + {row}]",
-            "tileloadd tmm6, [{c} + {pitch}]",
+            "tileloadd tmm6, [{c} + {pitch} - 1024]",
             "tileloadd tmm5, [{b} + {row}]",
-            "tileloadd tmm7, [{d} + {pitch}]",
-            "sub {a}, {half}",
-            "sub {b}, {half}",
+            "tileloadd tmm7, [{d} + {pitch} - 1024]",
+            "sub {a}, {low}",
+            "sub {b}, {low}",
             four_products!(),
+            "add {c}, 1024",
+            "add {d}, 1024",
+            "4:",
             "add {a}, 64",
             "add {b}, 64",
-            "add {c}, 2048",
-            "add {d}, 2048",
             "dec {steps}",
             "jnz 3b",
             "mov {t}, [{sums}]",
@@ -216,7 +228,7 @@ pub(super) unsafe fn multiply_transposed(factors: Factors<'_>, sums: [[*mut Tile
             c = inout(reg) outputs[0].as_ptr() => _,
             d = inout(reg) outputs[1].as_ptr() => _,
             row = in(reg) row * PITCH,
-            half = in(reg) half * PITCH,
+            low = in(reg) (rows - ROWS) * row * PITCH,
             steps = inout(reg) steps => _,
             pitch = in(reg) PITCH,
             out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
@@ -226,19 +238,36 @@ pub(super) unsafe fn multiply_transposed(factors: Factors<'_>, sums: [[*mut Tile
     }
 }
 
-/// Two lanes' high parts, the first lane's in the lower half, and their low parts.
+/// Two lanes' numbers rounded, the first lane's in the lower half.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-fn parts(first: __m512, second: __m512) -> (__m512i, __m512i) {
-    let rounded = |first, second| {
-        // SAFETY: the same 512 bits by another name.
-        unsafe { transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(second, first)) }
-    };
-    let high = rounded(first, second);
+fn high([first, second]: [__m512; 2]) -> __m512i {
+    // SAFETY: the same 512 bits by another name.
+    unsafe { transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(second, first)) }
+}
+
+/// What two lanes' numbers have more than these high parts, rounded.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+fn low([first, second]: [__m512; 2], upper: __m512i) -> __m512i {
     let exact = |half| _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(half)));
-    let first = _mm512_sub_ps(first, exact(_mm512_castsi512_si256(high)));
-    let second = _mm512_sub_ps(second, exact(_mm512_extracti64x4_epi64::<1>(high)));
-    (high, rounded(first, second))
+    let first = _mm512_sub_ps(first, exact(_mm512_castsi512_si256(upper)));
+    let second = _mm512_sub_ps(second, exact(_mm512_extracti64x4_epi64::<1>(upper)));
+    high([first, second])
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn load(lane: &Lane) -> __m512 {
+    // SAFETY: a lane is 64 bytes aligned to 64.
+    unsafe { _mm512_load_ps(lane.0.as_ptr()) }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn store(numbers: __m512i, lane: &mut Lane) {
+    // SAFETY: a lane is 64 bytes aligned to 64.
+    unsafe { _mm512_store_si512(lane.0.as_mut_ptr().cast(), numbers) }
 }
 
 /// [`tiles::split`](super::tiles::split).
@@ -246,52 +275,40 @@ fn parts(first: __m512, second: __m512) -> (__m512i, __m512i) {
 /// # Safety
 /// [`is_available`] must have said so.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-pub(super) fn split(first: &[Lane], second: Option<&[Lane]>, high: &mut [Lane], low: &mut [Lane]) {
+pub(super) fn split(first: &[Lane], second: Option<&[Lane]>, upper: &mut [Lane], mut lower: Option<&mut [Lane]>) {
     for pixel in 0..first.len() {
-        // SAFETY: a lane is 64 bytes aligned to 64.
-        unsafe {
-            let second = second.map_or(_mm512_setzero_ps(), |second| _mm512_load_ps(second[pixel].0.as_ptr()));
-            let (upper, lower) = parts(_mm512_load_ps(first[pixel].0.as_ptr()), second);
-            _mm512_store_si512(high[pixel].0.as_mut_ptr().cast(), upper);
-            _mm512_store_si512(low[pixel].0.as_mut_ptr().cast(), lower);
+        let second = second.map_or(_mm512_setzero_ps(), |second| load(&second[pixel]));
+        let numbers = [load(&first[pixel]), second];
+        let rounded = high(numbers);
+        store(rounded, &mut upper[pixel]);
+        if let Some(lower) = &mut lower {
+            store(low(numbers, rounded), &mut lower[pixel]);
         }
     }
 }
 
-/// [`tiles::split_in_place`](super::tiles::split_in_place).
-///
-/// # Safety
-/// [`is_available`] must have said so.
-#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-pub(super) fn split_in_place(first: &mut [Lane], second: &mut [Lane]) {
-    for (first, second) in first.iter_mut().zip(second) {
-        // SAFETY: a lane is 64 bytes aligned to 64.
-        unsafe {
-            let (upper, lower) = parts(_mm512_load_ps(first.0.as_ptr()), _mm512_load_ps(second.0.as_ptr()));
-            _mm512_store_si512(first.0.as_mut_ptr().cast(), upper);
-            _mm512_store_si512(second.0.as_mut_ptr().cast(), lower);
-        }
-    }
-}
-
-/// [`tiles::split_weights`](super::tiles::split_weights), by 32 inputs.
-///
-/// # Safety
-/// [`is_available`] must have said so.
-#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-pub(super) fn split_weights(panel: &mut [[Lane; 2 * WIDTH]]) {
+/// The order in which two lanes' numbers lie side by side.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn side_by_side() -> __m512i {
     let order: [u16; 2 * WIDTH] = std::array::from_fn(|i| (i / 2 + i % 2 * WIDTH) as u16);
-    // SAFETY: any 512 bits are numbers; a lane is 64 bytes aligned to 64.
-    unsafe {
-        let order = transmute::<[u16; 2 * WIDTH], __m512i>(order);
-        for inputs in panel {
-            let numbers = *inputs;
-            for row in 0..ROWS {
-                let load = |input: usize| _mm512_load_ps(numbers[input].0.as_ptr());
-                let (high, low) = parts(load(2 * row), load(2 * row + 1));
-                _mm512_store_si512(inputs[row].0.as_mut_ptr().cast(), _mm512_permutexvar_epi16(order, high));
-                _mm512_store_si512(inputs[ROWS + row].0.as_mut_ptr().cast(), _mm512_permutexvar_epi16(order, low));
-            }
+    // SAFETY: any 512 bits are numbers.
+    unsafe { transmute::<[u16; 2 * WIDTH], __m512i>(order) }
+}
+
+/// [`tiles::split_weights`](super::tiles::split_weights), of 32 inputs.
+///
+/// # Safety
+/// [`is_available`] must have said so.
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+pub(super) fn split_weights(inputs: &[Lane; 2 * WIDTH], upper: &mut [Lane], mut lower: Option<&mut [Lane]>) {
+    let order = side_by_side();
+    for row in 0..ROWS {
+        let numbers = [load(&inputs[2 * row]), load(&inputs[2 * row + 1])];
+        let rounded = high(numbers);
+        store(_mm512_permutexvar_epi16(order, rounded), &mut upper[row]);
+        if let Some(lower) = &mut lower {
+            store(_mm512_permutexvar_epi16(order, low(numbers, rounded)), &mut lower[row]);
         }
     }
 }
@@ -301,18 +318,30 @@ pub(super) fn split_weights(panel: &mut [[Lane; 2 * WIDTH]]) {
 /// # Safety
 /// [`is_available`] must have said so.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-pub(super) fn transpose(pixels: &mut [Lane; 2 * WIDTH], row: usize, high: &mut [Lane], low: &mut [Lane]) {
-    split_weights(std::array::from_mut(pixels));
-    for (part, rows) in pixels.chunks_exact(ROWS).zip([high, low]) {
-        // Each of sixteen lanes holds two pixels of sixteen channels.
-        let pairs = std::array::from_fn(|i| {
-            // SAFETY: a lane is 64 bytes aligned to 64.
-            unsafe { _mm512_load_si512(part[i].0.as_ptr().cast()) }
-        });
-        for (channel, pairs) in turned(pairs).into_iter().enumerate() {
-            // SAFETY: as above.
-            unsafe { _mm512_store_si512(rows[channel * row].0.as_mut_ptr().cast(), pairs) };
+pub(super) fn transpose(pixels: &[Lane; 2 * WIDTH], row: usize, upper: &mut [Lane], lower: Option<&mut [Lane]>) {
+    let order = side_by_side();
+    // Each holds two pixels of sixteen channels.
+    let mut highs = [_mm512_setzero_si512(); ROWS];
+    let mut lows = highs;
+    for pair in 0..ROWS {
+        let numbers = [load(&pixels[2 * pair]), load(&pixels[2 * pair + 1])];
+        let rounded = high(numbers);
+        highs[pair] = _mm512_permutexvar_epi16(order, rounded);
+        if lower.is_some() {
+            lows[pair] = _mm512_permutexvar_epi16(order, low(numbers, rounded));
         }
+    }
+    store_turned(highs, row, upper);
+    if let Some(lower) = lower {
+        store_turned(lows, row, lower);
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+fn store_turned(pairs: [__m512i; ROWS], row: usize, rows: &mut [Lane]) {
+    for (channel, pairs) in turned(pairs).into_iter().enumerate() {
+        store(pairs, &mut rows[channel * row]);
     }
 }
 

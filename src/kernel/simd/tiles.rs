@@ -3,7 +3,7 @@
 //! Two of these numbers hold what a single-precision one has but for its last seven bits or so: `high` is the number rounded to
 //! bfloat16, `low` the rest, rounded. `high * high + high * low + low * high`, summed in single precision, differs from the product
 //! by about 2^-16 of it. PyTorch knows it as the precision "high" of its products. That is three times the multiplications, and still
-//! five times as fast as AVX-512.
+//! five times as fast as AVX-512. Where the high parts alone are enough, which is what others call bfloat16, it is one.
 //!
 //! Where the processor has no such instructions the same is done here in plain Rust, for the tests of what stands on it.
 
@@ -34,11 +34,41 @@ pub(in crate::kernel) fn is_available() -> bool {
     })
 }
 
+/// What factors are made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::kernel) enum Parts {
+    /// The high part.
+    One,
+    /// The high and the low one.
+    Two,
+}
+
+impl Parts {
+    pub(in crate::kernel) fn count(self) -> usize {
+        match self {
+            Self::One => 1,
+            Self::Two => 2,
+        }
+    }
+
+    /// The room of the high part, and of the low one, which lies behind it.
+    pub(in crate::kernel) fn of(self, lanes: &mut [Lane]) -> (&mut [Lane], Option<&mut [Lane]>) {
+        match self {
+            Self::One => (lanes, None),
+            Self::Two => {
+                let (high, low) = lanes.split_at_mut(lanes.len() / 2);
+                (high, Some(low))
+            }
+        }
+    }
+}
+
 /// The left side of a product of tiles.
 #[derive(Clone, Copy)]
 pub(in crate::kernel) struct Left<'a> {
-    /// Planes of pairs of lanes: of each pair the high parts, then the low ones.
+    /// Planes of pairs of lanes: of each pair one for each part.
     pub(in crate::kernel) lanes: &'a [Lane],
+    pub(in crate::kernel) parts: Parts,
     /// Lanes between two planes.
     pub(in crate::kernel) stride: usize,
     /// Pairs of lanes of each place.
@@ -56,7 +86,8 @@ pub(in crate::kernel) type Tile = [Lane; ROWS];
 /// What the sums of two lanes of inputs and two of outputs are made of.
 #[derive(Clone, Copy)]
 pub(in crate::kernel) struct Factors<'a> {
-    /// Of each lane of inputs the rows of its sixteen channels, the high parts and then the low ones.
+    pub(in crate::kernel) parts: Parts,
+    /// Of each lane of inputs the rows of its sixteen channels, those of the high part first.
     pub(in crate::kernel) inputs: [&'a [Lane]; 2],
     /// Where in its row each channel begins, in numbers.
     pub(in crate::kernel) place: usize,
@@ -84,10 +115,11 @@ impl Tiles {
     /// If rows or weights are too few.
     #[inline]
     pub(in crate::kernel) fn multiply(&self, left: Left<'_>, first: usize, right: [&[Lane]; 2], sums: &mut Sums) {
-        let Left { lanes, stride, pairs, places } = left;
-        let last = places.iter().max().expect("a place") + first + (2 * pairs - 1) * stride;
+        let Left { lanes, parts, stride, pairs, places } = left;
+        let planes = parts.count() * pairs;
+        let last = places.iter().max().expect("a place") + first + (planes - 1) * stride;
         assert!(last + 2 * ROWS <= lanes.len(), "rows for each pair");
-        assert!(right.iter().all(|panel| panel.len() == places.len() * pairs * 2 * ROWS), "weights for each pair");
+        assert!(right.iter().all(|panel| panel.len() == places.len() * planes * ROWS), "weights for each pair");
         #[cfg(target_arch = "x86_64")]
         if is_available() {
             // SAFETY: this thread has begun; all that is read is there.
@@ -111,14 +143,12 @@ impl Tiles {
         sums: [[*mut Tile; 2]; 2],
         fresh: bool,
     ) {
-        let Factors { inputs, place, outputs } = factors;
-        let (row, pixels) = (inputs[0].len() / (2 * ROWS), outputs[0].len());
-        assert!(
-            pixels > 0 && pixels.is_multiple_of(NUMBERS) && pixels + place <= row * NUMBERS,
-            "pixels of each channel"
-        );
-        assert!(inputs.iter().all(|rows| rows.len() == 2 * ROWS * row), "sixteen rows of each part");
-        assert!(outputs.iter().all(|outputs| outputs.len() == pixels), "as many pixels of each output");
+        let Factors { parts, inputs, place, outputs } = factors;
+        let rows = parts.count() * ROWS;
+        let (row, steps) = (inputs[0].len() / rows, outputs[0].len() / rows);
+        assert!(steps > 0 && steps * NUMBERS + place <= row * NUMBERS, "pixels of each channel");
+        assert!(inputs.iter().all(|inputs| inputs.len() == rows * row), "sixteen rows of each part");
+        assert!(outputs.iter().all(|outputs| outputs.len() == rows * steps), "as many pixels of each output");
         #[cfg(target_arch = "x86_64")]
         if is_available() {
             // SAFETY: this thread has begun; all that is read is there; the caller vouches for the sums.
@@ -144,56 +174,55 @@ impl Drop for Tiles {
 ///
 /// # Panics
 /// If there are not as many of each.
-pub(in crate::kernel) fn split(first: &[Lane], second: Option<&[Lane]>, high: &mut [Lane], low: &mut [Lane]) {
-    assert!(high.len() == first.len() && low.len() == first.len() && second.is_none_or(|s| s.len() == first.len()));
+pub(in crate::kernel) fn split(first: &[Lane], second: Option<&[Lane]>, high: &mut [Lane], low: Option<&mut [Lane]>) {
+    let others = [second.map(<[Lane]>::len), Some(high.len()), low.as_ref().map(|low| low.len())];
+    assert!(others.into_iter().flatten().all(|length| length == first.len()), "as many pixels of each");
     #[cfg(target_arch = "x86_64")]
     if is_available() {
         // SAFETY: they are available.
         return unsafe { amx::split(first, second, high, low) };
     }
-    for (pixel, first) in first.iter().enumerate() {
-        let second = second.map_or(Lane::default(), |second| second[pixel]);
-        (high[pixel], low[pixel]) = plain::parts(*first, second);
-    }
-}
-
-/// Splits the numbers of two lanes where they are.
-///
-/// # Panics
-/// If there are not as many of each.
-pub(in crate::kernel) fn split_in_place(first: &mut [Lane], second: &mut [Lane]) {
-    assert_eq!(first.len(), second.len());
-    #[cfg(target_arch = "x86_64")]
-    if is_available() {
-        // SAFETY: they are available.
-        return unsafe { amx::split_in_place(first, second) };
-    }
-    for (first, second) in first.iter_mut().zip(second) {
-        (*first, *second) = plain::parts(*first, *second);
-    }
+    plain::split(first, second, high, low);
 }
 
 /// Makes of a panel `[inputs, sixteen outputs]` what tiles are multiplied with: of each 32 inputs the high parts, then the low ones, in
 /// rows that hold two inputs side by side for each output.
 ///
 /// # Panics
-/// If that are not whole pairs of lanes of inputs.
-pub(in crate::kernel) fn split_weights(panel: &mut [Lane]) {
-    let (inputs, rest) = panel.as_chunks_mut();
-    assert!(rest.is_empty(), "pairs of lanes");
+/// If that are not whole pairs of lanes of inputs, or there is not as much room.
+pub(in crate::kernel) fn split_weights(panel: &[Lane], parts: Parts, rows: &mut [Lane]) {
+    let (inputs, rest) = panel.as_chunks();
+    assert!(rest.is_empty() && rows.len() == inputs.len() * parts.count() * ROWS, "pairs of lanes, and their room");
+    let inputs = inputs.iter().zip(rows.chunks_exact_mut(parts.count() * ROWS));
     #[cfg(target_arch = "x86_64")]
     if is_available() {
-        // SAFETY: they are available.
-        return unsafe { amx::split_weights(inputs) };
+        return inputs.for_each(|(inputs, rows)| {
+            let (high, low) = parts.of(rows);
+            // SAFETY: they are available.
+            unsafe { amx::split_weights(inputs, high, low) }
+        });
     }
-    inputs.iter_mut().for_each(plain::split_weights);
+    inputs.for_each(|(inputs, rows)| {
+        let (high, low) = parts.of(rows);
+        plain::split_weights(inputs, high, low);
+    });
+}
+
+/// The same in both parts, which take as much room as the panel.
+///
+/// # Panics
+/// If that are not whole pairs of lanes of inputs.
+pub(in crate::kernel) fn split_weights_in_place(panel: &mut [Lane]) {
+    let (inputs, rest) = panel.as_chunks_mut::<NUMBERS>();
+    assert!(rest.is_empty(), "pairs of lanes");
+    inputs.iter_mut().for_each(|rows| split_weights(&rows.clone(), Parts::Two, rows));
 }
 
 /// Splits 32 pixels of a lane into rows of its sixteen channels that begin `row` lanes apart.
 ///
 /// # Panics
 /// If there is no room for sixteen rows.
-pub(in crate::kernel) fn transpose(pixels: &mut [Lane; NUMBERS], row: usize, high: &mut [Lane], low: &mut [Lane]) {
+pub(in crate::kernel) fn transpose(pixels: &[Lane; NUMBERS], row: usize, high: &mut [Lane], low: Option<&mut [Lane]>) {
     #[cfg(target_arch = "x86_64")]
     if is_available() {
         // SAFETY: they are available.

@@ -13,7 +13,7 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::{
     domain::{Architecture, BlockVariant, ClassList, ModelSpec, Normalisation, Scope},
-    nn::{Input, Network, adam, body::Body, cpu_precision, tensors},
+    nn::{Input, Network, Precision, adam, body::Body, tensors},
 };
 
 const CLASSES: usize = 3;
@@ -52,7 +52,7 @@ fn batch(seed: u64, images: usize, side: usize) -> (Input, Tensor<1, Int>) {
 
 /// Whether products are those of single precision, as Burn's are.
 fn is_f32() -> bool {
-    cpu_precision() == "f32"
+    Precision::chosen() == Precision::F32
 }
 
 /// The same with as much noise, as a share of white and up and down, as products are off by.

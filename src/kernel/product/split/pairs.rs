@@ -7,8 +7,8 @@ use crate::kernel::{
     columns::Columns,
     reading::Reading,
     simd::{
-        Lane, WIDTH,
-        tiles::{split, split_in_place},
+        Lane,
+        tiles::{Parts, ROWS, split},
     },
 };
 
@@ -18,10 +18,14 @@ const BLOCK: usize = 1 << 20;
 /// Bytes of all split numbers that each member may read, if that spares it from reading more weights than so many.
 const WHOLE: usize = 3 << 19;
 
-/// The left side in pairs of lanes, two planes each: the high parts and the low ones.
+/// Rows that are gathered before they are split: of two lanes they stay in a core's first-level cache.
+const GATHERED: usize = 128;
+
+/// The left side in pairs of lanes, a plane for each part.
 #[derive(Clone, Copy)]
 pub(super) struct Pairs<'a> {
     pub(super) reading: Reading<'a>,
+    pub(super) parts: Parts,
     /// Lanes of the product's outputs.
     pub(super) outputs: usize,
 }
@@ -38,13 +42,14 @@ impl Pairs<'_> {
 
     /// Lanes of a block of so many rows.
     pub(super) fn block(&self, rows: usize) -> usize {
-        2 * self.count() * self.stride(rows)
+        self.parts.count() * self.count() * self.stride(rows)
     }
 
     pub(super) fn cut(&self, threads: usize) -> Cut {
         let tiles = self.reading.rows().div_ceil(TILE);
-        let tile = 2 * self.count() * TILE * size_of::<Lane>();
-        let weights = self.outputs * self.reading.places().len() * 2 * self.count() * WIDTH * size_of::<Lane>();
+        let tile = self.parts.count() * self.count() * TILE * size_of::<Lane>();
+        let panel = self.reading.places().len() * self.count() * self.parts.count() * ROWS;
+        let weights = self.outputs * panel * size_of::<Lane>();
         if tiles < 4 * threads || tiles * tile < weights.min(WHOLE) {
             return Cut::Outputs { groups: 4 * threads };
         }
@@ -60,23 +65,27 @@ impl Pairs<'_> {
         }
     }
 
-    /// Writes the two planes of one pair of a block.
+    /// Writes the planes of one pair of a block.
     pub(super) fn split(&self, pair: usize, rows: &Range<usize>, planes: &mut [Lane]) {
-        let (high, low) = planes.split_at_mut(planes.len() / 2);
+        let (high, low) = self.parts.of(planes);
         let count = rows.len() + 2 * self.reading.halo();
-        let (high, low) = (&mut high[..count], &mut low[..count]);
+        let (high, mut low) = (&mut high[..count], low.map(|low| &mut low[..count]));
         let [first, second] = [2 * pair, 2 * pair + 1];
         let has_second = second < self.reading.lanes();
         if let Reading::Columns(Columns::Plain(images)) = self.reading {
             let plane = |lane| &images.plane(lane)[rows.clone()];
             return split(plane(first), has_second.then(|| plane(second)), high, low);
         }
-        self.reading.gather(first, rows.start, high);
-        if has_second {
-            self.reading.gather(second, rows.start, low);
-        } else {
-            low.fill(Lane::default());
+        let mut gathered = [[Lane::default(); GATHERED]; 2];
+        for (index, high) in high.chunks_mut(GATHERED).enumerate() {
+            let start = index * GATHERED;
+            let [one, other] = gathered.each_mut().map(|lane| &mut lane[..high.len()]);
+            self.reading.gather(first, rows.start + start, one);
+            if has_second {
+                self.reading.gather(second, rows.start + start, other);
+            }
+            let low = low.as_mut().map(|low| &mut low[start..][..high.len()]);
+            split(one, has_second.then_some(other), high, low);
         }
-        split_in_place(high, low);
     }
 }

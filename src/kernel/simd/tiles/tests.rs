@@ -18,25 +18,42 @@ fn close(found: &[Lane], twins: &[Lane]) {
     }
 }
 
+fn exact(part: u16) -> f64 {
+    f64::from(f32::from_bits(u32::from(part) << 16))
+}
+
+/// The planes of the parts of two lanes.
+fn parted(first: &[Lane], second: Option<&[Lane]>, parts: Parts) -> Vec<Lane> {
+    let mut planes = vec![Lane::default(); parts.count() * first.len()];
+    let (high, low) = parts.of(&mut planes);
+    split(first, second, high, low);
+    planes
+}
+
+fn rows(panel: &[Lane], parts: Parts) -> Vec<Lane> {
+    let mut rows = vec![Lane::default(); panel.len() / 2 * parts.count()];
+    split_weights(panel, parts, &mut rows);
+    rows
+}
+
 #[test]
-fn the_two_parts_of_a_number_hold_sixteen_of_its_bits() {
-    let [mut high, mut low] = [lanes(1, 20), lanes(2, 20)];
-    let [first, second] = [high.clone(), low.clone()];
-    split_in_place(&mut high, &mut low);
+fn a_part_of_a_number_holds_eight_of_its_bits_and_two_hold_sixteen() {
+    let (first, second) = (lanes(1, 20), lanes(2, 20));
+    let both = parted(&first, Some(&second), Parts::Two);
+    let (high, low) = both.split_at(20);
     let numbers = first.iter().zip(&second).flat_map(|(first, second)| [first.0, second.0].concat());
-    for ((number, high), low) in numbers.zip(bits(&high)).zip(bits(&low)) {
-        let parts = [high, low].map(|part| f32::from_bits(u32::from(*part) << 16));
-        let lost = f64::from(number) - f64::from(parts[0]) - f64::from(parts[1]);
-        assert!(lost.abs() <= f64::from(number.abs()) / f64::from(1 << 17), "{number}: {parts:?}");
-    }
-    let mut alone = [vec![Lane::default(); 20], vec![Lane::default(); 20]];
-    let [upper, lower] = &mut alone;
-    split(&first, None, upper, lower);
-    for (pixel, alone) in alone.iter().zip([&high, &low]).flat_map(|(alone, both)| alone.iter().zip(both)) {
-        assert_eq!(
-            (&bits(&[*pixel])[..WIDTH], &bits(&[*pixel])[WIDTH..]),
-            (&bits(&[*alone])[..WIDTH], &[0; WIDTH][..])
+    for ((number, high), low) in numbers.zip(bits(high)).zip(bits(low)) {
+        let lost = f64::from(number) - exact(*high);
+        assert!(lost.abs() <= f64::from(number.abs()) / f64::from(1 << 8), "{number}: {high:x}");
+        assert!(
+            (lost - exact(*low)).abs() <= f64::from(number.abs()) / f64::from(1 << 17),
+            "{number}: {high:x} {low:x}"
         );
+    }
+    assert_eq!(bits(&parted(&first, Some(&second), Parts::One)), bits(high));
+    for (alone, both) in parted(&first, None, Parts::Two).iter().zip(&both) {
+        assert_eq!(bits(&[*alone])[..WIDTH], bits(&[*both])[..WIDTH]);
+        assert_eq!(bits(&[*alone])[WIDTH..], [0; WIDTH]);
     }
 }
 
@@ -46,25 +63,26 @@ fn what_the_processor_does_is_what_plain_rust_does() {
         eprintln!("skipped: the processor has no tiles");
         return;
     }
-    let [mut first, mut second] = [lanes(3, 7), lanes(4, 7)];
-    let twins: Vec<_> = first.iter().zip(&second).map(|(first, second)| plain::parts(*first, *second)).collect();
-    split_in_place(&mut first, &mut second);
-    let (high, low): (Vec<_>, Vec<_>) = twins.into_iter().unzip();
-    assert_eq!((bits(&first), bits(&second)), (bits(&high), bits(&low)));
+    for parts in [Parts::One, Parts::Two] {
+        let (first, second) = (lanes(3, 7), lanes(4, 7));
+        let mut twins = vec![Lane::default(); 7 * parts.count()];
+        let (high, low) = parts.of(&mut twins);
+        plain::split(&first, Some(&second), high, low);
+        assert_eq!(bits(&parted(&first, Some(&second), parts)), bits(&twins));
 
-    let mut weights = lanes(5, NUMBERS);
-    let mut twin: [Lane; NUMBERS] = *weights.as_array().expect("as many");
-    split_weights(&mut weights);
-    plain::split_weights(&mut twin);
-    assert_eq!(bits(&weights), bits(&twin));
+        let weights: [Lane; NUMBERS] = *lanes(5, NUMBERS).as_array().expect("as many");
+        let mut twins = vec![Lane::default(); ROWS * parts.count()];
+        let (high, low) = parts.of(&mut twins);
+        plain::split_weights(&weights, high, low);
+        assert_eq!(bits(&rows(&weights, parts)), bits(&twins));
 
-    let row = 3;
-    let mut pixels: [Lane; NUMBERS] = *lanes(6, NUMBERS).as_array().expect("as many");
-    let mut rows = [(); 4].map(|()| vec![Lane::default(); ROWS * row]);
-    let [high, low, upper, lower] = &mut rows;
-    plain::transpose(&pixels, row, upper, lower);
-    transpose(&mut pixels, row, high, low);
-    assert_eq!((bits(high), bits(low)), (bits(upper), bits(lower)));
+        let row = 3;
+        let mut turned = [(); 2].map(|()| vec![Lane::default(); ROWS * row * parts.count()]);
+        let [found, twins] = turned.each_mut().map(|rows| parts.of(rows));
+        transpose(&weights, row, found.0, found.1);
+        plain::transpose(&weights, row, twins.0, twins.1);
+        assert_eq!(bits(&turned[0]), bits(&turned[1]));
+    }
 }
 
 #[test]
@@ -73,43 +91,43 @@ fn the_processors_products_are_those_of_plain_rust() {
         eprintln!("skipped: the processor has no tiles");
         return;
     }
-    // Two places and two pairs of lanes, 40 rows.
-    let (stride, places) = (51, [3, 0]);
-    let mut planes = lanes(7, 4 * stride);
-    for pair in planes.chunks_mut(2 * stride) {
-        let (high, low) = pair.split_at_mut(stride);
-        split_in_place(high, low);
-    }
-    let mut panels = [lanes(8, 4 * NUMBERS), lanes(9, 4 * NUMBERS)];
-    panels.iter_mut().for_each(|panel| split_weights(panel));
-    let left = Left { lanes: &planes, stride, pairs: 2, places: &places };
-    let right = [panels[0].as_slice(), &panels[1]];
-    let mut sums = [[Lane::default(); _]; 2];
     let registers = Tiles::begin();
-    registers.multiply(left, 8, right, &mut sums[0]);
-    plain::multiply(left, 8, right, &mut sums[1]);
-    close(&sums[0], &sums[1]);
+    for parts in [Parts::One, Parts::Two] {
+        // Two places and two pairs of lanes, 40 rows.
+        let (stride, places) = (51, [3, 0]);
+        let pair = |seed| parted(&lanes(seed, stride), Some(&lanes(seed + 1, stride)), parts);
+        let planes = [pair(20), pair(22)].concat();
+        let panels = [8, 9].map(|seed| rows(&lanes(seed, 4 * NUMBERS), parts));
+        let left = Left { lanes: &planes, parts, stride, pairs: 2, places: &places };
+        let right = [panels[0].as_slice(), &panels[1]];
+        let mut sums = [[Lane::default(); _]; 2];
+        registers.multiply(left, 8, right, &mut sums[0]);
+        plain::multiply(left, 8, right, &mut sums[1]);
+        close(&sums[0], &sums[1]);
 
-    let row = 5;
-    let mut inputs = [(); 2].map(|()| vec![Lane::default(); 2 * ROWS * row]);
-    for (seed, rows) in inputs.iter_mut().enumerate() {
-        let (high, low) = rows.split_at_mut(ROWS * row);
-        for column in 0..row {
-            let mut pixels = *lanes((10 * seed + column) as u64 + 10, NUMBERS).as_array().expect("as many");
-            transpose(&mut pixels, row, &mut high[column..], &mut low[column..]);
+        let row = 5;
+        let mut inputs = [(); 2].map(|()| vec![Lane::default(); parts.count() * ROWS * row]);
+        for (seed, rows) in inputs.iter_mut().enumerate() {
+            let (high, mut low) = parts.of(rows);
+            for column in 0..row {
+                let pixels = lanes((10 * seed + column) as u64 + 10, NUMBERS);
+                let low = low.as_mut().map(|low| &mut low[column..]);
+                transpose(pixels.as_array().expect("as many"), row, &mut high[column..], low);
+            }
         }
-    }
-    let factors = Factors { inputs: [&inputs[0], &inputs[1]], place: 31, outputs: right };
-    let begun: Tile = *lanes(30, ROWS).as_array().expect("as many");
-    for fresh in [true, false] {
-        let mut sums = [[[begun; 2]; 2]; 2];
-        let [found, twins] = &mut sums;
-        let places = |sums: &mut [[Tile; 2]; 2]| sums.each_mut().map(|sums| sums.each_mut().map(std::ptr::from_mut));
-        // SAFETY: the sums are this function's.
-        unsafe {
-            registers.multiply_transposed(factors, places(found), fresh);
-            plain::multiply_transposed(factors, places(twins), fresh);
+        let factors = Factors { parts, inputs: [&inputs[0], &inputs[1]], place: 31, outputs: right };
+        let begun: Tile = *lanes(30, ROWS).as_array().expect("as many");
+        for fresh in [true, false] {
+            let mut sums = [[[begun; 2]; 2]; 2];
+            let [found, twins] = &mut sums;
+            let places =
+                |sums: &mut [[Tile; 2]; 2]| sums.each_mut().map(|sums| sums.each_mut().map(std::ptr::from_mut));
+            // SAFETY: the sums are this function's.
+            unsafe {
+                registers.multiply_transposed(factors, places(found), fresh);
+                plain::multiply_transposed(factors, places(twins), fresh);
+            }
+            close(found.as_flattened().as_flattened(), twins.as_flattened().as_flattened());
         }
-        close(found.as_flattened().as_flattened(), twins.as_flattened().as_flattened());
     }
 }

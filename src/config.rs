@@ -59,13 +59,21 @@ pub struct ListenConfig {
     pub drain_seconds: u64,
 }
 
-/// Where the network runs, and the bounds of the prediction queue.
+/// Where the network runs.
 #[derive(Args, Clone, Debug)]
-pub struct ComputeConfig {
+pub struct DeviceConfig {
     /// `auto` (a real GPU if there is one, else the CPU), `vulkan`, `vulkan:N` or `cpu`. On a processor with AMX `cpu`
     /// computes products of f32 as three of bfloat16; `cpu:f32` keeps to f32, `cpu:bf16` is faster and computes one.
     #[arg(long, env = "THORAX_DEVICE", value_name = "DEVICE", default_value = "auto")]
     pub device: DeviceChoice,
+}
+
+/// Where the network runs, and the bounds of the prediction queue.
+#[derive(Args, Clone, Debug)]
+pub struct ComputeConfig {
+    /// The device.
+    #[command(flatten)]
+    pub on: DeviceConfig,
 
     /// Requests for predictions that may be under way at once; one more is answered 429.
     #[arg(long, env = "THORAX_MAX_QUEUE", value_name = "REQUESTS", default_value_t = 64,

@@ -61,7 +61,7 @@ impl Server {
         folder::hash_earlier_patients(&folder.db, &patient_ids, data.patient_key.is_some()).await?;
         let (listener, address) = bind(listen.listen).await?;
         let signals = StopSignals::listen().map_err(AppError::Serve)?;
-        let (device, device_info) = compute.device.open(Some(&folder.tuning()))?;
+        let (device, device_info) = compute.on.device.open(Some(&folder.tuning()))?;
         tracing::info!(
             device = device_info.name,
             description = device_info.description,

@@ -21,8 +21,9 @@ use self::{
 };
 use super::CliError;
 use crate::{
+    config::DeviceConfig,
     domain::{Architecture, DeviceInfo},
-    nn::{DeviceChoice, NnError},
+    nn::NnError,
 };
 
 #[derive(Args, Debug)]
@@ -67,10 +68,8 @@ pub(super) struct BenchArgs {
     #[arg(long, requires = "json")]
     details: bool,
 
-    /// `auto` (a real GPU if there is one, else the CPU), `vulkan`, `vulkan:N` or `cpu`. On a processor with AMX `cpu`
-    /// computes products of f32 as three of bfloat16; `cpu:f32` keeps to f32, `cpu:bf16` is faster and computes one.
-    #[arg(long, env = "THORAX_DEVICE", value_name = "DEVICE", default_value = "auto")]
-    device: DeviceChoice,
+    #[command(flatten)]
+    on: DeviceConfig,
 }
 
 /// Why nothing was measured.
@@ -95,7 +94,7 @@ pub(crate) enum BenchError {
 }
 
 pub(super) fn run(args: &BenchArgs) -> Result<(), CliError> {
-    let (device, info) = args.device.open(None)?;
+    let (device, info) = args.on.device.open(None)?;
     let threads = use_threads(args.threads, &info)?;
     let subject = Subject::new(args.architecture, args.weights.as_deref())?;
     let cases = args.selection().cases();

@@ -12,10 +12,9 @@ use self::board::Board;
 use super::{CliError, dataset, runs::Shown, serve::DATA_FOLDER};
 use crate::{
     app::Trainer,
-    config::DataConfig,
+    config::{DataConfig, DeviceConfig},
     domain::{RunId, RunStatus},
     http::{JsonObject, check_training_run},
-    nn::DeviceChoice,
     store::{self, Db, Run, StoreError, StoredEvent},
 };
 
@@ -59,17 +58,15 @@ pub(super) struct TrainArgs {
     #[arg(long, value_name = "ID", conflicts_with_all = ["dataset", "recipe", "stages", "plan", "name", "seed", "acknowledge"])]
     resume: Option<RunId>,
 
-    /// `auto` (a real GPU if there is one, else the CPU), `vulkan`, `vulkan:N` or `cpu`. On a processor with AMX `cpu`
-    /// computes products of f32 as three of bfloat16; `cpu:f32` keeps to f32, `cpu:bf16` is faster and computes one.
-    #[arg(long, env = "THORAX_DEVICE", value_name = "DEVICE", default_value = "auto")]
-    device: DeviceChoice,
+    #[command(flatten)]
+    on: DeviceConfig,
 
     #[command(flatten)]
     data: DataConfig,
 }
 
 pub(super) async fn run(args: TrainArgs) -> Result<(), CliError> {
-    let mut trainer = Trainer::open(&args.data, args.device, DATA_FOLDER).await?;
+    let mut trainer = Trainer::open(&args.data, args.on.device, DATA_FOLDER).await?;
     let db = trainer.folder().db.clone();
     let run = match args.resume {
         Some(id) => resumed(&trainer, id).await?,

@@ -187,11 +187,7 @@ fn convolutions_of_few_squares_are_those_of_plain_loops() {
     let mut numbers = Numbers(5);
     // More inputs than go through together, the last of them no whole lane.
     let wide = ConvShape { inputs: 84, outputs: 20, kernel: 3, stride: 1, padding: 1 };
-    for shape in SHAPES
-        .into_iter()
-        .chain([wide])
-        .filter(|shape| teams().iter().any(|team| winograd::suits(team.level(), *shape)))
-    {
+    for shape in SHAPES.into_iter().chain([wide]).filter(|shape| levels().any(|level| winograd::suits(level, *shape))) {
         for (images, side) in [(1, 3), (1, 7), (2, 7), (3, 8), (1, 14)] {
             let input = Plain::new(&mut numbers, images, shape.inputs, side);
             let (weights, bias) = (numbers.many(shape.weights()), numbers.many(shape.outputs));

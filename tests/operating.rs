@@ -294,14 +294,17 @@ impl Balancer {
         self.since.iter().for_each(|since| since.store(0, Ordering::Relaxed));
     }
 
-    /// Asks both servers in turn whether they are ready.
+    /// Asks both servers in turn whether they are ready. Two checks that fail make one that is not, so that the load meets one that ends
+    /// for as long as from one check to the next.
     fn check(&self) {
+        let mut failed = [2; 2];
         while !self.stopped.load(Ordering::Relaxed) {
-            for at in 0..2 {
+            for (at, failed) in failed.iter_mut().enumerate() {
                 let answer = Connection::open(&self.address(at)).and_then(|mut one| one.ask("GET", READY, &[], b""));
-                self.ready[at].store(answer.is_ok_and(|answer| answer.status == 200), Ordering::Relaxed);
+                *failed = if answer.is_ok_and(|answer| answer.status == 200) { 0 } else { *failed + 1 };
+                self.ready[at].store(*failed < 2, Ordering::Relaxed);
             }
-            thread::sleep(Duration::from_millis(50));
+            thread::sleep(Duration::from_millis(100));
         }
     }
 

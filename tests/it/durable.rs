@@ -1,0 +1,265 @@
+//! Runs that are killed, paused, robbed of their checkpoints or of the disk: they end with the numbers of a run that was left alone.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::OnceLock,
+    thread,
+    time::Duration,
+};
+
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::process::{Running, with_phantoms};
+
+const KILLS: usize = 20;
+
+/// How the names of files begin that fill a disk.
+const FILLER: &str = "filler";
+
+/// Two stages, head and whole network, dropout: everything that has a state, with checkpoints within its epochs.
+fn plan() -> Value {
+    let step = |scope, epochs| json!({"scope": scope, "learning_rate": 1e-3, "epochs": epochs});
+    json!({
+        "batch_size": 4,
+        "checkpoint_minutes": 0.002,
+        "stages": [
+            {"image_size": 160, "steps": [step("head", 5), step("all", 25)]},
+            {"image_size": 192, "steps": [step("all", 15)]},
+        ]
+    })
+}
+
+/// The numbers of a run that nobody disturbs.
+fn undisturbed() -> &'static Value {
+    static NUMBERS: OnceLock<Value> = OnceLock::new();
+    NUMBERS.get_or_init(|| {
+        let folder = with_phantoms();
+        let server = Running::start(folder.path(), &[]);
+        let run = server.submit("simple-cnn", &plan());
+        numbers_at_the_end(&server, &run)
+    })
+}
+
+/// All that a run says about its outcome, but for times and identifiers.
+fn numbers_at_the_end(server: &Running, run: &str) -> Value {
+    let path = format!("/v1/training-runs/{run}");
+    let ended = server.wait_for(&path, |run| ["succeeded", "failed"].contains(&run["status"].as_str().unwrap()));
+    assert_eq!(ended["status"], "succeeded", "{ended}");
+    let pick = |items: Value, names: &[&str]| -> Vec<Value> {
+        let pick = |item: &Value| names.iter().map(|name| item[name].clone()).collect();
+        items["items"].as_array().unwrap().iter().map(pick).collect()
+    };
+    let epochs = server.get(&format!("{path}/epochs?limit=200")).1;
+    let evaluations = server.get(&format!("{path}/evaluations")).1;
+    let models = server.get(&format!("/v1/models?run_id={run}")).1;
+    json!({
+        "epochs": pick(epochs, &["sequence", "stage", "step", "epoch", "train", "selection"]),
+        "evaluations": pick(evaluations, &["stage", "split", "confusion_matrix", "loss"]),
+        "models": pick(models, &["stage", "name", "sha256"]),
+    })
+}
+
+fn status(server: &Running, run: &str) -> String {
+    server.get(&format!("/v1/training-runs/{run}")).1["status"].as_str().unwrap().to_owned()
+}
+
+fn ask(server: &Running, run: &str, action: &str) -> (u16, Value) {
+    server.send("POST", &format!("/v1/training-runs/{run}/{action}"), "")
+}
+
+fn wait_until_it_trains(server: &Running, run: &str) {
+    server.wait_for(&format!("/v1/training-runs/{run}"), |run| run["progress"]["epoch"].as_u64() > Some(1));
+}
+
+/// The checkpoints of the only run, the newest last.
+fn checkpoints(folder: &TempDir, run: &str) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder.path().join("data/runs").join(run)).unwrap();
+    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+    paths.retain(|path| path.extension().is_some_and(|extension| extension == "safetensors"));
+    paths.sort_by_key(|path| fs::metadata(path).unwrap().modified().unwrap());
+    paths
+}
+
+#[test]
+fn a_run_whose_server_is_killed_twenty_times_ends_with_the_same_numbers() {
+    let folder = with_phantoms();
+    let mut server = Running::start(folder.path(), &[]);
+    let run = server.submit("simple-cnn", &plan());
+    let mut rng = ChaCha8Rng::seed_from_u64(4);
+    for kill in 0..KILLS {
+        thread::sleep(Duration::from_millis(rng.random_range(0..500)));
+        let status = status(&server, &run);
+        assert!(
+            ["queued", "running"].contains(&status.as_str()),
+            "before kill {kill} the run is {status}: make it longer"
+        );
+        server.end("-KILL");
+        server = Running::start(folder.path(), &[]);
+    }
+    assert_eq!(&numbers_at_the_end(&server, &run), undisturbed());
+    assert_eq!(checkpoints(&folder, &run).len(), 2, "the last two are kept");
+}
+
+#[test]
+fn a_run_goes_on_after_an_orderly_end_of_the_server() {
+    let folder = with_phantoms();
+    let mut server = Running::start(folder.path(), &[]);
+    let run = server.submit("simple-cnn", &plan());
+    wait_until_it_trains(&server, &run);
+    assert!(server.end("-TERM").success());
+    let server = Running::start(folder.path(), &[]);
+    assert_eq!(&numbers_at_the_end(&server, &run), undisturbed());
+}
+
+#[test]
+fn a_torn_checkpoint_is_noticed_and_the_one_before_used_and_without_any_it_begins_anew() {
+    let folder = with_phantoms();
+    let server = Running::start(folder.path(), &[]);
+    let run = server.submit("simple-cnn", &plan());
+    server.wait_for(&format!("/v1/training-runs/{run}"), |run| run["progress"]["epoch"].as_u64() > Some(3));
+    for torn in [1, 2] {
+        pause_and_wait(&server, &run);
+        let paths = checkpoints(&folder, &run);
+        assert_eq!(paths.len(), 2);
+        for path in &paths[2 - torn..] {
+            let bytes = fs::read(path).unwrap();
+            fs::write(path, &bytes[..bytes.len() / 2]).unwrap();
+        }
+        assert_eq!(ask(&server, &run, "resume").0, 202);
+        wait_until_it_trains(&server, &run);
+    }
+    assert_eq!(&numbers_at_the_end(&server, &run), undisturbed());
+}
+
+/// Paused runs write a checkpoint; when it is there, the device is free.
+fn pause_and_wait(server: &Running, run: &str) {
+    assert_eq!(ask(server, run, "pause").0, 202);
+    let other = server.submit("simple-cnn", &plan());
+    server.wait_for(&format!("/v1/training-runs/{other}"), |run| run["status"] == "running");
+    assert_eq!(status(server, run), "paused");
+    assert_eq!(ask(server, &other, "cancel").0, 202);
+    server.wait_for(&format!("/v1/training-runs/{other}"), |run| run["status"] == "cancelled");
+}
+
+#[test]
+fn a_paused_run_lets_others_go_first_and_resumed_from_two_sides_ends_with_the_same_numbers() {
+    let folder = with_phantoms();
+    let server = Running::start(folder.path(), &[]);
+    let run = server.submit("simple-cnn", &plan());
+    wait_until_it_trains(&server, &run);
+    pause_and_wait(&server, &run);
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                for action in ["resume", "pause", "pause", "resume", "resume"].repeat(4) {
+                    assert_eq!(ask(&server, &run, action).0, 202, "{action}");
+                }
+            });
+        }
+    });
+    assert_eq!(ask(&server, &run, "resume").0, 202);
+    assert_eq!(&numbers_at_the_end(&server, &run), undisturbed());
+    for action in ["pause", "resume", "cancel"] {
+        assert_eq!(ask(&server, &run, action).0, 409, "{action} of a run that has succeeded");
+    }
+    assert_eq!(server.send("DELETE", &format!("/v1/training-runs/{run}"), "").0, 204);
+    assert!(!folder.path().join("data/runs").join(&run).exists());
+}
+
+#[test]
+fn a_run_that_cannot_write_waits_until_it_can() {
+    let folder = with_phantoms();
+    let server = Running::start(folder.path(), &[]);
+    let run = server.submit("simple-cnn", &plan());
+    wait_until_it_trains(&server, &run);
+    // A file in the place of its folder: whatever it does, nothing can be written there.
+    let (place, aside) = (folder.path().join("data/runs").join(&run), folder.path().join("aside"));
+    server.wait_for(&format!("/v1/training-runs/{run}"), |_| place.is_dir());
+    fs::rename(&place, &aside).unwrap();
+    fs::write(&place, "").unwrap();
+    stands_still(&server, &run, || ());
+    fs::remove_file(&place).unwrap();
+    fs::rename(&aside, &place).unwrap();
+    assert_eq!(&numbers_at_the_end(&server, &run), undisturbed());
+}
+
+#[test]
+fn a_run_outlives_a_full_disk() {
+    let folder = with_phantoms();
+    let Some(disk) = SmallDisk::under(&folder.path().join("data")) else {
+        eprintln!("SKIPPED: no file system can be mounted here, so no full disk was tried");
+        return;
+    };
+    let server = Running::start(folder.path(), &[]);
+    let run = server.submit("simple-cnn", &plan());
+    wait_until_it_trains(&server, &run);
+    // Again and again: whenever a checkpoint is written, the one before the last goes and leaves room for the next.
+    stands_still(&server, &run, || disk.fill());
+    disk.free();
+    assert_eq!(&numbers_at_the_end(&server, &run), undisturbed());
+}
+
+/// Its epochs do not grow any more, and it has not failed either.
+fn stands_still(server: &Running, run: &str, hinder: impl Fn()) {
+    let epochs =
+        || server.get(&format!("/v1/training-runs/{run}/epochs?limit=200")).1["items"].as_array().unwrap().len();
+    let mut known = epochs();
+    for _ in 0..100 {
+        hinder();
+        thread::sleep(Duration::from_secs(1));
+        let now = epochs();
+        if now == known {
+            assert_eq!(status(server, run), "running");
+            return;
+        }
+        known = now;
+    }
+    panic!("it goes on writing");
+}
+
+/// A file system of a few megabytes; unmounted when dropped.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    /// Below a folder, whose files move there: database and all.
+    fn under(folder: &Path) -> Option<Self> {
+        let aside = folder.with_extension("aside");
+        fs::rename(folder, &aside).unwrap();
+        fs::create_dir(folder).unwrap();
+        let mount = Command::new("mount").args(["-t", "tmpfs", "-o", "size=96m", "tmpfs"]).arg(folder).output();
+        let disk = mount.is_ok_and(|output| output.status.success()).then(|| Self(folder.to_owned()))?;
+        let copied = Command::new("cp").arg("-a").arg(aside.join(".")).arg(folder).status();
+        assert!(copied.unwrap().success());
+        Some(disk)
+    }
+
+    fn fill(&self) {
+        let mut size = 96 << 20;
+        while size > 0 {
+            if fs::write(self.0.join(format!("{FILLER}{size}")), vec![1; size]).is_err() {
+                size /= 2;
+            }
+        }
+    }
+
+    fn free(&self) {
+        for entry in fs::read_dir(&self.0).unwrap() {
+            let path = entry.unwrap().path();
+            if path.file_name().unwrap().to_str().unwrap().starts_with(FILLER) {
+                fs::remove_file(path).unwrap();
+            }
+        }
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // Lazily: the server may still be there when a test has failed.
+        drop(Command::new("umount").arg("-l").arg(&self.0).status());
+    }
+}

@@ -1,0 +1,255 @@
+//! Arrays of NumPy over HTTP: what is exported, byte by byte and before real NumPy, and what an import takes.
+
+use std::{path::Path, process::Command};
+
+use serde_json::{Value, json};
+
+use crate::support::{Answer, Part, Server, png};
+
+/// A server that may import from the folder `root`.
+async fn server() -> Server {
+    Server::with(|state, folder| {
+        std::fs::create_dir_all(folder.join("root/set")).unwrap();
+        state.import_root = Some(folder.join("root"));
+    })
+    .await
+}
+
+/// Three images of each class in train and one in test; the path of the exports.
+async fn filled(server: &Server) -> String {
+    let dataset = server.dataset("chests").await;
+    server.fill(&dataset, "train", 0, 3).await;
+    server.fill(&dataset, "test", 100, 1).await;
+    format!("/v1/datasets/{dataset}/exports")
+}
+
+/// An array's bytes behind the header, which must be of this type and shape.
+fn elements<'a>(answer: &'a Answer, descr: &str, shape: &str) -> &'a [u8] {
+    assert_eq!((answer.status, answer.header("content-type")), (200, "application/octet-stream"), "{answer:?}");
+    assert_eq!(answer.header("content-length"), answer.bytes.len().to_string());
+    let (header, elements) = answer.bytes.split_at(128);
+    let expected = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}");
+    assert!(String::from_utf8_lossy(header).contains(&expected), "{}", String::from_utf8_lossy(header));
+    elements
+}
+
+#[tokio::test]
+async fn arrays_have_the_pixels_that_a_network_sees_and_the_classes_in_the_same_order() {
+    let server = server().await;
+    let exports = filled(&server).await;
+    let shown = server.get(&exports.replace("/exports", "/radiographs?split=train")).await;
+    let answer = server.get(&format!("{exports}/x_train_40.npy?dtype=uint8&channels=1")).await;
+    let grey = elements(&answer, "|u1", "(9, 40, 40, 1)").to_vec();
+    for (i, square) in grey.chunks(1600).enumerate() {
+        let id = shown.text(&format!("/items/{i}/id"));
+        let resized = server.get(&format!("/v1/radiographs/{id}/image?size=40")).await;
+        assert_eq!(image::load_from_memory(&resized.bytes).unwrap().to_luma8().as_raw(), square, "image {i}");
+    }
+    let answer = server.get(&format!("{exports}/x_train_40.npy")).await;
+    let floats = elements(&answer, "<f4", "(9, 40, 40, 3)");
+    let expected = grey.iter().flat_map(|level| [f32::from(*level) / 255.0; 3]).flat_map(f32::to_le_bytes);
+    assert!(floats.iter().copied().eq(expected));
+    let answer = server.get(&format!("{exports}/y_train.npy")).await;
+    let labels: Vec<i64> =
+        elements(&answer, "<i8", "(9,)").as_chunks::<8>().0.iter().map(|bytes| i64::from_le_bytes(*bytes)).collect();
+    assert_eq!(labels, [0, 0, 0, 1, 1, 1, 2, 2, 2]);
+    let file = server.get(&format!("{exports}/train_split.txt")).await;
+    let classes = ["normal", "pneumonia", "COVID-19"];
+    let in_file: Vec<String> =
+        String::from_utf8(file.bytes).unwrap().lines().map(|line| line.split(' ').nth(2).unwrap().into()).collect();
+    assert_eq!(in_file, labels.iter().map(|at| classes[*at as usize]).collect::<Vec<_>>());
+    let empty = server.get(&format!("{exports}/x_validation_64.npy")).await;
+    assert!(elements(&empty, "<f4", "(0, 64, 64, 3)").is_empty());
+}
+
+#[tokio::test]
+async fn what_is_no_array_is_refused() {
+    let server = server().await;
+    let exports = filled(&server).await;
+    for name in
+        ["x_train_31.npy", "x_train_1025.npy", "x_train.npy", "x_holdout_64.npy", "y_holdout.npy", "z_train.npy"]
+    {
+        let path = format!("{exports}/{name}");
+        server.get(&path).await.assert_problem(404, &path);
+    }
+    for (name, query) in [
+        ("x_train_64.npy", "dtype=float64"),
+        ("x_train_64.npy", "channels=2"),
+        ("x_train_64.npy", "channels=many"),
+        ("y_train.npy", "dtype=uint8"),
+        ("train_split.txt", "channels=1"),
+    ] {
+        let path = format!("{exports}/{name}");
+        server.get(&format!("{path}?{query}")).await.assert_problem(400, &path);
+    }
+}
+
+#[tokio::test]
+async fn exported_arrays_are_imported_pixel_for_pixel() {
+    let server = server().await;
+    let exports = filled(&server).await;
+    for query in ["", "?dtype=uint8&channels=1", "?dtype=uint8"] {
+        for split in ["train", "test"] {
+            keep(&server, &exports, &format!("x_{split}_48.npy"), query).await;
+            keep(&server, &exports, &format!("y_{split}.npy"), "").await;
+        }
+        let again = server.dataset(&format!("again {query}")).await;
+        let import = import(&server, &again).await;
+        let counts = (import.at("/created"), import.at("/rejected"));
+        assert_eq!(counts, (json!(12), json!(0)), "{import:?}");
+        let copies = format!("/v1/datasets/{again}/exports");
+        for name in ["x_train_48.npy?dtype=uint8", "x_test_48.npy?dtype=uint8", "y_train.npy", "y_test.npy"] {
+            let (first, second) =
+                (server.get(&format!("{exports}/{name}")).await, server.get(&format!("{copies}/{name}")).await);
+            assert!(first.status == 200 && first.bytes == second.bytes, "{name} {query}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn of_several_sizes_the_largest_is_imported_and_damaged_arrays_are_told() {
+    let server = server().await;
+    let exports = filled(&server).await;
+    for side in [32, 64, 48] {
+        keep(&server, &exports, &format!("x_train_{side}.npy"), "?dtype=uint8&channels=1").await;
+    }
+    keep(&server, &exports, "y_train.npy", "").await;
+    keep(&server, &exports, "x_test_32.npy", "").await;
+    let folder = server.folder.path().join("root/set");
+    let mut cut = std::fs::read(folder.join("x_test_32.npy")).unwrap();
+    cut.pop();
+    std::fs::write(folder.join("x_test_32.npy"), cut).unwrap();
+    let again = server.dataset("again").await;
+    let import = import(&server, &again).await;
+    let counts = (import.text("/status"), import.at("/created"), import.at("/rejected"));
+    assert_eq!(counts, ("succeeded".into(), json!(9), json!(3)), "{import:?}");
+    let told = |file: &str| {
+        let rejections: Vec<Value> = import.at("/rejections").as_array().unwrap().clone();
+        rejections.iter().find(|one| one["file"] == file).unwrap()["reason"].as_str().unwrap().to_owned()
+    };
+    assert!(told("x_train_32.npy").contains("x_train_64.npy") && told("x_train_48.npy").contains("larger"));
+    assert!(told("x_test_32.npy").contains("bytes"));
+    let rows = server.get(&format!("/v1/datasets/{again}/exports/train_split.txt")).await;
+    assert!(rows.bytes.starts_with(b"- x_train_64_000000.png normal\n- x_train_64_000001.png normal\n"), "{rows:?}");
+}
+
+#[tokio::test]
+async fn labels_that_do_not_fit_are_told_row_by_row() {
+    let server = server().await;
+    let exports = filled(&server).await;
+    let folder = server.folder.path().join("root/set");
+    keep(&server, &exports, "x_train_48.npy", "?dtype=uint8&channels=1").await;
+    keep(&server, &exports, "y_train.npy", "").await;
+    let whole = std::fs::read(folder.join("y_train.npy")).unwrap();
+    let mut wrong = whole.clone();
+    wrong[128] = 3;
+    wrong[136..144].fill(0xff);
+    std::fs::write(folder.join("y_train.npy"), wrong).unwrap();
+    let again = server.dataset("again").await;
+    let told = import(&server, &again).await;
+    assert_eq!((told.at("/created"), told.at("/rejected")), (json!(7), json!(2)), "{told:?}");
+    assert_eq!(told.text("/rejections/0/file"), "x_train_48.npy[0]");
+    assert!(told.text("/rejections/0/reason").contains("label 3 is none of 0 to 2"));
+    assert!(told.text("/rejections/1/reason").contains("label -1"));
+    keep(&server, &exports, "y_test.npy", "").await;
+    std::fs::copy(folder.join("y_test.npy"), folder.join("y_train.npy")).unwrap();
+    let told = import(&server, &again).await;
+    assert!(told.text("/rejections/0/reason").contains("9 images and 3 labels"), "{told:?}");
+    std::fs::remove_file(folder.join("y_train.npy")).unwrap();
+    let told = import(&server, &again).await;
+    assert!(told.text("/rejections/0/reason").contains("y_train.npy"), "{told:?}");
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn an_array_outside_the_folder_is_not_read() {
+    let server = server().await;
+    let exports = filled(&server).await;
+    keep(&server, &exports, "x_train_48.npy", "").await;
+    keep(&server, &exports, "y_train.npy", "").await;
+    let (inside, outside) =
+        (server.folder.path().join("root/set/y_train.npy"), server.folder.path().join("y_train.npy"));
+    std::fs::rename(&inside, &outside).unwrap();
+    std::os::unix::fs::symlink(&outside, &inside).unwrap();
+    let again = server.dataset("again").await;
+    let told = import(&server, &again).await;
+    assert_eq!((told.at("/created"), told.at("/rejected")), (json!(0), json!(1)), "{told:?}");
+    assert!(told.text("/rejections/0/reason").contains("leads out"));
+}
+
+#[tokio::test]
+async fn real_numpy_loads_what_is_exported_and_an_import_takes_what_it_saves() {
+    let server = server().await;
+    let exports = filled(&server).await;
+    let folder = server.folder.path().join("root/set");
+    keep(&server, &exports, "x_train_48.npy", "").await;
+    keep(&server, &exports, "y_train.npy", "").await;
+    let script = "\
+import numpy, sys
+folder = sys.argv[1] + '/'
+x, y = numpy.load(folder + 'x_train_48.npy'), numpy.load(folder + 'y_train.npy')
+print(x.dtype, x.shape, y.dtype, y.tolist(), 0 <= x.min() < x.max() <= 1)
+x[0, 0, 0, :] = [1, 0, 0]
+x[1, 0, 0, 0] = numpy.nan
+numpy.save(folder + 'x_train_48.npy', x)
+numpy.save(folder + 'y_train.npy', numpy.array(['normal', 'pneumonia', 'covid-19'])[y])
+numpy.save(folder + 'x_test.npy', (x[:2, :, :, 0] > 2).astype('uint8') + numpy.array([7, 9], 'uint8')[:, None, None])
+numpy.save(folder + 'y_test.npy', numpy.array([2, 7], 'uint8'))
+numpy.save(folder + 'x_val.npy', numpy.array([{}], dtype=object))
+";
+    let Some(said) = numpy(script, &folder) else { return };
+    assert_eq!(said.trim(), "float32 (9, 48, 48, 3) int64 [0, 0, 0, 1, 1, 1, 2, 2, 2] True");
+    let again = server.dataset("again").await;
+    let told = import(&server, &again).await;
+    // Of train one has a pixel that is no number, of test one a label that is no class, and objects are not read.
+    assert_eq!((told.at("/created"), told.at("/rejected")), (json!(9), json!(3)), "{told:?}");
+    let reasons = told.at("/rejections").to_string();
+    assert!(["NaN", "label 7", "pickled"].iter().all(|reason| reasons.contains(reason)), "{reasons}");
+    let shown = server.get(&format!("/v1/datasets/{again}/distribution")).await;
+    let shown = String::from_utf8(shown.bytes).unwrap();
+    assert!(shown.contains("| train | 2 | 3 | 3 | 8 |") && shown.contains("| test | 0 | 0 | 1 | 1 |"), "{shown}");
+    let grey = server.get(&format!("/v1/datasets/{again}/exports/x_train_48.npy?dtype=uint8&channels=1")).await;
+    // Red counts with its share of luma.
+    assert_eq!(elements(&grey, "|u1", "(8, 48, 48, 1)")[0], 76);
+}
+
+#[tokio::test]
+async fn an_array_ends_early_where_an_image_is_lost() {
+    let server = server().await;
+    let dataset = server.dataset("chests").await;
+    let image = png(48, 48, 1);
+    let parts = [Part::Text("label", "normal"), Part::Text("split", "train"), Part::File("a.png", &image)];
+    let sha256 = server.upload(&dataset, &parts).await.text("/items/0/radiograph/sha256");
+    let blob = server.folder.path().join("data/blobs").join(&sha256[..2]).join(&sha256[2..]);
+    std::fs::write(blob, b"damaged").unwrap();
+    let request = axum::http::Request::builder().uri(format!("/v1/datasets/{dataset}/exports/x_train_64.npy"));
+    assert!(server.body(request.body(axum::body::Body::empty()).unwrap()).await.is_err(), "the body breaks off");
+}
+
+/// Keeps an export in the folder of the next import.
+async fn keep(server: &Server, exports: &str, name: &str, query: &str) {
+    let answer = server.get(&format!("{exports}/{name}{query}")).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    std::fs::write(server.folder.path().join("root/set").join(name), answer.bytes).unwrap();
+}
+
+/// Imports the folder `set` and waits for the end.
+async fn import(server: &Server, dataset: &str) -> Answer {
+    let started = server.post(&format!("/v1/datasets/{dataset}/imports"), json!({"path": "set"})).await;
+    assert_eq!(started.status, 202, "{started:?}");
+    server.settle().await;
+    server.get(started.header("location")).await
+}
+
+/// What a script prints in a Python that has NumPy; says so when there is none.
+fn numpy(script: &str, folder: &Path) -> Option<String> {
+    let python = std::env::var_os("PYTHON").unwrap_or_else(|| "python3".into());
+    let run = |script: &str| Command::new(&python).args(["-c", script]).arg(folder).output();
+    if !run("import numpy").is_ok_and(|output| output.status.success()) {
+        println!("skipped: no python3 with numpy (set PYTHON)");
+        return None;
+    }
+    let output = run(script).unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Some(String::from_utf8(output.stdout).unwrap())
+}

@@ -1,0 +1,232 @@
+//! Models, their aliases and predictions, through HTTP.
+
+use std::time::Instant;
+
+use image::{DynamicImage, ImageFormat};
+use serde_json::{Value, json};
+use thorax::{
+    inference::{Engine, EngineConfig},
+    metrics::Metrics,
+    nn::DeviceChoice,
+};
+
+use crate::support::{Answer, MAX_UPLOAD_BYTES, Part, Server, assert_close, bomb, model, multipart, png};
+
+const NOBODY: &str = "01890a5d-ac96-774b-bcce-b302099a8057";
+const PREDICTIONS: &str = "/v1/predictions";
+const CHAMPION: &str = "/v1/models/aliases/champion";
+
+#[tokio::test]
+async fn without_a_model_the_answer_is_to_come_back() {
+    let server = Server::start().await;
+    let answer = classify(&server, png(48, 48, 1)).await;
+    answer.assert_problem(503, PREDICTIONS);
+    assert!(!answer.header("retry-after").is_empty());
+    assert_eq!(server.get("/health/ready").await.status, 503);
+    server.get(CHAMPION).await.assert_problem(404, CHAMPION);
+}
+
+#[tokio::test]
+async fn an_uploaded_model_is_shown_and_comes_back_byte_for_byte() {
+    let server = Server::start().await;
+    let file = model::small(32, 1);
+    let made = upload_model(&server, "?name=mine&synthetic=true", file.clone()).await;
+    assert_eq!((made.status, made.text("/name"), made.at("/synthetic")), (201, "mine".into(), json!(true)));
+    let model = server.get(made.header("location")).await;
+    assert_eq!(model.at("/spec/image_size"), json!(32));
+    let weights = server.get(&format!("{}/weights", made.header("location"))).await;
+    assert_eq!((weights.status, weights.bytes == file), (200, true));
+    assert_eq!(weights.header("etag"), format!("\"{}\"", model.text("/sha256")));
+    assert_eq!(server.get("/v1/models").await.items(), 1);
+}
+
+#[tokio::test]
+async fn what_is_no_model_is_refused() {
+    let server = Server::start().await;
+    upload_model(&server, "", b"not a model".to_vec()).await.assert_problem(422, "/v1/models");
+    let file = model::small(32, 1);
+    upload_model(&server, "", file[..file.len() / 2].to_vec()).await.assert_problem(422, "/v1/models");
+    upload_model(&server, "?name=", file.clone()).await.assert_problem(422, "/v1/models");
+    server.request("POST", "/v1/models", "text/plain", file).await.assert_problem(415, "/v1/models");
+    assert_eq!(server.get("/v1/models").await.items(), 0);
+}
+
+#[tokio::test]
+async fn an_alias_names_a_model_that_exists_and_keeps_it() {
+    let server = Server::start().await;
+    let id = server.crown(model::small(32, 1)).await;
+    assert_eq!(server.get(CHAMPION).await.text("/id"), id);
+    let nobody = put_champion(&server, NOBODY).await;
+    assert_eq!((nobody.status, nobody.pointers()), (422, vec!["/model_id".into()]));
+    let path = "/v1/models/aliases/Not-One";
+    let body = json!({ "model_id": id }).to_string();
+    server.request("PUT", path, "application/json", body.into()).await.assert_problem(422, path);
+    let path = format!("/v1/models/{id}");
+    server.delete(&path).await.assert_problem(409, &path);
+    let other = upload_model(&server, "", model::small(32, 2)).await.header("location").to_owned();
+    assert_eq!(server.delete(&other).await.status, 204);
+    server.get(&other).await.assert_problem(404, &other);
+}
+
+#[tokio::test]
+async fn a_champion_that_cannot_be_loaded_leaves_the_old_one_serving() {
+    let server = Server::start().await;
+    let id = server.crown(model::small(32, 1)).await;
+    let broken = upload_model(&server, "", model::small(32, 2)).await;
+    let hash = broken.text("/sha256").try_into().unwrap();
+    std::fs::write(server.state.blobs.path(&hash), b"damaged").unwrap();
+    assert_eq!(put_champion(&server, &broken.text("/id")).await.status, 500);
+    assert_eq!(server.get(CHAMPION).await.text("/id"), id);
+    assert_eq!(classify(&server, png(48, 48, 1)).await.text("/model/id"), id);
+}
+
+#[tokio::test]
+async fn a_prediction_names_class_model_time_and_notice_and_is_recorded() {
+    let server = Server::start().await;
+    let id = server.crown(model::small(32, 1)).await;
+    let answer = classify(&server, png(48, 48, 1)).await;
+    assert_eq!((answer.status, answer.text("/model/id"), answer.text("/model/alias")), (200, id, "champion".into()));
+    assert_is_distribution(&answer);
+    assert!(answer.text("/notice").to_lowercase().contains("research"), "{}", answer.text("/notice"));
+    assert!(answer.at("/timing/inference_ms").as_f64().unwrap() > 0.0);
+    let recorded = server.get(&format!("{PREDICTIONS}/{}", answer.text("/id"))).await;
+    assert_eq!(recorded.at("/probabilities"), answer.at("/probabilities"));
+    assert_eq!(server.get(PREDICTIONS).await.text("/items/0/id"), answer.text("/id"));
+}
+
+#[tokio::test]
+async fn a_form_answers_for_one_file_or_for_each_of_several() {
+    let server = Server::start().await;
+    server.crown(model::small(32, 1)).await;
+    let (good, bad) = (png(48, 48, 1), b"no image".to_vec());
+    let alone = form(&server, &[Part::File("a.png", &good)]).await;
+    assert_eq!(alone.at("/probabilities"), classify(&server, good.clone()).await.at("/probabilities"));
+    let parts = [Part::File("a.png", &good), Part::File("b.png", &bad), Part::File("c.png", &good)];
+    let several = form(&server, &parts).await;
+    assert_eq!((several.status, several.items()), (200, 3));
+    assert_eq!(
+        (several.text("/items/1/file_name"), several.at("/items/1/problem/status")),
+        ("b.png".into(), json!(415))
+    );
+    // Files share batches, and the last digit depends on the company.
+    assert_close(&several.at("/items/2/prediction/probabilities"), &alone.at("/probabilities"));
+    form(&server, &[]).await.assert_problem(422, PREDICTIONS);
+    form(&server, &[Part::Text("label", "normal")]).await.assert_problem(422, PREDICTIONS);
+}
+
+#[tokio::test]
+async fn every_kind_of_png_and_jpeg_is_read() {
+    let server = Server::start().await;
+    server.crown(model::small(32, 1)).await;
+    let grey = image::load_from_memory(&png(48, 48, 1)).unwrap();
+    let kinds: [DynamicImage; 5] = [
+        grey.to_luma8().into(),
+        grey.to_luma16().into(),
+        grey.to_rgb8().into(),
+        grey.to_rgba8().into(),
+        grey.to_rgb16().into(),
+    ];
+    let expected = classify(&server, png(48, 48, 1)).await.text("/prediction");
+    for kind in kinds {
+        let answer = classify(&server, encoded(&kind, ImageFormat::Png)).await;
+        assert_eq!((answer.status, answer.text("/prediction")), (200, expected.clone()), "{:?}", kind.color());
+    }
+    let jpeg = encoded(&grey, ImageFormat::Jpeg);
+    assert_eq!(server.request("POST", PREDICTIONS, "image/jpeg", jpeg).await.status, 200);
+}
+
+#[tokio::test]
+async fn what_is_no_usable_image_is_refused_before_it_costs_anything() {
+    let server = Server::start().await;
+    server.crown(model::small(32, 1)).await;
+    let text = b"a text file named scan.png".to_vec();
+    classify(&server, text.clone()).await.assert_problem(415, PREDICTIONS);
+    server.request("POST", PREDICTIONS, "text/plain", text).await.assert_problem(415, PREDICTIONS);
+    let whole = png(48, 48, 1);
+    classify(&server, whole[..whole.len() / 2].to_vec()).await.assert_problem(422, PREDICTIONS);
+    classify(&server, png(8, 8, 1)).await.assert_problem(422, PREDICTIONS);
+    let started = Instant::now();
+    classify(&server, bomb(60_000, 60_000)).await.assert_problem(413, PREDICTIONS);
+    assert!(started.elapsed().as_secs() < 2, "a bomb was decoded");
+    classify(&server, vec![0; MAX_UPLOAD_BYTES + 1]).await.assert_problem(413, PREDICTIONS);
+    assert_eq!(server.get(PREDICTIONS).await.items(), 0);
+}
+
+#[tokio::test]
+async fn the_model_that_is_asked_for_answers_and_no_other_is_pretended() {
+    let server = Server::start().await;
+    server.crown(model::small(32, 1)).await;
+    let other = upload_model(&server, "", model::small(32, 2)).await.text("/id");
+    let ask = async |model: &str| {
+        server.request("POST", &format!("{PREDICTIONS}?model={model}"), "image/png", png(48, 48, 1)).await
+    };
+    assert_eq!(ask("champion").await.status, 200);
+    let answer = ask(&other).await;
+    assert_eq!((answer.status, answer.text("/model/id")), (200, other));
+    ask(NOBODY).await.assert_problem(404, PREDICTIONS);
+    ask("nobody").await.assert_problem(404, PREDICTIONS);
+}
+
+#[tokio::test]
+async fn a_full_queue_says_so_and_empties() {
+    let server = Server::with(|state, _| {
+        let engine = EngineConfig { max_queue: 1, max_batch_size: 1, max_batch_delay_ms: 0, max_loaded_models: 1 };
+        state.engine = Engine::start(engine, DeviceChoice::Cpu.open(None).unwrap().0);
+        state.metrics = Metrics::new(state.engine.metrics().clone());
+    })
+    .await;
+    server.crown(model::small(32, 1)).await;
+    let answers = futures_util::future::join_all((0..16).map(|_| classify(&server, png(640, 640, 1)))).await;
+    let refused = answers.iter().filter(|answer| answer.status == 429).collect::<Vec<_>>();
+    assert!(!refused.is_empty() && refused.len() < 16, "{} of 16 refused", refused.len());
+    for answer in &refused {
+        answer.assert_problem(429, PREDICTIONS);
+        assert!(!answer.header("retry-after").is_empty());
+    }
+    assert_eq!(refused.len() + answers.iter().filter(|answer| answer.status == 200).count(), 16);
+    assert_eq!(classify(&server, png(48, 48, 1)).await.status, 200);
+}
+
+#[tokio::test]
+async fn clients_at_once_get_what_each_would_get_alone() {
+    let server = Server::start().await;
+    server.crown(model::small(32, 1)).await;
+    let (a, b) = (classify(&server, png(48, 48, 1)).await, classify(&server, png(64, 64, 90)).await);
+    let (c, d) = tokio::join!(classify(&server, png(48, 48, 1)), classify(&server, png(64, 64, 90)));
+    for (alone, together) in [(a, c), (b, d)] {
+        assert_close(&together.at("/probabilities"), &alone.at("/probabilities"));
+    }
+}
+
+/// Probabilities sum to 1 and the prediction is the most probable class.
+fn assert_is_distribution(answer: &Answer) {
+    let probabilities = answer.at("/probabilities");
+    let values: Vec<f64> = probabilities.as_object().unwrap().values().map(|p| p.as_f64().unwrap()).collect();
+    assert!(values.len() == 3 && (values.iter().sum::<f64>() - 1.0).abs() < 1e-4, "{probabilities}");
+    let highest = values.iter().copied().fold(0.0, f64::max);
+    assert_eq!(probabilities[answer.text("/prediction")], json!(highest));
+}
+
+fn encoded(image: &DynamicImage, format: ImageFormat) -> Vec<u8> {
+    let mut bytes = std::io::Cursor::new(Vec::new());
+    image.write_to(&mut bytes, format).unwrap();
+    bytes.into_inner()
+}
+
+async fn classify(server: &Server, image: Vec<u8>) -> Answer {
+    server.request("POST", PREDICTIONS, "image/png", image).await
+}
+
+async fn form(server: &Server, parts: &[Part<'_>]) -> Answer {
+    let (content_type, body) = multipart(parts);
+    server.request("POST", PREDICTIONS, &content_type, body).await
+}
+
+async fn upload_model(server: &Server, query: &str, file: Vec<u8>) -> Answer {
+    server.request("POST", &format!("/v1/models{query}"), "application/octet-stream", file).await
+}
+
+async fn put_champion(server: &Server, id: &str) -> Answer {
+    let body: Value = json!({ "model_id": id });
+    server.request("PUT", CHAMPION, "application/json", body.to_string().into()).await
+}

@@ -1,0 +1,38 @@
+//! All integration tests in one binary: one link, and tests of different modules run beside each other.
+//!
+//! Tests that depend on process-wide state (environment, current directory, thread pools, the allocator) start the program
+//! as a process of its own; see [`process`].
+
+#![allow(clippy::unwrap_used, reason = "a panic fails the test, which is what it should do")]
+
+mod bench;
+mod datasets;
+mod durable;
+mod http_arrays;
+mod http_compare;
+mod http_datasets;
+mod http_dicom;
+mod http_events;
+mod http_explain;
+mod http_exports;
+mod http_files;
+mod http_gate;
+mod http_generate;
+mod http_live;
+mod http_metrics;
+mod http_plans;
+mod http_prediction_jobs;
+mod http_predictions;
+mod http_report;
+mod http_training;
+mod http_v2;
+mod openapi;
+mod operating;
+mod process;
+mod queries;
+mod real;
+mod runs;
+mod server;
+mod support;
+mod train;
+mod weights;

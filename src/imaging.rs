@@ -1,28 +1,28 @@
 //! Bytes to model input: bounded decode, one grey plane, resize. The same path for training and serving; training may change its images
 //! at random after it.
 
-mod change;
+mod augmentation;
+mod burned_in_text;
 mod container;
 mod dicom;
 mod examine;
+mod fingerprint;
 mod grey;
-mod look;
-mod marks;
 mod overlay;
+mod quality_flags;
 mod resize;
 mod statistics;
 mod strip;
-mod suspicion;
 
-pub use change::Change;
+pub use augmentation::Transform;
 pub use dicom::{DicomRadiograph, Reference, reference};
 pub use examine::{Examined, examine};
+pub use fingerprint::{FINGERPRINT_VERSION, detail, fingerprint, mirrored_detail, mirrored_hash, similarity};
 pub use grey::luma;
-pub use look::{LOOK_VERSION, detail, likeness, look, mirrored_detail, mirrored_hash};
 pub use overlay::overlay_png;
+pub use quality_flags::quality_flags;
 pub use resize::{resize_square, shrink};
 pub use statistics::{statistics, statistics_of_plane};
-pub use suspicion::flags;
 
 use std::io::Cursor;
 

@@ -30,7 +30,7 @@ use burn::tensor::Device;
 
 use crate::{
     domain::{
-        ClassList, ConfusionMatrix, EpochRecord, ModelSpec, RateChoice, RunProgress, SelectionMetric, Split,
+        ClassList, ConfusionMatrix, EpochRecord, ModelSpec, RangeTestResult, RunProgress, SelectionMetric, Split,
         TrainedBatch, TrainingPlan,
     },
     nn::{self, NnError},
@@ -174,7 +174,7 @@ pub trait Observer {
     /// After each pass of the frozen body over `images` images, whose features then serve every epoch of a head step.
     fn body_pass(&mut self, _images: usize, _time: Duration) {}
     /// After the range test of a step.
-    fn rate_choice(&mut self, _choice: &RateChoice) {}
+    fn rate_choice(&mut self, _choice: &RangeTestResult) {}
     /// Asked before each batch: any answer ends the run with [`TrainingError::Stopped`].
     fn should_stop(&mut self) -> Option<Stop>;
 }

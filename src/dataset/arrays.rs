@@ -8,7 +8,7 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 
 use crate::{
-    domain::{DatasetId, LARGEST_SIDE, Sha256, Split},
+    domain::{DatasetId, MAX_IMAGE_SIZE, Sha256, Split},
     imaging::{self, GreyImage, Limits},
     store::{self, Blobs, Dataset, Db},
 };
@@ -20,7 +20,7 @@ use super::{
 };
 
 /// Sides of an exported image, in pixels.
-pub const SIDES: std::ops::RangeInclusive<u32> = imaging::MIN_SIDE..=LARGEST_SIDE;
+pub const SIDES: std::ops::RangeInclusive<u32> = imaging::MIN_SIDE..=MAX_IMAGE_SIZE;
 
 /// How a grey level is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ToSchema)]

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::{
-    domain::{DatasetId, Grouping, RadiographId, Split},
+    domain::{DatasetId, DisjointSet, RadiographId, Split},
     imaging,
     store::{self, Db, HashedRadiograph, StoreError},
 };
@@ -55,8 +55,8 @@ pub struct Duplicates {
 /// Only pairs that share a band of their hashes are looked at, and of these only the few whose hashes are near are compared in pixels; one
 /// that is known to be a version of the other through a third is not compared again. So 16,000 images take about a second.
 pub async fn duplicates(db: &Db, dataset: DatasetId) -> Result<Duplicates, StoreError> {
-    let unseen = store::looks::missing(db, dataset, imaging::LOOK_VERSION).await?.len() as u64;
-    let looks = store::looks::hashes(db, dataset, imaging::LOOK_VERSION).await?;
+    let unseen = store::looks::missing(db, dataset, imaging::FINGERPRINT_VERSION).await?.len() as u64;
+    let looks = store::looks::hashes(db, dataset, imaging::FINGERPRINT_VERSION).await?;
     let (compared, featureless) = (looks.len() as u64, looks.iter().filter(|look| look.hash.is_none()).count() as u64);
     let (looks, near) = super::off_async(move || {
         let near = near_pairs(&looks);
@@ -162,7 +162,7 @@ fn bits_between(one: &[u64; 4], other: &[u64; 4]) -> u32 {
 struct Verified<'a> {
     looks: &'a [HashedRadiograph],
     planes: HashMap<RadiographId, Vec<u8>>,
-    groups: Grouping,
+    groups: DisjointSet,
     /// Of a group's first.
     seen: HashMap<usize, Seen>,
     /// None of what has too little detail, or went meanwhile.
@@ -192,11 +192,11 @@ impl Seen {
 
 impl<'a> Verified<'a> {
     fn new(looks: &'a [HashedRadiograph], planes: HashMap<RadiographId, Vec<u8>>) -> Self {
-        Self { looks, planes, groups: Grouping::new(looks.len()), seen: HashMap::new(), at_hand: HashMap::new() }
+        Self { looks, planes, groups: DisjointSet::new(looks.len()), seen: HashMap::new(), at_hand: HashMap::new() }
     }
 
     fn compare(&mut self, Near { one, other, mirrored, .. }: Near) {
-        let (first, second) = (self.groups.first_of(one), self.groups.first_of(other));
+        let (first, second) = (self.groups.find(one), self.groups.find(other));
         if first == second {
             return;
         }
@@ -208,8 +208,8 @@ impl<'a> Verified<'a> {
         self.fetch(other);
         let (Some(a), Some(b)) = (&self.at_hand[&one], &self.at_hand[&other]) else { return };
         let likeness = match mirrored {
-            true => imaging::likeness(a, &imaging::mirrored_detail(b)),
-            false => imaging::likeness(a, b),
+            true => imaging::similarity(a, &imaging::mirrored_detail(b)),
+            false => imaging::similarity(a, b),
         };
         if likeness < LEAST_LIKENESS {
             return;
@@ -219,7 +219,7 @@ impl<'a> Verified<'a> {
         let joins = Seen { likeness: likeness.min(1.0), identical, mirrored };
         let before = [first, second].map(|leader| self.seen.remove(&leader).unwrap_or(ALONE));
         self.seen.insert(first.min(second), before.into_iter().fold(joins, Seen::and));
-        self.groups.join(first, second);
+        self.groups.union(first, second);
     }
 
     fn fetch(&mut self, at: usize) {
@@ -230,7 +230,7 @@ impl<'a> Verified<'a> {
     fn groups(mut self) -> Vec<DuplicateGroup> {
         let mut members: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
         for at in 0..self.looks.len() {
-            members.entry(self.groups.first_of(at)).or_default().push(at);
+            members.entry(self.groups.find(at)).or_default().push(at);
         }
         let group = |(first, members): (usize, Vec<usize>)| {
             let Seen { likeness, identical, mirrored } = self.seen.get(&first).copied()?;

@@ -17,5 +17,5 @@ pub async fn leakage(db: &Db, dataset: DatasetId) -> Result<Vec<LeakageFinding>,
 pub fn leakage_of(patients: u64, groups: &[DuplicateGroup]) -> Vec<LeakageFinding> {
     let pictures = groups.iter().filter(|group| group.splits.len() > 1).count() as u64;
     let counts = [(LeakageKind::PatientOverlap, patients), (LeakageKind::DuplicateAcrossSplits, pictures)];
-    counts.into_iter().filter(|(_, count)| *count > 0).map(|(leakage, count)| leakage.found(count)).collect()
+    counts.into_iter().filter(|(_, count)| *count > 0).map(|(leakage, count)| leakage.finding(count)).collect()
 }

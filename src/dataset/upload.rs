@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use tokio::sync::Semaphore;
 
 use crate::{
-    domain::{Flag, Look, RadiographId, Sha256, Split, is_lateral},
+    domain::{Fingerprint, QualityFlag, RadiographId, Sha256, Split, is_lateral},
     imaging::{self, Examined, Format, ImageError, Limits},
     store::{Attributes, Beside, Blobs, Dataset, Db, Radiograph, StoreError, radiographs},
 };
@@ -57,7 +57,7 @@ pub enum AddError {
     },
     /// The data set refuses radiographs with this flag (HTTP 422).
     #[error("this data set refuses it: {}", .0.explanation())]
-    Refused(Flag),
+    Refused(QualityFlag),
     /// The bytes are not a usable radiograph.
     #[error(transparent)]
     Image(#[from] ImageError),
@@ -68,7 +68,7 @@ pub enum AddError {
 
 /// A radiograph whose blob is durable and whose row is still to be written.
 pub(super) enum Kept {
-    New(Box<Radiograph>, Look),
+    New(Box<Radiograph>, Fingerprint),
     Known(Box<Radiograph>),
 }
 
@@ -113,8 +113,8 @@ pub(super) async fn keep(
     let attributes = dicom.as_ref().map(|dicom| dicom.attributes.clone());
     // What the sender says of it goes before what the file does.
     let view = view.or_else(|| attributes.as_ref()?.view.clone());
-    if view.as_deref().is_some_and(is_lateral) && !flags.contains(&Flag::LateralView) {
-        flags.push(Flag::LateralView);
+    if view.as_deref().is_some_and(is_lateral) && !flags.contains(&QualityFlag::LateralView) {
+        flags.push(QualityFlag::LateralView);
     }
     if let Some(refused) = flags.iter().find(|flag| dataset.refuse.contains(flag)) {
         return Err(AddError::Refused(*refused));
@@ -156,7 +156,7 @@ pub(super) async fn enter(db: &Db, kept: Vec<(Kept, Option<&Attributes>)>) -> Re
         .zip(&own)
         .filter_map(|((kept, attributes), own)| match kept {
             Kept::New(radiograph, look) => {
-                let look = Some((imaging::LOOK_VERSION, look));
+                let look = Some((imaging::FINGERPRINT_VERSION, look));
                 Some((&**radiograph, Beside { look, attributes: attributes.or(own.as_ref()) }))
             }
             Kept::Known(_) => None,
@@ -173,7 +173,7 @@ pub(super) async fn enter(db: &Db, kept: Vec<(Kept, Option<&Attributes>)>) -> Re
 /// A file, looked at, and what is stored of it.
 struct Prepared {
     examined: Examined,
-    look: Look,
+    look: Fingerprint,
     format: Format,
     stored: Vec<u8>,
     sha256: Sha256,
@@ -191,7 +191,7 @@ async fn prepared(bytes: Vec<u8>, uploaded: Sha256, limits: Limits) -> Result<Pr
         let examined = imaging::examine(&bytes, &limits)?;
         let (format, stored) = examined.storable(&bytes)?;
         let sha256 = if stored == bytes { uploaded } else { Sha256::of(&stored) };
-        let look = imaging::look(&examined.image);
+        let look = imaging::fingerprint(&examined.image);
         Ok(Prepared { examined, look, format, stored, sha256 })
     })
     .await

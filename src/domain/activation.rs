@@ -16,7 +16,7 @@ pub struct ActivationMap {
 
 impl ActivationMap {
     /// Scales `values`, `rows * columns` of them and none negative, so that the largest becomes 1. What is not a number becomes 0.
-    pub fn scaled(rows: usize, columns: usize, values: &[f32]) -> Self {
+    pub fn normalised(rows: usize, columns: usize, values: &[f32]) -> Self {
         assert_eq!(values.len(), rows * columns, "a value for each cell");
         let largest = values.iter().copied().fold(0.0, f32::max);
         let share = |value: &f32| if largest > 0.0 { (value / largest).clamp(0.0, 1.0) } else { 0.0 };
@@ -25,7 +25,7 @@ impl ActivationMap {
     }
 
     /// Between the centres of the cells, linearly; `down` and `right` are shares of the image's height and width, 0 to 1.
-    pub fn at(&self, down: f32, right: f32) -> f32 {
+    pub fn sample(&self, down: f32, right: f32) -> f32 {
         let (top, bottom, below) = between(down, self.rows);
         let (left, right, beside) = between(right, self.columns);
         let row = |row: usize| {
@@ -49,8 +49,8 @@ mod tests {
 
     #[test]
     fn the_strongest_is_one_and_nothing_stays_nothing() {
-        assert_eq!(ActivationMap::scaled(1, 4, &[0.0, 1.0, 4.0, f32::NAN]).values, [0.0, 0.25, 1.0, 0.0]);
-        assert_eq!(ActivationMap::scaled(2, 1, &[0.0; 2]).values, [0.0; 2]);
+        assert_eq!(ActivationMap::normalised(1, 4, &[0.0, 1.0, 4.0, f32::NAN]).values, [0.0, 0.25, 1.0, 0.0]);
+        assert_eq!(ActivationMap::normalised(2, 1, &[0.0; 2]).values, [0.0; 2]);
     }
 
     #[test]
@@ -64,8 +64,8 @@ mod tests {
             (0.0, 1.0, 1.0),
             (0.5, 0.75, 0.75),
         ] {
-            assert!((map.at(down, right) - expected).abs() < 1e-6, "{down}, {right}");
+            assert!((map.sample(down, right) - expected).abs() < 1e-6, "{down}, {right}");
         }
-        assert_eq!(ActivationMap { rows: 1, columns: 1, values: vec![0.3] }.at(0.9, 0.1), 0.3);
+        assert_eq!(ActivationMap { rows: 1, columns: 1, values: vec![0.3] }.sample(0.9, 0.1), 0.3);
     }
 }

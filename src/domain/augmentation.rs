@@ -38,7 +38,7 @@ impl Augmentation {
     }
 
     /// What is wrong with it: each field and what would be right.
-    pub fn problems(&self) -> Vec<(&'static str, String)> {
+    pub fn validate(&self) -> Vec<(&'static str, String)> {
         let limits = [
             ("rotation_degrees", self.rotation_degrees, 180.0),
             ("translation", self.translation, 0.5),
@@ -66,7 +66,7 @@ mod tests {
     fn what_is_out_of_range_is_named() {
         let wild =
             Augmentation { rotation_degrees: 181.0, translation: -0.1, zoom: f64::NAN, ..Augmentation::default() };
-        let fields: Vec<_> = wild.problems().into_iter().map(|(field, _)| field).collect();
+        let fields: Vec<_> = wild.validate().into_iter().map(|(field, _)| field).collect();
         assert_eq!(fields, ["rotation_degrees", "translation", "zoom"]);
     }
 }

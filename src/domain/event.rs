@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{EpochRecord, EpochScores, ModelId, RateChoice, RunStatus};
+use super::{EpochRecord, EpochScores, ModelId, RangeTestResult, RunStatus};
 
 /// Something that happened to a run, and is kept.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -30,7 +30,7 @@ pub enum RunEvent {
         /// Epoch within the step, from 1.
         epoch: u32,
         /// What it scored.
-        scores: ScoresOfEpoch,
+        scores: SplitScores,
     },
     /// The run can go on from here if it is interrupted.
     Checkpoint {
@@ -54,7 +54,7 @@ pub enum RunEvent {
     },
     /// A step's learning-rate range test ended.
     #[serde(rename = "range_test")]
-    RangeTest(RateChoice),
+    RangeTest(RangeTestResult),
     /// Something that a user should know, and that did not end the run.
     Warning {
         /// What.
@@ -64,7 +64,7 @@ pub enum RunEvent {
 
 /// The scores of an epoch's two passes.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
-pub struct ScoresOfEpoch {
+pub struct SplitScores {
     /// Running mean over the epoch's training batches.
     pub train: EpochScores,
     /// On the selection split, after the epoch.
@@ -88,7 +88,7 @@ impl RunEvent {
 impl From<&EpochRecord> for RunEvent {
     fn from(record: &EpochRecord) -> Self {
         let EpochRecord { sequence, stage, step, epoch, train, selection, .. } = *record;
-        Self::Epoch { sequence, stage, step, epoch, scores: ScoresOfEpoch { train, selection } }
+        Self::Epoch { sequence, stage, step, epoch, scores: SplitScores { train, selection } }
     }
 }
 
@@ -124,7 +124,7 @@ pub struct BatchEvent {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::RatePoint;
+    use crate::domain::RangeTestPoint;
 
     #[test]
     fn the_kind_of_an_event_is_the_tag_that_it_is_written_with() {
@@ -138,14 +138,14 @@ mod tests {
                 stage,
                 step,
                 epoch,
-                scores: ScoresOfEpoch { train: scores, selection: scores },
+                scores: SplitScores { train: scores, selection: scores },
             },
             RunEvent::Checkpoint { stage, step, epoch, batch: 7, byte_length: 1 << 40 },
             RunEvent::Stage { stage, model_id: ModelId::new() },
-            RunEvent::RangeTest(RateChoice {
+            RunEvent::RangeTest(RangeTestResult {
                 stage,
                 step,
-                curve: vec![RatePoint { learning_rate: 1e-7, loss: 1.1 }],
+                curve: vec![RangeTestPoint { learning_rate: 1e-7, loss: 1.1 }],
                 chosen: None,
                 planned: 1e-3,
             }),

@@ -39,7 +39,7 @@ impl LeakageKind {
     }
 
     /// What it means for `count` patients, or groups of images.
-    pub fn found(self, count: u64) -> LeakageFinding {
+    pub fn finding(self, count: u64) -> LeakageFinding {
         let one = count == 1;
         let detail = match self {
             Self::PatientOverlap => format!(

@@ -4,10 +4,10 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 /// The most points that a curve keeps, however long the run.
-pub const MOST_LOSS_POINTS: usize = 2000;
+pub const MAX_LOSS_POINTS: usize = 2000;
 
 /// Two points each, beside the first and the last of the run.
-const MOST_BUCKETS: usize = (MOST_LOSS_POINTS - 2) / 2;
+const MOST_BUCKETS: usize = (MAX_LOSS_POINTS - 2) / 2;
 
 /// The loss of one batch.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -142,7 +142,7 @@ mod tests {
         for steps in [1, 2, 999, 1000, 1999, 2000, 2001, 50_000, 1_000_003] {
             let curve = curve(steps);
             let points = curve.points();
-            assert!(points.len() <= MOST_LOSS_POINTS, "{steps}: {}", points.len());
+            assert!(points.len() <= MAX_LOSS_POINTS, "{steps}: {}", points.len());
             assert!(points.iter().all(|point| point.loss == loss(point.step)), "{steps}: a loss that never was");
             assert!(points.is_sorted_by(|a, b| a.step < b.step), "{steps}");
             assert_eq!((points[0].step, points[points.len() - 1].step, curve.steps()), (1, steps, steps));
@@ -157,7 +157,7 @@ mod tests {
     #[test]
     fn a_long_run_is_still_drawn_finely_and_held_in_bounded_memory() {
         let curve = curve(50_000);
-        assert!(curve.points().len() > MOST_LOSS_POINTS / 4, "{}", curve.points().len());
+        assert!(curve.points().len() > MAX_LOSS_POINTS / 4, "{}", curve.points().len());
         let steps: Vec<u64> = curve.points().iter().map(|point| point.step).collect();
         let widest = steps.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap();
         assert!(widest < 2 * 64, "50,000 steps in 999 buckets of 64: a gap of {widest}");
@@ -181,7 +181,7 @@ mod tests {
             let (points, whole) = (restored.points(), curve(50_000).points());
             // The last point before the stop may have stayed; nothing else differs.
             assert!(whole.iter().all(|point| points.contains(point)), "{stop}");
-            assert!(points.len() <= MOST_LOSS_POINTS && points.is_sorted_by(|a, b| a.step < b.step), "{stop}");
+            assert!(points.len() <= MAX_LOSS_POINTS && points.is_sorted_by(|a, b| a.step < b.step), "{stop}");
         }
     }
 

@@ -12,7 +12,7 @@ pub struct ConfusionMatrix(Vec<Vec<u64>>);
 
 /// What a model made of one image.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
-pub struct Outcome {
+pub struct EvaluatedImage {
     /// Of the image's bytes.
     pub sha256: Sha256,
     /// Its class, as a place in the class list.

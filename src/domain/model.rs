@@ -29,7 +29,7 @@ pub struct Normalisation {
 }
 
 /// Largest side of a network's input, in pixels. A model file that asks for more would take all memory with its first image.
-pub const LARGEST_SIDE: u32 = 1024;
+pub const MAX_IMAGE_SIZE: u32 = 1024;
 
 /// Everything a model needs beside its tensors. Travels in the safetensors metadata under `thorax`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -40,7 +40,7 @@ pub struct ModelSpec {
     pub block_variant: BlockVariant,
     /// Outputs in order.
     pub classes: ClassList,
-    /// Input side in pixels, at most [`LARGEST_SIDE`].
+    /// Input side in pixels, at most [`MAX_IMAGE_SIZE`].
     pub image_size: u32,
     /// Input normalisation.
     pub normalisation: Normalisation,

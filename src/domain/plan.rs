@@ -3,10 +3,10 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-mod how;
+mod options;
 
-use super::{Augmentation, EarlyStopping, LARGEST_SIDE, Position, RangeTest, Schedule, Split};
-pub use how::{ClassWeights, Sampling, WeightAveraging};
+use super::{Augmentation, EarlyStopping, MAX_IMAGE_SIZE, Position, RangeTest, Schedule, Split};
+pub use options::{ClassWeights, Sampling, WeightAveraging};
 
 /// The network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -99,7 +99,7 @@ pub struct Step {
     pub schedule: Schedule,
     /// The head trains at the learning rate, each group of layers below it at this share of the rate of the group above, above 0 and
     /// at most 1. ResNet-50's groups are its four stages and its stem, the small network's its convolutions.
-    #[serde(default = "how::same_rate")]
+    #[serde(default = "options::default_layer_decay")]
     #[schema(exclusive_minimum = 0.0, maximum = 1.0, default = 1.0)]
     pub layer_decay: f64,
     /// Ends the step early; the plan's rule when absent.
@@ -142,7 +142,7 @@ pub struct TrainingPlan {
     pub selection: Selection,
     /// How long training goes on within an epoch before it writes a checkpoint, in minutes, above 0 and at most 1440; each epoch's end has
     /// one of its own.
-    #[serde(default = "checkpoint_minutes")]
+    #[serde(default = "default_checkpoint_minutes")]
     #[schema(minimum = 0.0, maximum = 1440.0, default = 10.0)]
     pub checkpoint_minutes: f64,
     /// What the images of each class count in the loss.
@@ -174,7 +174,7 @@ pub struct TrainingPlan {
 }
 
 /// Of plans that say nothing: little is lost, and writing takes a hundredth of it at most.
-pub(super) fn checkpoint_minutes() -> f64 {
+pub(super) fn default_checkpoint_minutes() -> f64 {
     10.0
 }
 
@@ -260,7 +260,7 @@ impl TrainingPlan {
     }
 
     /// Everything wrong with the plan, each with its place; empty when it can run.
-    pub fn problems(&self) -> Vec<PlanProblem> {
+    pub fn validate(&self) -> Vec<PlanProblem> {
         let mut problems = Vec::new();
         let mut check = |ok: bool, pointer: String, detail: &str| {
             if !ok {
@@ -274,12 +274,12 @@ impl TrainingPlan {
         check(self.selection.split != Split::Train, "/selection/split".into(), "must be validation or test");
         let minutes = self.checkpoint_minutes;
         check(minutes > 0.0 && minutes <= 1440.0, "/checkpoint_minutes".into(), "must be above 0 and at most 1440");
-        self.problems_of_how(&mut check);
+        self.validate_options(&mut check);
         check((1..=16).contains(&self.stages.len()), "/stages".into(), "must hold 1 to 16 stages");
         for (s, stage) in self.stages.iter().enumerate() {
             let at = format!("/stages/{s}");
             check(
-                (32..=LARGEST_SIDE).contains(&stage.image_size),
+                (32..=MAX_IMAGE_SIZE).contains(&stage.image_size),
                 format!("{at}/image_size"),
                 "must be 32 to 1024 pixels",
             );
@@ -289,7 +289,7 @@ impl TrainingPlan {
                 let rate = step.learning_rate;
                 check(rate > 0.0 && rate <= 1.0, format!("{at}/learning_rate"), "must be above 0 and at most 1");
                 check((1..=1000).contains(&step.epochs), format!("{at}/epochs"), "must be 1 to 1000");
-                step.problems_of_how(&at, &mut check);
+                step.validate_options(&at, &mut check);
             }
         }
         problems

@@ -23,7 +23,7 @@ pub struct DicomAttributes {
 /// What looks wrong with a radiograph. It is kept all the same: people decide.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Flag {
+pub enum QualityFlag {
     /// Lungs and surroundings are brighter than spine and heart: a negative, or a wrong Photometric Interpretation.
     PhotographicNegative,
     /// The header says that text is burned into the image; it may name the patient.
@@ -40,7 +40,7 @@ pub enum Flag {
     NoWindow,
 }
 
-impl Flag {
+impl QualityFlag {
     /// For people.
     pub fn explanation(self) -> &'static str {
         match self {
@@ -75,6 +75,6 @@ mod tests {
 
     #[test]
     fn flags_are_written_in_snake_case() {
-        assert_eq!(serde_json::to_string(&Flag::TextNearBorder).unwrap(), "\"text_near_border\"");
+        assert_eq!(serde_json::to_string(&QualityFlag::TextNearBorder).unwrap(), "\"text_near_border\"");
     }
 }

@@ -33,13 +33,13 @@ impl Default for RangeTest {
 
 /// The learning rate of a step by its range test.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
-pub struct RateChoice {
+pub struct RangeTestResult {
     /// Stage, from 1.
     pub stage: u32,
     /// Step within the stage, from 1.
     pub step: u32,
     /// Batch by batch, until the loss ran away.
-    pub curve: Vec<RatePoint>,
+    pub curve: Vec<RangeTestPoint>,
     /// Where the loss fell fastest, which the step takes; null when it never fell.
     pub chosen: Option<f64>,
     /// The plan's, which the step takes then.
@@ -48,7 +48,7 @@ pub struct RateChoice {
 
 /// A batch of a range test.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
-pub struct RatePoint {
+pub struct RangeTestPoint {
     /// It was trained at.
     pub learning_rate: f64,
     /// Mean cross-entropy in nats, smoothed over this batch and those before.
@@ -57,21 +57,21 @@ pub struct RatePoint {
 
 /// What a range test found.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct RateCurve {
+pub struct RangeTestCurve {
     /// Batch by batch.
-    pub points: Vec<RatePoint>,
+    pub points: Vec<RangeTestPoint>,
     /// The moving average of the losses, which begins at zero.
     average: f64,
 }
 
 impl RangeTest {
     /// The learning rate of a batch, from 0.
-    pub fn rate(self, batch: u32) -> f64 {
+    pub fn learning_rate(self, batch: u32) -> f64 {
         self.from * (self.to / self.from).powf(f64::from(batch) / f64::from(self.batches - 1))
     }
 
     /// The first thing wrong with it: the field and what would be right.
-    pub fn problem(self) -> Option<(&'static str, &'static str)> {
+    pub fn validate(self) -> Option<(&'static str, &'static str)> {
         if !(self.from > 0.0 && self.from < 1.0) {
             return Some(("from", "must be above 0 and below 1"));
         }
@@ -82,17 +82,17 @@ impl RangeTest {
     }
 }
 
-impl RateCurve {
+impl RangeTestCurve {
     /// Takes in a batch's loss; false when the test is over because the loss has run away or is none. Smoothed is the moving average,
     /// freed of its beginning at zero as Adam's are.
     #[must_use]
-    pub fn add(&mut self, rate: f64, loss: f64) -> bool {
+    pub fn push(&mut self, rate: f64, loss: f64) -> bool {
         if !loss.is_finite() {
             return false;
         }
         self.average = LEFT * self.average + (1.0 - LEFT) * loss;
         let smoothed = self.average / (1.0 - LEFT.powi(self.points.len() as i32 + 1));
-        self.points.push(RatePoint { learning_rate: rate, loss: smoothed });
+        self.points.push(RangeTestPoint { learning_rate: rate, loss: smoothed });
         let lowest = self.points.iter().map(|point| point.loss).fold(f64::INFINITY, f64::min);
         smoothed <= DIVERGED * lowest
     }
@@ -114,37 +114,37 @@ mod tests {
     fn rates_rise_by_the_same_multiple_from_end_to_end() {
         let test = RangeTest { from: 1e-4, to: 1.0, batches: 5 };
         for (batch, expected) in (0..5).zip([1e-4, 1e-3, 1e-2, 1e-1, 1.0]) {
-            assert!((test.rate(batch) / expected - 1.0).abs() < 1e-12);
+            assert!((test.learning_rate(batch) / expected - 1.0).abs() < 1e-12);
         }
     }
 
     #[test]
     fn the_first_smoothed_losses_are_weighted_means_of_what_came() {
-        let mut curve = RateCurve::default();
-        assert!(curve.add(0.1, 2.0) && curve.add(0.2, 1.0));
+        let mut curve = RangeTestCurve::default();
+        assert!(curve.push(0.1, 2.0) && curve.push(0.2, 1.0));
         // 2, then (0.09 * 2 + 0.1 * 1) / 0.19.
         assert!((curve.points[0].loss - 2.0).abs() < 1e-12 && (curve.points[1].loss - 0.28 / 0.19).abs() < 1e-12);
     }
 
     #[test]
     fn the_steepest_fall_is_chosen_and_a_runaway_ends_the_test() {
-        let mut curve = RateCurve::default();
+        let mut curve = RangeTestCurve::default();
         let losses = [1.0, 1.0, 1.0, 0.9, 0.2, 0.1, 0.1, 0.1, 0.1, 0.1];
         for (batch, loss) in losses.into_iter().enumerate() {
-            assert!(curve.add(batch as f64, loss));
+            assert!(curve.push(batch as f64, loss));
         }
         assert_eq!(curve.steepest(), Some(4.0));
-        let lasted = (10..100).take_while(|batch| curve.add(f64::from(*batch), 100.0)).count();
+        let lasted = (10..100).take_while(|batch| curve.push(f64::from(*batch), 100.0)).count();
         assert_eq!(lasted, 0, "one loss of 100 takes the average above four times its lowest");
-        assert!(!curve.add(11.0, f64::NAN) && curve.points.len() == 11);
+        assert!(!curve.push(11.0, f64::NAN) && curve.points.len() == 11);
         assert_eq!(curve.steepest(), Some(4.0));
     }
 
     #[test]
     fn a_loss_that_never_falls_chooses_nothing() {
-        let mut curve = RateCurve::default();
-        assert!((0..9).all(|batch| curve.add(f64::from(batch), 1.0 + 0.01 * f64::from(batch))));
+        let mut curve = RangeTestCurve::default();
+        assert!((0..9).all(|batch| curve.push(f64::from(batch), 1.0 + 0.01 * f64::from(batch))));
         assert_eq!(curve.steepest(), None);
-        assert_eq!(RateCurve::default().steepest(), None);
+        assert_eq!(RangeTestCurve::default().steepest(), None);
     }
 }

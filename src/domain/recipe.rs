@@ -5,7 +5,7 @@ use utoipa::ToSchema;
 
 use super::{
     Architecture, Augmentation, ClassWeights, InitialWeights, Optimizer, RangeTest, Sampling, Schedule, Scope,
-    Selection, SelectionMetric, Split, Stage, Step, TrainingPlan, plan::checkpoint_minutes,
+    Selection, SelectionMetric, Split, Stage, Step, TrainingPlan, plan::default_checkpoint_minutes,
 };
 
 /// A plan with a name.
@@ -66,7 +66,7 @@ fn covid_resnet() -> Recipe {
             optimizer: Optimizer::Adam,
             dropout: 0.5,
             selection: Selection { split: Split::Validation, metric: SelectionMetric::Accuracy },
-            checkpoint_minutes: checkpoint_minutes(),
+            checkpoint_minutes: default_checkpoint_minutes(),
             class_weights: ClassWeights::None,
             sampling: Sampling::Shuffle,
             label_smoothing: 0.0,
@@ -180,7 +180,7 @@ mod tests {
     #[test]
     fn every_recipe_is_a_valid_plan() {
         for recipe in recipes() {
-            assert_eq!(recipe.plan.problems(), vec![], "{}", recipe.name);
+            assert_eq!(recipe.plan.validate(), vec![], "{}", recipe.name);
         }
     }
 
@@ -210,7 +210,7 @@ mod tests {
     fn only_the_resnet_starts_from_imagenet_weights() {
         for recipe in recipes() {
             let plan = TrainingPlan { initial_weights: InitialWeights::ImageNet, ..recipe.plan };
-            let refused = plan.problems().iter().any(|problem| problem.pointer == "/initial_weights");
+            let refused = plan.validate().iter().any(|problem| problem.pointer == "/initial_weights");
             assert_eq!(refused, plan.architecture != Architecture::ResNet50, "{}", recipe.name);
         }
     }
@@ -220,7 +220,7 @@ mod tests {
         let plan = covid_resnet_original().plan;
         assert_eq!((plan.total_epochs(), plan.stages[2].steps[0].epochs), (41, 25));
         assert_eq!(plan.stages.iter().map(|stage| stage.image_size).collect::<Vec<_>>(), [128, 224, 229]);
-        assert!(plan.augmentation.vertical_flip && plan.changes_images());
+        assert!(plan.augmentation.vertical_flip && plan.augments_images());
         let steps = plan.stages.iter().flat_map(|stage| &stage.steps);
         assert!(steps.clone().all(|step| matches!(step.schedule, Schedule::OneCycle { .. })));
         assert!(steps.clone().all(|step| (step.layer_decay < 1.0) == (step.scope == Scope::All)));
@@ -235,7 +235,7 @@ mod tests {
         plan.stages[0].image_size = 8;
         plan.stages[1].steps[0].learning_rate = f64::NAN;
         plan.stages[2].steps.clear();
-        let pointers: Vec<_> = plan.problems().into_iter().map(|p| p.pointer).collect();
+        let pointers: Vec<_> = plan.validate().into_iter().map(|p| p.pointer).collect();
         let expected =
             ["/batch_size", "/dropout", "/stages/0/image_size", "/stages/1/steps/0/learning_rate", "/stages/2/steps"];
         assert_eq!(pointers, expected);

@@ -180,7 +180,7 @@ pub struct Position {
 
 impl Position {
     /// Where a stage begins.
-    pub fn of_stage(stage: u32) -> Self {
+    pub fn start_of_stage(stage: u32) -> Self {
         Self { stage, step: 1, epoch: 1, batch: 0 }
     }
 }

@@ -70,7 +70,7 @@ pub struct EarlyStopping {
 
 impl Schedule {
     /// The learning rate of a batch.
-    pub fn rate(self, base: f64, at: BatchIndex) -> f64 {
+    pub fn learning_rate(self, base: f64, at: BatchIndex) -> f64 {
         let last = (at.batches_per_epoch * at.epochs).saturating_sub(1);
         let done = if last == 0 { 0.0 } else { at.batch as f64 / last as f64 };
         match self {
@@ -90,7 +90,7 @@ impl Schedule {
     }
 
     /// The first thing wrong with it: the field and what would be right.
-    pub fn problem(self) -> Option<(&'static str, &'static str)> {
+    pub fn validate(self) -> Option<(&'static str, &'static str)> {
         let wrong = |ok: bool, field, detail| (!ok).then_some((field, detail));
         match self {
             Self::Constant => None,
@@ -116,7 +116,7 @@ impl Schedule {
 
 impl EarlyStopping {
     /// Whether a step with these selection scores (higher is better), one an epoch, is over.
-    pub fn ends(self, scores: &[f64]) -> bool {
+    pub fn should_stop(self, scores: &[f64]) -> bool {
         let (mut best, mut waited) = (f64::NEG_INFINITY, 0);
         for &score in scores {
             if score > best + self.min_delta {
@@ -129,7 +129,7 @@ impl EarlyStopping {
     }
 
     /// The first thing wrong with it: the field and what would be right.
-    pub fn problem(self) -> Option<(&'static str, &'static str)> {
+    pub fn validate(self) -> Option<(&'static str, &'static str)> {
         if !(1..=1000).contains(&self.patience) {
             return Some(("patience", "must be 1 to 1000"));
         }
@@ -162,7 +162,7 @@ mod tests {
     /// The rates of two epochs of five batches, or as many epochs as are named.
     fn rates(schedule: Schedule, batches_per_epoch: u64, epochs: u64) -> Vec<f64> {
         let at = |batch| BatchIndex { batch, batches_per_epoch, epochs };
-        (0..batches_per_epoch * epochs).map(|batch| schedule.rate(0.1, at(batch))).collect()
+        (0..batches_per_epoch * epochs).map(|batch| schedule.learning_rate(0.1, at(batch))).collect()
     }
 
     #[track_caller]
@@ -209,16 +209,16 @@ mod tests {
     #[test]
     fn a_step_ends_after_its_patience_and_not_before() {
         let rule = EarlyStopping { patience: 2, min_delta: 0.01 };
-        assert!(!rule.ends(&[0.5, 0.505]));
-        assert!(rule.ends(&[0.5, 0.505, 0.51]), "by less than the least rise each time");
-        assert!(!rule.ends(&[0.5, 0.505, 0.52]), "together enough: the best that counts stays where it was");
-        assert!(!rule.ends(&[0.5, 0.4, 0.6, 0.5]));
-        assert!(rule.ends(&[-0.5, -0.6, -0.7]), "scores of a loss are below zero");
+        assert!(!rule.should_stop(&[0.5, 0.505]));
+        assert!(rule.should_stop(&[0.5, 0.505, 0.51]), "by less than the least rise each time");
+        assert!(!rule.should_stop(&[0.5, 0.505, 0.52]), "together enough: the best that counts stays where it was");
+        assert!(!rule.should_stop(&[0.5, 0.4, 0.6, 0.5]));
+        assert!(rule.should_stop(&[-0.5, -0.6, -0.7]), "scores of a loss are below zero");
     }
 
     #[test]
     fn what_is_wrong_is_named_by_its_field() {
-        let wrong = |text: &str| serde_json::from_str::<Schedule>(text).unwrap().problem().map(|(field, _)| field);
+        let wrong = |text: &str| serde_json::from_str::<Schedule>(text).unwrap().validate().map(|(field, _)| field);
         assert_eq!(wrong(r#"{"kind": "constant"}"#), None);
         assert_eq!(wrong(r#"{"kind": "cosine", "final_fraction": 2}"#), Some("final_fraction"));
         assert_eq!(wrong(r#"{"kind": "one_cycle", "warm_up_fraction": 1}"#), Some("warm_up_fraction"));

@@ -5,8 +5,8 @@ use utoipa::ToSchema;
 
 use super::{PairedTest, PlanDifference, Report, differences::differences};
 use crate::domain::{
-    Architecture, ClassList, ConfusionMatrix, DatasetId, EpochRecord, EvaluationId, ModelId, Outcome, RunId, RunStatus,
-    Split, TrainingPlan,
+    Architecture, ClassList, ConfusionMatrix, DatasetId, EpochRecord, EvaluatedImage, EvaluationId, ModelId, RunId,
+    RunStatus, Split, TrainingPlan,
 };
 
 /// A run as it goes into a comparison.
@@ -46,7 +46,7 @@ pub struct Judged {
     /// Counts.
     pub confusion: ConfusionMatrix,
     /// What was predicted of each image; empty for evaluations from before this was kept.
-    pub outcomes: Vec<Outcome>,
+    pub outcomes: Vec<EvaluatedImage>,
 }
 
 /// The model of a run that is compared.
@@ -233,10 +233,10 @@ pub(super) mod tests {
         }
     }
 
-    fn outcome(image: usize, wrong: bool) -> Outcome {
+    fn outcome(image: usize, wrong: bool) -> EvaluatedImage {
         let truth = image % 3;
         let predicted = if wrong { (truth + 1) % 3 } else { truth };
-        Outcome { sha256: Sha256::of(&[image as u8]), truth, predicted, probabilities: vec![] }
+        EvaluatedImage { sha256: Sha256::of(&[image as u8]), truth, predicted, probabilities: vec![] }
     }
 
     fn compare(contenders: Vec<Contender>) -> Comparison {

@@ -7,7 +7,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::{Interval, wilson};
-use crate::domain::{Histogram, InputCounts, LiveCounts, Statistic};
+use crate::domain::{Histogram, InputHistograms, PredictionStats, Statistic};
 
 /// Share of the training images that each group of the population stability index has at least.
 const GROUP: f64 = 0.1;
@@ -54,7 +54,7 @@ pub struct LiveLatency {
 
 impl LiveTraffic {
     /// From what was counted.
-    pub fn of(counts: &LiveCounts) -> Self {
+    pub fn of(counts: &PredictionStats) -> Self {
         let confidence = || {
             let (mean, p10, p50) = (counts.mean_confidence()?, counts.confidence(0.1)?, counts.confidence(0.5)?);
             Some(LiveConfidence { mean, p10, p50 })
@@ -108,12 +108,12 @@ pub struct DriftGroup {
 
 impl Drift {
     /// Of all statistics.
-    pub fn of_all(trained: &InputCounts, live: &InputCounts) -> Vec<Self> {
+    pub fn of_all(trained: &InputHistograms, live: &InputHistograms) -> Vec<Self> {
         Statistic::ALL.into_iter().map(|statistic| Self::of(statistic, trained, live)).collect()
     }
 
-    fn of(statistic: Statistic, trained: &InputCounts, live: &InputCounts) -> Self {
-        let (trained, live) = (trained.of(statistic), live.of(statistic));
+    fn of(statistic: Statistic, trained: &InputHistograms, live: &InputHistograms) -> Self {
+        let (trained, live) = (trained.histogram(statistic), live.histogram(statistic));
         let starts = group_starts(&trained);
         let (trained_in, live_in) = (grouped(&trained, &starts), grouped(&live, &starts));
         let (n, m) = (trained.total() as f64, live.total() as f64);
@@ -217,17 +217,17 @@ mod tests {
     use super::*;
     use crate::domain::InputStatistics;
 
-    fn counted(greys: impl Iterator<Item = f32>) -> InputCounts {
-        let mut counts = InputCounts::default();
-        greys.for_each(|grey| counts.count(&InputStatistics([grey, 40.0, 0.1, 0.0, 5.0, 1.0])));
+    fn counted(greys: impl Iterator<Item = f32>) -> InputHistograms {
+        let mut counts = InputHistograms::default();
+        greys.for_each(|grey| counts.record(&InputStatistics([grey, 40.0, 0.1, 0.0, 5.0, 1.0])));
         counts
     }
 
-    fn spread(images: u32, from: f32, width: f32) -> InputCounts {
+    fn spread(images: u32, from: f32, width: f32) -> InputHistograms {
         counted((0..images).map(|at| from + width * at as f32 / images as f32))
     }
 
-    fn of_grey(trained: &InputCounts, live: &InputCounts) -> Drift {
+    fn of_grey(trained: &InputHistograms, live: &InputHistograms) -> Drift {
         Drift::of_all(trained, live).remove(0)
     }
 
@@ -257,11 +257,11 @@ mod tests {
     #[test]
     fn few_images_say_nothing_and_none_are_no_error() {
         let trained = spread(1000, 60.0, 120.0);
-        for live in [spread(99, 0.0, 10.0), InputCounts::default()] {
+        for live in [spread(99, 0.0, 10.0), InputHistograms::default()] {
             let drift = of_grey(&trained, &live);
             assert_eq!((drift.psi, drift.verdict), (None, Verdict::TooFew));
         }
-        assert_eq!(of_grey(&InputCounts::default(), &trained).psi, None);
+        assert_eq!(of_grey(&InputHistograms::default(), &trained).psi, None);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use super::{
     Estimate, Interval,
     interval::{draw_again, redraw},
 };
-use crate::domain::{ConfusionMatrix, Outcome};
+use crate::domain::{ConfusionMatrix, EvaluatedImage};
 
 /// Seed of the bootstrap: a comparison of the same outcomes reads the same each time.
 const BOOTSTRAP_SEED: u64 = 0;
@@ -44,7 +44,7 @@ impl PairedTest {
     /// # Errors
     /// When no image was shown to both, or one stood under two labels: then there is nothing to be compared, and the text says
     /// so.
-    pub fn new(first: &[Outcome], this: &[Outcome], classes: usize) -> Result<Self, String> {
+    pub fn new(first: &[EvaluatedImage], this: &[EvaluatedImage], classes: usize) -> Result<Self, String> {
         let cells = cells(first, this)?;
         let n: u64 = cells.values().sum();
         let count = |first_right, this_right| {
@@ -86,7 +86,7 @@ impl Cell {
 }
 
 /// The images that both were shown, counted by what was made of them: all that the tests need to know.
-fn cells(first: &[Outcome], this: &[Outcome]) -> Result<BTreeMap<Cell, u64>, String> {
+fn cells(first: &[EvaluatedImage], this: &[EvaluatedImage]) -> Result<BTreeMap<Cell, u64>, String> {
     let first: BTreeMap<_, _> = first.iter().map(|outcome| (&outcome.sha256, outcome)).collect();
     let mut cells = BTreeMap::new();
     let mut relabelled = 0;
@@ -161,13 +161,13 @@ mod tests {
         (2, 1, 1, 3),
     ];
 
-    fn outcomes() -> (Vec<Outcome>, Vec<Outcome>) {
+    fn outcomes() -> (Vec<EvaluatedImage>, Vec<EvaluatedImage>) {
         let images = CELLS.iter().flat_map(|&(truth, first, this, n)| vec![(truth, first, this); n]).enumerate();
         images.map(|(i, (truth, first, this))| (outcome(i, truth, first), outcome(i, truth, this))).unzip()
     }
 
-    fn outcome(image: usize, truth: usize, predicted: usize) -> Outcome {
-        Outcome { sha256: Sha256::of(&image.to_le_bytes()), truth, predicted, probabilities: vec![] }
+    fn outcome(image: usize, truth: usize, predicted: usize) -> EvaluatedImage {
+        EvaluatedImage { sha256: Sha256::of(&image.to_le_bytes()), truth, predicted, probabilities: vec![] }
     }
 
     #[test]

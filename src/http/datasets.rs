@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     dataset::{self, Fractions},
-    domain::{ClassList, DatasetId, Flag, Split},
+    domain::{ClassList, DatasetId, QualityFlag, Split},
     store::{self, Dataset, Distribution},
 };
 
@@ -45,7 +45,7 @@ pub struct NewDataset {
     /// Free text, up to 10000 characters.
     pub description: Option<String>,
     /// Flags with which a radiograph is refused (422) instead of kept; none when absent.
-    pub refuse: Option<Vec<Flag>>,
+    pub refuse: Option<Vec<QualityFlag>>,
 }
 
 /// How to split a data set.

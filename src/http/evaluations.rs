@@ -14,7 +14,7 @@ use super::{
     scores::{ScoredEvaluation, scored},
 };
 use crate::{
-    domain::{ClassList, EvaluationId, ModelId, Outcome, Sha256},
+    domain::{ClassList, EvaluatedImage, EvaluationId, ModelId, Sha256},
     store,
 };
 
@@ -41,7 +41,7 @@ struct ImageOutcome {
 
 impl ImageOutcome {
     /// The store has checked that the outcome's places are some of the class list.
-    fn of(Outcome { sha256, truth, predicted, probabilities }: Outcome, classes: &ClassList) -> Self {
+    fn of(EvaluatedImage { sha256, truth, predicted, probabilities }: EvaluatedImage, classes: &ClassList) -> Self {
         let names = classes.names();
         let probabilities = names.iter().cloned().zip(probabilities).collect();
         Self { sha256, truth: names[truth].clone(), predicted: names[predicted].clone(), probabilities }

@@ -13,7 +13,7 @@ use super::{
     models,
 };
 use crate::{
-    domain::{InputCounts, LiveCounts, ModelId, NOTICE, PredictionId},
+    domain::{InputHistograms, ModelId, NOTICE, PredictionId, PredictionStats},
     evaluation::{Agreement, Drift, LiveTraffic},
     imaging,
     store::{self, AnswerPair},
@@ -135,13 +135,13 @@ async fn get_live(
         store::shadows::disagreements(&state.db, id, NAMED),
     )?;
     let (feedback, disagreement) = (Disagreement::of(feedback), Disagreement::of(shadowed));
-    let mut all = LiveCounts::default();
-    counted.iter().for_each(|(_, counts)| all.add(counts));
-    let drift_of = |counts: &LiveCounts| match trained.images() {
+    let mut all = PredictionStats::default();
+    counted.iter().for_each(|(_, counts)| all.merge(counts));
+    let drift_of = |counts: &PredictionStats| match trained.images() {
         0 => Vec::new(),
         _ => Drift::of_all(&trained, counts.inputs()),
     };
-    let hour = |(from, counts): &(Timestamp, LiveCounts)| LiveHour {
+    let hour = |(from, counts): &(Timestamp, PredictionStats)| LiveHour {
         from: *from,
         traffic: LiveTraffic::of(counts),
         drift: drift_of(counts),
@@ -168,18 +168,18 @@ impl Disagreement {
 }
 
 /// What the training images are like: counted when it is first asked for, and kept, for they may be removed.
-async fn baseline(state: &AppState, model: ModelId) -> Result<InputCounts, ApiError> {
+async fn baseline(state: &AppState, model: ModelId) -> Result<InputHistograms, ApiError> {
     if let Some(known) = store::live::baseline(&state.db, model).await? {
         return Ok(known);
     }
-    let (mut counts, mut after) = (InputCounts::default(), String::new());
+    let (mut counts, mut after) = (InputHistograms::default(), String::new());
     loop {
         let (planes, last) = store::live::trained_planes(&state.db, model, &after, PLANES).await?;
         let Some(last) = last else { break };
         after = last;
         let count = move || {
             for of in planes {
-                counts.count(&imaging::statistics_of_plane(&of.plane, of.width, of.height));
+                counts.record(&imaging::statistics_of_plane(&of.plane, of.width, of.height));
             }
             counts
         };

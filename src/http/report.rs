@@ -112,7 +112,7 @@ impl Records {
     /// SHA-256 over all that a report is made of. The fingerprint alone would not do: it does not say who the patients are.
     fn key(&self, dataset: &Dataset) -> Sha256 {
         let mut digest = sha2::Sha256::new();
-        digest.update(format!("{REPORT_VERSION} {} {dataset:?}\n", imaging::LOOK_VERSION));
+        digest.update(format!("{REPORT_VERSION} {} {dataset:?}\n", imaging::FINGERPRINT_VERSION));
         for radiograph in &self.radiographs {
             digest.update(format!("{radiograph:?} {:?}\n", self.attributes.get(&radiograph.id)));
         }
@@ -125,7 +125,7 @@ async fn examine(db: &Db, dataset: &Dataset, records: Records) -> Result<Examine
     let Duplicates { groups, featureless, unseen, .. } = dataset::duplicates(db, dataset.id).await?;
     let patients = store::datasets::patients_in_several_splits(db, dataset.id).await?.len() as u64;
     let leakage = dataset::leakage_of(patients, &groups);
-    let mut planes = store::looks::planes(db, dataset.id, imaging::LOOK_VERSION).await?;
+    let mut planes = store::looks::planes(db, dataset.id, imaging::FINGERPRINT_VERSION).await?;
     let Records { radiographs, mut attributes, rejections } = records;
     let described = |radiograph: Radiograph| {
         let (plane, known) = (planes.remove(&radiograph.id), attributes.remove(&radiograph.id).unwrap_or_default());

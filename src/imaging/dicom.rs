@@ -18,7 +18,7 @@ pub(super) use attributes::names_someone;
 pub(super) use syntax::is_dicom;
 
 use super::{GreyImage, ImageError, Limits, check_size, grey::to_eight_bits, undecodable};
-use crate::domain::{DicomAttributes, Flag};
+use crate::domain::{DicomAttributes, QualityFlag};
 use header::Header;
 pub use header::{Reference, reference};
 
@@ -34,7 +34,7 @@ pub struct DicomRadiograph {
     /// What may be kept.
     pub attributes: DicomAttributes,
     /// What the header gives away.
-    pub(super) flags: Vec<Flag>,
+    pub(super) flags: Vec<QualityFlag>,
     /// Patient ID, to be hashed.
     pub patient_id: Option<String>,
     /// What in the header names the patient or the examination: must not be stored, not even within a file's name.
@@ -69,7 +69,7 @@ fn read_trusting(bytes: &[u8], limits: &Limits) -> Result<DicomRadiograph, Image
     let (plane, has_window) = grey::plane(&header, values)?;
     let mut flags = kind::flags(&header);
     if !has_window {
-        flags.push(Flag::NoWindow);
+        flags.push(QualityFlag::NoWindow);
     }
     Ok(DicomRadiograph {
         width,

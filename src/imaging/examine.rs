@@ -3,10 +3,10 @@
 use image::ExtendedColorType;
 
 use super::{
-    DicomRadiograph, Format, GreyImage, ImageError, Limits, container, decode, dicom, encode, encode_png, strip,
-    suspicion,
+    DicomRadiograph, Format, GreyImage, ImageError, Limits, container, decode, dicom, encode, encode_png,
+    quality_flags::quality_flags, strip,
 };
-use crate::domain::Flag;
+use crate::domain::QualityFlag;
 
 /// A decoded file and what was noticed.
 #[derive(Clone, Debug)]
@@ -16,7 +16,7 @@ pub struct Examined {
     /// The very pixels of [`decode`].
     pub image: GreyImage,
     /// In order, each once.
-    pub flags: Vec<Flag>,
+    pub flags: Vec<QualityFlag>,
     /// What a DICOM file said.
     pub dicom: Option<DicomRadiograph>,
 }
@@ -36,7 +36,7 @@ pub fn examine(bytes: &[u8], limits: &Limits) -> Result<Examined, ImageError> {
             (format, image, None)
         }
     };
-    let mut flags = suspicion::flags(&image);
+    let mut flags = quality_flags(&image);
     flags.extend(dicom.iter().flat_map(|dicom| &dicom.flags));
     flags.sort();
     flags.dedup();

@@ -16,7 +16,7 @@ pub fn overlay_png(image: &GreyImage, map: &ActivationMap) -> Vec<u8> {
     let share = |place: u32, side: u32| (place as f32 + 0.5) / side as f32;
     for (y, row) in (0..).zip(image.pixels.chunks_exact(image.width as usize)) {
         for (x, &grey) in (0..).zip(row) {
-            let amount = STRENGTH * map.at(share(y, image.height), share(x, image.width));
+            let amount = STRENGTH * map.sample(share(y, image.height), share(x, image.width));
             pixels.extend(TINT.map(|tint| (f32::from(grey) + (tint - f32::from(grey)) * amount).round() as u8));
         }
     }

@@ -1,7 +1,7 @@
 //! What an image is like, whatever it shows: for telling whether the images that come are like those a model was trained on.
 
 use super::{GreyImage, resize_square};
-use crate::domain::{InputStatistics, LOOK_SIDE};
+use crate::domain::{FINGERPRINT_SIDE, InputStatistics};
 
 /// Grey levels that count as dark and as bright.
 const DARK: u8 = 16;
@@ -9,21 +9,21 @@ const BRIGHT: u8 = 239;
 
 /// The statistics of an image.
 pub fn statistics(image: &GreyImage) -> InputStatistics {
-    statistics_of_plane(&resize_square(image, LOOK_SIDE as u32).pixels, image.width, image.height)
+    statistics_of_plane(&resize_square(image, FINGERPRINT_SIDE as u32).pixels, image.width, image.height)
 }
 
-/// The same from the plane of its look, which is [`LOOK_SIDE`] by [`LOOK_SIDE`], and the size it had.
+/// The same from the plane of its look, which is [`FINGERPRINT_SIDE`] by [`FINGERPRINT_SIDE`], and the size it had.
 pub fn statistics_of_plane(plane: &[u8], width: u32, height: u32) -> InputStatistics {
     let count = plane.len() as f32;
     let share = |is: fn(&u8) -> bool| plane.iter().filter(|grey| is(grey)).count() as f32 / count;
     let mean = plane.iter().map(|grey| u32::from(*grey)).sum::<u32>() as f32 / count;
     let variance = plane.iter().map(|grey| f64::from(f32::from(*grey) - mean).powi(2)).sum::<f64>() / f64::from(count);
     let differences: u32 = plane
-        .chunks_exact(LOOK_SIDE)
+        .chunks_exact(FINGERPRINT_SIDE)
         .flat_map(|row| row.iter().zip(&row[1..]))
         .map(|(one, next)| u32::from(one.abs_diff(*next)))
         .sum();
-    let detail = differences as f32 / (LOOK_SIDE * (LOOK_SIDE - 1)) as f32;
+    let detail = differences as f32 / (FINGERPRINT_SIDE * (FINGERPRINT_SIDE - 1)) as f32;
     let aspect_ratio = width as f32 / height as f32;
     InputStatistics([
         mean,

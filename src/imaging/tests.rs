@@ -6,7 +6,7 @@ use flate2::{Compression, Crc, write::ZlibEncoder};
 use image::{ExtendedColorType, codecs::jpeg::JpegEncoder};
 
 use super::*;
-use crate::domain::Flag;
+use crate::domain::QualityFlag;
 
 const LIMITS: Limits = Limits { max_pixels: 1_000_000 };
 
@@ -323,10 +323,10 @@ fn nearly_no_real_radiograph_counts_as_a_negative_and_nearly_all_of_their_negati
     let (mut wrong, mut found, mut texts) = (0, 0, 0);
     for path in &files {
         let Examined { mut image, flags, .. } = examine(&std::fs::read(path).unwrap(), &LARGE).unwrap();
-        wrong += u32::from(flags.contains(&Flag::PhotographicNegative));
-        texts += u32::from(flags.contains(&Flag::TextNearBorder));
+        wrong += u32::from(flags.contains(&QualityFlag::PhotographicNegative));
+        texts += u32::from(flags.contains(&QualityFlag::TextNearBorder));
         image.pixels.iter_mut().for_each(|grey| *grey = 255 - *grey);
-        found += u32::from(suspicion::flags(&image).contains(&Flag::PhotographicNegative));
+        found += u32::from(quality_flags(&image).contains(&QualityFlag::PhotographicNegative));
     }
     println!("of {}: {wrong} wrongly negative, {found} negatives found, {texts} with text", files.len());
     assert!(wrong * 200 <= files.len() as u32 && found * 100 >= files.len() as u32 * 98);

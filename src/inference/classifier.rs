@@ -62,7 +62,7 @@ impl Classifier {
         let [_, rows, columns] = activation.dims();
         let values = read_back(activation)?;
         let maps = values.chunks_exact(rows * columns).take(images.len());
-        let maps = maps.map(|values| ActivationMap::scaled(rows, columns, values)).collect();
+        let maps = maps.map(|values| ActivationMap::normalised(rows, columns, values)).collect();
         Ok((self.shares(logits, images.len())?, maps))
     }
 

@@ -15,7 +15,7 @@ use super::{
     NnError, body,
     tensors::{HostTensor, NamedTensors},
 };
-use crate::domain::{BlockVariant, LARGEST_SIDE, ModelSpec, Normalisation};
+use crate::domain::{BlockVariant, MAX_IMAGE_SIZE, ModelSpec, Normalisation};
 
 /// Before the names of the body's tensors in a model file.
 pub(super) const BODY: &str = "body.";
@@ -110,7 +110,7 @@ pub(super) fn read_model(bytes: &[u8]) -> Result<ModelFile, NnError> {
     let ModelMetadata { spec, epsilon } = metadata(bytes)?;
     check_numbers(&spec.normalisation, epsilon)?;
     check(spec.dropout.is_finite() && (0.0..1.0).contains(&spec.dropout), "dropout")?;
-    check((body::smallest_side(spec.architecture)..=LARGEST_SIDE).contains(&spec.image_size), "image size")?;
+    check((body::smallest_side(spec.architecture)..=MAX_IMAGE_SIZE).contains(&spec.image_size), "image size")?;
     let (mut body, mut head) = (NamedTensors::new(), NamedTensors::new());
     for (name, tensor) in read_tensors(bytes, |_| false)? {
         if let Some(rest) = name.strip_prefix(BODY) {

@@ -9,7 +9,7 @@ use sqlx::SqliteConnection;
 use utoipa::ToSchema;
 
 use super::{Db, Page, StoreError, columns, runs};
-use crate::domain::{ClassList, DatasetId, Flag, Sha256, Split};
+use crate::domain::{ClassList, DatasetId, QualityFlag, Sha256, Split};
 
 /// A data set.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -26,7 +26,7 @@ pub struct Dataset {
     pub synthetic: bool,
     /// A radiograph with one of these flags is refused, where other data sets keep it with the flag.
     #[serde(default)]
-    pub refuse: Vec<Flag>,
+    pub refuse: Vec<QualityFlag>,
     /// When it was made.
     #[schema(value_type = String, format = DateTime)]
     pub created_at: Timestamp,

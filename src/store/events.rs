@@ -9,7 +9,7 @@ use sqlx::SqliteConnection;
 use utoipa::ToSchema;
 
 use super::{Db, StoreError, columns};
-use crate::domain::{RateChoice, RunEvent, RunId, RunStatus};
+use crate::domain::{RangeTestResult, RunEvent, RunId, RunStatus};
 
 /// An event as it is kept.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -69,7 +69,7 @@ pub async fn list(db: &Db, run: RunId, after: u64, limit: u32) -> Result<Vec<Sto
 }
 
 /// What the range tests of a run found, the last of each step, in the order of the steps.
-pub async fn range_tests(db: &Db, run: RunId) -> Result<Vec<RateChoice>, StoreError> {
+pub async fn range_tests(db: &Db, run: RunId) -> Result<Vec<RangeTestResult>, StoreError> {
     let run = run.to_string();
     let rows = sqlx::query_scalar!(
         "select event_json from run_events where run_id = ? and event_json ->> '$.kind' = 'range_test' order by id",

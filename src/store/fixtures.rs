@@ -25,7 +25,7 @@ pub fn dataset(name: &str) -> Dataset {
         description: Some("four sources".into()),
         classes: ClassList::default(),
         synthetic: true,
-        refuse: vec![Flag::LateralView],
+        refuse: vec![QualityFlag::LateralView],
         created_at: Timestamp::now(),
     }
 }
@@ -107,8 +107,8 @@ pub fn model(run: Option<&Run>) -> Model {
 const IMAGES: [(usize, usize); 6] = [(0, 0), (0, 0), (1, 1), (1, 1), (2, 2), (2, 0)];
 
 /// What [`evaluation`] counts.
-pub fn outcomes() -> Vec<Outcome> {
-    let outcome = |(image, (truth, predicted)): (usize, (usize, usize))| Outcome {
+pub fn outcomes() -> Vec<EvaluatedImage> {
+    let outcome = |(image, (truth, predicted)): (usize, (usize, usize))| EvaluatedImage {
         sha256: Sha256::of(format!("image {image}").as_bytes()),
         truth,
         predicted,

@@ -6,15 +6,15 @@ use jiff::{Timestamp, ToSpan, Unit};
 use sqlx::SqliteConnection;
 
 use super::{Db, StoreError, columns, predictions::Observed};
-use crate::domain::{InputCounts, LiveCounts, ModelId};
+use crate::domain::{InputHistograms, ModelId, PredictionStats};
 
 /// Adds predictions to their models' hours.
 pub(super) async fn count_in(tx: &mut SqliteConnection, observed: &[Observed]) -> Result<(), StoreError> {
-    let mut fresh: HashMap<(ModelId, String), LiveCounts> = HashMap::new();
+    let mut fresh: HashMap<(ModelId, String), PredictionStats> = HashMap::new();
     for Observed { prediction, milliseconds, image } in observed {
         let confidence = prediction.probabilities.get(&prediction.prediction).copied().unwrap_or_default();
         let counts = fresh.entry((prediction.model_id, hour(prediction.created_at)?)).or_default();
-        counts.count(&prediction.prediction, confidence, *milliseconds, image);
+        counts.record(&prediction.prediction, confidence, *milliseconds, image);
     }
     for ((model, hour), counts) in fresh {
         add(tx, &model.to_string(), &hour, counts).await?;
@@ -22,12 +22,17 @@ pub(super) async fn count_in(tx: &mut SqliteConnection, observed: &[Observed]) -
     Ok(())
 }
 
-async fn add(tx: &mut SqliteConnection, model: &str, hour: &str, mut counts: LiveCounts) -> Result<(), StoreError> {
+async fn add(
+    tx: &mut SqliteConnection,
+    model: &str,
+    hour: &str,
+    mut counts: PredictionStats,
+) -> Result<(), StoreError> {
     let before = sqlx::query_scalar!("select counts_json from live_hours where model_id = ? and hour = ?", model, hour)
         .fetch_optional(&mut *tx)
         .await?;
     if let Some(before) = before {
-        counts.add(&columns::from_json("live_hours.counts_json", &before)?);
+        counts.merge(&columns::from_json("live_hours.counts_json", &before)?);
     }
     let counts = columns::to_json("live_hours.counts_json", &counts)?;
     sqlx::query!(
@@ -48,7 +53,7 @@ fn hour(at: Timestamp) -> Result<String, StoreError> {
 }
 
 /// The hours of a model that end after then, in their order; those without predictions are left out.
-pub async fn hours(db: &Db, model: ModelId, since: Timestamp) -> Result<Vec<(Timestamp, LiveCounts)>, StoreError> {
+pub async fn hours(db: &Db, model: ModelId, since: Timestamp) -> Result<Vec<(Timestamp, PredictionStats)>, StoreError> {
     let (model, since) = (model.to_string(), columns::time(since - 1.hour()));
     let rows = sqlx::query!(
         "select hour, counts_json from live_hours where model_id = ? and hour > ? order by hour",
@@ -66,7 +71,7 @@ pub async fn hours(db: &Db, model: ModelId, since: Timestamp) -> Result<Vec<(Tim
 }
 
 /// What the images that a model was trained on are like, if that was counted.
-pub async fn baseline(db: &Db, model: ModelId) -> Result<Option<InputCounts>, StoreError> {
+pub async fn baseline(db: &Db, model: ModelId) -> Result<Option<InputHistograms>, StoreError> {
     let model = model.to_string();
     let found = sqlx::query_scalar!("select inputs_json from baselines where model_id = ?", model)
         .fetch_optional(db.read())
@@ -75,7 +80,7 @@ pub async fn baseline(db: &Db, model: ModelId) -> Result<Option<InputCounts>, St
 }
 
 /// Keeps what was counted; a model that was removed meanwhile is passed over.
-pub async fn keep_baseline(db: &Db, model: ModelId, inputs: &InputCounts) -> Result<(), StoreError> {
+pub async fn keep_baseline(db: &Db, model: ModelId, inputs: &InputHistograms) -> Result<(), StoreError> {
     let (model, inputs) = (model.to_string(), columns::to_json("baselines.inputs_json", inputs)?);
     sqlx::query!(
         "insert or replace into baselines (model_id, inputs_json) select id, ?2 from models where id = ?1",
@@ -89,7 +94,7 @@ pub async fn keep_baseline(db: &Db, model: ModelId, inputs: &InputCounts) -> Res
 
 /// A small plane of an image, and the size that the image has.
 pub struct TrainedPlane {
-    /// [`crate::domain::LOOK_SIDE`] squared.
+    /// [`crate::domain::FINGERPRINT_SIDE`] squared.
     pub plane: Vec<u8>,
     /// Columns.
     pub width: u32,

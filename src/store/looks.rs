@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use sqlx::SqliteConnection;
 
 use super::{Db, StoreError, columns};
-use crate::domain::{DatasetId, Look, RadiographId, Sha256, Split};
+use crate::domain::{DatasetId, Fingerprint, RadiographId, Sha256, Split};
 
 /// A hash with what is needed to say whether it leaks.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,12 +14,12 @@ pub struct HashedRadiograph {
     pub id: RadiographId,
     /// Where it stands.
     pub split: Option<Split>,
-    /// See [`Look::hash`].
+    /// See [`Fingerprint::hash`].
     pub hash: Option<[u8; 32]>,
 }
 
 /// Keeps the look of a radiograph; what another version made of it goes. A radiograph that was removed meanwhile is passed over.
-pub async fn put(db: &Db, id: RadiographId, version: u32, look: &Look) -> Result<(), StoreError> {
+pub async fn put(db: &Db, id: RadiographId, version: u32, look: &Fingerprint) -> Result<(), StoreError> {
     put_in(&mut *db.write().acquire().await?, id, version, look).await
 }
 
@@ -28,7 +28,7 @@ pub(super) async fn put_in(
     tx: &mut SqliteConnection,
     id: RadiographId,
     version: u32,
-    look: &Look,
+    look: &Fingerprint,
 ) -> Result<(), StoreError> {
     let id = id.to_string();
     let (hash, plane) = (look.hash.as_ref().map(|hash| hash.as_slice()), look.plane.as_slice());

@@ -108,7 +108,7 @@ impl Row {
 mod tests {
     use super::*;
     use crate::{
-        domain::MOST_LOSS_POINTS,
+        domain::MAX_LOSS_POINTS,
         store::{fixtures, runs},
     };
 
@@ -133,7 +133,7 @@ mod tests {
             train(&mut curve, to);
             write(&db, run, &curve).await.unwrap();
             let (points, steps) = list(&db, run).await.unwrap();
-            assert!(points == curve.points() && points.len() <= MOST_LOSS_POINTS, "{to}");
+            assert!(points == curve.points() && points.len() <= MAX_LOSS_POINTS, "{to}");
             assert_eq!(steps, to);
         }
     }

@@ -3,7 +3,7 @@
 use sqlx::SqliteConnection;
 
 use super::{Db, Evaluation, Page, StoreError, columns};
-use crate::domain::{ConfusionMatrix, EvaluationId, Outcome};
+use crate::domain::{ConfusionMatrix, EvaluatedImage, EvaluationId};
 
 /// An evaluation with what was predicted of each of its images.
 #[derive(Clone, Debug, PartialEq)]
@@ -11,7 +11,7 @@ pub struct Evaluated {
     /// Its counts.
     pub evaluation: Evaluation,
     /// One for each image that it counts.
-    pub outcomes: Vec<Outcome>,
+    pub outcomes: Vec<EvaluatedImage>,
 }
 
 /// Adds those of an evaluation that is stored in the same transaction; refused when they are not what it counted.
@@ -39,7 +39,7 @@ pub(super) async fn insert(tx: &mut SqliteConnection, evaluated: &Evaluated) -> 
 }
 
 /// None where an outcome names no class.
-fn counted(outcomes: &[Outcome], classes: usize) -> Option<ConfusionMatrix> {
+fn counted(outcomes: &[EvaluatedImage], classes: usize) -> Option<ConfusionMatrix> {
     let mut confusion = ConfusionMatrix::new(classes);
     for outcome in outcomes {
         if outcome.truth >= classes || outcome.predicted >= classes {
@@ -51,12 +51,12 @@ fn counted(outcomes: &[Outcome], classes: usize) -> Option<ConfusionMatrix> {
 }
 
 /// All of an evaluation, in the order of the images' hashes; none for one of before they were kept.
-pub async fn of_evaluation(db: &Db, id: EvaluationId) -> Result<Vec<Outcome>, StoreError> {
+pub async fn of_evaluation(db: &Db, id: EvaluationId) -> Result<Vec<EvaluatedImage>, StoreError> {
     page(db, id, &Page { limit: u32::MAX, after: None }).await
 }
 
 /// A page of them; the cursor is an image's hash.
-pub async fn page(db: &Db, id: EvaluationId, page: &Page) -> Result<Vec<Outcome>, StoreError> {
+pub async fn page(db: &Db, id: EvaluationId, page: &Page) -> Result<Vec<EvaluatedImage>, StoreError> {
     let (id, after) = (id.to_string(), page.after());
     let rows = sqlx::query!(
         "select * from outcomes where evaluation_id = ? and sha256 > ? order by sha256 limit ?",
@@ -67,7 +67,7 @@ pub async fn page(db: &Db, id: EvaluationId, page: &Page) -> Result<Vec<Outcome>
     .fetch_all(db.read())
     .await?;
     let read = rows.into_iter().map(|row| {
-        Ok(Outcome {
+        Ok(EvaluatedImage {
             sha256: columns::hash("outcomes.sha256", row.sha256)?,
             truth: columns::number("outcomes.truth", row.truth)?,
             predicted: columns::number("outcomes.predicted", row.predicted)?,
@@ -118,7 +118,7 @@ mod tests {
     async fn outcomes_that_are_not_what_was_counted_are_refused_with_model_and_evaluation() {
         let (_dir, db) = fixtures::db().await;
         let (model, right) = evaluated(&db).await;
-        let wrong: [fn(&mut Vec<Outcome>); 4] = [
+        let wrong: [fn(&mut Vec<EvaluatedImage>); 4] = [
             |outcomes| drop(outcomes.pop()),
             |outcomes| outcomes[0].predicted = 2,
             |outcomes| outcomes[0].truth = 3,

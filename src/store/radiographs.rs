@@ -6,7 +6,7 @@ use sqlx::SqliteConnection;
 use utoipa::ToSchema;
 
 use super::{Attributes, Db, Page, StoreError, attributes, columns, looks};
-use crate::domain::{DatasetId, DicomAttributes, Flag, Look, RadiographId, Sha256, Split};
+use crate::domain::{DatasetId, DicomAttributes, Fingerprint, QualityFlag, RadiographId, Sha256, Split};
 
 /// A stored radiograph.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -45,7 +45,7 @@ pub struct Radiograph {
     pub dicom: Option<DicomAttributes>,
     /// What looks wrong with it.
     #[serde(default)]
-    pub flags: Vec<Flag>,
+    pub flags: Vec<QualityFlag>,
     /// When it was stored.
     #[schema(value_type = String, format = DateTime)]
     pub created_at: Timestamp,
@@ -82,7 +82,7 @@ pub struct RadiographPatch {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Beside<'a> {
     /// What it looks like, and the version that made that.
-    pub look: Option<(u32, &'a Look)>,
+    pub look: Option<(u32, &'a Fingerprint)>,
     /// What its folder says about it.
     pub attributes: Option<&'a Attributes>,
 }

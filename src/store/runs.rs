@@ -162,7 +162,7 @@ pub async fn resume(db: &Db, id: RunId, learning_rate: Option<f64>) -> Result<Op
             return Err(IllegalMove::Action { status: before, action }.into());
         }
         let last = checkpoints::of_run_in(&mut tx, id).await?.into_iter().next();
-        let next = last.map_or(Position::of_stage(1), |checkpoint| checkpoint.position);
+        let next = last.map_or(Position::start_of_stage(1), |checkpoint| checkpoint.position);
         if let Some(step) = run.plan.step_from(next) {
             step.learning_rate = rate;
         }

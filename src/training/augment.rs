@@ -6,7 +6,7 @@ use super::{
     mixup::Mix,
     random::{Draw, generator},
 };
-use crate::{domain::Augmentation, imaging::Change};
+use crate::{domain::Augmentation, imaging::Transform};
 
 /// The changes of an epoch's images. What becomes of an image depends on the seed, the epoch's place, the number of its batch and its
 /// position in there, and on nothing that happened before.
@@ -34,7 +34,7 @@ impl Changes {
         if !self.augmentation.is_off() {
             for (position, square) in squares.iter_mut().enumerate() {
                 let mut generator = generator(self.seed, self.place, batch, Draw::Change(position));
-                *square = Change::draw(&self.augmentation, &mut generator).applied(square, side);
+                *square = Transform::sample(&self.augmentation, &mut generator).apply(square, side);
             }
         }
         match self.mix(batch, squares.len()) {

@@ -23,7 +23,7 @@ impl Average {
     /// Takes in the network after one more batch.
     pub(super) fn follow(&mut self, network: &Network, rule: WeightAveraging) {
         self.batches += 1;
-        let share = 1.0 - rule.left_by(self.batches);
+        let share = 1.0 - rule.decay_at(self.batches);
         let followed = network.valid();
         // Out of its place, not cloned: nobody else holds its tensors then, and they move where they are.
         let average = std::mem::replace(&mut self.network, followed.clone());

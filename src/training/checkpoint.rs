@@ -211,7 +211,7 @@ impl Standing {
     /// At the beginning of a stage.
     pub(super) fn at_stage(stage: u32, network: Network, plan: &TrainingPlan, classes: usize) -> Self {
         Self {
-            position: Position::of_stage(stage),
+            position: Position::start_of_stage(stage),
             network,
             best: Best::new(plan.selection.metric),
             epoch: EpochSoFar::new(classes),

@@ -107,7 +107,7 @@ impl<'a> Course<'a> {
         let batches_per_epoch = batches as u64;
         let batch = u64::from(epoch - 1) * batches_per_epoch + number as u64;
         let at = BatchIndex { batch, batches_per_epoch, epochs: self.step.epochs.into() };
-        self.train_at(self.step.schedule.rate(self.standing.base, at), network, forward, targets)
+        self.train_at(self.step.schedule.learning_rate(self.standing.base, at), network, forward, targets)
     }
 
     /// Trains on a batch at that learning rate, whatever the schedule says.
@@ -145,6 +145,6 @@ impl<'a> Course<'a> {
         self.standing.scores.push(Score(selection_score(metric, selection.confusion(), selection.loss())));
         let rule = self.step.early_stopping.or(self.job.plan.early_stopping);
         let scores: Vec<f64> = self.standing.scores.iter().map(|Score(score)| *score).collect();
-        rule.is_some_and(|rule| rule.ends(&scores))
+        rule.is_some_and(|rule| rule.should_stop(&scores))
     }
 }

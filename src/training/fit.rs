@@ -21,7 +21,7 @@ use super::{
     tally::Tally,
 };
 use crate::{
-    domain::{BodyWork, EpochRecord, EpochScores, ModelSpec, Optimizer, Position, Split, Step},
+    domain::{BodyMode, EpochRecord, EpochScores, ModelSpec, Optimizer, Position, Split, Step},
     nn::{self, Network},
 };
 
@@ -114,7 +114,7 @@ impl<I: Send + 'static> Fit<'_, I> {
 
     /// What is left of an epoch, and the pass over the selection split.
     fn epoch(&self, session: &mut Session<'_>, learner: &mut Learner<'_>) -> Result<(), TrainingError> {
-        let body = BodyWork::of(&session.job.plan, self.step);
+        let body = BodyMode::of(&session.job.plan, self.step);
         let (place, started, before) = (learner.place(), Instant::now(), learner.epoch.seconds);
         let pace = self.train_epoch(session, place, learner)?;
         let snapshot = learner.course.snapshot(learner.network());
@@ -144,7 +144,7 @@ impl<I: Send + 'static> Fit<'_, I> {
     ) -> Result<Pace, TrainingError> {
         let job = session.job;
         let device = job.device.clone().autodiff();
-        let body = BodyWork::of(&job.plan, self.step);
+        let body = BodyMode::of(&job.plan, self.step);
         let epoch = Epoch::draw(job, &session.split(Split::Train), place);
         let changes = Changes::new(job, place);
         let (started, first, before) = (Instant::now(), learner.position.batch as usize, learner.epoch.seconds);

@@ -5,7 +5,7 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 
 use super::TrainingJob;
-use crate::domain::{BodyWork, ImageCounts, Split, pixels};
+use crate::domain::{BodyMode, ImageCounts, Split, pixels};
 
 /// Counts work in forward passes over one pixel, so that stages of different sizes compare. Epochs on features that are kept count
 /// nothing: beside the one pass of the body they take no time worth estimating.
@@ -37,7 +37,7 @@ impl Meter {
             selection: count(job.plan.selection.split),
             all: job.samples.len() as f64,
         };
-        let (total, epochs) = (job.plan.work(images), job.plan.total_epochs());
+        let (total, epochs) = (job.plan.cost(images), job.plan.total_epochs());
         Self { started: Instant::now(), images, total, epochs, reading }
     }
 
@@ -55,13 +55,13 @@ impl Meter {
     }
 
     /// An epoch trained on `images` at `side` pixels.
-    pub(super) fn trained(&mut self, body: BodyWork, images: usize, side: u32) {
-        self.reading.done += body.of_training() * images as f64 * pixels(side);
+    pub(super) fn trained(&mut self, body: BodyMode, images: usize, side: u32) {
+        self.reading.done += body.passes_per_training_image() * images as f64 * pixels(side);
     }
 
     /// An epoch was scored on `images` at `side` pixels.
-    pub(super) fn scored(&mut self, body: BodyWork, images: usize, side: u32) {
-        self.reading.done += body.of_selection() * images as f64 * pixels(side);
+    pub(super) fn scored(&mut self, body: BodyMode, images: usize, side: u32) {
+        self.reading.done += body.passes_per_selection_image() * images as f64 * pixels(side);
     }
 
     pub(super) fn epoch_done(&mut self) {
@@ -69,9 +69,9 @@ impl Meter {
     }
 
     /// So many epochs of a step, which ends early, will not be: they count as done, and their work as never asked for.
-    pub(super) fn skip(&mut self, body: BodyWork, epochs: u32, side: u32) {
+    pub(super) fn skip(&mut self, body: BodyMode, epochs: u32, side: u32) {
         self.reading.epochs_done += epochs;
-        self.reading.skipped += f64::from(epochs) * body.of_epoch(self.images) * pixels(side);
+        self.reading.skipped += f64::from(epochs) * body.passes_per_epoch(self.images) * pixels(side);
     }
 
     /// Share of the run's epochs that is done, `current` being the share of the one that runs.

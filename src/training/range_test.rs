@@ -12,7 +12,7 @@ use super::{
     tally::Tally,
 };
 use crate::{
-    domain::{BodyWork, RangeTest, RateChoice, RateCurve, Split},
+    domain::{BodyMode, RangeTest, RangeTestCurve, RangeTestResult, Split},
     nn::Network,
 };
 
@@ -25,22 +25,27 @@ impl<I: Send + 'static> Fit<'_, I> {
         let curve = self.curve(session, test, network)?;
         let Place { stage, step, .. } = self.place;
         let chosen = curve.steepest();
-        session.observer.rate_choice(&RateChoice { stage, step, curve: curve.points, chosen, planned });
+        session.observer.rate_choice(&RangeTestResult { stage, step, curve: curve.points, chosen, planned });
         Ok(chosen.unwrap_or(planned))
     }
 
     /// The batches are those of an epoch 0, as often as it takes.
-    fn curve(&self, session: &mut Session<'_>, test: RangeTest, network: &Network) -> Result<RateCurve, TrainingError> {
+    fn curve(
+        &self,
+        session: &mut Session<'_>,
+        test: RangeTest,
+        network: &Network,
+    ) -> Result<RangeTestCurve, TrainingError> {
         let job = session.job;
         let device = job.device.clone().autodiff();
         let place = Place { epoch: 0, ..self.place };
-        let (changes, body) = (Changes::new(job, place), BodyWork::of(&job.plan, self.step));
+        let (changes, body) = (Changes::new(job, place), BodyMode::of(&job.plan, self.step));
         let epoch = Epoch::draw(job, &session.split(Split::Train), place);
         let batches: Vec<_> = epoch.batches.iter().cycle().take(test.batches as usize).cloned().collect();
         // Not a clone, which would share the running statistics.
         let mut network = network.valid().for_step(self.step.scope);
         let mut course = Course::new(job, self.step, test.from, &network).without_average();
-        let mut curve = RateCurve::default();
+        let mut curve = RangeTestCurve::default();
         let mut feed = (self.training_feed)(changes, 0, &batches);
         session.begin(place, batches.len(), 0)?;
         for (number, batch) in (0..).zip(&batches) {
@@ -50,11 +55,11 @@ impl<I: Send + 'static> Fit<'_, I> {
             let forward = |network: &Network| (self.forward)(network, input, &device);
             let logits;
             network.seed_dropout(epoch.dropout_seed(number as usize));
-            (network, logits) = course.train_at(test.rate(number), network, forward, &targets);
+            (network, logits) = course.train_at(test.learning_rate(number), network, forward, &targets);
             let mut tally = Tally::new(job.classes.len());
             session.meter.trained(body, batch.len(), self.spec.image_size);
             session.batch_done(batch.len())?;
-            if !tally.add_mixed(logits, &targets) || !curve.add(test.rate(number), tally.loss()) {
+            if !tally.add_mixed(logits, &targets) || !curve.push(test.learning_rate(number), tally.loss()) {
                 break;
             }
         }

@@ -33,7 +33,7 @@ pub(super) fn train(
     while let Some(step) = stage.steps.get(standing.position.step as usize - 1) {
         let place = Place { stage: number, step: standing.position.step, epoch: 0 };
         standing = match step.scope {
-            Scope::Head if session.job.plan.changes_images() => {
+            Scope::Head if session.job.plan.augments_images() => {
                 train_head_on_images(session, place, step, on, standing)?
             }
             Scope::Head => train_head(session, place, step, on, standing)?,

@@ -11,7 +11,7 @@ use crate::{
 /// Refuses plans and data that cannot be trained on, with a message that names the fix.
 pub(super) fn check(job: &TrainingJob) -> Result<(), TrainingError> {
     let refuse = |why: String| Err(TrainingError::Data(why));
-    if let Some(problem) = job.plan.problems().first() {
+    if let Some(problem) = job.plan.validate().first() {
         return refuse(format!("plan {}: {}", problem.pointer, problem.detail));
     }
     if let Some(sample) = job.samples.iter().find(|sample| sample.class >= job.classes.len()) {

@@ -5,7 +5,7 @@ use tokio::{runtime::Handle, task::JoinHandle};
 
 use super::WorkerContext;
 use crate::{
-    domain::{EpochRecord, EvaluationId, ModelId, Outcome, Sha256},
+    domain::{EpochRecord, EvaluatedImage, EvaluationId, ModelId, Sha256},
     store::{Evaluated, Evaluation, Model, Run, StoreError, StoredCheckpoint, StoredFile, runs},
     training::{Checkpoint, SampleOutcome, SplitEvaluation, StageModel},
 };
@@ -150,8 +150,8 @@ fn stored(keepsake: &Keepsake, file: StoredFile) -> StoredCheckpoint {
 }
 
 /// The keys of a run's samples are the hashes of their images.
-fn outcome(of: &SampleOutcome) -> Result<Outcome, StoreError> {
+fn outcome(of: &SampleOutcome) -> Result<EvaluatedImage, StoreError> {
     let SampleOutcome { key, truth, predicted, probabilities } = of.clone();
     let sha256 = Sha256::try_from(key).map_err(|error| StoreError::Row(format!("outcomes.sha256: {error}")))?;
-    Ok(Outcome { sha256, truth, predicted, probabilities })
+    Ok(EvaluatedImage { sha256, truth, predicted, probabilities })
 }

@@ -15,7 +15,7 @@ use super::{
     losses::Losses,
 };
 use crate::{
-    domain::{EpochRecord, RateChoice, RunEvent, RunId, RunProgress, RunStatus, TrainedBatch},
+    domain::{EpochRecord, RangeTestResult, RunEvent, RunId, RunProgress, RunStatus, TrainedBatch},
     store::{Db, Run, StoreError, events, runs},
     training::{CacheOrigin, Checkpoint, ImageCache, Observer, ObserverError, StageModel, Stop},
 };
@@ -245,8 +245,8 @@ impl Observer for Recorder {
         tracing::info!(run = %self.run(), images, seconds = time.as_secs_f64(), "features of the frozen body computed");
     }
 
-    fn rate_choice(&mut self, choice: &RateChoice) {
-        let (run, RateChoice { stage, step, chosen, planned, .. }) = (self.run(), choice);
+    fn rate_choice(&mut self, choice: &RangeTestResult) {
+        let (run, RangeTestResult { stage, step, chosen, planned, .. }) = (self.run(), choice);
         match chosen {
             Some(rate) => tracing::info!(%run, stage, step, rate, "learning rate chosen by its range test"),
             None => {

@@ -322,7 +322,7 @@ async fn the_times_of_waiting_runs_follow_from_the_running_one_and_from_what_was
     };
     runs::create(&server.state.db, &measured).await.unwrap();
     evaluate(&server, measured.id).await;
-    let work = |train, selection| running.plan.work(ImageCounts { train, selection, all: train + selection });
+    let work = |train, selection| running.plan.cost(ImageCounts { train, selection, all: train + selection });
     let expected = work(6.0, 3.0) / work(24.0, 24.0) * 100.0;
 
     runs::claim(&server.state.db, "cpu").await.unwrap().unwrap();

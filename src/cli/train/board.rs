@@ -5,7 +5,7 @@ use std::time::Duration;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use crate::{
-    domain::{RateChoice, RunEvent, RunProgress, Scope, TrainedBatch, TrainingPlan},
+    domain::{RangeTestResult, RunEvent, RunProgress, Scope, TrainedBatch, TrainingPlan},
     store::{Run, StoredEvent},
 };
 
@@ -81,7 +81,7 @@ impl Board {
                     scores.selection.accuracy,
                 ))
             }
-            RunEvent::RangeTest(RateChoice { stage, step, chosen, planned, .. }) => Some(match chosen {
+            RunEvent::RangeTest(RangeTestResult { stage, step, chosen, planned, .. }) => Some(match chosen {
                 Some(rate) => format!("stage {stage}, step {step}: the range test chose the learning rate {rate:.2e}"),
                 None => {
                     format!("stage {stage}, step {step}: the range test chose nothing, the plan's {planned} is taken")

@@ -100,7 +100,7 @@ async fn planted_copies_are_found_and_phantoms_of_other_patients_are_not() {
     let mirrored = found.groups.iter().filter(|group| group.mirrored).map(|group| group.members.contains(&turned));
     assert_eq!(mirrored.collect::<Vec<_>>(), [true]);
     let leaking = leakage(&shelf.db, shelf.dataset.id).await.unwrap();
-    assert_eq!(leaking, [LeakageKind::DuplicateAcrossSplits.found(2)]);
+    assert_eq!(leaking, [LeakageKind::DuplicateAcrossSplits.finding(2)]);
 }
 
 #[tokio::test]

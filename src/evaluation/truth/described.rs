@@ -8,7 +8,7 @@ use super::{
     forest::Columns,
     shortcut::{Examples, Seen},
 };
-use crate::domain::{Grouping, RadiographId, Split};
+use crate::domain::{DisjointSet, RadiographId, Split};
 
 /// Columns and rows of the thumbnail from which the class is predicted.
 const THUMBNAIL_SIDE: usize = 32;
@@ -184,19 +184,19 @@ impl<'a> Labelled<'a> {
 
 /// For each image a number that it shares with the images of its patient and with those that look the same.
 fn together(examined: &Examined) -> Vec<usize> {
-    let mut together = Grouping::new(examined.images.len());
+    let mut together = DisjointSet::new(examined.images.len());
     let (mut by_patient, mut by_id) = (HashMap::new(), HashMap::new());
     for (at, image) in examined.images.iter().enumerate() {
         by_id.insert(image.id, at);
         if let Some(patient) = &image.patient {
-            together.join(*by_patient.entry(patient).or_insert(at), at);
+            together.union(*by_patient.entry(patient).or_insert(at), at);
         }
     }
     for group in &examined.groups {
         let places: Vec<usize> = group.members.iter().filter_map(|id| by_id.get(id).copied()).collect();
-        places.windows(2).for_each(|pair| together.join(pair[0], pair[1]));
+        places.windows(2).for_each(|pair| together.union(pair[0], pair[1]));
     }
-    (0..examined.images.len()).map(|at| together.first_of(at)).collect()
+    (0..examined.images.len()).map(|at| together.find(at)).collect()
 }
 
 /// Means of 2 x 2 pixels.

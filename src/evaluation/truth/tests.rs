@@ -102,7 +102,7 @@ fn a_planted_brightness_is_read_from_the_thumbnail() {
 #[test]
 fn leakage_is_named_and_no_patient_id_is_shown_whole() {
     let mut examined = examined();
-    examined.leakage = vec![LeakageKind::PatientOverlap.found(1), LeakageKind::DuplicateAcrossSplits.found(1)];
+    examined.leakage = vec![LeakageKind::PatientOverlap.finding(1), LeakageKind::DuplicateAcrossSplits.finding(1)];
     examined.images[0].patient = examined.images[1].patient.clone();
     examined.images[7].patient = None;
     examined.groups = vec![

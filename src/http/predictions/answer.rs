@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 
 use super::files::Answered;
 use crate::{
-    domain::{ActivationMap, Flag, ModelId, NOTICE, PredictionId, RunId},
+    domain::{ActivationMap, ModelId, NOTICE, PredictionId, QualityFlag, RunId},
     http::{ApiError, Problem},
     inference::{Classification, Timing},
     store::{Model, Prediction},
@@ -60,13 +60,13 @@ pub(in crate::http) struct PredictionAnswer {
 #[derive(Serialize, ToSchema)]
 pub(super) struct Warning {
     /// Its kind.
-    flag: Flag,
+    flag: QualityFlag,
     /// In words.
     detail: &'static str,
 }
 
-impl From<Flag> for Warning {
-    fn from(flag: Flag) -> Self {
+impl From<QualityFlag> for Warning {
+    fn from(flag: QualityFlag) -> Self {
         Self { flag, detail: flag.explanation() }
     }
 }
@@ -142,7 +142,7 @@ impl PredictionAnswer {
         classification: &Classification,
         model: Model,
         asked_alias: Option<&str>,
-        flags: Vec<Flag>,
+        flags: Vec<QualityFlag>,
     ) -> Self {
         let id = PredictionId::new();
         let (prediction, probabilities) = named(classification);

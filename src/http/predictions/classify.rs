@@ -7,7 +7,7 @@ use jiff::Timestamp;
 
 use super::answer::PredictionAnswer;
 use crate::{
-    domain::{Flag, InputStatistics, ModelId, Sha256},
+    domain::{InputStatistics, ModelId, QualityFlag, Sha256},
     http::{
         ApiError, AppState,
         challenger::{Told, challenge},
@@ -109,7 +109,7 @@ pub(in crate::http) struct Looked {
     pub(in crate::http) sha256: Sha256,
     pub(in crate::http) image: GreyImage,
     /// What looks wrong.
-    flags: Vec<Flag>,
+    flags: Vec<QualityFlag>,
     /// What it is like.
     statistics: InputStatistics,
 }
@@ -124,7 +124,7 @@ pub(in crate::http) async fn look(state: &AppState, content: Content) -> Result<
                 (Sha256::of(&bytes), image, flags)
             }
             Content::Grey(hash, image) => {
-                let flags = imaging::flags(&image);
+                let flags = imaging::quality_flags(&image);
                 (hash, image, flags)
             }
         };

@@ -6,7 +6,7 @@ use rand_chacha::ChaCha8Rng;
 use crate::{
     domain::{Augmentation, TrainingPlan},
     http::ApiError,
-    imaging::{self, Change, GreyImage, ImageError, Limits},
+    imaging::{self, GreyImage, ImageError, Limits, Transform},
 };
 
 /// Images in a row of the sheet.
@@ -40,16 +40,16 @@ impl Sheet {
     pub(super) fn png(&self, upload: &[u8], limits: &Limits) -> Result<Vec<u8>, ImageError> {
         let (_, image) = imaging::decode(upload, limits)?;
         let original = imaging::resize_square(&image, self.side).pixels;
-        let changed = (0..self.count).map(|number| self.change(number).applied(&original, self.side));
+        let changed = (0..self.count).map(|number| self.change(number).apply(&original, self.side));
         let images: Vec<Vec<u8>> = [original.clone()].into_iter().chain(changed).collect();
         Ok(imaging::encode_png(&self.laid_out(&images)))
     }
 
     /// A generator of its own for each image: a longer sheet begins as a shorter one does.
-    fn change(&self, number: u32) -> Change {
+    fn change(&self, number: u32) -> Transform {
         let mut generator = ChaCha8Rng::seed_from_u64(self.seed.into());
         generator.set_stream(number.into());
-        Change::draw(&self.augmentation, &mut generator)
+        Transform::sample(&self.augmentation, &mut generator)
     }
 
     fn laid_out(&self, images: &[Vec<u8>]) -> GreyImage {

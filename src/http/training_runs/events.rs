@@ -22,7 +22,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use self::follower::Follower;
 use super::find;
 use crate::{
-    domain::{BatchEvent, LossPoint, RateChoice, RunId},
+    domain::{BatchEvent, LossPoint, RangeTestResult, RunId},
     http::{
         ApiError, AppState,
         accept::negotiate,
@@ -123,12 +123,12 @@ async fn list_training_run_losses(
 #[utoipa::path(
     get, path = "/v1/training-runs/{id}/range-tests", tag = "training",
     params(("id" = RunId, Path)),
-    responses((status = 200, description = "By stage and step", body = List<RateChoice>), NotFound)
+    responses((status = 200, description = "By stage and step", body = List<RangeTestResult>), NotFound)
 )]
 async fn list_training_run_range_tests(
     State(state): State<AppState>,
     PathOf(id): PathOf<RunId>,
-) -> Result<Json<List<RateChoice>>, ApiError> {
+) -> Result<Json<List<RangeTestResult>>, ApiError> {
     find(&state, id).await?;
     Ok(Json(List::whole(store::events::range_tests(&state.db, id).await?)))
 }

@@ -7,7 +7,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::{
-    domain::{Architecture, DatasetId, ImageCounts, RunId, RunStatus, Slot, Split, TrainingPlan, slots},
+    domain::{Architecture, DatasetId, ImageCounts, RunId, RunStatus, Slot, Split, TrainingPlan, estimate_slots},
     http::AppState,
     store::{self, Distribution, Page, Run, StoreError},
     worker::VALIDATION_FRACTION,
@@ -62,7 +62,7 @@ impl Queue {
         for run in &waiting {
             seconds.push(measures.seconds(run).await?);
         }
-        let places = (1..).zip(slots(busy, &seconds));
+        let places = (1..).zip(estimate_slots(busy, &seconds));
         Ok(Self(waiting.iter().map(|run| run.id).zip(places).collect()))
     }
 
@@ -98,7 +98,7 @@ impl<'a> Measures<'a> {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(new) => new.insert(store::datasets::distribution(&self.state.db, run.dataset_id).await?),
         };
-        Ok(Some(run.plan.work(images(distribution, &run.plan)) / rate))
+        Ok(Some(run.plan.cost(images(distribution, &run.plan)) / rate))
     }
 
     async fn rate(&mut self, network: Architecture) -> Result<Option<f64>, StoreError> {
@@ -127,7 +127,7 @@ async fn measured_rate(state: &AppState, network: Architecture) -> Result<Option
         }
     }
     let seconds = run.started_at.zip(run.finished_at).map(|(start, end)| end.duration_since(start).as_secs_f64());
-    let rate = seconds.filter(|seconds| *seconds > 0.0).map(|seconds| run.plan.work(images) / seconds);
+    let rate = seconds.filter(|seconds| *seconds > 0.0).map(|seconds| run.plan.cost(images) / seconds);
     Ok(rate.filter(|rate| *rate > 0.0))
 }
 

@@ -109,7 +109,7 @@ impl Draft {
     /// What is wrong with the plan beyond what could not be read.
     fn check_plan(&self, errors: &mut Vec<FieldError>) {
         let unread: Vec<String> = errors.iter().map(|error| error.pointer.clone()).collect();
-        for problem in self.plan.problems() {
+        for problem in self.plan.validate() {
             let pointer = format!("/plan{}", problem.pointer);
             let within =
                 |place: &String| pointer.strip_prefix(place).is_some_and(|r| r.is_empty() || r.starts_with('/'));

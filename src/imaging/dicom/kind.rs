@@ -7,7 +7,7 @@ use super::{
     undecodable,
 };
 use crate::{
-    domain::{Flag, is_lateral},
+    domain::{QualityFlag, is_lateral},
     imaging::ImageError,
 };
 
@@ -48,16 +48,16 @@ impl Reference {
 }
 
 /// What in the header deserves a look.
-pub(super) fn flags(header: &Header) -> Vec<Flag> {
+pub(super) fn flags(header: &Header) -> Vec<QualityFlag> {
     let modality = header.code(tags::MODALITY);
     let part = header.code(tags::BODY_PART_EXAMINED);
     let burned_in = header.code(tags::BURNED_IN_ANNOTATION).is_some_and(|answer| answer == "YES");
     let lateral = header.text(tags::VIEW_POSITION).is_some_and(|view| is_lateral(&view));
     [
-        (burned_in, Flag::BurnedInAnnotation),
-        (lateral, Flag::LateralView),
-        (modality.is_none_or(|modality| modality == "OT"), Flag::ModalityUnclear),
-        (part.is_some_and(|part| !CHEST.iter().any(|word| part.contains(word))), Flag::OtherBodyPart),
+        (burned_in, QualityFlag::BurnedInAnnotation),
+        (lateral, QualityFlag::LateralView),
+        (modality.is_none_or(|modality| modality == "OT"), QualityFlag::ModalityUnclear),
+        (part.is_some_and(|part| !CHEST.iter().any(|word| part.contains(word))), QualityFlag::OtherBodyPart),
     ]
     .into_iter()
     .filter_map(|(holds, flag)| holds.then_some(flag))

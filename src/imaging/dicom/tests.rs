@@ -111,7 +111,7 @@ fn why_not_object(object: &InMemDicomObject) -> String {
     why_not(&file(uids::EXPLICIT_VR_LITTLE_ENDIAN, object))
 }
 
-fn flags_of(object: &InMemDicomObject) -> Vec<Flag> {
+fn flags_of(object: &InMemDicomObject) -> Vec<QualityFlag> {
     read(&file(uids::EXPLICIT_VR_LITTLE_ENDIAN, object), &LIMITS).unwrap().flags
 }
 
@@ -221,7 +221,7 @@ fn without_a_window_percentiles_are_taken_and_that_is_flagged() {
     let mut values: Vec<u16> = (0..PIXELS).map(|at| 1000 + (at % 1000) as u16).collect();
     values[7] = 4095;
     let radiograph = object("MONOCHROME2", 1, 16, 12, sixteen(&values));
-    assert_eq!(flags_of(&radiograph), [Flag::NoWindow]);
+    assert_eq!(flags_of(&radiograph), [QualityFlag::NoWindow]);
     let plane = plane(&radiograph);
     assert_eq!((plane[0], plane[7], plane[999]), (0, u16::MAX, u16::MAX));
     assert!(plane[500].abs_diff(32_768) < 200, "{}", plane[500]);
@@ -287,11 +287,11 @@ fn what_a_header_gives_away_is_flagged() {
         object.put(change);
         flags_of(&object)
     };
-    assert_eq!(flagged(text(tags::VIEW_POSITION, VR::CS, "LL")), [Flag::LateralView]);
+    assert_eq!(flagged(text(tags::VIEW_POSITION, VR::CS, "LL")), [QualityFlag::LateralView]);
     assert_eq!(flagged(text(tags::VIEW_POSITION, VR::CS, "PA")), []);
-    assert_eq!(flagged(text(tags::BURNED_IN_ANNOTATION, VR::CS, "YES")), [Flag::BurnedInAnnotation]);
-    assert_eq!(flagged(text(tags::MODALITY, VR::CS, "OT")), [Flag::ModalityUnclear]);
-    assert_eq!(flagged(text(tags::BODY_PART_EXAMINED, VR::CS, "KNEE")), [Flag::OtherBodyPart]);
+    assert_eq!(flagged(text(tags::BURNED_IN_ANNOTATION, VR::CS, "YES")), [QualityFlag::BurnedInAnnotation]);
+    assert_eq!(flagged(text(tags::MODALITY, VR::CS, "OT")), [QualityFlag::ModalityUnclear]);
+    assert_eq!(flagged(text(tags::BODY_PART_EXAMINED, VR::CS, "KNEE")), [QualityFlag::OtherBodyPart]);
     assert_eq!(flagged(text(tags::BODY_PART_EXAMINED, VR::CS, "CHEST")), []);
 }
 

@@ -65,7 +65,7 @@ async fn the_last_two_are_kept_newest_first_with_the_epoch_that_they_follow() {
     let run = fixtures::stored_run(&db, &fixtures::stored_dataset(&db).await).await;
     let mut all = Vec::new();
     for sequence in 1..=3 {
-        let checkpoint = stored(sequence, sequence, Position { epoch: sequence + 1, ..Position::of_stage(1) });
+        let checkpoint = stored(sequence, sequence, Position { epoch: sequence + 1, ..Position::start_of_stage(1) });
         let epoch = epoch(sequence);
         let milestone = Milestone { epoch: Some(&epoch), ..Default::default() };
         let removed = runs::add_checkpoint(&db, run.id, milestone, &checkpoint).await.unwrap();
@@ -77,7 +77,7 @@ async fn the_last_two_are_kept_newest_first_with_the_epoch_that_they_follow() {
     // The epoch exists: neither it nor the checkpoint is written.
     let epoch = epoch(3);
     let again = Milestone { epoch: Some(&epoch), ..Default::default() };
-    runs::add_checkpoint(&db, run.id, again, &stored(4, 4, Position::of_stage(2))).await.unwrap_err();
+    runs::add_checkpoint(&db, run.id, again, &stored(4, 4, Position::start_of_stage(2))).await.unwrap_err();
     assert_eq!(of_run(&db, run.id).await.unwrap(), all[..2]);
 }
 
@@ -89,7 +89,7 @@ async fn going_back_takes_epochs_and_stages_along_but_not_a_model_that_serves() 
     for sequence in 1..=2 {
         runs::add_epoch(&db, run.id, &epoch(sequence)).await.unwrap();
     }
-    let first = stored(1, 1, Position { epoch: 2, ..Position::of_stage(1) });
+    let first = stored(1, 1, Position { epoch: 2, ..Position::start_of_stage(1) });
     runs::add_checkpoint(&db, run.id, Milestone::default(), &first).await.unwrap();
     let (champion, other) = (fixtures::model(Some(&run)), fixtures::model(Some(&run)));
     let evaluation = fixtures::evaluation(&other, &dataset, Split::Test);
@@ -97,7 +97,7 @@ async fn going_back_takes_epochs_and_stages_along_but_not_a_model_that_serves() 
     models::set_alias(&db, "champion", champion.id).await.unwrap();
     let evaluated = Evaluated { evaluation: evaluation.clone(), outcomes: fixtures::outcomes() };
     let milestone = Milestone { stage: Some((&other, std::slice::from_ref(&evaluated))), ..Default::default() };
-    runs::add_checkpoint(&db, run.id, milestone, &stored(2, 2, Position::of_stage(2))).await.unwrap();
+    runs::add_checkpoint(&db, run.id, milestone, &stored(2, 2, Position::start_of_stage(2))).await.unwrap();
 
     rewind(&db, run.id, Some(&first)).await.unwrap();
     assert_eq!(of_run(&db, run.id).await.unwrap(), [first]);
@@ -117,7 +117,7 @@ async fn a_sweep_takes_what_no_row_names() {
     files.sweep(&db).await.unwrap();
     let run = fixtures::stored_run(&db, &fixtures::stored_dataset(&db).await).await.id;
     let write = |run, sequence| files.write(run, sequence, &|path| std::fs::write(path, "weights")).unwrap();
-    let kept = StoredCheckpoint { file: write(run, 2), ..stored(2, 1, Position::of_stage(1)) };
+    let kept = StoredCheckpoint { file: write(run, 2), ..stored(2, 1, Position::start_of_stage(1)) };
     runs::add_checkpoint(&db, run, Milestone::default(), &kept).await.unwrap();
     write(run, 3);
     std::fs::write(files.folder(run).join("checkpoint-4.safetensors.partial"), "wei").unwrap();

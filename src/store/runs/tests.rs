@@ -193,7 +193,7 @@ async fn starts_are_counted_until_there_is_a_checkpoint() {
     }
     let file =
         crate::store::StoredFile { name: "a".into(), sha256: crate::domain::Sha256::of(b"weights"), byte_length: 7 };
-    let position = Position::of_stage(1);
+    let position = Position::start_of_stage(1);
     let checkpoint =
         StoredCheckpoint { sequence: 1, file, position, epochs: 0, steps: 0, created_at: Timestamp::now() };
     add_checkpoint(&db, run.id, Milestone::default(), &checkpoint).await.unwrap();

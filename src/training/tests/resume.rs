@@ -74,7 +74,10 @@ fn a_long_epoch_has_checkpoints_within_it() {
     let outcome = train(TrainingJob { cache: folder.path().into(), ..job }, &mut told);
     assert!(matches!(outcome, Err(TrainingError::Stopped)), "{outcome:?}");
     let checkpoint = Checkpoint::read(&told.checkpoint.unwrap()).unwrap();
-    assert_eq!(checkpoint.position(), crate::domain::Position { batch: 1, ..crate::domain::Position::of_stage(1) });
+    assert_eq!(
+        checkpoint.position(),
+        crate::domain::Position { batch: 1, ..crate::domain::Position::start_of_stage(1) }
+    );
 }
 
 #[test]

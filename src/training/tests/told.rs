@@ -10,7 +10,7 @@ pub(super) struct Told {
     pub(super) stages: Vec<StageModel>,
     pub(super) body_passes: Vec<usize>,
     pub(super) caches: Vec<ImageCache>,
-    pub(super) rate_choices: Vec<RateChoice>,
+    pub(super) rate_choices: Vec<RangeTestResult>,
     pub(super) asked: usize,
     /// How often it may be asked before it says stop.
     pub(super) patience: Option<usize>,
@@ -94,7 +94,7 @@ impl Observer for Told {
         self.body_passes.push(images);
     }
 
-    fn rate_choice(&mut self, choice: &RateChoice) {
+    fn rate_choice(&mut self, choice: &RangeTestResult) {
         self.rate_choices.push(choice.clone());
     }
 

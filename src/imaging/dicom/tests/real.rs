@@ -123,6 +123,6 @@ fn the_wrong_photometric_interpretation_is_flagged_and_the_right_ones_are_not() 
         let bytes = std::fs::read(folder.join(file)).unwrap();
         let flags = examine(&bytes, &Limits { max_pixels: 50_000_000 }).unwrap().flags;
         println!("{file}: {flags:?}");
-        assert_eq!(flags.contains(&Flag::PhotographicNegative), file == "Fake_MONOHR1.dcm", "{file}: {flags:?}");
+        assert_eq!(flags.contains(&QualityFlag::PhotographicNegative), file == "Fake_MONOHR1.dcm", "{file}: {flags:?}");
     }
 }

@@ -18,54 +18,54 @@ pub struct ImageCounts {
 
 /// What the epochs of a step ask of the body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BodyWork {
+pub enum BodyMode {
     /// Nothing: it went over all images once, before the first epoch.
-    Once,
+    Cached,
     /// It goes over the images of each epoch, because they change.
-    Forward,
+    Frozen,
     /// It trains.
     Trained,
 }
 
-impl BodyWork {
+impl BodyMode {
     /// What the plan's step asks for.
     pub fn of(plan: &TrainingPlan, step: &Step) -> Self {
         match step.scope {
             Scope::All => Self::Trained,
-            Scope::Head if plan.changes_images() => Self::Forward,
-            Scope::Head => Self::Once,
+            Scope::Head if plan.augments_images() => Self::Frozen,
+            Scope::Head => Self::Cached,
         }
     }
 
-    /// Forward passes over a training image in an epoch.
-    pub fn of_training(self) -> f64 {
+    /// Frozen passes over a training image in an epoch.
+    pub fn passes_per_training_image(self) -> f64 {
         match self {
-            Self::Once => 0.0,
-            Self::Forward => 1.0,
+            Self::Cached => 0.0,
+            Self::Frozen => 1.0,
             Self::Trained => FORWARD_AND_BACKWARD,
         }
     }
 
     /// The same over an image of the selection split.
-    pub fn of_selection(self) -> f64 {
-        if self == Self::Once { 0.0 } else { 1.0 }
+    pub fn passes_per_selection_image(self) -> f64 {
+        if self == Self::Cached { 0.0 } else { 1.0 }
     }
 
-    /// Forward passes of an epoch.
-    pub fn of_epoch(self, ImageCounts { train, selection, .. }: ImageCounts) -> f64 {
-        self.of_training() * train + self.of_selection() * selection
+    /// Frozen passes of an epoch.
+    pub fn passes_per_epoch(self, ImageCounts { train, selection, .. }: ImageCounts) -> f64 {
+        self.passes_per_training_image() * train + self.passes_per_selection_image() * selection
     }
 }
 
 impl TrainingPlan {
     /// Its work in forward passes over one pixel, if no step ends early. Epochs on features that are kept count nothing: beside the one
     /// pass of the body they take no time worth estimating.
-    pub fn work(&self, images: ImageCounts) -> f64 {
-        let step = |step: &Step| match BodyWork::of(self, step) {
-            BodyWork::Once => images.train + images.selection,
+    pub fn cost(&self, images: ImageCounts) -> f64 {
+        let step = |step: &Step| match BodyMode::of(self, step) {
+            BodyMode::Cached => images.train + images.selection,
             body => {
                 let tried = f64::from(step.range_test.map_or(0, |test| test.batches * self.batch_size));
-                f64::from(step.epochs) * body.of_epoch(images) + body.of_training() * tried
+                f64::from(step.epochs) * body.passes_per_epoch(images) + body.passes_per_training_image() * tried
             }
         };
         // At its end a stage is evaluated on every split.
@@ -93,6 +93,6 @@ mod tests {
         ];
         let images = ImageCounts { train: 100.0, selection: 10.0, all: 130.0 };
         let first = 32.0 * 32.0 * (110.0 + 2.0 * 310.0 + 130.0);
-        assert_eq!(plan.work(images), first + 64.0 * 64.0 * (310.0 + 130.0));
+        assert_eq!(plan.cost(images), first + 64.0 * 64.0 * (310.0 + 130.0));
     }
 }

@@ -3,12 +3,12 @@
 //! Chest radiographs are all alike in their large shapes, so that the usual perceptual hashes of brightness find everything near
 //! everything. What is left when each pixel's surroundings are taken away tells patients apart.
 
-use crate::domain::{LOOK_SIDE, Look};
+use crate::domain::{FINGERPRINT_SIDE, Fingerprint};
 
 use super::{GreyImage, PREPROCESSING, resize_square};
 
 /// Version of what [`look`] makes of the same bytes: to be raised with whatever it computes.
-pub const LOOK_VERSION: u32 = 100 * PREPROCESSING + 1;
+pub const FINGERPRINT_VERSION: u32 = 100 * PREPROCESSING + 1;
 
 /// Cells in a row and a column of the hash's grid.
 const GRID: usize = 16;
@@ -24,17 +24,17 @@ const DETAIL_REACH: usize = 1;
 const LEAST_DETAIL: f32 = 0.8;
 
 /// The look of an image.
-pub fn look(image: &GreyImage) -> Look {
-    let plane = resize_square(image, LOOK_SIDE as u32).pixels;
+pub fn fingerprint(image: &GreyImage) -> Fingerprint {
+    let plane = resize_square(image, FINGERPRINT_SIDE as u32).pixels;
     let hash = detail(&plane).map(|_| hash(&plane));
-    Look { hash, plane }
+    Fingerprint { hash, plane }
 }
 
 /// What a look's plane has beyond the mean of each pixel's surroundings, with a mean of 0 and a length of 1: [64 * 64]. None where there
 /// is next to nothing.
 pub fn detail(plane: &[u8]) -> Option<Vec<f32>> {
     let plane: Vec<f32> = plane.iter().map(|grey| f32::from(*grey)).collect();
-    let mut detail = beyond_surroundings(&plane, LOOK_SIDE, DETAIL_REACH);
+    let mut detail = high_pass(&plane, FINGERPRINT_SIDE, DETAIL_REACH);
     let mean = detail.iter().sum::<f32>() / detail.len() as f32;
     detail.iter_mut().for_each(|value| *value -= mean);
     let length = detail.iter().map(|value| value * value).sum::<f32>().sqrt();
@@ -45,13 +45,13 @@ pub fn detail(plane: &[u8]) -> Option<Vec<f32>> {
 
 /// Correlation of two details, -1 to 1. Of 1,531 real chest radiographs no two different exposures have more than 0.81; the same picture
 /// in another size, compression, brightness or contrast has 0.95 in the middle and 0.9 with few exceptions.
-pub fn likeness(one: &[f32], other: &[f32]) -> f32 {
+pub fn similarity(one: &[f32], other: &[f32]) -> f32 {
     one.iter().zip(other).map(|(a, b)| a * b).sum()
 }
 
 /// What [`detail`] makes of the mirrored plane, left for right.
 pub fn mirrored_detail(detail: &[f32]) -> Vec<f32> {
-    detail.chunks(LOOK_SIDE).flat_map(|row| row.iter().rev().copied()).collect()
+    detail.chunks(FINGERPRINT_SIDE).flat_map(|row| row.iter().rev().copied()).collect()
 }
 
 /// The hash of the mirrored plane, left for right.
@@ -64,8 +64,8 @@ pub fn mirrored_hash(hash: &[u8; 32]) -> [u8; 32] {
 }
 
 fn hash(plane: &[u8]) -> [u8; 32] {
-    let half = halved(&plane.iter().map(|grey| f32::from(*grey)).collect::<Vec<_>>(), LOOK_SIDE);
-    let cells = halved(&beyond_surroundings(&half, LOOK_SIDE / 2, HASH_REACH), LOOK_SIDE / 2);
+    let half = halved(&plane.iter().map(|grey| f32::from(*grey)).collect::<Vec<_>>(), FINGERPRINT_SIDE);
+    let cells = halved(&high_pass(&half, FINGERPRINT_SIDE / 2, HASH_REACH), FINGERPRINT_SIDE / 2);
     debug_assert_eq!(cells.len(), GRID * GRID);
     let mut bits = [0; 32];
     for (at, cell) in cells.iter().enumerate() {
@@ -85,7 +85,7 @@ fn halved(plane: &[f32], side: usize) -> Vec<f32> {
 }
 
 /// Each pixel less the mean of the square that reaches `reach` pixels around it; at the edges the border's pixels are repeated.
-fn beyond_surroundings(plane: &[f32], side: usize, reach: usize) -> Vec<f32> {
+fn high_pass(plane: &[f32], side: usize, reach: usize) -> Vec<f32> {
     let count = (2 * reach + 1) as f32;
     let mut along = vec![0.0; side * side];
     let mut padded = vec![0.0; side + 2 * reach];
@@ -125,11 +125,11 @@ mod tests {
         GreyImage { width: side, height: side, pixels: (0..side * side).map(grey).collect() }
     }
 
-    fn alike(one: &Look, other: &Look) -> f32 {
-        likeness(&detail(&one.plane).unwrap(), &detail(&other.plane).unwrap())
+    fn alike(one: &Fingerprint, other: &Fingerprint) -> f32 {
+        similarity(&detail(&one.plane).unwrap(), &detail(&other.plane).unwrap())
     }
 
-    fn differing(one: &Look, other: &Look) -> u32 {
+    fn differing(one: &Fingerprint, other: &Fingerprint) -> u32 {
         one.hash.unwrap().iter().zip(other.hash.unwrap()).map(|(a, b)| (a ^ b).count_ones()).sum()
     }
 
@@ -137,7 +137,8 @@ mod tests {
     fn another_size_and_exposure_look_the_same_and_another_picture_does_not() {
         let image = drawn(1, 256);
         let darker = GreyImage { pixels: image.pixels.iter().map(|grey| grey / 2 + 9).collect(), ..image.clone() };
-        let [first, darker, smaller, other] = [image, darker, drawn(1, 128), drawn(2, 256)].map(|image| look(&image));
+        let [first, darker, smaller, other] =
+            [image, darker, drawn(1, 128), drawn(2, 256)].map(|image| fingerprint(&image));
         for same in [&darker, &smaller] {
             assert!(alike(&first, same) > 0.9 && differing(&first, same) < 16, "{}", differing(&first, same));
         }
@@ -148,23 +149,24 @@ mod tests {
     fn hash_and_detail_are_mirrored_as_the_image_is() {
         let image = drawn(3, 128);
         let pixels = image.pixels.chunks(128).flat_map(|row| row.iter().rev().copied()).collect();
-        let [first, mirrored] = [image.clone(), GreyImage { pixels, ..image }].map(|image| look(&image));
+        let [first, mirrored] = [image.clone(), GreyImage { pixels, ..image }].map(|image| fingerprint(&image));
         let bits =
             |one: [u8; 32], other: [u8; 32]| one.iter().zip(other).map(|(a, b)| (a ^ b).count_ones()).sum::<u32>();
         // Rounding may turn a bit or two of the 256.
         assert!(bits(mirrored_hash(&first.hash.unwrap()), mirrored.hash.unwrap()) <= 2);
         assert!(bits(first.hash.unwrap(), mirrored.hash.unwrap()) > 32);
         let turned = mirrored_detail(&detail(&first.plane).unwrap());
-        assert!(likeness(&turned, &detail(&mirrored.plane).unwrap()) > 0.99);
+        assert!(similarity(&turned, &detail(&mirrored.plane).unwrap()) > 0.99);
     }
 
     #[test]
     fn what_is_flat_or_evenly_shaded_has_no_hash() {
-        let shaded =
-            |grey: fn(u32) -> u8| look(&GreyImage { width: 48, height: 48, pixels: (0..48 * 48).map(grey).collect() });
+        let shaded = |grey: fn(u32) -> u8| {
+            fingerprint(&GreyImage { width: 48, height: 48, pixels: (0..48 * 48).map(grey).collect() })
+        };
         for look in [shaded(|_| 7), shaded(|at| (at % 48) as u8), shaded(|at| (at / 48 * 3) as u8)] {
             assert_eq!((look.hash, detail(&look.plane)), (None, None));
-            assert_eq!(look.plane.len(), LOOK_SIDE * LOOK_SIDE);
+            assert_eq!(look.plane.len(), FINGERPRINT_SIDE * FINGERPRINT_SIDE);
         }
     }
 }

@@ -45,29 +45,29 @@ pub(super) type Check<'a> = &'a mut dyn FnMut(bool, String, &str);
 
 impl WeightAveraging {
     /// What batch `number` of a step, from 1, leaves of the average.
-    pub fn left_by(self, number: u64) -> f64 {
+    pub fn decay_at(self, number: u64) -> f64 {
         self.decay.min(number as f64 / (number as f64 + 9.0))
     }
 }
 
 impl TrainingPlan {
     /// Whether the training images differ from epoch to epoch. What a frozen body makes of them then cannot be kept.
-    pub fn changes_images(&self) -> bool {
+    pub fn augments_images(&self) -> bool {
         self.mixup > 0.0 || !self.augmentation.is_off()
     }
 
-    pub(super) fn problems_of_how(&self, check: Check<'_>) {
+    pub(super) fn validate_options(&self, check: Check<'_>) {
         check((0.0..=0.5).contains(&self.label_smoothing), "/label_smoothing".into(), "must be 0 to 0.5");
         // Below a hundredth hardly any image is mixed, and the draws lose their precision.
         let mixup = self.mixup == 0.0 || (0.01..=10.0).contains(&self.mixup);
         check(mixup, "/mixup".into(), "must be 0 or 0.01 to 10");
-        for (field, detail) in self.augmentation.problems() {
+        for (field, detail) in self.augmentation.validate() {
             check(false, format!("/augmentation/{field}"), &detail);
         }
         if let Some(WeightAveraging { decay }) = self.weight_averaging {
             check(decay > 0.0 && decay < 1.0, "/weight_averaging/decay".into(), "must be above 0 and below 1");
         }
-        if let Some((field, detail)) = self.early_stopping.and_then(|rule| rule.problem()) {
+        if let Some((field, detail)) = self.early_stopping.and_then(|rule| rule.validate()) {
             check(false, format!("/early_stopping/{field}"), detail);
         }
     }
@@ -82,14 +82,14 @@ impl Step {
             learning_rate,
             epochs,
             schedule,
-            layer_decay: same_rate(),
+            layer_decay: default_layer_decay(),
             early_stopping: None,
             range_test: None,
         }
     }
 
-    pub(super) fn problems_of_how(&self, at: &str, check: Check<'_>) {
-        if let Some((field, detail)) = self.schedule.problem() {
+    pub(super) fn validate_options(&self, at: &str, check: Check<'_>) {
+        if let Some((field, detail)) = self.schedule.validate() {
             check(false, format!("{at}/schedule/{field}"), detail);
         }
         let decay = self.layer_decay;
@@ -100,17 +100,17 @@ impl Step {
             format!("{at}/layer_decay"),
             "must be 1 in a head step, which trains no layer below the head",
         );
-        if let Some((field, detail)) = self.early_stopping.and_then(|rule| rule.problem()) {
+        if let Some((field, detail)) = self.early_stopping.and_then(|rule| rule.validate()) {
             check(false, format!("{at}/early_stopping/{field}"), detail);
         }
-        if let Some((field, detail)) = self.range_test.and_then(|test| test.problem()) {
+        if let Some((field, detail)) = self.range_test.and_then(|test| test.validate()) {
             check(false, format!("{at}/range_test/{field}"), detail);
         }
     }
 }
 
 /// The default of [`Step::layer_decay`].
-pub(super) fn same_rate() -> f64 {
+pub(super) fn default_layer_decay() -> f64 {
     1.0
 }
 
@@ -127,9 +127,9 @@ mod tests {
         let plan: TrainingPlan = serde_json::from_str(stored).unwrap();
         assert_eq!((plan.class_weights, plan.sampling), (ClassWeights::None, Sampling::Shuffle));
         assert_eq!((plan.label_smoothing, plan.weight_averaging, plan.early_stopping), (0.0, None, None));
-        assert!(!plan.changes_images());
+        assert!(!plan.augments_images());
         assert_eq!(plan.stages[0].steps[0], Step::new(Scope::All, 0.001, 6));
-        assert_eq!(plan.problems(), []);
+        assert_eq!(plan.validate(), []);
     }
 
     #[test]
@@ -146,7 +146,7 @@ mod tests {
         all.layer_decay = 0.0;
         all.early_stopping = Some(EarlyStopping { patience: 1, min_delta: -1.0 });
         all.range_test = Some(RangeTest { from: 0.1, to: 0.01, ..RangeTest::default() });
-        let pointers: Vec<_> = plan.problems().into_iter().map(|problem| problem.pointer).collect();
+        let pointers: Vec<_> = plan.validate().into_iter().map(|problem| problem.pointer).collect();
         let expected = [
             "/label_smoothing",
             "/mixup",
@@ -166,6 +166,6 @@ mod tests {
     #[test]
     fn the_average_forgets_its_beginning_at_first_and_then_as_the_plan_says() {
         let averaging = WeightAveraging { decay: 0.9 };
-        assert_eq!([1, 9, 81, 1000].map(|number| averaging.left_by(number)), [0.1, 0.5, 0.9, 0.9]);
+        assert_eq!([1, 9, 81, 1000].map(|number| averaging.decay_at(number)), [0.1, 0.5, 0.9, 0.9]);
     }
 }

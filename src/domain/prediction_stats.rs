@@ -77,7 +77,7 @@ impl Histogram {
         *self.0.entry(bin).or_default() += 1;
     }
 
-    fn add(&mut self, other: &Self) {
+    fn merge(&mut self, other: &Self) {
         other.0.iter().for_each(|(bin, count)| *self.0.entry(*bin).or_default() += count);
     }
 
@@ -107,18 +107,18 @@ impl Histogram {
 /// The statistics of many images.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct InputCounts(BTreeMap<Statistic, Histogram>);
+pub struct InputHistograms(BTreeMap<Statistic, Histogram>);
 
-impl InputCounts {
+impl InputHistograms {
     /// One more image.
-    pub fn count(&mut self, image: &InputStatistics) {
+    pub fn record(&mut self, image: &InputStatistics) {
         for (statistic, value) in Statistic::ALL.into_iter().zip(image.0) {
             self.0.entry(statistic).or_default().count(statistic.bin(value));
         }
     }
 
     /// Of one statistic; empty where no image was counted.
-    pub fn of(&self, statistic: Statistic) -> Histogram {
+    pub fn histogram(&self, statistic: Statistic) -> Histogram {
         self.0.get(&statistic).cloned().unwrap_or_default()
     }
 
@@ -127,26 +127,26 @@ impl InputCounts {
         self.0.values().next().map_or(0, Histogram::total)
     }
 
-    fn add(&mut self, other: &Self) {
-        other.0.iter().for_each(|(statistic, counts)| self.0.entry(*statistic).or_default().add(counts));
+    fn merge(&mut self, other: &Self) {
+        other.0.iter().for_each(|(statistic, counts)| self.0.entry(*statistic).or_default().merge(counts));
     }
 }
 
 /// What the predictions of a model in some time were like.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct LiveCounts {
+pub struct PredictionStats {
     predictions: u64,
     classes: BTreeMap<String, u64>,
     confidence_sum: f64,
     confidence: Histogram,
     time: Histogram,
-    inputs: InputCounts,
+    inputs: InputHistograms,
 }
 
-impl LiveCounts {
+impl PredictionStats {
     /// One more prediction: the class that was found, its probability, the milliseconds from the image's arrival to its answer, and what
     /// the image was like.
-    pub fn count(&mut self, class: &str, confidence: f32, milliseconds: f64, image: &InputStatistics) {
+    pub fn record(&mut self, class: &str, confidence: f32, milliseconds: f64, image: &InputStatistics) {
         self.predictions += 1;
         *self.classes.entry(class.to_owned()).or_default() += 1;
         let confidence = f64::from(confidence);
@@ -154,17 +154,17 @@ impl LiveCounts {
         self.confidence.count((confidence * CONFIDENCE_BINS).clamp(0.0, CONFIDENCE_BINS - 1.0) as u16);
         let doublings = (milliseconds / SHORTEST_MS).max(1.0).log2();
         self.time.count((doublings * BINS_A_DOUBLING).min(MOST_TIME_BINS) as u16);
-        self.inputs.count(image);
+        self.inputs.record(image);
     }
 
     /// Those of another time as well.
-    pub fn add(&mut self, other: &Self) {
+    pub fn merge(&mut self, other: &Self) {
         self.predictions += other.predictions;
         other.classes.iter().for_each(|(class, count)| *self.classes.entry(class.clone()).or_default() += count);
         self.confidence_sum += other.confidence_sum;
-        self.confidence.add(&other.confidence);
-        self.time.add(&other.time);
-        self.inputs.add(&other.inputs);
+        self.confidence.merge(&other.confidence);
+        self.time.merge(&other.time);
+        self.inputs.merge(&other.inputs);
     }
 
     /// How many.
@@ -194,7 +194,7 @@ impl LiveCounts {
     }
 
     /// What the images were like.
-    pub fn inputs(&self) -> &InputCounts {
+    pub fn inputs(&self) -> &InputHistograms {
         &self.inputs
     }
 }
@@ -203,10 +203,10 @@ impl LiveCounts {
 mod tests {
     use super::*;
 
-    fn counted(predictions: &[(&str, f32, f64)]) -> LiveCounts {
-        let mut counts = LiveCounts::default();
+    fn counted(predictions: &[(&str, f32, f64)]) -> PredictionStats {
+        let mut counts = PredictionStats::default();
         let image = InputStatistics([100.0, 40.0, 0.1, 0.0, 5.0, 1.0]);
-        predictions.iter().for_each(|(class, confidence, time)| counts.count(class, *confidence, *time, &image));
+        predictions.iter().for_each(|(class, confidence, time)| counts.record(class, *confidence, *time, &image));
         counts
     }
 
@@ -214,7 +214,7 @@ mod tests {
     fn what_is_counted_apart_and_joined_is_what_is_counted_together() {
         let all = [("normal", 0.9, 40.0), ("normal", 0.7, 41.0), ("COVID-19", 1.0, 400.0), ("pneumonia", 0.4, 0.0)];
         let mut joined = counted(&all[..1]);
-        joined.add(&counted(&all[1..]));
+        joined.merge(&counted(&all[1..]));
         let together = counted(&all);
         assert_eq!(joined, together);
         assert_eq!((together.predictions(), together.classes()["normal"]), (4, 2));
@@ -224,19 +224,23 @@ mod tests {
         assert!((together.confidence(0.25).unwrap() - 0.4).abs() <= 0.02);
         assert_eq!(together.inputs().images(), 4);
         let text = serde_json::to_string(&together).unwrap();
-        assert_eq!(serde_json::from_str::<LiveCounts>(&text).unwrap(), together);
+        assert_eq!(serde_json::from_str::<PredictionStats>(&text).unwrap(), together);
     }
 
     #[test]
     fn nothing_has_no_quantile_and_what_is_out_of_range_counts_with_the_end() {
-        let none = LiveCounts::default();
+        let none = PredictionStats::default();
         assert_eq!((none.milliseconds(0.5), none.confidence(0.5), none.mean_confidence()), (None, None, None));
-        let mut counts = InputCounts::default();
+        let mut counts = InputHistograms::default();
         for value in [-1.0, 1e9, f32::NAN] {
-            counts.count(&InputStatistics([value; 6]));
+            counts.record(&InputStatistics([value; 6]));
         }
         for statistic in Statistic::ALL {
-            assert_eq!(counts.of(statistic).bins().collect::<Vec<_>>(), [(0, 2), (BINS - 1, 1)], "{statistic:?}");
+            assert_eq!(
+                counts.histogram(statistic).bins().collect::<Vec<_>>(),
+                [(0, 2), (BINS - 1, 1)],
+                "{statistic:?}"
+            );
         }
         assert_eq!((Statistic::MeanGrey.edge(0), Statistic::MeanGrey.edge(32)), (0.0, 128.0));
     }

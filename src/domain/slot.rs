@@ -13,7 +13,7 @@ pub struct Slot {
 /// has it now is done, 0 when none has, and `waiting` those that each of the others will take. After the first that nobody
 /// can tell, nobody can tell the start of the next. That a run begins at once is told with its end, not by itself: it is no
 /// measure.
-pub fn slots(busy: Option<f64>, waiting: &[Option<f64>]) -> Vec<Slot> {
+pub fn estimate_slots(busy: Option<f64>, waiting: &[Option<f64>]) -> Vec<Slot> {
     let mut free = busy;
     let slot = |seconds: &Option<f64>| {
         let start = free.filter(|start| *start > 0.0 || seconds.is_some());
@@ -33,20 +33,20 @@ mod tests {
 
     #[test]
     fn each_begins_when_the_one_before_it_ends() {
-        assert_eq!(slots(Some(10.0), &[Some(60.0), Some(5.0)]), [slot(10.0, 70.0), slot(70.0, 75.0)]);
+        assert_eq!(estimate_slots(Some(10.0), &[Some(60.0), Some(5.0)]), [slot(10.0, 70.0), slot(70.0, 75.0)]);
     }
 
     #[test]
     fn on_a_free_device_the_next_begins_at_once() {
-        assert_eq!(slots(Some(0.0), &[Some(60.0)]), [slot(0.0, 60.0)]);
-        assert_eq!(slots(Some(0.0), &[]), []);
+        assert_eq!(estimate_slots(Some(0.0), &[Some(60.0)]), [slot(0.0, 60.0)]);
+        assert_eq!(estimate_slots(Some(0.0), &[]), []);
     }
 
     #[test]
     fn behind_a_run_of_unknown_length_nothing_is_guessed() {
         let unknown = Slot::default();
-        assert_eq!(slots(None, &[Some(60.0), Some(5.0)]), [unknown; 2]);
-        assert_eq!(slots(Some(0.0), &[None, Some(5.0)]), [unknown; 2]);
-        assert_eq!(slots(Some(10.0), &[None, Some(5.0)]), [Slot { start: Some(10.0), end: None }, unknown]);
+        assert_eq!(estimate_slots(None, &[Some(60.0), Some(5.0)]), [unknown; 2]);
+        assert_eq!(estimate_slots(Some(0.0), &[None, Some(5.0)]), [unknown; 2]);
+        assert_eq!(estimate_slots(Some(10.0), &[None, Some(5.0)]), [Slot { start: Some(10.0), end: None }, unknown]);
     }
 }

@@ -9,7 +9,7 @@ const WHITE: f32 = 255.0;
 
 /// One change, drawn from the ranges of an [`Augmentation`].
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Change {
+pub struct Transform {
     /// Clockwise, in radians.
     angle: f64,
     /// To the right and down, in shares of the side.
@@ -24,9 +24,9 @@ pub struct Change {
     flipped: [bool; 2],
 }
 
-impl Change {
+impl Transform {
     /// Draws evenly from each range, as often for one that is 0: a range more or less leaves the others' draws as they are.
-    pub fn draw(ranges: &Augmentation, generator: &mut impl Rng) -> Self {
+    pub fn sample(ranges: &Augmentation, generator: &mut impl Rng) -> Self {
         let mut within = |limit: f64| generator.random_range(-limit..=limit);
         let angle = within(ranges.rotation_degrees).to_radians();
         let moved = [within(ranges.translation), within(ranges.translation)];
@@ -41,12 +41,12 @@ impl Change {
     ///
     /// # Panics
     /// If the square has not `side * side` bytes.
-    pub fn applied(&self, square: &[u8], side: u32) -> Vec<u8> {
+    pub fn apply(&self, square: &[u8], side: u32) -> Vec<u8> {
         assert_eq!(square.len(), side as usize * side as usize, "an image of {side}x{side} pixels");
         let source = self.source(side);
         let light = self.light();
         let place = |y: u32| (0..side).map(move |x| (x as f32, y as f32));
-        (0..side).flat_map(place).map(|to| light(sample(square, side as i32, source(to)))).collect()
+        (0..side).flat_map(place).map(|to| light(bilinear(square, side as i32, source(to)))).collect()
     }
 
     /// Where in the image a pixel of the changed one comes from.
@@ -71,7 +71,7 @@ impl Change {
 }
 
 /// The grey level between four pixels.
-fn sample(square: &[u8], side: i32, (x, y): (f32, f32)) -> f32 {
+fn bilinear(square: &[u8], side: i32, (x, y): (f32, f32)) -> f32 {
     let (left, top) = (below(x), below(y));
     let (across, down) = (x - left as f32, y - top as f32);
     let row = |y: i32| {
@@ -98,8 +98,8 @@ mod tests {
     use super::*;
 
     const SIDE: u32 = 5;
-    const NONE: Change =
-        Change { angle: 0.0, moved: [0.0; 2], scale: 1.0, contrast: 1.0, brightness: 0.0, flipped: [false; 2] };
+    const NONE: Transform =
+        Transform { angle: 0.0, moved: [0.0; 2], scale: 1.0, contrast: 1.0, brightness: 0.0, flipped: [false; 2] };
 
     /// Every pixel another grey.
     fn square() -> Vec<u8> {
@@ -107,41 +107,41 @@ mod tests {
     }
 
     /// Which pixel of the square comes to each place.
-    fn moved_by(change: Change, from: impl Fn(u32, u32) -> Option<(u32, u32)>) {
+    fn moved_by(change: Transform, from: impl Fn(u32, u32) -> Option<(u32, u32)>) {
         let grey = |(x, y): (u32, u32)| square()[(y * SIDE + x) as usize];
         let expected: Vec<u8> =
             (0..SIDE).flat_map(|y| (0..SIDE).map(move |x| (x, y))).map(|(x, y)| from(x, y).map_or(0, grey)).collect();
-        assert_eq!(change.applied(&square(), SIDE), expected, "{change:?}");
+        assert_eq!(change.apply(&square(), SIDE), expected, "{change:?}");
     }
 
     #[test]
     fn flips_turns_and_whole_steps_move_pixels_as_they_are() {
         let last = SIDE - 1;
         moved_by(NONE, |x, y| Some((x, y)));
-        moved_by(Change { flipped: [true, false], ..NONE }, |x, y| Some((last - x, y)));
-        moved_by(Change { flipped: [false, true], ..NONE }, |x, y| Some((x, last - y)));
-        moved_by(Change { angle: std::f64::consts::PI, ..NONE }, |x, y| Some((last - x, last - y)));
+        moved_by(Transform { flipped: [true, false], ..NONE }, |x, y| Some((last - x, y)));
+        moved_by(Transform { flipped: [false, true], ..NONE }, |x, y| Some((x, last - y)));
+        moved_by(Transform { angle: std::f64::consts::PI, ..NONE }, |x, y| Some((last - x, last - y)));
         // A quarter clockwise: the lower left corner comes to the upper left.
-        moved_by(Change { angle: std::f64::consts::FRAC_PI_2, ..NONE }, |x, y| Some((y, last - x)));
-        moved_by(Change { moved: [0.2, 0.0], ..NONE }, |x, y| Some((x.checked_sub(1)?, y)));
-        moved_by(Change { moved: [0.0, 0.4], ..NONE }, |x, y| Some((x, y.checked_sub(2)?)));
+        moved_by(Transform { angle: std::f64::consts::FRAC_PI_2, ..NONE }, |x, y| Some((y, last - x)));
+        moved_by(Transform { moved: [0.2, 0.0], ..NONE }, |x, y| Some((x.checked_sub(1)?, y)));
+        moved_by(Transform { moved: [0.0, 0.4], ..NONE }, |x, y| Some((x, y.checked_sub(2)?)));
     }
 
     #[test]
     fn half_a_pixel_is_the_mean_of_two() {
-        let changed = Change { moved: [0.5 / f64::from(SIDE), 0.0], ..NONE }.applied(&square(), SIDE);
+        let changed = Transform { moved: [0.5 / f64::from(SIDE), 0.0], ..NONE }.apply(&square(), SIDE);
         assert_eq!(changed[..3], [2, 8, 18], "half of black and 3, then the means of 3, 13 and 23");
     }
 
     #[test]
     fn a_reduced_image_keeps_its_centre_and_has_a_black_border() {
-        let changed = Change { scale: 0.5, ..NONE }.applied(&[200; 25], SIDE);
+        let changed = Transform { scale: 0.5, ..NONE }.apply(&[200; 25], SIDE);
         assert_eq!((changed[12], changed[0], changed[4]), (200, 0, 0));
     }
 
     #[test]
     fn contrast_turns_about_middle_grey_and_brightness_adds_until_white() {
-        let light = |contrast, brightness, grey| Change { contrast, brightness, ..NONE }.applied(&[grey], 1)[0];
+        let light = |contrast, brightness, grey| Transform { contrast, brightness, ..NONE }.apply(&[grey], 1)[0];
         assert_eq!([light(0.5, 0.0, 0), light(0.5, 0.0, 255), light(2.0, 0.0, 200)], [64, 191, 255]);
         assert_eq!([light(1.0, 0.2, 100), light(1.0, 0.2, 250), light(1.0, -0.2, 40)], [151, 255, 0]);
     }
@@ -159,11 +159,11 @@ mod tests {
         };
         let draws = || {
             let mut generator = ChaCha8Rng::seed_from_u64(1);
-            (0..1000).map(|_| Change::draw(&ranges, &mut generator)).collect::<Vec<_>>()
+            (0..1000).map(|_| Transform::sample(&ranges, &mut generator)).collect::<Vec<_>>()
         };
         let drawn = draws();
         assert_eq!(drawn, draws());
-        let reaches = |limit: f64, value: fn(&Change) -> f64| {
+        let reaches = |limit: f64, value: fn(&Transform) -> f64| {
             let [low, high] =
                 [-1.0, 1.0].map(|sign| drawn.iter().map(|change| sign * value(change)).fold(-9.0, f64::max));
             assert!(

@@ -1,7 +1,7 @@
 //! What the grey itself gives away: a negative, and marks that look like text. Both only flag.
 
 use super::{GreyImage, resize_square};
-use crate::domain::Flag;
+use crate::domain::QualityFlag;
 
 /// Side of the thumbnail on which the greys of the regions are compared.
 const SIDE: usize = 32;
@@ -21,9 +21,9 @@ struct Region {
 }
 
 /// What looks wrong with the pixels.
-pub fn flags(image: &GreyImage) -> Vec<Flag> {
-    let negative = looks_negative(image).then_some(Flag::PhotographicNegative);
-    let text = super::marks::text_near_border(image).then_some(Flag::TextNearBorder);
+pub fn quality_flags(image: &GreyImage) -> Vec<QualityFlag> {
+    let negative = looks_negative(image).then_some(QualityFlag::PhotographicNegative);
+    let text = super::burned_in_text::text_near_border(image).then_some(QualityFlag::TextNearBorder);
     negative.into_iter().chain(text).collect()
 }
 

@@ -1,12 +1,12 @@
-// The HTTP interface: requests, problem documents, lists and the key.
+// Client for the HTTP API: requests, problem documents (RFC 9457), paginated lists and the API key.
 
 const KEY = 'thorax-key';
-const PATIENCE_MS = 20000;
+const TIMEOUT_MS = 20000;
 
-/** The server answered with a problem document. */
+/** An error response with its problem document. */
 export class Problem extends Error {
   constructor(status, document) {
-    super(document.detail ?? document.title ?? `The server answered ${status}.`);
+    super(document.detail ?? document.title ?? `The server returned status ${status}.`);
     this.status = status;
     this.title = document.title ?? `Status ${status}`;
     this.errors = document.errors ?? [];
@@ -14,7 +14,7 @@ export class Problem extends Error {
   }
 }
 
-/** The server did not answer. */
+/** The server sent no response. */
 export class Unreachable extends Error {}
 
 export const key = {
@@ -22,19 +22,19 @@ export const key = {
   set: (value) => sessionStorage.setItem(KEY, value),
 };
 
-/** The JSON at `path`; what takes the server long is waited for longer. */
-export const get = (path, patience = PATIENCE_MS) => ask('GET', path, { signal: AbortSignal.timeout(patience) });
+/** Fetches JSON. Pass a longer `timeout` (ms) for endpoints that compute on demand. */
+export const get = (path, timeout = TIMEOUT_MS) => requestJson('GET', path, { signal: AbortSignal.timeout(timeout) });
 
-/** Sends JSON. */
+/** Sends a JSON body, or none. */
 export function send(method, path, body) {
-  if (body === undefined) return ask(method, path, {});
-  return ask(method, path, { body: JSON.stringify(body), headers: { 'content-type': 'application/json' } });
+  if (body === undefined) return requestJson(method, path, {});
+  return requestJson(method, path, { body: JSON.stringify(body), headers: { 'content-type': 'application/json' } });
 }
 
-/** Sends a form with files, or one file as it is. */
-export const upload = (path, body) => ask('POST', path, { body });
+/** Posts a multipart form, or one file as the raw body. */
+export const upload = (path, body) => requestJson('POST', path, { body });
 
-/** Every item of a list, page after page; `after` starts behind a cursor. */
+/** Fetches every item of a paginated list, starting after the cursor `after`. */
 export async function all(path, after) {
   const items = [];
   let cursor = after;
@@ -47,13 +47,13 @@ export async function all(path, after) {
   return items;
 }
 
-/** The bytes at `path`, for downloads that need the key. */
+/** Fetches a file as a blob; a plain link cannot send the API key. */
 export async function bytes(path) {
   const response = await request('GET', path, {});
   return response.blob();
 }
 
-async function ask(method, path, options) {
+async function requestJson(method, path, options) {
   const response = await request(method, path, options);
   if (response.status === 204) return null;
   const text = await response.text().catch(() => { throw unreachable(); });
@@ -71,10 +71,10 @@ async function request(method, path, { headers = {}, ...options }) {
     throw unreachable();
   }
   if (response.ok) return response;
-  if (response.status === 401) document.dispatchEvent(new Event('key-needed'));
+  if (response.status === 401) document.dispatchEvent(new Event('key-required'));
   throw new Problem(response.status, await response.json().catch(() => ({ title: response.statusText })));
 }
 
 function unreachable() {
-  return new Unreachable(`The server at ${location.host} does not answer. Is it still running?`);
+  return new Unreachable(`No response from ${location.host}. Check that the server is running.`);
 }

@@ -1,4 +1,4 @@
-// Finds the page for the address, loads it, draws it and keeps it fresh.
+// Router: finds the page for the location hash, loads its data, renders it and refreshes it.
 
 import { Unreachable, key } from './api.js';
 import { h, nodes, patchChildren } from './dom.js';
@@ -27,10 +27,10 @@ const ROUTES = [
 ];
 const LIVE_MS = 2000;
 const IDLE_MS = 15000;
-const LONGEST_MS = 30000;
+const MAX_RETRY_MS = 30000;
 
 const main = document.getElementById('main');
-const trouble = document.getElementById('trouble');
+const pageError = document.getElementById('page-error');
 const announcer = document.getElementById('announcer');
 const dialog = document.getElementById('key-dialog');
 
@@ -38,12 +38,12 @@ let visit = { failures: 0 };
 
 function open() {
   if (location.hash === '#main') return;
-  rest(visit);
+  stopUpdates(visit);
   const path = location.hash.slice(1);
-  const [pattern, page] = ROUTES.find(([pattern]) => pattern.test(path)) ?? [/^/, nowhere];
+  const [pattern, page] = ROUTES.find(([pattern]) => pattern.test(path)) ?? [/^/, notFound];
   visit = { page, id: path.match(pattern)[1], memo: {}, failures: 0, first: visit.page !== undefined };
   main.replaceChildren(h('p', { class: 'waiting' }, 'Loading…'));
-  trouble.replaceChildren();
+  pageError.replaceChildren();
   for (const link of document.querySelectorAll('nav a')) {
     if (link.dataset.section === page.section) link.setAttribute('aria-current', 'page');
     else link.removeAttribute('aria-current');
@@ -51,81 +51,81 @@ function open() {
   refresh();
 }
 
-/** Loads again and draws; a visit that has been left draws nothing. */
+/** Loads the data and renders the page. Results that arrive after the reader left the page are dropped. */
 async function refresh() {
   const current = visit;
   clearTimeout(current.timer);
-  const turn = (current.turn = (current.turn ?? 0) + 1);
+  const request = (current.request = (current.request ?? 0) + 1);
   let wait;
   try {
     const data = await current.page.load(current.id, current.memo);
-    if (current !== visit || turn !== current.turn) return;
+    if (current !== visit || request !== current.request) return;
     current.failures = 0;
-    draw(current, data);
+    render(current, data);
     if (current.page.live(data)) watch(current);
-    wait = current.page.live(data) && !current.told ? LIVE_MS : IDLE_MS;
+    wait = current.page.live(data) && !current.streaming ? LIVE_MS : IDLE_MS;
   } catch (error) {
-    if (current !== visit || turn !== current.turn) return;
+    if (current !== visit || request !== current.request) return;
     current.failures += 1;
-    wait = isFinal(error) ? null : Math.min(LIVE_MS * 2 ** (current.failures - 1), LONGEST_MS);
-    showTrouble(error, wait);
+    wait = isFinal(error) ? null : Math.min(LIVE_MS * 2 ** (current.failures - 1), MAX_RETRY_MS);
+    showError(error, wait);
   }
   if (wait && !document.hidden) current.timer = setTimeout(refresh, wait);
 }
 
-/** A page that is told what happens is asked for less often; when that ends it is asked for as before. */
+/** Subscribes the page to its event stream. While the stream is open the page polls at the idle interval; when it breaks, polling speeds up again. */
 function watch(current) {
   if (!current.page.watch || current.unwatch || document.hidden) return;
-  current.unwatch = current.page.watch(current.id, context(current), (told) => {
-    if (current !== visit || told === Boolean(current.told)) return;
-    current.told = told;
-    if (!told) refresh();
+  current.unwatch = current.page.watch(current.id, context(current), (streaming) => {
+    if (current !== visit || streaming === Boolean(current.streaming)) return;
+    current.streaming = streaming;
+    if (!streaming) refresh();
   });
 }
 
-/** Neither asks nor listens. */
-function rest(current) {
+/** Stops polling and closes the event stream. */
+function stopUpdates(current) {
   clearTimeout(current.timer);
   current.unwatch?.();
-  Object.assign(current, { unwatch: null, told: false });
+  Object.assign(current, { unwatch: null, streaming: false });
 }
 
-function draw(current, data) {
-  trouble.replaceChildren();
+function render(current, data) {
+  pageError.replaceChildren();
   main.hidden = false;
   current.data = data;
   document.title = `${current.page.title(data)} · Thorax`;
   const fresh = h('div', {}, ...nodes(current.page.view(data, context(current))));
-  if (current.drawn) patchChildren(main, fresh);
+  if (current.rendered) patchChildren(main, fresh);
   else main.replaceChildren(...fresh.childNodes);
-  const news = current.page.announce?.(data) ?? '';
-  if (announcer.textContent !== news) announcer.textContent = news;
-  if (!current.drawn && current.first) focusHeading();
-  current.drawn = true;
+  const announcement = current.page.announce?.(data) ?? '';
+  if (announcer.textContent !== announcement) announcer.textContent = announcement;
+  if (!current.rendered && current.first) focusHeading();
+  current.rendered = true;
 }
 
 function context(current) {
   return {
     refresh,
     memo: current.memo,
-    redraw: () => current === visit && !current.failures && draw(current, current.data),
+    redraw: () => current === visit && !current.failures && render(current, current.data),
     go: (hash) => { location.hash = hash; },
   };
 }
 
-/** Asking again by itself would not help. */
+/** Client errors other than 429: a retry would not help. */
 function isFinal({ status }) {
   return status >= 400 && status < 500 && status !== 429;
 }
 
-/** Old figures are hidden, not shown as if they were current; what was typed in a form comes back with them. */
-function showTrouble(error, wait) {
+/** Hides the page, so that stale figures are not read as current. The DOM stays, so form input survives. */
+function showError(error, wait) {
   main.hidden = true;
-  const retry = h('button', { type: 'button', class: 'quiet', onclick: refresh }, 'Try again now');
-  const again = wait && `Next attempt in ${Math.round(wait / 1000)} s. `;
-  const heading = error instanceof Unreachable ? 'No connection' : error.title ?? 'The page failed';
+  const retry = h('button', { type: 'button', class: 'quiet', onclick: refresh }, 'Retry now');
+  const nextAttempt = wait && `Retrying in ${Math.round(wait / 1000)} s. `;
+  const heading = error instanceof Unreachable ? 'No connection' : error.title ?? 'The page could not be rendered';
   if (!error.status && !(error instanceof Unreachable)) console.error(error);
-  patchChildren(trouble, h('div', {}, h('section', { class: 'trouble' }, problemNote(error, heading), h('p', {}, ...nodes([again, retry])))));
+  patchChildren(pageError, h('div', {}, h('section', { class: 'page-error' }, problemNote(error, heading), h('p', {}, ...nodes([nextAttempt, retry])))));
 }
 
 function focusHeading() {
@@ -136,15 +136,15 @@ function focusHeading() {
   scrollTo(0, 0);
 }
 
-const nowhere = {
+const notFound = {
   title: () => 'Not found',
   load: async () => ({}),
   live: () => false,
-  view: () => [h('h1', {}, 'There is no such page'), h('p', {}, h('a', { href: '#/' }, 'Go to the overview'))],
+  view: () => [h('h1', {}, 'Page not found'), h('p', {}, h('a', { href: '#/' }, 'Go to the overview'))],
 };
 
-document.addEventListener('key-needed', () => {
-  document.getElementById('key-refused').hidden = !key.get();
+document.addEventListener('key-required', () => {
+  document.getElementById('key-rejected').hidden = !key.get();
   if (!dialog.open) dialog.showModal();
 });
 document.getElementById('key-later').onclick = () => dialog.close();
@@ -154,7 +154,7 @@ document.getElementById('key-form').onsubmit = (event) => {
   refresh();
 };
 document.addEventListener('visibilitychange', () => {
-  if (document.hidden) rest(visit);
+  if (document.hidden) stopUpdates(visit);
   else refresh();
 });
 addEventListener('hashchange', open);

@@ -1,4 +1,4 @@
-// Line charts: small SVG, with axes. Of a stage with a mark for every epoch and its figures as a title, of a run's batches, and of a range test.
+// Line charts as SVG: metrics per epoch, loss per batch, and learning-rate range tests.
 
 import { h, svg } from './dom.js';
 
@@ -12,15 +12,15 @@ const BOTTOM = 36;
 
 /**
  * `series`: [{name, label, values}]; `steps`: [{epochs, label}]; `best`: index of the best epoch;
- * `domain`: [low, high] or absent for one that fits from 0; `see`: where the figures can be read.
+ * `domain`: [low, high], or absent to scale from 0 to the maximum; `hint`: sentence that says where to read the values.
  */
-export function chart({ title, series, steps, best, domain, format, see = ' The table below has every epoch.' }) {
+export function chart({ title, series, steps, best, domain, format, hint = ' The table below lists every epoch.' }) {
   const length = Math.max(...series.map((line) => line.values.length));
   const planned = steps.reduce((sum, step) => sum + step.epochs, 0);
   const x = scale([1, Math.max(planned, length, 2)], [LEFT + 8, WIDTH - RIGHT - 8]);
   const ticks = axisTicks(domain ?? reach(series));
   const y = scale([ticks[0], ticks.at(-1)], [HEIGHT - BOTTOM, TOP]);
-  const drawing = svg('svg', { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: 'img', 'aria-label': summary(title, series, format) + see, class: 'chart' },
+  const drawing = svg('svg', { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: 'img', 'aria-label': summary(title, series, format) + hint, class: 'chart' },
     ...ticks.map((value) => horizontal(value, y, format)),
     ...stepMarks(steps, x),
     ...epochTicks(Math.max(planned, length), x),
@@ -32,7 +32,7 @@ export function chart({ title, series, steps, best, domain, format, see = ' The 
     h('figcaption', {}, h('span', { class: 'curve-title' }, title), legend(series, best >= 0)), drawing);
 }
 
-/** A line through the losses of a run's batches, `points`: [{step, stage, loss}], with a hairline where a stage begins. */
+/** Loss per batch, `points`: [{step, stage, loss}], with a vertical rule at the start of each stage. */
 export function trace({ title, points, format }) {
   const last = points.at(-1);
   const x = scale([1, Math.max(last.step, 2)], [LEFT + 8, WIDE - RIGHT - 8]);
@@ -54,27 +54,27 @@ export function trace({ title, points, format }) {
     h('figcaption', {}, h('span', { class: 'curve-title' }, title), h('span', { class: 'latest' }, `batch ${last.step}: ${format(last.loss)}`)), drawing);
 }
 
-/** A range test, `curve`: [{learning_rate, loss}]: the loss over the rates, whose decades are evenly spread, and a mark at `chosen`. */
+/** Learning-rate range test, `curve`: [{learning_rate, loss}]: loss over a logarithmic axis of learning rates, with a marker at `chosen`. */
 export function sweep({ title, curve, chosen, format, rate }) {
   const decade = ({ learning_rate: one }) => Math.log10(one);
   const x = scale([decade(curve[0]), decade(curve.at(-1))], [LEFT + 8, WIDTH - RIGHT - 8]);
   const losses = curve.map(({ loss }) => loss);
   const ticks = axisTicks([0, Math.max(...losses, 1e-6)]);
   const y = scale([ticks[0], ticks.at(-1)], [HEIGHT - BOTTOM, TOP]);
-  const taken = curve.find(({ learning_rate: one }) => one === chosen);
+  const selected = curve.find(({ learning_rate: one }) => one === chosen);
   const label = `${title}: loss ${format(losses[0])} at ${rate(curve[0].learning_rate)}, lowest ${format(Math.min(...losses))}, `
-    + `${format(losses.at(-1))} at ${rate(curve.at(-1).learning_rate)}${taken ? `; ${rate(chosen)} was chosen` : ''}.`;
+    + `${format(losses.at(-1))} at ${rate(curve.at(-1).learning_rate)}${selected ? `; ${rate(chosen)} selected` : ''}.`;
   const drawing = svg('svg', { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: 'img', 'aria-label': label, class: 'chart' },
     ...ticks.map((value) => horizontal(value, y, String)),
     ...powersOfTen(curve).map((power) => below(power, x, rate(10 ** power))),
     svg('text', { class: 'axis-name', x: WIDTH - RIGHT, y: HEIGHT - 4, 'text-anchor': 'end' }, 'learning rate'),
     svg('path', { class: 'line batches', d: through(curve.map((at) => [x(decade(at)), y(at.loss)])) }),
-    taken && svg('circle', { class: 'best', cx: round(x(decade(taken))), cy: round(y(taken.loss)), r: 5.5 }));
+    selected && svg('circle', { class: 'best', cx: round(x(decade(selected))), cy: round(y(selected.loss)), r: 5.5 }));
   return h('figure', { class: 'curve', 'data-chart': title },
-    h('figcaption', {}, h('span', { class: 'curve-title' }, title), h('span', { class: 'latest' }, taken ? `chosen: ${rate(chosen)}` : 'nothing chosen')), drawing);
+    h('figcaption', {}, h('span', { class: 'curve-title' }, title), h('span', { class: 'latest' }, selected ? `selected: ${rate(chosen)}` : 'none selected')), drawing);
 }
 
-/** The exponents of the powers of ten that a range test went through, at most eight of them. */
+/** Exponents of the powers of ten within the range of a test, at most eight. */
 function powersOfTen(curve) {
   const [first, last] = [curve[0], curve.at(-1)].map(({ learning_rate: one }) => Math.log10(one));
   const powers = Array.from({ length: Math.max(0, Math.floor(last) - Math.ceil(first) + 1) }, (_, i) => Math.ceil(first) + i);
@@ -107,9 +107,9 @@ function curve({ name, values }, x, y) {
   return svg('path', { class: `line ${name}`, d: through(values.map((value, i) => [x(i + 1), y(value)])) });
 }
 
-/** The path of a line through places. */
-function through(places) {
-  return places.map(([x, y], i) => `${i ? 'L' : 'M'}${round(x)} ${round(y)}`).join('');
+/** SVG path through a list of [x, y] points. */
+function through(positions) {
+  return positions.map(([x, y], i) => `${i ? 'L' : 'M'}${round(x)} ${round(y)}`).join('');
 }
 
 function points({ name, label, values }, x, y, format) {
@@ -129,7 +129,7 @@ function horizontal(value, y, format, width = WIDTH) {
     svg('text', { x: LEFT - 6, y: round(y(value)) + 3.5, 'text-anchor': 'end' }, format(value, true)));
 }
 
-/** A hairline where a step begins, with what it trains. */
+/** A vertical rule at the start of each step, labelled with what the step trains. */
 function stepMarks(steps, x) {
   let first = 1;
   return steps.map(({ epochs, label }) => {
@@ -157,7 +157,7 @@ function reach(series) {
   return [0, Math.max(...finite, 1e-6)];
 }
 
-/** Four to six round values that enclose the domain. */
+/** Four to six round tick values that enclose the domain. */
 function axisTicks([low, high]) {
   const rough = (high - low) / 4;
   const power = 10 ** Math.floor(Math.log10(rough));

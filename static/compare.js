@@ -1,4 +1,4 @@
-// Several runs side by side: scores with intervals, tests against the first, what the plans differ in, and curves over one another.
+// Comparison of runs: scores with confidence intervals, paired tests against the first run, plan differences, cost and curves.
 
 import { get } from './api.js';
 import { chart } from './chart.js';
@@ -8,9 +8,9 @@ import * as format from './format.js';
 import { field, link, note, pageHead, section, select, status, syntheticBadge, table } from './parts.js';
 
 const SPLITS = ['test', 'validation', 'train'];
-/** Below this a difference is called one; the usual convention. */
+/** Conventional significance level. */
 const SIGNIFICANT = 0.05;
-/** As many lines as the style sheet can tell apart; then they begin again. */
+/** Number of distinct line styles in the style sheet; further runs reuse them. */
 const LINES = 8;
 
 export default {
@@ -18,25 +18,25 @@ export default {
   title: () => 'Comparison',
   live: ({ comparison }) => comparison.items.some(({ status }) => ['queued', 'running', 'cancelling'].includes(status)),
   async load(address) {
-    const asked = read(address);
-    const comparison = await get(`/v1/training-runs/compare?${new URLSearchParams(asked)}`);
-    return { asked, comparison };
+    const query = read(address);
+    const comparison = await get(`/v1/training-runs/compare?${new URLSearchParams(query)}`);
+    return { query, comparison };
   },
-  view({ asked, comparison }, ctx) {
+  view({ query, comparison }, ctx) {
     const { items } = comparison;
     return [
       pageHead('Comparison of runs', { above: link('/runs', 'Runs'), badges: [items.some(({ model }) => model?.synthetic) && syntheticBadge({ synthetic: true })] }),
-      section('Compare', choice(asked, items, ctx)),
+      section('Compare', choice(query, items, ctx)),
       section('Scores', ...scores(comparison)),
       section('Tests', ...tests(items)),
-      section('Costs', costs(comparison)),
+      section('Cost', costs(comparison)),
       section('Plans', ...plans(comparison)),
       section('Curves', ...curves(items)),
     ];
   },
 };
 
-/** The address of a comparison: `/compare/ID,ID?split=test&stage=1`. */
+/** Hash of a comparison page: `/compare/ID,ID?split=test&stage=1`. */
 export function address(ids, choices = {}) {
   const query = new URLSearchParams(Object.entries(choices).filter(([, value]) => value));
   return `/compare/${ids.join(',')}${query.size ? `?${query}` : ''}`;
@@ -54,7 +54,7 @@ function choice({ ids, split = 'test', stage = '' }, items, ctx) {
   const pick = (name) => ({ onchange: (event) => go({ [name]: event.target.value }) });
   return h('div', { class: 'columns', 'data-key': `choice-${split}-${stage}` },
     field('Split', select('split', SPLITS.map((name) => [name, name, name === split]), pick('split'))),
-    field('Model of', select('stage', [['', 'each run’s last stage', !stage], ...stages.map((n) => [n, `stage ${n}`, n === stage])], pick('stage'))));
+    field('Stage', select('stage', [['', 'last stage of each run', !stage], ...stages.map((n) => [n, `stage ${n}`, n === stage])], pick('stage'))));
 }
 
 function scores({ items, split }) {
@@ -75,7 +75,7 @@ function scores({ items, split }) {
   return [
     table(`Scores on the ${split} split`, heads, rows, { numeric, class: 'scores' }),
     ...caveats.map((text) => h('p', { class: 'caveat' }, text)),
-    note(`Scores are on the ${split} split; ranges are 95 % intervals. Intervals that overlap do not say that two models are alike: the tests below compare them image by image.`),
+    note(`Scores on the ${split} split with 95 % confidence intervals. Overlapping intervals do not mean that two models perform equally: use the paired tests below.`),
   ];
 }
 
@@ -86,29 +86,29 @@ function costs({ items }) {
     run.model ? `${run.architecture}, stage ${run.model.stage}, ${run.model.image_size} px` : `${run.architecture}, not evaluated yet`,
     format.count(run.epochs.length), format.duration(run.training_seconds ?? NaN), format.count(run.model?.parameters), format.size(run.model?.byte_length),
   ]);
-  return table('What the runs cost', ['Run', 'Status', 'Model', 'Epochs', 'Took', 'Parameters', 'File'], rows, { numeric: [3, 4, 5, 6] });
+  return table('Cost of the runs', ['Run', 'Status', 'Model', 'Epochs', 'Duration', 'Parameters', 'File size'], rows, { numeric: [3, 4, 5, 6] });
 }
 
 function tests(items) {
   const [first, ...others] = items;
   return [
-    note('Each run’s model against that of ', link(`/runs/${first.id}`, format.runName(first)),
-      ', on the images that both were evaluated on: McNemar’s exact test of the accuracy, two-sided, and a paired bootstrap of macro F1. ',
-      'Many tests find a difference by chance now and then: these are not corrected for how many there are.'),
+    note('Each model is compared with that of ', link(`/runs/${first.id}`, format.runName(first)),
+      ', on the images that both were evaluated on: two-sided exact McNemar test for accuracy, paired bootstrap for macro F1. ',
+      'The p-values are not corrected for multiple comparisons.'),
     h('ul', { class: 'verdicts' }, ...others.map((run, i) => h('li', {}, sample(i + 1), h('strong', {}, format.runName(run)), ': ', verdict(run)))),
   ];
 }
 
-/** "accuracy not distinguishable: p = 0.42, n = 180. …" */
+/** "no significant difference in accuracy: p = 0.420, n = 180. …" */
 function verdict({ paired, paired_reason: reason }) {
   if (!paired) return `not tested: ${reason}.`;
   const { n, mcnemar_exact_p: p, accuracy_difference: accuracy, macro_f1_difference: macro } = paired;
-  const probability = p < 0.001 ? 'p < 0.001' : `p = ${p.toFixed(p < 0.1 ? 3 : 2)}`;
-  const word = p >= SIGNIFICANT ? 'accuracy not distinguishable' : accuracy.value > 0 ? 'more accurate' : 'less accurate';
-  const side = macro.low > 0 ? 'macro F1 higher' : macro.high < 0 ? 'macro F1 lower' : 'macro F1 not distinguishable';
-  const alone = `${format.plural(paired.only_this_correct, 'image')} right that the first has wrong, ${format.count(paired.only_first_correct)} the other way round.`;
-  return [h('span', { class: 'word' }, `${word}: ${probability}, n = ${format.count(n)}`), `. ${alone} `,
-    `Accuracy ${signed(accuracy)}; ${side}: ${signed(macro)}.`];
+  const probability = p < 0.001 ? 'p < 0.001' : `p = ${format.pValue(p)}`;
+  const word = p >= SIGNIFICANT ? 'no significant difference in accuracy' : accuracy.value > 0 ? 'more accurate' : 'less accurate';
+  const direction = macro.low > 0 ? 'macro F1 higher' : macro.high < 0 ? 'macro F1 lower' : 'no significant difference in macro F1';
+  const discordant = `${format.plural(paired.only_this_correct, 'image')} correct only here, ${format.count(paired.only_first_correct)} correct only in the first run.`;
+  return [h('span', { class: 'word' }, `${word}: ${probability}, n = ${format.count(n)}`), `. ${discordant} `,
+    `Accuracy ${signed(accuracy)}; ${direction}: ${signed(macro)}.`];
 }
 
 /** +0.031 (−0.010 to +0.072) */
@@ -135,14 +135,14 @@ function shown(value) {
 
 function curves(items) {
   const trained = items.map((run, i) => ({ run, i })).filter(({ run }) => run.epochs.length > 0);
-  if (trained.length === 0) return [note('The first points appear when the first epoch is done.')];
+  if (trained.length === 0) return [note('Curves appear after the first epoch.')];
   const series = (figure) => trained.map(({ run, i }) => ({
     name: `run-${i % LINES}`, label: format.runName(run), values: run.epochs.map((epoch) => epoch[figure]),
   }));
-  const draw = (title, figure, options) => chart({ title, series: series(figure), steps: [], best: -1, see: '',
+  const draw = (title, figure, options) => chart({ title, series: series(figure), steps: [], best: -1, hint: '',
     format: (value, axis) => (axis ? String(value) : format.score(value, figure === 'loss' ? 4 : 3)), ...options });
   return [
-    note('Each run on its own selection split, epoch by epoch over all its stages.'),
+    note('Each run on its own selection split, by epoch across all stages.'),
     h('div', { class: 'curves' }, draw('Loss', 'loss'), draw('Accuracy', 'accuracy', { domain: [0, 1] }), draw('Macro F1', 'macro_f1', { domain: [0, 1] })),
   ];
 }

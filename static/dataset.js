@@ -1,4 +1,4 @@
-// One data set: its distribution, the truth about it, imports from a folder, uploads.
+// Data set page: distribution, data audit, folder import, upload.
 
 import { get, send, upload } from './api.js';
 import { h } from './dom.js';
@@ -24,11 +24,11 @@ export default {
     return [
       pageHead(dataset.name, { above: link('/datasets', 'Data sets'), badges: [syntheticBadge(dataset)], lede: dataset.description }),
       section('Distribution', ...distribution(dataset), splitForm(dataset, ctx)),
-      // One element whether there is a report yet or not: what is typed in the forms below stays when it comes in.
+      // One element with or without a report, so that form input below survives when the report arrives.
       h('div', { 'data-key': 'report' }, ...reportSections(dataset, job?.status === 'running', ctx)),
       section('Import a folder', job && importProgress(job), importForm(dataset, ctx)),
       section('Upload files', uploadForm(dataset, ctx)),
-      section('Record', record(dataset)),
+      section('Details', details(dataset)),
     ];
   },
 };
@@ -44,7 +44,7 @@ const importKey = (id) => `thorax-import-${id}`;
 function distribution(dataset) {
   const { images = {}, patients = {} } = dataset.distribution ?? {};
   const splits = [...SPLITS, ...Object.keys(images).filter((name) => !SPLITS.includes(name))].filter((name) => images[name]);
-  if (splits.length === 0) return [note('No radiograph yet. Import a folder or upload files below.')];
+  if (splits.length === 0) return [note('No radiographs yet. Import a folder or upload files below.')];
   const classes = [...dataset.classes];
   if (splits.some((split) => images[split].unlabelled)) classes.push('unlabelled');
   const cell = (split, name) => [format.count(images[split]?.[name] ?? 0),
@@ -60,7 +60,7 @@ function distribution(dataset) {
   ];
 }
 
-/** Patients in more than one split. */
+/** Note about patients that occur in more than one split. */
 function leakage(given) {
   const shared = given?.patients_in_several_splits ?? [];
   return given?.note && h('p', { class: shared.length ? 'caveat' : 'note' }, given.note);
@@ -71,13 +71,13 @@ function splitForm(dataset, ctx) {
     const shares = { test_fraction: Number(test_fraction), validation_fraction: Number(validation_fraction), seed: Number(seed) };
     await send('POST', `/v1/datasets/${dataset.id}/split`, shares);
     await ctx.refresh();
-    return note('The splits are assigned.');
+    return note('Splits assigned.');
   };
   const share = (name, value) => h('input', { name, type: 'number', min: 0, max: 0.99, step: 'any', value, required: true });
-  return h('details', { class: 'data' }, h('summary', {}, 'Assign the splits anew'),
-    note('Every radiograph gets a new split: whole patients, every class alike, the same for the same seed.'),
-    form({ class: 'columns', 'data-key': 'split', 'aria-label': 'Assign the splits anew' }, submit,
-      field('Share for test', share('test_fraction', 0.1)), field('Share for validation', share('validation_fraction', 0.1)),
+  return h('details', { class: 'data' }, h('summary', {}, 'Reassign splits'),
+    note('Every radiograph gets a new split: grouped by patient, stratified by class, reproducible for a given seed.'),
+    form({ class: 'columns', 'data-key': 'split', 'aria-label': 'Reassign splits' }, submit,
+      field('Test fraction', share('test_fraction', 0.1)), field('Validation fraction', share('validation_fraction', 0.1)),
       field('Seed', h('input', { name: 'seed', type: 'number', min: 0, max: 4294967295, value: 0, required: true })),
       h('div', { class: 'actions wide' }, h('button', { type: 'submit', class: 'quiet' }, 'Assign splits'))));
 }
@@ -96,8 +96,8 @@ function importProgress(job) {
 
 function importState(job) {
   const done = job.created + job.duplicates + job.rejected;
-  const counts = `${format.count(job.created)} new, ${format.count(job.duplicates)} already there, ${format.count(job.rejected)} rejected`;
-  return job.total ? `${format.count(done)} of ${format.count(job.total)}: ${counts}` : `Looking for images: ${counts}`;
+  const counts = `${format.count(job.created)} new, ${format.count(job.duplicates)} duplicates, ${format.count(job.rejected)} rejected`;
+  return job.total ? `${format.count(done)} of ${format.count(job.total)}: ${counts}` : `Scanning for images: ${counts}`;
 }
 
 function importForm(dataset, ctx) {
@@ -108,10 +108,10 @@ function importForm(dataset, ctx) {
   };
   return form({ class: 'columns', 'data-key': 'import', 'aria-label': 'Import a folder' }, submit,
     field('Folder', h('input', { name: 'path', required: true, autocomplete: 'off', spellcheck: 'false' }),
-      'Below the server’s THORAX_IMPORT_ROOT: train/ and test/ with the two split files, or one folder per class'),
-    field('Split file for train', h('input', { name: 'train_split', placeholder: 'train_split.txt', autocomplete: 'off' }), 'Optional'),
-    field('Split file for test', h('input', { name: 'test_split', placeholder: 'test_split.txt', autocomplete: 'off' }), 'Optional'),
-    h('div', { class: 'actions wide' }, h('button', { type: 'submit' }, 'Start the import')));
+      'Path relative to THORAX_IMPORT_ROOT: train/ and test/ with their split files, or one folder per class'),
+    field('Training split file', h('input', { name: 'train_split', placeholder: 'train_split.txt', autocomplete: 'off' }), 'Optional'),
+    field('Test split file', h('input', { name: 'test_split', placeholder: 'test_split.txt', autocomplete: 'off' }), 'Optional'),
+    h('div', { class: 'actions wide' }, h('button', { type: 'submit' }, 'Start import')));
 }
 
 function uploadForm(dataset, ctx) {
@@ -128,15 +128,15 @@ function uploadForm(dataset, ctx) {
   const classes = dataset.classes.map((name) => [name, name]);
   const splits = SPLITS.slice(0, 3).map((name) => [name, name]);
   return form({ class: 'columns', 'data-key': 'upload', 'aria-label': 'Upload files' }, submit,
-    field('Files', h('input', { type: 'file', name: 'file', multiple: true, accept: 'image/png,image/jpeg,application/dicom,.dcm' }), 'PNG, JPEG or DICOM, one or many'),
+    field('Files', h('input', { type: 'file', name: 'file', multiple: true, accept: 'image/png,image/jpeg,application/dicom,.dcm' }), 'One or more PNG, JPEG or DICOM files'),
     field('Label', select('label', [['', 'none'], ...classes])),
-    field('Patient', h('input', { name: 'patient_id', autocomplete: 'off' }), 'Optional. Keeps a patient in one split'),
+    field('Patient', h('input', { name: 'patient_id', autocomplete: 'off' }), 'Optional. Images of one patient stay in one split'),
     field('Source', h('input', { name: 'source', autocomplete: 'off' }), 'Optional'),
     field('Split', select('split', [['', 'none'], ...splits])),
     h('div', { class: 'actions wide' }, h('button', { type: 'submit' }, 'Upload')));
 }
 
-function record(dataset) {
+function details(dataset) {
   return facts([
     ['Classes', dataset.classes.join(', ')],
     ['Fingerprint', h('code', { title: dataset.fingerprint }, dataset.fingerprint?.slice(0, 16))],

@@ -1,4 +1,4 @@
-// Data sets: the list and the form that creates one.
+// Data sets page: list and creation form.
 
 import { all, send } from './api.js';
 import { h } from './dom.js';
@@ -14,7 +14,7 @@ export default {
     return [
       pageHead('Data sets'),
       section('Data sets', datasets.length ? datasetTable(datasets)
-        : [note('None yet. Create one below, or let the server draw a synthetic one and train on it:'), command('thorax demo')]),
+        : [note('No data sets yet. Create one below, or generate a synthetic one and train on it:'), command('thorax demo')]),
       section('Create a data set', createForm(ctx)),
     ];
   },
@@ -30,7 +30,7 @@ function datasetTable(datasets) {
   return table('Data sets', ['Name', 'Classes', 'Description', 'Created'], rows);
 }
 
-/** The form that creates a data set and opens it. */
+/** Form that creates a data set and opens its page. */
 export function createForm(ctx) {
   const submit = async ({ name, description, classes }) => {
     const list = classes?.split(',').map((text) => text.trim()).filter(Boolean);
@@ -40,7 +40,7 @@ export function createForm(ctx) {
   return form({ class: 'columns', 'data-key': 'create', 'aria-label': 'Create a data set' }, submit,
     field('Name', h('input', { name: 'name', required: true, maxlength: 200, autocomplete: 'off' })),
     field('Classes', h('input', { name: 'classes', placeholder: 'normal, pneumonia, COVID-19', autocomplete: 'off' }),
-      'Separated by commas, in the order of the network’s outputs. Empty: normal, pneumonia, COVID-19'),
+      'Comma-separated, in the order of the network outputs. Default: normal, pneumonia, COVID-19'),
     field('Description', h('input', { name: 'description', maxlength: 1000, autocomplete: 'off' }), 'Optional'),
-    h('div', { class: 'actions wide' }, h('button', { type: 'submit' }, 'Create the data set')));
+    h('div', { class: 'actions wide' }, h('button', { type: 'submit' }, 'Create data set')));
 }

@@ -1,15 +1,15 @@
-// Elements from data, and patching a page in place so that focus, forms and open tables survive a refresh.
-// Text only ever enters as text nodes. Styles go through the CSSOM, which a strict content security policy allows.
+// Creates elements and patches the page in place, so that focus, form input and open details survive a refresh.
+// Text is inserted as text nodes only. Styles are set through the CSSOM, which a strict content security policy allows.
 
 const SVG = 'http://www.w3.org/2000/svg';
 const HANDLERS = ['onclick', 'onsubmit', 'onchange', 'ondragover', 'ondragleave', 'ondrop'];
 
-/** An HTML element. `attributes` may hold handlers (`onclick`), booleans and `vars` (CSS custom properties). */
+/** Creates an HTML element. `attributes` may contain handlers (`onclick`), booleans and `vars` (CSS custom properties). */
 export function h(tag, attributes, ...children) {
   return fill(document.createElement(tag), attributes, children);
 }
 
-/** An SVG element. */
+/** Creates an SVG element. */
 export function svg(tag, attributes, ...children) {
   return fill(document.createElementNS(SVG, tag), attributes, children);
 }
@@ -29,12 +29,12 @@ function fill(element, attributes, children) {
   return element;
 }
 
-/** Flattens, and drops what is absent. */
+/** Flattens nested arrays and drops null, undefined and false. */
 export function nodes(children) {
   return [children].flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false);
 }
 
-/** Makes `now` look like `next`. Elements with `data-keep`, busy forms and what a user opened or typed stay. */
+/** Patches `now` to match `next`. Elements with `data-keep`, busy forms, open details and form input are left alone. */
 export function patch(now, next) {
   const same = now.nodeType === next.nodeType && now.nodeName === next.nodeName && keyOf(now) === keyOf(next);
   if (!same) return now.replaceWith(next);
@@ -48,7 +48,7 @@ export function patch(now, next) {
   return patchChildren(now, next);
 }
 
-/** Patches the children of `now` towards those of `next`. */
+/** Patches the children of `now`, paired by index, to match those of `next`. */
 export function patchChildren(now, next) {
   const before = [...now.childNodes];
   const after = [...next.childNodes];

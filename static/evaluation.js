@@ -1,4 +1,4 @@
-// Evaluations: the summary of all of them, and one confusion matrix with its per-class table.
+// Evaluations: summary table, confusion matrix and per-class scores.
 
 import { h } from './dom.js';
 import { whisker } from './chart.js';
@@ -7,12 +7,12 @@ import { table } from './parts.js';
 
 const ORDER = { test: 0, validation: 1, train: 2 };
 
-/** Later stages first, and the split that counts first. */
+/** Sorts by stage, latest first, then test, validation, train. */
 export function inOrder(evaluations) {
   return [...evaluations].sort((a, b) => (b.stage ?? 0) - (a.stage ?? 0) || ORDER[a.split] - ORDER[b.split]);
 }
 
-/** One row for each evaluation. */
+/** Table with one row per evaluation. */
 export function summaryTable(evaluations) {
   const rows = inOrder(evaluations).map((evaluation) => [
     evaluation.stage ? `Stage ${evaluation.stage}` : 'Model',
@@ -26,7 +26,7 @@ export function summaryTable(evaluations) {
     rows, { numeric: [2, 3, 4, 5, 6, 7], class: 'scores' });
 }
 
-/** The matrix and the classes of one evaluation. */
+/** Confusion matrix and per-class scores of one evaluation. */
 export function evaluationDetail(evaluation) {
   const why = caveat(evaluation);
   return h('div', { class: 'evaluation', 'data-split': evaluation.split, 'data-stage': evaluation.stage },
@@ -34,10 +34,10 @@ export function evaluationDetail(evaluation) {
     h('div', { class: 'evaluation-tables' }, confusionMatrix(evaluation), perClass(evaluation)));
 }
 
-/** Why the scores are better than they would be on new images, if they are. */
+/** Reason why the scores are optimistic, if they are. */
 function caveat({ caveat: given, split, selection_split: chosenOn }) {
   if (given) return given;
-  return chosenOn === split ? `The ${split} split also chose the epoch, so these scores are optimistic.` : null;
+  return chosenOn === split ? `The best epoch was selected on the ${split} split, so these scores are optimistic.` : null;
 }
 
 function total(evaluation) {
@@ -71,11 +71,11 @@ function perClass({ classes, per_class: metrics }) {
     { numeric: [1, 2, 3, 4, 5], caption: true, class: 'per-class' });
 }
 
-/** A score, and its interval where there is one. */
+/** A score with its confidence interval, if there is one. */
 export function scoreCell(given, interval) {
   const { value, low, high } = format.estimate(given, interval);
   if (!Number.isFinite(low) || !Number.isFinite(high)) return format.score(value);
   const range = `${format.score(low)}–${format.score(high)}`;
   return [format.score(value), h('small', { class: 'interval' }, range),
-    whisker({ value, low, high }, `${format.score(value)}, 95 % interval ${range}`)];
+    whisker({ value, low, high }, `${format.score(value)}, 95 % confidence interval ${range}`)];
 }

@@ -1,42 +1,42 @@
-// What happens to a run, as it happens. The browser's EventSource cannot send the key, so its work is done here: reading the
-// stream, and coming back with the last id it saw when the stream breaks.
+// Server-sent events of a run. EventSource cannot send the API key, so this reads the stream with fetch and
+// reconnects with Last-Event-ID when it breaks.
 
 import { key } from './api.js';
 
 const RETRY_MS = 3000;
-const LONGEST_MS = 60000;
-/** The server says something every 15 seconds. */
-const SILENCE_MS = 45000;
+const MAX_RETRY_MS = 60000;
+/** The server sends a keep-alive comment every 15 seconds. */
+const IDLE_TIMEOUT_MS = 45000;
 
 /**
- * Calls `told(kind, data)` for each event of the stream at `path`, and `state(true)` or `state(false)` when the stream begins
- * or breaks. Answers with a function that ends it.
+ * Calls `onEvent(kind, data)` for each event of the stream at `path`, and `onState(true)` or `onState(false)` when the stream opens
+ * or breaks. Returns a function that closes it.
  */
-export function follow(path, told, state) {
+export function follow(path, onEvent, onState) {
   const controller = new AbortController();
-  listen(path, told, state, controller.signal);
+  listen(path, onEvent, onState, controller.signal);
   return () => controller.abort();
 }
 
-async function listen(path, told, state, signal) {
+async function listen(path, onEvent, onState, signal) {
   let last;
-  for (let wait = RETRY_MS; ; wait = Math.min(wait * 2, LONGEST_MS)) {
+  for (let wait = RETRY_MS; ; wait = Math.min(wait * 2, MAX_RETRY_MS)) {
     try {
       const response = await fetch(path, { headers: headers(last), cache: 'no-store', signal });
       if (isFinal(response.status)) return;
       if (response.ok) {
-        state(true);
+        onState(true);
         for await (const event of events(response.body)) {
           wait = RETRY_MS;
           last = event.id ?? last;
-          told(event.kind, event.data);
+          onEvent(event.kind, event.data);
         }
       }
     } catch {
-      // Broken, as below.
+      // The connection broke: retry below.
     }
     if (signal.aborted) return;
-    state(false);
+    onState(false);
     await new Promise((resolve) => setTimeout(resolve, wait));
     if (signal.aborted) return;
   }
@@ -51,18 +51,18 @@ function headers(last) {
   };
 }
 
-/** Nothing follows (204), or asking again would not help. */
+/** No more events (204), or a client error that a retry would not fix. */
 function isFinal(status) {
   return status === 204 || (status >= 400 && status < 500 && status !== 429);
 }
 
-/** The events of a stream until it ends, breaks or is silent for too long. */
+/** Events of a stream until it ends, breaks or exceeds the idle timeout. */
 async function* events(body) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   let text = '';
   for (;;) {
-    const silence = setTimeout(() => reader.cancel(), SILENCE_MS);
-    const { value, done } = await reader.read().finally(() => clearTimeout(silence));
+    const idle = setTimeout(() => reader.cancel(), IDLE_TIMEOUT_MS);
+    const { value, done } = await reader.read().finally(() => clearTimeout(idle));
     if (done) return;
     const blocks = (text + value).split('\n\n');
     text = blocks.pop();

@@ -1,4 +1,4 @@
-// How numbers, times and names are written.
+// Formatting of numbers, times and names.
 
 import { h } from './dom.js';
 
@@ -13,6 +13,11 @@ export function score(value, digits = 3) {
 export function estimate(given, interval) {
   if (given !== null && typeof given === 'object') return { value: given.value, low: given.low, high: given.high };
   return { value: given, low: interval?.low, high: interval?.high };
+}
+
+/** "0.042", "< 0.001"; the server formats p-values the same way. */
+export function pValue(p) {
+  return p < 0.001 ? '< 0.001' : p.toFixed(3);
 }
 
 export function count(value) {
@@ -54,7 +59,7 @@ export function plural(number, noun, many = `${noun}s`) {
   return `${count(number)} ${number === 1 ? noun : many}`;
 }
 
-/** A `<time>` in the reader's zone. */
+/** A `<time>` element in the reader's time zone. */
 export function when(timestamp) {
   if (!timestamp) return DASH;
   const date = new Date(timestamp);
@@ -62,13 +67,13 @@ export function when(timestamp) {
   return h('time', { datetime: timestamp, title: timestamp }, text);
 }
 
-/** Seconds from start to end, or to now. */
+/** Seconds from `from` to `to`, or to now. */
 export function elapsed(from, to) {
   if (!from) return NaN;
   return ((to ? new Date(to) : new Date()) - new Date(from)) / 1000;
 }
 
-/** The end of an identifier: the part in which two made at once differ. */
+/** Last characters of a UUIDv7: the random part, which differs between ids created together. */
 export function short(id) {
   return id ? id.slice(-6) : DASH;
 }

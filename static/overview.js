@@ -1,4 +1,4 @@
-// Overview: what is happening now, and what to do next.
+// Overview page: current activity and the next step.
 
 import { all, get } from './api.js';
 import { h } from './dom.js';
@@ -26,31 +26,31 @@ export default {
       pageHead('Overview', { lede: headline(data) }),
       section('Now', ...now(data)),
       nextStep(data, ctx),
-      data.datasets.length > 0 && section('Kept here', kept(data)),
+      data.datasets.length > 0 && section('Stored', stored(data)),
     ];
   },
 };
 
-/** What is happening, in one sentence. */
+/** Current activity in one sentence. */
 function headline({ active, champion, runs, datasets }) {
   const [run] = active;
   if (run?.status === 'running') return `${format.runName(run)} is training, ${format.percent(run.progress.fraction)} done.`;
   if (run) return `${format.runName(run)} is ${run.status}.`;
-  if (champion) return 'A model is serving and no run is active.';
-  if (runs.length) return 'No run is active and no model serves yet.';
-  return datasets.length ? 'There is data, and no model yet.' : 'The server runs and is empty.';
+  if (champion) return 'A model is serving. No run is active.';
+  if (runs.length) return 'No run is active and no model is serving yet.';
+  return datasets.length ? 'There is data but no model yet.' : 'The server is running and has no data.';
 }
 
 function now({ active, champion, runs, models }) {
   const of = champion && runs.find(({ id }) => id === champion.run_id);
   const serving = champion
     ? [of ? link(`/runs/${of.id}`, format.modelName(champion, of)) : format.modelName(champion), ' ', syntheticBadge(champion)]
-    : models.length ? ['None. ', link('/models', 'Choose a champion')] : 'None yet: predictions are answered with 503 until a run succeeds.';
+    : models.length ? ['None. ', link('/models', 'Choose a champion')] : 'None yet: prediction requests return 503 until a run succeeds.';
   return [
     facts([
       ['Serving', serving],
       champion && ['Network', `${champion.spec.architecture} at ${champion.spec.image_size} px`],
-      champion && ['Answers', champion.spec.classes.join(', ')],
+      champion && ['Classes', champion.spec.classes.join(', ')],
     ].filter(Boolean)),
     ...active.map((run) => h('div', { class: 'active-run', 'data-key': run.id },
       h('p', {}, link(`/runs/${run.id}`, format.runName(run)), ' ', status(run.status)),
@@ -60,12 +60,12 @@ function now({ active, champion, runs, models }) {
   ];
 }
 
-/** The first thing that is missing, with the form or command that supplies it. */
+/** The first missing item, with the form or command that provides it. */
 function nextStep(data, ctx) {
   const filled = data.datasets.find((dataset) => imagesOf(dataset) > 0);
   if (data.datasets.length === 0) {
     return section('Next step', note('Create a data set, then import a folder of labelled radiographs into it:'), createForm(ctx),
-      note('For a tour without data of your own, stop the server and start it with drawn phantoms instead. It trains on them in about a minute:'),
+      note('To try Thorax without your own data, stop the server and start the demo. It generates synthetic phantoms and trains on them in about a minute:'),
       command('thorax demo'));
   }
   if (!filled) {
@@ -74,13 +74,13 @@ function nextStep(data, ctx) {
       command(`curl --json '{"path": "FOLDER BELOW THORAX_IMPORT_ROOT"}' \\\n  ${location.origin}/v1/datasets/${dataset.id}/imports`));
   }
   if (data.models.length === 0 && data.active.length === 0) {
-    return section('Next step', note('Start a training run. The best stage of the first one that succeeds serves by itself.'), startForm(data, ctx));
+    return section('Next step', note('Start a training run. The best stage of the first successful run becomes champion automatically.'), startForm(data, ctx));
   }
   if (data.models.length === 0) {
-    return section('Next step', note('Watch ', link(`/runs/${data.active[0].id}`, format.runName(data.active[0])), '. Its first model is ready when its first stage is done.'));
+    return section('Next step', note('Watch ', link(`/runs/${data.active[0].id}`, format.runName(data.active[0])), '. Its first model is saved at the end of the first stage.'));
   }
-  if (!data.champion) return section('Next step', note(link('/models', 'Choose which model serves'), '.'));
-  return section('Next step', note(link('/predict', 'Show the model a radiograph'), ', or post one from a terminal:'),
+  if (!data.champion) return section('Next step', note(link('/models', 'Choose a champion'), '.'));
+  return section('Next step', note(link('/predict', 'Classify a radiograph'), ', or post one from a terminal:'),
     command(`curl --data-binary @radiograph.png -H 'content-type: image/png' \\\n  ${location.origin}/v1/predictions`));
 }
 
@@ -88,7 +88,7 @@ function imagesOf(dataset) {
   return Object.values(dataset.distribution?.images ?? {}).flatMap(Object.values).reduce((sum, n) => sum + n, 0);
 }
 
-function kept({ datasets, runs, models }) {
+function stored({ datasets, runs, models }) {
   const images = datasets.reduce((sum, dataset) => sum + imagesOf(dataset), 0);
   const succeeded = runs.filter((run) => run.status === 'succeeded').length;
   return facts([

@@ -1,4 +1,4 @@
-// Pieces that several pages use.
+// Components shared by several pages.
 
 import { h, nodes } from './dom.js';
 import * as format from './format.js';
@@ -10,7 +10,7 @@ export function section(title, ...children) {
     h('h2', { id }, title), h('div', { class: 'sheet-body' }, ...nodes(children)));
 }
 
-/** The page's heading with a line of context above and badges beside. */
+/** Page heading with a context line above and badges beside it. */
 export function pageHead(title, { above, badges, lede } = {}) {
   return h('header', { class: 'page-head' },
     above && h('p', { class: 'above' }, ...nodes(above)),
@@ -18,7 +18,7 @@ export function pageHead(title, { above, badges, lede } = {}) {
     lede && h('p', { class: 'lede' }, ...nodes(lede)));
 }
 
-/** A table that scrolls sideways by itself. `rows` hold cells: text, nodes, or `{head}`, `{number}`. */
+/** Horizontally scrollable table. `rows` contain cells: text or nodes. */
 export function table(caption, heads, rows, options = {}) {
   const head = h('tr', {}, ...heads.map((text, i) => h('th', { scope: 'col', class: options.numeric?.includes(i) && 'number' }, text)));
   const body = rows.map((row) => h('tr', {}, ...row.map((cell, i) => i === 0
@@ -29,7 +29,7 @@ export function table(caption, heads, rows, options = {}) {
       h('thead', {}, head), h('tbody', {}, ...body)));
 }
 
-/** Terms and what they are. */
+/** Definition list; pairs without a value are omitted. */
 export function facts(pairs) {
   const shown = pairs.filter(([, value]) => value !== null && value !== undefined);
   return h('dl', { class: 'facts' }, ...shown.map(([term, value]) => h('div', {}, h('dt', {}, term), h('dd', {}, ...nodes(value)))));
@@ -41,10 +41,10 @@ export function status(value) {
 
 export function syntheticBadge(thing) {
   return thing?.synthetic
-    && h('span', { class: 'badge', title: 'Made from drawn phantoms, not from patients' }, 'synthetic');
+    && h('span', { class: 'badge', title: 'From synthetic phantoms, not from patients' }, 'synthetic');
 }
 
-/** A command to copy: one click selects it. */
+/** Shell command; one click selects it. */
 export function command(text) {
   return h('pre', { class: 'command', tabindex: '0' }, h('code', {}, text));
 }
@@ -53,7 +53,7 @@ export function link(hash, text) {
   return h('a', { href: `#${hash}` }, text);
 }
 
-/** What an error says, with each wrong field. */
+/** Error message with its invalid fields. */
 export function problemNote(error, heading = error.title) {
   const fields = (error.errors ?? []).map(({ pointer, detail }) => h('li', {}, h('code', {}, pointer), ' ', detail));
   return h('div', { class: 'problem' }, heading && h('p', {}, h('strong', {}, heading)), h('p', {}, error.message),
@@ -64,7 +64,7 @@ export function note(...children) {
   return h('p', { class: 'note' }, ...nodes(children));
 }
 
-/** Label above its control, a hint below; a page has a control's name once. */
+/** Label above the control, hint below. Control names must be unique within a page. */
 export function field(label, control, hint) {
   const id = `hint-${control.name}`;
   if (hint) control.setAttribute('aria-describedby', id);
@@ -76,8 +76,8 @@ export function select(name, options, attributes = {}) {
 }
 
 /**
- * A form whose `submit(values, form)` answers with what to show underneath, or throws a problem that is shown there.
- * `values` holds the filled-in text fields.
+ * Form whose `submit(values, form)` returns nodes to show below it, or throws an error that is shown there.
+ * `values` contains the non-empty text fields.
  */
 export function form(attributes, submit, ...children) {
   const onsubmit = async (event) => {
@@ -103,7 +103,7 @@ function lock(element, busy) {
   for (const button of element.querySelectorAll('button')) button.disabled = busy;
 }
 
-/** A button for one request; what goes wrong is shown beside it. */
+/** Button that runs one request; an error is shown beside it. */
 export function action(text, work, attributes = {}) {
   const onclick = async (event) => {
     const button = event.currentTarget;
@@ -125,8 +125,8 @@ export function action(text, work, attributes = {}) {
 /** "Stage 1 of 3, step 2 of 2 (all, 1e-3), epoch 3 of 5, batch 12 of 38". */
 export function progressText(run) {
   const { progress, plan, status: state } = run;
-  if (state === 'queued') return 'Waits for the device';
-  if (!progress?.stage) return state === 'running' ? 'Preparing: reading and resizing the images' : '';
+  if (state === 'queued') return 'Waiting for the device';
+  if (!progress?.stage) return state === 'running' ? 'Preparing: decoding and resizing images' : '';
   const stage = plan.stages[progress.stage - 1];
   const step = stage?.steps[progress.step - 1];
   const parts = [`Stage ${progress.stage} of ${plan.stages.length}`];
@@ -144,7 +144,7 @@ export function paceText({ progress }) {
   return parts.join(', ');
 }
 
-/** The plan as a bar: a piece per step, as long as it has epochs, filled as far as it has come. */
+/** Progress bar of the plan: one segment per step, as wide as its number of epochs. */
 export function planBar(run) {
   const { plan, progress } = run;
   const total = plan.stages.flatMap((stage) => stage.steps).reduce((sum, step) => sum + step.epochs, 0);
@@ -161,7 +161,7 @@ export function planBar(run) {
     return h('span', { class: 'stage', vars: { epochs } }, h('span', { class: 'steps' }, ...steps),
       h('span', { class: 'stage-name' }, `${plan.stages.length > 1 ? `${s + 1}: ` : ''}${stage.image_size} px`));
   });
-  return h('div', { class: 'plan-bar', role: 'progressbar', 'aria-label': 'Share of the epochs done', 'aria-valuemin': 0,
+  return h('div', { class: 'plan-bar', role: 'progressbar', 'aria-label': 'Completed share of epochs', 'aria-valuemin': 0,
     'aria-valuemax': 100, 'aria-valuenow': Math.round((progress?.fraction ?? 0) * 100) }, ...stages);
 }
 

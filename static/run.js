@@ -1,4 +1,4 @@
-// One run: how far it is, its curves stage by stage, its scores and its models.
+// Run page: progress, curves by stage, evaluations and models.
 
 import { all, get, send } from './api.js';
 import { chart, sweep, trace } from './chart.js';
@@ -9,7 +9,7 @@ import * as format from './format.js';
 import { modelTable } from './models.js';
 import { action, facts, isActive, link, note, pageHead, paceText, planBar, progressText, section, status, syntheticBadge, table } from './parts.js';
 
-/** The stored losses are asked for at most so often; what is told in between is added to them. */
+/** Minimum interval between requests for stored losses; streamed batches are appended in between. */
 const LOSSES_MS = 5000;
 
 export default {
@@ -31,7 +31,7 @@ export default {
     memo.epochs = [...known, ...epochs.filter((epoch) => epoch.sequence > last)];
     return { run, dataset, losses, epochs: memo.epochs, rateTests: tests.items, evaluations: evaluations.items, models: models.filter((model) => model.run_id === id) };
   },
-  watch: (id, ctx, state) => follow(`/v1/training-runs/${id}/events`, hear(ctx), state),
+  watch: (id, ctx, state) => follow(`/v1/training-runs/${id}/events`, onEvent(ctx), state),
   view(loaded, ctx) {
     const data = { ...loaded, run: withBatch(loaded.run, ctx.memo.batch), points: allPoints(loaded.losses, ctx.memo) };
     const { run, dataset } = data;
@@ -41,13 +41,13 @@ export default {
       section('Curves', ...curves(data)),
       section('Evaluation', ...evaluation(data)),
       data.models.length > 0 && section('Models', modelTable(data.models, [run], ctx)),
-      section('Record', record(run, dataset)),
+      section('Details', details(run, dataset)),
     ];
   },
 };
 
-/** A batch is drawn at once; for anything else the page is loaded again, once for all that comes together. */
-function hear({ memo, redraw, refresh }) {
+/** Draws batches at once; other events reload the page, debounced. */
+function onEvent({ memo, redraw, refresh }) {
   let due;
   return (kind, data) => {
     if (kind !== 'batch') {
@@ -56,7 +56,7 @@ function hear({ memo, redraw, refresh }) {
       return;
     }
     memo.batch = data;
-    (memo.told ??= []).push({ step: data.steps, stage: data.stage, loss: data.loss });
+    (memo.streamed ??= []).push({ step: data.steps, stage: data.stage, loss: data.loss });
     redraw();
   };
 }
@@ -66,26 +66,26 @@ async function loadLosses(run, memo) {
   if (!fresh) {
     const losses = await get(`/v1/training-runs/${run.id}/losses`);
     Object.assign(memo, { losses, lossesAt: Date.now(), settled: !isActive(run) });
-    memo.told = (memo.told ?? []).filter(({ step }) => step > losses.steps);
+    memo.streamed = (memo.streamed ?? []).filter(({ step }) => step > losses.steps);
   }
   return memo.losses;
 }
 
-/** What is stored, and what was told since. */
-function allPoints({ items, steps }, { told = [] }) {
-  return [...items, ...told.filter(({ step }) => step > steps)];
+/** Stored losses followed by those streamed since. */
+function allPoints({ items, steps }, { streamed = [] }) {
+  return [...items, ...streamed.filter(({ step }) => step > steps)];
 }
 
-/** The run as far as the last batch that was told, if that is further than what was loaded. */
-function withBatch(run, told) {
+/** The run with the progress of the last streamed batch, if that is ahead of the loaded state. */
+function withBatch(run, last) {
   const { progress, plan } = run;
-  if (run.status !== 'running' || !told || !progress.batches) return run;
-  const steps = plan.stages.flatMap((stage, s) => stage.steps.map(({ epochs }, t) => ({ epochs, place: [s + 1, t + 1] })));
-  const at = steps.findIndex(({ place: [stage, step] }) => stage === told.stage && step === told.step);
+  if (run.status !== 'running' || !last || !progress.batches) return run;
+  const steps = plan.stages.flatMap((stage, s) => stage.steps.map(({ epochs }, t) => ({ epochs, position: [s + 1, t + 1] })));
+  const at = steps.findIndex(({ position: [stage, step] }) => stage === last.stage && step === last.step);
   const sum = (some) => some.reduce((epochs, step) => epochs + step.epochs, 0);
-  const fraction = (sum(steps.slice(0, at)) + told.epoch - 1 + told.batch / progress.batches) / sum(steps);
+  const fraction = (sum(steps.slice(0, at)) + last.epoch - 1 + last.batch / progress.batches) / sum(steps);
   if (fraction < progress.fraction) return run;
-  const { stage, step, epoch, batch, images_per_second } = told;
+  const { stage, step, epoch, batch, images_per_second } = last;
   return { ...run, progress: { ...progress, stage, step, epoch, batch, images_per_second, fraction } };
 }
 
@@ -97,12 +97,12 @@ function unlessGone(error) {
 function progress(run, ctx) {
   const path = `/v1/training-runs/${run.id}`;
   const cancel = async () => {
-    if (!confirm('Stop this run for good? It ends within one batch.')) return;
+    if (!confirm('Cancel this run? It stops within one batch and cannot be resumed.')) return;
     await send('POST', `${path}/cancel`);
     await ctx.refresh();
   };
-  const ask = (what) => async () => {
-    await send('POST', `${path}/${what}`);
+  const post = (verb) => async () => {
+    await send('POST', `${path}/${verb}`);
     await ctx.refresh();
   };
   const repeat = async () => {
@@ -114,31 +114,31 @@ function progress(run, ctx) {
     planBar(run),
     h('p', { class: 'state' }, stateText(run)),
     run.error && h('div', { class: 'problem' }, h('p', {}, run.error)),
-    ['queued', 'running'].includes(run.status) && action('Pause the run', ask('pause'), { class: 'quiet', title: 'It keeps what it has learnt and frees the device' }),
-    ['paused', 'failed'].includes(run.status) && action('Resume the run', ask('resume'), { class: 'quiet', title: 'From its last checkpoint' }),
+    ['queued', 'running'].includes(run.status) && action('Pause the run', post('pause'), { class: 'quiet', title: 'Writes a checkpoint and frees the device' }),
+    ['paused', 'failed'].includes(run.status) && action('Resume the run', post('resume'), { class: 'quiet', title: 'Continue from the last checkpoint' }),
     stoppable && action('Cancel the run', cancel, { class: 'quiet' }),
-    !isActive(run) && action('Repeat the run', repeat, { class: 'quiet', title: 'The same plan, seed, data and initial weights once more' }),
+    !isActive(run) && action('Repeat the run', repeat, { class: 'quiet', title: 'Start again with the same plan, seed, data and initial weights' }),
   ];
 }
 
 function stateText(run) {
   const took = format.duration(format.elapsed(run.started_at, run.finished_at));
   switch (run.status) {
-    case 'succeeded': return `All ${format.plural(run.plan.stages.length, 'stage')} done in ${took}.`.replace('All 1 stage', 'Its one stage');
-    case 'failed': return run.started_at ? `Failed after ${took}.` : 'Failed before it began.';
-    case 'cancelled': return run.started_at ? `Cancelled after ${took}.` : 'Cancelled before it began.';
-    case 'cancelling': return 'Stops at the end of this batch.';
-    case 'paused': return [progressText(run), 'paused: it goes on from its last checkpoint when it is resumed'].filter(Boolean).join(' · ');
+    case 'succeeded': return `All ${format.plural(run.plan.stages.length, 'stage')} done in ${took}.`.replace('All 1 stage', '1 stage');
+    case 'failed': return run.started_at ? `Failed after ${took}.` : 'Failed before training started.';
+    case 'cancelled': return run.started_at ? `Cancelled after ${took}.` : 'Cancelled before training started.';
+    case 'cancelling': return 'Stopping after the current batch.';
+    case 'paused': return [progressText(run), 'paused: resuming continues from the last checkpoint'].filter(Boolean).join(' · ');
     case 'queued': return queueText(run);
     default: return [progressText(run), paceText(run)].filter(Boolean).join(' · ');
   }
 }
 
-/** "Waits for the device · next in the queue · about 12 min to wait". */
+/** "Waiting for the device · next in the queue · starts in about 12 min". */
 function queueText(run) {
-  const { queue_position: place, estimated_start: start } = run;
-  const position = place && (place === 1 ? 'next in the queue' : `number ${place} in the queue`);
-  const wait = start && `begins in about ${format.duration(Math.max(0, (new Date(start) - Date.now()) / 1000))}`;
+  const { queue_position: number, estimated_start: start } = run;
+  const position = number && (number === 1 ? 'next in the queue' : `number ${number} in the queue`);
+  const wait = start && `starts in about ${format.duration(Math.max(0, (new Date(start) - Date.now()) / 1000))}`;
   return [progressText(run), position, wait].filter(Boolean).join(' · ');
 }
 
@@ -148,13 +148,13 @@ function curves({ run, epochs, points, rateTests }) {
     rateTests.length > 0 && h('div', { class: 'curves' }, ...rateTests.map(rateTest)),
   ];
   if (epochs.length === 0) {
-    const why = isActive(run) ? 'The first points of the epochs appear when the first epoch is done.' : 'The run ended before its first epoch did.';
+    const why = isActive(run) ? 'Epoch curves appear after the first epoch.' : 'The run ended before the first epoch finished.';
     return [...live, note(why)];
   }
   const stages = [...new Set(epochs.map((epoch) => epoch.stage))];
   return [
     ...live,
-    note(`Training figures are running means over an epoch’s batches; selection figures are on the ${run.plan.selection.split} split after it.`),
+    note(`Training metrics are running means over the batches of an epoch; selection metrics are computed on the ${run.plan.selection.split} split after it.`),
     ...stages.map((number) => stageCurves(run, number, epochs.filter((epoch) => epoch.stage === number))),
     h('details', { class: 'data' }, h('summary', {}, 'All epochs as a table'), epochTable(epochs)),
   ];
@@ -162,13 +162,13 @@ function curves({ run, epochs, points, rateTests }) {
 
 function rateTest({ stage, step, curve, chosen }) {
   const title = `Range test of stage ${stage}, step ${step}`;
-  if (curve.length < 2) return note(`${title}: the loss was not finite from the start.`);
+  if (curve.length < 2) return note(`${title}: the loss was not finite at the first learning rate.`);
   return sweep({ title, curve, chosen, format: (value) => format.score(value, 4), rate: format.rate });
 }
 
 function stageCurves(run, number, epochs) {
   const stage = run.plan.stages[number - 1];
-  // A step that ended early has the epochs that it had, once the next one has begun.
+  // A step that stopped early shows the epochs it ran, once the next step has started.
   const last = epochs.at(-1).step;
   const lasted = (step) => epochs.filter((epoch) => epoch.step === step).length;
   const steps = (stage?.steps ?? []).map(({ scope, learning_rate, epochs: length }, i) => ({
@@ -186,7 +186,7 @@ function stageCurves(run, number, epochs) {
       chart({ title: 'Accuracy', series: series('accuracy'), steps, best, domain: [0, 1], format: (value, axis) => (axis ? String(value) : format.score(value)) })));
 }
 
-/** The epoch a stage keeps by the plan's metric; the first of equals. */
+/** Best epoch of a stage by the plan's metric; the first on ties. */
 function bestEpoch(metric, epochs) {
   const worth = (epoch) => (metric === 'loss' ? -epoch.selection.loss : epoch.selection[metric] ?? -Infinity);
   return epochs.reduce((best, epoch, i) => (worth(epoch) > worth(epochs[best]) ? i : best), 0);
@@ -194,7 +194,7 @@ function bestEpoch(metric, epochs) {
 
 function epochTable(epochs) {
   const heads = ['Stage', 'Step', 'Epoch', 'Training loss', 'Training accuracy', 'Selection loss', 'Selection accuracy',
-    'Selection macro F1', 'Learning rate', 'Seconds', 'Images/s', 'Waited for data', 'Waited for predictions'];
+    'Selection macro F1', 'Learning rate', 'Seconds', 'Images/s', 'Data wait', 'Serving wait'];
   const rows = epochs.map((epoch) => [
     epoch.stage, epoch.step, epoch.epoch,
     format.score(epoch.train.loss, 4), format.score(epoch.train.accuracy),
@@ -207,33 +207,33 @@ function epochTable(epochs) {
 
 function evaluation({ run, evaluations }) {
   if (evaluations.length === 0) {
-    return [note(isActive(run) ? 'Scores follow at the end of each stage.' : 'The run ended before its first stage did.')];
+    return [note(isActive(run) ? 'Scores appear at the end of each stage.' : 'The run ended before the first stage finished.')];
   }
   const ordered = inOrder(evaluations);
   return [
     summaryTable(evaluations),
-    note('Ranges are 95 % intervals. With one label an image, micro F1 equals accuracy; macro F1 weighs every class alike. ',
-      'Scores marked * are optimistic: the tables below say why.'),
+    note('Ranges are 95 % confidence intervals. With one label per image, micro F1 equals accuracy; macro F1 weights all classes equally. ',
+      'Scores marked * are optimistic; the tables below give the reason.'),
     h('div', {}, ...ordered.map((one, i) => h('details', { class: 'data', open: i === 0, 'data-key': one.id },
       h('summary', {}, `Stage ${one.stage}, ${one.split} split`), evaluationDetail(one)))),
   ];
 }
 
-/** How batches are trained, where a plan says more than the plain loop. */
-function batches(plan) {
+/** Training options of the plan that differ from the defaults. */
+function trainingOptions(plan) {
   const ranges = Object.entries(plan.augmentation ?? {}).filter(([, value]) => value);
-  const said = [
+  const options = [
     ranges.length && `augmentation (${ranges.map(([name, value]) => `${name.replace('_', ' ')}${value === true ? '' : ` ${value}`}`).join(', ')})`,
     plan.mixup && `mixup ${plan.mixup}`,
     plan.label_smoothing && `label smoothing ${plan.label_smoothing}`,
     plan.class_weights === 'balanced' && 'balanced class weights',
     plan.sampling === 'balanced' && 'balanced sampling',
-    plan.weight_averaging && `averaged weights (${plan.weight_averaging.decay})`,
+    plan.weight_averaging && `weight averaging (${plan.weight_averaging.decay})`,
   ].filter(Boolean);
-  return said.length ? said.join(', ') : null;
+  return options.length ? options.join(', ') : null;
 }
 
-function record(run, dataset) {
+function details(run, dataset) {
   const { plan, provenance: origin } = run;
   const images = Object.entries(origin?.images ?? {}).map(([split, n]) => `${format.count(n)} ${split}`);
   return facts([
@@ -243,12 +243,12 @@ function record(run, dataset) {
     ['Recipe', run.recipe ?? 'none'],
     ['Network', `${plan.architecture}, ${plan.initial_weights} weights`],
     ['Optimizer', `${plan.optimizer}, batch ${plan.batch_size}, dropout ${plan.dropout}`],
-    ['Batches', batches(plan)],
-    ['Best epoch by', `${plan.selection.metric} on ${plan.selection.split}`],
+    ['Training options', trainingOptions(plan)],
+    ['Selection', `${plan.selection.metric} on ${plan.selection.split}`],
     ['Seed', String(run.seed)],
     ['Initial weights', run.initial_weights_sha256 && h('code', { title: run.initial_weights_sha256 }, run.initial_weights_sha256.slice(0, 16))],
     ['Images', origin && images.join(', ')],
-    ['Device', run.device ? [run.device, origin && h('small', {}, ` ${[origin.device_description, origin.device_driver].filter(Boolean).join(', driver ')}`)] : 'not chosen yet'],
+    ['Device', run.device ? [run.device, origin && h('small', {}, ` ${[origin.device_description, origin.device_driver].filter(Boolean).join(', driver ')}`)] : 'not assigned yet'],
     ['Program', origin && [`thorax ${origin.version}`, origin.git_commit && h('small', { title: origin.git_commit }, ` commit ${origin.git_commit.slice(0, 12)}`)]],
     ['Submitted', format.when(run.created_at)],
     ['Started', format.when(run.started_at)],

@@ -1,4 +1,4 @@
-// Runs: all of them with their progress, and the form that starts one.
+// Runs page: list with progress, and the form that starts a run.
 
 import { all, bytes, get, send } from './api.js';
 import { address } from './compare.js';
@@ -6,7 +6,7 @@ import { h } from './dom.js';
 import * as format from './format.js';
 import { action, command, field, form, isActive, link, note, pageHead, paceText, planBar, progressText, section, select, status, table } from './parts.js';
 
-/** Begins the name of a box by which a finding is acknowledged. */
+/** Name prefix of the checkboxes that acknowledge a finding. */
 const ACKNOWLEDGE = 'acknowledge-';
 
 export default {
@@ -20,13 +20,13 @@ export default {
   view(data, ctx) {
     return [
       pageHead('Training runs'),
-      data.runs.length ? section('Runs', runTable(data, ctx), comparison(data, ctx)) : section('Runs', note('No run yet. Start one below.')),
+      data.runs.length ? section('Runs', runTable(data, ctx), comparison(data, ctx)) : section('Runs', note('No runs yet. Start one below.')),
       section('Start a run', startForm(data, ctx)),
     ];
   },
 };
 
-/** The runs that are chosen for a comparison, oldest first: the first is what the others are tested against. */
+/** Runs selected for comparison, oldest first: the first is the reference. */
 function chosen({ runs }, { memo }) {
   return runs.filter(({ id }) => memo.chosen?.has(id)).map(({ id }) => id).reverse();
 }
@@ -48,7 +48,7 @@ function comparison(data, ctx) {
   const enough = ids.length >= 2 && ids.length <= 20;
   return h('div', { class: 'actions' },
     h('button', { type: 'button', class: 'quiet', disabled: !enough, onclick: () => ctx.go(address(chosen(data, ctx))) }, 'Compare'),
-    h('small', {}, enough ? `${ids.length} runs chosen` : 'Choose 2 to 20 runs to compare'));
+    h('small', {}, enough ? `${ids.length} runs selected` : 'Select 2 to 20 runs to compare'));
 }
 
 function runTable({ runs, datasets }, ctx) {
@@ -62,7 +62,7 @@ function runTable({ runs, datasets }, ctx) {
     format.duration(format.elapsed(run.started_at, run.finished_at)),
     choice(run, ctx),
   ]);
-  return table('Training runs, newest first', ['Run', 'Status', 'Progress', 'Data set', 'Submitted', 'Took', 'Compare'], rows, { class: 'runs' });
+  return table('Training runs, newest first', ['Run', 'Status', 'Progress', 'Data set', 'Submitted', 'Duration', 'Compare'], rows, { class: 'runs' });
 }
 
 export function progressCell(run) {
@@ -71,10 +71,10 @@ export function progressCell(run) {
   return h('div', { class: 'progress-cell' }, planBar(run), h('small', {}, [progressText(run), paceText(run)].filter(Boolean).join(' · ')));
 }
 
-/** The form that starts a run. */
+/** Form that starts a run. */
 export function startForm({ datasets, recipes }, ctx) {
   if (datasets.length === 0) {
-    return [note('A run needs a data set. ', link('/datasets', 'Create one'), ', or let the server draw a synthetic one:'),
+    return [note('A run needs a data set. ', link('/datasets', 'Create one'), ', or generate a synthetic one:'),
       command('thorax demo')];
   }
   const describe = (event) => {
@@ -85,30 +85,30 @@ export function startForm({ datasets, recipes }, ctx) {
     field('Data set', select('dataset_id', datasets.map(({ id, name, synthetic }) => [id, synthetic ? `${name} (synthetic)` : name]))),
     field('Recipe', select('recipe', recipes.map(({ name }) => [name, name]), { onchange: describe })),
     h('p', { class: 'recipe wide', 'data-keep': '' }, recipes[0]?.description),
-    h('div', { class: 'wide' }, action('Show its augmentation', showAugmentation, { class: 'quiet' }),
+    h('div', { class: 'wide' }, action('Preview augmentation', showAugmentation, { class: 'quiet' }),
       h('figure', { class: 'preview', 'data-keep': '' })),
     field('Name', h('input', { name: 'name', maxlength: 200, autocomplete: 'off' }), 'Optional'),
-    field('Seed', h('input', { name: 'seed', type: 'number', min: 0, max: 4294967295, step: 1 }), 'Empty: 0'),
-    field('Choose the best epoch on', select('split', [['', 'what the recipe says'], ['validation', 'validation, carved from train by patient'],
-      ['test', 'test (reproduces the report, optimistic)']])),
-    h('details', { class: 'wide' }, h('summary', {}, 'Change the plan'),
-      field('Fields that replace the recipe’s, as JSON', h('textarea', { name: 'plan', rows: 5, spellcheck: 'false',
+    field('Seed', h('input', { name: 'seed', type: 'number', min: 0, max: 4294967295, step: 1 }), 'Default: 0'),
+    field('Select the best epoch on', select('split', [['', 'recipe default'], ['validation', 'validation, split off train by patient'],
+      ['test', 'test (as in the published report; optimistic)']])),
+    h('details', { class: 'wide' }, h('summary', {}, 'Plan overrides'),
+      field('Plan fields that override the recipe, as JSON', h('textarea', { name: 'plan', rows: 5, spellcheck: 'false',
         placeholder: '{"batch_size": 16, "stages": [{"image_size": 128, "steps": [{"scope": "head", "learning_rate": 0.001, "epochs": 3}]}]}' }))),
-    h('div', { class: 'actions wide' }, h('button', { type: 'submit' }, 'Start the run')));
+    h('div', { class: 'actions wide' }, h('button', { type: 'submit' }, 'Start run')));
 }
 
-/** What the chosen recipe's augmentation does to the first radiograph of the chosen data set. */
+/** Shows random augmentations of the first radiograph of the selected data set. */
 async function showAugmentation() {
   const element = document.querySelector('form[data-key="start"]');
   const { dataset_id, recipe } = Object.fromEntries(new FormData(element));
   const figure = element.querySelector('.preview');
   figure.replaceChildren();
   const { items: [first] } = await get(`/v1/datasets/${dataset_id}/radiographs?limit=1`);
-  if (!first) throw new Error('The data set has no radiograph yet.');
+  if (!first) throw new Error('The data set has no radiographs yet.');
   const address = URL.createObjectURL(await bytes(`/v1/recipes/${recipe}/preview?radiograph=${first.id}`));
   figure.replaceChildren(
-    h('img', { src: address, alt: `A radiograph and what ${recipe} makes of it`, onload: () => URL.revokeObjectURL(address) }),
-    h('figcaption', {}, `${first.file_name} as it is, and changed at random as ${recipe} changes it for training`));
+    h('img', { src: address, alt: `A radiograph and random augmentations by ${recipe}`, onload: () => URL.revokeObjectURL(address) }),
+    h('figcaption', {}, `${first.file_name}: original, then random augmentations by ${recipe}`));
 }
 
 async function start(values, recipes, ctx) {
@@ -116,8 +116,8 @@ async function start(values, recipes, ctx) {
   const request = { dataset_id, recipe, name, seed: seed === undefined ? undefined : Number(seed) };
   const overrides = plan ? parse(plan) : {};
   if (split) {
-    const usual = recipes.find((known) => known.name === recipe).plan.selection;
-    overrides.selection = { ...usual, ...overrides.selection, split };
+    const defaults = recipes.find((known) => known.name === recipe).plan.selection;
+    overrides.selection = { ...defaults, ...overrides.selection, split };
   }
   if (Object.keys(overrides).length) request.plan = overrides;
   const acknowledge = Object.keys(values).filter((name) => name.startsWith(ACKNOWLEDGE)).map((name) => name.slice(ACKNOWLEDGE.length));
@@ -131,13 +131,13 @@ async function start(values, recipes, ctx) {
   }
 }
 
-/** What leaks, with a box for each finding: who ticks it and submits again has acknowledged it. */
+/** Leakage findings with a checkbox each; tick all and submit again to acknowledge them. */
 function leakage({ findings }, dataset, acknowledged) {
   const box = (name, detail, checked) => h('label', { class: 'acknowledge' },
     h('input', { type: 'checkbox', name: ACKNOWLEDGE + name, value: 'known', checked }), h('span', {}, h('code', {}, name), detail));
-  return h('fieldset', { class: 'problem' }, h('legend', {}, 'The data set leaks between its splits'),
-    h('p', {}, 'Scores of a run on it are better than they would be on new patients. ', link(`/datasets/${dataset}`, 'See what was found'),
-      ', or acknowledge it and start the run again:'),
+  return h('fieldset', { class: 'problem' }, h('legend', {}, 'The splits leak'),
+    h('p', {}, 'Patients or images occur in more than one split: test scores would be inflated. ', link(`/datasets/${dataset}`, 'Review the findings'),
+      ', or acknowledge them and start the run again:'),
     acknowledged.map((name) => box(name, ' acknowledged', true)),
     findings.map(({ name, detail }) => box(name, ` ${detail}`, false)));
 }
@@ -146,6 +146,6 @@ function parse(text) {
   try {
     return JSON.parse(text);
   } catch (error) {
-    throw new Error(`The changes to the plan are not JSON: ${error.message}`);
+    throw new Error(`The plan overrides are not valid JSON: ${error.message}`);
   }
 }

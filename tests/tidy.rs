@@ -89,14 +89,13 @@ fn every_source_file_is_tidy() {
 }
 
 #[test]
-fn the_tour_of_the_readme_is_the_script_that_ci_runs() {
+fn the_tour_in_the_docs_equals_the_script_that_ci_runs() {
     let script = read("tests/tour.sh");
     let section = between(&script, "# --- tour ---\n", "# --- end of tour ---").expect("tests/tour.sh marks the tour");
-    let readme = read("README.md");
-    let section_of_readme =
-        between(&readme, "<!-- tour -->", "<!-- end of tour -->").expect("README.md marks the tour");
-    let blocks = shell_blocks(section_of_readme).join("\n");
-    assert_eq!(blocks.trim(), section.trim(), "README.md and tests/tour.sh tell different tours");
+    let page = read("docs/getting-started.md");
+    let tour = between(&page, "<!-- tour -->", "<!-- end of tour -->").expect("docs/getting-started.md marks the tour");
+    let blocks = shell_blocks(tour).join("\n");
+    assert_eq!(blocks.trim(), section.trim(), "docs/getting-started.md and tests/tour.sh differ");
 }
 
 #[test]

@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# The tour of README.md as it stands there, between the two marks, and then checks on what it left behind.
-# Wants a running server in $THORAX, `thorax` on the path, and the server's working folder as its own: see .ci/run.
+# The tour of docs/getting-started.md, between the two marks, followed by checks of its results. tests/tidy.rs compares the two.
+# Needs $THORAX, the address of a running server, `thorax` on the path, and the server's working folder as working directory: see .ci/run.
 set -euo pipefail
 trap 'echo "tour: line $LINENO failed: $BASH_COMMAND" >&2' ERR
-: "${THORAX:?the address of a running server, such as http://127.0.0.1:8080}"
+: "${THORAX:?must be the address of a running server, such as http://127.0.0.1:8080}"
 
 # --- tour ---
 api() { curl --silent --show-error --fail-with-body "$@"; }
 api "$THORAX/v1/admin/devices" | jq .
 
 thorax phantoms --out data/import/phantoms --count 90 --seed 7
-dataset=$(api "$THORAX/v1/datasets" --json '{"name": "phantoms", "description": "drawn, no patients"}' | jq -r .id)
+dataset=$(api "$THORAX/v1/datasets" --json '{"name": "phantoms", "description": "synthetic, no patients"}' | jq -r .id)
 import=$(api "$THORAX/v1/datasets/$dataset/imports" --json '{"path": "phantoms"}' | jq -r .id)
 while api "$THORAX/v1/imports/$import" | jq -e '.status == "running"' > /dev/null; do sleep 1; done
 api "$THORAX/v1/imports/$import" | jq '{status, total, created, duplicates, rejected}'
@@ -43,7 +43,7 @@ api "$THORAX/v1/predictions" --form file=@"$image" | jq '{prediction, probabilit
 # --- end of tour ---
 
 expect() {
-  jq --exit-status "$2" <<< "$1" > /dev/null || { echo "tour: expected $2 of $1" >&2; exit 1; }
+  jq --exit-status "$2" <<< "$1" > /dev/null || { echo "tour: expected $2 in $1" >&2; exit 1; }
   checks=$((checks + 1))
 }
 checks=0

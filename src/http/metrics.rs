@@ -20,7 +20,7 @@ pub(super) fn router() -> OpenApiRouter<AppState> {
     OpenApiRouter::new().routes(routes!(get_metrics))
 }
 
-/// Counts and durations in the Prometheus text exposition format; README.md lists them, and
+/// Counts and durations in the Prometheus text exposition format; docs/metrics.md lists them, and
 /// `/static/grafana.json` is a Grafana dashboard of them. Needs no key.
 #[utoipa::path(get, path = "/metrics", tag = "operating", responses(
     (status = 200, body = String, content_type = "text/plain; version=0.0.4")

@@ -1,7 +1,6 @@
 //! Thorax trains and serves chest-radiograph classifiers. The rooms, in reading order; each may use those above it.
 
 pub mod domain;
-pub mod kernel;
 pub mod metrics;
 
 pub mod imaging;

@@ -33,12 +33,6 @@ mod tensors;
 mod tests;
 mod vgg;
 
-use crate::kernel;
-
-pub use crate::kernel::{
-    Precision,
-    precedence::{give_way_here, is_training, waited},
-};
 pub use adam::adam;
 pub use compiled::Compiled;
 pub use depth::LayerRates;
@@ -50,10 +44,14 @@ pub use input::Input;
 pub use network::{Network, trains_body};
 pub use pauses::Pauses;
 pub use probe::still_computes;
+pub use thorax_kernels::{
+    Precision,
+    precedence::{give_way_here, is_training, waited},
+};
 
 /// Gives back the memory that training on the CPU keeps from step to step.
 pub fn release_memory() {
-    kernel::memory::release();
+    thorax_kernels::memory::release();
 }
 
 /// What can go wrong with weights, models and devices.

@@ -8,12 +8,12 @@ use burn::{
     },
     tensor::{Device, Tensor},
 };
-
-use super::tensors::rows;
-use crate::kernel::{
+use thorax_kernels::{
     adam::{self, Learning},
     team,
 };
+
+use super::tensors::rows;
 
 const BETA_1: f32 = 0.9;
 const BETA_2: f32 = 0.999;

@@ -7,7 +7,6 @@ use burn::{
 };
 
 use super::{Network, tensors::rows};
-use crate::kernel;
 
 impl Network {
     /// This network with every weight and running statistic moved towards `other`'s by `share` of the distance, 0 to 1. Both are in
@@ -52,7 +51,7 @@ fn moved<const D: usize>(tensor: Tensor<D>, other: Tensor<1>, share: f64) -> Ten
         return tensor + distance.mul_scalar(share);
     }
     let (mut numbers, others) = (rows(tensor), rows(other));
-    kernel::towards(kernel::team(), numbers.storage_mut(), others.storage(), share as f32);
+    thorax_kernels::towards(thorax_kernels::team(), numbers.storage_mut(), others.storage(), share as f32);
     Tensor::from_primitive::<Flex>(numbers)
 }
 

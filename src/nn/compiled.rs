@@ -1,12 +1,10 @@
 //! A network made ready for prediction: on the CPU a plan of the kernels, elsewhere Burn's modules.
 
 use burn::tensor::{Device, Tensor, TensorData, activation::relu};
+use thorax_kernels::{Plan, team};
 
 use super::{Input, Network, Pauses, body::Body, head::Head, plan};
-use crate::{
-    domain::{ModelSpec, Normalisation},
-    kernel::{Plan, team},
-};
+use crate::domain::{ModelSpec, Normalisation};
 
 /// A network in inference mode for images of one size.
 ///

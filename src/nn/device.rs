@@ -3,9 +3,10 @@
 use std::{path::Path, str::FromStr};
 
 use burn::tensor::Device;
+use thorax_kernels::Precision;
 
 use super::NnError;
-use crate::{domain::DeviceInfo, kernel::Precision};
+use crate::domain::DeviceInfo;
 
 /// `THORAX_DEVICE`: `auto`, `vulkan[:N]` or `cpu[:PRECISION]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,9 +1,10 @@
 //! From grey images to network input.
 
 use burn::tensor::{Device, Tensor, TensorData};
+use thorax_kernels::Channels;
 
 use super::Pauses;
-use crate::{domain::Normalisation, kernel::Channels};
+use crate::domain::Normalisation;
 
 /// Grey images as networks take them: three channels that hold the same grey level, each normalised in its own way.
 ///

@@ -1,6 +1,7 @@
 //! From a body to the kernels' plan: each batch norm goes into the convolution before it.
 
 use burn::nn::conv::Conv2d;
+use thorax_kernels::{ConvShape, Layer, Means, Plan, Slot, Step, team};
 
 use super::{
     body::Body,
@@ -9,10 +10,7 @@ use super::{
     resnet::{ResNet50, STAGES},
     tensors::{self, HostTensor, NamedTensors},
 };
-use crate::{
-    domain::{BlockVariant, ModelSpec},
-    kernel::{ConvShape, Layer, Means, Plan, Slot, Step, team},
-};
+use crate::domain::{BlockVariant, ModelSpec};
 
 /// The body as a plan for images of the spec's side; `epsilon` is the batch norms'.
 pub(super) fn compile(body: &Body, epsilon: f64, spec: &ModelSpec) -> Plan {

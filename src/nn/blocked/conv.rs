@@ -14,12 +14,10 @@ use burn::{
     nn::{PaddingConfig2d, conv::Conv2d},
     tensor::Tensor,
 };
+use thorax_kernels::{ConvShape, team, train};
 
 use super::{Cpu, extents, into_primitive, record, storage, way_back};
-use crate::{
-    kernel::{ConvShape, team, train},
-    nn::Input,
-};
+use crate::nn::Input;
 
 /// A convolution `[lanes, images, side, side, 16]` to `[lanes, images, side / stride, side / stride, 16]`.
 ///
@@ -127,7 +125,7 @@ impl Convolved {
         let output = storage::images(&lanes, extents(output));
         let input = storage::images(&pixels, extents(&self.input));
         let sums = train::weight_gradient(team(), self.shape, input, output);
-        storage::plain(sums.into_bytes(), self.weight_shape())
+        storage::plain(sums, self.weight_shape())
     }
 
     /// The same of the first convolution.
@@ -136,7 +134,7 @@ impl Convolved {
         let lanes = storage::lanes(output);
         let output = storage::images(&lanes, extents(output));
         let sums = train::stem_weight_gradient(team(), self.shape, &storage::numbers(&self.input), side, output);
-        storage::plain(sums.into_bytes(), self.weight_shape())
+        storage::plain(sums, self.weight_shape())
     }
 
     /// The gradient of the input from that of the output, and what came around with it.

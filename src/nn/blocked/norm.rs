@@ -15,12 +15,12 @@ use burn::{
     nn::BatchNorm,
     tensor::{Bytes, Tensor},
 };
-
-use super::{Cpu, extents, into_primitive, record, storage};
-use crate::kernel::{
+use thorax_kernels::{
     norm::{self, Norm, Statistics, Then},
     team,
 };
+
+use super::{Cpu, extents, into_primitive, record, storage};
 
 /// Batch normalisation with the batch's statistics, which the running ones follow, and ReLU if `relu`.
 pub(in crate::nn) fn norm(norm: &BatchNorm, input: Tensor<5>, relu: bool) -> Tensor<5> {

@@ -11,13 +11,13 @@ use burn::{
     },
     tensor::{Bytes, Tensor},
 };
-
-use super::{extents, into_primitive, record, storage, way_back};
-use crate::kernel::{
+use thorax_kernels::{
     WIDTH,
     pool::{self, Origin},
     team, thin,
 };
+
+use super::{extents, into_primitive, record, storage, way_back};
 
 /// Maximum over windows with a stride of 2: of 3x3, padded by one pixel, or of 2x2.
 pub(in crate::nn) fn max_pool<const WINDOW: usize>(input: Tensor<5>) -> Tensor<5> {

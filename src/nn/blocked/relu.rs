@@ -14,16 +14,14 @@ use burn::{
     nn::conv::Conv2d,
     tensor::{Bytes, Tensor},
 };
+use thorax_kernels::{relu, team, train};
 
 use super::{
     Cpu,
     conv::{Convolved, First, first, shape},
     extents, into_primitive, record, storage,
 };
-use crate::{
-    kernel::{relu, team, train},
-    nn::Input,
-};
+use crate::nn::Input;
 
 /// A convolution and its ReLU, `[lanes, images, side, side, 16]` to the same.
 ///

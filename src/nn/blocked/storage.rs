@@ -6,18 +6,17 @@ use burn::{
     backend::flex::{FlexTensor, Layout},
     tensor::{Bytes, DType, Shape},
 };
-
-use crate::kernel::{Images, Lane, WIDTH, memory::Buffer};
+use thorax_kernels::{Images, Lane, WIDTH, memory::Buffer};
 
 /// Lanes as a tensor `[lanes, images, side, side, 16]`.
 pub(super) fn blocked(lanes: Buffer, images: usize, side: usize) -> FlexTensor {
     let shape = [lanes.len() / (images * side * side), images, side, side, WIDTH];
-    plain(lanes.into_bytes(), shape)
+    plain(lanes, shape)
 }
 
 /// Numbers as a tensor.
-pub(super) fn plain<const D: usize>(numbers: Bytes, shape: [usize; D]) -> FlexTensor {
-    FlexTensor::new(numbers, Layout::contiguous(Shape::new(shape)), DType::F32)
+pub(super) fn plain<const D: usize>(numbers: impl Into<Bytes>, shape: [usize; D]) -> FlexTensor {
+    FlexTensor::new(numbers.into(), Layout::contiguous(Shape::new(shape)), DType::F32)
 }
 
 /// The numbers of a tensor, row by row; copied only out of another order.

@@ -163,7 +163,7 @@ impl ComputeConfig {
     /// The bounds as the engine takes them.
     pub fn engine(&self) -> EngineConfig {
         EngineConfig {
-            max_queue: self.max_queue as usize,
+            max_concurrent_requests: self.max_queue as usize,
             max_batch_size: self.max_batch_size as usize,
             max_batch_delay_ms: self.max_batch_delay_ms,
             max_loaded_models: self.max_loaded_models as usize,

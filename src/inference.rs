@@ -1,13 +1,13 @@
-//! Serving: classifiers, and the engine that owns them on a thread of its own.
+//! Inference: classifiers, and the engine, which owns them on a dedicated thread and batches requests for them.
 
 mod admission;
 mod classifier;
 mod engine;
+mod engine_thread;
 #[cfg(test)]
 mod fixtures;
-mod loaded;
-mod owner;
+mod model_pool;
 
-pub use admission::Admitted;
+pub use admission::RequestPermit;
 pub use classifier::Classifier;
 pub use engine::{Classification, DeviceMemory, Engine, EngineConfig, EngineError, Timing};

@@ -338,7 +338,7 @@ impl From<EngineError> for ApiError {
             ),
             EngineError::Closed => Self::Unavailable(error.to_string()),
             EngineError::NotLoaded(_) => Self::Conflict(error.to_string()),
-            EngineError::NoRoom => {
+            EngineError::ModelLimitReached => {
                 Self::Conflict(format!("{error}: let it serve in its place, or raise THORAX_MAX_LOADED_MODELS"))
             }
             EngineError::Model(cause) => Self::Unusable(cause.to_string()),

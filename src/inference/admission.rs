@@ -1,5 +1,5 @@
-//! Who may come in: counted places that are refused instead of queueing without bound, how soon one is free again, and a gate that
-//! tells the trainer to wait.
+//! Admission control: a bounded number of requests and images in flight, refused instead of queued without bound; the `Retry-After` of a
+//! refusal; and a gate at which the trainer waits until no prediction is in flight.
 
 use std::{
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
@@ -8,143 +8,144 @@ use std::{
 
 use crate::metrics::{Outcome, Predictions};
 
-/// What one interval counts for against those before it: some batches' worth of answers.
-const WEIGHT: f64 = 1.0 / 16.0;
+/// Weight of the newest interval in the moving average of intervals: a memory of some batches' worth of responses.
+const EMA_WEIGHT: f64 = 1.0 / 16.0;
 
-/// Nobody is told to stay away for longer, in seconds: the load may be gone by then.
-const LONGEST_WAIT: f64 = 120.0;
+/// Largest `Retry-After` in seconds: the load may be gone by then.
+const MAX_RETRY_AFTER: f64 = 120.0;
 
-/// Counts the requests between their head and their answer, and those of their images that are under way beside the first. Whoever finds all places taken is told when to come back.
+/// Counts the requests in flight, from their head to their response. A request whose images are classified concurrently counts once for
+/// each of them. A request beyond the capacity is refused, with the number of seconds after which to retry.
 #[derive(Debug)]
 pub(super) struct Admission {
-    inside: Mutex<Inside>,
+    state: Mutex<State>,
     capacity: usize,
     metrics: Predictions,
 }
 
 #[derive(Debug, Default)]
-struct Inside {
-    requests: usize,
-    pace: Pace,
+struct State {
+    in_flight: usize,
+    throughput: Throughput,
 }
 
-/// How fast places are given back while others are taken.
+/// Moving average of the interval between two completions, measured only while other requests are in flight.
 #[derive(Debug, Default)]
-struct Pace {
-    seconds_each: Option<f64>,
-    /// When the last one left and others stayed.
-    left: Option<Instant>,
+struct Throughput {
+    seconds_per_request: Option<f64>,
+    /// Time of the last completion that left other requests in flight.
+    last_completion: Option<Instant>,
 }
 
-/// A request's place; given back when dropped, also when the client hangs up.
+/// Permit of a request in flight. Dropping it frees the slot, also when the client hangs up.
 #[derive(Debug)]
-pub struct Admitted(Arc<Admission>);
+pub struct RequestPermit(Arc<Admission>);
 
 impl Admission {
     pub(super) fn new(capacity: usize, metrics: Predictions) -> Arc<Self> {
-        Arc::new(Self { inside: Mutex::default(), capacity, metrics })
+        Arc::new(Self { state: Mutex::default(), capacity, metrics })
     }
 
-    /// A place, or at once the seconds after which to try again.
-    pub(super) fn enter(self: &Arc<Self>) -> Result<Admitted, u64> {
-        let mut inside = self.lock();
-        if inside.requests >= self.capacity {
+    /// Returns a permit, or without waiting the number of seconds after which to retry.
+    pub(super) fn try_enter(self: &Arc<Self>) -> Result<RequestPermit, u64> {
+        let mut state = self.lock();
+        if state.in_flight >= self.capacity {
             self.metrics.ended(Outcome::Refused);
-            return Err(inside.wait_seconds());
+            return Err(state.retry_after_seconds());
         }
-        inside.requests += 1;
+        state.in_flight += 1;
         self.metrics.entered();
-        Ok(Admitted(Arc::clone(self)))
+        Ok(RequestPermit(Arc::clone(self)))
     }
 
-    /// One more place for who has one, while less than half of them are taken.
-    pub(super) fn enter_again(self: &Arc<Self>) -> Option<Admitted> {
-        let mut inside = self.lock();
-        if 2 * inside.requests >= self.capacity {
+    /// Returns an additional permit for a request that holds one, while less than half of the capacity is in use.
+    pub(super) fn try_enter_additional(self: &Arc<Self>) -> Option<RequestPermit> {
+        let mut state = self.lock();
+        if 2 * state.in_flight >= self.capacity {
             return None;
         }
-        inside.requests += 1;
+        state.in_flight += 1;
         self.metrics.entered();
-        Some(Admitted(Arc::clone(self)))
+        Some(RequestPermit(Arc::clone(self)))
     }
 
-    /// The seconds in which all that is inside now will have been answered.
-    pub(super) fn wait_seconds(&self) -> u64 {
-        self.lock().wait_seconds()
+    /// Estimated seconds until all requests now in flight have completed.
+    pub(super) fn retry_after_seconds(&self) -> u64 {
+        self.lock().retry_after_seconds()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inside> {
-        self.inside.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Inside {
-    fn wait_seconds(&self) -> u64 {
-        let all = self.pace.seconds_each.unwrap_or_default() * self.requests as f64;
-        all.ceil().clamp(1.0, LONGEST_WAIT) as u64
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Pace {
-    fn leaves(&mut self, now: Instant, others_stay: bool) {
-        if let Some(before) = self.left {
+impl State {
+    fn retry_after_seconds(&self) -> u64 {
+        let all = self.throughput.seconds_per_request.unwrap_or_default() * self.in_flight as f64;
+        all.ceil().clamp(1.0, MAX_RETRY_AFTER) as u64
+    }
+}
+
+impl Throughput {
+    fn record_completion(&mut self, now: Instant, others_in_flight: bool) {
+        if let Some(before) = self.last_completion {
             let seconds = now.saturating_duration_since(before).as_secs_f64();
-            let mean = self.seconds_each.unwrap_or(seconds);
-            self.seconds_each = Some(mean + WEIGHT * (seconds - mean));
+            let mean = self.seconds_per_request.unwrap_or(seconds);
+            self.seconds_per_request = Some(mean + EMA_WEIGHT * (seconds - mean));
         }
-        self.left = others_stay.then_some(now);
+        self.last_completion = others_in_flight.then_some(now);
     }
 }
 
-impl Drop for Admitted {
+impl Drop for RequestPermit {
     fn drop(&mut self) {
-        let mut inside = self.0.lock();
-        inside.requests -= 1;
-        let others_stay = inside.requests > 0;
-        inside.pace.leaves(Instant::now(), others_stay);
+        let mut state = self.0.lock();
+        state.in_flight -= 1;
+        let others_in_flight = state.in_flight > 0;
+        state.throughput.record_completion(Instant::now(), others_in_flight);
         self.0.metrics.left();
     }
 }
 
-/// Counts the images between the engine's door and their answer.
+/// Counts the images in flight in the engine. The trainer waits here until there are none.
 #[derive(Debug)]
 pub(super) struct Gate {
-    inside: Mutex<usize>,
+    in_flight: Mutex<usize>,
     emptied: Condvar,
     capacity: usize,
 }
 
-/// An image's place inside; given back when dropped.
+/// Permit of an image in flight. Dropping it frees the slot.
 #[derive(Debug)]
-pub(super) struct Place(Arc<Gate>);
+pub(super) struct ImagePermit(Arc<Gate>);
 
 impl Gate {
     pub(super) fn new(capacity: usize) -> Arc<Self> {
-        Arc::new(Self { inside: Mutex::new(0), emptied: Condvar::new(), capacity })
+        Arc::new(Self { in_flight: Mutex::new(0), emptied: Condvar::new(), capacity })
     }
 
-    /// A place, or `None` at once when all are taken.
-    pub(super) fn enter(self: &Arc<Self>) -> Option<Place> {
-        let mut inside = self.inside.lock().unwrap_or_else(PoisonError::into_inner);
-        if *inside >= self.capacity {
+    /// Returns a permit, or `None` without waiting when the capacity is in use.
+    pub(super) fn try_enter(self: &Arc<Self>) -> Option<ImagePermit> {
+        let mut in_flight = self.in_flight.lock().unwrap_or_else(PoisonError::into_inner);
+        if *in_flight >= self.capacity {
             return None;
         }
-        *inside += 1;
-        Some(Place(Arc::clone(self)))
+        *in_flight += 1;
+        Some(ImagePermit(Arc::clone(self)))
     }
 
-    /// Blocks while anybody is inside.
+    /// Blocks until no image is in flight.
     pub(super) fn wait_until_empty(&self) {
-        let inside = self.inside.lock().unwrap_or_else(PoisonError::into_inner);
-        drop(self.emptied.wait_while(inside, |inside| *inside > 0));
+        let in_flight = self.in_flight.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(self.emptied.wait_while(in_flight, |in_flight| *in_flight > 0));
     }
 }
 
-impl Drop for Place {
+impl Drop for ImagePermit {
     fn drop(&mut self) {
-        let mut inside = self.0.inside.lock().unwrap_or_else(PoisonError::into_inner);
-        *inside -= 1;
-        if *inside == 0 {
+        let mut in_flight = self.0.in_flight.lock().unwrap_or_else(PoisonError::into_inner);
+        *in_flight -= 1;
+        if *in_flight == 0 {
             self.0.emptied.notify_all();
         }
     }
@@ -157,73 +158,74 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_full_house_refuses_until_somebody_leaves() {
+    fn refuses_requests_at_capacity_until_one_completes() {
         let admission = Admission::new(1, Predictions::new(1));
-        let place = admission.enter();
-        assert!(place.is_ok());
-        assert_eq!(admission.enter().err(), Some(1));
+        let permit = admission.try_enter();
+        assert!(permit.is_ok());
+        assert_eq!(admission.try_enter().err(), Some(1));
         assert_eq!(admission.metrics.count(Outcome::Refused), 1);
-        drop(place);
-        assert!(admission.enter().is_ok());
+        drop(permit);
+        assert!(admission.try_enter().is_ok());
     }
 
     #[test]
-    fn who_is_inside_gets_more_only_while_half_is_free() {
+    fn grants_additional_permits_only_while_half_of_the_capacity_is_free() {
         let admission = Admission::new(4, Predictions::new(4));
-        let first = admission.enter();
-        let second = admission.enter_again();
+        let first = admission.try_enter();
+        let second = admission.try_enter_additional();
         assert!(first.is_ok() && second.is_some());
-        assert!(admission.enter_again().is_none(), "two of four are taken");
-        let (third, fourth) = (admission.enter(), admission.enter());
-        assert!(third.is_ok() && fourth.is_ok() && admission.enter().is_err());
-        assert_eq!(admission.metrics.count(Outcome::Refused), 1, "only who comes anew is refused");
+        assert!(admission.try_enter_additional().is_none(), "two of four are in use");
+        let (third, fourth) = (admission.try_enter(), admission.try_enter());
+        assert!(third.is_ok() && fourth.is_ok() && admission.try_enter().is_err());
+        assert_eq!(admission.metrics.count(Outcome::Refused), 1, "only a new request counts as refused");
         drop((second, third, fourth));
-        assert!(admission.enter_again().is_some());
+        assert!(admission.try_enter_additional().is_some());
     }
 
     #[test]
-    fn whoever_is_refused_is_told_how_long_those_inside_will_take() {
+    fn retry_after_follows_the_measured_throughput() {
         let start = Instant::now();
-        let mut inside = Inside { requests: 64, pace: Pace::default() };
-        assert_eq!(inside.wait_seconds(), 1, "nothing is measured yet");
-        // Four leave together, every two seconds.
+        let mut state = State { in_flight: 64, throughput: Throughput::default() };
+        assert_eq!(state.retry_after_seconds(), 1, "nothing is measured yet");
+        // Four requests complete together every two seconds.
         for batch in 0..50 {
-            (0..4).for_each(|_| inside.pace.leaves(start + Duration::from_secs(2 * batch), true));
+            let now = start + Duration::from_secs(2 * batch);
+            (0..4).for_each(|_| state.throughput.record_completion(now, true));
         }
-        let wait = inside.wait_seconds();
-        assert!((20..=45).contains(&wait), "64 at half a second each, told {wait}");
-        inside.requests = 1;
-        assert!(inside.wait_seconds() <= 2);
+        let seconds = state.retry_after_seconds();
+        assert!((20..=45).contains(&seconds), "64 requests at half a second each, estimated {seconds} s");
+        state.in_flight = 1;
+        assert!(state.retry_after_seconds() <= 2);
     }
 
     #[test]
-    fn an_idle_hour_does_not_count_as_slowness() {
-        let (start, mut pace) = (Instant::now(), Pace::default());
-        pace.leaves(start, true);
-        pace.leaves(start + Duration::from_secs(1), false);
-        pace.leaves(start + Duration::from_secs(3600), true);
-        assert_eq!(pace.seconds_each, Some(1.0));
+    fn idle_time_does_not_count_as_slow_service() {
+        let (start, mut throughput) = (Instant::now(), Throughput::default());
+        throughput.record_completion(start, true);
+        throughput.record_completion(start + Duration::from_secs(1), false);
+        throughput.record_completion(start + Duration::from_secs(3600), true);
+        assert_eq!(throughput.seconds_per_request, Some(1.0));
     }
 
     #[test]
-    fn a_full_gate_refuses_until_somebody_leaves() {
+    fn gate_refuses_images_at_capacity_until_one_completes() {
         let gate = Gate::new(1);
-        let place = gate.enter();
-        assert!(place.is_some());
-        assert!(gate.enter().is_none());
-        drop(place);
-        assert!(gate.enter().is_some());
+        let permit = gate.try_enter();
+        assert!(permit.is_some());
+        assert!(gate.try_enter().is_none());
+        drop(permit);
+        assert!(gate.try_enter().is_some());
     }
 
     #[test]
-    fn waiting_ends_when_the_last_one_leaves() {
+    fn gate_wait_ends_when_the_last_image_completes() {
         let gate = Gate::new(2);
-        let place = gate.enter();
+        let permit = gate.try_enter();
         let waiter = std::thread::spawn({
             let gate = Arc::clone(&gate);
             move || gate.wait_until_empty()
         });
-        drop(place);
+        drop(permit);
         waiter.join().expect("the waiter returns");
     }
 }

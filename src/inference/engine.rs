@@ -1,4 +1,4 @@
-//! The cloneable handle: admission, decoding and resizing on a few threads, and the way to the one that owns the model.
+//! The engine handle: admission control, decoding and resizing on blocking threads, and commands to the thread that owns the models.
 
 use std::{
     sync::{Arc, mpsc},
@@ -13,9 +13,9 @@ use utoipa::ToSchema;
 
 use super::{
     Classifier,
-    admission::{Admission, Admitted, Gate, Place},
-    loaded::{Models, Shelf},
-    owner::{Command, Owner, Request},
+    admission::{Admission, Gate, ImagePermit, RequestPermit},
+    engine_thread::{Command, EngineThread, Request},
+    model_pool::{ModelPool, PoolView},
 };
 use crate::{
     domain::{ActivationMap, ModelId, ModelSpec},
@@ -24,159 +24,163 @@ use crate::{
     nn::NnError,
 };
 
-/// Commands beside predictions that may wait for the engine's thread.
-const BESIDE: usize = 34;
+/// Queue slots for commands other than client predictions: loading, unloading and deferred predictions.
+const EXTRA_COMMANDS: usize = 34;
 
-/// Bounds of the engine.
+/// Limits of the engine.
 #[derive(Clone, Copy, Debug)]
 pub struct EngineConfig {
-    /// Requests that may wait or run; one more is refused.
-    pub max_queue: usize,
-    /// Images a batch.
+    /// Maximum number of prediction requests in flight. Further requests are refused.
+    pub max_concurrent_requests: usize,
+    /// Maximum batch size.
     pub max_batch_size: usize,
-    /// How long a batch that found company waits for more.
+    /// Maximum batching delay in milliseconds: how long a partial batch of two or more images waits for more.
     pub max_batch_delay_ms: u64,
-    /// Models that are loaded at once, the serving one among them.
+    /// Maximum number of loaded models, including the serving one.
     pub max_loaded_models: usize,
 }
 
-/// A served answer.
+/// Result of a prediction.
 #[derive(Clone, Debug)]
 pub struct Classification {
-    /// By class, in class-list order; sums to 1.
+    /// Probability of each class, in the order of the class list. They sum to 1.
     pub probabilities: Vec<f32>,
-    /// What moved the score of the most probable class, where it was asked for.
+    /// Class activation map of the most probable class, if requested.
     pub activation: Option<ActivationMap>,
-    /// The model that answered.
+    /// The model that made the prediction.
     pub model: ModelId,
-    /// Its spec.
+    /// Specification of that model.
     pub spec: Arc<ModelSpec>,
-    /// How long it took.
+    /// Where the time went.
     pub timing: Timing,
 }
 
-/// Where the time of a prediction went, in milliseconds.
+/// Time spent on a prediction, in milliseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Timing {
     /// Waiting for the engine.
     pub queue_ms: f64,
     /// Decoding and resizing.
     pub preprocess_ms: f64,
-    /// The network, for the whole batch the image was in.
+    /// Running the network on the whole batch that contained the image.
     pub inference_ms: f64,
 }
 
-/// Why there is no answer.
+/// Error of a prediction or of loading a model.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
-    /// No model serves (503).
+    /// No model is serving (503).
     #[error("no model is loaded")]
     NoModel,
-    /// That model is not loaded (any more).
+    /// The requested model is not loaded, or no longer loaded.
     #[error("model {0} is not loaded")]
     NotLoaded(ModelId),
-    /// The serving model has the only place (409).
-    #[error("there is room for one loaded model, and another one serves")]
-    NoRoom,
-    /// The queue is full (429).
-    #[error("the prediction queue is full")]
+    /// Only one model may be loaded, and another one is serving (409).
+    #[error("model limit reached (THORAX_MAX_LOADED_MODELS=1) and the serving model cannot be evicted")]
+    ModelLimitReached,
+    /// The limit of concurrent predictions is reached (429).
+    #[error("too many concurrent predictions; retry in {retry_after_seconds} s")]
     QueueFull {
-        /// Until those inside are answered, at the measured rate.
+        /// Estimated seconds until the predictions in flight have completed, at the measured throughput.
         retry_after_seconds: u64,
     },
-    /// The engine has ended (503).
+    /// The engine has stopped (503).
     #[error("the server is shutting down")]
     Closed,
-    /// The model cannot be loaded; the old one goes on.
+    /// The model cannot be loaded or run. A model that was serving before keeps serving.
     #[error(transparent)]
     Model(#[from] NnError),
 }
 
-/// Memory of a GPU, in bytes.
+/// GPU memory usage, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeviceMemory {
-    /// Taken by tensors.
+    /// Memory used by tensors.
     pub in_use: u64,
-    /// Held by the pools that tensors are made in.
+    /// Memory reserved by the memory pools from which tensors are allocated.
     pub reserved: u64,
 }
 
-/// A cloneable handle to the thread that owns the models.
+/// Cloneable handle to the thread that owns the loaded models.
 #[derive(Clone, Debug)]
 pub struct Engine {
     admission: Arc<Admission>,
     gate: Arc<Gate>,
-    /// A permit a core.
-    preparers: Arc<Semaphore>,
+    /// Limits decoding and resizing to one task per core.
+    preprocessing: Arc<Semaphore>,
     max_batch_size: usize,
     device: Device,
     metrics: Predictions,
     commands: mpsc::SyncSender<Command>,
-    shelf: Shelf,
-    /// One model is loaded at a time: each takes a core and a hundred megabytes.
-    loader: Arc<Mutex<()>>,
+    models: PoolView,
+    /// Serialises loading: each load takes a core and about 100 MB.
+    load_lock: Arc<Mutex<()>>,
 }
 
 impl Engine {
-    /// Starts the thread. It ends when the last handle is dropped.
+    /// Starts the engine thread. It stops when the last handle is dropped.
     pub fn start(config: EngineConfig, device: Device) -> Self {
-        // The gate bounds the predictions inside; some more places let models in and out beside them, and what can wait.
-        let (commands, inbox) = mpsc::sync_channel(config.max_queue + BESIDE);
-        let (shelf, metrics) = (Shelf::default(), Predictions::new(config.max_queue));
-        let models = Models::new(config.max_loaded_models, shelf.clone());
-        let owner = Owner::new(config, models, metrics.clone(), inbox);
+        // The gate bounds the predictions in the channel; the extra slots are for all other commands.
+        let (commands, inbox) = mpsc::sync_channel(config.max_concurrent_requests + EXTRA_COMMANDS);
+        let (models, metrics) = (PoolView::default(), Predictions::new(config.max_concurrent_requests));
+        let pool = ModelPool::new(config.max_loaded_models, models.clone());
+        let engine = EngineThread::new(config, pool, metrics.clone(), inbox);
         let thread = std::thread::Builder::new().name("engine".into());
-        thread.spawn(move || owner.run()).expect("a thread can be started at start-up");
-        let (admission, gate) = (Admission::new(config.max_queue, metrics.clone()), Gate::new(config.max_queue));
-        let preparers = Arc::new(Semaphore::new(available_parallelism().map_or(1, usize::from)));
-        let (max_batch_size, loader) = (config.max_batch_size, Arc::default());
-        Self { admission, gate, preparers, max_batch_size, device, metrics, commands, shelf, loader }
+        thread.spawn(move || engine.run()).expect("the system can start a thread at start-up");
+        let (admission, gate) = (
+            Admission::new(config.max_concurrent_requests, metrics.clone()),
+            Gate::new(config.max_concurrent_requests),
+        );
+        let preprocessing = Arc::new(Semaphore::new(available_parallelism().map_or(1, usize::from)));
+        let (max_batch_size, load_lock) = (config.max_batch_size, Arc::default());
+        Self { admission, gate, preprocessing, max_batch_size, device, metrics, commands, models, load_lock }
     }
 
-    /// What is measured of predictions.
+    /// Prediction metrics.
     pub fn metrics(&self) -> &Predictions {
         &self.metrics
     }
 
-    /// Memory of the device where it is known: a GPU's. May wait for the device.
+    /// Memory usage of the GPU; `None` on the CPU. May wait for the device.
     pub fn device_memory(&self) -> Option<DeviceMemory> {
         let usage = self.device.memory_pool_usage()?;
         Some(DeviceMemory { in_use: usage.bytes_in_use, reserved: usage.bytes_reserved })
     }
 
-    /// A place for a request, with one image or with many one after the other (or more with [`Engine::admit_another`]), to be held until it is answered: asked for before its
-    /// body is read, so that those who wait hold no images. The trainer does not wait for a request that still sends its body.
+    /// Admits a request. The caller acquires the permit before reading the body, so that refused requests hold no images in memory, and
+    /// holds it until the response is complete. One permit covers one image at a time; see [`Engine::admit_another`] for concurrent images
+    /// of one request. The trainer does not wait for a request whose body is still being received.
     ///
     /// # Errors
-    /// `QueueFull`, at once, when all are taken.
-    pub fn admit(&self) -> Result<Admitted, EngineError> {
-        self.admission.enter().map_err(|retry_after_seconds| EngineError::QueueFull { retry_after_seconds })
+    /// `QueueFull`, without waiting, when the limit is reached.
+    pub fn admit(&self) -> Result<RequestPermit, EngineError> {
+        self.admission.try_enter().map_err(|retry_after_seconds| EngineError::QueueFull { retry_after_seconds })
     }
 
-    /// One more place for a request that has one, so that another of its images can be under way at the same time. There is none as soon
-    /// as half of all places are taken: a long form leaves room for others.
-    pub fn admit_another(&self) -> Option<Admitted> {
-        self.admission.enter_again()
+    /// An additional permit for a request that holds one, so that it can have another image in flight. `None` once half of the limit is in
+    /// use: a request with many images leaves capacity for others.
+    pub fn admit_another(&self) -> Option<RequestPermit> {
+        self.admission.try_enter_additional()
     }
 
-    /// Images that the network takes at once: one request gains nothing by having more under way.
+    /// Maximum batch size. A request gains nothing from having more images in flight.
     pub fn max_batch_size(&self) -> usize {
         self.max_batch_size
     }
 
-    /// Runs decoding or resizing on a blocking thread, a core for each at most; the others wait and are dropped with their clients.
+    /// Runs decoding or resizing on a blocking thread, at most one task per core. Waiting tasks are dropped when their client hangs up.
     ///
     /// # Errors
-    /// `Closed` when the work panics or the server's runtime ends.
+    /// `Closed` if `work` panics or the runtime shuts down.
     pub async fn prepare<T: Send + 'static>(
         &self,
         stage: Stage,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, EngineError> {
-        let permit = Arc::clone(&self.preparers).acquire_owned().await.map_err(|_| EngineError::Closed)?;
+        let permit = Arc::clone(&self.preprocessing).acquire_owned().await.map_err(|_| EngineError::Closed)?;
         let metrics = self.metrics.clone();
         let timed = move || {
-            // Held by the work and not by who waits for it: work whose client hung up still takes its core.
+            // Owned by the task, not by the caller: a task whose client hung up still occupies its core.
             let _permit = permit;
             let started = Instant::now();
             let outcome = work();
@@ -186,21 +190,21 @@ impl Engine {
         tokio::task::spawn_blocking(timed).await.map_err(|_| EngineError::Closed)
     }
 
-    /// Loads and warms a model, then lets it serve in place of the one that does; a failure keeps the old one.
+    /// Loads and warms up a model, then makes it the serving one. On failure the previous one keeps serving.
     ///
     /// # Errors
-    /// `Model` when it cannot be loaded, `QueueFull` and `Closed`.
+    /// `Model` if it cannot be loaded; `QueueFull` and `Closed`.
     pub async fn load(&self, id: ModelId, bytes: Vec<u8>) -> Result<(), EngineError> {
-        let _turn = self.loader.lock().await;
+        let _guard = self.load_lock.lock().await;
         self.install(id, bytes, true).await
     }
 
-    /// Loads and warms a model beside the one that serves, unless it is loaded already; `bytes` are asked for only then, and by one
-    /// caller at a time. The least recently used of the others may have to go.
+    /// Loads and warms up a model beside the serving one, unless it is loaded already. `bytes` is awaited only if the model has to be
+    /// loaded, and by one caller at a time. May evict the least recently used model.
     ///
     /// # Errors
-    /// Those of `bytes`, and as [`Engine::load`]; `NoRoom` when there is place for the serving one alone.
-    pub async fn load_beside<E: From<EngineError>>(
+    /// Errors of `bytes`, those of [`Engine::load`], and `ModelLimitReached` if only the serving model may be loaded.
+    pub async fn ensure_loaded<E: From<EngineError>>(
         &self,
         id: ModelId,
         bytes: impl Future<Output = Result<Vec<u8>, E>>,
@@ -208,7 +212,7 @@ impl Engine {
         if self.is_loaded(id) {
             return Ok(());
         }
-        let _turn = self.loader.lock().await;
+        let _guard = self.load_lock.lock().await;
         if !self.is_loaded(id) {
             self.install(id, bytes.await?, false).await?;
         }
@@ -220,69 +224,69 @@ impl Engine {
         let load = move || Classifier::load(id, &bytes, &device, max_batch_size);
         let loaded = tokio::task::spawn_blocking(load).await.map_err(|_| EngineError::Closed)?;
         self.metrics.model_load(loaded.is_ok());
-        let (reply, answer) = oneshot::channel();
+        let (reply, response) = oneshot::channel();
         self.send(Command::Install { classifier: Box::new(loaded?), serve, reply })?;
-        answer.await.map_err(|_| EngineError::Closed)?
+        response.await.map_err(|_| EngineError::Closed)?
     }
 
-    /// Lets go of a model; nothing serves then if it was the one that does.
+    /// Unloads a model. If it was the serving one, no model serves afterwards.
     ///
     /// # Errors
     /// `QueueFull` and `Closed`.
     pub async fn unload(&self, id: ModelId) -> Result<(), EngineError> {
-        let (reply, answer) = oneshot::channel();
+        let (reply, response) = oneshot::channel();
         self.send(Command::Unload { id, reply })?;
-        answer.await.map_err(|_| EngineError::Closed)
+        response.await.map_err(|_| EngineError::Closed)
     }
 
-    /// The model that serves whoever names none, if any.
+    /// The serving model: the one for requests that name none.
     pub fn current(&self) -> Option<(ModelId, Arc<ModelSpec>)> {
-        self.shelf.serving()
+        self.models.serving()
     }
 
-    /// Whether a model is loaded.
+    /// True if the model is loaded.
     pub fn is_loaded(&self, id: ModelId) -> bool {
-        self.shelf.spec(id).is_some()
+        self.models.spec(id).is_some()
     }
 
-    /// Resizes (on a blocking thread) and classifies one image by a loaded model, or by the one that serves, and explains the answer if
-    /// told to. `preprocess_ms` covers the resizing only.
+    /// Resizes an image on a blocking thread and classifies it with `model`, or with the serving model if `None`. With `explain`, the
+    /// result has a class activation map. `preprocess_ms` of the result covers resizing only.
     ///
     /// # Errors
-    /// `NoModel` and `NotLoaded`, `QueueFull`, `Closed`, and `Model` when the network fails.
+    /// `NoModel`, `NotLoaded`, `QueueFull`, `Closed`, and `Model` if the network fails.
     pub async fn classify(
         &self,
         image: Arc<GreyImage>,
         model: Option<ModelId>,
         explain: bool,
     ) -> Result<Classification, EngineError> {
-        let place = self.gate.enter().ok_or_else(|| self.full())?;
+        let permit = self.gate.try_enter().ok_or_else(|| self.queue_full())?;
         let started = Instant::now();
-        let (request, answer) = self.request(image, model, explain, Some(place)).await?;
+        let (request, response) = self.request(image, model, explain, Some(permit)).await?;
         let preprocess_ms = started.elapsed().as_secs_f64() * 1e3;
         self.send(Command::Classify(request))?;
-        let mut classification = answer.await.map_err(|_| EngineError::Closed)??;
+        let mut classification = response.await.map_err(|_| EngineError::Closed)??;
         classification.timing.preprocess_ms = preprocess_ms;
         Ok(classification)
     }
 
-    /// Classifies by another model as soon as the engine has nothing else to do. Nobody waits for it: neither clients nor training.
-    /// `None` when it was dropped for newer ones.
+    /// Classifies an image with another model once the engine is idle. Neither clients nor training wait for it. `None` if the request was
+    /// dropped in favour of newer ones.
     ///
     /// # Errors
-    /// `NotLoaded`, `QueueFull`, `Closed`, and `Model` when the network fails.
+    /// `NotLoaded`, `QueueFull`, `Closed`, and `Model` if the network fails.
     pub async fn classify_when_idle(
         &self,
         image: Arc<GreyImage>,
         model: ModelId,
     ) -> Result<Option<Classification>, EngineError> {
-        let (request, answer) = self.request(image, Some(model), false, None).await?;
-        self.commands.try_send(Command::Later(request)).map_err(|error| match error {
-            // Not counted among the refused: no client is.
+        let (request, response) = self.request(image, Some(model), false, None).await?;
+        self.commands.try_send(Command::ClassifyDeferred(request)).map_err(|error| match error {
+            // Not counted in the metric of refused requests: no client is refused.
             mpsc::TrySendError::Full(_) => EngineError::QueueFull { retry_after_seconds: 1 },
             mpsc::TrySendError::Disconnected(_) => EngineError::Closed,
         })?;
-        answer.await.ok().transpose()
+        response.await.ok().transpose()
     }
 
     async fn request(
@@ -290,19 +294,19 @@ impl Engine {
         image: Arc<GreyImage>,
         model: Option<ModelId>,
         explain: bool,
-        _place: Option<Place>,
+        _permit: Option<ImagePermit>,
     ) -> Result<(Request, oneshot::Receiver<Result<Classification, EngineError>>), EngineError> {
         let spec = match model {
-            Some(id) => self.shelf.spec(id).ok_or(EngineError::NotLoaded(id))?,
+            Some(id) => self.models.spec(id).ok_or(EngineError::NotLoaded(id))?,
             None => self.current().ok_or(EngineError::NoModel)?.1,
         };
         let (source, side) = (Arc::clone(&image), spec.image_size);
         let square = self.prepare(Stage::Resize, move || resize_square(&source, side)).await?;
-        let (reply, answer) = oneshot::channel();
-        Ok((Request { model, original: image, square, explain, queued: Instant::now(), reply, _place }, answer))
+        let (reply, response) = oneshot::channel();
+        Ok((Request { model, original: image, square, explain, queued: Instant::now(), reply, _permit }, response))
     }
 
-    /// Blocks while predictions wait or run: the trainer calls it between batches.
+    /// Blocks until no prediction is in flight. The trainer calls it between batches.
     pub fn wait_until_idle(&self) {
         self.gate.wait_until_empty();
     }
@@ -310,13 +314,13 @@ impl Engine {
     fn send(&self, command: Command) -> Result<(), EngineError> {
         match self.commands.try_send(command) {
             Ok(()) => Ok(()),
-            Err(mpsc::TrySendError::Full(_)) => Err(self.full()),
+            Err(mpsc::TrySendError::Full(_)) => Err(self.queue_full()),
             Err(mpsc::TrySendError::Disconnected(_)) => Err(EngineError::Closed),
         }
     }
 
-    fn full(&self) -> EngineError {
+    fn queue_full(&self) -> EngineError {
         self.metrics.ended(Outcome::Refused);
-        EngineError::QueueFull { retry_after_seconds: self.admission.wait_seconds() }
+        EngineError::QueueFull { retry_after_seconds: self.admission.retry_after_seconds() }
     }
 }

@@ -1,4 +1,4 @@
-//! What the tests of the engine are made of.
+//! Fixtures of the engine tests.
 
 use burn::tensor::Device;
 
@@ -7,7 +7,7 @@ use crate::{
     nn::Network,
 };
 
-/// A small network of random weights as a file.
+/// Model file of a small network with random weights.
 pub(super) fn model(seed: u64) -> Vec<u8> {
     let spec = ModelSpec {
         architecture: Architecture::SimpleCnn,

@@ -170,7 +170,8 @@ async fn the_model_that_is_asked_for_answers_and_no_other_is_pretended() {
 #[tokio::test]
 async fn a_full_queue_says_so_and_empties() {
     let server = Server::with(|state, _| {
-        let engine = EngineConfig { max_queue: 1, max_batch_size: 1, max_batch_delay_ms: 0, max_loaded_models: 1 };
+        let engine =
+            EngineConfig { max_concurrent_requests: 1, max_batch_size: 1, max_batch_delay_ms: 0, max_loaded_models: 1 };
         state.engine = Engine::start(engine, DeviceChoice::Cpu.open(None).unwrap().0);
         state.metrics = Metrics::new(state.engine.metrics().clone());
     })

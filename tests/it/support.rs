@@ -63,7 +63,8 @@ impl Server {
         let data = folder.path().join("data");
         std::fs::create_dir(&data).unwrap();
         let db = Db::open(&data).await.unwrap();
-        let engine = EngineConfig { max_queue: 4, max_batch_size: 2, max_batch_delay_ms: 0, max_loaded_models: 2 };
+        let engine =
+            EngineConfig { max_concurrent_requests: 4, max_batch_size: 2, max_batch_delay_ms: 0, max_loaded_models: 2 };
         let engine = Engine::start(engine, Device::default());
         let mut state = AppState {
             metrics: Metrics::new(engine.metrics().clone()),

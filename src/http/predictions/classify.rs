@@ -58,7 +58,7 @@ impl Wanted {
 /// Lets a model answer beside the one that serves, if it does not yet.
 pub(in crate::http) async fn load_beside(state: &AppState, model: &Model) -> Result<(), ApiError> {
     let bytes = async { Ok::<_, ApiError>(state.blobs.get(&model.sha256).await?) };
-    state.engine.load_beside(model.id, bytes).await
+    state.engine.ensure_loaded(model.id, bytes).await
 }
 
 /// A model by its identifier or an alias, which is then given back; 404 when there is none.

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     http::{ApiError, AppState, extract::Form},
-    inference::Admitted,
+    inference::RequestPermit,
 };
 
 /// An image as it was sent.
@@ -36,9 +36,9 @@ pub(in crate::http) struct Files {
     state: AppState,
     wanted: Arc<Wanted>,
     incoming: BoxStream<'static, Result<File, ApiError>>,
-    under_way: FuturesUnordered<BoxFuture<'static, (Answered, Admitted)>>,
+    under_way: FuturesUnordered<BoxFuture<'static, (Answered, RequestPermit)>>,
     /// For the next image. The request's own at first; while an image has it, another one is asked for.
-    place: Option<Admitted>,
+    place: Option<RequestPermit>,
     read: usize,
     all_read: bool,
     /// What was wrong with the request, to be told last.
@@ -66,7 +66,7 @@ impl Files {
     pub(in crate::http) fn new(
         state: AppState,
         wanted: Wanted,
-        place: Admitted,
+        place: RequestPermit,
         incoming: BoxStream<'static, Result<File, ApiError>>,
     ) -> Self {
         let wanted = Arc::new(wanted);

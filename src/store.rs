@@ -31,7 +31,7 @@ pub mod weights;
 pub(crate) mod fixtures;
 
 pub use attributes::Attributes;
-pub use blobs::Blobs;
+pub use blobs::{BLOB_GRACE, Blobs, StoredBlob, Swept, sweep_periodically};
 pub use caches::{Caches, Kept};
 pub use checkpoints::{CheckpointFiles, StoredCheckpoint, StoredFile};
 pub use datasets::{Dataset, Distribution};

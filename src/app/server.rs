@@ -160,7 +160,8 @@ impl Server {
         let worker = worker::start(self.worker_context());
         http::resume_imports(&self.state).await?;
         http::resume_prediction_jobs(&self.state).await?;
-        let AppState { shutdown, tasks, db, predictions, traces, .. } = self.state.clone();
+        let AppState { shutdown, tasks, db, blobs, predictions, traces, .. } = self.state.clone();
+        tasks.spawn(store::sweep_periodically(blobs, db.clone(), shutdown.clone()));
         let drained = CancellationToken::new();
         let serving = tokio::spawn(accept::serve(self.listener, http::router(self.state), drained.clone()));
         let signal = self.signals.next().await;

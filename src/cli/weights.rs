@@ -36,9 +36,12 @@ pub(super) async fn run(args: WeightsArgs) -> Result<(), CliError> {
     let folder = DataFolder::open(&data.folder(DATA_FOLDER)).await?;
     let read = tokio::task::spawn_blocking(move || nn::import_weights(&file));
     let body = read.await.map_err(std::io::Error::other)??;
+    let byte_length = body.bytes.len() as u64;
+    // Held until the row is committed.
+    let stored = folder.blobs.put(body.bytes).await?;
     let weights = Weights {
-        byte_length: body.bytes.len() as u64,
-        sha256: folder.blobs.put(body.bytes).await?,
+        byte_length,
+        sha256: stored.sha256().clone(),
         variant: body.variant,
         origin: body.origin.into(),
         created_at: Timestamp::now(),

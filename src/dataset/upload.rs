@@ -8,7 +8,7 @@ use tokio::sync::Semaphore;
 use crate::{
     domain::{Fingerprint, QualityFlag, RadiographId, Sha256, Split, is_lateral},
     imaging::{self, Examined, Format, ImageError, Limits},
-    store::{Attributes, Beside, Blobs, Dataset, Db, Radiograph, StoreError, radiographs},
+    store::{Attributes, Beside, Blobs, Dataset, Db, Radiograph, StoreError, StoredBlob, radiographs},
 };
 
 use super::{PatientIds, match_class};
@@ -68,7 +68,8 @@ pub enum AddError {
 
 /// A radiograph whose blob is durable and whose row is still to be written.
 pub(super) enum Kept {
-    New(Box<Radiograph>, Fingerprint),
+    /// With the blob's lock, to be held until the row is committed.
+    New(Box<Radiograph>, Fingerprint, #[allow(dead_code, reason = "held, not used")] StoredBlob),
     Known(Box<Radiograph>),
 }
 
@@ -139,15 +140,15 @@ pub(super) async fn keep(
         flags,
         created_at: Timestamp::now(),
     };
-    blobs.put_hashed(&sha256, stored).await?;
-    Ok(Kept::New(Box::new(radiograph), look))
+    let blob = blobs.put_hashed(sha256, stored).await?;
+    Ok(Kept::New(Box::new(radiograph), look, blob))
 }
 
 /// Writes the rows, each with what its folder says about the image, in one transaction and in their order; what came in meanwhile with
 /// the same bytes, or is among them, is not written again.
 pub(super) async fn enter(db: &Db, kept: Vec<(Kept, Option<&Attributes>)>) -> Result<Vec<Added>, StoreError> {
     let own = |kept: &Kept| match kept {
-        Kept::New(radiograph, _) => radiograph.dicom.as_ref().map(Attributes::of_dicom),
+        Kept::New(radiograph, ..) => radiograph.dicom.as_ref().map(Attributes::of_dicom),
         Kept::Known(_) => None,
     };
     let own: Vec<Option<Attributes>> = kept.iter().map(|(kept, _)| own(kept)).collect();
@@ -155,7 +156,7 @@ pub(super) async fn enter(db: &Db, kept: Vec<(Kept, Option<&Attributes>)>) -> Re
         .iter()
         .zip(&own)
         .filter_map(|((kept, attributes), own)| match kept {
-            Kept::New(radiograph, look) => {
+            Kept::New(radiograph, look, _) => {
                 let look = Some((imaging::FINGERPRINT_VERSION, look));
                 Some((&**radiograph, Beside { look, attributes: attributes.or(own.as_ref()) }))
             }
@@ -165,7 +166,7 @@ pub(super) async fn enter(db: &Db, kept: Vec<(Kept, Option<&Attributes>)>) -> Re
     let mut there = radiographs::insert_all(db, &new).await?.into_iter();
     let added = |(kept, _)| match kept {
         Kept::Known(known) => Added::Duplicate(*known),
-        Kept::New(radiograph, _) => there.next().flatten().map_or(Added::Created(*radiograph), Added::Duplicate),
+        Kept::New(radiograph, ..) => there.next().flatten().map_or(Added::Created(*radiograph), Added::Duplicate),
     };
     Ok(kept.into_iter().map(added).collect())
 }

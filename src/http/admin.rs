@@ -68,9 +68,12 @@ fn unreadable(error: NnError) -> ApiError {
 }
 
 async fn keep(state: &AppState, body: BodyWeights) -> Result<Weights, ApiError> {
+    let byte_length = body.bytes.len() as u64;
+    // Held until the row is committed.
+    let stored = state.blobs.put(body.bytes).await?;
     let weights = Weights {
-        byte_length: body.bytes.len() as u64,
-        sha256: state.blobs.put(body.bytes).await?,
+        byte_length,
+        sha256: stored.sha256().clone(),
         variant: body.variant,
         origin: body.origin.into(),
         created_at: Timestamp::now(),

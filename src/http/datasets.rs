@@ -147,9 +147,8 @@ async fn get_dataset(
 )]
 async fn delete_dataset(State(state): State<AppState>, PathOf(id): PathOf<DatasetId>) -> Result<StatusCode, ApiError> {
     refuse_while_trained_on(&state, id).await?;
-    let orphans = store::datasets::delete(&state.db, id).await?.ok_or(ApiError::NotFound("data set"))?;
-    for orphan in &orphans {
-        state.blobs.remove(orphan).await?;
+    if !store::datasets::delete(&state.db, id).await? {
+        return Err(ApiError::NotFound("data set"));
     }
     state.caches.remove(id).await?;
     Ok(StatusCode::NO_CONTENT)

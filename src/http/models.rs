@@ -21,7 +21,7 @@ use super::{
     scores::{ScoredEvaluation, scored},
 };
 use crate::{
-    domain::{ModelId, ModelSpec, RunId, Sha256, TrainingPlan},
+    domain::{ModelId, ModelSpec, RunId, TrainingPlan},
     nn::{DeviceChoice, Network, NnError},
     store::{self, Model},
 };
@@ -106,11 +106,10 @@ async fn get_model(State(state): State<AppState>, PathOf(id): PathOf<ModelId>) -
     Conflict
 ))]
 async fn delete_model(State(state): State<AppState>, PathOf(id): PathOf<ModelId>) -> Result<StatusCode, ApiError> {
-    let orphan = store::models::delete(&state.db, id).await?.ok_or(ApiError::NotFound("model"))?;
-    state.engine.unload(id).await?;
-    if let Some(hash) = orphan {
-        state.blobs.remove(&hash).await?;
+    if !store::models::delete(&state.db, id).await? {
+        return Err(ApiError::NotFound("model"));
     }
+    state.engine.unload(id).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -177,13 +176,14 @@ async fn keep(
     synthetic: bool,
 ) -> Result<Model, ApiError> {
     let byte_length = bytes.len() as u64;
-    let sha256: Sha256 = state.blobs.put(bytes.into()).await?;
+    // Held until the row is committed.
+    let stored = state.blobs.put(bytes.into()).await?;
     let model = Model {
         id: ModelId::new(),
         run_id: None,
         stage: None,
         name,
-        sha256,
+        sha256: stored.sha256().clone(),
         byte_length,
         spec,
         synthetic,

@@ -141,8 +141,8 @@ async fn delete_radiograph(
 ) -> Result<StatusCode, ApiError> {
     let dataset = find(&state, id).await?.dataset_id;
     datasets::refuse_while_trained_on(&state, dataset).await?;
-    if let Some(orphan) = store::radiographs::delete(&state.db, id).await?.ok_or(NO_RADIOGRAPH)? {
-        state.blobs.remove(&orphan).await?;
+    if !store::radiographs::delete(&state.db, id).await? {
+        return Err(NO_RADIOGRAPH);
     }
     // The radiograph's pixels are in there too, and who removes it does not want to wait for the next run.
     state.caches.remove(dataset).await?;

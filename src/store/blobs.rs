@@ -1,46 +1,103 @@
-//! Files named by their content.
+//! Content-addressed files ("blobs"): radiographs, models and imported weights, each named by its SHA-256.
+//!
+//! # Invariant
+//!
+//! A committed row never names a missing blob, whatever runs at the same time, in this process or in another (`thorax import`).
+//!
+//! # Protocol
+//!
+//! The same bytes may belong to several data sets, so an upload can store a blob at the very moment at which the last other row that names it
+//! is deleted. Therefore:
+//!
+//! 1. **Deleting a row removes no file.** Only [`Blobs::sweep`] does, later.
+//! 2. **A writer locks the blob's folder** (`blobs/ab` for a hash that begins with `ab`) with a shared `flock` before it writes the file, and
+//!    keeps the lock until the row that names the blob is committed. [`Blobs::put`] returns the lock as part of a [`StoredBlob`]. The writer
+//!    writes the file even if it exists: this repairs a damaged blob, and renews its modification time.
+//! 3. **A sweep removes files under the exclusive lock** of their folder. No writer is then between its file and its row. Under that lock and
+//!    within a write transaction it checks again that no row names the blob, and that the blob is older than the grace period. The write
+//!    transaction makes the sweep wait for a commit whose client has disconnected: such a writer has released its lock already.
+//!
+//! A sweep never waits for a lock: it passes over a folder in which a writer is busy, and the next sweep visits it again. With 256 folders a
+//! long import delays a sweep by little, and no two sides can wait for each other. The lock is the kernel's, so that it ends with its process.
+//!
+//! The grace period is a second line of defence for writers that take no lock (an import by an earlier version). Without it the protocol holds
+//! as well; erasing data at once is a sweep whose grace period is zero.
+//!
+//! The same sweep removes what a killed process left: blobs whose row was never written, and temporary files.
 
-use std::path::{Path, PathBuf};
+mod sweep;
+
+use std::{
+    fs::File,
+    io,
+    path::{Path, PathBuf},
+    sync::{Arc, Weak},
+};
 
 use bytes::Bytes;
 use object_store::{ObjectStoreExt, PutPayload, local::LocalFileSystem, path::Path as Key};
+use parking_lot::Mutex;
 
 use super::{StoreError, files::sync_folder};
 use crate::domain::Sha256;
 
-/// Content-addressed files below the data folder, written by temporary name, fsync and rename.
+pub use sweep::{BLOB_GRACE, Swept, sweep_periodically};
+
+/// Number of folders, one for each first byte of a hash.
+const FOLDERS: usize = 256;
+
+/// The blobs below `<data_dir>/blobs`. Clones share their locks.
 #[derive(Clone, Debug)]
 pub struct Blobs {
     root: PathBuf,
-    // With `with_fsync`, its put writes a staging file, syncs it, renames it and syncs the folder: all that is asked.
-    files: std::sync::Arc<LocalFileSystem>,
+    // `with_fsync`: a put writes a temporary file, syncs it, renames it and syncs the folder.
+    files: Arc<LocalFileSystem>,
+    /// The shared lock of each folder while any writer of this process holds it: one open file a folder, however many writers there are.
+    locks: Arc<[Mutex<Weak<File>>]>,
+}
+
+/// A blob that was just stored, with the lock that protects it from sweeps. Hold it until the row that names the blob is committed.
+#[derive(Debug)]
+#[must_use = "hold it until the row that names the blob is committed"]
+pub struct StoredBlob {
+    sha256: Sha256,
+    #[allow(dead_code, reason = "held, not used")]
+    lock: Arc<File>,
+}
+
+impl StoredBlob {
+    /// The hash that names the blob.
+    pub fn sha256(&self) -> &Sha256 {
+        &self.sha256
+    }
 }
 
 impl Blobs {
     /// Creates `<data_dir>/blobs`.
     pub fn open(data_dir: &Path) -> Result<Self, StoreError> {
         let root = data_dir.join("blobs");
-        let failed = |error: std::io::Error| StoreError::Blob(format!("{}: {error}", root.display()));
+        let failed = |error: io::Error| StoreError::Blob(format!("{}: {error}", root.display()));
         create_folders(&root).map_err(failed)?;
         let files = LocalFileSystem::new_with_prefix(&root).map_err(|e| StoreError::Blob(e.to_string()))?;
-        Ok(Self { files: std::sync::Arc::new(files.with_fsync(true)), root })
+        let locks = (0..FOLDERS).map(|_| Mutex::new(Weak::new())).collect();
+        Ok(Self { files: Arc::new(files.with_fsync(true)), locks, root })
     }
 
-    /// Stores the bytes under their hash; durable when it returns. Storing twice is fine.
-    pub async fn put(&self, bytes: Vec<u8>) -> Result<Sha256, StoreError> {
-        let (hash, bytes) = digest(bytes.into()).await?;
-        self.put_hashed(&hash, bytes).await?;
-        Ok(hash)
+    /// Stores the bytes under their hash. They are durable when this returns. Storing the same bytes again is allowed.
+    pub async fn put(&self, bytes: Vec<u8>) -> Result<StoredBlob, StoreError> {
+        let (sha256, bytes) = digest(bytes.into()).await?;
+        self.put_hashed(sha256, bytes).await
     }
 
-    /// The same for bytes whose hash is known.
-    pub async fn put_hashed(&self, hash: &Sha256, bytes: impl Into<Bytes>) -> Result<(), StoreError> {
-        // Overwriting rather than asking first whether it is there mends a blob that has decayed.
-        self.files.put(&key(hash), PutPayload::from(bytes.into())).await.map_err(|e| failed(hash, e))?;
-        Ok(())
+    /// Stores bytes whose hash is known.
+    pub async fn put_hashed(&self, sha256: Sha256, bytes: impl Into<Bytes>) -> Result<StoredBlob, StoreError> {
+        let lock = self.lock_shared(&sha256).await?;
+        // Even if the file exists: see the protocol above.
+        self.files.put(&key(&sha256), PutPayload::from(bytes.into())).await.map_err(|e| failed(&sha256, e))?;
+        Ok(StoredBlob { sha256, lock })
     }
 
-    /// Reads and verifies the hash.
+    /// Reads a blob and verifies its hash.
     pub async fn get(&self, hash: &Sha256) -> Result<Vec<u8>, StoreError> {
         let read = async { self.files.get(&key(hash)).await?.bytes().await };
         let (found, bytes) = digest(read.await.map_err(|e| failed(hash, e))?).await?;
@@ -50,27 +107,45 @@ impl Blobs {
         Ok(bytes.into())
     }
 
-    /// Removes; a missing blob is fine.
-    pub async fn remove(&self, hash: &Sha256) -> Result<(), StoreError> {
-        // Without fsync: a blob that comes back after a power failure is named by no row and does no harm.
-        match self.files.delete(&key(hash)).await {
-            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
-            Err(error) => Err(failed(hash, error)),
-        }
-    }
-
-    /// The file of a blob, for readers outside async (the trainer).
+    /// The file of a blob, for readers outside async code (the trainer).
     pub fn path(&self, hash: &Sha256) -> PathBuf {
         let (folder, name) = hash.as_str().split_at(2);
         self.root.join(folder).join(name)
     }
+
+    /// The lock of a writer. Waits while a sweep removes files of the folder, which takes milliseconds.
+    async fn lock_shared(&self, hash: &Sha256) -> Result<Arc<File>, StoreError> {
+        let (path, folder) = (self.path(hash), folder_of(hash));
+        let locks = Arc::clone(&self.locks);
+        let lock = move || {
+            let mut held = locks[folder].lock();
+            if let Some(file) = held.upgrade() {
+                return Ok(file);
+            }
+            let file = File::open(path.parent().unwrap_or(&path))?;
+            file.lock_shared()?;
+            let file = Arc::new(file);
+            *held = Arc::downgrade(&file);
+            Ok(file)
+        };
+        let locked: io::Result<_> = tokio::task::spawn_blocking(lock).await.map_err(|e| failed(hash, e))?;
+        locked.map_err(|e| failed(hash, e))
+    }
 }
 
-/// All 256 folders at once and synced, so that no later put depends on a folder that another put has made but not yet
-/// synced.
-fn create_folders(root: &Path) -> std::io::Result<()> {
-    for first in 0..=u8::MAX {
-        std::fs::create_dir_all(root.join(format!("{first:02x}")))?;
+/// The place of a blob's folder among all of them: the first byte of the hash.
+fn folder_of(hash: &Sha256) -> usize {
+    usize::from_str_radix(&hash.as_str()[..2], 16).unwrap_or_default()
+}
+
+fn folder_name(folder: usize) -> String {
+    format!("{folder:02x}")
+}
+
+/// Creates and syncs all folders at once, so that no later put depends on a folder that another put has created but not yet synced.
+fn create_folders(root: &Path) -> io::Result<()> {
+    for folder in 0..FOLDERS {
+        std::fs::create_dir_all(root.join(folder_name(folder)))?;
     }
     sync_folder(root)?;
     root.parent().map_or(Ok(()), sync_folder)
@@ -85,58 +160,11 @@ fn failed(hash: &Sha256, why: impl std::fmt::Display) -> StoreError {
     StoreError::Blob(format!("{hash}: {why}"))
 }
 
-/// Hashes on a thread that may block: a model of 100 MB takes tenths of a second.
+/// Hashes on a blocking thread: a model of 100 MB takes tenths of a second.
 async fn digest(bytes: Bytes) -> Result<(Sha256, Bytes), StoreError> {
     let hashed = tokio::task::spawn_blocking(move || (Sha256::of(&bytes), bytes)).await;
     hashed.map_err(|e| StoreError::Blob(e.to_string()))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn what_was_put_comes_back_under_its_hash_also_after_opening_again() {
-        let dir = tempfile::tempdir().unwrap();
-        let hash = Blobs::open(dir.path()).unwrap().put(b"a radiograph".to_vec()).await.unwrap();
-        assert_eq!(hash, Sha256::of(b"a radiograph"));
-        let blobs = Blobs::open(dir.path()).unwrap();
-        assert_eq!(blobs.get(&hash).await.unwrap(), b"a radiograph");
-        assert_eq!(std::fs::read(blobs.path(&hash)).unwrap(), b"a radiograph");
-        assert!(blobs.path(&hash).starts_with(dir.path().join("blobs").join(&hash.as_str()[..2])));
-    }
-
-    #[tokio::test]
-    async fn putting_twice_keeps_one_file_and_no_staging_file() {
-        let dir = tempfile::tempdir().unwrap();
-        let blobs = Blobs::open(dir.path()).unwrap();
-        let puts = futures_util::future::join_all((0..8).map(|_| blobs.put(vec![7; 100_000]))).await;
-        let hash = Sha256::of(&[7; 100_000]);
-        assert!(puts.into_iter().all(|put| put.unwrap() == hash));
-        let folder = blobs.path(&hash).parent().unwrap().to_owned();
-        assert_eq!(std::fs::read_dir(folder).unwrap().count(), 1);
-        assert_eq!(blobs.get(&hash).await.unwrap(), vec![7; 100_000]);
-    }
-
-    #[tokio::test]
-    async fn a_changed_byte_is_noticed_and_putting_again_mends_it() {
-        let dir = tempfile::tempdir().unwrap();
-        let blobs = Blobs::open(dir.path()).unwrap();
-        let hash = blobs.put(b"weights".to_vec()).await.unwrap();
-        std::fs::write(blobs.path(&hash), b"weighty").unwrap();
-        let error = blobs.get(&hash).await.unwrap_err().to_string();
-        assert!(error.contains("corrupt") && error.contains(hash.as_str()), "{error}");
-        blobs.put(b"weights".to_vec()).await.unwrap();
-        assert_eq!(blobs.get(&hash).await.unwrap(), b"weights");
-    }
-
-    #[tokio::test]
-    async fn a_removed_blob_is_gone_and_removing_it_again_is_fine() {
-        let dir = tempfile::tempdir().unwrap();
-        let blobs = Blobs::open(dir.path()).unwrap();
-        let hash = blobs.put(Vec::new()).await.unwrap();
-        blobs.remove(&hash).await.unwrap();
-        blobs.remove(&hash).await.unwrap();
-        assert!(matches!(blobs.get(&hash).await, Err(StoreError::Blob(_))));
-    }
-}
+mod tests;

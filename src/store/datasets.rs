@@ -123,27 +123,17 @@ pub async fn list(db: &Db, page: &Page) -> Result<Vec<Dataset>, StoreError> {
     rows.into_iter().map(Row::read).collect()
 }
 
-/// Removes it with its radiographs and imports; `None` if it was not there; the hashes no row names any more go to
-/// the caller. `InUse` while a run on it is not final.
-pub async fn delete(db: &Db, id: DatasetId) -> Result<Option<Vec<Sha256>>, StoreError> {
+/// Deletes a data set with its radiographs and imports; false if there was none, `InUse` while a run on it is not final.
+/// [`Blobs::sweep`](super::Blobs::sweep) removes the files later, unless another row names them.
+pub async fn delete(db: &Db, id: DatasetId) -> Result<bool, StoreError> {
     let mut tx = db.begin().await?;
     if runs::active_in(&mut tx, id).await? > 0 {
         return Err(StoreError::InUse("a training run on this data set has not ended"));
     }
-    let key = id.to_string();
-    let freed = sqlx::query_scalar!(
-        "select sha256 from radiographs where dataset_id = ?1 and sha256 not in
-           (select sha256 from blob_names where owner <> ?1) order by sha256",
-        key
-    )
-    .fetch_all(&mut *tx)
-    .await?;
-    let deleted = sqlx::query!("delete from datasets where id = ?", key).execute(&mut *tx).await?.rows_affected();
+    let id = id.to_string();
+    let deleted = sqlx::query!("delete from datasets where id = ?", id).execute(&mut *tx).await?.rows_affected();
     tx.commit().await?;
-    if deleted == 0 {
-        return Ok(None);
-    }
-    freed.into_iter().map(|hash| columns::hash("radiographs.sha256", hash)).collect::<Result<_, _>>().map(Some)
+    Ok(deleted > 0)
 }
 
 /// Images and unique patients by split and class. A radiograph without a patient id counts as a patient of its own.
@@ -233,7 +223,7 @@ mod tests {
     use super::*;
     use crate::{
         domain::RunStatus,
-        store::{RadiographPatch, fixtures, imports, models, radiographs},
+        store::{RadiographPatch, fixtures, imports, radiographs},
     };
 
     #[tokio::test]
@@ -273,32 +263,19 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn deleting_takes_the_rows_along_and_frees_only_blobs_that_no_other_row_names() {
+    async fn deleting_a_data_set_deletes_its_rows_and_no_others() {
         let (_dir, db) = fixtures::db().await;
         let (dataset, other) = (fixtures::stored_dataset(&db).await, fixtures::dataset("other"));
         create(&db, &other).await.unwrap();
-        let mine = fixtures::stored_radiograph(&db, &dataset, "mine").await;
         let shared = fixtures::stored_radiograph(&db, &dataset, "shared").await;
         fixtures::stored_radiograph(&db, &other, "shared").await;
         let import = fixtures::stored_import(&db, &dataset).await;
 
-        assert_eq!(delete(&db, dataset.id).await.unwrap(), Some(vec![mine.sha256]));
+        assert!(delete(&db, dataset.id).await.unwrap());
         assert_eq!(radiographs::get(&db, shared.id).await.unwrap(), None);
         assert_eq!(imports::get(&db, import.id).await.unwrap(), None);
         assert_eq!(radiographs::all(&db, other.id).await.unwrap().len(), 1);
-        assert_eq!(delete(&db, other.id).await.unwrap(), Some(vec![shared.sha256]));
-        assert_eq!(delete(&db, dataset.id).await.unwrap(), None);
-    }
-
-    #[tokio::test]
-    async fn a_blob_that_a_model_names_is_not_freed() {
-        let (_dir, db) = fixtures::db().await;
-        let dataset = fixtures::stored_dataset(&db).await;
-        let radiograph = fixtures::stored_radiograph(&db, &dataset, "weights").await;
-        let model = fixtures::model(None);
-        assert_eq!(model.sha256, radiograph.sha256);
-        models::create(&db, &model, &[]).await.unwrap();
-        assert_eq!(delete(&db, dataset.id).await.unwrap(), Some(vec![]));
+        assert!(!delete(&db, dataset.id).await.unwrap());
     }
 
     #[tokio::test]
@@ -309,7 +286,7 @@ mod tests {
         assert!(matches!(delete(&db, dataset.id).await, Err(StoreError::InUse(_))));
         assert!(get(&db, dataset.id).await.unwrap().is_some());
         runs::cancel(&db, run.id).await.unwrap();
-        assert_eq!(delete(&db, dataset.id).await.unwrap(), Some(vec![]));
+        assert!(delete(&db, dataset.id).await.unwrap());
         assert_eq!(runs::get(&db, run.id).await.unwrap().unwrap().status, RunStatus::Cancelled);
     }
 

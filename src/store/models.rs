@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::SqliteConnection;
 use utoipa::ToSchema;
 
-use super::{Db, Evaluated, Evaluation, Page, StoreError, columns, evaluations, events, outcomes, radiographs};
+use super::{Db, Evaluated, Evaluation, Page, StoreError, columns, evaluations, events, outcomes};
 use crate::domain::{ModelId, ModelSpec, RunEvent, RunId, Sha256};
 
 /// A model.
@@ -141,20 +141,20 @@ pub async fn list(db: &Db, run: Option<RunId>, page: &Page) -> Result<Vec<Model>
     rows.into_iter().map(Row::read).collect()
 }
 
-/// Removes it with its evaluations; `InUse` while an alias points at it; the hash if no other row names it.
-pub async fn delete(db: &Db, id: ModelId) -> Result<Option<Option<Sha256>>, StoreError> {
+/// Deletes a model with its evaluations; false if there was none, `InUse` while an alias points at it.
+/// [`Blobs::sweep`](super::Blobs::sweep) removes its file later, unless another row names it.
+pub async fn delete(db: &Db, id: ModelId) -> Result<bool, StoreError> {
     let mut tx = db.begin().await?;
-    let Some(model) = get_in(&mut tx, id).await? else { return Ok(None) };
-    // SQLite reports `on delete restrict` as a trigger's error, not as a foreign key's, so it is asked beforehand;
-    // the transaction holds the write lock, and nothing comes between.
+    let Some(model) = get_in(&mut tx, id).await? else { return Ok(false) };
+    // SQLite reports `on delete restrict` as a trigger's error, not as a foreign key's. Hence the check beforehand; the transaction holds
+    // the write lock, so that no alias comes between.
     if !model.aliases.is_empty() {
         return Err(StoreError::InUse("an alias points at the model"));
     }
     let id = id.to_string();
     sqlx::query!("delete from models where id = ?", id).execute(&mut *tx).await?;
-    let freed = !radiographs::is_named(&mut tx, &model.sha256).await?;
     tx.commit().await?;
-    Ok(Some(freed.then_some(model.sha256)))
+    Ok(true)
 }
 
 /// Points an alias. `RowNotFound` when there is no such model.
@@ -257,10 +257,7 @@ impl Row {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        domain::Split,
-        store::{fixtures, weights},
-    };
+    use crate::{domain::Split, store::fixtures};
 
     #[tokio::test]
     async fn a_model_comes_back_with_its_aliases_and_evaluations() {
@@ -315,8 +312,8 @@ mod tests {
 
         set_alias(&db, "production", new.id).await.unwrap();
         assert_eq!(by_alias(&db, "production").await.unwrap().unwrap().id, new.id);
-        assert_eq!(delete(&db, old.id).await.unwrap(), Some(None), "the other model has the same weights");
-        assert_eq!(delete(&db, old.id).await.unwrap(), None);
+        assert!(delete(&db, old.id).await.unwrap());
+        assert!(!delete(&db, old.id).await.unwrap());
         let first = Page { limit: 1, after: None };
         let newest = alias_history(&db, "production", &first).await.unwrap();
         assert_eq!(newest.iter().map(|moved| moved.model_id).collect::<Vec<_>>(), [new.id]);
@@ -328,17 +325,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn deleting_takes_evaluations_along_and_frees_the_file_unless_it_is_also_imported_weights() {
+    async fn deleting_a_model_deletes_its_evaluations() {
         let (_dir, db) = fixtures::db().await;
         let dataset = fixtures::stored_dataset(&db).await;
         let model = fixtures::model(None);
         let evaluation = fixtures::evaluation(&model, &dataset, Split::Test);
         create(&db, &model, std::slice::from_ref(&evaluation)).await.unwrap();
-        assert_eq!(delete(&db, model.id).await.unwrap(), Some(Some(model.sha256.clone())));
+        assert!(delete(&db, model.id).await.unwrap());
         assert_eq!(evaluations::get(&db, evaluation.id).await.unwrap(), None);
-
-        create(&db, &model, &[]).await.unwrap();
-        weights::create(&db, &fixtures::weights("weights")).await.unwrap();
-        assert_eq!(delete(&db, model.id).await.unwrap(), Some(None));
     }
 }

@@ -105,7 +105,7 @@ pub async fn insert_all(
     Ok(there)
 }
 
-async fn insert_in(
+pub(super) async fn insert_in(
     tx: &mut SqliteConnection,
     radiograph: &Radiograph,
     Beside { look, attributes }: Beside<'_>,
@@ -323,24 +323,11 @@ pub async fn assign_splits(db: &Db, splits: &[(RadiographId, Split)]) -> Result<
     Ok(())
 }
 
-/// Removes; the hash if no other row names it.
-pub async fn delete(db: &Db, id: RadiographId) -> Result<Option<Option<Sha256>>, StoreError> {
-    let mut tx = db.begin().await?;
-    let Some(radiograph) = get_in(&mut tx, id).await? else { return Ok(None) };
-    let key = id.to_string();
-    sqlx::query!("delete from radiographs where id = ?", key).execute(&mut *tx).await?;
-    let freed = !is_named(&mut tx, &radiograph.sha256).await?;
-    tx.commit().await?;
-    Ok(Some(freed.then_some(radiograph.sha256)))
-}
-
-/// Whether any row names this blob.
-pub(super) async fn is_named(tx: &mut SqliteConnection, sha256: &Sha256) -> Result<bool, StoreError> {
-    let sha256 = sha256.as_str();
-    let rows = sqlx::query_scalar!(r#"select count(*) as "n!: i64" from blob_names where sha256 = ?"#, sha256)
-        .fetch_one(tx)
-        .await?;
-    Ok(rows > 0)
+/// Deletes a radiograph; false if there was none. [`Blobs::sweep`](super::Blobs::sweep) removes its file later, unless another row names it.
+pub async fn delete(db: &Db, id: RadiographId) -> Result<bool, StoreError> {
+    let id = id.to_string();
+    let deleted = sqlx::query!("delete from radiographs where id = ?", id).execute(db.write()).await?;
+    Ok(deleted.rows_affected() > 0)
 }
 
 struct Row {

@@ -57,9 +57,9 @@ impl Keeper {
                 self.add(runs::Milestone { epoch: Some(epoch), ..Default::default() }, &stored)?
             }
             Milestone::Stage(stage) => {
-                // The blob first and then the rows: a row never points at a missing blob.
-                let sha256 = runtime.block_on(blobs.put(stage.bytes.to_vec()))?;
-                let model = self.model(stage, ModelId::new(), sha256);
+                // Held until the rows are committed.
+                let blob = runtime.block_on(blobs.put(stage.bytes.to_vec()))?;
+                let model = self.model(stage, ModelId::new(), blob.sha256().clone());
                 let evaluated = self.evaluated(stage, model.id)?;
                 self.add(runs::Milestone { stage: Some((&model, &evaluated)), ..Default::default() }, &stored)?
             }

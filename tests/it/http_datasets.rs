@@ -1,8 +1,9 @@
 //! Data sets, uploads, radiographs and imports, through HTTP.
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 use serde_json::json;
+use thorax::http::AppState;
 
 use crate::support::{Answer, MAX_UPLOAD_BYTES, Part, Server, bomb, png};
 
@@ -271,17 +272,21 @@ async fn decoded_images_go_with_their_data_set_and_with_any_radiograph_of_it() {
 }
 
 #[tokio::test]
-async fn an_image_is_removed_with_the_last_radiograph_that_names_it() {
+async fn a_sweep_removes_an_image_after_the_last_radiograph_that_names_it() {
     let server = Server::start().await;
     let (one, two) = (server.dataset("one").await, server.dataset("two").await);
     let image = png(48, 48, 1);
     let first = server.upload(&one, &[Part::File("a.png", &image)]).await.text("/items/0/radiograph/id");
     let second = server.upload(&two, &[Part::File("a.png", &image)]).await.text("/items/0/radiograph/id");
+    let AppState { blobs, db, .. } = &server.state;
+    let sweep = async || blobs.sweep(db, Duration::ZERO).await.unwrap().removed;
     assert_eq!(server.delete(&format!("/v1/radiographs/{first}")).await.status, 204);
+    assert_eq!(sweep().await, 0);
     assert_eq!(server.get(&format!("/v1/radiographs/{second}/image")).await.status, 200);
     assert_eq!(server.delete(&format!("/v1/datasets/{two}")).await.status, 204);
+    assert_eq!(sweep().await, 1);
     let hash = thorax::domain::Sha256::of(&image);
-    assert!(!server.state.blobs.path(&hash).exists());
+    assert!(!blobs.path(&hash).exists());
 }
 
 #[tokio::test]

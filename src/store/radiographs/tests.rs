@@ -1,7 +1,7 @@
 //! Radiographs come back as stored, once for each content, filtered and page by page.
 
 use super::*;
-use crate::store::{datasets, fixtures};
+use crate::store::fixtures;
 
 async fn insert(db: &Db, radiograph: &Radiograph, beside: Beside<'_>) -> Result<Option<Radiograph>, StoreError> {
     Ok(insert_all(db, &[(radiograph, beside)]).await?.remove(0))
@@ -127,18 +127,6 @@ async fn splits_are_assigned_together() {
     assign_splits(&db, &splits).await.unwrap();
     assert_eq!(get(&db, a).await.unwrap().unwrap().split, Some(Split::Validation));
     assert_eq!(get(&db, b).await.unwrap().unwrap().split, Some(Split::Test));
-}
-
-#[tokio::test]
-async fn deleting_frees_the_blob_when_the_last_row_that_names_it_goes() {
-    let (_dir, db) = fixtures::db().await;
-    let (dataset, other) = (fixtures::stored_dataset(&db).await, fixtures::dataset("other"));
-    datasets::create(&db, &other).await.unwrap();
-    let one = fixtures::stored_radiograph(&db, &dataset, "shared").await;
-    let two = fixtures::stored_radiograph(&db, &other, "shared").await;
-    assert_eq!(delete(&db, one.id).await.unwrap(), Some(None));
-    assert_eq!(delete(&db, two.id).await.unwrap(), Some(Some(two.sha256)));
-    assert_eq!(delete(&db, two.id).await.unwrap(), None);
 }
 
 #[tokio::test]

@@ -61,8 +61,13 @@ pub struct Run {
     pub finished_at: Option<Timestamp>,
 }
 
-/// A queued one.
+/// Stores a queued run.
 pub async fn create(db: &Db, run: &Run) -> Result<(), StoreError> {
+    create_with_events(db, run, &[]).await
+}
+
+/// Stores a queued run and, after the event that it was queued, these events, in one transaction: no worker can claim the run before.
+pub async fn create_with_events(db: &Db, run: &Run, run_events: &[RunEvent]) -> Result<(), StoreError> {
     let (id, dataset_id) = (run.id.to_string(), run.dataset_id.to_string());
     let plan = columns::to_json("runs.plan_json", &run.plan)?;
     let progress = columns::to_json("runs.progress_json", &run.progress)?;
@@ -97,6 +102,9 @@ pub async fn create(db: &Db, run: &Run) -> Result<(), StoreError> {
     .await
     .map_err(|e| StoreError::from_insert(e, "a training run of this identifier"))?;
     tell_move(&mut tx, None, run).await?;
+    for event in run_events {
+        events::append_in(&mut tx, run.id, event).await?;
+    }
     db.commit(tx).await
 }
 

@@ -79,12 +79,11 @@ impl Checked {
     /// # Errors
     /// When the database fails.
     pub async fn queue(&self, db: &Db) -> Result<(), StoreError> {
-        store::runs::create(db, &self.run).await?;
-        for LeakageFinding { name, detail, .. } in &self.acknowledged {
-            let message = format!("{detail} ({name}, acknowledged when the run was submitted)");
-            store::events::append(db, self.run.id, &RunEvent::Warning { message }).await?;
-        }
-        Ok(())
+        let warning = |LeakageFinding { name, detail, .. }: &LeakageFinding| RunEvent::Warning {
+            message: format!("{detail} ({name}, acknowledged when the run was submitted)"),
+        };
+        let warnings: Vec<_> = self.acknowledged.iter().map(warning).collect();
+        store::runs::create_with_events(db, &self.run, &warnings).await
     }
 }
 

@@ -45,6 +45,26 @@ async fn a_run_comes_back_as_it_was_stored() {
 }
 
 #[tokio::test]
+async fn a_run_is_stored_with_its_events_or_not_at_all() {
+    let (_dir, db, dataset) = database_with_data().await;
+    let warning = |message: &str| RunEvent::Warning { message: message.into() };
+    let warnings = [warning("acknowledged"), warning("planted")];
+    let run = fixtures::run(&dataset);
+    create_with_events(&db, &run, &warnings[..1]).await.unwrap();
+    let queued = RunEvent::Status { from: None, to: RunStatus::Queued, cause: None };
+    let stored: Vec<_> = events::list(&db, run.id, 0, 10).await.unwrap().into_iter().map(|event| event.event).collect();
+    assert_eq!(stored, [queued, warnings[0].clone()]);
+
+    let trigger = "create trigger refuse before insert on run_events when new.event_json like '%planted%'
+                     begin select raise(abort, 'planted'); end";
+    sqlx::query(trigger).execute(db.write()).await.unwrap();
+    let refused = fixtures::run(&dataset);
+    assert!(create_with_events(&db, &refused, &warnings).await.is_err());
+    assert_eq!(get(&db, refused.id).await.unwrap(), None);
+    assert_eq!(events::list(&db, refused.id, 0, 10).await.unwrap(), []);
+}
+
+#[tokio::test]
 async fn a_repetition_names_its_run_and_weights_and_outlives_it() {
     let (_dir, db, dataset) = database_with_data().await;
     let first = fixtures::stored_run(&db, &dataset).await;

@@ -20,6 +20,7 @@ mod recipe;
 mod run;
 mod schedule;
 mod slot;
+mod status;
 
 pub use activation::ActivationMap;
 pub use augmentation::Augmentation;
@@ -43,6 +44,7 @@ pub use prediction_stats::{Histogram, InputHistograms, InputStatistics, Predicti
 pub use radiograph::{DicomAttributes, QualityFlag, is_lateral};
 pub use range_test::{RangeTest, RangeTestCurve, RangeTestPoint, RangeTestResult};
 pub use recipe::{Recipe, recipe, recipes};
-pub use run::{EpochRecord, EpochScores, IllegalMove, Position, RunAction, RunProgress, RunStatus};
+pub use run::{EpochRecord, EpochScores, InvalidTransition, Position, RunAction, RunProgress, RunStatus};
 pub use schedule::{BatchIndex, EarlyStopping, Schedule};
 pub use slot::{Slot, estimate_slots};
+pub use status::{ImportStatus, PredictionJobStatus};

@@ -51,7 +51,7 @@ pub use runs::Run;
 pub use shadows::Shadow;
 pub use weights::Weights;
 
-use crate::domain::IllegalMove;
+use crate::domain::InvalidTransition;
 
 /// What can go wrong in the store.
 #[derive(Debug, thiserror::Error)]
@@ -92,7 +92,7 @@ pub enum StoreError {
     InUse(&'static str),
     /// The run's state does not allow the move.
     #[error(transparent)]
-    IllegalMove(#[from] IllegalMove),
+    InvalidTransition(#[from] InvalidTransition),
 }
 
 impl StoreError {

@@ -69,7 +69,7 @@ impl Server {
             "device"
         );
         let engine = Engine::start(compute.engine(), device.clone());
-        bury_orphans(&folder).await?;
+        fail_interrupted_imports(&folder).await?;
         folder.caches.sweep(&folder.db).await?;
         folder.checkpoints.sweep(&folder.db).await?;
         load_champion(&folder, &engine).await?;
@@ -232,8 +232,8 @@ async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), AppError
     Ok((listener, bound))
 }
 
-async fn bury_orphans(folder: &DataFolder) -> Result<(), StoreError> {
-    let imports = store::imports::fail_orphans(&folder.db, ORPHANED).await?;
+async fn fail_interrupted_imports(folder: &DataFolder) -> Result<(), StoreError> {
+    let imports = store::imports::fail_interrupted(&folder.db, ORPHANED).await?;
     if imports > 0 {
         tracing::warn!(imports, "an earlier process left imports unfinished");
     }

@@ -1,11 +1,11 @@
-//! A training run's states, progress and epochs.
+//! Status, progress and epochs of a training run.
 
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// Where a training run stands.
+/// Status of a training run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum RunStatus {
@@ -13,28 +13,28 @@ pub enum RunStatus {
     Queued,
     /// Trains.
     Running,
-    /// Stopped by a user within a batch; goes on when asked to.
+    /// Stopped within a batch by a user; can be resumed.
     Paused,
-    /// Asked to stop; ends within one batch.
+    /// Cancelled by a user; ends within one batch.
     Cancelling,
-    /// Stopped for good by a user.
+    /// Cancelled by a user; cannot be resumed.
     Cancelled,
-    /// Ended by an error; may go on from its last checkpoint.
+    /// Ended by an error; can be resumed from its last checkpoint.
     Failed,
-    /// All stages done.
+    /// All stages are done.
     Succeeded,
 }
 
-/// What a user may ask of a run.
+/// What a user can do to a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RunAction {
-    /// Stop and keep what was learnt.
+    /// Stop, to be resumed later.
     Pause,
-    /// Go on from the last checkpoint.
+    /// Continue from the last checkpoint.
     Resume,
     /// Stop for good.
     Cancel,
-    /// Remove it with all that is its own.
+    /// Delete the run with its epochs, events and checkpoints.
     Delete,
 }
 
@@ -54,35 +54,46 @@ impl fmt::Display for RunAction {
     }
 }
 
-/// The state does not allow the move.
+/// A change of status that is not legal.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-pub enum IllegalMove {
-    /// From the program.
-    #[error("a run that is {from} cannot become {to}")]
-    Move {
-        /// State before.
-        from: RunStatus,
-        /// State that was to come.
-        to: RunStatus,
+pub enum InvalidTransition {
+    /// A change by the program.
+    #[error("{subject} that is {from} cannot become {to}")]
+    Status {
+        /// What has the status, with its article.
+        subject: &'static str,
+        /// Status before.
+        from: &'static str,
+        /// Status that was to come.
+        to: &'static str,
     },
-    /// From a user.
+    /// An action of a user.
     #[error("a run that is {status} cannot be {action}")]
     Action {
-        /// Its state.
+        /// Status of the run.
         status: RunStatus,
-        /// What was asked.
+        /// The action.
         action: RunAction,
     },
 }
 
+impl InvalidTransition {
+    pub(super) fn status(subject: &'static str, from: &'static str, to: &'static str) -> Self {
+        Self::Status { subject, from, to }
+    }
+}
+
 impl RunStatus {
-    /// All states.
+    /// All statuses.
     pub const ALL: [Self; 7] =
         [Self::Queued, Self::Running, Self::Paused, Self::Cancelling, Self::Cancelled, Self::Failed, Self::Succeeded];
 
-    /// The one place that says what a user may ask for in which state, and the state that follows. Asked for what is so already, the
-    /// state stays: a second request is answered as the first one.
-    pub fn asked(self, action: RunAction) -> Result<Self, IllegalMove> {
+    /// The status after an action of a user. This is the only place that says which actions are legal in which status. Actions are
+    /// idempotent: repeating one leaves the status as it is.
+    ///
+    /// # Errors
+    /// When the action is not legal in this status.
+    pub fn apply(self, action: RunAction) -> Result<Self, InvalidTransition> {
         use RunStatus::*;
         match (action, self) {
             (RunAction::Pause, Queued | Running | Paused) => Ok(Paused),
@@ -91,13 +102,16 @@ impl RunStatus {
             (RunAction::Cancel, Queued | Paused | Cancelled) => Ok(Cancelled),
             (RunAction::Cancel, Running | Cancelling) => Ok(Cancelling),
             (RunAction::Delete, Paused | Cancelled | Failed | Succeeded) => Ok(self),
-            _ => Err(IllegalMove::Action { status: self, action }),
+            _ => Err(InvalidTransition::Action { status: self, action }),
         }
     }
 
-    /// The one place that says which moves the program makes by itself. A run that was paused, and perhaps resumed, in its last moment
-    /// may have come to its end all the same.
-    pub fn move_to(self, to: Self) -> Result<Self, IllegalMove> {
+    /// The status after a change that the program makes by itself. This is the only place that says which of them are legal. A run that is
+    /// paused during its last batch, and perhaps resumed, may still fail or succeed.
+    ///
+    /// # Errors
+    /// When the change is not legal.
+    pub fn transition(self, to: Self) -> Result<Self, InvalidTransition> {
         use RunStatus::*;
         let legal = matches!(
             (self, to),
@@ -106,15 +120,15 @@ impl RunStatus {
                 | (Paused, Failed | Succeeded)
                 | (Cancelling, Cancelled | Failed | Succeeded)
         );
-        if legal { Ok(to) } else { Err(IllegalMove::Move { from: self, to }) }
+        if legal { Ok(to) } else { Err(InvalidTransition::status("a run", self.as_str(), to.as_str())) }
     }
 
-    /// The run has ended; only from failed can it be made to go on.
+    /// True if the run has ended. A failed run can be resumed all the same.
     pub fn is_final(self) -> bool {
         matches!(self, Self::Cancelled | Self::Failed | Self::Succeeded)
     }
 
-    /// The name in the database and on the wire.
+    /// Name in the database and in the API.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Queued => "queued",

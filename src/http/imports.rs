@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     dataset::{self, ImportFrom, ImportRequest, LabelledFolder},
-    domain::{DatasetId, ImportId},
+    domain::{DatasetId, ImportId, ImportStatus},
     imaging,
     store::{self, Dataset, Import, ImportRejection, StoreError},
 };
@@ -96,7 +96,7 @@ pub async fn resume(state: &AppState) -> Result<(), StoreError> {
             Err(error) => {
                 tracing::warn!(%id, import.path, %error, "import cannot go on");
                 let failed = Import {
-                    status: "failed".into(),
+                    status: ImportStatus::Failed,
                     error: Some(format!("interrupted, and it cannot go on: {error}")),
                     finished_at: Some(Timestamp::now()),
                     ..import
@@ -142,7 +142,7 @@ fn start(state: &AppState, import: Import, request: ImportRequest) {
     state.tasks.spawn(async move {
         let id = import.id;
         match dataset::import(&db, &blobs, &request, import, &shutdown, &mut |_| {}).await {
-            Ok(import) => tracing::info!(%id, import.created, import.rejected, import.status, "import ended"),
+            Ok(import) => tracing::info!(%id, import.created, import.rejected, status = %import.status, "import ended"),
             Err(error) => tracing::error!(%id, %error, "import failed"),
         }
     });

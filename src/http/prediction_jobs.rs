@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     dataset,
-    domain::{DatasetId, NOTICE, PredictionJobId, Split},
+    domain::{DatasetId, NOTICE, PredictionJobId, PredictionJobStatus, Split},
     inference::EngineError,
     store::{self, Model, PredictionJob},
     worker::CHAMPION,
@@ -127,7 +127,7 @@ impl From<PredictionJob> for JobAnswer {
         let fresh = done.saturating_sub(job.done_before) as f64;
         let images_per_second = seconds.filter(|seconds| fresh > 0.0 && *seconds > 0.0).map(|seconds| fresh / seconds);
         let left = job.total.saturating_sub(done) as f64;
-        let eta_seconds = images_per_second.filter(|_| job.status == "running").map(|rate| left / rate);
+        let eta_seconds = images_per_second.filter(|_| job.status == PredictionJobStatus::Running).map(|rate| left / rate);
         let fraction = done as f64 / job.total.max(1) as f64;
         Self { job, fraction, images_per_second, eta_seconds, notice: NOTICE }
     }
@@ -234,7 +234,7 @@ fn queued(id: PredictionJobId, model: &Model, total: u64) -> PredictionJob {
         classes: model.spec.classes.names().to_vec(),
         dataset_id: None,
         split: None,
-        status: "queued".into(),
+        status: PredictionJobStatus::Queued,
         total,
         answered: 0,
         failed: 0,

@@ -310,7 +310,7 @@ pub(super) fn panicked(payload: Box<dyn std::any::Any + Send>) -> Response {
 impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
         match error {
-            StoreError::Exists(_) | StoreError::InUse(_) | StoreError::IllegalMove(_) => {
+            StoreError::Exists(_) | StoreError::InUse(_) | StoreError::InvalidTransition(_) => {
                 Self::Conflict(error.to_string())
             }
             other => Self::internal(other),

@@ -8,7 +8,7 @@ use sqlx::SqliteConnection;
 use utoipa::ToSchema;
 
 use super::{Db, StoreError, columns};
-use crate::domain::{DatasetId, ImportId};
+use crate::domain::{DatasetId, ImportId, ImportStatus};
 
 /// A background import.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -19,8 +19,8 @@ pub struct Import {
     pub dataset_id: DatasetId,
     /// Folder, relative to the import root over HTTP.
     pub path: String,
-    /// `running`, `succeeded` or `failed`.
-    pub status: String,
+    /// Status.
+    pub status: ImportStatus,
     /// Rows or files found.
     pub total: u64,
     /// New radiographs.
@@ -87,7 +87,7 @@ impl Import {
             id: ImportId::new(),
             dataset_id,
             path,
-            status: "running".into(),
+            status: ImportStatus::Running,
             total: 0,
             created: 0,
             duplicates: 0,
@@ -106,13 +106,13 @@ pub async fn create(db: &Db, import: &Import, request: Option<&serde_json::Value
     let mut tx = db.begin().await?;
     let request = request.map(serde_json::Value::to_string);
     let (id, dataset_id) = (import.id.to_string(), import.dataset_id.to_string());
-    let started_at = columns::time(import.started_at);
+    let (status, started_at) = (import.status.as_str(), columns::time(import.started_at));
     sqlx::query!(
         "insert into imports (id, dataset_id, path, status, started_at, request_json) values (?, ?, ?, ?, ?, ?)",
         id,
         dataset_id,
         import.path,
-        import.status,
+        status,
         started_at,
         request,
     )
@@ -159,11 +159,14 @@ pub async fn standing_rejections(db: &Db, dataset: DatasetId) -> Result<Vec<Impo
     rows.into_iter().map(RejectionRow::read).collect()
 }
 
-/// Writes counts, status and new rejections. `RowNotFound` when the import went with its data set.
+/// Writes counts, status and new rejections. `RowNotFound` when the import was deleted with its data set, `InvalidTransition` when it has
+/// ended.
 pub async fn update(db: &Db, import: &Import, new_rejections: &[ImportRejection]) -> Result<(), StoreError> {
     let mut tx = db.begin().await?;
-    write(&mut tx, import).await?;
     let id = import.id.to_string();
+    let status = sqlx::query_scalar!("select status from imports where id = ?", id).fetch_one(&mut *tx).await?;
+    columns::parse::<ImportStatus>("imports.status", &status)?.transition(import.status)?;
+    write(&mut tx, import).await?;
     for rejection in new_rejections {
         let kind = rejection.kind.as_str();
         sqlx::query!(
@@ -183,17 +186,17 @@ pub async fn update(db: &Db, import: &Import, new_rejections: &[ImportRejection]
 }
 
 async fn write(tx: &mut SqliteConnection, import: &Import) -> Result<(), StoreError> {
-    let id = import.id.to_string();
+    let (id, status) = (import.id.to_string(), import.status.as_str());
     let total: i64 = columns::number("imports.total", import.total)?;
     let created: i64 = columns::number("imports.created", import.created)?;
     let duplicates: i64 = columns::number("imports.duplicates", import.duplicates)?;
     let rejected: i64 = columns::number("imports.rejected", import.rejected)?;
     let finished_at = import.finished_at.map(columns::time);
     let passed_over = columns::to_json("imports.passed_over_json", &import.passed_over)?;
-    let result = sqlx::query!(
+    sqlx::query!(
         "update imports set status = ?, total = ?, created = ?, duplicates = ?, rejected = ?, error = ?,
            passed_over_json = ?, finished_at = ? where id = ?",
-        import.status,
+        status,
         total,
         created,
         duplicates,
@@ -205,7 +208,7 @@ async fn write(tx: &mut SqliteConnection, import: &Import) -> Result<(), StoreEr
     )
     .execute(tx)
     .await?;
-    columns::must_exist(&result)
+    Ok(())
 }
 
 /// Imports left `running` by a dead process that can begin again, with their requests; counted and rejected is nothing any more.
@@ -230,18 +233,23 @@ pub async fn interrupted(db: &Db) -> Result<Vec<(Import, serde_json::Value)>, St
     rows.into_iter().map(read).collect()
 }
 
-/// Marks imports left `running` by a dead process that cannot begin again as failed; how many.
-pub async fn fail_orphans(db: &Db, why: &str) -> Result<u64, StoreError> {
-    let now = columns::time(Timestamp::now());
-    let result = sqlx::query!(
-        "update imports set status = 'failed', error = ?, finished_at = ?
-           where status = 'running' and request_json is null",
-        why,
-        now
-    )
-    .execute(db.write())
-    .await?;
-    Ok(result.rows_affected())
+/// Marks imports as failed that a dead process left running and that cannot resume; returns their number.
+pub async fn fail_interrupted(db: &Db, reason: &str) -> Result<u64, StoreError> {
+    let mut tx = db.begin().await?;
+    let rows =
+        sqlx::query_as!(Row, "select * from imports where status = 'running' and request_json is null")
+            .fetch_all(&mut *tx)
+            .await?;
+    let mut failed = 0;
+    for row in rows {
+        let import = row.read()?;
+        let status = import.status.transition(ImportStatus::Failed)?;
+        let (error, finished_at) = (Some(reason.to_owned()), Some(Timestamp::now()));
+        write(&mut tx, &Import { status, error, finished_at, ..import }).await?;
+        failed += 1;
+    }
+    tx.commit().await?;
+    Ok(failed)
 }
 
 impl RejectionKind {
@@ -305,7 +313,7 @@ impl Row {
             id: columns::parse("imports.id", &self.id)?,
             dataset_id: columns::parse("imports.dataset_id", &self.dataset_id)?,
             path: self.path,
-            status: self.status,
+            status: columns::parse("imports.status", &self.status)?,
             total: columns::number("imports.total", self.total)?,
             created: columns::number("imports.created", self.created)?,
             duplicates: columns::number("imports.duplicates", self.duplicates)?,

@@ -8,7 +8,7 @@ use sqlx::SqliteConnection;
 use utoipa::ToSchema;
 
 use super::{Db, Page, StoreError, columns};
-use crate::domain::{DatasetId, ModelId, PredictionJobId, RadiographId, Sha256, Split};
+use crate::domain::{DatasetId, ModelId, PredictionJobId, PredictionJobStatus, RadiographId, Sha256, Split};
 
 /// A job.
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
@@ -23,8 +23,8 @@ pub struct PredictionJob {
     pub dataset_id: Option<DatasetId>,
     /// Of which split; null: all of them.
     pub split: Option<Split>,
-    /// `queued`, `running`, `succeeded` or `failed`.
-    pub status: String,
+    /// Status.
+    pub status: PredictionJobStatus,
     /// Images.
     pub total: u64,
     /// Of these, answered.
@@ -81,7 +81,7 @@ pub async fn create(db: &Db, job: &PredictionJob) -> Result<(), StoreError> {
     let classes = columns::to_json("prediction_jobs.classes_json", &job.classes)?;
     let (dataset_id, split) = (job.dataset_id.map(|id| id.to_string()), job.split.map(Split::as_str));
     let total: i64 = columns::number("prediction_jobs.total", job.total)?;
-    let created_at = columns::time(job.created_at);
+    let (status, created_at) = (job.status.as_str(), columns::time(job.created_at));
     sqlx::query!(
         "insert into prediction_jobs (id, model_id, classes_json, dataset_id, split, status, total, created_at)
            values (?, ?, ?, ?, ?, ?, ?, ?)",
@@ -90,7 +90,7 @@ pub async fn create(db: &Db, job: &PredictionJob) -> Result<(), StoreError> {
         classes,
         dataset_id,
         split,
-        job.status,
+        status,
         total,
         created_at,
     )
@@ -120,27 +120,30 @@ pub async fn list(db: &Db, page: &Page) -> Result<Vec<PredictionJob>, StoreError
 pub async fn claim(db: &Db) -> Result<Option<PredictionJob>, StoreError> {
     let mut tx = db.begin().await?;
     let mut found = None;
-    for status in ["running", "queued"] {
+    for status in [PredictionJobStatus::Running, PredictionJobStatus::Queued] {
         if found.is_none() {
             found = first(&mut tx, status).await?;
         }
     }
     let Some(mut job) = found else { return Ok(None) };
-    let now = Timestamp::now();
-    let (id, at) = (job.id.to_string(), columns::time(now));
+    job.status = job.status.transition(PredictionJobStatus::Running)?;
+    job.started_at = Some(Timestamp::now());
+    job.done_before = job.done();
+    let (id, status, started_at) = (job.id.to_string(), job.status.as_str(), job.started_at.map(columns::time));
     sqlx::query!(
-        "update prediction_jobs set status = 'running', started_at = ?, done_before = answered + failed where id = ?",
-        at,
+        "update prediction_jobs set status = ?, started_at = ?, done_before = answered + failed where id = ?",
+        status,
+        started_at,
         id
     )
     .execute(&mut *tx)
     .await?;
     tx.commit().await?;
-    job.done_before = job.done();
-    Ok(Some(PredictionJob { status: "running".into(), started_at: Some(now), ..job }))
+    Ok(Some(job))
 }
 
-async fn first(tx: &mut SqliteConnection, status: &str) -> Result<Option<PredictionJob>, StoreError> {
+async fn first(tx: &mut SqliteConnection, status: PredictionJobStatus) -> Result<Option<PredictionJob>, StoreError> {
+    let status = status.as_str();
     let row = sqlx::query_as!(Row, "select * from prediction_jobs where status = ? order by id limit 1", status)
         .fetch_optional(tx)
         .await?;
@@ -193,10 +196,15 @@ async fn insert(tx: &mut SqliteConnection, job: &str, result: &JobResult) -> Res
     Ok(())
 }
 
-/// The job has ended: it failed for a reason, or succeeded.
+/// Ends a job: failed with an error, else succeeded. A job that was deleted meanwhile is ignored.
 pub async fn finish(db: &Db, id: PredictionJobId, error: Option<&str>) -> Result<(), StoreError> {
-    let status = if error.is_some() { "failed" } else { "succeeded" };
+    let mut tx = db.begin().await?;
     let (id, now) = (id.to_string(), columns::time(Timestamp::now()));
+    let status = sqlx::query_scalar!("select status from prediction_jobs where id = ?", id);
+    let Some(status) = status.fetch_optional(&mut *tx).await? else { return Ok(()) };
+    let status: PredictionJobStatus = columns::parse("prediction_jobs.status", &status)?;
+    let end = if error.is_some() { PredictionJobStatus::Failed } else { PredictionJobStatus::Succeeded };
+    let status = status.transition(end)?.as_str();
     sqlx::query!(
         "update prediction_jobs set status = ?, error = ?, finished_at = ? where id = ?",
         status,
@@ -204,8 +212,9 @@ pub async fn finish(db: &Db, id: PredictionJobId, error: Option<&str>) -> Result
         now,
         id
     )
-    .execute(db.write())
+    .execute(&mut *tx)
     .await?;
+    tx.commit().await?;
     Ok(())
 }
 
@@ -290,7 +299,7 @@ impl Row {
             classes: columns::from_json("prediction_jobs.classes_json", &self.classes_json)?,
             dataset_id: columns::parse_some("prediction_jobs.dataset_id", self.dataset_id.as_deref())?,
             split: columns::parse_some("prediction_jobs.split", self.split.as_deref())?,
-            status: self.status,
+            status: columns::parse("prediction_jobs.status", &self.status)?,
             total: columns::number("prediction_jobs.total", self.total)?,
             answered: columns::number("prediction_jobs.answered", self.answered)?,
             failed: columns::number("prediction_jobs.failed", self.failed)?,
@@ -315,7 +324,7 @@ mod tests {
             classes: vec!["normal".into(), "COVID-19".into()],
             dataset_id: None,
             split: None,
-            status: "queued".into(),
+            status: PredictionJobStatus::Queued,
             total: 3,
             answered: 0,
             failed: 0,
@@ -350,7 +359,7 @@ mod tests {
         }
         assert_eq!(list(&db, &fixtures::first_page()).await.unwrap(), made);
         let claimed = claim(&db).await.unwrap().unwrap();
-        assert_eq!((claimed.id, claimed.status.as_str()), (made[0].id, "running"));
+        assert_eq!((claimed.id, claimed.status), (made[0].id, PredictionJobStatus::Running));
         assert!(append(&db, made[0].id, &[result(0, None), result(1, Some("no image"))]).await.unwrap());
         let again = claim(&db).await.unwrap().unwrap();
         assert_eq!((again.id, again.answered, again.failed, again.done_before), (made[0].id, 1, 1, 2));
@@ -359,7 +368,7 @@ mod tests {
         finish(&db, made[1].id, Some("no model")).await.unwrap();
         assert_eq!(claim(&db).await.unwrap(), None);
         let failed = get(&db, made[1].id).await.unwrap().unwrap();
-        assert_eq!((failed.status.as_str(), failed.error.as_deref()), ("failed", Some("no model")));
+        assert_eq!((failed.status, failed.error.as_deref()), (PredictionJobStatus::Failed, Some("no model")));
     }
 
     #[tokio::test]

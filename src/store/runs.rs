@@ -1,5 +1,5 @@
 //! Training runs and their epochs. A state changes only inside a write transaction and only as
-//! [`RunStatus::move_to`] allows.
+//! [`RunStatus::transition`] allows.
 
 mod claims;
 mod queued;
@@ -12,7 +12,7 @@ use utoipa::ToSchema;
 
 use super::{Db, Evaluated, Model, Page, StoreError, StoredCheckpoint, checkpoints, columns, events, models};
 use crate::domain::{
-    Architecture, DatasetId, EpochRecord, IllegalMove, Position, RunAction, RunEvent, RunId, RunProgress, RunStatus,
+    Architecture, DatasetId, EpochRecord, InvalidTransition, Position, RunAction, RunEvent, RunId, RunProgress, RunStatus,
     Sha256, TrainingPlan,
 };
 pub use claims::{claim, claim_one, interrupt, requeue_orphans};
@@ -101,7 +101,7 @@ pub async fn create_with_events(db: &Db, run: &Run, run_events: &[RunEvent]) -> 
     .execute(&mut *tx)
     .await
     .map_err(|e| StoreError::from_insert(e, "a training run of this identifier"))?;
-    tell_move(&mut tx, None, run).await?;
+    record_transition(&mut tx, None, run).await?;
     for event in run_events {
         events::append_in(&mut tx, run.id, event).await?;
     }
@@ -135,7 +135,7 @@ pub async fn list(db: &Db, status: Option<RunStatus>, page: &Page) -> Result<Vec
     rows.into_iter().map(Row::read).collect()
 }
 
-/// Cancels a run; as it is afterwards. `IllegalMove` where [`RunStatus::asked`] refuses.
+/// Cancels a run; as it is afterwards. `InvalidTransition` where [`RunStatus::apply`] refuses.
 pub async fn cancel(db: &Db, id: RunId) -> Result<Option<Run>, StoreError> {
     ask(db, id, RunAction::Cancel).await
 }
@@ -148,7 +148,7 @@ pub async fn pause(db: &Db, id: RunId) -> Result<Option<Run>, StoreError> {
 async fn ask(db: &Db, id: RunId, action: RunAction) -> Result<Option<Run>, StoreError> {
     let mut tx = db.begin().await?;
     let Some(mut run) = get_in(&mut tx, id).await? else { return Ok(None) };
-    let asked = run.status.asked(action)?;
+    let asked = run.status.apply(action)?;
     if asked != run.status {
         run.status = asked;
         run.finished_at = asked.is_final().then(Timestamp::now);
@@ -164,10 +164,10 @@ pub async fn resume(db: &Db, id: RunId, learning_rate: Option<f64>) -> Result<Op
     let mut tx = db.begin().await?;
     let Some(mut run) = get_in(&mut tx, id).await? else { return Ok(None) };
     let (before, action) = (run.status, RunAction::Resume);
-    run.status = before.asked(action)?;
+    run.status = before.apply(action)?;
     if let Some(rate) = learning_rate {
         if before == RunStatus::Running {
-            return Err(IllegalMove::Action { status: before, action }.into());
+            return Err(InvalidTransition::Action { status: before, action }.into());
         }
         let last = checkpoints::of_run_in(&mut tx, id).await?.into_iter().next();
         let next = last.map_or(Position::start_of_stage(1), |checkpoint| checkpoint.position);
@@ -205,14 +205,14 @@ async fn write_plan(tx: &mut SqliteConnection, run: &Run) -> Result<(), StoreErr
     Ok(())
 }
 
-/// Ends it; `IllegalMove` when the state does not allow it, `RowNotFound` when there is no such run.
+/// Ends it; `InvalidTransition` when the state does not allow it, `RowNotFound` when there is no such run.
 pub async fn finish(db: &Db, id: RunId, status: RunStatus, error: Option<&str>) -> Result<(), StoreError> {
     let mut tx = db.begin().await?;
     let mut run = get_in(&mut tx, id).await?.ok_or(sqlx::Error::RowNotFound)?;
     if !status.is_final() {
         return Err(StoreError::Row(format!("runs.status: a run does not end as {status}")));
     }
-    run.status = run.status.move_to(status)?;
+    run.status = run.status.transition(status)?;
     run.error = error.map(str::to_owned);
     run.finished_at = Some(Timestamp::now());
     write_state(&mut tx, &run).await?;
@@ -237,10 +237,10 @@ async fn write_state(tx: &mut SqliteConnection, run: &Run) -> Result<(), StoreEr
     )
     .execute(&mut *tx)
     .await?;
-    tell_move(tx, Some(before), run).await
+    record_transition(tx, Some(before), run).await
 }
 
-async fn tell_move(tx: &mut SqliteConnection, from: Option<RunStatus>, run: &Run) -> Result<(), StoreError> {
+async fn record_transition(tx: &mut SqliteConnection, from: Option<RunStatus>, run: &Run) -> Result<(), StoreError> {
     if from != Some(run.status) {
         let moved = RunEvent::Status { from, to: run.status, cause: run.error.clone() };
         events::append_in(tx, run.id, &moved).await?;
@@ -361,11 +361,11 @@ pub(super) async fn active_in(tx: &mut SqliteConnection, dataset: DatasetId) -> 
     Ok(active)
 }
 
-/// Removes a run with its epochs, checkpoints and evaluations; `IllegalMove` where [`RunStatus::asked`] refuses. Its models stay.
+/// Removes a run with its epochs, checkpoints and evaluations; `InvalidTransition` where [`RunStatus::apply`] refuses. Its models stay.
 pub async fn delete(db: &Db, id: RunId) -> Result<Option<()>, StoreError> {
     let mut tx = db.begin().await?;
     let Some(run) = get_in(&mut tx, id).await? else { return Ok(None) };
-    run.status.asked(RunAction::Delete)?;
+    run.status.apply(RunAction::Delete)?;
     let id = id.to_string();
     sqlx::query!("delete from runs where id = ?", id).execute(&mut *tx).await?;
     tx.commit().await?;

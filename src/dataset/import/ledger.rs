@@ -10,7 +10,7 @@ use jiff::Timestamp;
 
 use crate::{
     dataset::Added,
-    domain::Sha256,
+    domain::{ImportStatus, Sha256},
     store::{Db, Import, ImportRejection, PassedOver, RejectionKind, StoreError, imports},
 };
 
@@ -75,7 +75,7 @@ impl<'a> Ledger<'a> {
 
     /// Ends the import: `succeeded`, or `failed` for a reason.
     pub(super) async fn finish(mut self, error: Option<String>) -> Result<Import, StoreError> {
-        self.import.status = if error.is_some() { "failed" } else { "succeeded" }.to_owned();
+        self.import.status = if error.is_some() { ImportStatus::Failed } else { ImportStatus::Succeeded };
         self.import.error = error;
         self.import.finished_at = Some(Timestamp::now());
         self.report().await?;

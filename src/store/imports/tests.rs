@@ -16,7 +16,7 @@ async fn counts_state_and_rejections_come_back_in_order() {
     assert_eq!(get(&db, import.id).await.unwrap(), Some(import.clone()));
 
     update(&db, &import, &[rejection(Some(7)), rejection(None)]).await.unwrap();
-    import.status = "succeeded".into();
+    import.status = ImportStatus::Succeeded;
     (import.total, import.created, import.duplicates, import.rejected) = (1531, 1500, 28, 3);
     import.finished_at = Some(Timestamp::now());
     import.passed_over = vec![PassedOver { source: "cohen".into(), reason: "view \"L\"".into(), rows: 84 }];
@@ -30,27 +30,31 @@ async fn counts_state_and_rejections_come_back_in_order() {
 async fn what_stands_is_what_the_newest_ended_import_of_each_path_says() {
     let (_dir, db) = fixtures::db().await;
     let dataset = fixtures::stored_dataset(&db).await;
-    let ended = |import: Import| Import { status: "succeeded".into(), ..import };
+    let ended = |import: Import| Import { status: ImportStatus::Succeeded, ..import };
     let first = ended(fixtures::stored_import(&db, &dataset).await);
     update(&db, &first, &[rejection(Some(1))]).await.unwrap();
     let second = ended(fixtures::stored_import(&db, &dataset).await);
     update(&db, &second, &[rejection(Some(2))]).await.unwrap();
-    let elsewhere = Import { path: "elsewhere".into(), id: ImportId::new(), ..second };
+    let elsewhere = Import::begun(dataset.id, "elsewhere".into());
     create(&db, &elsewhere, None).await.unwrap();
-    update(&db, &elsewhere, &[rejection(None)]).await.unwrap();
+    update(&db, &ended(elsewhere), &[rejection(None)]).await.unwrap();
     let running = fixtures::stored_import(&db, &dataset).await;
     update(&db, &running, &[rejection(Some(4))]).await.unwrap();
     assert_eq!(standing_rejections(&db, dataset.id).await.unwrap(), [rejection(Some(2)), rejection(None)]);
 }
 
 #[tokio::test]
-async fn an_unknown_state_is_refused_and_its_rejections_with_it() {
+async fn an_ended_import_refuses_updates_and_their_rejections() {
     let (_dir, db) = fixtures::db().await;
     let dataset = fixtures::stored_dataset(&db).await;
-    let import = fixtures::stored_import(&db, &dataset).await;
-    let asleep = Import { status: "asleep".into(), ..import };
-    assert!(matches!(update(&db, &asleep, &[rejection(None)]).await, Err(StoreError::Database(_))));
-    assert_eq!(rejections(&db, asleep.id).await.unwrap(), []);
+    let ended = Import { status: ImportStatus::Succeeded, ..fixtures::stored_import(&db, &dataset).await };
+    update(&db, &ended, &[]).await.unwrap();
+    for status in ImportStatus::ALL {
+        let again = Import { status, ..ended.clone() };
+        assert!(matches!(update(&db, &again, &[rejection(None)]).await, Err(StoreError::InvalidTransition(_))));
+    }
+    assert_eq!(get(&db, ended.id).await.unwrap(), Some(ended.clone()));
+    assert_eq!(rejections(&db, ended.id).await.unwrap(), []);
 }
 
 #[tokio::test]
@@ -69,14 +73,14 @@ async fn imports_of_a_dead_process_fail_and_finished_ones_stay() {
     let dataset = fixtures::stored_dataset(&db).await;
     let (orphan, mut done) =
         (fixtures::stored_import(&db, &dataset).await, fixtures::stored_import(&db, &dataset).await);
-    done.status = "succeeded".into();
+    done.status = ImportStatus::Succeeded;
     update(&db, &done, &[]).await.unwrap();
-    assert_eq!(fail_orphans(&db, "the server ended").await.unwrap(), 1);
+    assert_eq!(fail_interrupted(&db, "the server ended").await.unwrap(), 1);
     let failed = get(&db, orphan.id).await.unwrap().unwrap();
-    assert_eq!((failed.status.as_str(), failed.error.as_deref()), ("failed", Some("the server ended")));
+    assert_eq!((failed.status, failed.error.as_deref()), (ImportStatus::Failed, Some("the server ended")));
     assert!(failed.finished_at.is_some());
     assert_eq!(get(&db, done.id).await.unwrap(), Some(done));
-    assert_eq!(fail_orphans(&db, "the server ended").await.unwrap(), 0);
+    assert_eq!(fail_interrupted(&db, "the server ended").await.unwrap(), 0);
 }
 
 #[tokio::test]
@@ -92,7 +96,7 @@ async fn imports_that_can_begin_again_come_with_what_was_asked_and_count_from_no
     let begun = Import { total: 0, created: 0, rejected: 0, ..import.clone() };
     assert_eq!(interrupted(&db).await.unwrap(), [(begun.clone(), asked)]);
     assert_eq!(rejections(&db, import.id).await.unwrap(), []);
-    assert_eq!(fail_orphans(&db, "the server ended").await.unwrap(), 1, "the other one");
-    update(&db, &Import { status: "succeeded".into(), ..begun }, &[]).await.unwrap();
+    assert_eq!(fail_interrupted(&db, "the server ended").await.unwrap(), 1, "the other one");
+    update(&db, &Import { status: ImportStatus::Succeeded, ..begun }, &[]).await.unwrap();
     assert_eq!(interrupted(&db).await.unwrap(), []);
 }

@@ -19,7 +19,7 @@ pub async fn claim(db: &Db, device: &str) -> Result<Option<Run>, StoreError> {
     start(db, tx, run, device).await.map(Some)
 }
 
-/// That run, now running on `device`. `IllegalMove` unless it is queued.
+/// That run, now running on `device`. `InvalidTransition` unless it is queued.
 pub async fn claim_one(db: &Db, id: RunId, device: &str) -> Result<Option<Run>, StoreError> {
     let mut tx = db.begin().await?;
     let Some(run) = get_in(&mut tx, id).await? else { return Ok(None) };
@@ -27,7 +27,7 @@ pub async fn claim_one(db: &Db, id: RunId, device: &str) -> Result<Option<Run>, 
 }
 
 async fn start(db: &Db, mut tx: Transaction<'static, Sqlite>, mut run: Run, device: &str) -> Result<Run, StoreError> {
-    run.status = run.status.move_to(RunStatus::Running)?;
+    run.status = run.status.transition(RunStatus::Running)?;
     run.device = Some(device.to_owned());
     run.started_at = run.started_at.or_else(|| Some(Timestamp::now()));
     run.starts += 1;
@@ -36,7 +36,7 @@ async fn start(db: &Db, mut tx: Transaction<'static, Sqlite>, mut run: Run, devi
     Ok(run)
 }
 
-/// Puts a run that the program's end interrupts back into the queue; one that somebody asked to stop meanwhile stops. `IllegalMove` when
+/// Puts a run that the program's end interrupts back into the queue; one that somebody asked to stop meanwhile stops. `InvalidTransition` when
 /// it does not run.
 pub async fn interrupt(db: &Db, id: RunId) -> Result<(), StoreError> {
     let mut tx = db.begin().await?;
@@ -47,7 +47,7 @@ pub async fn interrupt(db: &Db, id: RunId) -> Result<(), StoreError> {
 
 async fn interrupt_in(tx: &mut SqliteConnection, mut run: Run) -> Result<(), StoreError> {
     let next = if run.status == RunStatus::Cancelling { RunStatus::Cancelled } else { RunStatus::Queued };
-    run.status = run.status.move_to(next)?;
+    run.status = run.status.transition(next)?;
     run.finished_at = next.is_final().then(Timestamp::now);
     write_state(tx, &run).await
 }

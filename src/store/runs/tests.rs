@@ -146,8 +146,8 @@ async fn a_run_does_in_each_state_what_the_domain_allows_when_asked_to() {
                 delete(&db, id).await.map(|deleted| deleted.and(before))
             }
         };
-        let Ok(after) = before.asked(action) else {
-            assert!(matches!(answer, Err(StoreError::IllegalMove(_))), "{action} {before}");
+        let Ok(after) = before.apply(action) else {
+            assert!(matches!(answer, Err(StoreError::InvalidTransition(_))), "{action} {before}");
             assert_eq!(status(&db, id).await, before);
             continue;
         };
@@ -168,8 +168,8 @@ async fn a_run_does_in_each_state_what_the_domain_allows_when_asked_to() {
 async fn a_second_request_is_answered_as_the_first() {
     for (status, action) in RunStatus::ALL.into_iter().flat_map(|status| RunAction::ALL.map(|action| (status, action)))
     {
-        if let Ok(after) = status.asked(action) {
-            assert_eq!(after.asked(action), Ok(after), "{action} {status}");
+        if let Ok(after) = status.apply(action) {
+            assert_eq!(after.apply(action), Ok(after), "{action} {status}");
         }
     }
 }
@@ -200,7 +200,7 @@ async fn a_failed_run_goes_on_with_another_learning_rate_where_it_stopped() {
         |event: &RunEvent| matches!(event, RunEvent::Warning { message } if message.contains("1, step 2 goes on"));
     assert!(told.iter().any(|stored| warned(&stored.event)), "{told:?}");
     claim(&db, "cpu").await.unwrap().unwrap();
-    assert!(matches!(resume(&db, run.id, Some(1e-6)).await, Err(StoreError::IllegalMove(_))));
+    assert!(matches!(resume(&db, run.id, Some(1e-6)).await, Err(StoreError::InvalidTransition(_))));
 }
 
 #[tokio::test]
@@ -227,7 +227,7 @@ async fn a_run_ends_only_as_its_state_allows() {
         for after in RunStatus::ALL {
             let id = run_in(&db, &dataset, before).await;
             let ended = finish(&db, id, after, Some("why")).await;
-            let legal = after.is_final() && before.move_to(after).is_ok();
+            let legal = after.is_final() && before.transition(after).is_ok();
             assert_eq!(ended.is_ok(), legal, "{before} to {after}");
             let run = get(&db, id).await.unwrap().unwrap();
             assert_eq!(run.status, if legal { after } else { before });
@@ -355,7 +355,7 @@ async fn a_deleted_run_takes_epochs_and_evaluations_along_but_not_its_models() {
     let evaluation = fixtures::evaluation(&model, &dataset, Split::Test);
     models::create(&db, &model, std::slice::from_ref(&evaluation)).await.unwrap();
 
-    assert!(matches!(delete(&db, run.id).await, Err(StoreError::IllegalMove(_))));
+    assert!(matches!(delete(&db, run.id).await, Err(StoreError::InvalidTransition(_))));
     cancel(&db, run.id).await.unwrap();
     assert_eq!(delete(&db, run.id).await.unwrap(), Some(()));
     assert_eq!(delete(&db, run.id).await.unwrap(), None);

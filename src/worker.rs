@@ -2,44 +2,39 @@
 //! what comes of it and makes the first success the champion.
 
 mod champion;
+mod checkpoint_writer;
+mod context;
 mod job;
-mod keeper;
 mod live;
 mod losses;
 mod provenance;
 mod recorder;
+mod stop_monitor;
 mod thread;
 
 use std::{
     any::Any,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
 
-use burn::tensor::Device;
-use tokio::{
-    runtime::Handle,
-    sync::{Notify, oneshot},
-    task::JoinHandle,
-};
+use tokio::{sync::oneshot, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    domain::{DeviceInfo, ModelId, RunId, RunStatus},
-    metrics::Training,
+    domain::{RunId, RunStatus},
     nn,
-    store::{Blobs, Caches, CheckpointFiles, Db, Run, StoreError, runs},
-    training::{self, GiveWay, TrainingError},
+    store::{Db, Run, StoreError, runs},
+    training::{self, TrainingError},
 };
 use job::PreparedJob;
-use recorder::{Recorder, StopReason};
+use recorder::Recorder;
+use stop_monitor::StopReason;
 use thread::TrainerThread;
 
 pub use champion::CHAMPION;
+pub use context::WorkerContext;
 pub use job::VALIDATION_FRACTION;
 pub use live::LiveBatches;
 
@@ -51,39 +46,6 @@ const MOST_STARTS: u32 = 10;
 
 /// How long the end of a run waits before it is written again, where the disk did not take it.
 const RETRY: Duration = Duration::from_secs(2);
-
-/// What the worker works with.
-#[derive(Clone)]
-pub struct WorkerContext {
-    /// Runs, data sets, models.
-    pub db: Db,
-    /// Images and models.
-    pub blobs: Blobs,
-    /// Decoded images, by data set.
-    pub caches: Caches,
-    /// What runs go on from.
-    pub checkpoints: CheckpointFiles,
-    /// Where it trains, without autodiff.
-    pub device: Device,
-    /// What is recorded of the device in each run.
-    pub device_info: DeviceInfo,
-    /// Largest accepted image.
-    pub max_pixels: u64,
-    /// What each job gives way to.
-    pub give_way: GiveWay,
-    /// For how long training may hold a GPU at a stretch.
-    pub max_yield: Duration,
-    /// Called with a model that became champion, so that it is served. Must not block.
-    pub publish: Arc<dyn Fn(ModelId, Vec<u8>) + Send + Sync>,
-    /// Told of trained batches, for those who watch.
-    pub batches: LiveBatches,
-    /// Told how the run does, in numbers.
-    pub metrics: Training,
-    /// Notified after a run was queued: it then starts at once instead of within a second.
-    pub wake: Arc<Notify>,
-    /// Runs the worker and its database calls.
-    pub runtime: Handle,
-}
 
 /// Keeps the worker going; dropping it does not stop the worker.
 pub struct WorkerHandle {
@@ -238,7 +200,7 @@ impl Worker {
             }
             Ending::Paused => tracing::info!(run = %run.id, "training is paused"),
         }
-        if runs::get(db, run.id).await?.is_none() {
+        if runs::status(db, run.id).await?.is_none() {
             checkpoints.remove_all(run.id).await?;
         }
         Ok(())
@@ -285,7 +247,7 @@ impl Worker {
 }
 
 async fn is_cancelling(db: &Db, run: &Run) -> Result<bool, StoreError> {
-    Ok(runs::get(db, run.id).await?.is_some_and(|run| run.status == RunStatus::Cancelling))
+    Ok(runs::status(db, run.id).await? == Some(RunStatus::Cancelling))
 }
 
 /// A run that was to stop has stopped, whether or not its last checkpoint could be written.

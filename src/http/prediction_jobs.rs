@@ -127,7 +127,8 @@ impl From<PredictionJob> for JobAnswer {
         let fresh = done.saturating_sub(job.done_before) as f64;
         let images_per_second = seconds.filter(|seconds| fresh > 0.0 && *seconds > 0.0).map(|seconds| fresh / seconds);
         let left = job.total.saturating_sub(done) as f64;
-        let eta_seconds = images_per_second.filter(|_| job.status == PredictionJobStatus::Running).map(|rate| left / rate);
+        let eta_seconds =
+            images_per_second.filter(|_| job.status == PredictionJobStatus::Running).map(|rate| left / rate);
         let fraction = done as f64 / job.total.max(1) as f64;
         Self { job, fraction, images_per_second, eta_seconds, notice: NOTICE }
     }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::SqliteConnection;
 use utoipa::ToSchema;
 
-use super::{Db, StoreError, columns};
+use super::{Db, StoreError, columns, runs};
 use crate::domain::{RangeTestResult, RunEvent, RunId, RunStatus};
 
 /// An event as it is kept.
@@ -94,10 +94,7 @@ pub async fn follow(
     after: u64,
     limit: u32,
 ) -> Result<Option<(RunStatus, Vec<StoredEvent>)>, StoreError> {
-    let id = run.to_string();
-    let status = sqlx::query_scalar!("select status from runs where id = ?", id).fetch_optional(db.read()).await?;
-    let Some(status) = status else { return Ok(None) };
-    let status = columns::parse("runs.status", &status)?;
+    let Some(status) = runs::status(db, run).await? else { return Ok(None) };
     Ok(Some((status, list(db, run, after, limit).await?)))
 }
 
@@ -122,7 +119,7 @@ mod tests {
     use super::*;
     use crate::{
         domain::{EpochRecord, EpochScores},
-        store::{fixtures, models, runs},
+        store::{fixtures, models},
     };
 
     async fn told(db: &Db, run: RunId) -> Vec<RunEvent> {

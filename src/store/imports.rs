@@ -236,10 +236,9 @@ pub async fn interrupted(db: &Db) -> Result<Vec<(Import, serde_json::Value)>, St
 /// Marks imports as failed that a dead process left running and that cannot resume; returns their number.
 pub async fn fail_interrupted(db: &Db, reason: &str) -> Result<u64, StoreError> {
     let mut tx = db.begin().await?;
-    let rows =
-        sqlx::query_as!(Row, "select * from imports where status = 'running' and request_json is null")
-            .fetch_all(&mut *tx)
-            .await?;
+    let rows = sqlx::query_as!(Row, "select * from imports where status = 'running' and request_json is null")
+        .fetch_all(&mut *tx)
+        .await?;
     let mut failed = 0;
     for row in rows {
         let import = row.read()?;

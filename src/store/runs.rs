@@ -12,8 +12,8 @@ use utoipa::ToSchema;
 
 use super::{Db, Evaluated, Model, Page, StoreError, StoredCheckpoint, checkpoints, columns, events, models};
 use crate::domain::{
-    Architecture, DatasetId, EpochRecord, InvalidTransition, Position, RunAction, RunEvent, RunId, RunProgress, RunStatus,
-    Sha256, TrainingPlan,
+    Architecture, DatasetId, EpochRecord, InvalidTransition, Position, RunAction, RunEvent, RunId, RunProgress,
+    RunStatus, Sha256, TrainingPlan,
 };
 pub use claims::{claim, claim_one, interrupt, requeue_orphans};
 use row::Row;
@@ -117,6 +117,13 @@ async fn get_in(tx: &mut SqliteConnection, id: RunId) -> Result<Option<Run>, Sto
     let id = id.to_string();
     let row = sqlx::query_as!(Row, "select * from runs where id = ?", id).fetch_optional(tx).await?;
     row.map(Row::read).transpose()
+}
+
+/// Status of a run; `None` if there is no such run.
+pub async fn status(db: &Db, id: RunId) -> Result<Option<RunStatus>, StoreError> {
+    let id = id.to_string();
+    let status = sqlx::query_scalar!("select status from runs where id = ?", id).fetch_optional(db.read()).await?;
+    columns::parse_some("runs.status", status.as_deref())
 }
 
 /// A page, oldest first; optionally of one state.
@@ -275,12 +282,12 @@ async fn add_epoch_in(tx: &mut SqliteConnection, run: RunId, epoch: &EpochRecord
     Ok(())
 }
 
-/// What a run came to at a checkpoint.
+/// Records that are written in the transaction of a checkpoint.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Milestone<'a> {
-    /// The epoch that has ended.
+pub struct CheckpointRecords<'a> {
+    /// The epoch that ended at the checkpoint.
     pub epoch: Option<&'a EpochRecord>,
-    /// The model of the stage that has ended, with its evaluations.
+    /// The model, with its evaluations, of the stage that ended at the checkpoint.
     pub stage: Option<(&'a Model, &'a [Evaluated])>,
 }
 
@@ -288,14 +295,14 @@ pub struct Milestone<'a> {
 pub async fn add_checkpoint(
     db: &Db,
     id: RunId,
-    milestone: Milestone<'_>,
+    records: CheckpointRecords<'_>,
     checkpoint: &StoredCheckpoint,
 ) -> Result<Vec<String>, StoreError> {
     let mut tx = db.begin().await?;
-    if let Some(epoch) = milestone.epoch {
+    if let Some(epoch) = records.epoch {
         add_epoch_in(&mut tx, id, epoch).await?;
     }
-    if let Some((model, evaluated)) = milestone.stage {
+    if let Some((model, evaluated)) = records.stage {
         models::create_in(&mut tx, model, evaluated).await?;
     }
     let removed = checkpoints::add_in(&mut tx, id, checkpoint).await?;

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{LiveBatches, WorkerContext};
+use super::LiveBatches;
 use crate::{
     domain::{BatchEvent, LossCurve, RunId, TrainedBatch},
     store::{Db, StoreError, losses},
@@ -26,8 +26,7 @@ pub(super) struct Losses {
 }
 
 impl Losses {
-    pub(super) fn new(context: &WorkerContext, run: RunId) -> Self {
-        let (db, batches) = (context.db.clone(), context.batches.clone());
+    pub(super) fn new(db: Db, run: RunId, batches: LiveBatches) -> Self {
         Self { db, run, batches, curve: None, written: Instant::now(), told: None }
     }
 

@@ -1,4 +1,4 @@
-//! The observer of a run: writes what happens to the store and brings back whether to stop.
+//! Observer of a run: records its progress, losses, epochs and checkpoints, and stops it on request.
 
 use std::{
     future::Future,
@@ -11,57 +11,42 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     WorkerContext,
-    keeper::{Keeper, Keepsake, Milestone, UnderWay},
+    checkpoint_writer::{CheckpointTrigger, CheckpointWriter, PendingCheckpoint, WriteHandle},
     losses::Losses,
+    stop_monitor::{StopMonitor, StopReason},
 };
 use crate::{
-    domain::{EpochRecord, RangeTestResult, RunEvent, RunId, RunProgress, RunStatus, TrainedBatch},
+    domain::{EpochRecord, RangeTestResult, RunEvent, RunId, RunProgress, TrainedBatch},
+    metrics::Training,
     store::{Db, Run, StoreError, events, runs},
     training::{CacheOrigin, Checkpoint, ImageCache, Observer, ObserverError, StageModel, Stop},
 };
 
-/// Progress is written at most this often, but for changes of stage, step and epoch.
+/// Minimum time between two writes of progress within an epoch. A change of stage, step or epoch is written at once.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
 
-/// How long training waits for a disk that is full or fails before the run ends, to be resumed by hand.
-const DISK_PATIENCE: Duration = Duration::from_secs(60 * 60);
+/// Maximum time for which training waits for a full or failing disk. Then the run fails, to be resumed by hand.
+const DISK_TIMEOUT: Duration = Duration::from_secs(60 * 60);
 
-/// How often it tries the disk meanwhile.
-const DISK_POLL: Duration = Duration::from_secs(2);
+/// Time between two attempts to write to the disk meanwhile.
+const DISK_RETRY: Duration = Duration::from_secs(2);
 
-/// Why the training was asked to stop.
-#[derive(Debug)]
-pub(super) enum StopReason {
-    /// A user cancelled the run, or removed it.
-    Cancelled,
-    /// A user paused the run.
-    Paused,
-    /// The server ends.
-    Shutdown,
-    /// Whether the run is to stop cannot be read.
-    Store(StoreError),
-}
-
-impl StopReason {
-    fn stop(&self) -> Stop {
-        if matches!(self, Self::Cancelled) { Stop::ForGood } else { Stop::ToGoOn }
-    }
-}
-
-/// Lives on the training thread.
+/// The observer of a run. Used on the training thread, so that its methods may block.
 pub(super) struct Recorder {
-    keeper: Keeper,
-    shutdown: CancellationToken,
-    stopped: Option<StopReason>,
-    written: Option<(RunProgress, Instant)>,
-    /// The last checkpoint's number.
-    sequence: u32,
-    under_way: Option<UnderWay>,
+    writer: CheckpointWriter,
+    stop: StopMonitor,
     losses: Losses,
+    metrics: Training,
+    /// Progress that was written last.
+    written: Option<(RunProgress, Instant)>,
+    /// Number of the last checkpoint.
+    sequence: u32,
+    /// The checkpoint that is being written.
+    writing: Option<WriteHandle>,
 }
 
 impl Recorder {
-    /// `sequence` is the number of the checkpoint that training goes on from, or 0.
+    /// `sequence` is the number of the checkpoint from which training resumes, or 0.
     pub(super) fn new(
         context: &WorkerContext,
         run: &Run,
@@ -69,26 +54,28 @@ impl Recorder {
         sequence: u32,
         shutdown: CancellationToken,
     ) -> Self {
-        let losses = Losses::new(context, run.id);
-        let keeper = Keeper { context: context.clone(), run: run.clone(), synthetic };
-        Self { keeper, shutdown, stopped: None, written: None, sequence, under_way: None, losses }
+        let WorkerContext { db, blobs, checkpoints, runtime, batches, metrics, .. } = context.clone();
+        let writer =
+            CheckpointWriter { db: db.clone(), blobs, files: checkpoints, runtime, run: run.clone(), synthetic };
+        let (stop, losses) = (StopMonitor::new(db.clone(), run.id, shutdown), Losses::new(db, run.id, batches));
+        Self { writer, stop, losses, metrics, written: None, sequence, writing: None }
     }
 
-    /// Writes what is left to write, however the training ended.
+    /// Writes what is left to write, however training ended.
     ///
     /// # Errors
-    /// When the last checkpoint cannot be kept.
+    /// When the last checkpoint cannot be written.
     pub(super) fn close(&mut self) -> Result<(), ObserverError> {
-        let settled = self.settle();
+        let finished = self.finish_writing();
         if let Err(error) = self.runtime().block_on(self.losses.write()) {
             tracing::error!(run = %self.run(), %error, "the last losses of a run cannot be recorded");
         }
-        settled
+        finished
     }
 
-    /// Why it asked the training to stop, if it did.
+    /// The reason for which the run was stopped early, if it was.
     pub(super) fn into_stop_reason(self) -> Option<StopReason> {
-        self.stopped
+        self.stop.into_reason()
     }
 
     fn wait<T>(&self, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
@@ -96,81 +83,70 @@ impl Recorder {
     }
 
     fn runtime(&self) -> Handle {
-        self.keeper.context.runtime.clone()
+        self.writer.runtime.clone()
     }
 
     fn db(&self) -> &Db {
-        &self.keeper.context.db
+        &self.writer.db
     }
 
     fn run(&self) -> RunId {
-        self.keeper.run.id
+        self.writer.run.id
     }
 
     fn warn(&self, message: String) {
-        self.tell(&RunEvent::Warning { message });
+        self.emit(&RunEvent::Warning { message });
     }
 
-    /// Tells those who watch; what cannot be written does not end the run.
-    fn tell(&self, event: &RunEvent) {
+    /// Records an event. A failure does not end the run.
+    fn emit(&self, event: &RunEvent) {
         if let Err(error) = self.wait(events::append(self.db(), self.run(), event)) {
             tracing::error!(run = %self.run(), %error, ?event, "an event of a run cannot be recorded");
         }
     }
 
-    fn reason_to_stop(&self) -> Option<StopReason> {
-        let run = self.wait(runs::get(self.db(), self.run()));
-        match run.map(|run| run.map(|run| run.status)) {
-            Ok(Some(RunStatus::Running)) => self.shutdown.is_cancelled().then_some(StopReason::Shutdown),
-            // Resumed before its trainer saw that it was paused: it goes on when its turn comes.
-            Ok(Some(RunStatus::Paused | RunStatus::Queued)) => Some(StopReason::Paused),
-            Ok(_) => Some(StopReason::Cancelled),
-            Err(error) => Some(StopReason::Store(error)),
-        }
-    }
-
-    /// Begins to keep a checkpoint, once the one before is kept; training goes on meanwhile.
-    fn keep(&mut self, milestone: Milestone, checkpoint: Checkpoint) -> Result<(), ObserverError> {
-        self.settle()?;
+    /// Starts writing a checkpoint, once the previous one is written. Training continues meanwhile.
+    fn write(&mut self, trigger: CheckpointTrigger, checkpoint: Checkpoint) -> Result<(), ObserverError> {
+        self.finish_writing()?;
         let steps = self.runtime().block_on(self.losses.steps()).map_err(|error| ObserverError(error.to_string()))?;
         self.sequence += 1;
-        let keepsake = Keepsake { milestone, checkpoint, sequence: self.sequence, steps };
-        // The losses first: those after a checkpoint are known by their number.
+        let pending = PendingCheckpoint { trigger, checkpoint, sequence: self.sequence, steps };
+        // The losses first: a rewind to this checkpoint keeps those up to `steps`.
         match self.runtime().block_on(self.losses.write()) {
-            Ok(()) => self.under_way = Some(self.keeper.begin(keepsake)),
-            Err(error) => self.insist(&keepsake, error)?,
+            Ok(()) => self.writing = Some(self.writer.start(pending)),
+            Err(error) => self.retry(&pending, error)?,
         }
         Ok(())
     }
 
-    /// Waits for the checkpoint that is being written, if there is one; where it could not be, training waits until it can.
-    fn settle(&mut self) -> Result<(), ObserverError> {
-        let Some(under_way) = self.under_way.take() else { return Ok(()) };
-        match under_way.wait(&self.runtime()) {
+    /// Waits for the checkpoint that is being written, if there is one, and retries a write that failed.
+    fn finish_writing(&mut self) -> Result<(), ObserverError> {
+        let Some(writing) = self.writing.take() else { return Ok(()) };
+        match writing.wait(&self.runtime()) {
             Ok(()) => Ok(()),
             Err(failed) => {
-                let (keepsake, error) = *failed;
-                self.insist(&keepsake, error)
+                let (pending, error) = *failed;
+                self.retry(&pending, error)
             }
         }
     }
 
-    /// Tries to keep what could not be kept. A full disk is waited for.
-    fn insist(&mut self, keepsake: &Keepsake, mut error: StoreError) -> Result<(), ObserverError> {
-        let (started, mut waits) = (Instant::now(), false);
+    /// Retries a write while the disk is full or fails. Training waits meanwhile.
+    fn retry(&mut self, pending: &PendingCheckpoint, mut error: StoreError) -> Result<(), ObserverError> {
+        let (started, mut warned) = (Instant::now(), false);
         while error.is_of_the_disk() {
-            if started.elapsed() >= DISK_PATIENCE {
-                return Err(ObserverError(format!("{error}: make room on the disk and resume the run")));
+            if started.elapsed() >= DISK_TIMEOUT {
+                return Err(ObserverError(format!("{error}: free disk space and resume the run")));
             }
-            if !std::mem::replace(&mut waits, true) {
+            if !std::mem::replace(&mut warned, true) {
                 tracing::warn!(run = %self.run(), %error, "a checkpoint cannot be written: training waits");
                 self.warn(format!("a checkpoint cannot be written, training waits until it can: {error}"));
             }
             if self.should_stop().is_some() {
-                return Err(ObserverError(format!("a checkpoint could not be written before the end: {error}")));
+                return Err(ObserverError(format!("a checkpoint could not be written before the run ended: {error}")));
             }
-            thread::sleep(DISK_POLL);
-            error = match self.runtime().block_on(self.losses.write()).and_then(|()| self.keeper.write(keepsake)) {
+            thread::sleep(DISK_RETRY);
+            error = match self.runtime().block_on(self.losses.write()).and_then(|()| self.writer.write(pending)) {
                 Ok(()) => return Ok(()),
                 Err(error) => error,
             };
@@ -179,10 +155,10 @@ impl Recorder {
     }
 
     fn is_due(&self, progress: &RunProgress) -> bool {
-        let place = |progress: &RunProgress| (progress.stage, progress.step, progress.epoch);
+        let position = |progress: &RunProgress| (progress.stage, progress.step, progress.epoch);
         match &self.written {
             Some((last, at)) => {
-                place(last) != place(progress) || at.elapsed() >= PROGRESS_INTERVAL || progress.fraction >= 1.0
+                position(last) != position(progress) || at.elapsed() >= PROGRESS_INTERVAL || progress.fraction >= 1.0
             }
             None => true,
         }
@@ -190,12 +166,12 @@ impl Recorder {
 }
 
 impl Observer for Recorder {
-    /// What cannot be written now is written half a second later: progress is worth no run. A checkpoint that cannot be is another thing.
+    /// A failure to write progress does not end the run; the next write tries again.
     fn progress(&mut self, progress: &RunProgress) -> Result<(), ObserverError> {
-        if self.under_way.as_ref().is_some_and(UnderWay::is_done) {
-            self.settle()?;
+        if self.writing.as_ref().is_some_and(WriteHandle::is_finished) {
+            self.finish_writing()?;
         }
-        self.keeper.context.metrics.progress(progress.fraction, progress.images_per_second, progress.eta_seconds);
+        self.metrics.progress(progress.fraction, progress.images_per_second, progress.eta_seconds);
         if self.is_due(progress) {
             if let Err(error) = self.wait(runs::set_progress(self.db(), self.run(), progress)) {
                 tracing::warn!(run = %self.run(), %error, "progress cannot be written");
@@ -205,9 +181,9 @@ impl Observer for Recorder {
         Ok(())
     }
 
-    /// A curve is worth no run: what cannot be written now is written with later losses.
+    /// A failure to write losses does not end the run; the next write includes them.
     fn batch(&mut self, batch: &TrainedBatch) -> Result<(), ObserverError> {
-        self.keeper.context.metrics.batch(batch.loss);
+        self.metrics.batch(batch.loss);
         if let Err(error) = self.runtime().block_on(self.losses.add(batch)) {
             tracing::warn!(run = %self.run(), %error, "losses cannot be written");
         }
@@ -215,15 +191,15 @@ impl Observer for Recorder {
     }
 
     fn epoch(&mut self, epoch: &EpochRecord, checkpoint: Checkpoint) -> Result<(), ObserverError> {
-        self.keep(Milestone::Epoch(epoch.clone()), checkpoint)
+        self.write(CheckpointTrigger::Epoch(epoch.clone()), checkpoint)
     }
 
     fn stage(&mut self, model: StageModel, checkpoint: Checkpoint) -> Result<(), ObserverError> {
-        self.keep(Milestone::Stage(model), checkpoint)
+        self.write(CheckpointTrigger::Stage(model), checkpoint)
     }
 
     fn checkpoint(&mut self, checkpoint: Checkpoint) -> Result<(), ObserverError> {
-        self.keep(Milestone::None, checkpoint)
+        self.write(CheckpointTrigger::Interval, checkpoint)
     }
 
     fn image_cache(&mut self, cache: &ImageCache) {
@@ -232,11 +208,11 @@ impl Observer for Recorder {
         match origin {
             CacheOrigin::Reused => tracing::info!(%run, side, images, bytes, seconds, "image cache checked"),
             CacheOrigin::Made { damage: None } => {
-                tracing::info!(%run, side, images, bytes, seconds, "image cache made")
+                tracing::info!(%run, side, images, bytes, seconds, "image cache created")
             }
             CacheOrigin::Made { damage: Some(damage) } => {
-                tracing::warn!(%run, side, images, bytes, seconds, damage, "image cache was damaged and is made anew");
-                self.warn(format!("the image cache of {side} px was damaged and was made anew: {damage}"));
+                tracing::warn!(%run, side, images, bytes, seconds, damage, "image cache was damaged and is created again");
+                self.warn(format!("the image cache of {side} px was damaged and was created again: {damage}"));
             }
         }
     }
@@ -250,17 +226,14 @@ impl Observer for Recorder {
         match chosen {
             Some(rate) => tracing::info!(%run, stage, step, rate, "learning rate chosen by its range test"),
             None => {
-                tracing::warn!(%run, stage, step, rate = planned, "the loss never falls in the range test: the plan's rate")
+                tracing::warn!(%run, stage, step, rate = planned, "the loss never falls in the range test: using the learning rate of the plan")
             }
         }
-        self.tell(&RunEvent::RangeTest(choice.clone()));
+        self.emit(&RunEvent::RangeTest(choice.clone()));
     }
 
-    /// Reads the run's state each time: a run that is cancelled or paused ends within one batch.
     fn should_stop(&mut self) -> Option<Stop> {
-        if self.stopped.is_none() {
-            self.stopped = self.reason_to_stop();
-        }
-        self.stopped.as_ref().map(StopReason::stop)
+        let runtime = self.runtime();
+        runtime.block_on(self.stop.check()).map(StopReason::stop)
     }
 }

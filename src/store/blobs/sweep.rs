@@ -66,13 +66,7 @@ impl Blobs {
         Ok(swept)
     }
 
-    async fn sweep_folder(
-        &self,
-        db: &Db,
-        folder: usize,
-        grace: Duration,
-        swept: &mut Swept,
-    ) -> Result<(), StoreError> {
+    async fn sweep_folder(&self, db: &Db, folder: usize, grace: Duration, swept: &mut Swept) -> Result<(), StoreError> {
         let path = self.root.join(folder_name(folder));
         // First without a lock: almost always there is nothing to remove.
         let found = candidates(&path).await.map_err(failed(&path))?;

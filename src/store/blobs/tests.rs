@@ -9,7 +9,7 @@ use std::{
 use tempfile::TempDir;
 
 use super::*;
-use crate::store::{Dataset, Db, Radiograph, Beside, datasets, fixtures, models, radiographs, weights};
+use crate::store::{Beside, Dataset, Db, Radiograph, datasets, fixtures, models, radiographs, weights};
 
 const NO_GRACE: Duration = Duration::ZERO;
 

@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     domain::{EpochRecord, EpochScores, Split},
-    store::{Evaluated, evaluations, fixtures, models, runs::Milestone},
+    store::{Evaluated, evaluations, fixtures, models, runs::CheckpointRecords},
 };
 
 fn stored(sequence: u32, epochs: u32, position: Position) -> StoredCheckpoint {
@@ -67,8 +67,8 @@ async fn the_last_two_are_kept_newest_first_with_the_epoch_that_they_follow() {
     for sequence in 1..=3 {
         let checkpoint = stored(sequence, sequence, Position { epoch: sequence + 1, ..Position::start_of_stage(1) });
         let epoch = epoch(sequence);
-        let milestone = Milestone { epoch: Some(&epoch), ..Default::default() };
-        let removed = runs::add_checkpoint(&db, run.id, milestone, &checkpoint).await.unwrap();
+        let records = CheckpointRecords { epoch: Some(&epoch), ..Default::default() };
+        let removed = runs::add_checkpoint(&db, run.id, records, &checkpoint).await.unwrap();
         assert_eq!(removed.len(), usize::from(sequence == 3), "{removed:?}");
         all.insert(0, checkpoint);
     }
@@ -76,7 +76,7 @@ async fn the_last_two_are_kept_newest_first_with_the_epoch_that_they_follow() {
     assert_eq!(runs::epochs(&db, run.id, 0).await.unwrap().len(), 3);
     // The epoch exists: neither it nor the checkpoint is written.
     let epoch = epoch(3);
-    let again = Milestone { epoch: Some(&epoch), ..Default::default() };
+    let again = CheckpointRecords { epoch: Some(&epoch), ..Default::default() };
     runs::add_checkpoint(&db, run.id, again, &stored(4, 4, Position::start_of_stage(2))).await.unwrap_err();
     assert_eq!(of_run(&db, run.id).await.unwrap(), all[..2]);
 }
@@ -90,14 +90,14 @@ async fn going_back_takes_epochs_and_stages_along_but_not_a_model_that_serves() 
         runs::add_epoch(&db, run.id, &epoch(sequence)).await.unwrap();
     }
     let first = stored(1, 1, Position { epoch: 2, ..Position::start_of_stage(1) });
-    runs::add_checkpoint(&db, run.id, Milestone::default(), &first).await.unwrap();
+    runs::add_checkpoint(&db, run.id, CheckpointRecords::default(), &first).await.unwrap();
     let (champion, other) = (fixtures::model(Some(&run)), fixtures::model(Some(&run)));
     let evaluation = fixtures::evaluation(&other, &dataset, Split::Test);
     models::create(&db, &champion, &[]).await.unwrap();
     models::set_alias(&db, "champion", champion.id).await.unwrap();
     let evaluated = Evaluated { evaluation: evaluation.clone(), outcomes: fixtures::outcomes() };
-    let milestone = Milestone { stage: Some((&other, std::slice::from_ref(&evaluated))), ..Default::default() };
-    runs::add_checkpoint(&db, run.id, milestone, &stored(2, 2, Position::start_of_stage(2))).await.unwrap();
+    let records = CheckpointRecords { stage: Some((&other, std::slice::from_ref(&evaluated))), ..Default::default() };
+    runs::add_checkpoint(&db, run.id, records, &stored(2, 2, Position::start_of_stage(2))).await.unwrap();
 
     rewind(&db, run.id, Some(&first)).await.unwrap();
     assert_eq!(of_run(&db, run.id).await.unwrap(), [first]);
@@ -118,7 +118,7 @@ async fn a_sweep_takes_what_no_row_names() {
     let run = fixtures::stored_run(&db, &fixtures::stored_dataset(&db).await).await.id;
     let write = |run, sequence| files.write(run, sequence, &|path| std::fs::write(path, "weights")).unwrap();
     let kept = StoredCheckpoint { file: write(run, 2), ..stored(2, 1, Position::start_of_stage(1)) };
-    runs::add_checkpoint(&db, run, Milestone::default(), &kept).await.unwrap();
+    runs::add_checkpoint(&db, run, CheckpointRecords::default(), &kept).await.unwrap();
     write(run, 3);
     std::fs::write(files.folder(run).join("checkpoint-4.safetensors.partial"), "wei").unwrap();
     let gone = RunId::new();

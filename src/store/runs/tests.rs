@@ -187,7 +187,7 @@ async fn a_failed_run_goes_on_with_another_learning_rate_where_it_stopped() {
     };
     let checkpoint =
         StoredCheckpoint { sequence: 1, file, position, epochs: 5, steps: 7, created_at: Timestamp::now() };
-    add_checkpoint(&db, run.id, Milestone::default(), &checkpoint).await.unwrap();
+    add_checkpoint(&db, run.id, CheckpointRecords::default(), &checkpoint).await.unwrap();
     finish(&db, run.id, RunStatus::Failed, Some("the loss is not finite")).await.unwrap();
     let resumed = resume(&db, run.id, Some(1e-5)).await.unwrap().unwrap();
     assert_eq!((resumed.status, &resumed.error, resumed.finished_at), (RunStatus::Queued, &None, None));
@@ -216,7 +216,7 @@ async fn starts_are_counted_until_there_is_a_checkpoint() {
     let position = Position::start_of_stage(1);
     let checkpoint =
         StoredCheckpoint { sequence: 1, file, position, epochs: 0, steps: 0, created_at: Timestamp::now() };
-    add_checkpoint(&db, run.id, Milestone::default(), &checkpoint).await.unwrap();
+    add_checkpoint(&db, run.id, CheckpointRecords::default(), &checkpoint).await.unwrap();
     assert_eq!(claim(&db, "cpu").await.unwrap().unwrap().starts, 1);
 }
 

@@ -1,0 +1,47 @@
+//! What a worker runs with.
+
+use std::{sync::Arc, time::Duration};
+
+use burn::tensor::Device;
+use tokio::{runtime::Handle, sync::Notify};
+
+use super::LiveBatches;
+use crate::{
+    domain::{DeviceInfo, ModelId},
+    metrics::Training,
+    store::{Blobs, Caches, CheckpointFiles, Db},
+    training::GiveWay,
+};
+
+/// Stores, device and hooks of a worker.
+#[derive(Clone)]
+pub struct WorkerContext {
+    /// Runs, data sets and models.
+    pub db: Db,
+    /// Files of images and models.
+    pub blobs: Blobs,
+    /// Decoded images, by data set.
+    pub caches: Caches,
+    /// Files of checkpoints.
+    pub checkpoints: CheckpointFiles,
+    /// Device that trains, without autodiff.
+    pub device: Device,
+    /// Description of the device, recorded with each run.
+    pub device_info: DeviceInfo,
+    /// Maximum size of an image, in pixels.
+    pub max_pixels: u64,
+    /// Called by the trainer between batches; blocks while predictions are in flight.
+    pub give_way: GiveWay,
+    /// Maximum time for which training occupies a GPU without a pause.
+    pub max_yield: Duration,
+    /// Called with a model that became champion, so that it is served. Must not block.
+    pub publish: Arc<dyn Fn(ModelId, Vec<u8>) + Send + Sync>,
+    /// Receives trained batches, for live views of a run.
+    pub batches: LiveBatches,
+    /// Metrics of training.
+    pub metrics: Training,
+    /// Notified after a run was queued, so that the worker need not wait for its next poll.
+    pub wake: Arc<Notify>,
+    /// Runtime of the worker and of its database calls.
+    pub runtime: Handle,
+}

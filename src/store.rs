@@ -1,4 +1,4 @@
-//! The database, the blobs and the folders of caches: one file a table, free async functions that take and return the field's words.
+//! SQLite database, blobs, caches and checkpoint files. One file a table, with free async functions that take and return domain types.
 //! Times are RFC 3339 UTC.
 
 mod blobs;
@@ -13,9 +13,9 @@ pub mod checkpoints;
 pub mod datasets;
 pub mod evaluations;
 pub mod events;
+pub mod fingerprints;
 pub mod imports;
 pub mod live;
-pub mod looks;
 pub mod losses;
 pub mod models;
 pub mod outcomes;
@@ -32,71 +32,71 @@ pub(crate) mod fixtures;
 
 pub use attributes::Attributes;
 pub use blobs::{BLOB_GRACE, Blobs, StoredBlob, Swept, sweep_periodically};
-pub use caches::{Caches, Kept};
+pub use caches::{CachedDocument, Caches};
 pub use checkpoints::{CheckpointFiles, StoredCheckpoint, StoredFile};
 pub use datasets::{Dataset, Distribution};
 pub use db::Db;
 pub use evaluations::Evaluation;
 pub use events::StoredEvent;
+pub use fingerprints::HashedRadiograph;
 pub use imports::{Import, ImportRejection, PassedOver, RejectionKind};
-pub use looks::HashedRadiograph;
-pub use models::{AliasMove, Model};
-pub use outcomes::Evaluated;
+pub use models::{AliasChange, Model};
+pub use outcomes::EvaluationRecord;
 pub use prediction_jobs::{JobResult, PredictionJob};
-pub use prediction_log::{NotRecorded, PredictionLog};
-pub use predictions::{AnswerPair, Observed, Prediction};
+pub use prediction_log::{PredictionLog, QueueFull};
+pub use predictions::{ObservedPrediction, Prediction, PredictionPair};
 pub use provenance::{Origin, Provenance, RunImage};
-pub use radiographs::{Beside, Radiograph, RadiographFilter, RadiographPatch};
+pub use radiographs::{Radiograph, RadiographExtras, RadiographFilter, RadiographPatch};
 pub use runs::Run;
 pub use shadows::Shadow;
 pub use weights::Weights;
 
 use crate::domain::InvalidTransition;
 
-/// What can go wrong in the store.
+/// An error of the store.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The database refused or is gone; `RowNotFound` when the row to change is not there.
+    /// The database failed; `RowNotFound` when the row to change does not exist.
     #[error("database: {0}")]
     Database(#[from] sqlx::Error),
     /// A migration failed.
     #[error("migration: {0}")]
     Migration(#[from] sqlx::migrate::MigrateError),
-    /// A file could not be written or read.
+    /// A blob could not be written or read.
     #[error("blob: {0}")]
     Blob(String),
-    /// A folder of what can be made again could not be read or removed.
+    /// A cache could not be read, written or removed.
     #[error("cache {path}: {source}")]
     Cache {
-        /// Which.
+        /// Path of the file or folder.
         path: std::path::PathBuf,
-        /// What the system says.
+        /// Error of the operating system.
         source: std::io::Error,
     },
-    /// A file of a run could not be written or read.
+    /// A file could not be read, written or removed.
     #[error("{path}: {source}")]
     File {
-        /// Which.
+        /// Path of the file or folder.
         path: std::path::PathBuf,
-        /// What the system says.
+        /// Error of the operating system.
         source: std::io::Error,
     },
-    /// A row that this version cannot read, or a value that it could not read back.
+    /// A row that this version cannot read, or a value that cannot be stored in a way in which it can be read back.
     #[error("row: {0}")]
     Row(String),
-    /// A unique name is taken.
-    #[error("{0} exists already")]
+    /// A unique name is in use.
+    #[error("{0} already exists")]
     Exists(&'static str),
-    /// Something still refers to it.
+    /// Something refers to the row that was to be deleted.
     #[error("{0}")]
     InUse(&'static str),
-    /// The run's state does not allow the move.
+    /// A change of status that is not legal.
     #[error(transparent)]
     InvalidTransition(#[from] InvalidTransition),
 }
 
 impl StoreError {
-    /// The disk is full or fails: what was to be written may be written later.
+    /// True if the disk is full or fails, so that the same write may succeed later.
     pub fn is_of_the_disk(&self) -> bool {
         let code = |error: &dyn sqlx::error::DatabaseError| error.code().and_then(|code| code.parse::<u32>().ok());
         match self {
@@ -109,24 +109,24 @@ impl StoreError {
         }
     }
 
-    /// Names the thing whose unique name is taken; other errors pass through.
+    /// Turns the violation of a unique constraint into `Exists`; other errors pass through.
     fn from_insert(error: sqlx::Error, what: &'static str) -> Self {
-        let taken = error.as_database_error().is_some_and(|e| e.is_unique_violation());
-        if taken { Self::Exists(what) } else { error.into() }
+        let exists = error.as_database_error().is_some_and(|e| e.is_unique_violation());
+        if exists { Self::Exists(what) } else { error.into() }
     }
 }
 
-/// A page of a list: items after a cursor.
+/// A page of a list: the items after a cursor.
 #[derive(Clone, Debug)]
 pub struct Page {
-    /// 1 to 200.
+    /// Maximum number of items.
     pub limit: u32,
-    /// The id of the last item seen.
+    /// Identifier of the last item of the previous page.
     pub after: Option<String>,
 }
 
 impl Page {
-    /// What `id > ?` compares with: the empty text sorts before every identifier.
+    /// Cursor for `id > ?`. The empty text sorts before every identifier.
     fn after(&self) -> &str {
         self.after.as_deref().unwrap_or_default()
     }

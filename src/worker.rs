@@ -1,5 +1,5 @@
-//! Runs in the background, one at a time: claims the oldest queued one, trains it on a thread that does nothing else, records
-//! what comes of it and makes the first success the champion.
+//! Background training: claims the oldest queued run, trains it on a thread of its own, records its results, and makes the best model of the
+//! first successful run the champion. One run at a time.
 
 mod champion;
 mod checkpoint_writer;
@@ -38,23 +38,23 @@ pub use context::WorkerContext;
 pub use job::VALIDATION_FRACTION;
 pub use live::LiveBatches;
 
-/// How often the queue is looked at without being woken.
-const POLL: Duration = Duration::from_secs(1);
+/// Time between two polls of the queue without a notification.
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How often a run is started without any checkpoint in between before it is given up.
-const MOST_STARTS: u32 = 10;
+/// Maximum number of starts of a run without a checkpoint in between. Then the run fails.
+const MAX_STARTS: u32 = 10;
 
-/// How long the end of a run waits before it is written again, where the disk did not take it.
+/// Time between two attempts to record the end of a run on a full or failing disk.
 const RETRY: Duration = Duration::from_secs(2);
 
-/// Keeps the worker going; dropping it does not stop the worker.
+/// Handle of a running worker. Dropping it does not stop the worker.
 pub struct WorkerHandle {
     stop: CancellationToken,
     task: JoinHandle<()>,
 }
 
 impl WorkerHandle {
-    /// Asks the run to stop at its next batch and to write a checkpoint, puts it back into the queue and waits for all of it.
+    /// Stops the run at its next batch, after a checkpoint, returns it to the queue, and waits for the worker to end.
     pub async fn shutdown(self) {
         self.stop.cancel();
         if let Err(error) = self.task.await {
@@ -63,17 +63,17 @@ impl WorkerHandle {
     }
 }
 
-/// Starts the worker. Runs that an earlier process left behind go on, each from its last checkpoint.
+/// Starts the worker. Runs that an earlier process left running resume from their last checkpoints.
 pub fn start(context: WorkerContext) -> WorkerHandle {
     let stop = CancellationToken::new();
     let worker = Worker::new(context.clone(), stop.clone());
     WorkerHandle { stop, task: context.runtime.spawn(worker.work()) }
 }
 
-/// Trains one queued run to its end, or until `stop`, in a process that has no queue to work through.
+/// Trains one queued run to its end, or until `stop`, in a process without a worker.
 ///
 /// # Errors
-/// When the run cannot be taken from the queue. How it ends is recorded with the run.
+/// When the run cannot be claimed. Its end is recorded with the run.
 pub async fn train_one(context: WorkerContext, run: RunId, stop: CancellationToken) -> Result<(), StoreError> {
     if let Some(run) = runs::claim_one(&context.db, run, &context.device_info.name).await? {
         Worker::new(context, stop).execute(run).await;
@@ -85,17 +85,17 @@ struct Worker {
     context: WorkerContext,
     stop: CancellationToken,
     thread: TrainerThread,
-    /// Queued runs then wait for the next start: one after the other would fail.
+    /// True once the device is lost. Queued runs then wait for the next start, because each would fail.
     device_lost: AtomicBool,
 }
 
-/// What becomes of a run whose training is over.
+/// End of the training of a run.
 enum Ending {
-    /// The run has ended, and why if it did not succeed.
+    /// The run has ended with this status, and with an error if it failed.
     Final(RunStatus, Option<String>),
-    /// It goes on at the next start.
+    /// The run resumes at the next start.
     Interrupted,
-    /// A user has paused it, which its state says already.
+    /// A user has paused the run; its status says so already.
     Paused,
 }
 
@@ -106,10 +106,10 @@ impl Worker {
 
     async fn work(self) {
         let WorkerContext { db, device_info, .. } = &self.context;
-        match runs::requeue_orphans(db).await {
+        match runs::requeue_interrupted(db).await {
             Ok(0) => {}
-            Ok(count) => tracing::warn!(count, "runs that an earlier process was at go on"),
-            Err(error) => tracing::error!(%error, "runs that an earlier process was at cannot be queued again"),
+            Ok(count) => tracing::warn!(count, "runs of an earlier process resume"),
+            Err(error) => tracing::error!(%error, "runs of an earlier process cannot be queued again"),
         }
         while !self.stop.is_cancelled() {
             if self.device_lost.load(Ordering::Relaxed) {
@@ -137,17 +137,17 @@ impl Worker {
     async fn wait_for_work(&self) {
         tokio::select! {
             () = self.context.wake.notified() => {}
-            () = tokio::time::sleep(POLL) => {}
+            () = tokio::time::sleep(POLL_INTERVAL) => {}
             () = self.stop.cancelled() => {}
         }
     }
 
     async fn execute(&self, run: Run) {
         tracing::info!(run = %run.id, "training starts");
-        let ending = if run.starts > MOST_STARTS {
+        let ending = if run.starts > MAX_STARTS {
             let problem = format!(
-                "started {MOST_STARTS} times, and each time the server ended before the first checkpoint: look into its log \
-                 and the system's (too little memory ends a process without a word), then resume the run"
+                "started {MAX_STARTS} times without reaching a checkpoint: the server ended each time. Check its log and the \
+                 system's log (the kernel kills processes that exhaust the memory), then resume the run"
             );
             failed(problem)
         } else {
@@ -157,19 +157,19 @@ impl Worker {
             }
         };
         if matches!(ending, Ending::Final(RunStatus::Succeeded, _))
-            && let Err(error) = champion::crown_first(&self.context, &run).await
+            && let Err(error) = champion::promote_first(&self.context, &run).await
         {
-            tracing::error!(run = %run.id, %error, "the first champion cannot be chosen");
+            tracing::error!(run = %run.id, %error, "the first champion cannot be set");
         }
-        self.settle(&run, &ending).await;
+        self.record_ending(&run, &ending).await;
     }
 
-    /// Writes how it ended, as soon as the disk takes it.
-    async fn settle(&self, run: &Run, ending: &Ending) {
+    /// Records the end of a run. Waits while the disk is full or fails.
+    async fn record_ending(&self, run: &Run, ending: &Ending) {
         loop {
             match self.write_ending(run, ending).await {
                 Err(error) if error.is_of_the_disk() && !self.stop.is_cancelled() => {
-                    tracing::warn!(run = %run.id, %error, "the end of a run cannot be written yet");
+                    tracing::warn!(run = %run.id, %error, "the end of a run cannot be recorded yet");
                     tokio::select! {
                         () = tokio::time::sleep(RETRY) => {}
                         () = self.stop.cancelled() => {}
@@ -184,7 +184,7 @@ impl Worker {
     async fn write_ending(&self, run: &Run, ending: &Ending) -> Result<(), StoreError> {
         let WorkerContext { db, checkpoints, .. } = &self.context;
         match ending {
-            // Cancelled while it was paused, or removed: its state says so already.
+            // Cancelled while it was paused, or deleted: the database says so already.
             Ending::Final(RunStatus::Cancelled, _) if !is_cancelling(db, run).await? => {
                 self.context.metrics.ended(RunStatus::Cancelled.as_str());
                 tracing::info!(run = %run.id, "training was cancelled");
@@ -196,7 +196,7 @@ impl Worker {
             }
             Ending::Interrupted => {
                 runs::interrupt(db, run.id).await?;
-                tracing::info!(run = %run.id, "training is interrupted and goes on at the next start");
+                tracing::info!(run = %run.id, "training is interrupted and resumes at the next start");
             }
             Ending::Paused => tracing::info!(run = %run.id, "training is paused"),
         }
@@ -206,18 +206,18 @@ impl Worker {
         Ok(())
     }
 
-    /// Trains on the trainer's thread and says how the run ends.
+    /// Trains a run on the trainer's thread.
     async fn train(&self, run: &Run, PreparedJob { job, synthetic, sequence }: PreparedJob) -> Ending {
         let mut recorder = Recorder::new(&self.context, run, synthetic, sequence, self.stop.clone());
         let (sender, receiver) = oneshot::channel();
-        let begun = self.thread.run(move || {
+        let started = self.thread.run(move || {
             let outcome = catch_unwind(AssertUnwindSafe(|| training::train(job, &mut recorder)));
             let closed = recorder.close();
             let outcome = outcome.map(|trained| trained.and(closed.map_err(TrainingError::from)));
-            // Nobody listens only when the runtime itself is gone.
+            // Fails only if the runtime has ended.
             let _ = sender.send((outcome.map_err(panic_message), recorder));
         });
-        if let Err(error) = begun {
+        if let Err(error) = started {
             return failed(format!("the training thread cannot be started: {error}"));
         }
         match receiver.await {
@@ -227,18 +227,18 @@ impl Worker {
         }
     }
 
-    /// What a panic of the training thread means. A GPU that is gone shows itself by one; then no other run is begun on it.
+    /// The error for a panic of the training thread. A lost GPU causes a panic; then no other run is started on it.
     async fn diagnose(&self, panic: &str) -> String {
         let WorkerContext { device, device_info, .. } = &self.context;
         let device = device.clone();
         let probed = tokio::task::spawn_blocking(move || nn::still_computes(&device)).await;
         match probed.map_err(|error| error.to_string()).flatten() {
-            Ok(()) => format!("training panicked: {panic}; resume goes on from the last checkpoint"),
+            Ok(()) => format!("training panicked: {panic}; the run can be resumed from its last checkpoint"),
             Err(why) => {
                 self.device_lost.store(true, Ordering::Relaxed);
                 format!(
-                    "the device {} ({}) was lost in training ({panic}); now {why}. Look for its driver in the system's log, start \
-                     the server again, and resume the run: it goes on from its last checkpoint",
+                    "the device {} ({}) was lost during training ({panic}); now {why}. Check the system's log for its driver, \
+                     restart the server, and resume the run from its last checkpoint",
                     device_info.name, device_info.description
                 )
             }
@@ -250,7 +250,7 @@ async fn is_cancelling(db: &Db, run: &Run) -> Result<bool, StoreError> {
     Ok(runs::status(db, run.id).await? == Some(RunStatus::Cancelling))
 }
 
-/// A run that was to stop has stopped, whether or not its last checkpoint could be written.
+/// The end of a run. A run that was stopped counts as stopped even if its last checkpoint could not be written.
 fn conclude(outcome: Result<(), TrainingError>, stopped: Option<StopReason>) -> Ending {
     match (outcome, stopped) {
         (Ok(()), _) => Ending::Final(RunStatus::Succeeded, None),

@@ -178,7 +178,7 @@ impl Server {
             () = tokio::time::sleep(self.patience) => tracing::warn!("work is left after {:?}", self.patience),
             signal = self.signals.next() => tracing::warn!(signal, "work is left at a second signal"),
         }
-        predictions.written().await;
+        predictions.flush().await;
         db.close().await;
         // It waits for the network, on a thread of its own, and a panic there would change nothing any more.
         tokio::task::spawn_blocking(move || traces.close()).await.ok();

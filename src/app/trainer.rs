@@ -40,7 +40,7 @@ impl Trainer {
         let path = data.folder(default_folder);
         let lock = folder::lock(&path)?;
         let folder = DataFolder::open(&path).await?;
-        store::runs::requeue_orphans(&folder.db).await?;
+        store::runs::requeue_interrupted(&folder.db).await?;
         let (device, device_info) = device.open(Some(&folder.tuning()))?;
         let signals = StopSignals::listen().map_err(AppError::Serve)?;
         let (max_pixels, batches) = (data.max_pixels, LiveBatches::new());

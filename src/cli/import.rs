@@ -69,7 +69,7 @@ pub(super) async fn carry_out(
 ) -> Result<(), CliError> {
     let folder = DataFolder::open(&data.folder(DATA_FOLDER)).await?;
     let dataset = find_or_create(&folder, name, classes).await?;
-    let import = Import::begun(dataset.id, path);
+    let import = Import::started(dataset.id, path);
     store::imports::create(&folder.db, &import, None).await?;
     let request = ImportRequest {
         dataset,

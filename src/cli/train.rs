@@ -130,7 +130,7 @@ fn no_run(trainer: &Trainer, id: RunId) -> CliError {
 
 /// Trains, and shows what happens meanwhile.
 async fn follow(trainer: &mut Trainer, run: &Run) -> Result<(), CliError> {
-    let (db, mut batches) = (trainer.folder().db.clone(), trainer.batches().listen());
+    let (db, mut batches) = (trainer.folder().db.clone(), trainer.batches().subscribe());
     let mut events = Events::from_now_on(&db, run.id).await?;
     let mut board = Board::new(run);
     let mut look = tokio::time::interval(LOOK);

@@ -55,8 +55,8 @@ pub struct Duplicates {
 /// Only pairs that share a band of their hashes are looked at, and of these only the few whose hashes are near are compared in pixels; one
 /// that is known to be a version of the other through a third is not compared again. So 16,000 images take about a second.
 pub async fn duplicates(db: &Db, dataset: DatasetId) -> Result<Duplicates, StoreError> {
-    let unseen = store::looks::missing(db, dataset, imaging::FINGERPRINT_VERSION).await?.len() as u64;
-    let looks = store::looks::hashes(db, dataset, imaging::FINGERPRINT_VERSION).await?;
+    let unseen = store::fingerprints::missing(db, dataset, imaging::FINGERPRINT_VERSION).await?.len() as u64;
+    let looks = store::fingerprints::hashes(db, dataset, imaging::FINGERPRINT_VERSION).await?;
     let (compared, featureless) = (looks.len() as u64, looks.iter().filter(|look| look.hash.is_none()).count() as u64);
     let (looks, near) = super::off_async(move || {
         let near = near_pairs(&looks);
@@ -65,7 +65,7 @@ pub async fn duplicates(db: &Db, dataset: DatasetId) -> Result<Duplicates, Store
     .await?;
     let wanted: BTreeSet<usize> = near.iter().flat_map(|near| [near.one, near.other]).collect();
     let wanted: Vec<RadiographId> = wanted.into_iter().map(|at| looks[at].id).collect();
-    let planes = store::looks::planes_of(db, &wanted).await?;
+    let planes = store::fingerprints::planes_of(db, &wanted).await?;
     let verify = move || {
         let mut verified = Verified::new(&looks, planes);
         near.into_iter().for_each(|pair| verified.compare(pair));

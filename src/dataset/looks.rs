@@ -10,7 +10,7 @@ use crate::{
 
 /// Makes them, on all cores and off the async threads; how many. An image that cannot be read any more is left out and logged.
 pub async fn complete_looks(db: &Db, blobs: &Blobs, dataset: DatasetId, limits: Limits) -> Result<u64, StoreError> {
-    let missing = store::looks::missing(db, dataset, imaging::FINGERPRINT_VERSION).await?;
+    let missing = store::fingerprints::missing(db, dataset, imaging::FINGERPRINT_VERSION).await?;
     let parallel = std::thread::available_parallelism().map_or(1, usize::from);
     let mut made = stream::iter(missing).map(|(id, hash)| one(db, blobs, limits, id, hash)).buffered(parallel);
     let mut count = 0;
@@ -30,7 +30,7 @@ async fn one(db: &Db, blobs: &Blobs, limits: Limits, id: RadiographId, hash: Sha
     };
     let decode = move || imaging::decode(&bytes, &limits).map(|(_, image)| imaging::fingerprint(&image));
     match super::off_async(decode).await? {
-        Ok(look) => store::looks::put(db, id, imaging::FINGERPRINT_VERSION, &look).await.map(|()| true),
+        Ok(look) => store::fingerprints::put(db, id, imaging::FINGERPRINT_VERSION, &look).await.map(|()| true),
         Err(error) => {
             tracing::warn!(radiograph = %id, %error, "left out of the report: its image cannot be decoded");
             Ok(false)

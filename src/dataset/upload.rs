@@ -8,7 +8,7 @@ use tokio::sync::Semaphore;
 use crate::{
     domain::{Fingerprint, QualityFlag, RadiographId, Sha256, Split, is_lateral},
     imaging::{self, Examined, Format, ImageError, Limits},
-    store::{Attributes, Beside, Blobs, Dataset, Db, Radiograph, StoreError, StoredBlob, radiographs},
+    store::{Attributes, Blobs, Dataset, Db, Radiograph, RadiographExtras, StoreError, StoredBlob, radiographs},
 };
 
 use super::{PatientIds, match_class};
@@ -158,7 +158,7 @@ pub(super) async fn enter(db: &Db, kept: Vec<(Kept, Option<&Attributes>)>) -> Re
         .filter_map(|((kept, attributes), own)| match kept {
             Kept::New(radiograph, look, _) => {
                 let look = Some((imaging::FINGERPRINT_VERSION, look));
-                Some((&**radiograph, Beside { look, attributes: attributes.or(own.as_ref()) }))
+                Some((&**radiograph, RadiographExtras { fingerprint: look, attributes: attributes.or(own.as_ref()) }))
             }
             Kept::Known(_) => None,
         })

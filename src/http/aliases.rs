@@ -21,7 +21,7 @@ pub use gate::GateComparison;
 
 use crate::{
     domain::ModelId,
-    store::{self, AliasMove, Model},
+    store::{self, AliasChange, Model},
     worker::CHAMPION,
 };
 
@@ -67,12 +67,12 @@ async fn get_alias(State(state): State<AppState>, PathOf(alias): PathOf<String>)
 /// Every move of an alias, the newest first; models that were deleted since among them.
 #[utoipa::path(get, path = "/v1/models/aliases/{alias}/history", tag = "models",
     params(("alias" = String, Path), ListParams),
-    responses((status = 200, body = List<AliasMove>), Malformed))]
+    responses((status = 200, body = List<AliasChange>), Malformed))]
 async fn list_alias_history(
     State(state): State<AppState>,
     PathOf(alias): PathOf<String>,
     QueryOf(params): QueryOf<ListParams>,
-) -> Result<Json<List<AliasMove>>, ApiError> {
+) -> Result<Json<List<AliasChange>>, ApiError> {
     let page = params.page()?;
     let moves = store::models::alias_history(&state.db, &alias, &page).await?;
     Ok(Json(List::of(moves, &page, |moved| moved.sequence.to_string())))

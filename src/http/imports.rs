@@ -128,7 +128,7 @@ pub(super) type Started = (StatusCode, [(HeaderName, String); 1], Json<Import>);
 
 /// Starts an import, called `path`, of what was asked for.
 pub(super) async fn begin(state: &AppState, dataset: Dataset, path: String, asked: Asked) -> Result<Started, ApiError> {
-    let import = Import::begun(dataset.id, path);
+    let import = Import::started(dataset.id, path);
     let kept = serde_json::to_value(&asked).map_err(ApiError::internal)?;
     let request = asked.request(state, dataset).await?;
     store::imports::create(&state.db, &import, Some(&kept)).await?;

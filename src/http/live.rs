@@ -16,7 +16,7 @@ use crate::{
     domain::{InputHistograms, ModelId, NOTICE, PredictionId, PredictionStats},
     evaluation::{Agreement, Drift, LiveTraffic},
     imaging,
-    store::{self, AnswerPair},
+    store::{self, PredictionPair},
 };
 
 /// Longest time that is looked back on, in hours.
@@ -84,7 +84,7 @@ struct Disagreement {
     #[serde(flatten)]
     agreement: Agreement,
     /// What the model said and what the other one said.
-    pairs: Vec<AnswerPair>,
+    pairs: Vec<PredictionPair>,
 }
 
 /// A challenger beside who answered.
@@ -124,7 +124,7 @@ async fn get_live(
         return Err(ApiError::Malformed(format!("hours must be 1 to {MOST_HOURS}")));
     }
     models::find(&state, id).await?;
-    state.predictions.written().await;
+    state.predictions.flush().await;
     let since = Timestamp::now() - i64::from(hours).hours();
     let trained = baseline(&state, id).await?;
     // At once: beside a run that trains, each reader's thread waits for a processor.
@@ -159,9 +159,9 @@ async fn get_live(
 }
 
 impl Disagreement {
-    fn of(pairs: Vec<AnswerPair>) -> Self {
+    fn of(pairs: Vec<PredictionPair>) -> Self {
         let count =
-            |of: &dyn Fn(&AnswerPair) -> bool| pairs.iter().filter(|pair| of(pair)).map(|pair| pair.count).sum();
+            |of: &dyn Fn(&PredictionPair) -> bool| pairs.iter().filter(|pair| of(pair)).map(|pair| pair.count).sum();
         let (compared, agreed) = (count(&|_| true), count(&|pair| pair.said == pair.other));
         Self { agreement: Agreement::of(compared, agreed), pairs }
     }
@@ -186,7 +186,7 @@ async fn baseline(state: &AppState, model: ModelId) -> Result<InputHistograms, A
         counts = tokio::task::spawn_blocking(count).await.map_err(ApiError::internal)?;
     }
     if counts.images() > 0 {
-        store::live::keep_baseline(&state.db, model, &counts).await?;
+        store::live::put_baseline(&state.db, model, &counts).await?;
     }
     Ok(counts)
 }

@@ -171,7 +171,7 @@ async fn list_predictions(
     QueryOf(params): QueryOf<ListParams>,
 ) -> Result<Json<List<RecordedPrediction>>, ApiError> {
     let page = params.page()?;
-    state.predictions.written().await;
+    state.predictions.flush().await;
     let recorded = store::predictions::list(&state.db, &page).await?;
     let recorded = recorded.into_iter().map(RecordedPrediction::from).collect();
     Ok(Json(List::of(recorded, &page, RecordedPrediction::cursor)))
@@ -190,7 +190,7 @@ async fn get_prediction(
 }
 
 async fn find(state: &AppState, id: PredictionId) -> Result<Prediction, ApiError> {
-    state.predictions.written().await;
+    state.predictions.flush().await;
     store::predictions::get(&state.db, id).await?.ok_or(ApiError::NotFound("prediction"))
 }
 

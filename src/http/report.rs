@@ -11,7 +11,8 @@ use crate::{
     evaluation::{DatasetReport, Described, Examined, Found, LabelProblem, LabelProblems, LooksAlike, REPORT_VERSION},
     imaging::{self, Limits},
     store::{
-        self, Attributes, Blobs, Caches, Dataset, Db, ImportRejection, Kept, Radiograph, RejectionKind, StoreError,
+        self, Attributes, Blobs, CachedDocument, Caches, Dataset, Db, ImportRejection, Radiograph, RejectionKind,
+        StoreError,
     },
 };
 
@@ -42,20 +43,20 @@ pub async fn report(
     limits: Limits,
 ) -> Result<DatasetReport, ReportError> {
     let records = Records::read(db, dataset.id).await?;
-    if let Some(report) = kept(caches, dataset.id, Kept::Report, &records.key(dataset)).await? {
+    if let Some(report) = kept(caches, dataset.id, CachedDocument::Report, &records.key(dataset)).await? {
         return Ok(report);
     }
-    let _turn = caches.turn().await;
+    let _lock = caches.lock_compute().await;
     dataset::complete_looks(db, blobs, dataset.id, limits).await?;
     // Again: it may have been made, or the data set changed, while this waited for its turn.
     let records = Records::read(db, dataset.id).await?;
     let key = records.key(dataset);
-    if let Some(report) = kept(caches, dataset.id, Kept::Report, &key).await? {
+    if let Some(report) = kept(caches, dataset.id, CachedDocument::Report, &key).await? {
         return Ok(report);
     }
     let examined = examine(db, dataset, records).await?;
     let report = tokio::task::spawn_blocking(move || DatasetReport::new(examined)).await?;
-    caches.keep(dataset.id, Kept::Report, &key, &serde_json::to_vec(&report)?).await?;
+    caches.put(dataset.id, CachedDocument::Report, &key, &serde_json::to_vec(&report)?).await?;
     Ok(report)
 }
 
@@ -66,28 +67,28 @@ pub async fn report(
 /// [`ReportError`].
 pub async fn leakage(db: &Db, caches: &Caches, dataset: &Dataset) -> Result<Vec<LeakageFinding>, ReportError> {
     let key = Records::read(db, dataset.id).await?.key(dataset);
-    if let Some(report) = kept::<DatasetReport>(caches, dataset.id, Kept::Report, &key).await? {
+    if let Some(report) = kept::<DatasetReport>(caches, dataset.id, CachedDocument::Report, &key).await? {
         return Ok(report.leakage);
     }
-    if let Some(found) = kept(caches, dataset.id, Kept::Leakage, &key).await? {
+    if let Some(found) = kept(caches, dataset.id, CachedDocument::Leakage, &key).await? {
         return Ok(found);
     }
     let found = dataset::leakage(db, dataset.id).await?;
-    caches.keep(dataset.id, Kept::Leakage, &key, &serde_json::to_vec(&found)?).await?;
+    caches.put(dataset.id, CachedDocument::Leakage, &key, &serde_json::to_vec(&found)?).await?;
     Ok(found)
 }
 
 async fn kept<T: DeserializeOwned>(
     caches: &Caches,
     dataset: DatasetId,
-    what: Kept,
+    document: CachedDocument,
     key: &Sha256,
 ) -> Result<Option<T>, StoreError> {
-    let Some(bytes) = caches.kept(dataset, what, key).await? else { return Ok(None) };
+    let Some(bytes) = caches.get(dataset, document, key).await? else { return Ok(None) };
     match serde_json::from_slice(&bytes) {
         Ok(found) => Ok(Some(found)),
         Err(error) => {
-            tracing::warn!(%dataset, ?what, %error, "what was kept is damaged and is made anew");
+            tracing::warn!(%dataset, ?document, %error, "a cached document is damaged and is computed again");
             Ok(None)
         }
     }
@@ -105,7 +106,7 @@ impl Records {
         Ok(Self {
             radiographs: store::radiographs::all(db, id).await?,
             attributes: store::attributes::of_dataset(db, id).await?,
-            rejections: store::imports::standing_rejections(db, id).await?,
+            rejections: store::imports::current_rejections(db, id).await?,
         })
     }
 
@@ -125,7 +126,7 @@ async fn examine(db: &Db, dataset: &Dataset, records: Records) -> Result<Examine
     let Duplicates { groups, featureless, unseen, .. } = dataset::duplicates(db, dataset.id).await?;
     let patients = store::datasets::patients_in_several_splits(db, dataset.id).await?.len() as u64;
     let leakage = dataset::leakage_of(patients, &groups);
-    let mut planes = store::looks::planes(db, dataset.id, imaging::FINGERPRINT_VERSION).await?;
+    let mut planes = store::fingerprints::planes(db, dataset.id, imaging::FINGERPRINT_VERSION).await?;
     let Records { radiographs, mut attributes, rejections } = records;
     let described = |radiograph: Radiograph| {
         let (plane, known) = (planes.remove(&radiograph.id), attributes.remove(&radiograph.id).unwrap_or_default());

@@ -1,4 +1,4 @@
-//! What a folder's `sources.csv`, or else the header of a DICOM, says about an image.
+//! Attributes of radiographs: what the `sources.csv` of an import, or else the DICOM header, says about an image.
 
 use std::collections::HashMap;
 
@@ -7,31 +7,31 @@ use sqlx::SqliteConnection;
 use super::{Db, StoreError, columns};
 use crate::domain::{DatasetId, DicomAttributes, RadiographId};
 
-/// An image as its collection published it.
+/// Attributes of an image as its collection published it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Attributes {
-    /// Where it was published.
+    /// Collection in which the image was published.
     pub collection: Option<String>,
-    /// Projection; kept with the radiograph itself.
+    /// Projection, such as `PA`; stored in the row of the radiograph.
     pub view: Option<String>,
-    /// In whole years; 90 stands for all above.
+    /// Age of the patient in whole years; 90 stands for 90 and above.
     pub age_years: Option<u32>,
-    /// `female` or `male`.
+    /// Sex of the patient, `female` or `male`.
     pub sex: Option<String>,
-    /// Columns of the published file.
+    /// Width of the published file, in pixels.
     pub original_width: Option<u32>,
-    /// Rows of the published file.
+    /// Height of the published file, in pixels.
     pub original_height: Option<u32>,
-    /// Its kind of pixels, such as `L` or `RGB`.
+    /// Pixel mode of the published file, such as `L` or `RGB`.
     pub original_mode: Option<String>,
-    /// Its format, such as `PNG`.
+    /// Format of the published file, such as `PNG`.
     pub original_format: Option<String>,
-    /// Under which licence.
+    /// Licence of the published file.
     pub licence: Option<String>,
 }
 
 impl Attributes {
-    /// Where no folder says anything, what the header of a DICOM does.
+    /// The attributes in a DICOM header.
     pub fn of_dicom(dicom: &DicomAttributes) -> Self {
         let sex = match dicom.sex.as_deref() {
             Some("F") => Some("female".into()),
@@ -41,13 +41,13 @@ impl Attributes {
         Self { view: dicom.view.clone(), age_years: dicom.age_years.map(u32::from), sex, ..Self::default() }
     }
 
-    /// Whether a radiograph of which this is known would be no other for being told `said`: a view that it has stays.
-    pub fn cover(&self, said: &Self) -> bool {
-        *self == Self { view: self.view.clone().or_else(|| said.view.clone()), ..said.clone() }
+    /// True if [`put`] with `new` would change nothing for a radiograph that has these attributes. A view that it has is never replaced.
+    pub fn cover(&self, new: &Self) -> bool {
+        *self == Self { view: self.view.clone().or_else(|| new.view.clone()), ..new.clone() }
     }
 }
 
-/// Keeps what is said of a radiograph, in place of what was said before; a view that the radiograph has already stays.
+/// Replaces the attributes of a radiograph. A view that it has is not replaced. A radiograph that does not exist is ignored.
 pub async fn put(db: &Db, id: RadiographId, attributes: &Attributes) -> Result<(), StoreError> {
     let mut tx = db.begin().await?;
     put_in(&mut tx, id, attributes).await?;
@@ -55,7 +55,7 @@ pub async fn put(db: &Db, id: RadiographId, attributes: &Attributes) -> Result<(
     Ok(())
 }
 
-/// The same within a write transaction, for a radiograph that comes in.
+/// [`put`] within a write transaction, for a new radiograph.
 pub(super) async fn put_in(
     tx: &mut SqliteConnection,
     id: RadiographId,
@@ -84,7 +84,7 @@ pub(super) async fn put_in(
     Ok(())
 }
 
-/// Of all radiographs of a data set of which something is known.
+/// Attributes of the radiographs of a data set that have any.
 pub async fn of_dataset(db: &Db, dataset: DatasetId) -> Result<HashMap<RadiographId, Attributes>, StoreError> {
     let dataset = dataset.to_string();
     let rows = sqlx::query!(

@@ -1,4 +1,4 @@
-//! Folders of what can be made again, one for each data set: the images as training decoded and resized them.
+//! Caches, a folder for each data set: decoded and resized images of training, and reports.
 
 use std::{
     io,
@@ -14,20 +14,20 @@ use super::{
 };
 use crate::domain::{DatasetId, Sha256};
 
-/// How the name of a file ends that is still being made.
+/// Extension of a file that is not complete yet.
 const UNFINISHED: &str = "partial";
 
-/// What is computed from all of a data set and kept until something changes there.
+/// A document that is computed from a whole data set and cached until the data set changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kept {
-    /// The report on it.
+pub enum CachedDocument {
+    /// Audit report.
     Report,
-    /// What a run on it has to acknowledge.
+    /// Leakage that a run has to acknowledge.
     Leakage,
 }
 
-impl Kept {
-    /// How the names of its files begin.
+impl CachedDocument {
+    /// Prefix of the names of its files.
     fn prefix(self) -> &'static str {
         match self {
             Self::Report => "report-",
@@ -40,32 +40,37 @@ impl Kept {
     }
 }
 
-/// Folders below `<data_dir>/cache`. Nothing in them is missed: they may be removed whenever no run trains.
+/// The folders below `<data_dir>/cache`. They can be deleted whenever no run trains.
 #[derive(Clone, Debug)]
 pub struct Caches {
     root: PathBuf,
-    turn: Arc<Mutex<()>>,
+    compute_lock: Arc<Mutex<()>>,
 }
 
 impl Caches {
-    /// Makes nothing: a folder is made by whoever first writes into it.
+    /// Creates no folder: the first write does.
     pub fn new(data_dir: &Path) -> Self {
-        Self { root: data_dir.join("cache"), turn: Arc::default() }
+        Self { root: data_dir.join("cache"), compute_lock: Arc::default() }
     }
 
-    /// The folder of a data set, for the trainer.
+    /// Folder of a data set, for the trainer.
     pub fn folder(&self, dataset: DatasetId) -> PathBuf {
         self.root.join(dataset.to_string())
     }
 
-    /// The turn to make something that takes all cores: one at a time in this process, however many ask.
-    pub async fn turn(&self) -> OwnedMutexGuard<()> {
-        Arc::clone(&self.turn).lock_owned().await
+    /// Lock for a computation that uses all cores: one at a time in this process.
+    pub async fn lock_compute(&self) -> OwnedMutexGuard<()> {
+        Arc::clone(&self.compute_lock).lock_owned().await
     }
 
-    /// What was kept under `key`, if there is anything.
-    pub async fn kept(&self, dataset: DatasetId, what: Kept, key: &Sha256) -> Result<Option<Vec<u8>>, StoreError> {
-        let path = self.folder(dataset).join(what.file_name(key));
+    /// The document that was stored under `key`, if any.
+    pub async fn get(
+        &self,
+        dataset: DatasetId,
+        document: CachedDocument,
+        key: &Sha256,
+    ) -> Result<Option<Vec<u8>>, StoreError> {
+        let path = self.folder(dataset).join(document.file_name(key));
         match tokio::fs::read(&path).await {
             Ok(bytes) => Ok(Some(bytes)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -73,18 +78,24 @@ impl Caches {
         }
     }
 
-    /// Keeps something under `key`, in place of its like before. It is whole or not there: it is written by another name first.
-    pub async fn keep(&self, dataset: DatasetId, what: Kept, key: &Sha256, bytes: &[u8]) -> Result<(), StoreError> {
+    /// Stores a document under `key` in place of the previous one. A reader sees all of it or nothing.
+    pub async fn put(
+        &self,
+        dataset: DatasetId,
+        document: CachedDocument,
+        key: &Sha256,
+        bytes: &[u8],
+    ) -> Result<(), StoreError> {
         let folder = self.folder(dataset);
-        let kept = folder.join(what.file_name(key));
-        let unfinished = kept.with_extension(UNFINISHED);
+        let path = folder.join(document.file_name(key));
+        let unfinished = path.with_extension(UNFINISHED);
         let write = async {
             tokio::fs::create_dir_all(&folder).await?;
             tokio::fs::write(&unfinished, bytes).await?;
-            tokio::fs::rename(&unfinished, &kept).await?;
+            tokio::fs::rename(&unfinished, &path).await?;
             for other in entries(&folder).await? {
                 let name = other.file_name().unwrap_or_default().to_string_lossy().into_owned();
-                if other != kept && name.starts_with(what.prefix()) && name.ends_with(".json") {
+                if other != path && name.starts_with(document.prefix()) && name.ends_with(".json") {
                     unless_missing(tokio::fs::remove_file(&other).await)?;
                 }
             }
@@ -93,18 +104,17 @@ impl Caches {
         write.await.map_err(failed(&folder))
     }
 
-    /// Removes what is cached of a data set; nothing is fine.
+    /// Removes the cache of a data set, if there is one.
     pub async fn remove(&self, dataset: DatasetId) -> Result<(), StoreError> {
         let path = self.folder(dataset);
         unless_missing(tokio::fs::remove_dir_all(&path).await).map_err(failed(&path))
     }
 
-    /// Removes what killed processes left: files they had not finished, and folders of data sets that are no more. Not while anything
-    /// trains.
+    /// Removes incomplete files and folders of deleted data sets, which killed processes left. Not to be called during training.
     pub async fn sweep(&self, db: &Db) -> Result<(), StoreError> {
         for folder in entries(&self.root).await.map_err(failed(&self.root))? {
             let name = folder.file_name().unwrap_or_default().to_string_lossy();
-            // What has another name was not put there by this program.
+            // Folders of other names were not created by this program.
             let Ok(dataset) = name.parse() else { continue };
             match datasets::get(db, dataset).await? {
                 Some(_) => remove_unfinished(&folder).await.map_err(failed(&folder))?,
@@ -140,7 +150,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn removing_takes_one_data_sets_files_and_removing_nothing_is_fine() {
+    async fn removes_the_cache_of_one_data_set_whether_or_not_there_is_one() {
         let dir = tempfile::tempdir().unwrap();
         let caches = Caches::new(dir.path());
         let (one, other) = (DatasetId::new(), DatasetId::new());
@@ -153,21 +163,21 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_report_is_kept_under_its_key_in_place_of_those_before_it() {
+    async fn a_document_replaces_the_previous_one() {
         let dir = tempfile::tempdir().unwrap();
         let (caches, dataset) = (Caches::new(dir.path()), DatasetId::new());
         let [first, second] = [b"1", b"2"].map(|key| Sha256::of(key));
-        assert_eq!(caches.kept(dataset, Kept::Report, &first).await.unwrap(), None);
-        caches.keep(dataset, Kept::Report, &first, b"one").await.unwrap();
+        assert_eq!(caches.get(dataset, CachedDocument::Report, &first).await.unwrap(), None);
+        caches.put(dataset, CachedDocument::Report, &first, b"one").await.unwrap();
         write(&caches.folder(dataset).join("128-a.grey"));
-        caches.keep(dataset, Kept::Report, &second, b"two").await.unwrap();
-        assert_eq!(caches.kept(dataset, Kept::Report, &first).await.unwrap(), None);
-        assert_eq!(caches.kept(dataset, Kept::Report, &second).await.unwrap(), Some(b"two".to_vec()));
+        caches.put(dataset, CachedDocument::Report, &second, b"two").await.unwrap();
+        assert_eq!(caches.get(dataset, CachedDocument::Report, &first).await.unwrap(), None);
+        assert_eq!(caches.get(dataset, CachedDocument::Report, &second).await.unwrap(), Some(b"two".to_vec()));
         assert_eq!(entries(&caches.folder(dataset)).await.unwrap().len(), 2);
     }
 
     #[tokio::test]
-    async fn a_sweep_takes_unfinished_files_and_folders_of_data_sets_that_are_no_more() {
+    async fn a_sweep_removes_incomplete_files_and_folders_of_deleted_data_sets() {
         let (dir, db) = fixtures::db().await;
         let caches = Caches::new(dir.path());
         caches.sweep(&db).await.unwrap();

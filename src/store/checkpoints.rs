@@ -1,4 +1,4 @@
-//! Checkpoints of runs: a file each, and the row that says that it is whole and what it holds.
+//! Checkpoints of runs: a file each, and a row that is written once the file is complete.
 
 use std::{
     fs::File,
@@ -17,45 +17,45 @@ use super::{
 };
 use crate::domain::{Position, RunId, Sha256};
 
-/// How many are kept of a run: the last, and the one before should the last be torn.
-const KEPT: i64 = 2;
+/// Checkpoints of a run that are retained: the last one, and the one before in case the last one is damaged.
+const RETAINED: i64 = 2;
 
-/// The folders of the runs' checkpoints, below `<data_dir>/runs`.
+/// Files of checkpoints, in a folder for each run below `<data_dir>/runs`.
 #[derive(Clone, Debug)]
 pub struct CheckpointFiles {
     root: PathBuf,
 }
 
-/// A file that is whole and durable.
+/// A complete and durable file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredFile {
-    /// Its name in the run's folder.
+    /// Name in the folder of the run.
     pub name: String,
-    /// Of its bytes.
+    /// Hash of its bytes.
     pub sha256: Sha256,
-    /// Its size.
+    /// Size in bytes.
     pub byte_length: u64,
 }
 
 /// A checkpoint of a run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StoredCheckpoint {
-    /// Counts up within the run.
+    /// Number within the run, from 1.
     pub sequence: u32,
-    /// Its file.
+    /// The file.
     pub file: StoredFile,
-    /// The next batch to be trained on.
+    /// Next batch to train on.
     pub position: Position,
-    /// Epochs of the run that were done.
+    /// Completed epochs of the run.
     pub epochs: u32,
-    /// Batches that the run had trained.
+    /// Trained batches of the run.
     pub steps: u64,
-    /// When it was written.
+    /// Time of writing.
     pub created_at: Timestamp,
 }
 
 impl CheckpointFiles {
-    /// Makes nothing: a folder is made with its first file.
+    /// Creates no folder: the first write does.
     pub fn new(data_dir: &Path) -> Self {
         Self { root: data_dir.join("runs") }
     }
@@ -64,10 +64,10 @@ impl CheckpointFiles {
         self.root.join(run.to_string())
     }
 
-    /// Writes the file of a checkpoint with `write`, under a temporary name, and renames it when it is durable. Blocks.
+    /// Writes the file of a checkpoint with `write` under a temporary name, and renames it once it is durable. Blocks.
     ///
     /// # Errors
-    /// When the disk is full or fails; nothing of the file is left then.
+    /// When the disk is full or fails. No part of the file remains.
     pub fn write(
         &self,
         run: RunId,
@@ -77,16 +77,16 @@ impl CheckpointFiles {
         let folder = self.folder(run);
         let name = format!("checkpoint-{sequence}.safetensors");
         let partial = folder.join(format!("{name}.partial"));
-        let written = self.make(&folder).and_then(|()| write_durably(&partial, &folder.join(&name), write));
+        let written = self.create(&folder).and_then(|()| write_durably(&partial, &folder.join(&name), write));
         if written.is_err() {
-            // Room for the next attempt; what cannot be removed is overwritten by it.
+            // Frees the space for the next attempt, which overwrites the file if this fails.
             let _ = std::fs::remove_file(&partial);
         }
         let (sha256, byte_length) = written.map_err(|source| StoreError::File { path: folder.join(&name), source })?;
         Ok(StoredFile { name, sha256, byte_length })
     }
 
-    fn make(&self, folder: &Path) -> io::Result<()> {
+    fn create(&self, folder: &Path) -> io::Result<()> {
         if folder.is_dir() {
             return Ok(());
         }
@@ -95,10 +95,10 @@ impl CheckpointFiles {
         self.root.parent().map_or(Ok(()), sync_folder)
     }
 
-    /// The bytes of a file, which must be those that were written. Blocks.
+    /// Reads a file and verifies its hash. Blocks.
     ///
     /// # Errors
-    /// When it is missing, torn or changed.
+    /// When the file is missing or damaged.
     pub fn read(&self, run: RunId, file: &StoredFile) -> Result<Vec<u8>, StoreError> {
         let path = self.folder(run).join(&file.name);
         let read = std::fs::read(&path).and_then(|bytes| {
@@ -112,7 +112,7 @@ impl CheckpointFiles {
         read.map_err(|source| StoreError::File { path, source })
     }
 
-    /// Removes files that no row names any more; a missing one is fine.
+    /// Removes files of a run. Missing ones are ignored.
     pub async fn remove(&self, run: RunId, names: &[String]) -> Result<(), StoreError> {
         for name in names {
             let path = self.folder(run).join(name);
@@ -121,18 +121,18 @@ impl CheckpointFiles {
         Ok(())
     }
 
-    /// Removes all files of a run; none is fine.
+    /// Removes all files of a run, if there are any.
     pub async fn remove_all(&self, run: RunId) -> Result<(), StoreError> {
         let path = self.folder(run);
         unless_missing(tokio::fs::remove_dir_all(&path).await).map_err(|source| StoreError::File { path, source })
     }
 
-    /// Removes what killed processes left: files that no row names, and folders of runs that are no more. Not while anything trains.
+    /// Removes files that no row names and folders of deleted runs, which killed processes left. Not to be called during training.
     pub async fn sweep(&self, db: &Db) -> Result<(), StoreError> {
         for folder in listed(&self.root).await? {
-            // What has another name was not put there by this program.
+            // Folders of other names were not created by this program.
             let Some(run) = folder.file_name().and_then(|name| name.to_str()?.parse().ok()) else { continue };
-            if runs::get(db, run).await?.is_none() {
+            if runs::status(db, run).await?.is_none() {
                 self.remove_all(run).await?;
                 continue;
             }
@@ -146,7 +146,7 @@ impl CheckpointFiles {
     }
 }
 
-/// Hash and size of the file, read back from where it was written.
+/// Writes and syncs the file, reads it back for its hash and size, and renames it.
 fn write_durably(partial: &Path, path: &Path, write: &dyn Fn(&Path) -> io::Result<()>) -> io::Result<(Sha256, u64)> {
     write(partial)?;
     File::open(partial)?.sync_all()?;
@@ -161,7 +161,7 @@ async fn listed(folder: &Path) -> Result<Vec<PathBuf>, StoreError> {
     entries(folder).await.map_err(|source| StoreError::File { path: folder.to_owned(), source })
 }
 
-/// The checkpoints of a run, the newest first.
+/// Checkpoints of a run, newest first.
 pub async fn of_run(db: &Db, run: RunId) -> Result<Vec<StoredCheckpoint>, StoreError> {
     of_run_in(&mut *db.read().acquire().await?, run).await
 }
@@ -179,7 +179,7 @@ pub(super) async fn of_run_in(tx: &mut SqliteConnection, run: RunId) -> Result<V
     rows.into_iter().map(Row::read).collect()
 }
 
-/// Adds a checkpoint and forgets those that are too many; the names of their files.
+/// Adds a checkpoint and deletes the rows of those that are no longer retained. Returns the names of their files.
 pub(super) async fn add_in(
     tx: &mut SqliteConnection,
     run: RunId,
@@ -208,14 +208,14 @@ pub(super) async fn add_in(
     )
     .execute(&mut *tx)
     .await?;
-    let oldest = i64::from(*sequence) - KEPT;
+    let oldest = i64::from(*sequence) - RETAINED;
     let removed =
         sqlx::query_scalar!("delete from checkpoints where run_id = ? and sequence <= ? returning file", run, oldest);
     Ok(removed.fetch_all(tx).await?)
 }
 
-/// Takes the run back to a checkpoint, or to its beginning: what was recorded after it goes, since training records it again. A model of
-/// such a stage that serves under an alias stays, but is no longer the run's.
+/// Rewinds a run to a checkpoint, or to its start: deletes what was recorded after it, which training records again. A model that has an
+/// alias is retained, but no longer belongs to the run.
 pub async fn rewind(db: &Db, run: RunId, to: Option<&StoredCheckpoint>) -> Result<(), StoreError> {
     let mut tx = db.begin().await?;
     losses::truncate_in(&mut tx, run, to.map_or(0, |to| to.steps)).await?;

@@ -1,4 +1,4 @@
-//! How the field's words become columns and come back. A value that this version cannot read is an error, not a guess.
+//! Conversion between domain types and columns. A value that this version cannot read is an error.
 
 use std::{fmt::Display, str::FromStr};
 
@@ -13,18 +13,18 @@ fn unreadable(column: &str, why: impl Display) -> StoreError {
     StoreError::Row(format!("{column}: {why}"))
 }
 
-/// A time as text. Nine digits always, so that the text sorts as the time does.
+/// A time as text, always with nine fractional digits, so that texts sort like times.
 pub fn time(at: Timestamp) -> String {
     format!("{at:.9}")
 }
 
-/// The text before which all identifiers of earlier times sort: they begin with their milliseconds.
+/// A prefix that sorts after all identifiers (UUIDv7) of earlier times and before those of later ones.
 pub fn first_id(at: Timestamp) -> String {
     let milliseconds = at.as_millisecond().max(0);
     format!("{:08x}-{:04x}", milliseconds >> 16, milliseconds & 0xffff)
 }
 
-/// An identifier, a state, a split or a time.
+/// Parses an identifier, a status, a split or a time.
 pub fn parse<T>(column: &str, text: &str) -> Result<T, StoreError>
 where
     T: FromStr<Err: Display>,
@@ -32,7 +32,7 @@ where
     text.parse().map_err(|why| unreadable(column, why))
 }
 
-/// The same, of a column that may be null.
+/// [`parse`] for a nullable column.
 pub fn parse_some<T>(column: &str, text: Option<&str>) -> Result<Option<T>, StoreError>
 where
     T: FromStr<Err: Display>,
@@ -40,34 +40,34 @@ where
     text.map(|text| parse(column, text)).transpose()
 }
 
-/// A digest.
+/// Parses a hash.
 pub fn hash(column: &str, text: String) -> Result<Sha256, StoreError> {
     Sha256::try_from(text).map_err(|why| unreadable(column, why))
 }
 
-/// A count or a size, which SQLite keeps as `i64`.
+/// Converts a count or a size, which SQLite stores as `i64`.
 pub fn number<T>(column: &str, value: impl TryInto<T, Error: Display>) -> Result<T, StoreError> {
     value.try_into().map_err(|why| unreadable(column, why))
 }
 
-/// So many bytes.
+/// Converts a blob of a fixed length.
 pub fn bytes<const N: usize>(column: &str, value: &[u8]) -> Result<[u8; N], StoreError> {
     value.try_into().map_err(|why| unreadable(column, why))
 }
 
-/// A JSON column.
+/// Parses a JSON column.
 pub fn from_json<T: DeserializeOwned>(column: &str, text: &str) -> Result<T, StoreError> {
     serde_json::from_str(text).map_err(|why| unreadable(column, why))
 }
 
-/// Text for a JSON column. It is read back first: JSON has no NaN, and serde writes one as null without a word, which
-/// would make the row unreadable for good.
+/// Text for a JSON column. Checks that it can be read back: JSON has no NaN, and serde writes null instead, which would make the row
+/// unreadable.
 pub fn to_json<T: Serialize + DeserializeOwned>(column: &str, value: &T) -> Result<String, StoreError> {
     let text = serde_json::to_string(value).map_err(|why| unreadable(column, why))?;
     from_json::<T>(column, &text).map(|_| text)
 }
 
-/// Fails with `RowNotFound` when an update met no row: the thing was deleted meanwhile.
+/// Fails with `RowNotFound` if a statement changed no row.
 pub fn must_exist(result: &SqliteQueryResult) -> Result<(), StoreError> {
     if result.rows_affected() == 0 { Err(sqlx::Error::RowNotFound.into()) } else { Ok(()) }
 }
@@ -78,7 +78,7 @@ mod tests {
     use crate::domain::{DatasetId, EpochScores, RunStatus, Split};
 
     #[test]
-    fn what_cannot_be_read_is_an_error_that_names_the_column() {
+    fn an_unreadable_value_is_an_error_that_names_the_column() {
         let errors = [
             parse::<DatasetId>("datasets.id", "7").unwrap_err(),
             parse::<Split>("radiographs.split", "holdout").unwrap_err(),
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn the_text_of_times_sorts_as_the_times_do() {
+    fn texts_of_times_sort_like_the_times() {
         let whole: Timestamp = "2020-04-01T12:00:05Z".parse().unwrap();
         let later: Timestamp = "2020-04-01T12:00:05.5Z".parse().unwrap();
         assert!(time(whole) < time(later));
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_that_json_cannot_hold_is_refused() {
+    fn refuses_a_number_that_json_cannot_represent() {
         let scores = EpochScores { loss: f64::NAN, accuracy: 0.5, macro_f1: None };
         assert!(matches!(to_json("epochs.record_json", &scores), Err(StoreError::Row(_))));
     }

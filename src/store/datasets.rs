@@ -1,4 +1,4 @@
-//! Data sets and what is counted over them.
+//! Data sets and their statistics.
 
 use std::collections::BTreeMap;
 
@@ -20,29 +20,30 @@ pub struct Dataset {
     pub name: String,
     /// Free text.
     pub description: Option<String>,
-    /// Output order of the networks trained on it.
+    /// Classes, in the order of the network's outputs.
     pub classes: ClassList,
-    /// Drawn by `thorax demo`; no real patient.
+    /// True if all images are synthetic phantoms (`thorax demo`).
     pub synthetic: bool,
-    /// A radiograph with one of these flags is refused, where other data sets keep it with the flag.
+    /// Quality flags with which this data set rejects a radiograph. Others are stored with their flags.
     #[serde(default)]
     pub refuse: Vec<QualityFlag>,
-    /// When it was made.
+    /// Time of creation.
     #[schema(value_type = String, format = DateTime)]
     pub created_at: Timestamp,
 }
 
-/// Counts by split and class; `distribution.images.train.normal`.
+/// Counts by split and class, such as `images.train.normal`. Radiographs without a split count as `unassigned`, without a label as
+/// `unlabelled`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Distribution {
-    /// Images. Split `unassigned` and class `unlabelled` collect the rest.
+    /// Number of images.
     pub images: BTreeMap<String, BTreeMap<String, u64>>,
-    /// Unique patients.
+    /// Number of different patients. A radiograph without a patient id counts as one patient.
     pub patients: BTreeMap<String, BTreeMap<String, u64>>,
 }
 
 impl Dataset {
-    /// One of the usual classes that refuses nothing.
+    /// A data set with the default classes that rejects no quality flag.
     pub fn new(name: impl Into<String>) -> Self {
         Self {
             id: DatasetId::new(),
@@ -56,7 +57,7 @@ impl Dataset {
     }
 }
 
-/// `Exists` when the name is taken.
+/// Stores a data set; `Exists` if the name is in use.
 pub async fn create(db: &Db, dataset: &Dataset) -> Result<(), StoreError> {
     let mut tx = db.begin().await?;
     insert_in(&mut tx, dataset).await?;
@@ -64,7 +65,7 @@ pub async fn create(db: &Db, dataset: &Dataset) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// The one that has its name, or else this one, which is made: two who ask at once get the same.
+/// The data set of this name. Stores this one if there is none, so that concurrent callers get the same one.
 pub async fn find_or_create(db: &Db, dataset: Dataset) -> Result<Dataset, StoreError> {
     let mut tx = db.begin().await?;
     if let Some(known) = find_by_name_in(&mut tx, &dataset.name).await? {
@@ -97,14 +98,14 @@ async fn insert_in(tx: &mut SqliteConnection, dataset: &Dataset) -> Result<(), S
     Ok(())
 }
 
-/// One.
+/// A data set by its identifier.
 pub async fn get(db: &Db, id: DatasetId) -> Result<Option<Dataset>, StoreError> {
     let id = id.to_string();
     let row = sqlx::query_as!(Row, "select * from datasets where id = ?", id).fetch_optional(db.read()).await?;
     row.map(Row::read).transpose()
 }
 
-/// By its unique name.
+/// A data set by its unique name.
 pub async fn find_by_name(db: &Db, name: &str) -> Result<Option<Dataset>, StoreError> {
     find_by_name_in(&mut *db.read().acquire().await?, name).await
 }
@@ -114,7 +115,7 @@ async fn find_by_name_in(tx: &mut SqliteConnection, name: &str) -> Result<Option
     row.map(Row::read).transpose()
 }
 
-/// A page in order of creation.
+/// A page of data sets in order of creation.
 pub async fn list(db: &Db, page: &Page) -> Result<Vec<Dataset>, StoreError> {
     let after = page.after();
     let rows = sqlx::query_as!(Row, "select * from datasets where id > ? order by id limit ?", after, page.limit)
@@ -136,7 +137,7 @@ pub async fn delete(db: &Db, id: DatasetId) -> Result<bool, StoreError> {
     Ok(deleted > 0)
 }
 
-/// Images and unique patients by split and class. A radiograph without a patient id counts as a patient of its own.
+/// Images and patients by split and class.
 pub async fn distribution(db: &Db, id: DatasetId) -> Result<Distribution, StoreError> {
     let id = id.to_string();
     let rows = sqlx::query!(
@@ -158,7 +159,7 @@ pub async fn distribution(db: &Db, id: DatasetId) -> Result<Distribution, StoreE
     Ok(counted)
 }
 
-/// SHA-256 over image hashes, labels and splits in a fixed order.
+/// SHA-256 over image hashes, labels and splits, independent of the order of insertion.
 pub async fn fingerprint(db: &Db, id: DatasetId) -> Result<String, StoreError> {
     let id = id.to_string();
     let rows = sqlx::query!("select sha256, label, split from radiographs where dataset_id = ? order by sha256", id)
@@ -166,7 +167,7 @@ pub async fn fingerprint(db: &Db, id: DatasetId) -> Result<String, StoreError> {
         .await?;
     let mut digest = sha2::Sha256::new();
     for row in rows {
-        // One JSON array a line: whatever a label holds, it cannot pass for two fields or two lines.
+        // One JSON array a line, so that no label can be read as two fields or two lines.
         let line = serde_json::json!([row.sha256, row.label, row.split]).to_string();
         digest.update(line);
         digest.update("\n");
@@ -174,7 +175,7 @@ pub async fn fingerprint(db: &Db, id: DatasetId) -> Result<String, StoreError> {
     Ok(Sha256::from_digest(&digest.finalize()).into())
 }
 
-/// Patients in more than one split: (patient, splits).
+/// Patients who occur in more than one split, with these splits.
 pub async fn patients_in_several_splits(db: &Db, id: DatasetId) -> Result<Vec<(String, Vec<Split>)>, StoreError> {
     let id = id.to_string();
     let rows = sqlx::query!(
@@ -227,7 +228,7 @@ mod tests {
     };
 
     #[tokio::test]
-    async fn a_data_set_comes_back_as_it_was_stored() {
+    async fn returns_a_data_set_as_stored() {
         let (_dir, db) = fixtures::db().await;
         let dataset = fixtures::stored_dataset(&db).await;
         assert_eq!(get(&db, dataset.id).await.unwrap(), Some(dataset.clone()));
@@ -237,7 +238,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_name_is_taken_once() {
+    async fn refuses_a_name_in_use() {
         let (_dir, db) = fixtures::db().await;
         fixtures::stored_dataset(&db).await;
         let again = create(&db, &fixtures::dataset("covidx")).await;
@@ -245,7 +246,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn pages_join_without_gap_or_overlap() {
+    async fn pages_have_no_gap_and_no_overlap() {
         let (_dir, db) = fixtures::db().await;
         let made: Vec<_> = (0..5).map(|i| fixtures::dataset(&format!("set-{i}"))).collect();
         for dataset in made.iter().rev() {
@@ -279,7 +280,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_data_set_stays_while_a_run_on_it_has_not_ended_and_the_run_outlives_it() {
+    async fn a_data_set_cannot_be_deleted_during_a_run_on_it_and_the_run_outlives_it() {
         let (_dir, db) = fixtures::db().await;
         let dataset = fixtures::stored_dataset(&db).await;
         let run = fixtures::stored_run(&db, &dataset).await;
@@ -291,7 +292,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn patients_count_once_a_split_and_class_and_an_unknown_one_for_itself() {
+    async fn counts_patients_once_per_split_and_class_and_unknown_ones_individually() {
         let (_dir, db) = fixtures::db().await;
         let dataset = fixtures::stored_dataset(&db).await;
         let rows = [
@@ -307,7 +308,7 @@ mod tests {
             radiograph.patient_id = patient.map(String::from);
             radiograph.label = label.map(String::from);
             radiograph.split = split;
-            radiographs::insert_all(&db, &[(&radiograph, radiographs::Beside::default())]).await.unwrap();
+            radiographs::insert_all(&db, &[(&radiograph, radiographs::RadiographExtras::default())]).await.unwrap();
         }
         let counted = serde_json::to_value(distribution(&db, dataset.id).await.unwrap()).unwrap();
         let expected = serde_json::json!({
@@ -319,7 +320,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_fingerprint_is_of_the_content_and_not_of_the_order_it_came_in() {
+    async fn the_fingerprint_depends_on_the_content_and_not_on_the_order_of_insertion() {
         let (_dir, db) = fixtures::db().await;
         let (dataset, reversed) = (fixtures::stored_dataset(&db).await, fixtures::dataset("reversed"));
         create(&db, &reversed).await.unwrap();
@@ -348,7 +349,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_patient_in_two_splits_is_found_and_images_without_patient_are_not_one() {
+    async fn finds_patients_in_two_splits_and_ignores_images_without_patient() {
         let (_dir, db) = fixtures::db().await;
         let dataset = fixtures::stored_dataset(&db).await;
         let rows = [
@@ -364,7 +365,7 @@ mod tests {
             let mut radiograph = fixtures::radiograph(&dataset, content);
             radiograph.patient_id = patient.map(String::from);
             radiograph.split = split;
-            radiographs::insert_all(&db, &[(&radiograph, radiographs::Beside::default())]).await.unwrap();
+            radiographs::insert_all(&db, &[(&radiograph, radiographs::RadiographExtras::default())]).await.unwrap();
         }
         let leaking = patients_in_several_splits(&db, dataset.id).await.unwrap();
         assert_eq!(leaking, [("both".to_owned(), vec![Split::Train, Split::Test])]);

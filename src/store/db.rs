@@ -1,4 +1,4 @@
-//! The SQLite file and its two pools.
+//! The SQLite database: one file, a pool of readers and one writer.
 
 use std::{path::Path, time::Duration};
 
@@ -11,13 +11,13 @@ use tokio::sync::watch;
 use super::StoreError;
 use crate::metrics::PoolUsage;
 
-/// Its name in the data folder.
+/// Name of the database in the data folder.
 const FILE: &str = "thorax.sqlite";
-/// Readers beside the writer. A read is short and each connection is a thread, so few suffice.
+/// Number of reading connections. Each is a thread, and reads are short.
 const READERS: u32 = 4;
-/// SQLite has one.
+/// Number of writing connections. SQLite allows one.
 const WRITERS: u32 = 1;
-/// How long a transaction waits for another process (an import on the command line) to let go of the file.
+/// Maximum time for which a transaction waits for the lock of another process (an import on the command line).
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Pools on one SQLite file (WAL): many readers, one writer whose transactions begin immediate.
@@ -29,7 +29,7 @@ pub struct Db {
 }
 
 impl Db {
-    /// Whether that folder has one.
+    /// True if the folder has a database.
     pub fn exists(data_dir: &Path) -> bool {
         data_dir.join(FILE).is_file()
     }
@@ -40,45 +40,45 @@ impl Db {
         let options = options(&data_dir.join(FILE));
         let writer = pool(WRITERS).connect_with(options.clone().create_if_missing(true)).await?;
         sqlx::migrate!("./migrations").run(&writer).await?;
-        // A write that strays to a reader fails at once instead of now and then with "database is locked".
+        // A write through a reader is a bug. It fails at once instead of sometimes with "database is locked".
         let readers = pool(READERS).connect_with(options.pragma("query_only", "on")).await?;
         Ok(Self { readers, writer, events: watch::Sender::new(()) })
     }
 
-    /// Checkpoints and closes.
+    /// Checkpoints the write-ahead log and closes the connections.
     pub async fn close(&self) {
         self.readers.close().await;
-        // Not fatal: what the checkpoint leaves in the WAL is read from there at the next start.
+        // Not fatal: the next start reads the rest of the write-ahead log.
         if let Err(error) = sqlx::query("pragma wal_checkpoint(truncate)").execute(&self.writer).await {
             tracing::warn!(%error, "the database could not be checkpointed");
         }
         self.writer.close().await;
     }
 
-    /// For queries that change nothing.
+    /// Connections for queries.
     pub(super) fn read(&self) -> &SqlitePool {
         &self.readers
     }
 
-    /// For a single changing statement.
+    /// Connection for a single statement that changes data.
     pub(super) fn write(&self) -> &SqlitePool {
         &self.writer
     }
 
-    /// A write transaction that holds the write lock from its first moment: what it reads cannot change before it
-    /// writes, and it never fails half-way for want of the lock. Dropped without `commit`, it leaves nothing behind.
+    /// A write transaction that holds the write lock from its start (`begin immediate`). What it reads cannot change before it writes, and
+    /// it cannot fail halfway because another transaction has the lock. It is rolled back unless it is committed.
     pub(super) async fn begin(&self) -> Result<Transaction<'static, Sqlite>, StoreError> {
         Ok(self.writer.begin_with("begin immediate").await?)
     }
 
-    /// Commits a transaction that wrote events of runs, and wakes those who follow them.
+    /// Commits a transaction that wrote events of runs, and notifies the receivers of [`Db::events`].
     pub(super) async fn commit(&self, tx: Transaction<'static, Sqlite>) -> Result<(), StoreError> {
         tx.commit().await?;
         self.events.send_replace(());
         Ok(())
     }
 
-    /// How many connections are open.
+    /// Usage of the connection pools, for metrics.
     pub fn pools(&self) -> [PoolUsage; 2] {
         let usage = |name, pool: &SqlitePool, max: u32| PoolUsage {
             name,
@@ -89,7 +89,7 @@ impl Db {
         [usage("readers", &self.readers, READERS), usage("writer", &self.writer, WRITERS)]
     }
 
-    /// Changes when this process has committed events. What another process writes into the same file is not seen here.
+    /// Changes when this process has committed events of runs. Events of other processes are not signalled.
     pub fn events(&self) -> watch::Receiver<()> {
         self.events.subscribe()
     }
@@ -99,17 +99,17 @@ fn options(file: &Path) -> SqliteConnectOptions {
     SqliteConnectOptions::new()
         .filename(file)
         .journal_mode(SqliteJournalMode::Wal)
-        // NORMAL may lose the last transactions when the power fails: a run that was answered 201 or a finished
-        // model's row would be gone. Writes are few, so the extra fsync for each is cheap.
+        // NORMAL may lose the last transactions in a power failure, such as a run that was acknowledged with 202. Writes are few, so that
+        // an fsync for each is cheap.
         .synchronous(SqliteSynchronous::Full)
         .foreign_keys(true)
         .busy_timeout(BUSY_TIMEOUT)
 }
 
 fn pool(connections: u32) -> SqlitePoolOptions {
-    // Connections to a local file do not go stale: closing and reopening them would only cost.
+    // Connections to a local file do not go stale.
     let options = SqlitePoolOptions::new().max_connections(connections).idle_timeout(None).max_lifetime(None);
-    // But when the disk is full, SQLite ends a transaction by itself, and the connection waits for an end that never comes.
+    // When the disk is full, SQLite rolls a transaction back by itself, and sqlx considers it open for ever: discard the connection.
     options.before_acquire(|connection, _| {
         let is_free = !connection.is_in_transaction();
         Box::pin(async move { Ok(is_free) })
@@ -125,7 +125,7 @@ mod tests {
     };
 
     #[tokio::test]
-    async fn the_connections_have_the_settings_that_durability_rests_on() {
+    async fn connections_have_the_settings_that_durability_depends_on() {
         let (_dir, db) = fixtures::db().await;
         for pool in [db.read(), db.write()] {
             let setting = async |name: &'static str| -> String {
@@ -145,11 +145,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn closing_and_opening_again_keeps_everything() {
+    async fn reopening_keeps_all_rows() {
         let (dir, db) = fixtures::db().await;
         let dataset = fixtures::stored_dataset(&db).await;
         let radiograph = fixtures::radiograph(&dataset, "a");
-        radiographs::insert_all(&db, &[(&radiograph, radiographs::Beside::default())]).await.unwrap();
+        radiographs::insert_all(&db, &[(&radiograph, radiographs::RadiographExtras::default())]).await.unwrap();
         let run = fixtures::stored_run(&db, &dataset).await;
         db.close().await;
         let wal = dir.path().join("thorax.sqlite-wal");
@@ -162,12 +162,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_transaction_that_sqlite_ended_by_itself_does_not_block_the_next() {
+    async fn a_transaction_that_sqlite_rolled_back_does_not_block_the_next() {
         let (_dir, db) = fixtures::db().await;
         let dataset = fixtures::stored_dataset(&db).await;
         let mut tx = db.begin().await.unwrap();
         sqlx::query("delete from datasets").execute(&mut *tx).await.unwrap();
-        // As SQLite does when the disk is full.
+        // SQLite does this when the disk is full.
         sqlx::query("rollback").execute(&mut *tx).await.unwrap();
         drop(tx);
         db.begin().await.unwrap().commit().await.unwrap();
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_transaction_that_is_dropped_leaves_nothing_behind() {
+    async fn dropping_a_transaction_rolls_it_back() {
         let (_dir, db) = fixtures::db().await;
         let dataset = fixtures::stored_dataset(&db).await;
         let mut tx = db.begin().await.unwrap();

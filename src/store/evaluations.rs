@@ -1,4 +1,4 @@
-//! Evaluations and their per-class scores.
+//! Evaluations of models and their scores for each class.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -13,34 +13,34 @@ use crate::domain::{ClassList, ConfusionMatrix, DatasetId, EvaluationId, ModelId
 pub struct Evaluation {
     /// Identifier.
     pub id: EvaluationId,
-    /// The model.
+    /// EvaluationRecord model.
     pub model_id: ModelId,
-    /// Its run.
+    /// Run that trained the model.
     pub run_id: Option<RunId>,
-    /// Its stage.
+    /// Stage of the run, from 1.
     pub stage: Option<u32>,
-    /// Data.
+    /// Data set.
     pub dataset_id: DatasetId,
-    /// The data's content.
+    /// Fingerprint of the data set at that time.
     pub dataset_fingerprint: String,
-    /// Which split.
+    /// EvaluationRecord split.
     pub split: Split,
-    /// The split that chose the epoch; scores on that same split are optimistic.
+    /// Split by which the epoch was selected. Scores on this split are optimistic.
     pub selection_split: Option<Split>,
-    /// Order of rows and columns.
+    /// Classes, in the order of the matrix.
     pub classes: ClassList,
-    /// Counts.
+    /// Confusion matrix: rows are true classes, columns predicted ones.
     pub confusion_matrix: ConfusionMatrix,
-    /// Mean cross-entropy, nats.
+    /// Mean cross-entropy, in nats.
     pub loss: f64,
-    /// Wall time.
+    /// Duration in seconds.
     pub seconds: f64,
-    /// When.
+    /// Time of evaluation.
     #[schema(value_type = String, format = DateTime)]
     pub created_at: Timestamp,
 }
 
-/// Adds one with its per-class rows.
+/// Stores an evaluation with its scores for each class.
 pub async fn create(db: &Db, evaluation: &Evaluation) -> Result<(), StoreError> {
     let mut tx = db.begin().await?;
     insert(&mut tx, evaluation).await?;
@@ -48,7 +48,7 @@ pub async fn create(db: &Db, evaluation: &Evaluation) -> Result<(), StoreError> 
     Ok(())
 }
 
-/// The same within a transaction.
+/// [`create`] within a transaction.
 pub(super) async fn insert(tx: &mut SqliteConnection, evaluation: &Evaluation) -> Result<(), StoreError> {
     let (id, model_id) = (evaluation.id.to_string(), evaluation.model_id.to_string());
     let run_id = evaluation.run_id.map(|id| id.to_string());
@@ -107,14 +107,14 @@ async fn insert_class_metrics(tx: &mut SqliteConnection, evaluation: &Evaluation
     Ok(())
 }
 
-/// One.
+/// An evaluation by its identifier.
 pub async fn get(db: &Db, id: EvaluationId) -> Result<Option<Evaluation>, StoreError> {
     let id = id.to_string();
     let row = sqlx::query_as!(Row, "select * from evaluations where id = ?", id).fetch_optional(db.read()).await?;
     row.map(Row::read).transpose()
 }
 
-/// Of a run, by stage and split; in order of stage.
+/// Evaluations of a run in order of stage, optionally of one stage or split.
 pub async fn of_run(
     db: &Db,
     run: RunId,
@@ -136,7 +136,7 @@ pub async fn of_run(
     rows.into_iter().map(Row::read).collect()
 }
 
-/// Of a model, oldest first.
+/// Evaluations of a model, oldest first.
 pub async fn of_model(db: &Db, model: ModelId) -> Result<Vec<Evaluation>, StoreError> {
     let model = model.to_string();
     let rows = sqlx::query_as!(Row, "select * from evaluations where model_id = ? order by id", model)
@@ -187,7 +187,7 @@ mod tests {
     use crate::store::{Model, fixtures, models};
 
     #[tokio::test]
-    async fn an_evaluation_comes_back_bit_for_bit_with_a_row_for_each_class() {
+    async fn returns_an_evaluation_bit_for_bit_with_a_row_for_each_class() {
         let (_dir, db) = fixtures::db().await;
         let dataset = fixtures::stored_dataset(&db).await;
         let model = fixtures::model(None);
@@ -200,7 +200,7 @@ mod tests {
         let rows = sqlx::query!("select * from class_metrics order by class").fetch_all(db.read()).await.unwrap();
         let row = |class: &str| rows.iter().find(|row| row.class == class).unwrap();
         assert_eq!(rows.len(), 3);
-        // Of three called normal, two are; of two COVID-19, one was found.
+        // Two of three images predicted as normal are normal; one of two images of COVID-19 is predicted as such.
         assert_eq!((row("normal").precision, row("normal").recall), (2.0 / 3.0, 1.0));
         assert_eq!((row("COVID-19").precision, row("COVID-19").recall), (1.0, 0.5));
         assert_eq!((row("normal").specificity, row("normal").f1), (0.75, 0.8));
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_matrix_of_another_size_than_the_class_list_is_refused_whole() {
+    async fn refuses_a_matrix_whose_size_is_not_the_number_of_classes() {
         let (_dir, db) = fixtures::db().await;
         let dataset = fixtures::stored_dataset(&db).await;
         let model = fixtures::model(None);
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_runs_evaluations_can_be_asked_for_by_stage_and_split() {
+    async fn filters_evaluations_of_a_run_by_stage_and_split() {
         let (_dir, db) = fixtures::db().await;
         let dataset = fixtures::stored_dataset(&db).await;
         let run = fixtures::stored_run(&db, &dataset).await;

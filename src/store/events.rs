@@ -1,4 +1,4 @@
-//! What happened to the runs. An event is written in the transaction of what it tells, so that neither is there without the
+//! Events of training runs. An event is written in the transaction of the change that it reports, so that neither exists without the
 //! other.
 
 use std::collections::BTreeMap;
@@ -11,21 +11,21 @@ use utoipa::ToSchema;
 use super::{Db, StoreError, columns, runs};
 use crate::domain::{RangeTestResult, RunEvent, RunId, RunStatus};
 
-/// An event as it is kept.
+/// A stored event.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct StoredEvent {
-    /// Counts up within the run from 1; the cursor of the list, and what `Last-Event-ID` names.
+    /// Number within the run, from 1. Cursor of the list, and value of `Last-Event-ID`.
     pub id: u64,
-    /// When it was written.
+    /// Time of the event.
     #[schema(value_type = String, format = DateTime)]
     pub created_at: Timestamp,
-    /// What happened.
+    /// The event.
     #[serde(flatten)]
     pub event: RunEvent,
 }
 
-/// Adds an event to a run within a write transaction; its id. Who follows the run is woken by `Db::commit`, and sees an
-/// event that was committed otherwise a moment later.
+/// Adds an event to a run within a write transaction and returns its id. `Db::commit` notifies followers; they see an event that was
+/// committed otherwise only at their next poll.
 pub async fn append_in(tx: &mut SqliteConnection, run: RunId, event: &RunEvent) -> Result<u64, StoreError> {
     let run = run.to_string();
     let json = columns::to_json("run_events.event_json", event)?;
@@ -43,7 +43,7 @@ pub async fn append_in(tx: &mut SqliteConnection, run: RunId, event: &RunEvent) 
     columns::number("run_events.id", id)
 }
 
-/// Adds an event that tells of nothing in the database.
+/// Adds an event that reports no change of the database.
 pub async fn append(db: &Db, run: RunId, event: &RunEvent) -> Result<u64, StoreError> {
     let mut tx = db.begin().await?;
     let id = append_in(&mut tx, run, event).await?;
@@ -51,10 +51,10 @@ pub async fn append(db: &Db, run: RunId, event: &RunEvent) -> Result<u64, StoreE
     Ok(id)
 }
 
-/// The first `limit` events after the id `after`, in order.
+/// The first `limit` events with an id above `after`, in order.
 pub async fn list(db: &Db, run: RunId, after: u64, limit: u32) -> Result<Vec<StoredEvent>, StoreError> {
     let run = run.to_string();
-    // No run has an id beyond what SQLite counts to.
+    // SQLite has no greater id.
     let after = i64::try_from(after).unwrap_or(i64::MAX);
     let rows = sqlx::query_as!(
         Row,
@@ -68,7 +68,7 @@ pub async fn list(db: &Db, run: RunId, after: u64, limit: u32) -> Result<Vec<Sto
     rows.into_iter().map(Row::read).collect()
 }
 
-/// What the range tests of a run found, the last of each step, in the order of the steps.
+/// Results of a run's learning-rate range tests in order of the steps; the last result of each step.
 pub async fn range_tests(db: &Db, run: RunId) -> Result<Vec<RangeTestResult>, StoreError> {
     let run = run.to_string();
     let rows = sqlx::query_scalar!(
@@ -86,8 +86,8 @@ pub async fn range_tests(db: &Db, run: RunId) -> Result<Vec<RangeTestResult>, St
     Ok(choices.into_values().collect())
 }
 
-/// The same, with the run's state; `None` when there is no such run. The state is read first: when it is final, so is the
-/// last event.
+/// [`list`] with the status of the run; `None` if there is no such run. The status is read first, so that with a final status the list
+/// includes the last event.
 pub async fn follow(
     db: &Db,
     run: RunId,
@@ -122,7 +122,7 @@ mod tests {
         store::{fixtures, models},
     };
 
-    async fn told(db: &Db, run: RunId) -> Vec<RunEvent> {
+    async fn stored(db: &Db, run: RunId) -> Vec<RunEvent> {
         let events = list(db, run, 0, 100).await.unwrap();
         assert!(events.iter().map(|event| event.id).eq(1..=events.len() as u64), "{events:?}");
         events.into_iter().map(|event| event.event).collect()
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_run_tells_its_moves_its_epochs_and_its_models_in_order() {
+    async fn records_status_changes_epochs_and_models_in_order() {
         use RunStatus::*;
         let (_dir, db) = fixtures::db().await;
         let dataset = fixtures::stored_dataset(&db).await;
@@ -153,19 +153,19 @@ mod tests {
             moved(Some(Running), Cancelling, None),
             moved(Some(Cancelling), Failed, Some("the disk is full")),
         ];
-        assert_eq!(told(&db, run.id).await, expected, "asking twice to cancel is told once");
+        assert_eq!(stored(&db, run.id).await, expected, "a repeated cancellation is recorded once");
     }
 
     #[tokio::test]
-    async fn what_did_not_happen_is_not_told() {
+    async fn a_change_that_fails_records_no_event() {
         let (_dir, db) = fixtures::db().await;
         let dataset = fixtures::stored_dataset(&db).await;
         let run = fixtures::stored_run(&db, &dataset).await;
-        assert!(runs::finish(&db, run.id, RunStatus::Cancelled, None).await.is_err(), "nobody asked for it");
+        assert!(runs::finish(&db, run.id, RunStatus::Cancelled, None).await.is_err(), "nobody cancelled it");
         runs::add_epoch(&db, run.id, &epoch()).await.unwrap();
-        assert!(runs::add_epoch(&db, run.id, &epoch()).await.is_err(), "the sequence is taken");
+        assert!(runs::add_epoch(&db, run.id, &epoch()).await.is_err(), "the sequence is in use");
         models::create(&db, &fixtures::model(None), &[]).await.unwrap();
-        assert_eq!(told(&db, run.id).await.len(), 2);
+        assert_eq!(stored(&db, run.id).await.len(), 2);
         assert!(
             append(&db, RunId::new(), &moved(None, RunStatus::Queued, None)).await.is_err(),
             "there is no such run"
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn each_run_counts_for_itself_and_its_events_go_with_it() {
+    async fn each_run_has_its_own_numbers_and_its_events_are_deleted_with_it() {
         let (_dir, db) = fixtures::db().await;
         let dataset = fixtures::stored_dataset(&db).await;
         let (one, other) = (fixtures::stored_run(&db, &dataset).await, fixtures::stored_run(&db, &dataset).await);
@@ -187,11 +187,11 @@ mod tests {
         assert_eq!((status, events[0].id), (RunStatus::Cancelled, 3));
         runs::delete(&db, one.id).await.unwrap();
         assert_eq!(follow(&db, one.id, 0, 100).await.unwrap(), None);
-        assert_eq!((told(&db, one.id).await.len(), told(&db, other.id).await.len()), (0, 2));
+        assert_eq!((stored(&db, one.id).await.len(), stored(&db, other.id).await.len()), (0, 2));
     }
 
     #[tokio::test]
-    async fn who_follows_is_woken_when_an_event_can_be_read_and_not_before() {
+    async fn followers_are_notified_once_an_event_can_be_read() {
         let (_dir, db) = fixtures::db().await;
         let dataset = fixtures::stored_dataset(&db).await;
         let mut changes = db.events();
@@ -203,7 +203,7 @@ mod tests {
         assert!(!changes.has_changed().unwrap());
         db.commit(tx).await.unwrap();
         changes.changed().await.unwrap();
-        assert_eq!(told(&db, run.id).await.len(), 2);
+        assert_eq!(stored(&db, run.id).await.len(), 2);
     }
 
     fn epoch() -> EpochRecord {

@@ -1,16 +1,16 @@
-//! What blobs, caches and checkpoints ask of the file system alike.
+//! File operations that blobs, caches and checkpoints share.
 
 use std::{
     io::{self, ErrorKind},
     path::{Path, PathBuf},
 };
 
-/// Puts the folder's entries on the disk.
+/// Makes the entries of a folder durable.
 pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
     if cfg!(unix) { std::fs::File::open(folder)?.sync_all() } else { Ok(()) }
 }
 
-/// What is in a folder; nothing when it is missing.
+/// Paths of the entries of a folder; none if it is missing.
 pub(super) async fn entries(folder: &Path) -> io::Result<Vec<PathBuf>> {
     let mut reader = match tokio::fs::read_dir(folder).await {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
@@ -23,7 +23,7 @@ pub(super) async fn entries(folder: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// A thing that is gone already has been removed.
+/// Treats the removal of a missing file as success.
 pub(super) fn unless_missing(outcome: io::Result<()>) -> io::Result<()> {
     match outcome {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),

@@ -1,4 +1,4 @@
-//! What the store's tests share: a database in a folder of its own, and one of each record.
+//! Fixtures of the store's tests: a database in its own folder, and one of each record.
 
 use jiff::Timestamp;
 use tempfile::TempDir;
@@ -6,14 +6,14 @@ use tempfile::TempDir;
 use super::*;
 use crate::domain::*;
 
-/// An empty database; the folder goes when the guard does.
+/// An empty database. Dropping the guard deletes its folder.
 pub async fn db() -> (TempDir, Db) {
     let dir = tempfile::tempdir().unwrap();
     let db = Db::open(dir.path()).await.unwrap();
     (dir, db)
 }
 
-/// Everything up to 100 items.
+/// A page of up to 100 items.
 pub fn first_page() -> Page {
     Page { limit: 100, after: None }
 }
@@ -61,12 +61,12 @@ pub fn radiograph(dataset: &Dataset, content: &str) -> Radiograph {
 
 pub async fn stored_radiograph(db: &Db, dataset: &Dataset, content: &str) -> Radiograph {
     let radiograph = radiograph(dataset, content);
-    let there = radiographs::insert_all(db, &[(&radiograph, radiographs::Beside::default())]).await.unwrap();
-    assert_eq!(there, [None]);
+    let existing = radiographs::insert_all(db, &[(&radiograph, RadiographExtras::default())]).await.unwrap();
+    assert_eq!(existing, [None]);
     radiograph
 }
 
-/// A queued run with a seed beyond `i32`.
+/// A queued run with a seed above `i32::MAX`.
 pub fn run(dataset: &Dataset) -> Run {
     Run {
         name: Some("first".into()),
@@ -103,21 +103,21 @@ pub fn model(run: Option<&Run>) -> Model {
     }
 }
 
-/// Two images of each class, one `COVID-19` called `normal`: what each was, and what it was called.
+/// True and predicted class of six images, two of each class; one of `COVID-19` is predicted as `normal`.
 const IMAGES: [(usize, usize); 6] = [(0, 0), (0, 0), (1, 1), (1, 1), (2, 2), (2, 0)];
 
-/// What [`evaluation`] counts.
-pub fn outcomes() -> Vec<EvaluatedImage> {
-    let outcome = |(image, (truth, predicted)): (usize, (usize, usize))| EvaluatedImage {
+/// Predictions for the images of [`evaluation`].
+pub fn evaluated_images() -> Vec<EvaluatedImage> {
+    let image = |(image, (truth, predicted)): (usize, (usize, usize))| EvaluatedImage {
         sha256: Sha256::of(format!("image {image}").as_bytes()),
         truth,
         predicted,
         probabilities: (0..3).map(|class| if class == predicted { 0.8 } else { 0.1 }).collect(),
     };
-    IMAGES.into_iter().enumerate().map(outcome).collect()
+    IMAGES.into_iter().enumerate().map(image).collect()
 }
 
-/// Of [`IMAGES`].
+/// An evaluation of [`IMAGES`].
 pub fn evaluation(model: &Model, dataset: &Dataset, split: Split) -> Evaluation {
     let mut confusion_matrix = ConfusionMatrix::new(3);
     for (truth, predicted) in IMAGES {
@@ -140,14 +140,14 @@ pub fn evaluation(model: &Model, dataset: &Dataset, split: Split) -> Evaluation 
     }
 }
 
-/// A running import that has found nothing yet.
+/// A running import without counts.
 pub async fn stored_import(db: &Db, dataset: &Dataset) -> Import {
-    let import = Import { total: 1531, ..Import::begun(dataset.id, "covidx".into()) };
+    let import = Import { total: 1531, ..Import::started(dataset.id, "covidx".into()) };
     imports::create(db, &import, None).await.unwrap();
     import
 }
 
-/// Imported weights whose converted file is `content`.
+/// Imported weights with `content` as the converted file.
 pub fn weights(content: &str) -> Weights {
     Weights {
         sha256: Sha256::of(content.as_bytes()),
@@ -158,8 +158,8 @@ pub fn weights(content: &str) -> Weights {
     }
 }
 
-/// A prediction, not stored.
-pub fn observed(model_id: ModelId, class: &str) -> Observed {
+/// A prediction that is not stored yet.
+pub fn observed(model_id: ModelId, class: &str) -> ObservedPrediction {
     let probabilities = [("normal", 0.1), ("pneumonia", 1e-9), ("COVID-19", 0.9)];
     let prediction = Prediction {
         id: PredictionId::new(),
@@ -173,5 +173,5 @@ pub fn observed(model_id: ModelId, class: &str) -> Observed {
         feedback_at: None,
         created_at: Timestamp::now(),
     };
-    Observed { prediction, milliseconds: 45.0, image: InputStatistics([100.0, 40.0, 0.1, 0.0, 5.0, 1.0]) }
+    ObservedPrediction { prediction, milliseconds: 45.0, image: InputStatistics([100.0, 40.0, 0.1, 0.0, 5.0, 1.0]) }
 }

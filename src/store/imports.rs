@@ -1,4 +1,4 @@
-//! Background imports and what they rejected.
+//! Background imports and their rejected files.
 
 use std::str::FromStr;
 
@@ -15,74 +15,74 @@ use crate::domain::{DatasetId, ImportId, ImportStatus};
 pub struct Import {
     /// Identifier.
     pub id: ImportId,
-    /// Into which data set.
+    /// Data set.
     pub dataset_id: DatasetId,
-    /// Folder, relative to the import root over HTTP.
+    /// Imported folder; relative to the import root for imports over HTTP.
     pub path: String,
     /// Status.
     pub status: ImportStatus,
-    /// Rows or files found.
+    /// Rows and files found.
     pub total: u64,
-    /// New radiographs.
+    /// Radiographs that were added.
     pub created: u64,
-    /// Already there.
+    /// Images that the data set had already.
     pub duplicates: u64,
-    /// Bad rows and files.
+    /// Rows and files that were rejected.
     pub rejected: u64,
-    /// Why it failed as a whole.
+    /// Reason for which the import failed as a whole.
     pub error: Option<String>,
-    /// What the rules of a generation leave out.
+    /// Rows that the rules of a generation exclude.
     #[serde(default)]
     pub passed_over: Vec<PassedOver>,
-    /// When it began.
+    /// Time of the start.
     #[schema(value_type = String, format = DateTime)]
     pub started_at: Timestamp,
-    /// When it ended.
+    /// Time of the end.
     #[schema(value_type = Option<String>, format = DateTime)]
     pub finished_at: Option<Timestamp>,
 }
 
-/// Rows of a source that the rules of a generation leave out for the same reason.
+/// Rows of a source that the rules of a generation exclude for the same reason.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct PassedOver {
-    /// As COVIDx calls it.
+    /// Source, by its name in COVIDx.
     pub source: String,
-    /// Why.
+    /// Reason.
     pub reason: String,
-    /// How many.
+    /// Number of rows.
     pub rows: u64,
 }
 
-/// What is wrong with a rejected row or file.
+/// Kind of a rejection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum RejectionKind {
-    /// The row cannot be read, or the file is no usable image.
+    /// The row cannot be read, or the file is not a usable image.
     Unusable,
-    /// The same image has another class or split in another row.
+    /// Another row gives the same image another class or split.
     Contradiction,
-    /// The row names a file that is not there.
+    /// The row names a missing file.
     RowWithoutFile,
-    /// The file stands among the images and no row names it.
+    /// No row names the file.
     FileWithoutRow,
 }
 
-/// One rejected row or file of an import.
+/// A rejected row or file of an import.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ImportRejection {
-    /// What is wrong.
+    /// Kind.
     pub kind: RejectionKind,
-    /// The split file or image, relative to the folder.
+    /// Split file or image, relative to the folder.
     pub file: String,
     /// Line of the split file, from 1.
     pub line: Option<u32>,
-    /// Why.
+    /// Reason.
     pub reason: String,
 }
 
 impl Import {
-    /// One that begins now.
-    pub fn begun(dataset_id: DatasetId, path: String) -> Self {
+    /// A running import that starts now.
+    pub fn started(dataset_id: DatasetId, path: String) -> Self {
         Self {
             id: ImportId::new(),
             dataset_id,
@@ -100,8 +100,7 @@ impl Import {
     }
 }
 
-/// A running one. Counts and state as they stand; rejections come with [`update`]. With the `request` that it comes from it is found
-/// again by [`interrupted`].
+/// Stores an import. An import with a `request` can resume after an interruption: [`interrupted`] returns it with this request.
 pub async fn create(db: &Db, import: &Import, request: Option<&serde_json::Value>) -> Result<(), StoreError> {
     let mut tx = db.begin().await?;
     let request = request.map(serde_json::Value::to_string);
@@ -124,14 +123,14 @@ pub async fn create(db: &Db, import: &Import, request: Option<&serde_json::Value
     Ok(())
 }
 
-/// One.
+/// An import by its identifier.
 pub async fn get(db: &Db, id: ImportId) -> Result<Option<Import>, StoreError> {
     let id = id.to_string();
     let row = sqlx::query_as!(Row, "select * from imports where id = ?", id).fetch_optional(db.read()).await?;
     row.map(Row::read).transpose()
 }
 
-/// Rejected rows in order.
+/// Rejections of an import, in order.
 pub async fn rejections(db: &Db, id: ImportId) -> Result<Vec<ImportRejection>, StoreError> {
     let id = id.to_string();
     let rows = sqlx::query_as!(
@@ -144,8 +143,8 @@ pub async fn rejections(db: &Db, id: ImportId) -> Result<Vec<ImportRejection>, S
     rows.into_iter().map(RejectionRow::read).collect()
 }
 
-/// What is wrong with a data set's folders as far as known: the rejections of the newest import of each path that has ended.
-pub async fn standing_rejections(db: &Db, dataset: DatasetId) -> Result<Vec<ImportRejection>, StoreError> {
+/// Current rejections of a data set: those of the newest ended import of each path.
+pub async fn current_rejections(db: &Db, dataset: DatasetId) -> Result<Vec<ImportRejection>, StoreError> {
     let dataset = dataset.to_string();
     let rows = sqlx::query_as!(
         RejectionRow,
@@ -211,7 +210,7 @@ async fn write(tx: &mut SqliteConnection, import: &Import) -> Result<(), StoreEr
     Ok(())
 }
 
-/// Imports left `running` by a dead process that can begin again, with their requests; counted and rejected is nothing any more.
+/// Imports that a dead process left running and that can resume, with their requests. Their counts and rejections are reset.
 pub async fn interrupted(db: &Db) -> Result<Vec<(Import, serde_json::Value)>, StoreError> {
     let mut tx = db.begin().await?;
     sqlx::query!(
@@ -228,7 +227,7 @@ pub async fn interrupted(db: &Db) -> Result<Vec<(Import, serde_json::Value)>, St
     let read = |row: Row| {
         let request = columns::from_json("imports.request_json", row.request_json.as_deref().unwrap_or_default())?;
         let Import { id, dataset_id, path, started_at, .. } = row.read()?;
-        Ok((Import { id, started_at, ..Import::begun(dataset_id, path) }, request))
+        Ok((Import { id, started_at, ..Import::started(dataset_id, path) }, request))
     };
     rows.into_iter().map(read).collect()
 }
@@ -268,7 +267,7 @@ impl FromStr for RejectionKind {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Self::ALL.into_iter().find(|kind| kind.as_str() == text).ok_or("no kind of rejection")
+        Self::ALL.into_iter().find(|kind| kind.as_str() == text).ok_or("unknown kind of rejection")
     }
 }
 

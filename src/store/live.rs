@@ -1,17 +1,17 @@
-//! What is counted of a model's predictions, by the hour, and what the images that it was trained on were like.
+//! Hourly statistics of a model's predictions, and the baseline: statistics of its training images.
 
 use std::collections::HashMap;
 
 use jiff::{Timestamp, ToSpan, Unit};
 use sqlx::SqliteConnection;
 
-use super::{Db, StoreError, columns, predictions::Observed};
+use super::{Db, StoreError, columns, predictions::ObservedPrediction};
 use crate::domain::{InputHistograms, ModelId, PredictionStats};
 
-/// Adds predictions to their models' hours.
-pub(super) async fn count_in(tx: &mut SqliteConnection, observed: &[Observed]) -> Result<(), StoreError> {
+/// Adds predictions to the hourly statistics of their models.
+pub(super) async fn count_in(tx: &mut SqliteConnection, observed: &[ObservedPrediction]) -> Result<(), StoreError> {
     let mut fresh: HashMap<(ModelId, String), PredictionStats> = HashMap::new();
-    for Observed { prediction, milliseconds, image } in observed {
+    for ObservedPrediction { prediction, milliseconds, image } in observed {
         let confidence = prediction.probabilities.get(&prediction.prediction).copied().unwrap_or_default();
         let counts = fresh.entry((prediction.model_id, hour(prediction.created_at)?)).or_default();
         counts.record(&prediction.prediction, confidence, *milliseconds, image);
@@ -46,13 +46,13 @@ async fn add(
     Ok(())
 }
 
-/// The beginning of its hour.
+/// Start of the hour of a time.
 fn hour(at: Timestamp) -> Result<String, StoreError> {
     let begun = (at - 30.minutes()).round(Unit::Hour);
     Ok(columns::time(begun.map_err(|why| StoreError::Row(format!("live_hours.hour: {why}")))?))
 }
 
-/// The hours of a model that end after then, in their order; those without predictions are left out.
+/// Hourly statistics of a model that end after `since`, in order. Hours without predictions have none.
 pub async fn hours(db: &Db, model: ModelId, since: Timestamp) -> Result<Vec<(Timestamp, PredictionStats)>, StoreError> {
     let (model, since) = (model.to_string(), columns::time(since - 1.hour()));
     let rows = sqlx::query!(
@@ -70,7 +70,7 @@ pub async fn hours(db: &Db, model: ModelId, since: Timestamp) -> Result<Vec<(Tim
         .collect()
 }
 
-/// What the images that a model was trained on are like, if that was counted.
+/// Baseline of a model, if it was computed.
 pub async fn baseline(db: &Db, model: ModelId) -> Result<Option<InputHistograms>, StoreError> {
     let model = model.to_string();
     let found = sqlx::query_scalar!("select inputs_json from baselines where model_id = ?", model)
@@ -79,8 +79,8 @@ pub async fn baseline(db: &Db, model: ModelId) -> Result<Option<InputHistograms>
     found.map(|inputs| columns::from_json("baselines.inputs_json", &inputs)).transpose()
 }
 
-/// Keeps what was counted; a model that was removed meanwhile is passed over.
-pub async fn keep_baseline(db: &Db, model: ModelId, inputs: &InputHistograms) -> Result<(), StoreError> {
+/// Stores the baseline of a model. A model that was deleted meanwhile is ignored.
+pub async fn put_baseline(db: &Db, model: ModelId, inputs: &InputHistograms) -> Result<(), StoreError> {
     let (model, inputs) = (model.to_string(), columns::to_json("baselines.inputs_json", inputs)?);
     sqlx::query!(
         "insert or replace into baselines (model_id, inputs_json) select id, ?2 from models where id = ?1",
@@ -92,18 +92,18 @@ pub async fn keep_baseline(db: &Db, model: ModelId, inputs: &InputHistograms) ->
     Ok(())
 }
 
-/// A small plane of an image, and the size that the image has.
+/// Thumbnail of a training image, with the size of the image.
 pub struct TrainedPlane {
     /// [`crate::domain::FINGERPRINT_SIDE`] squared.
     pub plane: Vec<u8>,
-    /// Columns.
+    /// Width of the image, in pixels.
     pub width: u32,
-    /// Rows.
+    /// Height of the image, in pixels.
     pub height: u32,
 }
 
-/// The planes of the images that a model's run was trained on, as far as they are still there; a page in the order of their hashes, with
-/// the last of these.
+/// A page of thumbnails of a model's training images, as far as these still exist, in order of their hashes; and the last hash, which is
+/// the cursor of the next page.
 pub async fn trained_planes(
     db: &Db,
     model: ModelId,
@@ -143,7 +143,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_hour_begins_at_its_full_hour() {
+    fn rounds_times_down_to_the_hour() {
         for (at, begun) in [
             ("2026-11-26T10:00:00Z", "2026-11-26T10:00:00.000000000Z"),
             ("2026-11-26T10:29:59.9Z", "2026-11-26T10:00:00.000000000Z"),

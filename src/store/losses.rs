@@ -1,11 +1,11 @@
-//! The thinned losses of the runs' batches.
+//! Loss curves of runs: the losses of batches, thinned out.
 
 use sqlx::SqliteConnection;
 
 use super::{Db, StoreError, columns};
 use crate::domain::{LossCurve, LossPoint, RunId};
 
-/// Writes what a curve holds now: adds what came since it was written last, and removes what was thinned away.
+/// Writes a curve: adds the points since the last write, and deletes those that were thinned out.
 pub async fn write(db: &Db, run: RunId, curve: &LossCurve) -> Result<(), StoreError> {
     let mut tx = db.begin().await?;
     write_in(&mut tx, run, curve).await?;
@@ -13,7 +13,7 @@ pub async fn write(db: &Db, run: RunId, curve: &LossCurve) -> Result<(), StoreEr
     Ok(())
 }
 
-/// The same within a write transaction, for a checkpoint that has to find its losses.
+/// [`write`] within a write transaction.
 pub async fn write_in(tx: &mut SqliteConnection, run: RunId, curve: &LossCurve) -> Result<(), StoreError> {
     let written = steps_in(tx, run).await?;
     set_steps(tx, run, curve.steps()).await?;
@@ -23,7 +23,7 @@ pub async fn write_in(tx: &mut SqliteConnection, run: RunId, curve: &LossCurve) 
     sqlx::query!("delete from loss_points where run_id = ? and step not in (select value from json_each(?))", id, kept)
         .execute(&mut *tx)
         .await?;
-    // Of the steps before, a curve only ever forgets points.
+    // A curve never gains points before a step that was written.
     for point in points.iter().filter(|point| point.step > written) {
         insert(tx, &id, point).await?;
     }
@@ -44,7 +44,7 @@ async fn insert(tx: &mut SqliteConnection, run: &str, point: &LossPoint) -> Resu
     Ok(())
 }
 
-/// Forgets what was trained after `step`, so that a run that goes on from there counts on from there.
+/// Deletes the points after `step`, for a run that resumes from there.
 pub async fn truncate_in(tx: &mut SqliteConnection, run: RunId, step: u64) -> Result<(), StoreError> {
     set_steps(tx, run, step).await?;
     let (id, last) = (run.to_string(), columns::number::<i64>("loss_points.step", step)?);
@@ -52,9 +52,9 @@ pub async fn truncate_in(tx: &mut SqliteConnection, run: RunId, step: u64) -> Re
     Ok(())
 }
 
-/// The points of a run in order, and how many batches it has trained.
+/// Points of a run in order, and the number of batches that it has trained.
 pub async fn list(db: &Db, run: RunId) -> Result<(Vec<LossPoint>, u64), StoreError> {
-    // In a transaction: a write between the two would give points beyond the number of steps.
+    // In a transaction: a write between the two queries would give points beyond the number of batches.
     let mut tx = db.read().begin().await?;
     let steps = steps_in(&mut tx, run).await?;
     let run = run.to_string();
@@ -64,7 +64,7 @@ pub async fn list(db: &Db, run: RunId) -> Result<(Vec<LossPoint>, u64), StoreErr
     Ok((rows.into_iter().map(Row::read).collect::<Result<_, _>>()?, steps))
 }
 
-/// The curve of a run, to be gone on with.
+/// Curve of a run, for resuming it.
 pub async fn curve(db: &Db, run: RunId) -> Result<LossCurve, StoreError> {
     let (points, steps) = list(db, run).await?;
     Ok(LossCurve::restore(&points, steps))
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_curve_written_again_and_again_is_stored_as_it_is_and_bounded() {
+    async fn stores_a_growing_curve_with_a_bounded_number_of_points() {
         let (_dir, db) = fixtures::db().await;
         let run = run(&db).await;
         assert_eq!(list(&db, run).await.unwrap(), (vec![], 0));
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_run_that_goes_on_from_a_checkpoint_drops_what_came_after_it_and_counts_on() {
+    async fn a_run_that_resumes_from_a_checkpoint_loses_later_points_and_continues_the_numbering() {
         let (_dir, db) = fixtures::db().await;
         let run = run(&db).await;
         let mut before = LossCurve::new();
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_loss_that_is_not_a_number_is_refused_and_losses_go_with_their_run() {
+    async fn refuses_a_loss_that_is_not_a_number_and_deletes_losses_with_their_run() {
         let (_dir, db) = fixtures::db().await;
         let run = run(&db).await;
         let mut curve = LossCurve::new();

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::SqliteConnection;
 use utoipa::ToSchema;
 
-use super::{Db, Evaluated, Evaluation, Page, StoreError, columns, evaluations, events, outcomes};
+use super::{Db, Evaluation, EvaluationRecord, Page, StoreError, columns, evaluations, events, outcomes};
 use crate::domain::{ModelId, ModelSpec, RunEvent, RunId, Sha256};
 
 /// A model.
@@ -13,40 +13,40 @@ use crate::domain::{ModelId, ModelSpec, RunEvent, RunId, Sha256};
 pub struct Model {
     /// Identifier.
     pub id: ModelId,
-    /// Run it came from.
+    /// Run that trained it; null for an uploaded model.
     pub run_id: Option<RunId>,
     /// Stage of that run, from 1.
     pub stage: Option<u32>,
-    /// `model1`, `model2`, ...
+    /// Name; `model1`, `model2`, … for the stages of a run.
     pub name: String,
-    /// Of the safetensors file.
+    /// Hash of the safetensors file.
     pub sha256: Sha256,
-    /// Its size.
+    /// Size of the file, in bytes.
     pub byte_length: u64,
-    /// What the tensors are.
+    /// Architecture, classes and preprocessing.
     pub spec: ModelSpec,
-    /// Trained on drawn phantoms.
+    /// True if it was trained on synthetic phantoms.
     pub synthetic: bool,
     /// Aliases that point at it.
     pub aliases: Vec<String>,
-    /// When it was made.
+    /// Time of creation.
     #[schema(value_type = String, format = DateTime)]
     pub created_at: Timestamp,
 }
 
-/// When an alias came to point at a model.
+/// A change of an alias.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
-pub struct AliasMove {
-    /// Counts the moves of all aliases.
+pub struct AliasChange {
+    /// Number among the changes of all aliases.
     pub sequence: u64,
-    /// Where it points since.
+    /// Model to which the alias points since then.
     pub model_id: ModelId,
-    /// Since when.
+    /// Time of the change.
     #[schema(value_type = String, format = DateTime)]
     pub moved_at: Timestamp,
 }
 
-/// The models that meet a condition, each with its aliases.
+/// Query for models that meet a condition, each with its aliases.
 macro_rules! select {
     ($condition:literal $(, $argument:expr)*) => {
         sqlx::query_as!(
@@ -60,7 +60,7 @@ macro_rules! select {
     };
 }
 
-/// A model with its aliases and evaluations, in one transaction; that of a stage is told to those who watch its run.
+/// Stores a model with its aliases and evaluations in one transaction. The model of a stage is an event of its run.
 pub async fn create(db: &Db, model: &Model, evaluations: &[Evaluation]) -> Result<(), StoreError> {
     let mut tx = db.begin().await?;
     insert_named(&mut tx, model).await?;
@@ -70,16 +70,16 @@ pub async fn create(db: &Db, model: &Model, evaluations: &[Evaluation]) -> Resul
     db.commit(tx).await
 }
 
-/// The same within a transaction, with what was predicted of each image.
+/// [`create`] within a transaction, with the predictions for each image.
 pub(super) async fn create_in(
     tx: &mut SqliteConnection,
     model: &Model,
-    evaluated: &[Evaluated],
+    evaluations: &[EvaluationRecord],
 ) -> Result<(), StoreError> {
     insert_named(tx, model).await?;
-    for evaluated in evaluated {
-        evaluations::insert(tx, &evaluated.evaluation).await?;
-        outcomes::insert(tx, evaluated).await?;
+    for record in evaluations {
+        evaluations::insert(tx, &record.evaluation).await?;
+        outcomes::insert(tx, record).await?;
     }
     Ok(())
 }
@@ -120,7 +120,7 @@ async fn insert(tx: &mut SqliteConnection, model: &Model) -> Result<(), StoreErr
     Ok(())
 }
 
-/// One.
+/// A model by its identifier.
 pub async fn get(db: &Db, id: ModelId) -> Result<Option<Model>, StoreError> {
     get_in(&mut *db.read().acquire().await?, id).await
 }
@@ -131,7 +131,7 @@ async fn get_in(tx: &mut SqliteConnection, id: ModelId) -> Result<Option<Model>,
     row.map(Row::read).transpose()
 }
 
-/// A page; optionally of one run.
+/// A page of models in order of creation, optionally of one run.
 pub async fn list(db: &Db, run: Option<RunId>, page: &Page) -> Result<Vec<Model>, StoreError> {
     let run = run.map(|id| id.to_string());
     let after = page.after();
@@ -157,7 +157,7 @@ pub async fn delete(db: &Db, id: ModelId) -> Result<bool, StoreError> {
     Ok(true)
 }
 
-/// Points an alias. `RowNotFound` when there is no such model.
+/// Points an alias to a model. `RowNotFound` if there is no such model.
 pub async fn set_alias(db: &Db, alias: &str, id: ModelId) -> Result<(), StoreError> {
     let mut tx = db.begin().await?;
     point(&mut tx, alias, id).await?;
@@ -165,7 +165,7 @@ pub async fn set_alias(db: &Db, alias: &str, id: ModelId) -> Result<(), StoreErr
     Ok(())
 }
 
-/// Takes an alias away; whether it was there. Its history stays.
+/// Deletes an alias; false if there was none. Its history is retained.
 pub async fn remove_alias(db: &Db, alias: &str) -> Result<bool, StoreError> {
     let removed = sqlx::query!("delete from aliases where alias = ?", alias).execute(db.write()).await?;
     Ok(removed.rows_affected() > 0)
@@ -193,9 +193,9 @@ async fn point(tx: &mut SqliteConnection, alias: &str, id: ModelId) -> Result<()
     Ok(())
 }
 
-/// A page of an alias's moves, the newest first.
-pub async fn alias_history(db: &Db, alias: &str, page: &Page) -> Result<Vec<AliasMove>, StoreError> {
-    // Before any that there is where nothing, or nothing that is a number, is named.
+/// A page of the changes of an alias, newest first.
+pub async fn alias_history(db: &Db, alias: &str, page: &Page) -> Result<Vec<AliasChange>, StoreError> {
+    // Without a cursor, or with one that is not a number, the page begins with the newest change.
     let before = page.after.as_deref().and_then(|after| after.parse().ok()).unwrap_or(i64::MAX);
     let rows = sqlx::query!(
         "select sequence, model_id, moved_at from alias_history where alias = ? and sequence < ?
@@ -208,7 +208,7 @@ pub async fn alias_history(db: &Db, alias: &str, page: &Page) -> Result<Vec<Alia
     .await?;
     rows.into_iter()
         .map(|row| {
-            Ok(AliasMove {
+            Ok(AliasChange {
                 sequence: columns::number("alias_history.sequence", row.sequence)?,
                 model_id: columns::parse("alias_history.model_id", &row.model_id)?,
                 moved_at: columns::parse("alias_history.moved_at", &row.moved_at)?,
@@ -217,7 +217,7 @@ pub async fn alias_history(db: &Db, alias: &str, page: &Page) -> Result<Vec<Alia
         .collect()
 }
 
-/// The model behind an alias.
+/// The model to which an alias points.
 pub async fn by_alias(db: &Db, alias: &str) -> Result<Option<Model>, StoreError> {
     let row =
         select!("where id = (select model_id from aliases where alias = ?)", alias).fetch_optional(db.read()).await?;
@@ -260,7 +260,7 @@ mod tests {
     use crate::{domain::Split, store::fixtures};
 
     #[tokio::test]
-    async fn a_model_comes_back_with_its_aliases_and_evaluations() {
+    async fn returns_a_model_with_its_aliases_and_evaluations() {
         let (_dir, db) = fixtures::db().await;
         let dataset = fixtures::stored_dataset(&db).await;
         let run = fixtures::stored_run(&db, &dataset).await;
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_model_whose_evaluation_cannot_be_stored_is_not_stored_either() {
+    async fn stores_no_model_whose_evaluation_cannot_be_stored() {
         let (_dir, db) = fixtures::db().await;
         let dataset = fixtures::stored_dataset(&db).await;
         let model = fixtures::model(None);
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn lists_can_be_of_one_run() {
+    async fn lists_all_models_or_those_of_one_run() {
         let (_dir, db) = fixtures::db().await;
         let dataset = fixtures::stored_dataset(&db).await;
         let run = fixtures::stored_run(&db, &dataset).await;
@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_alias_moves_from_model_to_model_and_keeps_its_model_from_deletion() {
+    async fn an_alias_moves_between_models_and_protects_its_model_from_deletion() {
         let (_dir, db) = fixtures::db().await;
         let (old, new) = (fixtures::model(None), fixtures::model(None));
         create(&db, &old, &[]).await.unwrap();
@@ -319,7 +319,11 @@ mod tests {
         assert_eq!(newest.iter().map(|moved| moved.model_id).collect::<Vec<_>>(), [new.id]);
         let rest = Page { limit: 9, after: Some(newest[0].sequence.to_string()) };
         let rest = alias_history(&db, "production", &rest).await.unwrap();
-        assert_eq!(rest.iter().map(|moved| moved.model_id).collect::<Vec<_>>(), [old.id], "gone, and still told of");
+        assert_eq!(
+            rest.iter().map(|moved| moved.model_id).collect::<Vec<_>>(),
+            [old.id],
+            "the history outlives the model"
+        );
         let nowhere = set_alias(&db, "production", old.id).await;
         assert!(matches!(nowhere, Err(StoreError::Database(sqlx::Error::RowNotFound))));
     }

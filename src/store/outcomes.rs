@@ -1,30 +1,28 @@
-//! What was predicted of each image of an evaluation.
+//! Predictions for the images of an evaluation.
 
 use sqlx::SqliteConnection;
 
 use super::{Db, Evaluation, Page, StoreError, columns};
 use crate::domain::{ConfusionMatrix, EvaluatedImage, EvaluationId};
 
-/// An evaluation with what was predicted of each of its images.
+/// An evaluation with the prediction for each of its images.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Evaluated {
-    /// Its counts.
+pub struct EvaluationRecord {
+    /// The evaluation.
     pub evaluation: Evaluation,
-    /// One for each image that it counts.
-    pub outcomes: Vec<EvaluatedImage>,
+    /// One item for each image.
+    pub images: Vec<EvaluatedImage>,
 }
 
-/// Adds those of an evaluation that is stored in the same transaction; refused when they are not what it counted.
-pub(super) async fn insert(tx: &mut SqliteConnection, evaluated: &Evaluated) -> Result<(), StoreError> {
-    let Evaluated { evaluation, outcomes } = evaluated;
-    if counted(outcomes, evaluation.classes.len()).as_ref() != Some(&evaluation.confusion_matrix) {
-        return Err(StoreError::Row(
-            "outcomes: they are not those that the evaluation's confusion matrix counts".into(),
-        ));
+/// Stores the predictions of an evaluation that is stored in the same transaction. They must have its confusion matrix.
+pub(super) async fn insert(tx: &mut SqliteConnection, record: &EvaluationRecord) -> Result<(), StoreError> {
+    let EvaluationRecord { evaluation, images } = record;
+    if confusion(images, evaluation.classes.len()).as_ref() != Some(&evaluation.confusion_matrix) {
+        return Err(StoreError::Row("outcomes: they differ from the evaluation's confusion matrix".into()));
     }
     let id = evaluation.id.to_string();
-    // One statement for all: thousands of images take milliseconds in place of seconds.
-    let rows = columns::to_json("outcomes", outcomes)?;
+    // One statement for all: thousands of images take milliseconds instead of seconds.
+    let rows = columns::to_json("outcomes", images)?;
     sqlx::query!(
         "insert into outcomes (evaluation_id, sha256, truth, predicted, probabilities_json)
            select ?1, value ->> 'sha256', value ->> 'truth', value ->> 'predicted', value -> 'probabilities'
@@ -34,28 +32,28 @@ pub(super) async fn insert(tx: &mut SqliteConnection, evaluated: &Evaluated) -> 
     )
     .execute(tx)
     .await
-    .map_err(|e| StoreError::from_insert(e, "an outcome of this image"))?;
+    .map_err(|e| StoreError::from_insert(e, "a prediction for this image"))?;
     Ok(())
 }
 
-/// None where an outcome names no class.
-fn counted(outcomes: &[EvaluatedImage], classes: usize) -> Option<ConfusionMatrix> {
+/// Confusion matrix of the predictions; `None` if one of them has no such class.
+fn confusion(images: &[EvaluatedImage], classes: usize) -> Option<ConfusionMatrix> {
     let mut confusion = ConfusionMatrix::new(classes);
-    for outcome in outcomes {
-        if outcome.truth >= classes || outcome.predicted >= classes {
+    for image in images {
+        if image.truth >= classes || image.predicted >= classes {
             return None;
         }
-        confusion.record(outcome.truth, outcome.predicted);
+        confusion.record(image.truth, image.predicted);
     }
     Some(confusion)
 }
 
-/// All of an evaluation, in the order of the images' hashes; none for one of before they were kept.
+/// All predictions of an evaluation, in order of the images' hashes; none for evaluations from before they were stored.
 pub async fn of_evaluation(db: &Db, id: EvaluationId) -> Result<Vec<EvaluatedImage>, StoreError> {
     page(db, id, &Page { limit: u32::MAX, after: None }).await
 }
 
-/// A page of them; the cursor is an image's hash.
+/// A page of the predictions of an evaluation. The cursor is the hash of an image.
 pub async fn page(db: &Db, id: EvaluationId, page: &Page) -> Result<Vec<EvaluatedImage>, StoreError> {
     let (id, after) = (id.to_string(), page.after());
     let rows = sqlx::query!(
@@ -85,53 +83,52 @@ mod tests {
         store::{Model, evaluations, fixtures, models},
     };
 
-    /// A model that is not stored yet, with an evaluation and its outcomes.
-    async fn evaluated(db: &Db) -> (Model, Evaluated) {
+    /// A model, not stored yet, with an evaluation.
+    async fn model_and_record(db: &Db) -> (Model, EvaluationRecord) {
         let dataset = fixtures::stored_dataset(db).await;
         let model = fixtures::model(None);
         let evaluation = fixtures::evaluation(&model, &dataset, Split::Test);
-        let outcomes = fixtures::outcomes();
-        (model, Evaluated { evaluation, outcomes })
+        (model, EvaluationRecord { evaluation, images: fixtures::evaluated_images() })
     }
 
-    async fn store(db: &Db, model: &Model, evaluated: &Evaluated) -> Result<(), StoreError> {
+    async fn store(db: &Db, model: &Model, record: &EvaluationRecord) -> Result<(), StoreError> {
         let mut tx = db.begin().await?;
-        models::create_in(&mut tx, model, std::slice::from_ref(evaluated)).await?;
+        models::create_in(&mut tx, model, std::slice::from_ref(record)).await?;
         Ok(tx.commit().await?)
     }
 
     #[tokio::test]
-    async fn outcomes_come_back_bit_for_bit_by_hash_and_go_with_their_evaluation() {
+    async fn returns_predictions_bit_for_bit_and_deletes_them_with_their_evaluation() {
         let (_dir, db) = fixtures::db().await;
-        let (model, evaluated) = evaluated(&db).await;
-        store(&db, &model, &evaluated).await.unwrap();
-        let mut expected = evaluated.outcomes.clone();
+        let (model, record) = model_and_record(&db).await;
+        store(&db, &model, &record).await.unwrap();
+        let mut expected = record.images.clone();
         expected.sort_by(|a, b| a.sha256.cmp(&b.sha256));
-        let id = evaluated.evaluation.id;
+        let id = record.evaluation.id;
         assert_eq!(of_evaluation(&db, id).await.unwrap(), expected);
-        assert_eq!(evaluations::get(&db, id).await.unwrap(), Some(evaluated.evaluation));
+        assert_eq!(evaluations::get(&db, id).await.unwrap(), Some(record.evaluation));
         models::delete(&db, model.id).await.unwrap();
         assert_eq!(of_evaluation(&db, id).await.unwrap(), []);
     }
 
     #[tokio::test]
-    async fn outcomes_that_are_not_what_was_counted_are_refused_with_model_and_evaluation() {
+    async fn refuses_predictions_that_differ_from_the_confusion_matrix() {
         let (_dir, db) = fixtures::db().await;
-        let (model, right) = evaluated(&db).await;
+        let (model, right) = model_and_record(&db).await;
         let wrong: [fn(&mut Vec<EvaluatedImage>); 4] = [
-            |outcomes| drop(outcomes.pop()),
-            |outcomes| outcomes[0].predicted = 2,
-            |outcomes| outcomes[0].truth = 3,
-            |outcomes| outcomes[0].probabilities[0] = f32::NAN,
+            |images| drop(images.pop()),
+            |images| images[0].predicted = 2,
+            |images| images[0].truth = 3,
+            |images| images[0].probabilities[0] = f32::NAN,
         ];
         for change in wrong {
-            let mut evaluated = right.clone();
-            change(&mut evaluated.outcomes);
-            let refused = store(&db, &model, &evaluated).await;
+            let mut record = right.clone();
+            change(&mut record.images);
+            let refused = store(&db, &model, &record).await;
             assert!(matches!(refused, Err(StoreError::Row(_))), "{refused:?}");
         }
         let mut twice = right.clone();
-        twice.outcomes[1].sha256 = Sha256::of(b"image 0");
+        twice.images[1].sha256 = Sha256::of(b"image 0");
         let refused = store(&db, &model, &twice).await;
         assert!(matches!(refused, Err(StoreError::Exists(_))), "{refused:?}");
         assert_eq!(models::get(&db, model.id).await.unwrap(), None);

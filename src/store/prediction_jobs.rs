@@ -1,4 +1,4 @@
-//! Scoring in the background: what is asked for, how far it is, and its results.
+//! Prediction jobs: background classification of a data set or an archive.
 
 use std::collections::BTreeMap;
 
@@ -10,72 +10,72 @@ use utoipa::ToSchema;
 use super::{Db, Page, StoreError, columns};
 use crate::domain::{DatasetId, ModelId, PredictionJobId, PredictionJobStatus, RadiographId, Sha256, Split};
 
-/// A job.
+/// A prediction job.
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct PredictionJob {
     /// Identifier.
     pub id: PredictionJobId,
-    /// Model that answers.
+    /// Model that classifies.
     pub model_id: ModelId,
-    /// Its classes.
+    /// Classes of the model.
     pub classes: Vec<String>,
-    /// Whose radiographs are scored; null for an archive.
+    /// Data set whose radiographs are classified; null for an archive.
     pub dataset_id: Option<DatasetId>,
-    /// Of which split; null: all of them.
+    /// Split that is classified; null for all.
     pub split: Option<Split>,
     /// Status.
     pub status: PredictionJobStatus,
-    /// Images.
+    /// Number of images.
     pub total: u64,
-    /// Of these, answered.
+    /// Images with a prediction.
     pub answered: u64,
-    /// Of these, without an answer; each result says why.
+    /// Images without a prediction; their results give the reasons.
     pub failed: u64,
-    /// Done when it was begun last.
+    /// Images that were done at the last start.
     #[serde(skip)]
     pub done_before: u64,
-    /// Why the job failed.
+    /// Reason for which the job failed.
     pub error: Option<String>,
-    /// When it was asked for.
+    /// Time of the request.
     #[schema(value_type = String, format = DateTime)]
     pub created_at: Timestamp,
-    /// When it was begun last.
+    /// Time of the last start.
     #[schema(value_type = Option<String>, format = DateTime)]
     pub started_at: Option<Timestamp>,
-    /// When it ended.
+    /// Time of the end.
     #[schema(value_type = Option<String>, format = DateTime)]
     pub finished_at: Option<Timestamp>,
 }
 
-/// What became of an image.
+/// Result for an image.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct JobResult {
-    /// Its place in the archive or data set, from 0.
+    /// Position in the archive or data set, from 0.
     pub sequence: u64,
-    /// The radiograph, of a data set.
+    /// Radiograph; null for an image of an archive.
     pub radiograph_id: Option<RadiographId>,
-    /// The file's name, in an archive with its folders.
+    /// File name; with its folders for an archive.
     pub file_name: String,
-    /// Of the file; null where it could not be read.
+    /// Hash of the file; null if it could not be read.
     pub sha256: Option<Sha256>,
-    /// The radiograph's class, where it has one.
+    /// Label of the radiograph, if it has one.
     pub label: Option<String>,
     /// Most probable class.
     pub prediction: Option<String>,
-    /// By class.
+    /// Probability of each class.
     pub probabilities: Option<BTreeMap<String, f32>>,
-    /// Why there is no answer.
+    /// Reason for which there is no prediction.
     pub problem: Option<String>,
 }
 
 impl PredictionJob {
-    /// Images that are done.
+    /// Number of images that are done.
     pub fn done(&self) -> u64 {
         self.answered + self.failed
     }
 }
 
-/// Stores one that is queued.
+/// Stores a job.
 pub async fn create(db: &Db, job: &PredictionJob) -> Result<(), StoreError> {
     let (id, model_id) = (job.id.to_string(), job.model_id.to_string());
     let classes = columns::to_json("prediction_jobs.classes_json", &job.classes)?;
@@ -99,14 +99,14 @@ pub async fn create(db: &Db, job: &PredictionJob) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// One.
+/// A job by its identifier.
 pub async fn get(db: &Db, id: PredictionJobId) -> Result<Option<PredictionJob>, StoreError> {
     let id = id.to_string();
     let row = sqlx::query_as!(Row, "select * from prediction_jobs where id = ?", id).fetch_optional(db.read()).await?;
     row.map(Row::read).transpose()
 }
 
-/// A page in order of creation.
+/// A page of jobs in order of creation.
 pub async fn list(db: &Db, page: &Page) -> Result<Vec<PredictionJob>, StoreError> {
     let after = page.after();
     let rows =
@@ -116,7 +116,7 @@ pub async fn list(db: &Db, page: &Page) -> Result<Vec<PredictionJob>, StoreError
     rows.into_iter().map(Row::read).collect()
 }
 
-/// The job to go on with: one that an earlier process was at, else the one that has waited longest. It is running from now on.
+/// Starts the next job and returns it: one that an earlier process left running, else the oldest queued one.
 pub async fn claim(db: &Db) -> Result<Option<PredictionJob>, StoreError> {
     let mut tx = db.begin().await?;
     let mut found = None;
@@ -150,7 +150,7 @@ async fn first(tx: &mut SqliteConnection, status: PredictionJobStatus) -> Result
     row.map(Row::read).transpose()
 }
 
-/// Writes results, all in one transaction; whether the job is still there.
+/// Writes results in one transaction; false if the job was deleted.
 pub async fn append(db: &Db, id: PredictionJobId, results: &[JobResult]) -> Result<bool, StoreError> {
     let mut tx = db.begin().await?;
     let key = id.to_string();
@@ -218,14 +218,14 @@ pub async fn finish(db: &Db, id: PredictionJobId, error: Option<&str>) -> Result
     Ok(())
 }
 
-/// Removes it with its results; whether it was there.
+/// Deletes a job with its results; false if there was none.
 pub async fn delete(db: &Db, id: PredictionJobId) -> Result<bool, StoreError> {
     let id = id.to_string();
     let removed = sqlx::query!("delete from prediction_jobs where id = ?", id).execute(db.write()).await?;
     Ok(removed.rows_affected() > 0)
 }
 
-/// Results from a place on.
+/// Results from a position on.
 pub async fn results(db: &Db, id: PredictionJobId, from: u64, limit: u32) -> Result<Vec<JobResult>, StoreError> {
     let (id, from): (_, i64) = (id.to_string(), columns::number("prediction_job_results.sequence", from)?);
     let rows = sqlx::query!(
@@ -255,7 +255,7 @@ pub async fn results(db: &Db, id: PredictionJobId, from: u64, limit: u32) -> Res
         .collect()
 }
 
-/// Archives that are scored or wait for it.
+/// Number of archives that are queued or running.
 pub async fn count_archives(db: &Db) -> Result<u64, StoreError> {
     let count = sqlx::query_scalar!(
         r#"select count(*) as "count!: i64" from prediction_jobs where status in ('queued', 'running') and dataset_id is null"#
@@ -263,7 +263,7 @@ pub async fn count_archives(db: &Db) -> Result<u64, StoreError> {
     columns::number("count", count.fetch_one(db.read()).await?)
 }
 
-/// Radiographs of a data set, or of one of its splits.
+/// Number of radiographs of a data set, or of one of its splits.
 pub async fn count_radiographs(db: &Db, dataset: DatasetId, split: Option<Split>) -> Result<u64, StoreError> {
     let (dataset, split) = (dataset.to_string(), split.map(Split::as_str));
     let count = sqlx::query_scalar!(
@@ -351,7 +351,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn jobs_are_claimed_one_after_the_other_and_one_that_was_begun_goes_first() {
+    async fn claims_jobs_in_order_and_a_started_one_first() {
         let (_dir, db) = fixtures::db().await;
         let made = [job(), job()];
         for job in &made {
@@ -372,7 +372,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn results_come_back_in_their_order_and_go_with_their_job() {
+    async fn returns_results_in_order_and_deletes_them_with_their_job() {
         let (_dir, db) = fixtures::db().await;
         let made = job();
         create(&db, &made).await.unwrap();
@@ -384,6 +384,6 @@ mod tests {
         assert_eq!(results(&db, made.id, 1, 1).await.unwrap(), written[1..2]);
         assert!(delete(&db, made.id).await.unwrap() && !delete(&db, made.id).await.unwrap());
         assert_eq!(results(&db, made.id, 0, 9).await.unwrap(), []);
-        assert!(!append(&db, made.id, &written).await.unwrap(), "it is noticed that the job is gone");
+        assert!(!append(&db, made.id, &written).await.unwrap(), "the job was deleted");
     }
 }

@@ -1,4 +1,4 @@
-//! Writes predictions in batches, so that no client waits for the disk.
+//! Writes predictions in batches on a task of its own, so that no client waits for the disk.
 
 use std::time::Duration;
 
@@ -10,77 +10,77 @@ use tokio::{
 
 use super::{
     Db, StoreError,
-    predictions::{self, Observed},
+    predictions::{self, ObservedPrediction},
     shadows::{self, Shadow},
 };
 
-/// Entries that may wait to be written: of about 1 KB each.
-const MOST_WAITING: usize = 4096;
+/// Maximum number of queued entries, of about 1 KB each.
+const MAX_QUEUED: usize = 4096;
 
-/// Entries that are written in one transaction, and how long the first of them waits for company.
-const MOST_AT_ONCE: usize = 512;
-const COMPANY: Duration = Duration::from_millis(200);
+/// Maximum number of entries in one transaction, and maximum time for which the first of them waits for more.
+const MAX_BATCH: usize = 512;
+const MAX_BATCH_DELAY: Duration = Duration::from_millis(200);
 
-/// How long one who reads waits for what was recorded before.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Maximum time for which [`PredictionLog::flush`] waits.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long to wait for a disk that is full.
+/// Time between two attempts to write to a full disk.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// How often old predictions are removed.
-const SWEEP: Duration = Duration::from_secs(3600);
+/// Time between two deletions of old predictions.
+const DELETE_INTERVAL: Duration = Duration::from_secs(3600);
 
-/// A handle to the task that writes.
+/// Handle of the task that writes predictions.
 #[derive(Clone, Debug)]
 pub struct PredictionLog(mpsc::Sender<Entry>);
 
 #[derive(Debug)]
 enum Entry {
-    Prediction(Box<Observed>),
+    Prediction(Box<ObservedPrediction>),
     Shadow(Box<Shadow>),
-    /// Answered when all that came before is written.
-    Written(oneshot::Sender<()>),
+    /// Notified when all entries before it are written.
+    Flush(oneshot::Sender<()>),
 }
 
-/// As many wait to be written as may: the disk is full or too slow, and this one is not recorded.
+/// The queue is full because the disk is full or too slow. The prediction is not recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NotRecorded;
+pub struct QueueFull;
 
 impl PredictionLog {
-    /// Starts the task, which ends with the last handle. Predictions are kept for so many days; `None`: for ever.
+    /// Starts the task, which ends with the last handle. Predictions are deleted after `days`; never if `None`.
     pub fn start(db: Db, days: Option<u32>) -> Self {
-        let (entries, inbox) = mpsc::channel(MOST_WAITING);
+        let (entries, inbox) = mpsc::channel(MAX_QUEUED);
         tokio::spawn(Writer { db, days, inbox }.run());
         Self(entries)
     }
 
-    /// Has a prediction recorded soon, and counted.
+    /// Queues a prediction to be recorded and added to the hourly statistics.
     ///
     /// # Errors
-    /// [`NotRecorded`].
-    pub fn record(&self, observed: Observed) -> Result<(), NotRecorded> {
-        self.0.try_send(Entry::Prediction(Box::new(observed))).map_err(|_| NotRecorded)
+    /// When the queue is full.
+    pub fn record(&self, observed: ObservedPrediction) -> Result<(), QueueFull> {
+        self.0.try_send(Entry::Prediction(Box::new(observed))).map_err(|_| QueueFull)
     }
 
-    /// Has the answer of a challenger recorded soon.
+    /// Queues the prediction of a challenger to be recorded.
     ///
     /// # Errors
-    /// [`NotRecorded`].
-    pub fn record_shadow(&self, shadow: Shadow) -> Result<(), NotRecorded> {
-        self.0.try_send(Entry::Shadow(Box::new(shadow))).map_err(|_| NotRecorded)
+    /// When the queue is full.
+    pub fn record_shadow(&self, shadow: Shadow) -> Result<(), QueueFull> {
+        self.0.try_send(Entry::Shadow(Box::new(shadow))).map_err(|_| QueueFull)
     }
 
-    /// Returns when what was recorded before can be read, or after some seconds if the disk does not take it.
-    pub async fn written(&self) {
+    /// Waits until all predictions that were queued before can be read, but at most five seconds.
+    pub async fn flush(&self) {
         let wait = async {
             let (sender, receiver) = oneshot::channel();
-            if self.0.send(Entry::Written(sender)).await.is_ok() {
-                // An error means that the task is gone, and nothing is left to wait for.
+            if self.0.send(Entry::Flush(sender)).await.is_ok() {
+                // An error means that the task has ended.
                 receiver.await.ok();
             }
         };
-        if timeout(PATIENCE, wait).await.is_err() {
-            tracing::warn!("predictions wait for the disk: what is read lacks the newest");
+        if timeout(FLUSH_TIMEOUT, wait).await.is_err() {
+            tracing::warn!("predictions wait for the disk: the newest ones cannot be read yet");
         }
     }
 }
@@ -93,56 +93,56 @@ struct Writer {
 
 #[derive(Default)]
 struct Batch {
-    predictions: Vec<Observed>,
+    predictions: Vec<ObservedPrediction>,
     shadows: Vec<Shadow>,
-    readers: Vec<oneshot::Sender<()>>,
+    flushes: Vec<oneshot::Sender<()>>,
 }
 
 impl Batch {
-    fn take(&mut self, entry: Entry) {
+    fn push(&mut self, entry: Entry) {
         match entry {
             Entry::Prediction(observed) => self.predictions.push(*observed),
             Entry::Shadow(shadow) => self.shadows.push(*shadow),
-            Entry::Written(reader) => self.readers.push(reader),
+            Entry::Flush(sender) => self.flushes.push(sender),
         }
     }
 
-    /// Whether it is written now: it is large enough, or somebody waits for it.
+    /// True if the batch is to be written now: it is full, or a flush waits for it.
     fn is_due(&self) -> bool {
-        self.predictions.len() + self.shadows.len() >= MOST_AT_ONCE || !self.readers.is_empty()
+        self.predictions.len() + self.shadows.len() >= MAX_BATCH || !self.flushes.is_empty()
     }
 }
 
 impl Writer {
     async fn run(mut self) {
-        let mut sweep = interval(SWEEP);
+        let mut sweep = interval(DELETE_INTERVAL);
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 entry = self.inbox.recv() => match entry {
-                    Some(first) => self.write_with_company(first).await,
+                    Some(first) => self.write_batch_from(first).await,
                     None => return,
                 },
-                _ = sweep.tick() => self.forget_old().await,
+                _ = sweep.tick() => self.delete_old().await,
             }
         }
     }
 
-    async fn write_with_company(&mut self, first: Entry) {
-        let (mut batch, due) = (Batch::default(), Instant::now() + COMPANY);
-        batch.take(first);
+    async fn write_batch_from(&mut self, first: Entry) {
+        let (mut batch, due) = (Batch::default(), Instant::now() + MAX_BATCH_DELAY);
+        batch.push(first);
         while !batch.is_due() {
             tokio::select! {
                 entry = self.inbox.recv() => match entry {
-                    Some(entry) => batch.take(entry),
+                    Some(entry) => batch.push(entry),
                     None => break,
                 },
                 () = sleep_until(due) => break,
             }
         }
         self.write_when_possible(&batch).await;
-        // Who does not wait any more does not mind.
-        batch.readers.into_iter().for_each(|reader| reader.send(()).unwrap_or_default());
+        // Sending fails if the caller of `flush` no longer waits.
+        batch.flushes.into_iter().for_each(|sender| sender.send(()).unwrap_or_default());
     }
 
     async fn write_when_possible(&self, batch: &Batch) {
@@ -171,17 +171,17 @@ impl Writer {
         Ok(())
     }
 
-    async fn forget_old(&self) {
+    async fn delete_old(&self) {
         let Some(days) = self.days else { return };
         let then = Timestamp::now() - (i64::from(days) * 24).hours();
-        let removed = match predictions::forget_before(&self.db, then).await {
-            Ok(removed) => shadows::forget_before(&self.db, then).await.map(|()| removed),
+        let deleted = match predictions::delete_before(&self.db, then).await {
+            Ok(deleted) => shadows::delete_before(&self.db, then).await.map(|()| deleted),
             Err(error) => Err(error),
         };
-        match removed {
+        match deleted {
             Ok(0) => {}
-            Ok(removed) => tracing::info!(removed, days, "old predictions removed"),
-            Err(error) => tracing::error!(%error, "old predictions cannot be removed"),
+            Ok(deleted) => tracing::info!(deleted, days, "old predictions deleted"),
+            Err(error) => tracing::error!(%error, "old predictions cannot be deleted"),
         }
     }
 }
@@ -195,47 +195,47 @@ mod tests {
     };
 
     #[tokio::test]
-    async fn who_waits_reads_what_was_recorded_before() {
+    async fn predictions_can_be_read_after_a_flush() {
         let (_dir, db) = fixtures::db().await;
         let log = PredictionLog::start(db.clone(), None);
         let model = ModelId::new();
-        let made: Vec<Observed> = (0..MOST_AT_ONCE + 9).map(|_| fixtures::observed(model, "normal")).collect();
+        let made: Vec<ObservedPrediction> = (0..MAX_BATCH + 9).map(|_| fixtures::observed(model, "normal")).collect();
         made.iter().for_each(|observed| log.record(observed.clone()).unwrap());
-        let (told, challenger) = (&made[0].prediction, ModelId::new());
+        let (first, challenger) = (&made[0].prediction, ModelId::new());
         let shadow = Shadow {
-            prediction_id: told.id,
+            prediction_id: first.id,
             model_id: challenger,
-            answered: told.prediction.clone(),
+            answered: first.prediction.clone(),
             prediction: "COVID-19".into(),
-            probabilities: told.probabilities.clone(),
-            created_at: told.created_at,
+            probabilities: first.probabilities.clone(),
+            created_at: first.created_at,
         };
         log.record_shadow(shadow).unwrap();
-        log.written().await;
+        log.flush().await;
         let page = Page { limit: 1000, after: None };
         assert_eq!(predictions::list(&db, &page).await.unwrap().len(), made.len());
         let [pair] = &shadows::pairs(&db, challenger).await.unwrap()[..] else { panic!("one pair") };
         assert_eq!((pair.said.as_str(), pair.other.as_str(), pair.count), ("COVID-19", "normal", 1));
-        assert_eq!(shadows::disagreements(&db, challenger, 9).await.unwrap(), [told.id]);
-        shadows::forget_before(&db, Timestamp::now() + 1.second()).await.unwrap();
+        assert_eq!(shadows::disagreements(&db, challenger, 9).await.unwrap(), [first.id]);
+        shadows::delete_before(&db, Timestamp::now() + 1.second()).await.unwrap();
         assert_eq!(shadows::pairs(&db, challenger).await.unwrap(), []);
     }
 
     #[tokio::test]
-    async fn a_log_that_is_full_says_so_at_once() {
+    async fn a_full_queue_refuses_predictions_at_once() {
         let (_dir, db) = fixtures::db().await;
         let log = PredictionLog::start(db.clone(), None);
-        // Somebody else writes for a while.
+        // Another transaction holds the write lock.
         let blocked = db.begin().await.unwrap();
         let mut recorded = 0;
         while log.record(fixtures::observed(ModelId::new(), "normal")).is_ok() {
             recorded += 1;
             tokio::task::yield_now().await;
-            assert!(recorded <= 2 * (MOST_WAITING + MOST_AT_ONCE), "it takes no end");
+            assert!(recorded <= 2 * (MAX_QUEUED + MAX_BATCH), "the queue is not bounded");
         }
-        assert!(recorded >= MOST_WAITING);
+        assert!(recorded >= MAX_QUEUED);
         drop(blocked);
-        log.written().await;
+        log.flush().await;
         assert_eq!(predictions::list(&db, &Page { limit: 10_000, after: None }).await.unwrap().len(), recorded);
     }
 }

@@ -1,4 +1,4 @@
-//! Recorded predictions. The images are not kept.
+//! Recorded predictions. The images are not stored.
 
 use std::collections::BTreeMap;
 
@@ -10,60 +10,60 @@ use utoipa::ToSchema;
 use super::{Db, Page, StoreError, columns, live};
 use crate::domain::{InputStatistics, ModelId, PredictionId, Sha256};
 
-/// Rows that are removed in one transaction, so that others can write in between.
-const REMOVED_AT_ONCE: u32 = 5000;
+/// Maximum number of rows that are deleted in one transaction, so that others can write in between.
+const MAX_DELETED: u32 = 5000;
 
 /// A recorded prediction.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Prediction {
     /// Identifier.
     pub id: PredictionId,
-    /// Model that answered.
+    /// Model that classified the image.
     pub model_id: ModelId,
-    /// Of the uploaded bytes, which are not kept.
+    /// Hash of the uploaded bytes, which are not stored.
     pub input_sha256: Sha256,
     /// Most probable class.
     pub prediction: String,
-    /// By class.
+    /// Probability of each class.
     pub probabilities: BTreeMap<String, f32>,
-    /// `{queue_ms, preprocess_ms, inference_ms}`.
+    /// Duration of each step: `queue_ms`, `preprocess_ms`, `inference_ms`.
     pub timing: serde_json::Value,
-    /// Name of the key that asked; null where none is needed.
+    /// Name of the key of the request; null if the server requires none.
     pub key: Option<String>,
-    /// What a clinician says it is.
+    /// Class according to a clinician.
     pub feedback: Option<String>,
-    /// When that was said.
+    /// Time of the feedback.
     #[schema(value_type = Option<String>, format = DateTime)]
     pub feedback_at: Option<Timestamp>,
-    /// When.
+    /// Time of the prediction.
     #[schema(value_type = String, format = DateTime)]
     pub created_at: Timestamp,
 }
 
-/// A prediction with what is counted of it and not kept.
+/// A prediction with values that enter the hourly statistics and are not stored themselves.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Observed {
-    /// The row.
+pub struct ObservedPrediction {
+    /// The prediction.
     pub prediction: Prediction,
-    /// From the image's arrival to its answer.
+    /// Time from the arrival of the image to the response.
     pub milliseconds: f64,
-    /// What the image was like.
+    /// Statistics of the image.
     pub image: InputStatistics,
 }
 
-/// How often a model said one class and somebody else said another, or the same.
+/// Number of images for which a model predicted one class, and clinicians or another model chose another or the same.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct AnswerPair {
-    /// What the model said.
+pub struct PredictionPair {
+    /// Class predicted by the model.
     pub said: String,
-    /// What the other one said.
+    /// Class chosen by the others.
     pub other: String,
-    /// How often.
+    /// Number of images.
     pub count: u64,
 }
 
-/// Records some, and counts them for their models and hours.
-pub(super) async fn create_in(tx: &mut SqliteConnection, observed: &[Observed]) -> Result<(), StoreError> {
+/// Stores predictions and adds them to the hourly statistics.
+pub(super) async fn create_in(tx: &mut SqliteConnection, observed: &[ObservedPrediction]) -> Result<(), StoreError> {
     for observed in observed {
         insert(tx, &observed.prediction).await?;
     }
@@ -94,14 +94,14 @@ async fn insert(tx: &mut SqliteConnection, prediction: &Prediction) -> Result<()
     Ok(())
 }
 
-/// One.
+/// A prediction by its identifier.
 pub async fn get(db: &Db, id: PredictionId) -> Result<Option<Prediction>, StoreError> {
     let id = id.to_string();
     let row = sqlx::query_as!(Row, "select * from predictions where id = ?", id).fetch_optional(db.read()).await?;
     row.map(Row::read).transpose()
 }
 
-/// A page in order of creation.
+/// A page of predictions in order of creation.
 pub async fn list(db: &Db, page: &Page) -> Result<Vec<Prediction>, StoreError> {
     let after = page.after();
     let rows = sqlx::query_as!(Row, "select * from predictions where id > ? order by id limit ?", after, page.limit)
@@ -110,15 +110,15 @@ pub async fn list(db: &Db, page: &Page) -> Result<Vec<Prediction>, StoreError> {
     rows.into_iter().map(Row::read).collect()
 }
 
-/// What a clinician says it is, or that nothing is said any more. `RowNotFound` when there is no such prediction.
+/// Sets or withdraws the feedback of a clinician. `RowNotFound` if there is no such prediction.
 pub async fn set_feedback(db: &Db, id: PredictionId, label: Option<&str>) -> Result<(), StoreError> {
     let (id, now) = (id.to_string(), label.map(|_| columns::time(Timestamp::now())));
     let set = sqlx::query!("update predictions set feedback = ?, feedback_at = ? where id = ?", label, now, id);
     columns::must_exist(&set.execute(db.write()).await?)
 }
 
-/// What a model said and what clinicians said of it, of the predictions since then.
-pub async fn feedback_of(db: &Db, model: ModelId, since: Timestamp) -> Result<Vec<AnswerPair>, StoreError> {
+/// Predictions of a model since then against the feedback of clinicians.
+pub async fn feedback_of(db: &Db, model: ModelId, since: Timestamp) -> Result<Vec<PredictionPair>, StoreError> {
     let (model, since) = (model.to_string(), columns::first_id(since));
     let rows = sqlx::query!(
         r#"select prediction, feedback as "feedback!", count(*) as "count!: i64" from predictions
@@ -131,24 +131,24 @@ pub async fn feedback_of(db: &Db, model: ModelId, since: Timestamp) -> Result<Ve
     rows.into_iter()
         .map(|row| {
             let count = columns::number("count", row.count)?;
-            Ok(AnswerPair { said: row.prediction, other: row.feedback, count })
+            Ok(PredictionPair { said: row.prediction, other: row.feedback, count })
         })
         .collect()
 }
 
-/// Removes those from before then; how many there were. What was counted of them stays.
-pub async fn forget_before(db: &Db, then: Timestamp) -> Result<u64, StoreError> {
+/// Deletes predictions from before `then` and returns their number. The hourly statistics are retained.
+pub async fn delete_before(db: &Db, then: Timestamp) -> Result<u64, StoreError> {
     let first = columns::first_id(then);
-    let mut removed = 0;
+    let mut deleted = 0;
     loop {
-        let some = sqlx::query!(
+        let delete = sqlx::query!(
             "delete from predictions where id in (select id from predictions where id < ? order by id limit ?)",
             first,
-            REMOVED_AT_ONCE
+            MAX_DELETED
         );
-        match some.execute(db.write()).await?.rows_affected() {
-            0 => return Ok(removed),
-            count => removed += count,
+        match delete.execute(db.write()).await?.rows_affected() {
+            0 => return Ok(deleted),
+            count => deleted += count,
         }
     }
 }
@@ -190,14 +190,14 @@ mod tests {
     use super::*;
     use crate::store::fixtures;
 
-    async fn create(db: &Db, observed: &[Observed]) -> Result<(), StoreError> {
+    async fn create(db: &Db, observed: &[ObservedPrediction]) -> Result<(), StoreError> {
         let mut tx = db.begin().await?;
         create_in(&mut tx, observed).await?;
         Ok(tx.commit().await?)
     }
 
     #[tokio::test]
-    async fn predictions_come_back_as_they_were_stored_page_by_page() {
+    async fn returns_predictions_as_stored_page_by_page() {
         let (_dir, db) = fixtures::db().await;
         let made = [(); 3].map(|()| fixtures::observed(ModelId::new(), "COVID-19"));
         create(&db, &made).await.unwrap();
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn feedback_is_counted_by_what_was_said_and_can_be_taken_back() {
+    async fn counts_feedback_by_class_and_can_withdraw_it() {
         let (_dir, db) = fixtures::db().await;
         let model = ModelId::new();
         let made = ["normal", "normal", "COVID-19", "normal"].map(|said| fixtures::observed(model, said));
@@ -220,7 +220,7 @@ mod tests {
         for (at, label) in [(0, "normal"), (1, "pneumonia"), (2, "COVID-19"), (3, "pneumonia")] {
             set_feedback(&db, made[at].prediction.id, Some(label)).await.unwrap();
         }
-        let pair = |said: &str, other: &str, count| AnswerPair { said: said.into(), other: other.into(), count };
+        let pair = |said: &str, other: &str, count| PredictionPair { said: said.into(), other: other.into(), count };
         let mut found = feedback_of(&db, model, long_ago).await.unwrap();
         found.sort_by(|one, other| (&one.said, &one.other).cmp(&(&other.said, &other.other)));
         assert_eq!(
@@ -235,12 +235,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_old_is_forgotten_and_what_was_counted_of_it_stays() {
+    async fn deletes_old_predictions_and_retains_their_hourly_statistics() {
         let (_dir, db) = fixtures::db().await;
         let model = ModelId::new();
         create(&db, &[(); 3].map(|()| fixtures::observed(model, "normal"))).await.unwrap();
-        assert_eq!(forget_before(&db, Timestamp::now() - 1.hour()).await.unwrap(), 0);
-        assert_eq!(forget_before(&db, Timestamp::now() + 1.second()).await.unwrap(), 3);
+        assert_eq!(delete_before(&db, Timestamp::now() - 1.hour()).await.unwrap(), 0);
+        assert_eq!(delete_before(&db, Timestamp::now() + 1.second()).await.unwrap(), 3);
         assert_eq!(list(&db, &Page { limit: 2, after: None }).await.unwrap(), []);
         let hours = live::hours(&db, model, Timestamp::now() - 2.hours()).await.unwrap();
         assert_eq!(hours.iter().map(|(_, counts)| counts.predictions()).sum::<u64>(), 3);

@@ -1,4 +1,4 @@
-//! What a run needs to be repeated beside its row: what it was trained on and by, and the images as they were split.
+//! Provenance of runs: device, program, and images with their splits, for repeating a run.
 
 use std::collections::BTreeMap;
 
@@ -10,33 +10,33 @@ use utoipa::ToSchema;
 use super::{Db, Page, StoreError, columns};
 use crate::domain::{RunId, Sha256, Split};
 
-/// On what and by which program a run was trained.
+/// Device and program that trained a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Origin {
-    /// `cpu` or `vulkan:N`.
+    /// Device, `cpu` or `vulkan:N`.
     pub device: String,
-    /// `flex` or `vulkan`.
+    /// Backend, `flex` or `vulkan`.
     pub device_backend: String,
-    /// The processor's or adapter's own name, as `/v1/admin/devices` reports it.
+    /// Name of the processor or adapter, as in `/v1/admin/devices`.
     pub device_description: String,
-    /// The GPU's driver with its version; null for a processor, and for runs from before this was recorded.
+    /// Driver of the GPU with its version; null for a processor, and for runs from before this was recorded.
     pub device_driver: Option<String>,
-    /// Of the program.
+    /// Version of the program.
     pub version: String,
-    /// The commit that the program was built from; null when that was not in a git repository.
+    /// Commit from which the program was built; null if it was built outside a git repository.
     pub git_commit: Option<String>,
-    /// When the run first started.
+    /// Time of the first start of the run.
     #[schema(value_type = String, format = DateTime)]
     pub recorded_at: Timestamp,
 }
 
-/// What a run needs to be repeated, beside its plan, seed and data fingerprint.
+/// Provenance of a run, beside its plan, seed and data fingerprint.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Provenance {
+    /// Device and program.
     #[serde(flatten)]
-    /// Where it comes from.
     pub origin: Origin,
-    /// How many images were in each split, after validation was carved from train.
+    /// Number of images in each split, after a validation split was split off.
     #[schema(value_type = BTreeMap<String, u64>)]
     pub images: BTreeMap<Split, u64>,
 }
@@ -44,16 +44,16 @@ pub struct Provenance {
 /// An image as a run used it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct RunImage {
-    /// Of its bytes.
+    /// Hash of its bytes.
     pub sha256: Sha256,
-    /// After validation was carved from train.
+    /// Split, after a validation split was split off.
     pub split: Split,
-    /// Its class.
+    /// Label.
     pub label: String,
 }
 
-/// Records what a run starts with, in one transaction. A run that starts again keeps what it first started with. `RowNotFound`
-/// when there is no such run.
+/// Records the provenance of a run in one transaction. A run that resumes keeps the provenance of its first start. `RowNotFound` if there
+/// is no such run.
 pub async fn record(
     db: &Db,
     id: RunId,
@@ -72,7 +72,7 @@ pub async fn record(
     Ok(())
 }
 
-/// Whether it was not there.
+/// True if the run had no provenance.
 async fn insert(tx: &mut SqliteConnection, id: RunId, origin: &Origin) -> Result<bool, StoreError> {
     let (id, recorded_at) = (id.to_string(), columns::time(origin.recorded_at));
     let inserted = sqlx::query!(
@@ -92,7 +92,7 @@ async fn insert(tx: &mut SqliteConnection, id: RunId, origin: &Origin) -> Result
     Ok(inserted.rows_affected() > 0)
 }
 
-/// In one statement: thousands of images take milliseconds in place of seconds.
+/// In one statement: thousands of images take milliseconds instead of seconds.
 async fn insert_images(tx: &mut SqliteConnection, id: RunId, images: &[RunImage]) -> Result<(), StoreError> {
     let id = id.to_string();
     let images = serde_json::to_string(images).map_err(|why| StoreError::Row(format!("run_images: {why}")))?;
@@ -107,7 +107,7 @@ async fn insert_images(tx: &mut SqliteConnection, id: RunId, images: &[RunImage]
     Ok(())
 }
 
-/// Of a run; none before it starts, and for runs of before this was recorded.
+/// Provenance of a run; `None` before its first start, and for runs from before this was recorded.
 pub async fn get(db: &Db, id: RunId) -> Result<Option<Provenance>, StoreError> {
     let id = id.to_string();
     let row =
@@ -125,7 +125,7 @@ pub async fn get(db: &Db, id: RunId) -> Result<Option<Provenance>, StoreError> {
     Ok(Some(Provenance { origin: row.read()?, images }))
 }
 
-/// A page of a run's images in the order of their hashes, which are the cursor; optionally of one split.
+/// A page of a run's images in order of their hashes, which are the cursor; optionally of one split.
 pub async fn images(db: &Db, id: RunId, split: Option<Split>, page: &Page) -> Result<Vec<RunImage>, StoreError> {
     let (id, split, after) = (id.to_string(), split.map(Split::as_str), page.after());
     let rows = sqlx::query!(
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_a_run_starts_with_comes_back_with_its_counts_and_goes_with_it() {
+    async fn returns_provenance_with_counts_and_deletes_it_with_its_run() {
         let (_dir, db) = fixtures::db().await;
         let dataset = fixtures::stored_dataset(&db).await;
         let run = fixtures::stored_run(&db, &dataset).await;
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_run_that_starts_again_keeps_what_it_first_started_with() {
+    async fn a_run_that_resumes_keeps_its_first_provenance() {
         let (_dir, db) = fixtures::db().await;
         let dataset = fixtures::stored_dataset(&db).await;
         let run = fixtures::stored_run(&db, &dataset).await;
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nothing_is_recorded_of_a_run_that_is_not_there() {
+    async fn refuses_the_provenance_of_a_missing_run() {
         let (_dir, db) = fixtures::db().await;
         let refused = record(&db, RunId::new(), &origin("cpu"), None, &[]).await;
         assert!(matches!(refused, Err(StoreError::Database(sqlx::Error::RowNotFound))));

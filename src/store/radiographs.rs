@@ -1,11 +1,11 @@
-//! Radiographs: the rows; the images are blobs.
+//! Rows of radiographs. Their images are blobs.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sqlx::SqliteConnection;
 use utoipa::ToSchema;
 
-use super::{Attributes, Db, Page, StoreError, attributes, columns, looks};
+use super::{Attributes, Db, Page, StoreError, attributes, columns, fingerprints};
 use crate::domain::{DatasetId, DicomAttributes, Fingerprint, QualityFlag, RadiographId, Sha256, Split};
 
 /// A stored radiograph.
@@ -13,64 +13,65 @@ use crate::domain::{DatasetId, DicomAttributes, Fingerprint, QualityFlag, Radiog
 pub struct Radiograph {
     /// Identifier.
     pub id: RadiographId,
-    /// Its data set.
+    /// Data set.
     pub dataset_id: DatasetId,
-    /// Of the stored bytes.
+    /// Hash of the stored bytes.
     pub sha256: Sha256,
-    /// Of the uploaded bytes, where others are stored: those of a DICOM, or without metadata. Null for what came in before this was kept.
+    /// Hash of the uploaded bytes if others are stored: the PNG of a DICOM file, or an image without its metadata. Null for radiographs from
+    /// before this was stored.
     #[serde(default)]
     pub upload_sha256: Option<Sha256>,
-    /// As uploaded, unless something in a DICOM header is found in it.
+    /// Name of the uploaded file, unless it contains a value of the DICOM header.
     pub file_name: String,
     /// Class, if known.
     pub label: Option<String>,
-    /// Patient, a keyed hash.
+    /// Keyed hash of the patient id.
     pub patient_id: Option<String>,
-    /// Origin.
+    /// Source, such as the collection that published it.
     pub source: Option<String>,
-    /// Projection.
+    /// Projection, such as `PA`.
     pub view: Option<String>,
     /// Split.
     pub split: Option<Split>,
-    /// Columns.
+    /// Width in pixels.
     pub width: u32,
-    /// Rows.
+    /// Height in pixels.
     pub height: u32,
-    /// Of the stored bytes, `png` or `jpeg`; a DICOM is stored as PNG.
+    /// Format of the stored bytes, `png` or `jpeg`. A DICOM image is stored as PNG.
     pub format: String,
-    /// Size of the stored bytes.
+    /// Number of stored bytes.
     pub byte_length: u64,
-    /// What is kept of a DICOM header.
+    /// Attributes from the DICOM header that are stored.
     #[serde(default)]
     pub dicom: Option<DicomAttributes>,
-    /// What looks wrong with it.
+    /// Quality flags.
     #[serde(default)]
     pub flags: Vec<QualityFlag>,
-    /// When it was stored.
+    /// Time of the upload.
     #[schema(value_type = String, format = DateTime)]
     pub created_at: Timestamp,
 }
 
-/// Filter of a radiograph list; absent fields do not filter.
+/// Filter of a list of radiographs. Absent fields do not filter.
 #[derive(Clone, Debug, Default)]
 pub struct RadiographFilter {
     /// Split.
     pub split: Option<Split>,
     /// Class.
     pub label: Option<String>,
-    /// Origin.
+    /// Source.
     pub source: Option<String>,
 }
 
-/// Changes to a radiograph; absent fields stay.
+/// Changes to a radiograph. Absent fields are not changed.
 #[derive(Clone, Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RadiographPatch {
     /// Class.
     pub label: Option<String>,
-    /// Patient.
+    /// Patient id.
     pub patient_id: Option<String>,
-    /// Origin.
+    /// Source.
     pub source: Option<String>,
     /// Projection.
     pub view: Option<String>,
@@ -78,49 +79,49 @@ pub struct RadiographPatch {
     pub split: Option<Split>,
 }
 
-/// What is known of a radiograph as it comes in, beside its row.
+/// Data that is stored with a new radiograph, in other tables.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Beside<'a> {
-    /// What it looks like, and the version that made that.
-    pub look: Option<(u32, &'a Fingerprint)>,
-    /// What its folder says about it.
+pub struct RadiographExtras<'a> {
+    /// Version of the fingerprint's algorithm, and the fingerprint.
+    pub fingerprint: Option<(u32, &'a Fingerprint)>,
+    /// Attributes from the imported folder or the DICOM header.
     pub attributes: Option<&'a Attributes>,
 }
 
-/// Inserts, all in one transaction; of each the radiograph already there with the same content in the same data set, if any, and then
-/// nothing changes of that.
+/// Inserts radiographs in one transaction. For each, returns the radiograph with the same content that the data set had already; then
+/// nothing is inserted.
 pub async fn insert_all(
     db: &Db,
-    radiographs: &[(&Radiograph, Beside<'_>)],
+    radiographs: &[(&Radiograph, RadiographExtras<'_>)],
 ) -> Result<Vec<Option<Radiograph>>, StoreError> {
     if radiographs.is_empty() {
-        return Ok(Vec::new()); // and nobody else waits for a transaction
+        return Ok(Vec::new()); // without a transaction, for which others would wait
     }
     let mut tx = db.begin().await?;
-    let mut there = Vec::with_capacity(radiographs.len());
-    for (radiograph, beside) in radiographs {
-        there.push(insert_in(&mut tx, radiograph, *beside).await?);
+    let mut existing = Vec::with_capacity(radiographs.len());
+    for (radiograph, extras) in radiographs {
+        existing.push(insert_in(&mut tx, radiograph, *extras).await?);
     }
     tx.commit().await?;
-    Ok(there)
+    Ok(existing)
 }
 
 pub(super) async fn insert_in(
     tx: &mut SqliteConnection,
     radiograph: &Radiograph,
-    Beside { look, attributes }: Beside<'_>,
+    RadiographExtras { fingerprint, attributes }: RadiographExtras<'_>,
 ) -> Result<Option<Radiograph>, StoreError> {
-    let there = find_in(tx, radiograph.dataset_id, &radiograph.sha256).await?;
-    if there.is_none() {
+    let existing = find_in(tx, radiograph.dataset_id, &radiograph.sha256).await?;
+    if existing.is_none() {
         insert_row(tx, radiograph).await?;
-        if let Some((version, look)) = look {
-            looks::put_in(tx, radiograph.id, version, look).await?;
+        if let Some((version, fingerprint)) = fingerprint {
+            fingerprints::put_in(tx, radiograph.id, version, fingerprint).await?;
         }
         if let Some(attributes) = attributes {
             attributes::put_in(tx, radiograph.id, attributes).await?;
         }
     }
-    Ok(there)
+    Ok(existing)
 }
 
 async fn insert_row(tx: &mut SqliteConnection, radiograph: &Radiograph) -> Result<(), StoreError> {
@@ -161,7 +162,7 @@ async fn insert_row(tx: &mut SqliteConnection, radiograph: &Radiograph) -> Resul
     Ok(())
 }
 
-/// One.
+/// A radiograph by its identifier.
 pub async fn get(db: &Db, id: RadiographId) -> Result<Option<Radiograph>, StoreError> {
     get_in(&mut *db.read().acquire().await?, id).await
 }
@@ -172,7 +173,7 @@ async fn get_in(tx: &mut SqliteConnection, id: RadiographId) -> Result<Option<Ra
     row.map(Row::read).transpose()
 }
 
-/// By content, stored or uploaded.
+/// A radiograph by the hash of its stored or uploaded bytes.
 pub async fn find(db: &Db, dataset: DatasetId, sha256: &Sha256) -> Result<Option<Radiograph>, StoreError> {
     find_in(&mut *db.read().acquire().await?, dataset, sha256).await
 }
@@ -185,7 +186,7 @@ async fn find_in(
     let (dataset, sha256) = (dataset.to_string(), sha256.as_str());
     let row = sqlx::query_as!(
         Row,
-        // Two look-ups. Asked with `or` and in the order of ids, SQLite would go through the whole data set.
+        // Two index look-ups. With `or` and in order of ids SQLite would scan the whole data set.
         "select * from radiographs where id = (select min(id) from (
            select id from radiographs where dataset_id = ?1 and sha256 = ?2
            union all select id from radiographs where dataset_id = ?1 and upload_sha256 = ?2))",
@@ -197,7 +198,7 @@ async fn find_in(
     row.map(Row::read).transpose()
 }
 
-/// A page.
+/// A page of radiographs in order of creation.
 pub async fn list(
     db: &Db,
     dataset: DatasetId,
@@ -223,7 +224,7 @@ pub async fn list(
     rows.into_iter().map(Row::read).collect()
 }
 
-/// All that have a label and a split, ordered by sha256 (a stable order across imports).
+/// All radiographs with a label and a split, ordered by hash: the same order whatever the order of the import.
 pub async fn labelled(db: &Db, dataset: DatasetId) -> Result<Vec<Radiograph>, StoreError> {
     let dataset = dataset.to_string();
     let rows = sqlx::query_as!(
@@ -236,10 +237,10 @@ pub async fn labelled(db: &Db, dataset: DatasetId) -> Result<Vec<Radiograph>, St
     rows.into_iter().map(Row::read).collect()
 }
 
-/// All of a split that have a label, in the order in which they came in.
+/// All radiographs of a split that have a label, in order of insertion.
 pub async fn labelled_in_order(db: &Db, dataset: DatasetId, split: Split) -> Result<Vec<Radiograph>, StoreError> {
     let (dataset, split) = (dataset.to_string(), split.as_str());
-    // By the row's number and not by its identifier: an import names images on many threads and enters them one by one.
+    // By rowid and not by identifier: an import creates identifiers on many threads and inserts rows in the order of the folder.
     let rows = sqlx::query_as!(
         Row,
         "select * from radiographs where dataset_id = ? and split = ? and label is not null order by rowid",
@@ -251,7 +252,7 @@ pub async fn labelled_in_order(db: &Db, dataset: DatasetId, split: Split) -> Res
     rows.into_iter().map(Row::read).collect()
 }
 
-/// All, ordered by sha256.
+/// All radiographs of a data set, ordered by hash.
 pub async fn all(db: &Db, dataset: DatasetId) -> Result<Vec<Radiograph>, StoreError> {
     let dataset = dataset.to_string();
     let rows = sqlx::query_as!(Row, "select * from radiographs where dataset_id = ? order by sha256", dataset)
@@ -260,7 +261,7 @@ pub async fn all(db: &Db, dataset: DatasetId) -> Result<Vec<Radiograph>, StoreEr
     rows.into_iter().map(Row::read).collect()
 }
 
-/// Changes named fields; the radiograph afterwards.
+/// Changes the given fields and returns the radiograph; `None` if there is none.
 pub async fn patch(db: &Db, id: RadiographId, patch: &RadiographPatch) -> Result<Option<Radiograph>, StoreError> {
     let mut tx = db.begin().await?;
     let key = id.to_string();
@@ -282,8 +283,8 @@ pub async fn patch(db: &Db, id: RadiographId, patch: &RadiographPatch) -> Result
     Ok(patched)
 }
 
-/// Hashes the patient ids that an earlier version stored as they came; how many rows had one. `is_hash` tells those that were hashed by
-/// then already.
+/// Hashes patient ids that an earlier version stored in plain text, and returns the number of rows. `is_hash` recognises ids that are
+/// hashed already.
 pub async fn hash_patient_ids(
     db: &Db,
     hash: impl Fn(&str) -> String,
@@ -312,7 +313,7 @@ pub async fn hash_patient_ids(
     Ok(rows)
 }
 
-/// Sets many splits in one transaction; a radiograph deleted meanwhile is passed over, as it has no split to set.
+/// Sets splits in one transaction. Radiographs that were deleted meanwhile are ignored.
 pub async fn assign_splits(db: &Db, splits: &[(RadiographId, Split)]) -> Result<(), StoreError> {
     let mut tx = db.begin().await?;
     for (id, split) in splits {
@@ -348,7 +349,7 @@ struct Row {
     upload_sha256: Option<String>,
     dicom_json: Option<String>,
     flags_json: String,
-    #[allow(dead_code, reason = "a column of the table; only `hash_patient_ids` asks for it")]
+    #[allow(dead_code, reason = "a column of the table; only `hash_patient_ids` reads it")]
     patient_id_hashed: i64,
 }
 

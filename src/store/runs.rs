@@ -1,5 +1,5 @@
-//! Training runs and their epochs. A state changes only inside a write transaction and only as
-//! [`RunStatus::transition`] allows.
+//! Training runs and their epochs. A status changes only within a write transaction and only as [`RunStatus::apply`] and
+//! [`RunStatus::transition`] allow.
 
 mod claims;
 mod queued;
@@ -10,12 +10,12 @@ use serde::{Deserialize, Serialize};
 use sqlx::SqliteConnection;
 use utoipa::ToSchema;
 
-use super::{Db, Evaluated, Model, Page, StoreError, StoredCheckpoint, checkpoints, columns, events, models};
+use super::{Db, EvaluationRecord, Model, Page, StoreError, StoredCheckpoint, checkpoints, columns, events, models};
 use crate::domain::{
     Architecture, DatasetId, EpochRecord, InvalidTransition, Position, RunAction, RunEvent, RunId, RunProgress,
     RunStatus, Sha256, TrainingPlan,
 };
-pub use claims::{claim, claim_one, interrupt, requeue_orphans};
+pub use claims::{claim, claim_one, interrupt, requeue_interrupted};
 use row::Row;
 
 /// A training run.
@@ -23,40 +23,40 @@ use row::Row;
 pub struct Run {
     /// Identifier.
     pub id: RunId,
-    /// Data.
+    /// Data set.
     pub dataset_id: DatasetId,
-    /// The data's content when the run was submitted.
+    /// Fingerprint of the data set when the run was submitted.
     pub dataset_fingerprint: String,
-    /// Free name.
+    /// Name, if one was given.
     pub name: Option<String>,
-    /// Recipe it came from.
+    /// Recipe of the plan.
     pub recipe: Option<String>,
     /// Complete plan.
     pub plan: TrainingPlan,
-    /// Seed of shuffling, initialisation and dropout.
+    /// Random seed for shuffling, initialisation, augmentation and dropout.
     pub seed: u32,
-    /// The ImageNet weights it starts from: chosen when it starts, beforehand where it repeats a run; null for random ones.
+    /// Hash of the ImageNet weights from which the run starts. Set at its start, or beforehand if it repeats a run; null for random weights.
     pub initial_weights_sha256: Option<Sha256>,
-    /// The run that it does again.
+    /// Run that this one repeats.
     pub repeats: Option<RunId>,
-    /// State.
+    /// Status.
     pub status: RunStatus,
-    /// How far.
+    /// Progress.
     pub progress: RunProgress,
-    /// Device it ran on.
+    /// Device that trained the run.
     pub device: Option<String>,
-    /// Why it failed.
+    /// Reason for which the run failed.
     pub error: Option<String>,
-    /// How often it was started since its last checkpoint.
+    /// Number of starts since the last checkpoint.
     #[serde(default)]
     pub starts: u32,
-    /// Submitted.
+    /// Time of submission.
     #[schema(value_type = String, format = DateTime)]
     pub created_at: Timestamp,
-    /// Started.
+    /// Time of the first start.
     #[schema(value_type = Option<String>, format = DateTime)]
     pub started_at: Option<Timestamp>,
-    /// Ended.
+    /// Time of the end.
     #[schema(value_type = Option<String>, format = DateTime)]
     pub finished_at: Option<Timestamp>,
 }
@@ -108,7 +108,7 @@ pub async fn create_with_events(db: &Db, run: &Run, run_events: &[RunEvent]) -> 
     db.commit(tx).await
 }
 
-/// One.
+/// A run by its identifier.
 pub async fn get(db: &Db, id: RunId) -> Result<Option<Run>, StoreError> {
     get_in(&mut *db.read().acquire().await?, id).await
 }
@@ -126,7 +126,7 @@ pub async fn status(db: &Db, id: RunId) -> Result<Option<RunStatus>, StoreError>
     columns::parse_some("runs.status", status.as_deref())
 }
 
-/// A page, oldest first; optionally of one state.
+/// A page of runs, oldest first; optionally of one status.
 pub async fn list(db: &Db, status: Option<RunStatus>, page: &Page) -> Result<Vec<Run>, StoreError> {
     let status = status.map(RunStatus::as_str);
     let after = page.after();
@@ -142,31 +142,31 @@ pub async fn list(db: &Db, status: Option<RunStatus>, page: &Page) -> Result<Vec
     rows.into_iter().map(Row::read).collect()
 }
 
-/// Cancels a run; as it is afterwards. `InvalidTransition` where [`RunStatus::apply`] refuses.
+/// Cancels a run and returns it as changed. `InvalidTransition` as [`RunStatus::apply`] says.
 pub async fn cancel(db: &Db, id: RunId) -> Result<Option<Run>, StoreError> {
-    ask(db, id, RunAction::Cancel).await
+    apply(db, id, RunAction::Cancel).await
 }
 
-/// Pauses a run; as it is afterwards. Its trainer sees it before its next batch.
+/// Pauses a run and returns it as changed. Its trainer stops before its next batch.
 pub async fn pause(db: &Db, id: RunId) -> Result<Option<Run>, StoreError> {
-    ask(db, id, RunAction::Pause).await
+    apply(db, id, RunAction::Pause).await
 }
 
-async fn ask(db: &Db, id: RunId, action: RunAction) -> Result<Option<Run>, StoreError> {
+async fn apply(db: &Db, id: RunId, action: RunAction) -> Result<Option<Run>, StoreError> {
     let mut tx = db.begin().await?;
     let Some(mut run) = get_in(&mut tx, id).await? else { return Ok(None) };
-    let asked = run.status.apply(action)?;
-    if asked != run.status {
-        run.status = asked;
-        run.finished_at = asked.is_final().then(Timestamp::now);
+    let next = run.status.apply(action)?;
+    if next != run.status {
+        run.status = next;
+        run.finished_at = next.is_final().then(Timestamp::now);
         write_state(&mut tx, &run).await?;
         db.commit(tx).await?;
     }
     Ok(Some(run))
 }
 
-/// Lets a paused or failed run go on from its last checkpoint; as it is afterwards. With `learning_rate`, the step that comes next has
-/// that one from now on; not while the run trains.
+/// Queues a paused or failed run to resume from its last checkpoint, and returns it as changed. `learning_rate` replaces the rate of the
+/// next step; this is refused while the run trains.
 pub async fn resume(db: &Db, id: RunId, learning_rate: Option<f64>) -> Result<Option<Run>, StoreError> {
     let mut tx = db.begin().await?;
     let Some(mut run) = get_in(&mut tx, id).await? else { return Ok(None) };
@@ -182,7 +182,7 @@ pub async fn resume(db: &Db, id: RunId, learning_rate: Option<f64>) -> Result<Op
             step.learning_rate = rate;
         }
         write_plan(&mut tx, &run).await?;
-        tell_rate(&mut tx, id, next, rate).await?;
+        warn_of_rate(&mut tx, id, next, rate).await?;
     }
     if before != run.status {
         (run.error, run.finished_at, run.starts) = (None, None, 0);
@@ -192,15 +192,15 @@ pub async fn resume(db: &Db, id: RunId, learning_rate: Option<f64>) -> Result<Op
     Ok(Some(run))
 }
 
-/// The plan holds one rate a step, so that a repetition cannot change it half-way.
-async fn tell_rate(tx: &mut SqliteConnection, id: RunId, next: Position, rate: f64) -> Result<(), StoreError> {
+/// Warns that a step continues with another learning rate: the plan has one rate a step, so that a repetition cannot change it halfway.
+async fn warn_of_rate(tx: &mut SqliteConnection, id: RunId, next: Position, rate: f64) -> Result<(), StoreError> {
     let Position { stage, step, epoch, batch } = next;
     if (epoch, batch) == (1, 0) {
         return Ok(());
     }
     let message = format!(
-        "stage {stage}, step {step} goes on at the learning rate {rate} from epoch {epoch} on: a repetition of the run trains all \
-         of the step at this rate"
+        "stage {stage}, step {step} continues with learning rate {rate} from epoch {epoch} on: a repetition of the run trains \
+         the whole step with this rate"
     );
     events::append_in(tx, id, &RunEvent::Warning { message }).await?;
     Ok(())
@@ -212,12 +212,12 @@ async fn write_plan(tx: &mut SqliteConnection, run: &Run) -> Result<(), StoreErr
     Ok(())
 }
 
-/// Ends it; `InvalidTransition` when the state does not allow it, `RowNotFound` when there is no such run.
+/// Ends a run. `InvalidTransition` as [`RunStatus::transition`] says, `RowNotFound` if there is no such run.
 pub async fn finish(db: &Db, id: RunId, status: RunStatus, error: Option<&str>) -> Result<(), StoreError> {
     let mut tx = db.begin().await?;
     let mut run = get_in(&mut tx, id).await?.ok_or(sqlx::Error::RowNotFound)?;
     if !status.is_final() {
-        return Err(StoreError::Row(format!("runs.status: a run does not end as {status}")));
+        return Err(StoreError::Row(format!("runs.status: {status} is not a final status")));
     }
     run.status = run.status.transition(status)?;
     run.error = error.map(str::to_owned);
@@ -226,7 +226,7 @@ pub async fn finish(db: &Db, id: RunId, status: RunStatus, error: Option<&str>) 
     db.commit(tx).await
 }
 
-/// Writes what a move changes, and tells of the move.
+/// Writes the columns that a change of status concerns, and records the change.
 async fn write_state(tx: &mut SqliteConnection, run: &Run) -> Result<(), StoreError> {
     let (id, status) = (run.id.to_string(), run.status.as_str());
     let before = sqlx::query_scalar!("select status from runs where id = ?", id).fetch_one(&mut *tx).await?;
@@ -249,13 +249,13 @@ async fn write_state(tx: &mut SqliteConnection, run: &Run) -> Result<(), StoreEr
 
 async fn record_transition(tx: &mut SqliteConnection, from: Option<RunStatus>, run: &Run) -> Result<(), StoreError> {
     if from != Some(run.status) {
-        let moved = RunEvent::Status { from, to: run.status, cause: run.error.clone() };
-        events::append_in(tx, run.id, &moved).await?;
+        let event = RunEvent::Status { from, to: run.status, cause: run.error.clone() };
+        events::append_in(tx, run.id, &event).await?;
     }
     Ok(())
 }
 
-/// Writes progress. `RowNotFound` when there is no such run.
+/// Writes progress. `RowNotFound` if there is no such run.
 pub async fn set_progress(db: &Db, id: RunId, progress: &RunProgress) -> Result<(), StoreError> {
     let id = id.to_string();
     let progress = columns::to_json("runs.progress_json", progress)?;
@@ -264,7 +264,7 @@ pub async fn set_progress(db: &Db, id: RunId, progress: &RunProgress) -> Result<
     columns::must_exist(&result)
 }
 
-/// Adds an epoch; `Exists` when the run has one of this sequence.
+/// Adds an epoch. `Exists` if the run has an epoch of this sequence.
 pub async fn add_epoch(db: &Db, run: RunId, epoch: &EpochRecord) -> Result<(), StoreError> {
     let mut tx = db.begin().await?;
     add_epoch_in(&mut tx, run, epoch).await?;
@@ -288,10 +288,10 @@ pub struct CheckpointRecords<'a> {
     /// The epoch that ended at the checkpoint.
     pub epoch: Option<&'a EpochRecord>,
     /// The model, with its evaluations, of the stage that ended at the checkpoint.
-    pub stage: Option<(&'a Model, &'a [Evaluated])>,
+    pub stage: Option<(&'a Model, &'a [EvaluationRecord])>,
 }
 
-/// A checkpoint with what it follows, in one transaction. The names of the files of older checkpoints, which no row names any more.
+/// Adds a checkpoint with its records in one transaction. Returns the names of files of older checkpoints, which no row names any more.
 pub async fn add_checkpoint(
     db: &Db,
     id: RunId,
@@ -302,8 +302,8 @@ pub async fn add_checkpoint(
     if let Some(epoch) = records.epoch {
         add_epoch_in(&mut tx, id, epoch).await?;
     }
-    if let Some((model, evaluated)) = records.stage {
-        models::create_in(&mut tx, model, evaluated).await?;
+    if let Some((model, evaluations)) = records.stage {
+        models::create_in(&mut tx, model, evaluations).await?;
     }
     let removed = checkpoints::add_in(&mut tx, id, checkpoint).await?;
     let key = id.to_string();
@@ -315,7 +315,7 @@ pub async fn add_checkpoint(
     Ok(removed)
 }
 
-/// Epochs with a greater sequence, in order.
+/// Epochs of a run with a sequence above `after`, in order.
 pub async fn epochs(db: &Db, id: RunId, after: u32) -> Result<Vec<EpochRecord>, StoreError> {
     let id = id.to_string();
     let records = sqlx::query_scalar!(
@@ -328,7 +328,7 @@ pub async fn epochs(db: &Db, id: RunId, after: u32) -> Result<Vec<EpochRecord>, 
     records.iter().map(|record| columns::from_json("epochs.record_json", record)).collect()
 }
 
-/// The newest run that trained this network on this device to its end without a break, so that its time is that of its work.
+/// The newest run that trained this network on this device to its end without an interruption, for estimates of training time.
 pub async fn measured(db: &Db, network: Architecture, device: &str) -> Result<Option<Run>, StoreError> {
     let network = columns::to_json("runs.plan_json", &network)?;
     let row = sqlx::query_as!(
@@ -345,7 +345,7 @@ pub async fn measured(db: &Db, network: Architecture, device: &str) -> Result<Op
     row.map(Row::read).transpose()
 }
 
-/// How many runs on this data set are not final.
+/// Number of runs on a data set whose status is not final.
 pub async fn active_on(db: &Db, dataset: DatasetId) -> Result<u64, StoreError> {
     active_in(&mut *db.read().acquire().await?, dataset).await
 }
@@ -360,7 +360,7 @@ pub(super) async fn active_in(tx: &mut SqliteConnection, dataset: DatasetId) -> 
     .await?;
     let mut active = 0;
     for row in rows {
-        // Which states are final is the domain's to say, so it is not repeated in the query.
+        // The domain says which statuses are final; the query does not repeat it.
         if !columns::parse::<RunStatus>("runs.status", &row.status)?.is_final() {
             active += columns::number::<u64>("runs", row.runs)?;
         }
@@ -368,7 +368,7 @@ pub(super) async fn active_in(tx: &mut SqliteConnection, dataset: DatasetId) -> 
     Ok(active)
 }
 
-/// Removes a run with its epochs, checkpoints and evaluations; `InvalidTransition` where [`RunStatus::apply`] refuses. Its models stay.
+/// Deletes a run with its epochs, checkpoints and evaluations. Its models are retained. `InvalidTransition` as [`RunStatus::apply`] says.
 pub async fn delete(db: &Db, id: RunId) -> Result<Option<()>, StoreError> {
     let mut tx = db.begin().await?;
     let Some(run) = get_in(&mut tx, id).await? else { return Ok(None) };

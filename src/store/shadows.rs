@@ -1,31 +1,31 @@
-//! What a challenger said about images that another model answered.
+//! Shadow predictions: those of a challenger for images that another model classified.
 
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use sqlx::SqliteConnection;
 
-use super::{Db, StoreError, columns, predictions::AnswerPair};
+use super::{Db, StoreError, columns, predictions::PredictionPair};
 use crate::domain::{ModelId, PredictionId};
 
-/// What a challenger said.
+/// A prediction of a challenger.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Shadow {
-    /// The prediction that the client was told.
+    /// Prediction that the client received.
     pub prediction_id: PredictionId,
-    /// The challenger.
+    /// Model of the challenger.
     pub model_id: ModelId,
-    /// The class that the client was told.
+    /// Class that the client received.
     pub answered: String,
-    /// The challenger's.
+    /// Class predicted by the challenger.
     pub prediction: String,
-    /// The challenger's, by class.
+    /// Probability of each class according to the challenger.
     pub probabilities: BTreeMap<String, f32>,
-    /// When.
+    /// Time of the prediction.
     pub created_at: Timestamp,
 }
 
-/// Records some.
+/// Stores shadow predictions.
 pub(super) async fn create_in(tx: &mut SqliteConnection, shadows: &[Shadow]) -> Result<(), StoreError> {
     for shadow in shadows {
         let (prediction_id, model_id) = (shadow.prediction_id.to_string(), shadow.model_id.to_string());
@@ -47,8 +47,8 @@ pub(super) async fn create_in(tx: &mut SqliteConnection, shadows: &[Shadow]) -> 
     Ok(())
 }
 
-/// What a challenger said and what clients were told.
-pub async fn pairs(db: &Db, model: ModelId) -> Result<Vec<AnswerPair>, StoreError> {
+/// Predictions of a challenger against those that clients received.
+pub async fn pairs(db: &Db, model: ModelId) -> Result<Vec<PredictionPair>, StoreError> {
     let model = model.to_string();
     let rows = sqlx::query!(
         r#"select prediction, answered, count(*) as "count!: i64" from shadows where model_id = ? group by answered, prediction"#,
@@ -59,12 +59,12 @@ pub async fn pairs(db: &Db, model: ModelId) -> Result<Vec<AnswerPair>, StoreErro
     rows.into_iter()
         .map(|row| {
             let count = columns::number("count", row.count)?;
-            Ok(AnswerPair { said: row.prediction, other: row.answered, count })
+            Ok(PredictionPair { said: row.prediction, other: row.answered, count })
         })
         .collect()
 }
 
-/// The newest predictions that a challenger would have answered otherwise.
+/// The newest predictions for which a challenger predicted another class.
 pub async fn disagreements(db: &Db, model: ModelId, limit: u32) -> Result<Vec<PredictionId>, StoreError> {
     let model = model.to_string();
     let ids = sqlx::query_scalar!(
@@ -77,8 +77,8 @@ pub async fn disagreements(db: &Db, model: ModelId, limit: u32) -> Result<Vec<Pr
     ids.iter().map(|id| columns::parse("shadows.prediction_id", id)).collect()
 }
 
-/// Removes those of predictions from before then.
-pub async fn forget_before(db: &Db, then: Timestamp) -> Result<(), StoreError> {
+/// Deletes shadow predictions of predictions from before `then`.
+pub async fn delete_before(db: &Db, then: Timestamp) -> Result<(), StoreError> {
     let first = columns::first_id(then);
     sqlx::query!("delete from shadows where prediction_id < ?", first).execute(db.write()).await?;
     Ok(())

@@ -10,20 +10,20 @@ use crate::domain::{BlockVariant, Sha256};
 /// Imported ImageNet weights.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Weights {
-    /// Of the converted file.
+    /// Hash of the converted file.
     pub sha256: Sha256,
-    /// Where the stride stands.
+    /// Position of the stride in a block.
     pub variant: BlockVariant,
-    /// What it was converted from.
+    /// Name of the file that was imported.
     pub origin: String,
-    /// Its size.
+    /// Size of the converted file, in bytes.
     pub byte_length: u64,
-    /// When.
+    /// Time of the import.
     #[schema(value_type = String, format = DateTime)]
     pub created_at: Timestamp,
 }
 
-/// Adds; adding the same file twice is fine.
+/// Stores weights. Storing the same file again changes nothing.
 pub async fn create(db: &Db, weights: &Weights) -> Result<(), StoreError> {
     let sha256 = weights.sha256.as_str();
     let variant = variant_name(weights.variant);
@@ -43,14 +43,14 @@ pub async fn create(db: &Db, weights: &Weights) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Newest first.
+/// All imported weights, newest first.
 pub async fn list(db: &Db) -> Result<Vec<Weights>, StoreError> {
     let rows =
         sqlx::query_as!(Row, "select * from weights order by created_at desc, sha256").fetch_all(db.read()).await?;
     rows.into_iter().map(Row::read).collect()
 }
 
-/// The names of `BlockVariant` on the wire.
+/// Names of `BlockVariant` in the API.
 fn variant_name(variant: BlockVariant) -> &'static str {
     match variant {
         BlockVariant::V1 => "resnet50",
@@ -89,7 +89,7 @@ mod tests {
     use crate::store::fixtures;
 
     #[tokio::test]
-    async fn the_newest_weights_come_first_and_the_same_file_is_kept_once() {
+    async fn lists_weights_newest_first_and_each_file_once() {
         let (_dir, db) = fixtures::db().await;
         let keras = fixtures::weights("keras");
         let torch = Weights { variant: BlockVariant::V1_5, ..fixtures::weights("torch") };
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn the_column_has_the_names_of_the_wire() {
+    fn the_column_has_the_names_of_the_api() {
         for known in [BlockVariant::V1, BlockVariant::V1_5] {
             assert_eq!(serde_json::to_value(known).unwrap(), variant_name(known));
             assert_eq!(variant(variant_name(known)).unwrap(), known);

@@ -1,4 +1,4 @@
-//! The first successful run brings the model that serves.
+//! Promotes a model of the first successful run to champion.
 
 use super::WorkerContext;
 use crate::{
@@ -6,11 +6,11 @@ use crate::{
     training::selection_score,
 };
 
-/// The alias of the model that serves.
+/// Alias of the model that classifies images.
 pub const CHAMPION: &str = "champion";
 
-/// Makes the run's best stage the champion and publishes it, unless there is a champion.
-pub(super) async fn crown_first(context: &WorkerContext, run: &Run) -> Result<(), StoreError> {
+/// Promotes the model of the run's best stage and publishes it, unless there is a champion.
+pub(super) async fn promote_first(context: &WorkerContext, run: &Run) -> Result<(), StoreError> {
     let WorkerContext { db, blobs, .. } = context;
     if models::by_alias(db, CHAMPION).await?.is_some() {
         return Ok(());
@@ -25,7 +25,7 @@ pub(super) async fn crown_first(context: &WorkerContext, run: &Run) -> Result<()
     Ok(())
 }
 
-/// By the score that chose the epochs; of equal stages the later one, which saw larger images.
+/// The evaluation with the best selection score. On a tie the later stage wins, which trained on larger images.
 fn best<'a>(evaluations: &'a [Evaluation], run: &Run) -> Option<&'a Evaluation> {
     let score = |evaluation: &Evaluation| {
         selection_score(run.plan.selection.metric, &evaluation.confusion_matrix, evaluation.loss)

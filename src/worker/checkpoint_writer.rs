@@ -6,8 +6,8 @@ use tokio::{runtime::Handle, task::JoinHandle};
 use crate::{
     domain::{EpochRecord, EvaluatedImage, EvaluationId, ModelId, Sha256},
     store::{
-        Blobs, CheckpointFiles, Db, Evaluated, Evaluation, Model, Run, StoreError, StoredCheckpoint, StoredFile, runs,
-        runs::CheckpointRecords,
+        Blobs, CheckpointFiles, Db, Evaluation, EvaluationRecord, Model, Run, StoreError, StoredCheckpoint, StoredFile,
+        runs, runs::CheckpointRecords,
     },
     training::{Checkpoint, SampleOutcome, SplitEvaluation, StageModel},
 };
@@ -67,8 +67,8 @@ impl CheckpointWriter {
                 // Held until the rows are committed.
                 let blob = self.runtime.block_on(self.blobs.put(stage.bytes.to_vec()))?;
                 let model = self.model(stage, ModelId::new(), blob.sha256().clone());
-                let evaluated = self.evaluated(stage, model.id)?;
-                self.add(CheckpointRecords { stage: Some((&model, &evaluated)), ..Default::default() }, &stored)?
+                let evaluations = self.evaluations(stage, model.id)?;
+                self.add(CheckpointRecords { stage: Some((&model, &evaluations)), ..Default::default() }, &stored)?
             }
         };
         if let Err(error) = self.runtime.block_on(self.files.remove(id, &obsolete)) {
@@ -96,12 +96,12 @@ impl CheckpointWriter {
         }
     }
 
-    fn evaluated(&self, stage: &StageModel, id: ModelId) -> Result<Vec<Evaluated>, StoreError> {
-        let evaluated = |of: &SplitEvaluation| {
-            let outcomes = of.outcomes.iter().map(outcome).collect::<Result<_, _>>()?;
-            Ok(Evaluated { evaluation: self.evaluation(of, stage, id), outcomes })
+    fn evaluations(&self, stage: &StageModel, id: ModelId) -> Result<Vec<EvaluationRecord>, StoreError> {
+        let record = |of: &SplitEvaluation| {
+            let images = of.outcomes.iter().map(evaluated_image).collect::<Result<_, _>>()?;
+            Ok(EvaluationRecord { evaluation: self.evaluation(of, stage, id), images })
         };
-        stage.evaluations.iter().map(evaluated).collect()
+        stage.evaluations.iter().map(record).collect()
     }
 
     fn evaluation(&self, of: &SplitEvaluation, model: &StageModel, model_id: ModelId) -> Evaluation {
@@ -156,7 +156,7 @@ fn stored(pending: &PendingCheckpoint, file: StoredFile) -> StoredCheckpoint {
 }
 
 /// Names the image by its hash, which is the key of the sample.
-fn outcome(of: &SampleOutcome) -> Result<EvaluatedImage, StoreError> {
+fn evaluated_image(of: &SampleOutcome) -> Result<EvaluatedImage, StoreError> {
     let SampleOutcome { key, truth, predicted, probabilities } = of.clone();
     let sha256 = Sha256::try_from(key).map_err(|error| StoreError::Row(format!("outcomes.sha256: {error}")))?;
     Ok(EvaluatedImage { sha256, truth, predicted, probabilities })

@@ -1,4 +1,4 @@
-//! From a run in the store to a training job: samples, validation split and weights.
+//! Prepares the training job of a stored run: samples, validation split, initial weights and checkpoint.
 
 use std::sync::Arc;
 
@@ -10,54 +10,54 @@ use crate::{
     training::{Checkpoint, ReadImage, Sample, TrainingJob},
 };
 
-/// Share of the training images that chooses epochs when the data set has no validation split of its own.
+/// Share of the training images that is split off for validation if the data set has no validation split.
 pub const VALIDATION_FRACTION: f64 = 0.1;
 
-/// Why a run cannot start.
+/// Reason for which a run cannot start.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum PrepareError {
-    /// The database or the blobs.
+    /// The database or a blob failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// Removed while the run waited.
-    #[error("the data set was removed after the run was submitted")]
+    /// The data set was deleted while the run was queued.
+    #[error("the data set was deleted after the run was submitted")]
     NoDataset,
-    /// Its numbers would be filed under data they do not come from.
+    /// The data set no longer has the fingerprint that is recorded with the run.
     #[error("the data set changed after the run was submitted: submit the run again")]
     Changed,
-    /// A label outside the class list.
-    #[error("radiograph {file_name} is labelled {label}, which is no class of the data set")]
+    /// A label that is not a class.
+    #[error("radiograph {file_name} has the label {label}, which is not a class of the data set")]
     Label {
-        /// The radiograph.
+        /// File name of the radiograph.
         file_name: String,
         /// Its label.
         label: String,
     },
-    /// ImageNet weights asked for and not there.
+    /// The plan needs ImageNet weights, and none are imported.
     #[error(
-        "the plan starts from ImageNet weights and none are imported: import some (`thorax weights import FILE` or \
+        "the plan starts from ImageNet weights, and none are imported: import some (`thorax weights import FILE` or \
          POST /v1/admin/weights) or set initial_weights to random"
     )]
     NoWeights,
-    /// The weights of the run that it repeats.
-    #[error("the ImageNet weights {0}, which the run is to start from, are gone: import them again")]
-    WeightsGone(Sha256),
-    /// Its numbers would be those of another run.
+    /// The run repeats another one, whose ImageNet weights are missing.
+    #[error("the ImageNet weights {0}, from which the run starts, are missing: import them again")]
+    MissingWeights(Sha256),
+    /// The run repeats another one, whose validation split cannot be reproduced.
     #[error(
-        "the images are no longer split as in the run that this one repeats: patient ids changed. Submit the plan as a new run"
+        "the split differs from that of the repeated run, because patient ids have changed: submit the plan as a new run"
     )]
-    SplitOtherwise,
+    SplitChanged,
 }
 
-/// A job and what is recorded with it.
+/// A job, with data that is recorded with its results.
 pub(super) struct PreparedJob {
     pub(super) job: TrainingJob,
     pub(super) synthetic: bool,
-    /// Number of the checkpoint that it goes on from, or 0.
+    /// Number of the checkpoint from which training resumes, or 0.
     pub(super) sequence: u32,
 }
 
-/// Reads all that the run needs, but for the images themselves.
+/// Reads everything that the run needs except the images.
 pub(super) async fn prepare(context: &WorkerContext, run: &Run) -> Result<PreparedJob, PrepareError> {
     let WorkerContext { db, blobs, caches, device, max_pixels, give_way, max_yield, .. } = context;
     let dataset = datasets::get(db, run.dataset_id).await?.ok_or(PrepareError::NoDataset)?;
@@ -86,7 +86,7 @@ pub(super) async fn prepare(context: &WorkerContext, run: &Run) -> Result<Prepar
     Ok(PreparedJob { job, synthetic: dataset.synthetic, sequence })
 }
 
-/// The newest checkpoint that is whole, and its number; what was recorded after it goes, for it will be recorded again.
+/// The newest undamaged checkpoint and its number, or 0. Rewinds the run to it.
 async fn last_good_checkpoint(context: &WorkerContext, run: &Run) -> Result<(u32, Option<Checkpoint>), StoreError> {
     let WorkerContext { db, checkpoints: files, .. } = context;
     for stored in checkpoints::of_run(db, run.id).await? {
@@ -98,12 +98,12 @@ async fn last_good_checkpoint(context: &WorkerContext, run: &Run) -> Result<(u32
         match tokio::task::spawn_blocking(read).await.unwrap_or_else(|panic| Err(panic.to_string())) {
             Ok(checkpoint) => {
                 checkpoints::rewind(db, id, Some(&stored)).await?;
-                tracing::info!(run = %id, position = %stored.position, "training goes on");
+                tracing::info!(run = %id, position = %stored.position, "training resumes");
                 return Ok((stored.sequence, Some(checkpoint)));
             }
             Err(error) => {
-                tracing::warn!(run = %id, error, "a checkpoint is damaged: the one before is used");
-                let message = format!("a checkpoint is damaged and the one before is used: {error}");
+                tracing::warn!(run = %id, error, "a checkpoint is damaged: using the previous one");
+                let message = format!("a checkpoint is damaged, using the previous one: {error}");
                 events::append(db, id, &RunEvent::Warning { message }).await?;
             }
         }
@@ -112,8 +112,8 @@ async fn last_good_checkpoint(context: &WorkerContext, run: &Run) -> Result<(u32
     Ok((0, None))
 }
 
-/// Carves a validation split from the training images, by patient, if the plan selects on one and there is none. For
-/// this run alone: the data set stays as it is, and the test split is not touched.
+/// Splits a validation set off the training images, by patient, if the plan selects epochs on one and the data set has none. Only for this
+/// run: the data set is not changed. The test split is not used.
 fn with_validation(all: Vec<Radiograph>, plan: &TrainingPlan, seed: u64) -> Vec<Radiograph> {
     let has_validation = all.iter().any(|radiograph| radiograph.split == Some(Split::Validation));
     if plan.selection.split != Split::Validation || has_validation {
@@ -139,7 +139,7 @@ fn samples(radiographs: &[Radiograph], classes: &ClassList) -> Result<Vec<Sample
     labelled.map(sample).collect()
 }
 
-/// Checks the hash: what is read is decoded into a cache that outlives the run, under this hash.
+/// Reads and verifies images. Verified, because the decoded image is cached under the hash beyond the run.
 fn reader(blobs: Blobs) -> ReadImage {
     Arc::new(move |sample| {
         let hash = Sha256::try_from(sample.key.clone()).map_err(std::io::Error::other)?;
@@ -153,14 +153,16 @@ fn reader(blobs: Blobs) -> ReadImage {
     })
 }
 
-/// The weights that the run was told to start from, else the newest imported ones; none if the plan asks for none.
+/// The ImageNet weights recorded with the run, else the newest imported ones; `None` if the plan starts from random weights.
 async fn initial_weights(context: &WorkerContext, run: &Run) -> Result<Option<Sha256>, PrepareError> {
     if run.plan.initial_weights == InitialWeights::Random {
         return Ok(None);
     }
     let mut known = weights::list(&context.db).await?.into_iter().map(|weights| weights.sha256);
     let chosen = match &run.initial_weights_sha256 {
-        Some(wanted) => known.find(|hash| hash == wanted).ok_or_else(|| PrepareError::WeightsGone(wanted.clone())),
+        Some(recorded) => {
+            known.find(|hash| hash == recorded).ok_or_else(|| PrepareError::MissingWeights(recorded.clone()))
+        }
         None => known.next().ok_or(PrepareError::NoWeights),
     };
     chosen.map(Some)
@@ -178,7 +180,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn an_image_that_is_no_longer_what_its_hash_says_is_not_read() {
+    async fn refuses_a_damaged_image() {
         let folder = tempfile::tempdir().unwrap();
         let blobs = Blobs::open(folder.path()).unwrap();
         let hash = blobs.put(b"a radiograph".to_vec()).await.unwrap().sha256().clone();

@@ -1,30 +1,30 @@
-//! The batches of the run at hand, for those who watch at that moment.
+//! Broadcast of trained batches, for live views of a run.
 
 use tokio::sync::broadcast;
 
 use crate::domain::{BatchEvent, RunId};
 
-/// So many batches wait for a slow reader; it then misses the oldest, which is no loss: the curve is stored.
-const KEPT: usize = 16;
+/// Number of batches that are buffered for a slow receiver. It misses the oldest ones; the loss curve is stored anyway.
+const CAPACITY: usize = 16;
 
-/// Passes trained batches from the worker to whoever listens; cheap to clone.
+/// Sends trained batches from the worker to all subscribers. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct LiveBatches(broadcast::Sender<(RunId, BatchEvent)>);
 
 impl LiveBatches {
-    /// One that nobody listens to yet.
+    /// A channel without subscribers.
     pub fn new() -> Self {
-        Self(broadcast::Sender::new(KEPT))
+        Self(broadcast::Sender::new(CAPACITY))
     }
 
-    /// Tells all who listen.
+    /// Sends a batch to all subscribers.
     pub fn send(&self, run: RunId, batch: BatchEvent) {
-        // Fails when nobody listens.
+        // Fails if there are no subscribers.
         let _ = self.0.send((run, batch));
     }
 
-    /// Hears of batches from now on.
-    pub fn listen(&self) -> broadcast::Receiver<(RunId, BatchEvent)> {
+    /// Receives batches from now on.
+    pub fn subscribe(&self) -> broadcast::Receiver<(RunId, BatchEvent)> {
         self.0.subscribe()
     }
 }

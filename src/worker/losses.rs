@@ -1,4 +1,4 @@
-//! The losses of a run while it trains: told as they come, kept thinned, and written now and then.
+//! Losses of a run during training: sent to subscribers, thinned out, and written from time to time.
 
 use std::time::{Duration, Instant};
 
@@ -8,34 +8,34 @@ use crate::{
     store::{Db, StoreError, losses},
 };
 
-/// They are written at most this often, but for the end of an epoch.
+/// Minimum time between two writes, except at a checkpoint.
 const WRITE_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Batches are told at most this often: four a second.
-const TELL_INTERVAL: Duration = Duration::from_millis(250);
+/// Minimum time between two batches that are sent to subscribers.
+const SEND_INTERVAL: Duration = Duration::from_millis(250);
 
-/// What was trained so far, and what of it was written and told.
+/// Loss curve of a run, and the times at which it was written and sent.
 pub(super) struct Losses {
     db: Db,
     run: RunId,
     batches: LiveBatches,
-    /// Read at the first batch: a run that goes on has one.
+    /// Read at the first batch, because a resumed run has one.
     curve: Option<LossCurve>,
     written: Instant,
-    told: Option<Instant>,
+    sent: Option<Instant>,
 }
 
 impl Losses {
     pub(super) fn new(db: Db, run: RunId, batches: LiveBatches) -> Self {
-        Self { db, run, batches, curve: None, written: Instant::now(), told: None }
+        Self { db, run, batches, curve: None, written: Instant::now(), sent: None }
     }
 
-    /// Counts a trained batch.
+    /// Adds a trained batch.
     pub(super) async fn add(&mut self, batch: &TrainedBatch) -> Result<(), StoreError> {
         let steps = self.curve().await?.push(batch.stage, batch.loss);
-        if self.told.is_none_or(|at| at.elapsed() >= TELL_INTERVAL) {
+        if self.sent.is_none_or(|at| at.elapsed() >= SEND_INTERVAL) {
             self.batches.send(self.run, BatchEvent { steps, batch: *batch });
-            self.told = Some(Instant::now());
+            self.sent = Some(Instant::now());
         }
         if self.written.elapsed() >= WRITE_INTERVAL {
             self.write().await?;
@@ -43,21 +43,21 @@ impl Losses {
         Ok(())
     }
 
-    /// How many batches the run has trained.
+    /// Number of batches that the run has trained.
     pub(super) async fn steps(&mut self) -> Result<u64, StoreError> {
         self.curve().await.map(|curve| curve.steps())
     }
 
-    /// Writes what there is.
+    /// Writes the curve.
     pub(super) async fn write(&mut self) -> Result<(), StoreError> {
-        // Before the attempt: a disk that is full is not asked at each batch.
+        // Before the attempt, so that a full disk is not tried at each batch.
         self.written = Instant::now();
         let (db, run) = (self.db.clone(), self.run);
         let curve = self.curve().await?;
         losses::write(&db, run, curve).await
     }
 
-    /// What was trained so far: read when it is first asked for.
+    /// The curve, read from the database at first use.
     async fn curve(&mut self) -> Result<&mut LossCurve, StoreError> {
         let curve = match self.curve.take() {
             Some(curve) => curve,
@@ -72,11 +72,11 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn every_batch_counts_and_four_a_second_are_told() {
+    async fn counts_every_batch_and_sends_four_a_second() {
         let folder = tempfile::tempdir().unwrap();
         let (db, run, batches) = (Db::open(folder.path()).await.unwrap(), RunId::new(), LiveBatches::new());
-        let mut heard = batches.listen();
-        let mut losses = Losses { db, run, batches, curve: None, written: Instant::now(), told: None };
+        let mut receiver = batches.subscribe();
+        let mut losses = Losses { db, run, batches, curve: None, written: Instant::now(), sent: None };
         let started = Instant::now();
         for batch in 1..=1000 {
             let loss = f64::from(batch);
@@ -84,10 +84,10 @@ mod tests {
             let batch = TrainedBatch { stage: 1, step: 1, epoch: 1, batch, loss, learning_rate, images_per_second };
             losses.add(&batch).await.unwrap();
         }
-        let most = 1 + started.elapsed().as_millis() / TELL_INTERVAL.as_millis();
-        let told: Vec<_> = std::iter::from_fn(|| heard.try_recv().ok()).collect();
-        assert!((1..=most).contains(&(told.len() as u128)), "{} told, at most {most}", told.len());
-        assert!(told.iter().all(|(of, event)| *of == run && event.steps == u64::from(event.batch.batch)));
+        let most = 1 + started.elapsed().as_millis() / SEND_INTERVAL.as_millis();
+        let sent: Vec<_> = std::iter::from_fn(|| receiver.try_recv().ok()).collect();
+        assert!((1..=most).contains(&(sent.len() as u128)), "{} sent, at most {most}", sent.len());
+        assert!(sent.iter().all(|(of, event)| *of == run && event.steps == u64::from(event.batch.batch)));
         assert_eq!(losses.curve.unwrap().steps(), 1000);
     }
 }

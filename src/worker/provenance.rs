@@ -1,4 +1,4 @@
-//! What a run needs to be repeated, recorded when it starts.
+//! Records the provenance of a run at its start.
 
 use jiff::Timestamp;
 
@@ -8,11 +8,10 @@ use crate::{
     store::{Origin, Page, Radiograph, Run, RunImage, StoreError, provenance},
 };
 
-/// The commit that was checked out when the program was built, by build.rs; changes that were not committed do not show. Empty
-/// when it was not built in a git repository.
+/// Commit from which the program was built, set by build.rs. Uncommitted changes do not show. Empty if it was built outside a git repository.
 const GIT_COMMIT: &str = env!("BUILD_GIT_COMMIT");
 
-/// Records device, program, initial weights and the images as they are split for this run.
+/// Records device, program, initial weights, and the images with their splits in this run.
 pub(super) async fn record(
     context: &WorkerContext,
     run: &Run,
@@ -20,8 +19,8 @@ pub(super) async fn record(
     radiographs: &[Radiograph],
 ) -> Result<(), PrepareError> {
     let images = images(radiographs);
-    if !is_split_as_the_first(context, run, &images).await? {
-        return Err(PrepareError::SplitOtherwise);
+    if !has_split_of_repeated(context, run, &images).await? {
+        return Err(PrepareError::SplitChanged);
     }
     Ok(provenance::record(&context.db, run.id, &origin(context), weights, &images).await?)
 }
@@ -39,7 +38,7 @@ fn origin(context: &WorkerContext) -> Origin {
     }
 }
 
-/// In the order of their hashes.
+/// Images of a run, in order of their hashes.
 fn images(radiographs: &[Radiograph]) -> Vec<RunImage> {
     let image = |radiograph: &Radiograph| {
         let (label, split) = (radiograph.label.clone()?, radiograph.split?);
@@ -50,12 +49,12 @@ fn images(radiographs: &[Radiograph]) -> Vec<RunImage> {
     images
 }
 
-/// Whether a run that repeats another has the images where that one had them. The fingerprint does not say so alone: validation
-/// is carved by patient, and patients are not in it.
-async fn is_split_as_the_first(context: &WorkerContext, run: &Run, images: &[RunImage]) -> Result<bool, StoreError> {
-    let Some(first) = run.repeats else { return Ok(true) };
-    let whole = Page { limit: u32::MAX, after: None };
-    let of_first = provenance::images(&context.db, first, None, &whole).await?;
-    // A run that has not started yet, or was removed meanwhile, has none to be compared with.
-    Ok(of_first.is_empty() || of_first == images)
+/// True unless the run repeats another one whose images had other splits. The fingerprint of the data set does not tell: the validation split
+/// depends on patients, which are not part of it.
+async fn has_split_of_repeated(context: &WorkerContext, run: &Run, images: &[RunImage]) -> Result<bool, StoreError> {
+    let Some(repeated) = run.repeats else { return Ok(true) };
+    let all = Page { limit: u32::MAX, after: None };
+    let images_then = provenance::images(&context.db, repeated, None, &all).await?;
+    // A run that has not started, or was deleted, has none.
+    Ok(images_then.is_empty() || images_then == images)
 }

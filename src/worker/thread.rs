@@ -1,5 +1,5 @@
-//! The thread that trains, the same for all runs: what a run frees the next one takes. With a thread for each run the heap of each would
-//! stay behind, for the system's allocator keeps one for every thread that it has seen. What it computes gives way to predictions.
+//! The training thread, one for all runs, so that a run reuses the memory of the previous one: the system's allocator retains a heap for each
+//! thread that ever was. Its computations yield to predictions.
 
 use std::{io, sync::mpsc, thread};
 
@@ -9,21 +9,21 @@ use crate::nn;
 
 type Work = Box<dyn FnOnce() + Send>;
 
-/// Started with its first work; ends when it is dropped and what it was given is done.
+/// Started with its first work. After it is dropped, the thread ends once its work is done.
 #[derive(Default)]
 pub(super) struct TrainerThread {
     work: Mutex<Option<mpsc::Sender<Work>>>,
 }
 
 impl TrainerThread {
-    /// Has it do this after what it does now. A thread that a panic has ended is replaced.
+    /// Queues work. A thread that ended by a panic is replaced.
     pub(super) fn run(&self, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
         let mut sender = self.work.lock();
         let mut work: Work = Box::new(work);
-        if let Some(there) = sender.take() {
-            match there.send(work) {
+        if let Some(current) = sender.take() {
+            match current.send(work) {
                 Ok(()) => {
-                    *sender = Some(there);
+                    *sender = Some(current);
                     return Ok(());
                 }
                 Err(mpsc::SendError(back)) => work = back,
@@ -34,7 +34,7 @@ impl TrainerThread {
             nn::give_way_here();
             inbox.iter().for_each(|work| work());
         })?;
-        new.send(work).map_err(|_| io::Error::other("the new thread takes no work"))?;
+        new.send(work).map_err(|_| io::Error::other("the new thread accepts no work"))?;
         *sender = Some(new);
         Ok(())
     }
@@ -45,22 +45,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_thread_does_all_and_another_takes_over_after_a_panic() {
+    fn runs_all_work_on_one_thread_and_replaces_it_after_a_panic() {
         let trainer = TrainerThread::default();
-        let (told, asked) = mpsc::channel();
-        let who = || {
-            let told = told.clone();
-            trainer.run(move || told.send(thread::current().id()).unwrap()).unwrap();
-            asked.recv().unwrap()
+        let (sender, receiver) = mpsc::channel();
+        let worker_id = || {
+            let sender = sender.clone();
+            trainer.run(move || sender.send(thread::current().id()).unwrap()).unwrap();
+            receiver.recv().unwrap()
         };
-        let first = who();
-        assert!(first != thread::current().id() && who() == first);
-        trainer.run(|| panic!("planted")).unwrap();
+        let first = worker_id();
+        assert!(first != thread::current().id() && worker_id() == first);
+        trainer.run(|| panic!("expected by the test")).unwrap();
         let replaced = || {
-            let (told, asked) = mpsc::channel();
-            trainer.run(move || told.send(thread::current().id()).unwrap()).unwrap();
-            // Nothing comes back of what the dying thread still took.
-            asked.recv().is_ok_and(|id| id != first)
+            let (sender, receiver) = mpsc::channel();
+            trainer.run(move || sender.send(thread::current().id()).unwrap()).unwrap();
+            // Work that the dying thread received is lost.
+            receiver.recv().is_ok_and(|id| id != first)
         };
         while !replaced() {
             thread::yield_now();

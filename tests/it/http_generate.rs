@@ -294,7 +294,7 @@ async fn a_generation_that_was_interrupted_goes_on_with_its_rules() {
     let mut rules = serde_json::to_value(Rules::default()).unwrap();
     rules["classes"] = asked["rules"]["classes"].clone();
     let kept = json!({"cohen": null, "fig1": "fig1", "rules": rules, "train_labels": null});
-    let import = Import::begun(dataset.parse().unwrap(), "fig1=fig1".into());
+    let import = Import::started(dataset.parse().unwrap(), "fig1=fig1".into());
     imports::create(&server.state.db, &import, Some(&kept)).await.unwrap();
     resume_imports(&server.state).await.unwrap();
     server.settle().await;

@@ -299,7 +299,7 @@ async fn an_image_that_came_in_before_there_were_looks_is_compared_as_soon_as_a_
     let (server, dataset) = imported(Planted { copy: true, ..Planted::default() }).await;
     let id = server.get(&format!("/v1/datasets/{dataset}/radiographs?limit=1")).await.text("/items/0/id");
     let look = thorax::domain::Fingerprint { hash: None, plane: vec![0; 64 * 64] };
-    thorax::store::looks::put(&server.state.db, id.parse().unwrap(), 0, &look).await.unwrap();
+    thorax::store::fingerprints::put(&server.state.db, id.parse().unwrap(), 0, &look).await.unwrap();
     let report = report(&server, &dataset).await;
     assert_eq!((report.at("/duplicates/compared"), report.at("/duplicates/unreadable")), (json!(46), json!(0)));
 }

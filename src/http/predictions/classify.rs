@@ -16,7 +16,7 @@ use crate::{
     imaging::{self, Examined, GreyImage, ImageError},
     inference::{Classification, EngineError},
     metrics::Stage,
-    store::{self, Model, Observed, Prediction},
+    store::{self, Model, ObservedPrediction, Prediction},
 };
 
 /// Name of the one key that there is.
@@ -156,7 +156,7 @@ fn record(
         created_at: Timestamp::now(),
     };
     let milliseconds = began.elapsed().as_secs_f64() * 1e3;
-    if state.predictions.record(Observed { prediction, milliseconds, image }).is_err() {
+    if state.predictions.record(ObservedPrediction { prediction, milliseconds, image }).is_err() {
         state.engine.metrics().unrecorded();
         tracing::warn!(prediction = %answer.id, "the disk is full or slow: a prediction is answered and not recorded");
     }

@@ -9,7 +9,7 @@ use std::{
 use tempfile::TempDir;
 
 use super::*;
-use crate::store::{Beside, Dataset, Db, Radiograph, datasets, fixtures, models, radiographs, weights};
+use crate::store::{Dataset, Db, Radiograph, RadiographExtras, datasets, fixtures, models, radiographs, weights};
 
 const NO_GRACE: Duration = Duration::ZERO;
 
@@ -74,7 +74,7 @@ impl Race {
     }
 
     async fn insert(&self) {
-        let rows = [(&self.new, Beside::default())];
+        let rows = [(&self.new, RadiographExtras::default())];
         assert_eq!(radiographs::insert_all(&self.db, &rows).await.unwrap(), [None]);
     }
 
@@ -131,7 +131,7 @@ async fn a_sweep_waits_for_a_transaction_that_outlives_its_writers_lock() {
     race.delete().await;
     let mut tx = race.db.begin().await.unwrap();
     // Like an upload whose client disconnects during the commit: the lock is gone, the row still comes.
-    radiographs::insert_in(&mut tx, &race.new, Beside::default()).await.unwrap();
+    radiographs::insert_in(&mut tx, &race.new, RadiographExtras::default()).await.unwrap();
     let (blobs, db) = (race.blobs.clone(), Db::open(race.dir.path()).await.unwrap());
     let sweep = tokio::spawn(async move { blobs.sweep(&db, NO_GRACE).await.unwrap() });
     tokio::time::sleep(Duration::from_millis(100)).await;
@@ -160,7 +160,7 @@ async fn rows_keep_their_blobs_while_uploads_deletions_and_sweeps_run_concurrent
     for round in 0..50 {
         let radiograph = fixtures::radiograph(&dataset, "shared");
         let stored = race.blobs.put(b"shared".to_vec()).await.unwrap();
-        radiographs::insert_all(&race.db, &[(&radiograph, Beside::default())]).await.unwrap();
+        radiographs::insert_all(&race.db, &[(&radiograph, RadiographExtras::default())]).await.unwrap();
         drop(stored);
         assert!(race.is_stored().await, "round {round}");
         assert!(radiographs::delete(&race.db, radiograph.id).await.unwrap());

@@ -1,9 +1,9 @@
-//! Checkpoints are whole or refused, two are kept, and going back takes all along that came after.
+//! Checkpoints are verified, two are retained, and a rewind deletes what was recorded later.
 
 use super::*;
 use crate::{
     domain::{EpochRecord, EpochScores, Split},
-    store::{Evaluated, evaluations, fixtures, models, runs::CheckpointRecords},
+    store::{EvaluationRecord, evaluations, fixtures, models, runs::CheckpointRecords},
 };
 
 fn stored(sequence: u32, epochs: u32, position: Position) -> StoredCheckpoint {
@@ -33,14 +33,14 @@ fn epoch(sequence: u32) -> EpochRecord {
 }
 
 #[tokio::test]
-async fn a_file_comes_back_as_it_was_written_and_damaged_or_missing_is_refused() {
+async fn returns_a_file_as_written_and_refuses_a_damaged_or_missing_one() {
     let dir = tempfile::tempdir().unwrap();
     let files = CheckpointFiles::new(dir.path());
     let run = RunId::new();
     let file = files.write(run, 3, &|path| std::fs::write(path, "weights")).unwrap();
     assert_eq!((file.name.as_str(), file.byte_length), ("checkpoint-3.safetensors", 7));
     assert_eq!(files.read(run, &file).unwrap(), b"weights");
-    assert_eq!(entries(&files.folder(run)).await.unwrap().len(), 1, "nothing temporary is left");
+    assert_eq!(entries(&files.folder(run)).await.unwrap().len(), 1, "the temporary file remains");
     std::fs::write(files.folder(run).join(&file.name), "weight").unwrap();
     assert!(files.read(run, &file).unwrap_err().is_of_the_disk());
     files.remove(run, std::slice::from_ref(&file.name)).await.unwrap();
@@ -49,7 +49,7 @@ async fn a_file_comes_back_as_it_was_written_and_damaged_or_missing_is_refused()
 }
 
 #[tokio::test]
-async fn a_file_that_cannot_be_written_whole_leaves_nothing() {
+async fn an_incomplete_write_leaves_no_file() {
     let dir = tempfile::tempdir().unwrap();
     let files = CheckpointFiles::new(dir.path());
     let run = RunId::new();
@@ -60,7 +60,7 @@ async fn a_file_that_cannot_be_written_whole_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn the_last_two_are_kept_newest_first_with_the_epoch_that_they_follow() {
+async fn retains_the_last_two_checkpoints_and_stores_each_with_its_epoch() {
     let (_dir, db) = fixtures::db().await;
     let run = fixtures::stored_run(&db, &fixtures::stored_dataset(&db).await).await;
     let mut all = Vec::new();
@@ -82,7 +82,7 @@ async fn the_last_two_are_kept_newest_first_with_the_epoch_that_they_follow() {
 }
 
 #[tokio::test]
-async fn going_back_takes_epochs_and_stages_along_but_not_a_model_that_serves() {
+async fn a_rewind_deletes_later_epochs_and_stages_but_not_a_model_with_an_alias() {
     let (_dir, db) = fixtures::db().await;
     let dataset = fixtures::stored_dataset(&db).await;
     let run = fixtures::stored_run(&db, &dataset).await;
@@ -95,8 +95,8 @@ async fn going_back_takes_epochs_and_stages_along_but_not_a_model_that_serves() 
     let evaluation = fixtures::evaluation(&other, &dataset, Split::Test);
     models::create(&db, &champion, &[]).await.unwrap();
     models::set_alias(&db, "champion", champion.id).await.unwrap();
-    let evaluated = Evaluated { evaluation: evaluation.clone(), outcomes: fixtures::outcomes() };
-    let records = CheckpointRecords { stage: Some((&other, std::slice::from_ref(&evaluated))), ..Default::default() };
+    let record = EvaluationRecord { evaluation: evaluation.clone(), images: fixtures::evaluated_images() };
+    let records = CheckpointRecords { stage: Some((&other, std::slice::from_ref(&record))), ..Default::default() };
     runs::add_checkpoint(&db, run.id, records, &stored(2, 2, Position::start_of_stage(2))).await.unwrap();
 
     rewind(&db, run.id, Some(&first)).await.unwrap();
@@ -111,7 +111,7 @@ async fn going_back_takes_epochs_and_stages_along_but_not_a_model_that_serves() 
 }
 
 #[tokio::test]
-async fn a_sweep_takes_what_no_row_names() {
+async fn a_sweep_removes_files_that_no_row_names() {
     let (dir, db) = fixtures::db().await;
     let files = CheckpointFiles::new(dir.path());
     files.sweep(&db).await.unwrap();

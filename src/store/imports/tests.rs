@@ -1,4 +1,4 @@
-//! What an import did comes back, and what stands of it.
+//! Imports, their rejections and their recovery after a restart.
 
 use super::*;
 use crate::store::{datasets, fixtures};
@@ -9,7 +9,7 @@ fn rejection(line: Option<u32>) -> ImportRejection {
 }
 
 #[tokio::test]
-async fn counts_state_and_rejections_come_back_in_order() {
+async fn returns_counts_status_and_rejections_in_order() {
     let (_dir, db) = fixtures::db().await;
     let dataset = fixtures::stored_dataset(&db).await;
     let mut import = fixtures::stored_import(&db, &dataset).await;
@@ -27,7 +27,7 @@ async fn counts_state_and_rejections_come_back_in_order() {
 }
 
 #[tokio::test]
-async fn what_stands_is_what_the_newest_ended_import_of_each_path_says() {
+async fn current_rejections_are_those_of_the_newest_ended_import_of_each_path() {
     let (_dir, db) = fixtures::db().await;
     let dataset = fixtures::stored_dataset(&db).await;
     let ended = |import: Import| Import { status: ImportStatus::Succeeded, ..import };
@@ -35,12 +35,12 @@ async fn what_stands_is_what_the_newest_ended_import_of_each_path_says() {
     update(&db, &first, &[rejection(Some(1))]).await.unwrap();
     let second = ended(fixtures::stored_import(&db, &dataset).await);
     update(&db, &second, &[rejection(Some(2))]).await.unwrap();
-    let elsewhere = Import::begun(dataset.id, "elsewhere".into());
+    let elsewhere = Import::started(dataset.id, "elsewhere".into());
     create(&db, &elsewhere, None).await.unwrap();
     update(&db, &ended(elsewhere), &[rejection(None)]).await.unwrap();
     let running = fixtures::stored_import(&db, &dataset).await;
     update(&db, &running, &[rejection(Some(4))]).await.unwrap();
-    assert_eq!(standing_rejections(&db, dataset.id).await.unwrap(), [rejection(Some(2)), rejection(None)]);
+    assert_eq!(current_rejections(&db, dataset.id).await.unwrap(), [rejection(Some(2)), rejection(None)]);
 }
 
 #[tokio::test]
@@ -58,7 +58,7 @@ async fn an_ended_import_refuses_updates_and_their_rejections() {
 }
 
 #[tokio::test]
-async fn an_import_whose_data_set_went_is_told_so() {
+async fn updating_an_import_of_a_deleted_data_set_fails() {
     let (_dir, db) = fixtures::db().await;
     let dataset = fixtures::stored_dataset(&db).await;
     let import = fixtures::stored_import(&db, &dataset).await;
@@ -68,7 +68,7 @@ async fn an_import_whose_data_set_went_is_told_so() {
 }
 
 #[tokio::test]
-async fn imports_of_a_dead_process_fail_and_finished_ones_stay() {
+async fn fails_imports_of_a_dead_process_and_no_ended_ones() {
     let (_dir, db) = fixtures::db().await;
     let dataset = fixtures::stored_dataset(&db).await;
     let (orphan, mut done) =
@@ -84,19 +84,19 @@ async fn imports_of_a_dead_process_fail_and_finished_ones_stay() {
 }
 
 #[tokio::test]
-async fn imports_that_can_begin_again_come_with_what_was_asked_and_count_from_none() {
+async fn interrupted_imports_are_returned_with_their_request_and_reset_counts() {
     let (_dir, db) = fixtures::db().await;
     let dataset = fixtures::stored_dataset(&db).await;
-    let of_the_command_line = fixtures::stored_import(&db, &dataset).await;
-    let import = Import { id: ImportId::new(), created: 7, rejected: 1, ..of_the_command_line.clone() };
-    let asked = serde_json::json!({ "path": "covidx" });
-    create(&db, &import, Some(&asked)).await.unwrap();
+    let from_command_line = fixtures::stored_import(&db, &dataset).await;
+    let import = Import { id: ImportId::new(), created: 7, rejected: 1, ..from_command_line.clone() };
+    let request = serde_json::json!({ "path": "covidx" });
+    create(&db, &import, Some(&request)).await.unwrap();
     let (kind, file) = (RejectionKind::Unusable, "a.png".into());
     update(&db, &import, &[ImportRejection { kind, file, line: None, reason: "cut off".into() }]).await.unwrap();
-    let begun = Import { total: 0, created: 0, rejected: 0, ..import.clone() };
-    assert_eq!(interrupted(&db).await.unwrap(), [(begun.clone(), asked)]);
+    let restarted = Import { total: 0, created: 0, rejected: 0, ..import.clone() };
+    assert_eq!(interrupted(&db).await.unwrap(), [(restarted.clone(), request)]);
     assert_eq!(rejections(&db, import.id).await.unwrap(), []);
     assert_eq!(fail_interrupted(&db, "the server ended").await.unwrap(), 1, "the other one");
-    update(&db, &Import { status: ImportStatus::Succeeded, ..begun }, &[]).await.unwrap();
+    update(&db, &Import { status: ImportStatus::Succeeded, ..restarted }, &[]).await.unwrap();
     assert_eq!(interrupted(&db).await.unwrap(), []);
 }

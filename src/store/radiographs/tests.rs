@@ -1,14 +1,18 @@
-//! Radiographs come back as stored, once for each content, filtered and page by page.
+//! Radiographs are stored once for each content, and listed with filters and pages.
 
 use super::*;
 use crate::store::fixtures;
 
-async fn insert(db: &Db, radiograph: &Radiograph, beside: Beside<'_>) -> Result<Option<Radiograph>, StoreError> {
-    Ok(insert_all(db, &[(radiograph, beside)]).await?.remove(0))
+async fn insert(
+    db: &Db,
+    radiograph: &Radiograph,
+    extras: RadiographExtras<'_>,
+) -> Result<Option<Radiograph>, StoreError> {
+    Ok(insert_all(db, &[(radiograph, extras)]).await?.remove(0))
 }
 
 #[tokio::test]
-async fn a_radiograph_comes_back_as_it_was_stored() {
+async fn returns_a_radiograph_as_stored() {
     let (_dir, db) = fixtures::db().await;
     let dataset = fixtures::stored_dataset(&db).await;
     let full = fixtures::stored_radiograph(&db, &dataset, "full").await;
@@ -20,7 +24,7 @@ async fn a_radiograph_comes_back_as_it_was_stored() {
         split: None,
         ..fixtures::radiograph(&dataset, "bare")
     };
-    insert(&db, &bare, Beside::default()).await.unwrap();
+    insert(&db, &bare, RadiographExtras::default()).await.unwrap();
     for stored in [full, bare] {
         assert_eq!(get(&db, stored.id).await.unwrap().as_ref(), Some(&stored));
         assert_eq!(find(&db, dataset.id, &stored.sha256).await.unwrap(), Some(stored));
@@ -29,23 +33,25 @@ async fn a_radiograph_comes_back_as_it_was_stored() {
 }
 
 #[tokio::test]
-async fn the_same_bytes_twice_give_the_first_back_and_change_nothing() {
+async fn inserting_the_same_content_again_returns_the_first_radiograph_unchanged() {
     let (_dir, db) = fixtures::db().await;
     let dataset = fixtures::stored_dataset(&db).await;
     let first = fixtures::stored_radiograph(&db, &dataset, "a").await;
     let second = Radiograph { label: Some("pneumonia".into()), ..fixtures::radiograph(&dataset, "a") };
-    assert_eq!(insert(&db, &second, Beside::default()).await.unwrap(), Some(first.clone()));
+    assert_eq!(insert(&db, &second, RadiographExtras::default()).await.unwrap(), Some(first.clone()));
     assert_eq!(all(&db, dataset.id).await.unwrap(), [first]);
 }
 
 #[tokio::test]
-async fn two_uploads_of_the_same_bytes_at_once_make_one_radiograph() {
+async fn concurrent_uploads_of_the_same_content_create_one_radiograph() {
     let (_dir, db) = fixtures::db().await;
     let dataset = fixtures::stored_dataset(&db).await;
     let same: Vec<_> = (0..8).map(|_| fixtures::radiograph(&dataset, "same")).collect();
-    let inserts =
-        futures_util::future::join_all(same.iter().map(|radiograph| insert(&db, radiograph, Beside::default()))).await;
-    assert_eq!(inserts.into_iter().filter(|there| there.as_ref().unwrap().is_none()).count(), 1);
+    let inserts = futures_util::future::join_all(
+        same.iter().map(|radiograph| insert(&db, radiograph, RadiographExtras::default())),
+    )
+    .await;
+    assert_eq!(inserts.into_iter().filter(|existing| existing.as_ref().unwrap().is_none()).count(), 1);
     assert_eq!(all(&db, dataset.id).await.unwrap().len(), 1);
 }
 
@@ -53,7 +59,7 @@ async fn two_uploads_of_the_same_bytes_at_once_make_one_radiograph() {
 async fn a_radiograph_needs_its_data_set() {
     let (_dir, db) = fixtures::db().await;
     let orphan = fixtures::radiograph(&fixtures::dataset("never stored"), "a");
-    assert!(matches!(insert(&db, &orphan, Beside::default()).await, Err(StoreError::Database(_))));
+    assert!(matches!(insert(&db, &orphan, RadiographExtras::default()).await, Err(StoreError::Database(_))));
 }
 
 #[tokio::test]
@@ -65,7 +71,7 @@ async fn filters_combine_and_pages_follow_each_other() {
         radiograph.split = [Some(Split::Train), Some(Split::Test), None][usize::from(i % 3)];
         radiograph.label = (i % 2 == 0).then(|| "normal".into());
         radiograph.source = (i < 6).then(|| "rsna".into());
-        insert(&db, &radiograph, Beside::default()).await.unwrap();
+        insert(&db, &radiograph, RadiographExtras::default()).await.unwrap();
     }
     let names = async |filter: RadiographFilter, page: Page| -> Vec<String> {
         let items = list(&db, dataset.id, &filter, &page).await.unwrap();
@@ -85,22 +91,26 @@ async fn filters_combine_and_pages_follow_each_other() {
 }
 
 #[tokio::test]
-async fn what_a_run_learns_from_has_label_and_split_and_an_order_of_its_own() {
+async fn labelled_radiographs_have_label_and_split_and_are_ordered_by_hash() {
     let (_dir, db) = fixtures::db().await;
     let dataset = fixtures::stored_dataset(&db).await;
     for content in ["a", "b", "c", "d"] {
         fixtures::stored_radiograph(&db, &dataset, content).await;
     }
-    insert(&db, &Radiograph { label: None, ..fixtures::radiograph(&dataset, "e") }, Beside::default()).await.unwrap();
-    insert(&db, &Radiograph { split: None, ..fixtures::radiograph(&dataset, "f") }, Beside::default()).await.unwrap();
-    let learned = labelled(&db, dataset.id).await.unwrap();
-    assert_eq!(learned.len(), 4);
-    assert!(learned.is_sorted_by_key(|radiograph| radiograph.sha256.clone()));
+    insert(&db, &Radiograph { label: None, ..fixtures::radiograph(&dataset, "e") }, RadiographExtras::default())
+        .await
+        .unwrap();
+    insert(&db, &Radiograph { split: None, ..fixtures::radiograph(&dataset, "f") }, RadiographExtras::default())
+        .await
+        .unwrap();
+    let found = labelled(&db, dataset.id).await.unwrap();
+    assert_eq!(found.len(), 4);
+    assert!(found.is_sorted_by_key(|radiograph| radiograph.sha256.clone()));
     assert_eq!(all(&db, dataset.id).await.unwrap().len(), 6);
 }
 
 #[tokio::test]
-async fn a_patch_changes_what_it_names_and_nothing_else() {
+async fn a_patch_changes_only_its_fields() {
     let (_dir, db) = fixtures::db().await;
     let dataset = fixtures::stored_dataset(&db).await;
     let before = fixtures::stored_radiograph(&db, &dataset, "a").await;
@@ -118,7 +128,7 @@ async fn a_patch_changes_what_it_names_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn splits_are_assigned_together() {
+async fn assigns_splits_and_ignores_deleted_radiographs() {
     let (_dir, db) = fixtures::db().await;
     let dataset = fixtures::stored_dataset(&db).await;
     let a = fixtures::stored_radiograph(&db, &dataset, "a").await.id;
@@ -139,12 +149,12 @@ async fn a_row_that_this_version_cannot_read_is_an_error() {
 }
 
 #[tokio::test]
-async fn patient_ids_of_an_earlier_version_are_hashed_once() {
+async fn hashes_patient_ids_of_an_earlier_version_once() {
     let (_dir, db) = fixtures::db().await;
     let dataset = fixtures::stored_dataset(&db).await;
     for (content, patient) in [("a", "p1"), ("b", "p1"), ("c", "already a hash"), ("d", "of today")] {
         let radiograph = Radiograph { patient_id: Some(patient.into()), ..fixtures::radiograph(&dataset, content) };
-        insert(&db, &radiograph, Beside::default()).await.unwrap();
+        insert(&db, &radiograph, RadiographExtras::default()).await.unwrap();
     }
     let mut tx = db.begin().await.unwrap();
     let earlier = "update radiographs set patient_id_hashed = 0 where patient_id <> 'of today'";

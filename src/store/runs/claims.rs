@@ -1,4 +1,4 @@
-//! Runs that a process takes from the queue and puts back into it.
+//! Taking runs from the queue and returning them to it.
 
 use jiff::Timestamp;
 use sqlx::{Sqlite, SqliteConnection, Transaction};
@@ -9,7 +9,7 @@ use crate::{
     store::{Db, StoreError},
 };
 
-/// The oldest queued run, now running on `device`.
+/// Starts the oldest queued run on `device` and returns it.
 pub async fn claim(db: &Db, device: &str) -> Result<Option<Run>, StoreError> {
     let mut tx = db.begin().await?;
     let row = sqlx::query_as!(Row, "select * from runs where status = 'queued' order by id limit 1")
@@ -19,7 +19,7 @@ pub async fn claim(db: &Db, device: &str) -> Result<Option<Run>, StoreError> {
     start(db, tx, run, device).await.map(Some)
 }
 
-/// That run, now running on `device`. `InvalidTransition` unless it is queued.
+/// Starts a queued run on `device` and returns it. `InvalidTransition` if it is not queued.
 pub async fn claim_one(db: &Db, id: RunId, device: &str) -> Result<Option<Run>, StoreError> {
     let mut tx = db.begin().await?;
     let Some(run) = get_in(&mut tx, id).await? else { return Ok(None) };
@@ -36,8 +36,8 @@ async fn start(db: &Db, mut tx: Transaction<'static, Sqlite>, mut run: Run, devi
     Ok(run)
 }
 
-/// Puts a run that the program's end interrupts back into the queue; one that somebody asked to stop meanwhile stops. `InvalidTransition` when
-/// it does not run.
+/// Returns a run to the queue that the end of the program interrupts; a run that is being cancelled ends. `InvalidTransition` if it is not
+/// running.
 pub async fn interrupt(db: &Db, id: RunId) -> Result<(), StoreError> {
     let mut tx = db.begin().await?;
     let run = get_in(&mut tx, id).await?.ok_or(sqlx::Error::RowNotFound)?;
@@ -52,17 +52,17 @@ async fn interrupt_in(tx: &mut SqliteConnection, mut run: Run) -> Result<(), Sto
     write_state(tx, &run).await
 }
 
-/// Does so with all runs that a dead process left running; how many there were.
-pub async fn requeue_orphans(db: &Db) -> Result<u64, StoreError> {
+/// [`interrupt`] for all runs that a dead process left running. Returns their number.
+pub async fn requeue_interrupted(db: &Db) -> Result<u64, StoreError> {
     let mut tx = db.begin().await?;
     let rows = sqlx::query_as!(Row, "select * from runs where status in ('running', 'cancelling')")
         .fetch_all(&mut *tx)
         .await?;
-    let mut orphans = 0;
+    let mut requeued = 0;
     for row in rows {
         interrupt_in(&mut tx, row.read()?).await?;
-        orphans += 1;
+        requeued += 1;
     }
     db.commit(tx).await?;
-    Ok(orphans)
+    Ok(requeued)
 }

@@ -1,4 +1,4 @@
-//! A run before anything has happened to it.
+//! New runs.
 
 use jiff::Timestamp;
 
@@ -6,7 +6,7 @@ use super::Run;
 use crate::domain::{DatasetId, RunId, RunProgress, RunStatus, TrainingPlan};
 
 impl Run {
-    /// A new run that waits for its turn, without a name and of no recipe.
+    /// A new queued run without name and recipe.
     pub fn queued(dataset_id: DatasetId, dataset_fingerprint: String, plan: TrainingPlan, seed: u32) -> Self {
         Self {
             id: RunId::new(),

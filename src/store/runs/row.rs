@@ -1,9 +1,9 @@
-//! A run as it stands in the database.
+//! Columns of a run.
 
 use super::Run;
 use crate::store::{StoreError, columns};
 
-/// The columns.
+/// Columns of the table `runs`.
 pub(super) struct Row {
     pub(super) id: String,
     pub(super) dataset_id: String,
@@ -25,7 +25,7 @@ pub(super) struct Row {
 }
 
 impl Row {
-    /// The run that they hold.
+    /// Converts the columns to a run.
     pub(super) fn read(self) -> Result<Run, StoreError> {
         Ok(Run {
             id: columns::parse("runs.id", &self.id)?,

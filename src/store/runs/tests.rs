@@ -1,4 +1,4 @@
-//! Runs come back as stored, change state only as the domain allows, and go to one claimer.
+//! Runs change their status only as the domain allows, and each is claimed by one process.
 
 use super::*;
 use crate::{
@@ -12,7 +12,7 @@ async fn database_with_data() -> (tempfile::TempDir, Db, crate::store::Dataset) 
     (dir, db, dataset)
 }
 
-/// A stored run that is in `status`, led there by a raw update, as not every state can be reached by a move.
+/// A stored run with `status`, set by a raw update.
 async fn run_in(db: &Db, dataset: &crate::store::Dataset, status: RunStatus) -> RunId {
     let id = fixtures::stored_run(db, dataset).await.id;
     let (name, key) = (status.as_str(), id.to_string());
@@ -25,7 +25,7 @@ async fn status(db: &Db, id: RunId) -> RunStatus {
 }
 
 #[tokio::test]
-async fn a_run_comes_back_as_it_was_stored() {
+async fn returns_a_run_as_stored() {
     let (_dir, db, dataset) = database_with_data().await;
     let queued = fixtures::stored_run(&db, &dataset).await;
     assert_eq!(get(&db, queued.id).await.unwrap(), Some(queued.clone()));
@@ -65,7 +65,7 @@ async fn a_run_is_stored_with_its_events_or_not_at_all() {
 }
 
 #[tokio::test]
-async fn a_repetition_names_its_run_and_weights_and_outlives_it() {
+async fn a_repetition_refers_to_its_run_and_outlives_it() {
     let (_dir, db, dataset) = database_with_data().await;
     let first = fixtures::stored_run(&db, &dataset).await;
     let weights = Some(Sha256::of(b"weights"));
@@ -79,7 +79,7 @@ async fn a_repetition_names_its_run_and_weights_and_outlives_it() {
 }
 
 #[tokio::test]
-async fn lists_run_oldest_first_and_can_be_of_one_state() {
+async fn lists_runs_oldest_first_and_filters_by_status() {
     let (_dir, db, dataset) = database_with_data().await;
     let mut ids = Vec::new();
     for status in [RunStatus::Queued, RunStatus::Failed, RunStatus::Queued] {
@@ -95,7 +95,7 @@ async fn lists_run_oldest_first_and_can_be_of_one_state() {
 }
 
 #[tokio::test]
-async fn the_oldest_queued_run_is_claimed_first_and_begins_on_its_device() {
+async fn claims_the_oldest_queued_run_and_records_the_device() {
     let (_dir, db, dataset) = database_with_data().await;
     assert_eq!(claim(&db, "cpu").await.unwrap(), None);
     let (older, newer) = (fixtures::run(&dataset), fixtures::run(&dataset));
@@ -111,9 +111,9 @@ async fn the_oldest_queued_run_is_claimed_first_and_begins_on_its_device() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_run_claimed_by_many_at_once_goes_to_one() {
+async fn concurrent_claims_of_a_run_have_one_winner() {
     let (dir, db, dataset) = database_with_data().await;
-    // A second pair of pools, as another process has.
+    // Pools of its own, like another process.
     let other = Db::open(dir.path()).await.unwrap();
     for _ in 0..5 {
         fixtures::stored_run(&db, &dataset).await;
@@ -132,7 +132,7 @@ async fn a_run_claimed_by_many_at_once_goes_to_one() {
 }
 
 #[tokio::test]
-async fn a_run_does_in_each_state_what_the_domain_allows_when_asked_to() {
+async fn applies_the_actions_that_the_domain_allows_in_each_status() {
     let (_dir, db, dataset) = database_with_data().await;
     for (before, action) in RunStatus::ALL.into_iter().flat_map(|status| RunAction::ALL.map(|action| (status, action)))
     {
@@ -165,7 +165,7 @@ async fn a_run_does_in_each_state_what_the_domain_allows_when_asked_to() {
 }
 
 #[tokio::test]
-async fn a_second_request_is_answered_as_the_first() {
+async fn repeating_an_action_returns_the_same_run() {
     for (status, action) in RunStatus::ALL.into_iter().flat_map(|status| RunAction::ALL.map(|action| (status, action)))
     {
         if let Ok(after) = status.apply(action) {
@@ -221,7 +221,7 @@ async fn starts_are_counted_until_there_is_a_checkpoint() {
 }
 
 #[tokio::test]
-async fn a_run_ends_only_as_its_state_allows() {
+async fn a_run_ends_only_as_the_domain_allows() {
     let (_dir, db, dataset) = database_with_data().await;
     for before in RunStatus::ALL {
         for after in RunStatus::ALL {
@@ -240,7 +240,7 @@ async fn a_run_ends_only_as_its_state_allows() {
 }
 
 #[tokio::test]
-async fn progress_and_epochs_come_back_and_a_sequence_is_taken_once() {
+async fn stores_progress_and_epochs_and_refuses_a_second_epoch_of_a_sequence() {
     let (_dir, db, dataset) = database_with_data().await;
     let id = fixtures::stored_run(&db, &dataset).await.id;
     let progress = RunProgress { stage: 2, fraction: 0.25, eta_seconds: Some(90.0), ..Default::default() };
@@ -257,7 +257,7 @@ async fn progress_and_epochs_come_back_and_a_sequence_is_taken_once() {
 }
 
 #[tokio::test]
-async fn a_loss_that_is_not_a_number_is_refused_and_the_other_epochs_stay_readable() {
+async fn refuses_an_epoch_whose_loss_is_not_a_number() {
     let (_dir, db, dataset) = database_with_data().await;
     let id = fixtures::stored_run(&db, &dataset).await.id;
     add_epoch(&db, id, &epoch(1, 0.5)).await.unwrap();
@@ -266,7 +266,7 @@ async fn a_loss_that_is_not_a_number_is_refused_and_the_other_epochs_stay_readab
 }
 
 #[tokio::test]
-async fn an_epoch_of_before_the_wait_was_measured_is_readable_and_its_share_unknown() {
+async fn reads_epochs_from_before_the_wait_was_measured() {
     let (_dir, db, dataset) = database_with_data().await;
     let id = fixtures::stored_run(&db, &dataset).await.id;
     let mut record = serde_json::to_value(epoch(1, 0.5)).unwrap();
@@ -297,13 +297,13 @@ fn epoch(sequence: u32, loss: f64) -> EpochRecord {
 }
 
 #[tokio::test]
-async fn runs_of_a_dead_process_are_queued_again_and_all_others_stay() {
+async fn requeues_runs_of_a_dead_process_and_no_others() {
     let (_dir, db, dataset) = database_with_data().await;
     let mut runs = Vec::new();
     for status in RunStatus::ALL {
         runs.push((run_in(&db, &dataset, status).await, status));
     }
-    assert_eq!(requeue_orphans(&db).await.unwrap(), 2);
+    assert_eq!(requeue_interrupted(&db).await.unwrap(), 2);
     for (id, before) in runs {
         let expected = match before {
             RunStatus::Running => RunStatus::Queued,
@@ -315,7 +315,7 @@ async fn runs_of_a_dead_process_are_queued_again_and_all_others_stay() {
 }
 
 #[tokio::test]
-async fn what_a_network_takes_is_measured_by_its_newest_success_on_the_device_that_ran_without_a_break() {
+async fn estimates_use_the_newest_success_on_the_device_that_was_not_interrupted() {
     let (_dir, db, dataset) = database_with_data().await;
     let mut ids = Vec::new();
     for status in [RunStatus::Succeeded, RunStatus::Succeeded, RunStatus::Failed] {
@@ -330,11 +330,11 @@ async fn what_a_network_takes_is_measured_by_its_newest_success_on_the_device_th
     assert_eq!(id(Architecture::ResNet50, "vulkan:0").await, None);
     let resumed = RunEvent::Status { from: Some(RunStatus::Paused), to: RunStatus::Running, cause: None };
     events::append(&db, ids[1], &resumed).await.unwrap();
-    assert_eq!(id(Architecture::ResNet50, "cpu").await, Some(ids[0]), "the time of the other has a pause in it");
+    assert_eq!(id(Architecture::ResNet50, "cpu").await, Some(ids[0]), "the time of the other includes a pause");
 }
 
 #[tokio::test]
-async fn active_are_the_runs_on_that_data_set_that_have_not_ended() {
+async fn counts_the_runs_on_a_data_set_that_have_not_ended() {
     let (_dir, db, dataset) = database_with_data().await;
     let other = fixtures::dataset("other");
     datasets::create(&db, &other).await.unwrap();
@@ -347,7 +347,7 @@ async fn active_are_the_runs_on_that_data_set_that_have_not_ended() {
 }
 
 #[tokio::test]
-async fn a_deleted_run_takes_epochs_and_evaluations_along_but_not_its_models() {
+async fn deleting_a_run_deletes_epochs_and_evaluations_but_not_its_models() {
     let (_dir, db, dataset) = database_with_data().await;
     let run = fixtures::stored_run(&db, &dataset).await;
     add_epoch(&db, run.id, &epoch(1, 0.5)).await.unwrap();

@@ -70,7 +70,7 @@ impl Follower {
             ended: false,
             // Before the first look, so that what is written during it wakes.
             changes: state.db.events(),
-            batches: state.batches.listen(),
+            batches: state.batches.subscribe(),
             poll,
             shutdown: state.shutdown.clone(),
             _place: place,

@@ -1,4 +1,4 @@
-//! What the images of a data set look like in little.
+//! Perceptual fingerprints of radiographs (table `looks`): a hash and a thumbnail of each image.
 
 use std::collections::HashMap;
 
@@ -7,31 +7,31 @@ use sqlx::SqliteConnection;
 use super::{Db, StoreError, columns};
 use crate::domain::{DatasetId, Fingerprint, RadiographId, Sha256, Split};
 
-/// A hash with what is needed to say whether it leaks.
+/// Perceptual hash of a radiograph, with its split.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HashedRadiograph {
-    /// Whose.
+    /// Radiograph.
     pub id: RadiographId,
-    /// Where it stands.
+    /// Split of the radiograph.
     pub split: Option<Split>,
     /// See [`Fingerprint::hash`].
     pub hash: Option<[u8; 32]>,
 }
 
-/// Keeps the look of a radiograph; what another version made of it goes. A radiograph that was removed meanwhile is passed over.
-pub async fn put(db: &Db, id: RadiographId, version: u32, look: &Fingerprint) -> Result<(), StoreError> {
-    put_in(&mut *db.write().acquire().await?, id, version, look).await
+/// Stores the fingerprint of a radiograph in place of one of another version. A radiograph that was deleted meanwhile is ignored.
+pub async fn put(db: &Db, id: RadiographId, version: u32, fingerprint: &Fingerprint) -> Result<(), StoreError> {
+    put_in(&mut *db.write().acquire().await?, id, version, fingerprint).await
 }
 
-/// The same within a write transaction, for a radiograph that comes in.
+/// [`put`] within a write transaction, for a new radiograph.
 pub(super) async fn put_in(
     tx: &mut SqliteConnection,
     id: RadiographId,
     version: u32,
-    look: &Fingerprint,
+    fingerprint: &Fingerprint,
 ) -> Result<(), StoreError> {
     let id = id.to_string();
-    let (hash, plane) = (look.hash.as_ref().map(|hash| hash.as_slice()), look.plane.as_slice());
+    let (hash, plane) = (fingerprint.hash.as_ref().map(|hash| hash.as_slice()), fingerprint.plane.as_slice());
     sqlx::query!(
         "insert or replace into looks (radiograph_id, version, hash, plane)
            select id, ?2, ?3, ?4 from radiographs where id = ?1",
@@ -45,7 +45,7 @@ pub(super) async fn put_in(
     Ok(())
 }
 
-/// All hashes of a data set that `version` made, by the image's SHA-256.
+/// Perceptual hashes of a data set by this version, in order of the images' SHA-256.
 pub async fn hashes(db: &Db, dataset: DatasetId, version: u32) -> Result<Vec<HashedRadiograph>, StoreError> {
     let dataset = dataset.to_string();
     let rows = sqlx::query!(
@@ -67,7 +67,7 @@ pub async fn hashes(db: &Db, dataset: DatasetId, version: u32) -> Result<Vec<Has
         .collect()
 }
 
-/// The planes of these radiographs, 64 x 64 grey bytes each; of those that are still there.
+/// Thumbnails of these radiographs, as far as they exist; 64 x 64 grey bytes each.
 pub async fn planes_of(db: &Db, ids: &[RadiographId]) -> Result<HashMap<RadiographId, Vec<u8>>, StoreError> {
     let ids = serde_json::json!(ids).to_string();
     let rows = sqlx::query_as!(
@@ -80,7 +80,7 @@ pub async fn planes_of(db: &Db, ids: &[RadiographId]) -> Result<HashMap<Radiogra
     by_radiograph(rows)
 }
 
-/// Radiographs of which there is no look of this version.
+/// Radiographs without a fingerprint of this version.
 pub async fn missing(db: &Db, dataset: DatasetId, version: u32) -> Result<Vec<(RadiographId, Sha256)>, StoreError> {
     let dataset = dataset.to_string();
     let rows = sqlx::query!(
@@ -96,7 +96,7 @@ pub async fn missing(db: &Db, dataset: DatasetId, version: u32) -> Result<Vec<(R
     rows.into_iter().map(|row| read(row.id, row.sha256)).collect()
 }
 
-/// All planes of a data set that `version` made.
+/// All thumbnails of a data set by this version.
 pub async fn planes(db: &Db, dataset: DatasetId, version: u32) -> Result<HashMap<RadiographId, Vec<u8>>, StoreError> {
     let dataset = dataset.to_string();
     let rows = sqlx::query_as!(

@@ -35,4 +35,5 @@ mod runs;
 mod server;
 mod support;
 mod train;
+mod upgrade;
 mod weights;

@@ -15,11 +15,11 @@ pub mod evaluations;
 pub mod events;
 pub mod fingerprints;
 pub mod imports;
-pub mod live;
 pub mod losses;
 pub mod models;
 pub mod outcomes;
 pub mod prediction_jobs;
+pub mod prediction_stats;
 pub mod predictions;
 pub mod provenance;
 pub mod radiographs;
@@ -97,7 +97,7 @@ pub enum StoreError {
 
 impl StoreError {
     /// True if the disk is full or fails, so that the same write may succeed later.
-    pub fn is_of_the_disk(&self) -> bool {
+    pub fn is_disk_error(&self) -> bool {
         let code = |error: &dyn sqlx::error::DatabaseError| error.code().and_then(|code| code.parse::<u32>().ok());
         match self {
             Self::File { .. } | Self::Blob(_) | Self::Database(sqlx::Error::Io(_)) => true,

@@ -5,7 +5,7 @@ mod champion;
 mod checkpoint_writer;
 mod context;
 mod job;
-mod live;
+mod live_batches;
 mod losses;
 mod provenance;
 mod recorder;
@@ -36,7 +36,7 @@ use thread::TrainerThread;
 pub use champion::CHAMPION;
 pub use context::WorkerContext;
 pub use job::VALIDATION_FRACTION;
-pub use live::LiveBatches;
+pub use live_batches::LiveBatches;
 
 /// Time between two polls of the queue without a notification.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
@@ -168,7 +168,7 @@ impl Worker {
     async fn record_ending(&self, run: &Run, ending: &Ending) {
         loop {
             match self.write_ending(run, ending).await {
-                Err(error) if error.is_of_the_disk() && !self.stop.is_cancelled() => {
+                Err(error) if error.is_disk_error() && !self.stop.is_cancelled() => {
                     tracing::warn!(run = %run.id, %error, "the end of a run cannot be recorded yet");
                     tokio::select! {
                         () = tokio::time::sleep(RETRY) => {}

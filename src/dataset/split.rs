@@ -34,7 +34,7 @@ struct Group<'a> {
 /// # Errors
 /// `InUse` while a run on the data set has not ended: it reads the images as it trains.
 pub async fn split(db: &Db, dataset: DatasetId, fractions: Fractions, seed: u64) -> Result<(), StoreError> {
-    if store::runs::active_on(db, dataset).await? > 0 {
+    if store::runs::count_active(db, dataset).await? > 0 {
         return Err(StoreError::InUse("a training run on this data set has not ended"));
     }
     let radiographs = store::radiographs::all(db, dataset).await?;

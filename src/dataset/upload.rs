@@ -148,7 +148,7 @@ pub(super) async fn keep(
 /// the same bytes, or is among them, is not written again.
 pub(super) async fn enter(db: &Db, kept: Vec<(Kept, Option<&Attributes>)>) -> Result<Vec<Added>, StoreError> {
     let own = |kept: &Kept| match kept {
-        Kept::New(radiograph, ..) => radiograph.dicom.as_ref().map(Attributes::of_dicom),
+        Kept::New(radiograph, ..) => radiograph.dicom.as_ref().map(Attributes::from_dicom),
         Kept::Known(_) => None,
     };
     let own: Vec<Option<Attributes>> = kept.iter().map(|(kept, _)| own(kept)).collect();

@@ -183,7 +183,7 @@ pub(super) async fn find(state: &AppState, id: DatasetId) -> Result<Dataset, Api
 
 /// 409 while a run on the data set is not final: it reads the images as it trains.
 pub(super) async fn refuse_while_trained_on(state: &AppState, id: DatasetId) -> Result<(), ApiError> {
-    match store::runs::active_on(&state.db, id).await? {
+    match store::runs::count_active(&state.db, id).await? {
         0 => Ok(()),
         n => Err(ApiError::Conflict(format!("{n} training runs on this data set are not finished: cancel them first"))),
     }

@@ -129,7 +129,7 @@ async fn get_live(
     let trained = baseline(&state, id).await?;
     // At once: beside a run that trains, each reader's thread waits for a processor.
     let (counted, feedback, shadowed, newest) = tokio::try_join!(
-        store::live::hours(&state.db, id, since),
+        store::prediction_stats::hours(&state.db, id, since),
         store::predictions::feedback_of(&state.db, id, since),
         store::shadows::pairs(&state.db, id),
         store::shadows::disagreements(&state.db, id, NAMED),
@@ -169,12 +169,12 @@ impl Disagreement {
 
 /// What the training images are like: counted when it is first asked for, and kept, for they may be removed.
 async fn baseline(state: &AppState, model: ModelId) -> Result<InputHistograms, ApiError> {
-    if let Some(known) = store::live::baseline(&state.db, model).await? {
+    if let Some(known) = store::prediction_stats::baseline(&state.db, model).await? {
         return Ok(known);
     }
     let (mut counts, mut after) = (InputHistograms::default(), String::new());
     loop {
-        let (planes, last) = store::live::trained_planes(&state.db, model, &after, PLANES).await?;
+        let (planes, last) = store::prediction_stats::training_thumbnails(&state.db, model, &after, PLANES).await?;
         let Some(last) = last else { break };
         after = last;
         let count = move || {
@@ -186,7 +186,7 @@ async fn baseline(state: &AppState, model: ModelId) -> Result<InputHistograms, A
         counts = tokio::task::spawn_blocking(count).await.map_err(ApiError::internal)?;
     }
     if counts.images() > 0 {
-        store::live::put_baseline(&state.db, model, &counts).await?;
+        store::prediction_stats::put_baseline(&state.db, model, &counts).await?;
     }
     Ok(counts)
 }

@@ -32,7 +32,7 @@ pub struct Attributes {
 
 impl Attributes {
     /// The attributes in a DICOM header.
-    pub fn of_dicom(dicom: &DicomAttributes) -> Self {
+    pub fn from_dicom(dicom: &DicomAttributes) -> Self {
         let sex = match dicom.sex.as_deref() {
             Some("F") => Some("female".into()),
             Some("M") => Some("male".into()),

@@ -128,7 +128,7 @@ pub async fn list(db: &Db, page: &Page) -> Result<Vec<Dataset>, StoreError> {
 /// [`Blobs::sweep`](super::Blobs::sweep) removes the files later, unless another row names them.
 pub async fn delete(db: &Db, id: DatasetId) -> Result<bool, StoreError> {
     let mut tx = db.begin().await?;
-    if runs::active_in(&mut tx, id).await? > 0 {
+    if runs::count_active_in(&mut tx, id).await? > 0 {
         return Err(StoreError::InUse("a training run on this data set has not ended"));
     }
     let id = id.to_string();

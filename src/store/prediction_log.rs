@@ -149,7 +149,7 @@ impl Writer {
         let mut warned = false;
         while let Err(error) = self.write(batch).await {
             let count = batch.predictions.len();
-            if !error.is_of_the_disk() {
+            if !error.is_disk_error() {
                 return tracing::error!(%error, count, "predictions cannot be recorded and are lost");
             }
             if !warned {

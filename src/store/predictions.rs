@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::SqliteConnection;
 use utoipa::ToSchema;
 
-use super::{Db, Page, StoreError, columns, live};
+use super::{Db, Page, StoreError, columns, prediction_stats};
 use crate::domain::{InputStatistics, ModelId, PredictionId, Sha256};
 
 /// Maximum number of rows that are deleted in one transaction, so that others can write in between.
@@ -67,7 +67,7 @@ pub(super) async fn create_in(tx: &mut SqliteConnection, observed: &[ObservedPre
     for observed in observed {
         insert(tx, &observed.prediction).await?;
     }
-    live::count_in(tx, observed).await
+    prediction_stats::count_in(tx, observed).await
 }
 
 async fn insert(tx: &mut SqliteConnection, prediction: &Prediction) -> Result<(), StoreError> {
@@ -242,7 +242,7 @@ mod tests {
         assert_eq!(delete_before(&db, Timestamp::now() - 1.hour()).await.unwrap(), 0);
         assert_eq!(delete_before(&db, Timestamp::now() + 1.second()).await.unwrap(), 3);
         assert_eq!(list(&db, &Page { limit: 2, after: None }).await.unwrap(), []);
-        let hours = live::hours(&db, model, Timestamp::now() - 2.hours()).await.unwrap();
+        let hours = prediction_stats::hours(&db, model, Timestamp::now() - 2.hours()).await.unwrap();
         assert_eq!(hours.iter().map(|(_, counts)| counts.predictions()).sum::<u64>(), 3);
     }
 }

@@ -329,7 +329,7 @@ pub async fn epochs(db: &Db, id: RunId, after: u32) -> Result<Vec<EpochRecord>, 
 }
 
 /// The newest run that trained this network on this device to its end without an interruption, for estimates of training time.
-pub async fn measured(db: &Db, network: Architecture, device: &str) -> Result<Option<Run>, StoreError> {
+pub async fn latest_uninterrupted(db: &Db, network: Architecture, device: &str) -> Result<Option<Run>, StoreError> {
     let network = columns::to_json("runs.plan_json", &network)?;
     let row = sqlx::query_as!(
         Row,
@@ -346,11 +346,11 @@ pub async fn measured(db: &Db, network: Architecture, device: &str) -> Result<Op
 }
 
 /// Number of runs on a data set whose status is not final.
-pub async fn active_on(db: &Db, dataset: DatasetId) -> Result<u64, StoreError> {
-    active_in(&mut *db.read().acquire().await?, dataset).await
+pub async fn count_active(db: &Db, dataset: DatasetId) -> Result<u64, StoreError> {
+    count_active_in(&mut *db.read().acquire().await?, dataset).await
 }
 
-pub(super) async fn active_in(tx: &mut SqliteConnection, dataset: DatasetId) -> Result<u64, StoreError> {
+pub(super) async fn count_active_in(tx: &mut SqliteConnection, dataset: DatasetId) -> Result<u64, StoreError> {
     let dataset = dataset.to_string();
     let rows = sqlx::query!(
         r#"select status, count(*) as "runs!: i64" from runs where dataset_id = ? group by status"#,

@@ -183,7 +183,7 @@ async fn write(state: &AppState, job: &PredictionJob, results: &mut Vec<JobResul
         match store::prediction_jobs::append(&state.db, job.id, results).await {
             Ok(true) => break,
             Ok(false) => return Err(Stop::Removed),
-            Err(error) if error.is_of_the_disk() => {
+            Err(error) if error.is_disk_error() => {
                 tracing::warn!(job = %job.id, %error, "the results of a prediction job wait for the disk");
                 sleep(LONGEST).await;
             }

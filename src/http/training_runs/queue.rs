@@ -114,7 +114,7 @@ impl<'a> Measures<'a> {
 /// Work a second over the whole of the newest comparable run, with its decoding and evaluations.
 async fn measured_rate(state: &AppState, network: Architecture) -> Result<Option<f64>, StoreError> {
     let Some(device) = state.devices.iter().find(|device| device.in_use) else { return Ok(None) };
-    let Some(run) = store::runs::measured(&state.db, network, &device.name).await? else { return Ok(None) };
+    let Some(run) = store::runs::latest_uninterrupted(&state.db, network, &device.name).await? else { return Ok(None) };
     let mut images = ImageCounts::default();
     for evaluation in store::evaluations::of_run(&state.db, run.id, Some(1), None).await? {
         let count = evaluation.confusion_matrix.total() as f64;

@@ -175,7 +175,7 @@ async fn repeating_an_action_returns_the_same_run() {
 }
 
 #[tokio::test]
-async fn a_failed_run_goes_on_with_another_learning_rate_where_it_stopped() {
+async fn a_failed_run_resumes_with_another_learning_rate_and_a_warning() {
     let (_dir, db, dataset) = database_with_data().await;
     let run = fixtures::stored_run(&db, &dataset).await;
     claim(&db, "cpu").await.unwrap();
@@ -195,16 +195,16 @@ async fn a_failed_run_goes_on_with_another_learning_rate_where_it_stopped() {
     plan.stages[0].steps[1].learning_rate = 1e-5;
     assert_eq!(resumed.plan, plan);
     assert_eq!(get(&db, run.id).await.unwrap(), Some(resumed));
-    let told = events::list(&db, run.id, 0, 100).await.unwrap();
-    let warned =
-        |event: &RunEvent| matches!(event, RunEvent::Warning { message } if message.contains("1, step 2 goes on"));
-    assert!(told.iter().any(|stored| warned(&stored.event)), "{told:?}");
+    let recorded = events::list(&db, run.id, 0, 100).await.unwrap();
+    let is_warning =
+        |event: &RunEvent| matches!(event, RunEvent::Warning { message } if message.contains("1, step 2 continues"));
+    assert!(recorded.iter().any(|stored| is_warning(&stored.event)), "{recorded:?}");
     claim(&db, "cpu").await.unwrap().unwrap();
     assert!(matches!(resume(&db, run.id, Some(1e-6)).await, Err(StoreError::InvalidTransition(_))));
 }
 
 #[tokio::test]
-async fn starts_are_counted_until_there_is_a_checkpoint() {
+async fn counts_starts_since_the_last_checkpoint() {
     let (_dir, db, dataset) = database_with_data().await;
     let run = fixtures::stored_run(&db, &dataset).await;
     for starts in 1..=3 {
@@ -324,7 +324,7 @@ async fn estimates_use_the_newest_success_on_the_device_that_was_not_interrupted
         finish(&db, id, status, None).await.unwrap();
         ids.push(id);
     }
-    let id = async |network, device| measured(&db, network, device).await.unwrap().map(|run| run.id);
+    let id = async |network, device| latest_uninterrupted(&db, network, device).await.unwrap().map(|run| run.id);
     assert_eq!(id(Architecture::ResNet50, "cpu").await, Some(ids[1]));
     assert_eq!(id(Architecture::SimpleCnn, "cpu").await, None);
     assert_eq!(id(Architecture::ResNet50, "vulkan:0").await, None);
@@ -339,11 +339,11 @@ async fn counts_the_runs_on_a_data_set_that_have_not_ended() {
     let other = fixtures::dataset("other");
     datasets::create(&db, &other).await.unwrap();
     fixtures::stored_run(&db, &other).await;
-    assert_eq!(active_on(&db, dataset.id).await.unwrap(), 0);
+    assert_eq!(count_active(&db, dataset.id).await.unwrap(), 0);
     for status in RunStatus::ALL {
         run_in(&db, &dataset, status).await;
     }
-    assert_eq!(active_on(&db, dataset.id).await.unwrap(), 4);
+    assert_eq!(count_active(&db, dataset.id).await.unwrap(), 4);
 }
 
 #[tokio::test]

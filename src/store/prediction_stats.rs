@@ -93,7 +93,7 @@ pub async fn put_baseline(db: &Db, model: ModelId, inputs: &InputHistograms) -> 
 }
 
 /// Thumbnail of a training image, with the size of the image.
-pub struct TrainedPlane {
+pub struct TrainingThumbnail {
     /// [`crate::domain::FINGERPRINT_SIDE`] squared.
     pub plane: Vec<u8>,
     /// Width of the image, in pixels.
@@ -104,12 +104,12 @@ pub struct TrainedPlane {
 
 /// A page of thumbnails of a model's training images, as far as these still exist, in order of their hashes; and the last hash, which is
 /// the cursor of the next page.
-pub async fn trained_planes(
+pub async fn training_thumbnails(
     db: &Db,
     model: ModelId,
     after: &str,
     limit: u32,
-) -> Result<(Vec<TrainedPlane>, Option<String>), StoreError> {
+) -> Result<(Vec<TrainingThumbnail>, Option<String>), StoreError> {
     let model = model.to_string();
     let rows = sqlx::query!(
         r#"select run_images.sha256, plane as "plane: Vec<u8>", width as "width: i64", height as "height: i64"
@@ -132,7 +132,7 @@ pub async fn trained_planes(
         if let (Some(plane), Some(width), Some(height)) = (row.plane, row.width, row.height) {
             let (width, height) =
                 (columns::number("radiographs.width", width)?, columns::number("radiographs.height", height)?);
-            planes.push(TrainedPlane { plane, width, height });
+            planes.push(TrainingThumbnail { plane, width, height });
         }
     }
     Ok((planes, last))

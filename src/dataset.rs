@@ -50,17 +50,3 @@ pub fn match_class<'a>(classes: &'a ClassList, name: &str) -> Option<&'a str> {
 async fn off_async<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, StoreError> {
     tokio::task::spawn_blocking(work).await.map_err(|error| StoreError::Blob(format!("a computation gave up: {error}")))
 }
-
-/// What a script prints in a Python that has NumPy; says so when there is none.
-#[cfg(test)]
-fn numpy(script: &str, arguments: &[&std::path::Path]) -> Option<String> {
-    let python = std::env::var_os("PYTHON").unwrap_or_else(|| "python3".into());
-    let run = |script: &str| std::process::Command::new(&python).args(["-c", script]).args(arguments).output();
-    if !run("import numpy").is_ok_and(|output| output.status.success()) {
-        println!("skipped: no python3 with numpy (set PYTHON)");
-        return None;
-    }
-    let output = run(script).expect("Python that ran before");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    Some(String::from_utf8(output.stdout).expect("text"))
-}

@@ -153,17 +153,5 @@ fn encode(width: u32, height: u32, pixels: &[u8], colour: ExtendedColorType) -> 
     bytes.into_inner()
 }
 
-/// A folder of real data beside the project, for tests; says so when it is not there.
-#[cfg(test)]
-pub(crate) fn shared_folder(name: &str) -> Option<std::path::PathBuf> {
-    let beside = || std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared");
-    let folder = std::env::var_os("THORAX_SHARED").map_or_else(beside, Into::into).join(name);
-    if folder.is_dir() {
-        return Some(folder);
-    }
-    println!("skipped: {} does not exist (set THORAX_SHARED)", folder.display());
-    None
-}
-
 #[cfg(test)]
 mod tests;

@@ -20,3 +20,7 @@ pub mod app;
 pub mod cli;
 pub mod config;
 pub mod telemetry;
+
+#[cfg(test)]
+#[path = "../tests/it/fixtures.rs"]
+mod fixtures;

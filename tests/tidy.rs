@@ -187,7 +187,8 @@ fn wrong_arrows(path: &str, text: &str) -> Vec<String> {
         return wrong;
     };
     let used = used_rooms(&code, parts.len());
-    let backwards = used.iter().filter(|used| *used != room && !allowed.contains(&used.as_str()));
+    let backwards =
+        used.iter().filter(|used| *used != room && *used != "fixtures" && !allowed.contains(&used.as_str()));
     wrong.extend(backwards.map(|used| format!("{path}: {room} may not use {used}")));
     wrong
 }

@@ -4,6 +4,9 @@
 #![cfg(feature = "gpu")]
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed, as it should")]
 
+#[path = "it/fixtures.rs"]
+mod fixtures;
+
 use std::{
     path::{Path, PathBuf},
     sync::{
@@ -30,7 +33,7 @@ const SIDE: u32 = 32;
 #[test]
 fn training_and_prediction_on_vulkan_agree_with_the_cpu() {
     if std::env::var_os("THORAX_TEST_VULKAN").is_none() {
-        println!("skipped: set THORAX_TEST_VULKAN where there is a Vulkan driver");
+        fixtures::skip("no Vulkan driver (set THORAX_TEST_VULKAN where there is one)");
         return;
     }
     let tuning = tempfile::tempdir().unwrap();

@@ -192,7 +192,7 @@ mod tests {
 
     #[test]
     fn the_published_files_have_the_published_distribution() {
-        let Some(folder) = crate::imaging::shared_folder("covidx") else { return };
+        let Some(folder) = crate::fixtures::shared_folder("covidx") else { return };
         let classes = ClassList::default();
         let rows = |name: &str| {
             covidx::parse(&std::fs::read_to_string(folder.join(name)).expect("a published split file"), &classes).0

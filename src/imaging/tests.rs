@@ -290,12 +290,12 @@ fn other_pixels_are_another_version_of_the_preprocessing() {
     );
 }
 
-fn real_images(folder: &str) -> Vec<std::path::PathBuf> {
-    let Some(folder) = crate::imaging::shared_folder(folder) else { return Vec::new() };
+fn real_images(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
     let is_image =
         |path: &std::path::PathBuf| path.extension().is_some_and(|end| end == "png" || end == "jpg" || end == "jpeg");
     let mut files: Vec<_> =
         std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).filter(is_image).collect();
+    assert!(!files.is_empty(), "{} has no images", folder.display());
     files.sort();
     files
 }
@@ -304,7 +304,8 @@ const LARGE: Limits = Limits { max_pixels: 100_000_000 };
 
 #[test]
 fn real_files_are_stripped_without_touching_a_pixel() {
-    for path in real_images("originals") {
+    let Some(folder) = crate::fixtures::shared_folder("originals") else { return };
+    for path in real_images(&folder) {
         let bytes = std::fs::read(&path).unwrap();
         let examined = examine(&bytes, &LARGE).unwrap();
         let (format, stored) = examined.storable(&bytes).unwrap();
@@ -316,10 +317,8 @@ fn real_files_are_stripped_without_touching_a_pixel() {
 
 #[test]
 fn nearly_no_real_radiograph_counts_as_a_negative_and_nearly_all_of_their_negatives_do() {
-    let files = [real_images("radiographs/train"), real_images("radiographs/test")].concat();
-    if files.is_empty() {
-        return;
-    }
+    let Some(folder) = crate::fixtures::shared_folder("radiographs") else { return };
+    let files = ["train", "test"].map(|split| real_images(&folder.join(split))).concat();
     let (mut wrong, mut found, mut texts) = (0, 0, 0);
     for path in &files {
         let Examined { mut image, flags, .. } = examine(&std::fs::read(path).unwrap(), &LARGE).unwrap();

@@ -7,6 +7,8 @@ use std::{
 
 use serde_json::Value;
 
+use crate::fixtures::skip_unsupported;
+
 const FIELDS: [&str; 11] = [
     "architecture",
     "batch",
@@ -175,7 +177,7 @@ fn as_many_threads_compute_as_it_says() {
         let (pools, rest) = ((three - one) / 2, (three - one) % 2);
         assert!(pools >= 1 && rest == 0 && six - three == 3 * pools, "{one}, {three} and {six} threads in all");
     } else {
-        eprintln!("skipped: this system does not list a process's threads");
+        skip_unsupported("this operating system does not list the threads of a process in /proc");
     }
 }
 

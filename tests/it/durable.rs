@@ -14,7 +14,10 @@ use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::process::{Running, with_phantoms};
+use crate::{
+    fixtures::skip_unsupported,
+    process::{Running, with_phantoms},
+};
 
 const KILLS: usize = 20;
 
@@ -192,7 +195,7 @@ fn a_run_that_cannot_write_waits_until_it_can() {
 fn a_run_outlives_a_full_disk() {
     let folder = with_phantoms();
     let Some(disk) = SmallDisk::under(&folder.path().join("data")) else {
-        eprintln!("SKIPPED: no file system can be mounted here, so no full disk was tried");
+        skip_unsupported("no file system can be mounted here");
         return;
     };
     let server = Running::start(folder.path(), &[]);

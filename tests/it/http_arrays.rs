@@ -1,10 +1,11 @@
 //! Arrays of NumPy over HTTP: what is exported, byte by byte and before real NumPy, and what an import takes.
 
-use std::{path::Path, process::Command};
-
 use serde_json::{Value, json};
 
-use crate::support::{Answer, Part, Server, png};
+use crate::{
+    fixtures::numpy,
+    support::{Answer, Part, Server, png},
+};
 
 /// A server that may import from the folder `root`.
 async fn server() -> Server {
@@ -197,7 +198,7 @@ numpy.save(folder + 'x_test.npy', (x[:2, :, :, 0] > 2).astype('uint8') + numpy.a
 numpy.save(folder + 'y_test.npy', numpy.array([2, 7], 'uint8'))
 numpy.save(folder + 'x_val.npy', numpy.array([{}], dtype=object))
 ";
-    let Some(said) = numpy(script, &folder) else { return };
+    let Some(said) = numpy(script, &[&folder]) else { return };
     assert_eq!(said.trim(), "float32 (9, 48, 48, 3) int64 [0, 0, 0, 1, 1, 1, 2, 2, 2] True");
     let again = server.dataset("again").await;
     let told = import(&server, &again).await;
@@ -239,17 +240,4 @@ async fn import(server: &Server, dataset: &str) -> Answer {
     assert_eq!(started.status, 202, "{started:?}");
     server.settle().await;
     server.get(started.header("location")).await
-}
-
-/// What a script prints in a Python that has NumPy; says so when there is none.
-fn numpy(script: &str, folder: &Path) -> Option<String> {
-    let python = std::env::var_os("PYTHON").unwrap_or_else(|| "python3".into());
-    let run = |script: &str| Command::new(&python).args(["-c", script]).arg(folder).output();
-    if !run("import numpy").is_ok_and(|output| output.status.success()) {
-        println!("skipped: no python3 with numpy (set PYTHON)");
-        return None;
-    }
-    let output = run(script).unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    Some(String::from_utf8(output.stdout).unwrap())
 }

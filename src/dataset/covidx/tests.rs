@@ -116,7 +116,7 @@ fn a_row_that_would_read_back_as_another_is_not_written() {
 
 #[test]
 fn the_published_files_are_written_again_row_for_row() {
-    let Some(folder) = crate::imaging::shared_folder("covidx") else { return };
+    let Some(folder) = crate::fixtures::shared_folder("covidx") else { return };
     let classes = ClassList::default();
     for name in ["train_COVIDx7A.txt", "test_COVIDx7A.txt"] {
         let text = std::fs::read_to_string(folder.join(name)).expect("a published split file");
@@ -127,7 +127,7 @@ fn the_published_files_are_written_again_row_for_row() {
 
 #[test]
 fn the_published_files_parse_whole() {
-    let Some(folder) = crate::imaging::shared_folder("covidx") else { return };
+    let Some(folder) = crate::fixtures::shared_folder("covidx") else { return };
     let read = |name: &str| std::fs::read_to_string(folder.join(name)).expect("a published split file");
     for (name, lines) in [("train_COVIDx7A.txt", 15_111), ("test_COVIDx7A.txt", 300)] {
         let (rows, problems) = parse(&read(name), &ClassList::default());

@@ -4,7 +4,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::*;
-use crate::dataset::numpy;
+use crate::fixtures::numpy;
 
 fn with_header(text: &str, data: u64) -> Result<Header, NpyError> {
     let bytes = [b"\x93NUMPY\x01\x00".as_slice(), &(text.len() as u16).to_le_bytes(), text.as_bytes()].concat();

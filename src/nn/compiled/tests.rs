@@ -100,11 +100,8 @@ fn chains_give_the_logits_of_burns_modules() {
 
 #[test]
 fn imagenet_weights_give_the_logits_of_double_precision() {
-    let Some(package) = std::env::var_os("THORAX_IMAGENET_TGZ") else {
-        eprintln!("SKIPPED: THORAX_IMAGENET_TGZ names no ImageNet weights");
-        return;
-    };
-    let body = import_weights(package.as_ref()).unwrap().bytes;
+    let Some(package) = crate::fixtures::imagenet_weights() else { return };
+    let body = import_weights(&package).unwrap().bytes;
     let (variant, normalisation) = body_spec(&body).unwrap();
     for side in [128, 224] {
         let spec = ModelSpec { normalisation: normalisation.clone(), ..spec(variant, side) };

@@ -90,7 +90,7 @@ fn tolerance(file: &str) -> u8 {
 
 #[test]
 fn real_files_agree_with_pydicom() {
-    let Some(folder) = crate::imaging::shared_folder("dicom") else { return };
+    let Some(folder) = crate::fixtures::shared_folder("dicom") else { return };
     for Expected { file, size, mean, points, grid } in EXPECTED {
         let bytes = std::fs::read(folder.join(file)).unwrap();
         let (format, image) = decode(&bytes, &Limits { max_pixels: 50_000_000 }).unwrap();
@@ -118,7 +118,7 @@ fn real_files_agree_with_pydicom() {
 
 #[test]
 fn the_wrong_photometric_interpretation_is_flagged_and_the_right_ones_are_not() {
-    let Some(folder) = crate::imaging::shared_folder("dicom") else { return };
+    let Some(folder) = crate::fixtures::shared_folder("dicom") else { return };
     for Expected { file, .. } in EXPECTED {
         let bytes = std::fs::read(folder.join(file)).unwrap();
         let flags = examine(&bytes, &Limits { max_pixels: 50_000_000 }).unwrap().flags;

@@ -1,35 +1,57 @@
-# Short names for the commands that the README spells out. `just` lists them.
+# Short names for common commands. `just` lists them.
 
 cpu := "--release --no-default-features"
 
 _list:
     @just --list
 
-# Serve on http://127.0.0.1:8080
+# Run the server on http://127.0.0.1:8080
 serve *flags:
-    cargo run --release -- {{flags}}
+    cargo run --release -- serve {{flags}}
 
-# Draw phantoms, train the small network on them, and serve what came out
+# Run a server with synthetic data and a small model trained on it (CPU-only build)
 demo *flags:
-    cargo run --release -- demo {{flags}}
+    cargo run {{cpu}} -- demo {{flags}}
 
 # Run the tests, or those whose name contains a word
 test *words:
     cargo test {{cpu}} {{words}}
 
-# Format, then what CI says about the sources
+# Run the tests with a process per test and a list of slow tests (needs cargo-nextest)
+nextest *flags:
+    cargo nextest run {{cpu}} {{flags}}
+
+# Format, then run the lints of CI
 lint:
     cargo fmt
     cargo clippy {{cpu}} --all-targets -- -D warnings
 
-# Measure predictions and training steps; benches/README.md has the comparisons
+# Benchmark prediction and training steps; benches/README.md has the comparisons
 bench *flags:
     cargo run {{cpu}} -- bench {{flags}}
 
-# Write the OpenAPI document that a test compares
+# Generate the OpenAPI document
 openapi:
     cargo run {{cpu}} -- openapi > openapi/openapi.json
 
-# All that CI does
+# Generate docs/configuration.md and docs/plan-reference.md
+docs:
+    cargo run {{cpu}} -- docs configuration > docs/configuration.md
+    cargo run {{cpu}} -- docs plan > docs/plan-reference.md
+
+# Run the commands of README.md and docs/, or of the pages named
+check-docs *pages:
+    cargo build {{cpu}}
+    PATH="${CARGO_TARGET_DIR:-$PWD/target}/release:$PATH" tests/docs.sh {{pages}}
+
+# Fuzz a target for a minute (needs cargo-fuzz); fuzz/README.md lists the targets
+fuzz target seconds="60":
+    cargo fuzz run --sanitizer none {{target}} -- -max_total_time={{seconds}} -max_len=262144
+
+# Measure test coverage as HTML below target/llvm-cov (needs cargo-llvm-cov)
+coverage *flags:
+    cargo llvm-cov {{cpu}} --html {{flags}}
+
+# Run everything that CI runs
 ci:
     .ci/run

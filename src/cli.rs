@@ -3,6 +3,7 @@
 mod bench;
 mod dataset;
 mod demo;
+mod docs;
 mod import;
 mod openapi;
 mod phantoms;
@@ -77,6 +78,9 @@ enum Command {
     Bench(bench::BenchArgs),
     /// Prints the OpenAPI document.
     Openapi,
+    /// Print a generated page of the documentation as Markdown.
+    #[command(hide = true)]
+    Docs(docs::DocsArgs),
 }
 
 /// Why a command failed.
@@ -189,6 +193,7 @@ fn run(cli: Cli) -> Result<(), CliError> {
             Some(Command::Weights(args)) => weights::run(args).await,
             Some(Command::Bench(args)) => bench::run(&args),
             Some(Command::Openapi) => openapi::print(),
+            Some(Command::Docs(args)) => docs::print(&args),
         }
     });
     // Work that did not end in time is not waited for a second time.

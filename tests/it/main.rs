@@ -7,6 +7,7 @@
 
 mod bench;
 mod datasets;
+mod docs;
 mod durable;
 mod fixtures;
 mod http_arrays;

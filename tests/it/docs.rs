@@ -1,0 +1,99 @@
+//! The documentation agrees with the program: generated pages, configuration variables, links, and the kinds of code blocks.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+
+/// Code blocks by the first line of their fence. CI runs `sh` (see `tests/docs.sh` and `tests/tour.sh`); `console` cannot run in CI.
+const BLOCKS: [&str; 9] = ["sh", "sh offline", "console", "json", "python", "yaml", "toml", "rust", "text"];
+
+#[test]
+fn generated_pages_are_up_to_date() {
+    for (page, file) in [("configuration", "docs/configuration.md"), ("plan", "docs/plan-reference.md")] {
+        let output = Command::new(env!("CARGO_BIN_EXE_thorax")).args(["docs", page]).output().unwrap();
+        assert!(output.status.success(), "thorax docs {page}: {}", String::from_utf8_lossy(&output.stderr));
+        let printed = String::from_utf8(output.stdout).unwrap();
+        let stored = fs::read_to_string(Path::new(ROOT).join(file)).unwrap_or_default();
+        assert!(stored == printed, "{file} is out of date: run `just docs` (thorax docs {page} > {file})");
+    }
+}
+
+#[test]
+fn documented_variables_exist() {
+    let known = fs::read_to_string(Path::new(ROOT).join(".env.example")).unwrap();
+    let known: Vec<&str> = variables(&known).collect();
+    // Of the tests, not of the program.
+    let of_tests = ["THORAX_SHARED", "THORAX_IMAGENET_TGZ", "THORAX_TEST_VULKAN", "THORAX_REQUIRE_ALL"];
+    for (file, text) in pages() {
+        for name in variables(&text).filter(|name| !of_tests.contains(name)) {
+            assert!(known.contains(&name), "{}: {name} is not in .env.example", file.display());
+        }
+    }
+}
+
+#[test]
+fn code_blocks_are_of_a_known_kind() {
+    for (file, text) in pages() {
+        let fences = text.lines().filter_map(|line| line.trim_start().strip_prefix("```"));
+        for opening in fences.step_by(2) {
+            assert!(BLOCKS.contains(&opening), "{}: a block marked {opening:?}; use {BLOCKS:?}", file.display());
+        }
+    }
+}
+
+#[test]
+fn relative_links_lead_somewhere() {
+    let mut broken = Vec::new();
+    for (file, text) in pages() {
+        for target in links(&text).filter(|target| !target.contains("://")) {
+            let (path, anchor) = target.split_once('#').unwrap_or((target, ""));
+            let path = if path.is_empty() { file.clone() } else { file.parent().unwrap().join(path) };
+            let found = path.exists()
+                && (anchor.is_empty() || anchors(&fs::read_to_string(&path).unwrap()).any(|known| known == anchor));
+            if !found {
+                broken.push(format!("{}: {target}", file.display()));
+            }
+        }
+    }
+    assert!(broken.is_empty(), "broken links:\n{}", broken.join("\n"));
+}
+
+/// The Markdown files of the repository with their texts.
+fn pages() -> Vec<(PathBuf, String)> {
+    let folders = ["", "docs", "benches", "fuzz"];
+    let files = folders.iter().flat_map(|folder| fs::read_dir(Path::new(ROOT).join(folder)).unwrap());
+    let pages = files.map(|file| file.unwrap().path()).filter(|path| path.extension().is_some_and(|end| end == "md"));
+    let pages: Vec<_> = pages.map(|path| (path.clone(), fs::read_to_string(path).unwrap())).collect();
+    assert!(pages.len() > 15, "{} pages", pages.len());
+    pages
+}
+
+fn variables(text: &str) -> impl Iterator<Item = &str> {
+    text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).filter(|word| {
+        word.strip_prefix("THORAX_").is_some_and(|rest| !rest.is_empty() && !rest.ends_with('_'))
+    })
+}
+
+/// Targets of inline links and images, outside of code blocks.
+fn links(text: &str) -> impl Iterator<Item = &str> {
+    let prose = text.split("```").step_by(2);
+    prose.flat_map(|prose| prose.split("](").skip(1)).filter_map(|rest| rest.split(')').next())
+}
+
+/// The anchors that GitHub makes of headings.
+fn anchors(text: &str) -> impl Iterator<Item = String> {
+    let prose: String = text.split("\n```").step_by(2).collect();
+    let headings: Vec<String> = prose
+        .lines()
+        .filter(|line| line.starts_with('#'))
+        .map(|line| {
+            let title = line.trim_start_matches('#').trim().to_lowercase();
+            title.chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c)).map(|c| if c == ' ' { '-' } else { c }).collect()
+        })
+        .collect();
+    headings.into_iter()
+}

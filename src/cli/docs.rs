@@ -80,7 +80,8 @@ fn command(page: &mut String, parent: &Command, path: &str, shared: &[&Arg]) {
             let _ = write!(page, "\n```text\n{usage}\n```\n");
         }
         own.iter().for_each(|arg| option(page, arg));
-        let flags: Vec<String> = common.iter().filter_map(|arg| arg.get_long()).map(|long| format!("`--{long}`")).collect();
+        let flags: Vec<String> =
+            common.iter().filter_map(|arg| arg.get_long()).map(|long| format!("`--{long}`")).collect();
         if !flags.is_empty() && flags.len() < shared.len() {
             let _ = write!(page, "\nAlso takes {}.\n", flags.join(", "));
         }
@@ -145,16 +146,8 @@ A plan with all optional fields at their defaults:
 ";
 
 /// Types of a plan in the order of the page.
-const TYPES: [&str; 8] = [
-    "TrainingPlan",
-    "Stage",
-    "Step",
-    "Selection",
-    "Schedule",
-    "EarlyStopping",
-    "RangeTest",
-    "Augmentation",
-];
+const TYPES: [&str; 8] =
+    ["TrainingPlan", "Stage", "Step", "Selection", "Schedule", "EarlyStopping", "RangeTest", "Augmentation"];
 
 /// Fields of a plan by type, from the OpenAPI schema, and the recipes.
 fn plan_reference() -> Result<String, CliError> {
@@ -218,7 +211,8 @@ fn fields(page: &mut String, schema: &Value, defaults: &Value) {
             Value::Null => format!("`{}`", defaults[name.as_str()]),
             default => format!("`{default}`"),
         };
-        let text = [description(field), description(&field["oneOf"][0])].concat().replace('\n', " ").replace('|', "\\|");
+        let text =
+            [description(field), description(&field["oneOf"][0])].concat().replace('\n', " ").replace('|', "\\|");
         let _ = writeln!(page, "| `{name}` | {} | {default} | {text} |", type_of(field));
     }
 }
@@ -237,7 +231,8 @@ fn type_of(field: &Value) -> String {
         return format!("list of {}", type_of(&field["items"]));
     }
     let bound = |key: &str, sign: &str| field[key].as_f64().map(|bound| format!("{sign} {bound}"));
-    let bounds = [bound("minimum", "≥"), bound("exclusiveMinimum", ">"), bound("maximum", "≤"), bound("exclusiveMaximum", "<")];
+    let bounds =
+        [bound("minimum", "≥"), bound("exclusiveMinimum", ">"), bound("maximum", "≤"), bound("exclusiveMaximum", "<")];
     let range: Vec<String> = bounds.into_iter().flatten().collect();
     let name = field["type"].as_str().unwrap_or_default();
     if range.is_empty() { name.to_owned() } else { format!("{name}, {}", range.join(", ")) }

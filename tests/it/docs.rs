@@ -73,9 +73,8 @@ fn pages() -> Vec<(PathBuf, String)> {
 }
 
 fn variables(text: &str) -> impl Iterator<Item = &str> {
-    text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).filter(|word| {
-        word.strip_prefix("THORAX_").is_some_and(|rest| !rest.is_empty() && !rest.ends_with('_'))
-    })
+    text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'))
+        .filter(|word| word.strip_prefix("THORAX_").is_some_and(|rest| !rest.is_empty() && !rest.ends_with('_')))
 }
 
 /// Targets of inline links and images, outside of code blocks.
@@ -92,7 +91,11 @@ fn anchors(text: &str) -> impl Iterator<Item = String> {
         .filter(|line| line.starts_with('#'))
         .map(|line| {
             let title = line.trim_start_matches('#').trim().to_lowercase();
-            title.chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c)).map(|c| if c == ' ' { '-' } else { c }).collect()
+            title
+                .chars()
+                .filter(|c| c.is_alphanumeric() || " -_".contains(*c))
+                .map(|c| if c == ' ' { '-' } else { c })
+                .collect()
         })
         .collect();
     headings.into_iter()

@@ -1,5 +1,5 @@
-//! What is counted and measured, in the words of Prometheus: every name, its help, its labels and its buckets. The rooms write,
-//! `/metrics` reads. Labels come from fixed lists and from the routes of the interface, never from what a client sends.
+//! Prometheus metrics: name, help text, labels and buckets of each. Modules record into them and `/metrics` renders them.
+//! Label values come from fixed lists and route templates, never from client input, so that the number of series is bounded.
 
 mod predictions;
 mod process;
@@ -19,28 +19,28 @@ pub use resources::{PoolUsage, Resources};
 pub use traces::{ParentSpan, RequestSpan, Traces};
 pub use training::Training;
 
-/// One label with a value from a fixed list.
+/// Label set with one label, whose value comes from a fixed list.
 type Label = [(&'static str, &'static str); 1];
 
-/// Upper bounds of durations, in seconds: half a millisecond, as a small network takes, to ten seconds, as one waits in a full queue.
+/// Histogram buckets for durations, in seconds: from 0.5 ms (inference of a small network) to 10 s (wait in a full queue).
 const SECONDS: [f64; 14] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
-/// All that a server measures; cheap to clone.
+/// Metrics of a server; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Metrics {
-    /// Of HTTP.
+    /// HTTP requests.
     pub requests: Requests,
-    /// Of the engine.
+    /// Predictions.
     pub predictions: Predictions,
-    /// Of the run that trains.
+    /// The running training run.
     pub training: Training,
-    /// Of memory and the database, set when they are asked for.
+    /// Memory and database connections, read on each scrape.
     pub resources: Resources,
     registry: Arc<Registry>,
 }
 
 impl Metrics {
-    /// Beside what the engine measures already.
+    /// Registers all metrics; `predictions` is the set that the inference engine already records into.
     pub fn new(predictions: Predictions) -> Self {
         let (requests, training, resources) = (Requests::new(), Training::idle(), Resources::new());
         let mut registry = Registry::default();
@@ -54,7 +54,7 @@ impl Metrics {
     /// The Prometheus text exposition format, version 0.0.4.
     ///
     /// # Errors
-    /// Never in practice: text is written into memory.
+    /// None in practice: the text is written to memory.
     pub fn text(&self) -> Result<String, std::fmt::Error> {
         let mut text = String::new();
         prometheus_text::encode(&mut text, &self.registry)?;

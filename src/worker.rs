@@ -121,9 +121,9 @@ impl Worker {
             }
             match runs::claim(db, &device_info.name).await {
                 Ok(Some(run)) => {
-                    self.context.metrics.begins();
+                    self.context.metrics.started();
                     self.execute(run).await;
-                    self.context.metrics.stops();
+                    self.context.metrics.stopped();
                 }
                 Ok(None) => self.wait_for_work().await,
                 Err(error) => {

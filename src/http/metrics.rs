@@ -27,7 +27,7 @@ pub(super) fn router() -> OpenApiRouter<AppState> {
 ))]
 async fn get_metrics(State(state): State<AppState>) -> Result<Response, ApiError> {
     let resources = &state.metrics.resources;
-    resources.look();
+    resources.update_process();
     state.db.pools().into_iter().for_each(|usage| resources.pool(usage));
     let engine = state.engine.clone();
     let memory = tokio::task::spawn_blocking(move || engine.device_memory()).await.map_err(ApiError::internal)?;

@@ -1,4 +1,4 @@
-//! Predictions, from admission to answer.
+//! Metrics of predictions, from admission to response.
 
 use std::time::Duration;
 
@@ -14,33 +14,33 @@ use prometheus_client::{
 
 use super::{Label, SECONDS};
 
-/// Where the time of a prediction goes.
+/// Stage of a prediction, for latency.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
-    /// From bytes to grey levels, each image.
+    /// Decoding of a file to grey levels; once per image.
     Decode,
-    /// To the side that the model takes, each image.
+    /// Resizing to the model's input size; once per image.
     Resize,
-    /// Waiting for the engine, each image.
+    /// Waiting for the engine; once per image.
     Queue,
-    /// The network, each batch.
+    /// Forward pass of the network; once per batch.
     Inference,
 }
 
-/// What became of a prediction.
+/// Outcome of a prediction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// The network has answered.
+    /// Classified.
     Answered,
-    /// The queue was full (429).
+    /// Refused with 429: too many concurrent requests.
     Refused,
-    /// The client hung up before its turn; nothing was computed.
+    /// The client disconnected before inference started.
     Abandoned,
-    /// The network failed, or there was none.
+    /// Inference failed, or no model was loaded.
     Failed,
 }
 
-/// What is measured of predictions; cheap to clone.
+/// Metrics of predictions; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Predictions {
     outcomes: Family<Label, Counter>,
@@ -49,8 +49,8 @@ pub struct Predictions {
     model_loads: Family<Label, Counter>,
     models_loaded: Gauge,
     unrecorded: Counter,
-    queue_depth: Gauge,
-    queue_capacity: Gauge,
+    in_flight: Gauge,
+    in_flight_limit: Gauge,
 }
 
 impl Stage {
@@ -81,14 +81,14 @@ impl Outcome {
     }
 }
 
-/// Whether a model was loaded.
+/// Label of the outcome of a model load.
 fn loaded(succeeded: bool) -> Label {
     [("outcome", if succeeded { "succeeded" } else { "failed" })]
 }
 
 impl Predictions {
-    /// Nothing measured yet; every series is there from the start, at zero.
-    pub fn new(queue_capacity: usize) -> Self {
+    /// Creates all series at zero, so that each is visible before its first event.
+    pub fn new(max_in_flight: usize) -> Self {
         let histogram: fn() -> Histogram = || Histogram::new(SECONDS);
         let predictions = Self {
             outcomes: Family::default(),
@@ -97,10 +97,10 @@ impl Predictions {
             model_loads: Family::default(),
             models_loaded: Gauge::default(),
             unrecorded: Counter::default(),
-            queue_depth: Gauge::default(),
-            queue_capacity: Gauge::default(),
+            in_flight: Gauge::default(),
+            in_flight_limit: Gauge::default(),
         };
-        predictions.queue_capacity.set(queue_capacity.try_into().unwrap_or(i64::MAX));
+        predictions.in_flight_limit.set(max_in_flight.try_into().unwrap_or(i64::MAX));
         Outcome::ALL.into_iter().for_each(|outcome| drop(predictions.outcomes.get_or_create(&outcome.label())));
         Stage::ALL.into_iter().for_each(|stage| drop(predictions.stages.get_or_create(&stage.label())));
         [true, false].into_iter().for_each(|is| drop(predictions.model_loads.get_or_create(&loaded(is))));
@@ -108,73 +108,84 @@ impl Predictions {
     }
 
     pub(super) fn register(&self, registry: &mut Registry) {
-        let Self { outcomes, stages, batch_size, model_loads, models_loaded, unrecorded, queue_depth, queue_capacity } =
+        let Self { outcomes, stages, batch_size, model_loads, models_loaded, unrecorded, in_flight, in_flight_limit } =
             self.clone();
-        registry.register("thorax_predictions", "Predictions of one image each, by what became of them", outcomes);
+        registry.register("thorax_predictions", "Predictions of one image each, by outcome", outcomes);
         registry.register(
             "thorax_prediction_stage_duration_seconds",
-            "Time of a prediction by stage; decode, resize and queue once an image, inference once a batch",
+            "Duration of each prediction stage: decode, resize and queue per image, inference per batch",
             stages,
         );
-        registry.register("thorax_prediction_batch_size", "Images that the network took at once", batch_size);
-        registry.register("thorax_prediction_queue_depth", "Requests for predictions that are inside", queue_depth);
+        registry.register("thorax_prediction_batch_size", "Images per inference batch", batch_size);
+        registry.register(
+            "thorax_predictions_in_flight",
+            "Prediction requests in progress, and further images of these being processed",
+            in_flight.clone(),
+        );
+        registry.register(
+            "thorax_predictions_in_flight_limit",
+            "Maximum of thorax_predictions_in_flight (THORAX_MAX_CONCURRENT_REQUESTS)",
+            in_flight_limit.clone(),
+        );
+        // Names up to 0.1: they promised a queue length. Removed in 0.3.
+        registry.register("thorax_prediction_queue_depth", "Deprecated: use thorax_predictions_in_flight", in_flight);
         registry.register(
             "thorax_prediction_queue_capacity",
-            "Requests for predictions that may be inside (THORAX_MAX_QUEUE)",
-            queue_capacity,
+            "Deprecated: use thorax_predictions_in_flight_limit",
+            in_flight_limit,
         );
         registry.register(
             "thorax_predictions_unrecorded",
-            "Predictions that were answered and not recorded, since the disk was full or too slow",
+            "Predictions returned to the client but not recorded, because the disk was full or too slow",
             unrecorded,
         );
-        registry.register("thorax_models_loaded", "Models that are loaded", models_loaded);
-        registry.register("thorax_model_loads", "Models that were to serve, by whether they were loaded", model_loads);
+        registry.register("thorax_models_loaded", "Loaded models", models_loaded);
+        registry.register("thorax_model_loads", "Model loads, by outcome", model_loads);
     }
 
-    /// A prediction has come to its end.
+    /// Counts a finished prediction.
     pub fn ended(&self, outcome: Outcome) {
         self.outcomes.get_or_create(&outcome.label()).inc();
     }
 
-    /// How many predictions came to this end.
+    /// Number of predictions with this outcome.
     #[cfg(test)]
     pub(crate) fn count(&self, outcome: Outcome) -> u64 {
         self.outcomes.get_or_create(&outcome.label()).get()
     }
 
-    /// A stage is over.
+    /// Records the duration of a stage.
     pub fn stage(&self, stage: Stage, took: Duration) {
         self.stages.get_or_create(&stage.label()).observe(took.as_secs_f64());
     }
 
-    /// The network takes so many images at once.
+    /// Records the size of an inference batch.
     pub fn batch(&self, images: usize) {
         self.batch_size.observe(images as f64);
     }
 
-    /// A model was loaded, or could not be.
+    /// Counts a model load.
     pub fn model_load(&self, succeeded: bool) {
         self.model_loads.get_or_create(&loaded(succeeded)).inc();
     }
 
-    /// A prediction was answered and is not recorded.
+    /// Counts a prediction that was returned but not recorded.
     pub fn unrecorded(&self) {
         self.unrecorded.inc();
     }
 
-    /// So many models are loaded.
+    /// Sets the number of loaded models.
     pub fn models_loaded(&self, count: usize) {
         self.models_loaded.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
-    /// One more request inside.
+    /// Counts a request into flight.
     pub fn entered(&self) {
-        self.queue_depth.inc();
+        self.in_flight.inc();
     }
 
-    /// One fewer.
+    /// Counts a request out of flight.
     pub fn left(&self) {
-        self.queue_depth.dec();
+        self.in_flight.dec();
     }
 }

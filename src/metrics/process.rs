@@ -1,8 +1,8 @@
-//! What the system says about the process.
+//! Process statistics from the operating system.
 
 use std::fs;
 
-/// A field of `/proc/self/status`, such as `VmRSS:`, in bytes; Linux counts it in units of 1024. `None` on other systems.
+/// A memory field of `/proc/self/status`, such as `VmRSS:`, in bytes. `None` on systems without it.
 pub fn process_memory(field: &str) -> Option<u64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix(field))?;

@@ -1,4 +1,4 @@
-//! Requests over HTTP.
+//! Metrics of HTTP requests.
 
 use std::time::Duration;
 
@@ -10,29 +10,29 @@ use prometheus_client::{
 
 use super::SECONDS;
 
-/// The method (one of those that HTTP defines, or `other`) and the template of the path, such as `/v1/models/{id}`.
+/// Method (a standard HTTP method, or `other`) and route template, such as `/v1/models/{id}`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Asked {
+struct RouteLabels {
     method: &'static str,
     route: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Answered {
+struct ResponseLabels {
     method: &'static str,
     route: String,
     status: u16,
 }
 
-/// What is measured of requests.
+/// Metrics of HTTP requests.
 #[derive(Clone, Debug)]
 pub struct Requests {
-    answered: Family<Answered, Counter>,
-    durations: Family<Asked, Histogram, fn() -> Histogram>,
+    responses: Family<ResponseLabels, Counter>,
+    durations: Family<RouteLabels, Histogram, fn() -> Histogram>,
     in_flight: Gauge,
 }
 
-/// A request between its head and the end of its answer; counted until it is dropped.
+/// Guard of a request in flight, from its head to the end of the response body.
 #[derive(Debug)]
 pub struct InFlight(Gauge);
 
@@ -40,39 +40,35 @@ impl Requests {
     pub(super) fn new() -> Self {
         let histogram: fn() -> Histogram = || Histogram::new(SECONDS.into_iter().chain([30.0, 60.0]));
         let durations = Family::new_with_constructor(histogram);
-        Self { answered: Family::default(), durations, in_flight: Gauge::default() }
+        Self { responses: Family::default(), durations, in_flight: Gauge::default() }
     }
 
     pub(super) fn register(&self, registry: &mut Registry) {
-        let Self { answered, durations, in_flight } = self.clone();
-        registry.register(
-            "thorax_http_requests",
-            "Requests answered, by method, template of the path and status",
-            answered,
-        );
+        let Self { responses, durations, in_flight } = self.clone();
+        registry.register("thorax_http_requests", "HTTP requests, by method, route template and status", responses);
         registry.register(
             "thorax_http_request_duration_seconds",
-            "From the head of a request to the head of its answer",
+            "Duration from request head to response head",
             durations,
         );
         registry.register(
             "thorax_http_requests_in_flight",
-            "Requests whose answer has not ended, streams among them",
+            "HTTP requests whose response body is not finished, including streams",
             in_flight,
         );
     }
 
-    /// A request begins.
+    /// Counts a request into flight.
     pub fn begin(&self) -> InFlight {
         self.in_flight.inc();
         InFlight(self.in_flight.clone())
     }
 
-    /// A request has its answer. `route` is the template of its path and not the path, so that there are never more series than routes.
+    /// Records a response. `route` is the route template, not the path, so that the number of series is bounded.
     pub fn answered(&self, method: &'static str, route: &str, status: u16, took: Duration) {
         let route = route.to_owned();
-        self.durations.get_or_create(&Asked { method, route: route.clone() }).observe(took.as_secs_f64());
-        self.answered.get_or_create(&Answered { method, route, status }).inc();
+        self.durations.get_or_create(&RouteLabels { method, route: route.clone() }).observe(took.as_secs_f64());
+        self.responses.get_or_create(&ResponseLabels { method, route, status }).inc();
     }
 }
 

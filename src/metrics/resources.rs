@@ -1,4 +1,4 @@
-//! Memory and the database's connections: read when somebody asks.
+//! Metrics of memory and database connections, read on each scrape.
 
 use prometheus_client::{
     metrics::{family::Family, gauge::Gauge},
@@ -7,26 +7,26 @@ use prometheus_client::{
 
 use super::{Label, process_memory};
 
-/// No label: for what is left out where it is not known.
-type Maybe = Family<[(&'static str, &'static str); 0], Gauge>;
+/// Gauge without labels that is absent until it is first set.
+type OptionalGauge = Family<[(&'static str, &'static str); 0], Gauge>;
 
-/// Connections of one pool.
+/// Connections of a database pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PoolUsage {
-    /// Its name.
+    /// Pool name.
     pub name: &'static str,
-    /// Open ones.
+    /// Open connections.
     pub size: usize,
-    /// Of these, waiting for a query.
+    /// Idle connections.
     pub idle: usize,
-    /// Most that it opens.
+    /// Maximum number of connections.
     pub max: usize,
 }
 
-/// What is measured of memory and connections.
+/// Metrics of memory and database connections.
 #[derive(Clone, Debug)]
 pub struct Resources {
-    resident: Maybe,
+    resident: OptionalGauge,
     device: Family<Label, Gauge>,
     pool_size: Family<Label, Gauge>,
     pool_idle: Family<Label, Gauge>,
@@ -42,36 +42,32 @@ impl Resources {
 
     pub(super) fn register(&self, registry: &mut Registry) {
         let Self { resident, device, pool_size, pool_idle, pool_in_use, pool_max } = self.clone();
-        registry.register(
-            "process_resident_memory_bytes",
-            "Memory of the process that is in RAM; left out where the system does not tell it",
-            resident,
-        );
+        registry.register("process_resident_memory_bytes", "Resident memory of the process; Linux only", resident);
         registry.register(
             "thorax_device_memory_bytes",
-            "Memory of the device, taken by tensors (in_use) and held by its pools (reserved); left out where it is not known",
+            "GPU memory used by tensors (in_use) and reserved by memory pools (reserved); absent on the CPU",
             device,
         );
-        registry.register("thorax_sqlite_pool_size", "Open connections to the database", pool_size);
-        registry.register("thorax_sqlite_pool_idle", "Open connections that wait for a query", pool_idle);
-        registry.register("thorax_sqlite_pool_in_use", "Open connections that are at a query", pool_in_use);
-        registry.register("thorax_sqlite_pool_max", "Most connections that the pool opens", pool_max);
+        registry.register("thorax_sqlite_pool_size", "Open database connections", pool_size);
+        registry.register("thorax_sqlite_pool_idle", "Idle database connections", pool_idle);
+        registry.register("thorax_sqlite_pool_in_use", "Database connections executing a query", pool_in_use);
+        registry.register("thorax_sqlite_pool_max", "Maximum number of database connections", pool_max);
     }
 
-    /// Looks at the process.
-    pub fn look(&self) {
+    /// Reads the resident memory of the process.
+    pub fn update_process(&self) {
         if let Some(bytes) = process_memory("VmRSS:") {
             self.resident.get_or_create(&[]).set(gauge(bytes));
         }
     }
 
-    /// Memory of the device.
+    /// Sets the memory of the device, in bytes.
     pub fn device(&self, in_use: u64, reserved: u64) {
         self.device.get_or_create(&[("kind", "in_use")]).set(gauge(in_use));
         self.device.get_or_create(&[("kind", "reserved")]).set(gauge(reserved));
     }
 
-    /// Connections to the database.
+    /// Sets the connections of a database pool.
     pub fn pool(&self, usage: PoolUsage) {
         let PoolUsage { name, size, idle, max } = usage;
         let label = [("pool", name)];

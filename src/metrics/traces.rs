@@ -1,4 +1,4 @@
-//! Requests as spans of OpenTelemetry, sent to a collector by OTLP over HTTP where the operator names one.
+//! OpenTelemetry spans of requests, exported over OTLP/HTTP when a collector is configured.
 
 use std::time::Duration;
 
@@ -12,40 +12,40 @@ use opentelemetry_sdk::{
     trace::{Sampler, SdkTracer, SdkTracerProvider},
 };
 
-/// How long the end of the server waits for the last spans to be sent.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// Timeout for the export of the last spans at shutdown.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Where spans go; without a collector they are not made.
+/// Span exporter; without a collector no spans are created.
 #[derive(Clone, Debug, Default)]
-pub struct Traces(Option<Exported>);
+pub struct Traces(Option<Exporter>);
 
 #[derive(Clone, Debug)]
-struct Exported {
+struct Exporter {
     provider: SdkTracerProvider,
     tracer: SdkTracer,
 }
 
-/// What a client said of the trace that its request belongs to: hexadecimal digits.
+/// Trace context sent by the client (W3C `traceparent`).
 #[derive(Clone, Copy, Debug)]
 pub struct ParentSpan<'a> {
-    /// 32 of them.
+    /// Trace id, 32 hexadecimal digits.
     pub trace_id: &'a str,
-    /// 16 of them.
+    /// Span id, 16 hexadecimal digits.
     pub span_id: &'a str,
-    /// Whether the client has its own part of the trace recorded; if not, neither is this.
+    /// True if the client records its part of the trace; otherwise this request is not recorded either.
     pub sampled: bool,
 }
 
-/// A request that goes on.
+/// Span of a request in progress.
 #[derive(Debug)]
 pub struct RequestSpan(opentelemetry_sdk::trace::Span);
 
 impl Traces {
-    /// To the collector at `endpoint`, such as `http://127.0.0.1:4318`; spans go to `/v1/traces` there, in batches, from a thread that
-    /// no request waits for.
+    /// Exports to the collector at `endpoint`, such as `http://127.0.0.1:4318`. A background thread sends spans in batches to its
+    /// `/v1/traces`, so that no request waits for the export.
     ///
     /// # Errors
-    /// When the address is none.
+    /// When `endpoint` is not a valid URL.
     pub fn to(endpoint: &str) -> Result<Self, ExporterBuildError> {
         let endpoint = format!("{}/v1/traces", endpoint.trim_end_matches('/'));
         let exporter = SpanExporter::builder().with_http().with_endpoint(endpoint).build()?;
@@ -59,12 +59,12 @@ impl Traces {
             .with_resource(resource)
             .build();
         let tracer = provider.tracer("thorax");
-        Ok(Self(Some(Exported { provider, tracer })))
+        Ok(Self(Some(Exporter { provider, tracer })))
     }
 
-    /// A request begins.
+    /// Starts the span of a request, as a child of `parent` if there is one.
     pub fn begin(&self, parent: Option<ParentSpan<'_>>, method: &str, route: &str) -> Option<RequestSpan> {
-        let Exported { tracer, .. } = self.0.as_ref()?;
+        let Exporter { tracer, .. } = self.0.as_ref()?;
         let remote = parent.and_then(|ParentSpan { trace_id, span_id, sampled }| {
             let (trace, span) = (TraceId::from_hex(trace_id).ok()?, SpanId::from_hex(span_id).ok()?);
             let flags = TraceFlags::default().with_sampled(sampled);
@@ -78,38 +78,38 @@ impl Traces {
         Some(RequestSpan(span))
     }
 
-    /// Sends what is left. Blocks for two seconds at most.
+    /// Exports the remaining spans. Blocks for at most two seconds.
     pub fn close(&self) {
-        let Some(Exported { provider, .. }) = &self.0 else { return };
-        if let Err(error) = provider.shutdown_with_timeout(PATIENCE) {
-            tracing::warn!(%error, "the last traces could not be sent");
+        let Some(Exporter { provider, .. }) = &self.0 else { return };
+        if let Err(error) = provider.shutdown_with_timeout(SHUTDOWN_TIMEOUT) {
+            tracing::warn!(%error, "the last spans could not be exported");
         }
     }
 }
 
 impl RequestSpan {
-    /// Of its trace: 32 hexadecimal digits.
+    /// Trace id, 32 hexadecimal digits.
     pub fn trace_id(&self) -> String {
         self.0.span_context().trace_id().to_string()
     }
 
-    /// Its own: 16 hexadecimal digits.
+    /// Span id, 16 hexadecimal digits.
     pub fn span_id(&self) -> String {
         self.0.span_context().span_id().to_string()
     }
 
-    /// Whether it is sent.
+    /// True if the span is exported.
     pub fn is_sampled(&self) -> bool {
         self.0.span_context().is_sampled()
     }
 
-    /// It has its answer. Names are those of the semantic conventions for HTTP.
+    /// Ends the span. Attribute names follow the OpenTelemetry semantic conventions for HTTP.
     pub fn end(mut self, method: &'static str, route: &str, status: u16) {
         self.0.set_attribute(KeyValue::new("http.request.method", method));
         self.0.set_attribute(KeyValue::new("http.route", route.to_owned()));
         self.0.set_attribute(KeyValue::new("http.response.status_code", i64::from(status)));
         if status >= 500 {
-            self.0.set_status(Status::error("the server failed"));
+            self.0.set_status(Status::error("internal server error"));
         }
         self.0.end();
     }

@@ -1,4 +1,4 @@
-//! The run that trains.
+//! Metrics of the running training run.
 
 use std::sync::atomic::AtomicU64;
 
@@ -9,88 +9,88 @@ use prometheus_client::{
 
 use super::Label;
 
-/// A number that is unknown now and then.
-type Known = Gauge<f64, AtomicU64>;
+/// Gauge that is NaN while its value is unknown.
+type FloatGauge = Gauge<f64, AtomicU64>;
 
-/// What is measured of the run that trains; NaN while there is none, for a last value that stays would look like a run.
+/// Metrics of the running training run. Values are NaN while no run is training, because a stale last value would look like a run.
 #[derive(Clone, Debug)]
 pub struct Training {
     running: Gauge,
-    loss: Known,
-    images_per_second: Known,
-    eta: Known,
-    progress: Known,
+    loss: FloatGauge,
+    images_per_second: FloatGauge,
+    eta: FloatGauge,
+    progress: FloatGauge,
     ended: Family<Label, Counter>,
 }
 
-/// So that each is counted from zero.
-const ENDINGS: [&str; 3] = ["succeeded", "failed", "cancelled"];
+/// Final states; each series starts at zero.
+const FINAL_STATES: [&str; 3] = ["succeeded", "failed", "cancelled"];
 
 impl Training {
-    /// Of no run yet.
+    /// Creates the metrics while no run is training.
     pub fn idle() -> Self {
         let (loss, images_per_second, eta, progress) = Default::default();
         let training =
             Self { running: Gauge::default(), loss, images_per_second, eta, progress, ended: Family::default() };
-        training.forget();
-        ENDINGS.into_iter().for_each(|state| drop(training.ended.get_or_create(&[("state", state)])));
+        training.clear();
+        FINAL_STATES.into_iter().for_each(|state| drop(training.ended.get_or_create(&[("state", state)])));
         training
     }
 
     pub(super) fn register(&self, registry: &mut Registry) {
         let Self { running, loss, images_per_second, eta, progress, ended } = self.clone();
-        registry.register("thorax_training_running", "1 while a run trains, else 0", running);
-        registry.register("thorax_training_loss", "Loss of the batch just trained; NaN while no run trains", loss);
+        registry.register("thorax_training_running", "1 while a run is training, else 0", running);
+        registry.register("thorax_training_loss", "Loss of the last batch; NaN while no run is training", loss);
         registry.register(
             "thorax_training_images_per_second",
-            "Training images per second in the current epoch; NaN while no run trains",
+            "Training images per second in the current epoch; NaN while no run is training",
             images_per_second,
         );
         registry.register(
             "thorax_training_eta_seconds",
-            "Estimated time to the end of the run; NaN before there is an estimate and while no run trains",
+            "Estimated time to the end of the run; NaN without an estimate and while no run is training",
             eta,
         );
         registry.register(
             "thorax_training_progress_ratio",
-            "Share of the run's epochs that is done, 0 to 1; NaN while no run trains",
+            "Completed share of the epochs of the run, 0 to 1; NaN while no run is training",
             progress,
         );
-        registry.register("thorax_training_runs_ended", "Runs that ended, by the state they ended in", ended);
+        registry.register("thorax_training_runs_ended", "Finished runs, by final state", ended);
     }
 
-    /// A run begins.
-    pub fn begins(&self) {
-        self.forget();
+    /// Marks the start of a run.
+    pub fn started(&self) {
+        self.clear();
         self.running.set(1);
     }
 
-    /// A batch was trained.
+    /// Sets the loss of the last batch.
     pub fn batch(&self, loss: f64) {
         self.loss.set(loss);
     }
 
-    /// How far it is.
+    /// Sets progress, throughput and estimated remaining time.
     pub fn progress(&self, fraction: f64, images_per_second: f64, eta_seconds: Option<f64>) {
         self.progress.set(fraction);
         self.images_per_second.set(images_per_second);
         self.eta.set(eta_seconds.unwrap_or(f64::NAN));
     }
 
-    /// It trains no more.
-    pub fn stops(&self) {
-        self.forget();
+    /// Marks that no run is training.
+    pub fn stopped(&self) {
+        self.clear();
         self.running.set(0);
     }
 
-    /// It has ended for good in this state.
+    /// Counts a finished run by its final state.
     pub fn ended(&self, state: &'static str) {
         self.ended.get_or_create(&[("state", state)]).inc();
     }
 
-    fn forget(&self) {
-        for known in [&self.loss, &self.images_per_second, &self.eta, &self.progress] {
-            known.set(f64::NAN);
+    fn clear(&self) {
+        for gauge in [&self.loss, &self.images_per_second, &self.eta, &self.progress] {
+            gauge.set(f64::NAN);
         }
     }
 }

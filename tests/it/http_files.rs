@@ -205,7 +205,7 @@ fn depth(server: &Server) -> u64 {
 }
 
 fn depth_of(metrics: &str) -> u64 {
-    let line = metrics.lines().find_map(|line| line.strip_prefix("thorax_prediction_queue_depth "));
+    let line = metrics.lines().find_map(|line| line.strip_prefix("thorax_predictions_in_flight "));
     line.unwrap().parse().unwrap()
 }
 

@@ -39,7 +39,7 @@ async fn a_parser_of_the_format_reads_what_is_measured_of_requests_and_predictio
     assert_eq!(measured.value("thorax_prediction_batch_size_sum"), 3.0);
     assert_eq!(measured.value(r#"thorax_prediction_batch_size_bucket{le="1"}"#), 3.0);
     assert_eq!(
-        (measured.value("thorax_prediction_queue_depth"), measured.value("thorax_prediction_queue_capacity")),
+        (measured.value("thorax_predictions_in_flight"), measured.value("thorax_predictions_in_flight_limit")),
         (0.0, 4.0)
     );
     assert_eq!(measured.value(r#"thorax_model_loads_total{outcome="succeeded"}"#), 1.0);

@@ -1,8 +1,8 @@
-"""Speaks the Open Inference Protocol to a running server through NVIDIA's tritonclient, as it comes from PyPI.
+"""Tests the Open Inference Protocol endpoints of a running server with NVIDIA's tritonclient from PyPI.
 
     python client.py http://127.0.0.1:8080 radiograph.png another.png
 
-The server has a champion. Ends with `N passed, M failed`; fails with 1. THORAX_ADMIN_KEY, where set, is sent.
+The server must have a champion. Prints `N passed, M failed` and exits with 1 on failure. Sends THORAX_ADMIN_KEY if it is set.
 """
 
 import json
@@ -18,18 +18,18 @@ from tritonclient.utils import InferenceServerException
 
 address, *paths = sys.argv[1:]
 files = [Path(path).read_bytes() for path in paths]
-assert len(files) >= 2, "name two radiographs"
+assert len(files) >= 2, "pass at least two radiographs"
 key = os.environ.get("THORAX_ADMIN_KEY")
 HEADERS = {"Authorization": f"Bearer {key}"} if key else {}
 client = InferenceServerClient(address.removeprefix("http://"), concurrency=4, network_timeout=120.0)
 
 
 def plain(image):
-    """What POST /v1/predictions answers."""
+    """Response of POST /v1/predictions for one image."""
     headers = {"Content-Type": "image/png", **HEADERS}
     request = urllib.request.Request(f"{address}/v1/predictions", data=image, headers=headers)
-    with urllib.request.urlopen(request) as answer:
-        return json.load(answer)
+    with urllib.request.urlopen(request) as response:
+        return json.load(response)
 
 
 def tensor(name, datatype, values, binary=True):
@@ -39,7 +39,7 @@ def tensor(name, datatype, values, binary=True):
 
 
 def infer(sent, **more):
-    # A copy: the client writes into the headers it is given.
+    # Pass a copy: the client modifies the headers.
     return client.infer("champion", [sent], headers=dict(HEADERS), **more)
 
 
@@ -55,7 +55,7 @@ def refused(work, words):
 def health():
     assert client.is_server_live() and client.is_server_ready()
     assert client.is_model_ready("champion", headers=dict(HEADERS))
-    assert not client.is_model_ready("nobody", headers=dict(HEADERS))
+    assert not client.is_model_ready("unknown", headers=dict(HEADERS))
 
 
 def metadata():
@@ -68,45 +68,45 @@ def metadata():
     assert client.is_model_ready("champion", version, headers=dict(HEADERS))
 
 
-def a_batch_of_files_is_classified_as_each_by_itself():
-    answer = infer(tensor("image", "BYTES", np.array(files, dtype=np.object_)), request_id="batch")
+def a_batch_gives_the_same_probabilities_as_single_requests():
+    result = infer(tensor("image", "BYTES", np.array(files, dtype=np.object_)), request_id="batch")
     expected = [plain(image) for image in files]
-    response = answer.get_response()
+    response = result.get_response()
     assert response["id"] == "batch" and response["model_version"] == expected[0]["model"]["id"], response
     classes = response["parameters"]["classes"].split(",")
     rows = np.array([[one["probabilities"][name] for name in classes] for one in expected], dtype=np.float32)
-    np.testing.assert_allclose(answer.as_numpy("probabilities"), rows, atol=1e-5)
-    names = [name.decode() for name in answer.as_numpy("prediction")]
+    np.testing.assert_allclose(result.as_numpy("probabilities"), rows, atol=1e-5)
+    names = [name.decode() for name in result.as_numpy("prediction")]
     assert names == [one["prediction"] for one in expected], names
-    assert len(answer.as_numpy("prediction_id")) == len(files)
+    assert len(result.as_numpy("prediction_id")) == len(files)
 
 
-def levels_are_the_same_in_either_layout_datatype_and_form():
+def pixel_tensors_agree_across_layouts_datatypes_and_encodings():
     generator = np.random.default_rng(1)
     grey = generator.integers(0, 256, (2, 1, 96, 80), dtype=np.uint8)
     expected = infer(tensor("uint8", "UINT8", grey)).as_numpy("probabilities")
     assert expected.shape == (2, expected.shape[1]) and np.allclose(expected.sum(axis=1), 1.0, atol=1e-4)
     last = np.moveaxis(grey, 1, 3)
     colour = np.repeat(grey, 3, axis=1)
-    ways = [("uint8", "UINT8", np.ascontiguousarray(values)) for values in (last, colour, np.moveaxis(colour, 1, 3))]
-    ways += [("fp32", "FP32", np.ascontiguousarray(values, dtype=np.float32)) for values in (grey, last, colour)]
-    for way in ways:
+    variants = [("uint8", "UINT8", np.ascontiguousarray(values)) for values in (last, colour, np.moveaxis(colour, 1, 3))]
+    variants += [("fp32", "FP32", np.ascontiguousarray(values, dtype=np.float32)) for values in (grey, last, colour)]
+    for variant in variants:
         for binary in (True, False):
-            found = infer(tensor(*way, binary=binary)).as_numpy("probabilities")
-            np.testing.assert_allclose(found, expected, atol=1e-5, err_msg=f"{way[0]} {way[2].shape} {binary}")
+            found = infer(tensor(*variant, binary=binary)).as_numpy("probabilities")
+            np.testing.assert_allclose(found, expected, atol=1e-5, err_msg=f"{variant[0]} {variant[2].shape} {binary}")
 
 
-def outputs_come_as_they_are_asked_for():
+def only_requested_outputs_are_returned():
     sent = tensor("image", "BYTES", np.array(files[:1], dtype=np.object_))
     for binary in (True, False):
-        wanted = [InferRequestedOutput("prediction", binary_data=binary), InferRequestedOutput("probabilities", binary_data=binary)]
-        answer = infer(sent, outputs=wanted)
-        assert [each["name"] for each in answer.get_response()["outputs"]] == ["prediction", "probabilities"]
-        assert answer.as_numpy("prediction_id") is None and answer.as_numpy("probabilities").shape[0] == 1
-        assert answer.as_numpy("prediction").shape == (1,)
+        requested = [InferRequestedOutput("prediction", binary_data=binary), InferRequestedOutput("probabilities", binary_data=binary)]
+        result = infer(sent, outputs=requested)
+        assert [each["name"] for each in result.get_response()["outputs"]] == ["prediction", "probabilities"]
+        assert result.as_numpy("prediction_id") is None and result.as_numpy("probabilities").shape[0] == 1
+        assert result.as_numpy("prediction").shape == (1,)
 
 
-def requests_at_once_are_all_answered():
+def concurrent_requests_all_succeed():
     sent = tensor("image", "BYTES", np.array(files[:1], dtype=np.object_))
     pending = [client.async_infer("champion", [sent], headers=dict(HEADERS)) for _ in range(8)]
     rows = [each.get_result().as_numpy("probabilities") for each in pending]
@@ -114,7 +114,7 @@ def requests_at_once_are_all_answered():
         np.testing.assert_allclose(row, rows[0], atol=1e-5)
 
 
-def errors_are_the_protocols():
+def errors_follow_the_protocol():
     bad = tensor("image", "BYTES", np.array([b"no image"], dtype=np.object_))
     assert refused(lambda: infer(bad), "PNG") == "415"
     small = tensor("uint8", "UINT8", np.zeros((1, 1, 8, 8), dtype=np.uint8))
@@ -123,11 +123,11 @@ def errors_are_the_protocols():
     assert refused(lambda: infer(good, outputs=[InferRequestedOutput("logits")]), "no output") == "400"
     assert refused(lambda: infer(good, outputs=[InferRequestedOutput("prediction", class_count=2)]), "classification") == "400"
     assert refused(lambda: infer(good, request_compression_algorithm="gzip"), "compressed") == "415"
-    assert refused(lambda: client.get_model_metadata("nobody", headers=dict(HEADERS)), "model") == "404"
+    assert refused(lambda: client.get_model_metadata("unknown", headers=dict(HEADERS)), "model") == "404"
     assert infer(good, response_compression_algorithm="gzip").as_numpy("probabilities") is not None
 
 
-def models_are_listed_unloaded_and_loaded():
+def models_can_be_listed_unloaded_and_loaded():
     index = client.get_model_repository_index(headers=dict(HEADERS))
     [champion] = [each for each in index if each["name"] == "champion"]
     assert champion["state"] == "READY", champion
@@ -143,12 +143,12 @@ def models_are_listed_unloaded_and_loaded():
 CHECKS = [
     health,
     metadata,
-    a_batch_of_files_is_classified_as_each_by_itself,
-    levels_are_the_same_in_either_layout_datatype_and_form,
-    outputs_come_as_they_are_asked_for,
-    requests_at_once_are_all_answered,
-    errors_are_the_protocols,
-    models_are_listed_unloaded_and_loaded,
+    a_batch_gives_the_same_probabilities_as_single_requests,
+    pixel_tensors_agree_across_layouts_datatypes_and_encodings,
+    only_requested_outputs_are_returned,
+    concurrent_requests_all_succeed,
+    errors_follow_the_protocol,
+    models_can_be_listed_unloaded_and_loaded,
 ]
 failed = 0
 for check in CHECKS:

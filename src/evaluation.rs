@@ -1,6 +1,8 @@
-//! What a confusion matrix says about a model, with its uncertainty: every score names its n and its interval. And what the
-//! models of several runs say about each other; and what a data set says about any score on it.
+//! Evaluation: scores with confidence intervals, paired comparison of models, live statistics and drift, and the data audit.
+//!
+//! Every score states its n and its 95 % confidence interval. Nothing here reads the database or runs a network.
 
+mod audit;
 mod comparison;
 mod differences;
 mod interval;
@@ -8,15 +10,15 @@ mod live;
 mod paired;
 mod report;
 mod table;
-mod truth;
 
-pub use comparison::{ComparedEpoch, ComparedModel, ComparedRun, Comparison, Contender, Judged};
+pub use audit::{
+    Accuracy, Association, AssociationRow, AuditImage, AuditInput, DatasetReport, DuplicateFindings, DuplicateGroup,
+    DuplicateSet, GroupImage, LabelProblem, LabelProblems, Listing, PatientFinding, REPORT_VERSION, Shortcut,
+    SplitCount,
+};
+pub use comparison::{ComparedEpoch, ComparedModel, ComparedRun, Comparison, ComparisonInput, ModelEvaluation};
 pub use differences::PlanDifference;
 pub use interval::{Interval, wilson};
 pub use live::{Agreement, Drift, DriftGroup, LiveConfidence, LiveLatency, LiveTraffic, Verdict};
 pub use paired::PairedTest;
 pub use report::{ClassReport, Estimate, Report};
-pub use truth::{
-    Accuracy, Association, AssociationRow, DatasetReport, Described, DuplicateFindings, Examined, Found, GroupImage,
-    LabelProblem, LabelProblems, LooksAlike, PatientFinding, PictureGroup, REPORT_VERSION, Shortcut, SplitCount,
-};

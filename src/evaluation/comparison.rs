@@ -1,4 +1,4 @@
-//! Runs side by side: what their plans differ in, what their models score, and whether the scores differ.
+//! Comparison of runs: plan differences, scores with intervals, and paired tests against the first run.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -9,71 +9,71 @@ use crate::domain::{
     RunStatus, Split, TrainingPlan,
 };
 
-/// A run as it goes into a comparison.
+/// Input of a comparison: one run.
 #[derive(Clone, Debug)]
-pub struct Contender {
+pub struct ComparisonInput {
     /// Identifier.
     pub id: RunId,
-    /// Free name.
+    /// Name given by the user.
     pub name: Option<String>,
-    /// Recipe it came from.
+    /// Recipe of the run.
     pub recipe: Option<String>,
     /// State.
     pub status: RunStatus,
     /// Complete plan.
     pub plan: TrainingPlan,
-    /// Of shuffling, initialisation and dropout.
+    /// Random seed.
     pub seed: u32,
-    /// Data.
+    /// Data set.
     pub dataset_id: DatasetId,
-    /// The data's content.
+    /// Fingerprint of the data set.
     pub dataset_fingerprint: String,
-    /// From its start to its end.
+    /// Wall time in seconds.
     pub training_seconds: Option<f64>,
-    /// What it has trained.
+    /// Epochs trained so far.
     pub epochs: Vec<EpochRecord>,
-    /// The model that is compared; none before its stage has ended.
-    pub judged: Option<Judged>,
+    /// Evaluated model; `None` until its stage has finished.
+    pub evaluated: Option<ModelEvaluation>,
 }
 
-/// A stage's model and its evaluation on the split that is compared.
+/// Model of a stage with its evaluation on the compared split.
 #[derive(Clone, Debug)]
-pub struct Judged {
-    /// The model.
+pub struct ModelEvaluation {
+    /// Model.
     pub model: ComparedModel,
-    /// The split that chose its epoch.
+    /// Split on which its best epoch was selected.
     pub selection_split: Option<Split>,
-    /// Counts.
+    /// Confusion matrix.
     pub confusion: ConfusionMatrix,
-    /// What was predicted of each image; empty for evaluations from before this was kept.
+    /// Prediction for each image; empty for evaluations stored by versions that did not record them.
     pub outcomes: Vec<EvaluatedImage>,
 }
 
-/// The model of a run that is compared.
+/// Compared model of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ComparedModel {
     /// Identifier.
     pub id: ModelId,
-    /// The evaluation whose scores are shown.
+    /// Evaluation that the scores come from.
     pub evaluation_id: EvaluationId,
-    /// The stage it comes from, from 1.
+    /// Stage, from 1.
     pub stage: u32,
-    /// Order of its outputs.
+    /// Classes in the order of the network outputs.
     pub classes: ClassList,
-    /// Input side in pixels.
+    /// Side of the input image in pixels.
     pub image_size: u32,
-    /// Numbers that training can move; the running statistics of batch norms are not counted.
+    /// Number of trainable parameters.
     pub parameters: u64,
-    /// Size of the model file.
+    /// Size of the model file in bytes.
     pub byte_length: u64,
-    /// Trained on drawn phantoms.
+    /// True if trained on synthetic phantoms.
     pub synthetic: bool,
 }
 
-/// Scores of one epoch on its run's selection split.
+/// Scores of one epoch on the selection split of its run.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ComparedEpoch {
-    /// Counts up over the whole run from 1.
+    /// Epoch number over the whole run, from 1.
     pub sequence: u32,
     /// Stage, from 1.
     pub stage: u32,
@@ -88,85 +88,86 @@ pub struct ComparedEpoch {
 /// One run of a comparison.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ComparedRun {
-    /// The run.
+    /// Identifier of the run.
     pub id: RunId,
-    /// Its free name.
+    /// Name given by the user.
     pub name: Option<String>,
-    /// Recipe it came from.
+    /// Recipe of the run.
     pub recipe: Option<String>,
     /// State.
     pub status: RunStatus,
-    /// The network.
+    /// Architecture.
     pub architecture: Architecture,
-    /// Seed of shuffling, initialisation and dropout.
+    /// Random seed for shuffling, initialisation, augmentation and dropout.
     pub seed: u32,
-    /// Data.
+    /// Data set.
     pub dataset_id: DatasetId,
-    /// The data's content when the run was submitted.
+    /// Fingerprint of the data set at submission.
     pub dataset_fingerprint: String,
-    /// Wall time from start to end, decoding, evaluations and pauses included; null until the run has ended.
+    /// Wall time in seconds, including decoding, evaluations and pauses; null until the run has finished.
     pub training_seconds: Option<f64>,
-    /// The model that is compared; null where the run has none of that stage evaluated on that split.
+    /// Compared model; null if the run has no model of that stage evaluated on that split.
     pub model: Option<ComparedModel>,
-    /// Its scores with their 95 % intervals.
+    /// Scores with 95 % confidence intervals.
     pub scores: Option<Report>,
-    /// Of every epoch so far, on the run's selection split.
+    /// Scores of every epoch so far on the selection split of the run.
     pub epochs: Vec<ComparedEpoch>,
-    /// Its model against the first run's, on the images that both were evaluated on; not corrected for how many are made.
+    /// Paired test against the model of the first run, on the images both were evaluated on; not corrected for multiple comparisons.
     pub paired: Option<PairedTest>,
-    /// Why there is no test, if there is none.
+    /// Reason if there is no paired test.
     pub paired_reason: Option<String>,
 }
 
-/// Runs side by side, in the order in which they were named.
+/// Comparison of runs, in the requested order.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Comparison {
-    /// Where the scores come from.
+    /// Split of the scores.
     pub split: Split,
-    /// The stage whose models are compared; null: each run's last one.
+    /// Stage of the compared models; null: the last stage of each run.
     pub stage: Option<u32>,
-    /// The first is what the others are tested against.
+    /// Runs; the first is the reference of the paired tests.
     pub items: Vec<ComparedRun>,
-    /// The plans' fields that are not the same in all runs.
+    /// Plan fields that differ between the runs.
     pub plan_differences: Vec<PlanDifference>,
 }
 
 impl Comparison {
-    /// Compares `contenders`, of which there is one at least. Takes tenths of a second a run: the intervals are bootstraps.
+    /// Compares one or more runs. The bootstrap intervals take tenths of a second per run.
     ///
     /// # Panics
     /// When a confusion matrix and its class list differ in size.
-    pub fn new(split: Split, stage: Option<u32>, contenders: Vec<Contender>) -> Self {
-        let plan_differences = differences(contenders.iter().map(|contender| &contender.plan));
-        let first = contenders.first().and_then(|contender| contender.judged.clone());
-        let compared = contenders.into_iter().enumerate().map(|(place, contender)| {
-            let paired = match place {
-                0 => Err("the other runs are tested against this one".into()),
-                _ => paired(first.as_ref(), contender.judged.as_ref()),
+    pub fn new(split: Split, stage: Option<u32>, inputs: Vec<ComparisonInput>) -> Self {
+        let plan_differences = differences(inputs.iter().map(|input| &input.plan));
+        let first = inputs.first().and_then(|input| input.evaluated.clone());
+        let compared = inputs.into_iter().enumerate().map(|(index, input)| {
+            let paired = match index {
+                0 => Err("this run is the reference of the paired tests".into()),
+                _ => paired(first.as_ref(), input.evaluated.as_ref()),
             };
-            contender.compared(split, paired)
+            input.compared(split, paired)
         });
         Self { split, stage, items: compared.collect(), plan_differences }
     }
 }
 
-fn paired(first: Option<&Judged>, this: Option<&Judged>) -> Result<PairedTest, String> {
+fn paired(first: Option<&ModelEvaluation>, this: Option<&ModelEvaluation>) -> Result<PairedTest, String> {
     let this = this.ok_or("the run has no model of that stage evaluated on that split")?;
     let first = first.ok_or("the first run has no model of that stage evaluated on that split")?;
     if first.model.classes != this.model.classes {
-        return Err("the two models tell different classes apart".into());
+        return Err("the two models have different classes".into());
     }
     if first.outcomes.is_empty() || this.outcomes.is_empty() {
-        return Err("one of the evaluations is from before what was predicted of each image was kept".into());
+        return Err("one of the evaluations has no stored predictions per image (made by an older version)".into());
     }
     PairedTest::new(&first.outcomes, &this.outcomes, this.model.classes.len())
 }
 
-impl Contender {
+impl ComparisonInput {
     fn compared(self, split: Split, paired: Result<PairedTest, String>) -> ComparedRun {
-        let report =
-            |judged: &Judged| Report::new(&judged.confusion, &judged.model.classes, split, judged.selection_split);
-        let scores = self.judged.as_ref().map(report);
+        let report = |evaluated: &ModelEvaluation| {
+            Report::new(&evaluated.confusion, &evaluated.model.classes, split, evaluated.selection_split)
+        };
+        let scores = self.evaluated.as_ref().map(report);
         let (paired, paired_reason) = match paired {
             Ok(test) => (Some(test), None),
             Err(reason) => (None, Some(reason)),
@@ -181,7 +182,7 @@ impl Contender {
             dataset_id: self.dataset_id,
             dataset_fingerprint: self.dataset_fingerprint,
             training_seconds: self.training_seconds,
-            model: self.judged.map(|judged| judged.model),
+            model: self.evaluated.map(|evaluated| evaluated.model),
             scores,
             epochs: self.epochs.iter().map(ComparedEpoch::from).collect(),
             paired,
@@ -203,8 +204,8 @@ pub(super) mod tests {
     use super::*;
     use crate::domain::{Sha256, recipe};
 
-    /// A run whose model took every `wrong`th of twelve images for the next class.
-    pub fn contender(name: &str, wrong: usize) -> Contender {
+    /// A run whose model misclassifies every `wrong`th of twelve images as the next class.
+    pub fn input(name: &str, wrong: usize) -> ComparisonInput {
         let outcomes: Vec<_> = (0..12).map(|image| outcome(image, image % wrong == 0)).collect();
         let mut confusion = ConfusionMatrix::new(3);
         outcomes.iter().for_each(|outcome| confusion.record(outcome.truth, outcome.predicted));
@@ -218,7 +219,7 @@ pub(super) mod tests {
             byte_length: 1_703_000,
             synthetic: false,
         };
-        Contender {
+        ComparisonInput {
             id: RunId::new(),
             name: Some(name.into()),
             recipe: Some("simple-cnn".into()),
@@ -229,7 +230,7 @@ pub(super) mod tests {
             dataset_fingerprint: "f".repeat(64),
             training_seconds: Some(754.6),
             epochs: vec![],
-            judged: Some(Judged { model, selection_split: Some(Split::Validation), confusion, outcomes }),
+            evaluated: Some(ModelEvaluation { model, selection_split: Some(Split::Validation), confusion, outcomes }),
         }
     }
 
@@ -239,13 +240,13 @@ pub(super) mod tests {
         EvaluatedImage { sha256: Sha256::of(&[image as u8]), truth, predicted, probabilities: vec![] }
     }
 
-    fn compare(contenders: Vec<Contender>) -> Comparison {
-        Comparison::new(Split::Test, None, contenders)
+    fn compare(inputs: Vec<ComparisonInput>) -> Comparison {
+        Comparison::new(Split::Test, None, inputs)
     }
 
     #[test]
     fn each_run_is_tested_against_the_first_on_the_same_images() {
-        let compared = compare(vec![contender("a", 2), contender("b", 4), contender("c", 13)]);
+        let compared = compare(vec![input("a", 2), input("b", 4), input("c", 13)]);
         assert!(compared.items[0].paired.is_none() && compared.items[0].paired_reason.is_some());
         let (b, c) = (compared.items[1].paired.unwrap(), compared.items[2].paired.unwrap());
         // Six of twelve are wrong in a: the even ones. b has three of them wrong, c only the first.
@@ -255,25 +256,25 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_run_without_evaluation_is_shown_without_figures_and_says_why_there_is_no_test() {
-        let unfinished = Contender { judged: None, training_seconds: None, ..contender("b", 2) };
-        let compared = compare(vec![contender("a", 2), unfinished.clone()]);
+    fn a_run_without_an_evaluation_has_no_scores_and_a_reason_for_the_missing_test() {
+        let unfinished = ComparisonInput { evaluated: None, training_seconds: None, ..input("b", 2) };
+        let compared = compare(vec![input("a", 2), unfinished.clone()]);
         let shown = &compared.items[1];
         assert!(shown.scores.is_none() && shown.model.is_none() && shown.paired.is_none());
         assert!(shown.paired_reason.as_ref().unwrap().starts_with("the run has no model"));
-        let compared = compare(vec![unfinished, contender("a", 2)]);
+        let compared = compare(vec![unfinished, input("a", 2)]);
         assert!(compared.items[1].paired_reason.as_ref().unwrap().starts_with("the first run has no model"));
     }
 
     #[test]
-    fn models_of_other_classes_and_evaluations_without_outcomes_are_not_tested() {
-        let reason = |change: fn(&mut Judged)| {
-            let mut other = contender("b", 4);
-            change(other.judged.as_mut().unwrap());
-            compare(vec![contender("a", 2), other]).items[1].paired_reason.clone().unwrap()
+    fn models_with_other_classes_or_without_stored_predictions_are_not_tested() {
+        let reason = |change: fn(&mut ModelEvaluation)| {
+            let mut other = input("b", 4);
+            change(other.evaluated.as_mut().unwrap());
+            compare(vec![input("a", 2), other]).items[1].paired_reason.clone().unwrap()
         };
-        assert!(reason(|judged| judged.model.classes = other_classes()).contains("different classes"));
-        assert!(reason(|judged| judged.outcomes.clear()).contains("before"));
+        assert!(reason(|evaluated| evaluated.model.classes = other_classes()).contains("different classes"));
+        assert!(reason(|evaluated| evaluated.outcomes.clear()).contains("no stored predictions"));
     }
 
     fn other_classes() -> ClassList {

@@ -1,4 +1,4 @@
-//! In what the plans of several runs differ.
+//! Differences between training plans, field by field.
 
 use std::collections::BTreeSet;
 
@@ -8,16 +8,16 @@ use utoipa::ToSchema;
 
 use crate::domain::TrainingPlan;
 
-/// A field of the plan that is not the same in all runs.
+/// A plan field that differs between runs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct PlanDifference {
     /// JSON pointer (RFC 6901) into the plan.
     pub pointer: String,
-    /// Its value in each run, in their order; null where a run's plan has no such field.
+    /// Value in each run, in order; null if the plan has no such field.
     pub values: Vec<Value>,
 }
 
-/// The fields in which `plans` differ, down to the single value, in the order of the pointers' parts.
+/// Scalar fields in which `plans` differ, ordered by pointer segment.
 pub(super) fn differences<'a>(plans: impl Iterator<Item = &'a TrainingPlan>) -> Vec<PlanDifference> {
     let plans: Vec<Value> =
         plans.map(|plan| serde_json::to_value(plan).expect("a plan has text keys and plain numbers")).collect();
@@ -26,41 +26,41 @@ pub(super) fn differences<'a>(plans: impl Iterator<Item = &'a TrainingPlan>) -> 
     leaves.into_iter().filter_map(|leaf| difference(&plans, &leaf)).collect()
 }
 
-/// A step down into a value; places sort by number, not by text.
+/// Segment of a JSON pointer; array indices sort numerically.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
-enum Part {
+enum Segment {
     Field(String),
-    Place(usize),
+    Index(usize),
 }
 
-fn collect(value: &Value, at: &mut Vec<Part>, leaves: &mut BTreeSet<Vec<Part>>) {
-    let mut below = |part: Part, value: &Value| {
-        at.push(part);
+fn collect(value: &Value, at: &mut Vec<Segment>, leaves: &mut BTreeSet<Vec<Segment>>) {
+    let mut below = |segment: Segment, value: &Value| {
+        at.push(segment);
         collect(value, at, leaves);
         at.pop();
     };
     match value {
         Value::Object(fields) if !fields.is_empty() => {
-            fields.iter().for_each(|(name, value)| below(Part::Field(name.clone()), value));
+            fields.iter().for_each(|(name, value)| below(Segment::Field(name.clone()), value));
         }
         Value::Array(items) if !items.is_empty() => {
-            items.iter().enumerate().for_each(|(place, value)| below(Part::Place(place), value));
+            items.iter().enumerate().for_each(|(index, value)| below(Segment::Index(index), value));
         }
         _ => drop(leaves.insert(at.clone())),
     }
 }
 
-fn difference(plans: &[Value], leaf: &[Part]) -> Option<PlanDifference> {
-    let pointer: String = leaf.iter().map(|part| format!("/{}", part.escaped())).collect();
+fn difference(plans: &[Value], leaf: &[Segment]) -> Option<PlanDifference> {
+    let pointer: String = leaf.iter().map(|segment| format!("/{}", segment.escaped())).collect();
     let values: Vec<Value> = plans.iter().map(|plan| plan.pointer(&pointer).cloned().unwrap_or_default()).collect();
     values.iter().any(|value| *value != values[0]).then_some(PlanDifference { pointer, values })
 }
 
-impl Part {
+impl Segment {
     fn escaped(&self) -> String {
         match self {
             Self::Field(name) => name.replace('~', "~0").replace('/', "~1"),
-            Self::Place(place) => place.to_string(),
+            Self::Index(index) => index.to_string(),
         }
     }
 }
@@ -73,13 +73,13 @@ mod tests {
     use crate::domain::recipe;
 
     #[test]
-    fn equal_plans_differ_in_nothing() {
+    fn equal_plans_have_no_differences() {
         let plan = recipe("covid-resnet").unwrap().plan;
         assert_eq!(differences([&plan, &plan].into_iter()), []);
     }
 
     #[test]
-    fn a_changed_field_is_named_by_its_pointer_with_each_runs_value() {
+    fn a_changed_field_is_listed_with_its_value_in_each_run() {
         let first = recipe("covid-resnet").unwrap().plan;
         let mut second = first.clone();
         second.batch_size = 16;
@@ -92,18 +92,18 @@ mod tests {
         assert_eq!(of("/stages/1/steps/0/epochs"), Some(json!([3, 4, null])));
         assert_eq!(of("/stages/2/image_size"), Some(json!([229, 229, null])));
         assert_eq!(of("/dropout"), None);
-        assert_eq!(of("/stages"), None, "the single values are named, not what they stand in");
+        assert_eq!(of("/stages"), None, "scalars are listed, not their containers");
         assert!(found.iter().all(|one| !one.pointer.starts_with("/stages/0")));
     }
 
     #[test]
-    fn the_tenth_stage_comes_after_the_second() {
+    fn array_indices_sort_numerically() {
         let mut first = recipe("simple-cnn").unwrap().plan;
         first.stages = vec![first.stages[0].clone(); 11];
         let mut second = first.clone();
         second.stages.iter_mut().for_each(|stage| stage.image_size = 64);
         let pointers: Vec<_> = differences([&first, &second].into_iter()).into_iter().map(|one| one.pointer).collect();
-        let expected: Vec<_> = (0..11).map(|place| format!("/stages/{place}/image_size")).collect();
+        let expected: Vec<_> = (0..11).map(|index| format!("/stages/{index}/image_size")).collect();
         assert_eq!(pointers, expected);
     }
 }

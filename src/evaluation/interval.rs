@@ -1,4 +1,4 @@
-//! 95 % intervals: Wilson's for a share, a bootstrap for scores that are no share.
+//! 95 % confidence intervals: Wilson score interval for proportions, percentile bootstrap for other scores.
 
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -8,23 +8,23 @@ use utoipa::ToSchema;
 
 use crate::domain::{Averages, ClassMetrics, ConfusionMatrix};
 
-/// The 0.975 quantile of the standard normal distribution, which makes the intervals 95 % ones.
+/// The 0.975 quantile of the standard normal distribution.
 const Z: f64 = 1.959_963_984_540_054;
 
-/// Resamples of the bootstrap: the ends of the interval then move by about a twentieth of its width.
+/// Number of bootstrap resamples; the ends of the interval then vary by about a twentieth of its width.
 const RESAMPLES: usize = 1000;
 
-/// A 95 % interval.
+/// 95 % confidence interval.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Interval {
-    /// Lower end.
+    /// Lower bound.
     pub low: f64,
-    /// Upper end.
+    /// Upper bound.
     pub high: f64,
 }
 
-/// Wilson's score interval at 95 % for `correct` of `n` (Wilson 1927): `(low, high)`. Unlike the normal approximation it
-/// stays within 0 and 1 and has a width at 0 and at `n`. Of nothing, nothing is known: `(0, 1)` for `n` = 0.
+/// 95 % Wilson score interval for a proportion of `correct` out of `n` (Wilson 1927): `(low, high)`. Unlike the normal
+/// approximation it stays within 0 and 1 and does not collapse at 0 or `n`. Returns `(0, 1)` for `n` = 0.
 pub fn wilson(correct: u64, n: u64) -> (f64, f64) {
     if n == 0 {
         return (0.0, 1.0);
@@ -36,29 +36,29 @@ pub fn wilson(correct: u64, n: u64) -> (f64, f64) {
     ((centre - half).max(0.0), (centre + half).min(1.0))
 }
 
-/// Percentile bootstrap (Efron 1979) of the averages: images are drawn again with replacement, which over a confusion
-/// matrix is one multinomial draw of its cells. The same matrix and seed give the same intervals.
+/// Percentile bootstrap (Efron 1979) of the scores of a confusion matrix. Resampling images with replacement is a multinomial draw
+/// over the cells of the matrix. Deterministic for a matrix and seed.
 pub(super) struct Bootstrap(Vec<(Averages, Vec<ClassMetrics>)>);
 
 impl Bootstrap {
     pub(super) fn of(confusion: &ConfusionMatrix, seed: u64) -> Self {
-        let scores = |drawn: ConfusionMatrix| (drawn.averages(), drawn.per_class());
-        Self(redraw(seed, |rng| scores(resample(confusion, rng))))
+        let scores = |sample: ConfusionMatrix| (sample.averages(), sample.per_class());
+        Self(bootstrap(seed, |rng| scores(resample(confusion, rng))))
     }
 
-    /// Of one of the averages.
+    /// Interval of an average.
     pub(super) fn interval(&self, score: impl Fn(&Averages) -> f64) -> Interval {
         Interval::of(self.0.iter().map(|(averages, _)| score(averages)).collect())
     }
 
-    /// Of a class's F1.
+    /// Interval of the F1 of a class.
     pub(super) fn f1(&self, class: usize) -> Interval {
         Interval::of(self.0.iter().map(|(_, classes)| classes[class].f1).collect())
     }
 }
 
 impl Interval {
-    /// The 2.5 % and 97.5 % percentiles of what a bootstrap gave.
+    /// The 2.5 % and 97.5 % percentiles of bootstrap scores.
     pub(super) fn of(mut scores: Vec<f64>) -> Self {
         scores.sort_by(f64::total_cmp);
         let at = |share: f64| scores[(share * (scores.len() - 1) as f64).round() as usize];
@@ -66,22 +66,22 @@ impl Interval {
     }
 }
 
-/// What `draw` makes of each resample of a bootstrap.
-pub(super) fn redraw<T>(seed: u64, mut draw: impl FnMut(&mut ChaCha8Rng) -> T) -> Vec<T> {
+/// Statistic of each bootstrap resample: calls `sample` [`RESAMPLES`] times with a seeded generator.
+pub(super) fn bootstrap<T>(seed: u64, mut sample: impl FnMut(&mut ChaCha8Rng) -> T) -> Vec<T> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    (0..RESAMPLES).map(|_| draw(&mut rng)).collect()
+    (0..RESAMPLES).map(|_| sample(&mut rng)).collect()
 }
 
-/// As many images as `confusion` counts, drawn from its cells with replacement.
+/// Resamples the images of a confusion matrix with replacement.
 fn resample(confusion: &ConfusionMatrix, rng: &mut ChaCha8Rng) -> ConfusionMatrix {
     let size = confusion.rows().len();
-    let drawn = draw_again(&confusion.rows().concat(), rng);
-    ConfusionMatrix::from_rows(drawn.chunks(size).map(<[u64]>::to_vec).collect())
+    let sample = multinomial(&confusion.rows().concat(), rng);
+    ConfusionMatrix::from_rows(sample.chunks(size).map(<[u64]>::to_vec).collect())
 }
 
-/// As many images as `cells` count, drawn from them with replacement: how many of each. A multinomial draw is a chain of
-/// binomial ones, so its cost does not grow with the number of images.
-pub(super) fn draw_again(cells: &[u64], rng: &mut ChaCha8Rng) -> Vec<u64> {
+/// Multinomial draw over `cells` with as many trials as they count in total. Uses a chain of binomial draws, so the cost does not
+/// depend on the number of images.
+pub(super) fn multinomial(cells: &[u64], rng: &mut ChaCha8Rng) -> Vec<u64> {
     let mut left_to_draw: u64 = cells.iter().sum();
     let mut left_in_cells = left_to_draw;
     let mut draw = |&cell: &u64| {
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn wilson_is_symmetric_and_knows_nothing_of_nothing() {
+    fn wilson_is_symmetric_and_covers_everything_without_data() {
         let ((low, high), (mirrored_low, mirrored_high)) = (wilson(3, 40), wilson(37, 40));
         assert!((low - (1.0 - mirrored_high)).abs() < 1e-12 && (high - (1.0 - mirrored_low)).abs() < 1e-12);
         assert_eq!(wilson(0, 0), (0.0, 1.0));
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn a_resample_counts_as_many_images_and_leaves_empty_cells_empty() {
+    fn a_resample_preserves_the_total_and_empty_cells() {
         let confusion = ConfusionMatrix::from_rows(vec![vec![50, 3], vec![0, 40]]);
         let mut rng = ChaCha8Rng::seed_from_u64(1);
         for _ in 0..100 {
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_seed_gives_the_same_interval_and_another_seed_another() {
+    fn the_interval_depends_on_the_seed_alone() {
         let confusion = ConfusionMatrix::from_rows(vec![vec![42, 8, 3], vec![12, 38, 1], vec![2, 2, 9]]);
         let interval = |seed| Bootstrap::of(&confusion, seed).interval(|averages| averages.macro_f1);
         assert_eq!(interval(1), interval(1));

@@ -1,5 +1,5 @@
-//! What is known of a model while it serves: how much, how sure, how fast, how far its images are from those it was trained on, and who
-//! disagrees with it.
+//! Live statistics of a served model: traffic, confidence, latency, input drift (population stability index) and agreement with
+//! feedback or another model.
 
 use std::collections::BTreeMap;
 
@@ -9,51 +9,51 @@ use utoipa::ToSchema;
 use super::{Interval, wilson};
 use crate::domain::{Histogram, InputHistograms, PredictionStats, Statistic};
 
-/// Share of the training images that each group of the population stability index has at least.
-const GROUP: f64 = 0.1;
+/// Minimum share of the training images in each bin of the population stability index.
+const BIN_SHARE: f64 = 0.1;
 
-/// Below this many images an index says nothing.
-const LEAST_IMAGES: u64 = 100;
+/// Minimum number of images for an index.
+const MIN_IMAGES: u64 = 100;
 
-/// The customary bounds of the index.
+/// Conventional thresholds of the index.
 const MODERATE: f64 = 0.1;
 const STRONG: f64 = 0.25;
 
-/// Volume, classes, confidence and time of some predictions.
+/// Volume, classes, confidence and latency of predictions.
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct LiveTraffic {
-    /// How many.
+    /// Number of predictions.
     pub predictions: u64,
-    /// How many of each class.
+    /// Predictions by class.
     pub classes: BTreeMap<String, u64>,
-    /// Probability of the class that was found.
+    /// Confidence: probability of the predicted class.
     pub confidence: Option<LiveConfidence>,
-    /// From an image's arrival to its answer.
+    /// Latency from arrival of the image to its response.
     pub latency: Option<LiveLatency>,
 }
 
-/// How sure the model was. It is not how often it was right.
+/// Confidence of predictions: probability of the predicted class. Not a measure of accuracy.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, ToSchema)]
 pub struct LiveConfidence {
     /// Mean.
     pub mean: f64,
-    /// A tenth of the predictions are below, to 0.02.
+    /// 10th percentile, to within 0.02.
     pub p10: f64,
-    /// Half of them are below, to 0.02.
+    /// Median, to within 0.02.
     pub p50: f64,
 }
 
-/// How long it took, in milliseconds, to 9 %.
+/// Latency in milliseconds, to within 9 %.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, ToSchema)]
 pub struct LiveLatency {
     /// Median.
     pub p50_ms: f64,
-    /// 99 of 100 were faster.
+    /// 99th percentile.
     pub p99_ms: f64,
 }
 
 impl LiveTraffic {
-    /// From what was counted.
+    /// Computes the statistics from stored counts.
     pub fn of(counts: &PredictionStats) -> Self {
         let confidence = || {
             let (mean, p10, p50) = (counts.mean_confidence()?, counts.confidence(0.1)?, counts.confidence(0.5)?);
@@ -65,49 +65,49 @@ impl LiveTraffic {
     }
 }
 
-/// How much a statistic of the images that came differs from that of the training images.
+/// Drift of an image statistic between served and training images.
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct Drift {
-    /// Of what.
+    /// Statistic.
     pub statistic: Statistic,
-    /// Population stability index: 0 for the same distribution; below 0.1 counts as stable, above 0.25 as a strong change. Null for fewer
-    /// than 100 images.
+    /// Population stability index: 0 for identical distributions, below 0.1 stable, above 0.25 strong change. Null for fewer than
+    /// 100 images.
     pub psi: Option<f64>,
-    /// What chance alone would give on average for so many images.
+    /// Expected index by chance for this number of images.
     pub by_chance: Option<f64>,
-    /// The index in a word.
+    /// Verdict on the index.
     pub verdict: Verdict,
-    /// The groups that were compared.
+    /// Compared bins.
     pub groups: Vec<DriftGroup>,
 }
 
-/// What an index means.
+/// Verdict on a population stability index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verdict {
-    /// Too few images came to say.
+    /// Too few images.
     TooFew,
-    /// No more than a little.
+    /// Index below 0.1.
     Stable,
-    /// To be looked at.
+    /// Index from 0.1 to 0.25: worth a look.
     Moderate,
-    /// The images are others than the model was trained on.
+    /// Index above 0.25: the images differ from the training images.
     Strong,
 }
 
-/// Values from one edge up to the next.
+/// Bin of values, from its lower edge to the next bin.
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct DriftGroup {
-    /// Where it begins; the first has all below as well.
+    /// Lower edge; the first bin includes all smaller values.
     pub from: f64,
     /// Share of the training images.
     pub trained: f64,
-    /// Share of the images that came.
+    /// Share of the served images.
     pub live: f64,
 }
 
 impl Drift {
-    /// Of all statistics.
+    /// Computes the drift of all statistics.
     pub fn of_all(trained: &InputHistograms, live: &InputHistograms) -> Vec<Self> {
         Statistic::ALL.into_iter().map(|statistic| Self::of(statistic, trained, live)).collect()
     }
@@ -123,9 +123,9 @@ impl Drift {
             live: share(live_in[at], m),
         };
         let groups: Vec<DriftGroup> = starts.iter().enumerate().map(group).collect();
-        let enough = trained.total().min(live.total()) >= LEAST_IMAGES;
+        let enough = trained.total().min(live.total()) >= MIN_IMAGES;
         let psi = enough.then(|| stability(&trained_in, &live_in));
-        // The index is about a chi-squared of so many degrees of freedom, over the harmonic mean of both numbers.
+        // Under no drift the index is approximately chi-squared with bins - 1 degrees of freedom, scaled by 1/n + 1/m.
         let by_chance = enough.then(|| (starts.len() as f64 - 1.0) * (1.0 / n + 1.0 / m));
         Self { statistic, psi, by_chance, verdict: Verdict::of(psi), groups }
     }
@@ -146,12 +146,12 @@ fn share(count: u64, of: f64) -> f64 {
     if of > 0.0 { count as f64 / of } else { 0.0 }
 }
 
-/// The bins at which groups begin that have [`GROUP`] of the counts each, or as much more as a single bin has.
+/// First histogram bins of the groups: each group has at least [`BIN_SHARE`] of the counts.
 fn group_starts(counts: &Histogram) -> Vec<u16> {
-    let enough = GROUP * counts.total() as f64;
+    let enough = BIN_SHARE * counts.total() as f64;
     let (mut starts, mut held, mut left) = (vec![0], 0.0, counts.total() as f64);
     for (bin, count) in counts.bins() {
-        // What remains for the last group has to be enough, too.
+        // The remainder must be enough for the last group, too.
         if held >= enough && left >= enough {
             starts.push(bin);
             held = 0.0;
@@ -171,7 +171,7 @@ fn grouped(counts: &Histogram, starts: &[u16]) -> Vec<u64> {
     groups
 }
 
-/// With half an image in each group, so that an empty one is no infinity.
+/// Population stability index, with half an image added to each group so that empty groups stay finite.
 fn stability(expected: &[u64], found: &[u64]) -> f64 {
     let total = |counts: &[u64]| counts.iter().sum::<u64>() as f64 + 0.5 * counts.len() as f64;
     let (all_expected, all_found) = (total(expected), total(found));
@@ -184,21 +184,21 @@ fn stability(expected: &[u64], found: &[u64]) -> f64 {
         .sum()
 }
 
-/// How often two agree.
+/// Agreement of a model with feedback or another model.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, ToSchema)]
 pub struct Agreement {
-    /// Images that both said something about.
+    /// Number of compared images.
     pub compared: u64,
-    /// Of these, how many they call the same.
+    /// Number of images on which both agree.
     pub agreed: u64,
-    /// Share of those on which they differ; null where nothing was compared.
+    /// Share of images on which they disagree; null if nothing was compared.
     pub disagreement: Option<f64>,
-    /// Its 95 % interval (Wilson).
+    /// 95 % Wilson interval of the disagreement.
     pub interval: Option<Interval>,
 }
 
 impl Agreement {
-    /// Of so many compared.
+    /// Agreement on `agreed` of `compared` images.
     pub fn of(compared: u64, agreed: u64) -> Self {
         let some = compared > 0;
         let differ = compared.saturating_sub(agreed);
@@ -247,15 +247,15 @@ mod tests {
     }
 
     #[test]
-    fn the_index_is_the_sum_of_its_definition() {
-        // Halves against a quarter and three quarters: 0.25 ln(1.5) + 0.25 ln(2), nearly, for so many that half an image is nothing.
+    fn the_index_matches_its_definition() {
+        // (1/2, 1/2) against (1/4, 3/4), with enough images that the added half image is negligible.
         let found = stability(&[50_000, 50_000], &[25_000, 75_000]);
         let expected = -0.25 * (0.5f64).ln() + 0.25 * (1.5f64).ln();
         assert!((found - expected).abs() < 1e-4, "{found} and {expected}");
     }
 
     #[test]
-    fn few_images_say_nothing_and_none_are_no_error() {
+    fn too_few_images_give_no_index_and_none_are_no_error() {
         let trained = spread(1000, 60.0, 120.0);
         for live in [spread(99, 0.0, 10.0), InputHistograms::default()] {
             let drift = of_grey(&trained, &live);
@@ -265,8 +265,8 @@ mod tests {
     }
 
     #[test]
-    fn chance_alone_gives_what_it_is_said_to_give() {
-        // A fixed sequence that is spread as if drawn.
+    fn the_index_by_chance_matches_simulation() {
+        // A fixed pseudo-random sequence.
         let drawn = |seed: u32, images: u32| {
             counted((0..images).map(move |at| {
                 let mixed = (at + seed * 7919).wrapping_mul(2_654_435_761);
@@ -276,12 +276,12 @@ mod tests {
         let trained = drawn(1, 2000);
         let drifts: Vec<Drift> = (2..42).map(|seed| of_grey(&trained, &drawn(seed, 200))).collect();
         let mean = drifts.iter().map(|drift| drift.psi.unwrap()).sum::<f64>() / drifts.len() as f64;
-        let said = drifts[0].by_chance.unwrap();
-        assert!((0.5..2.0).contains(&(mean / said)), "{mean} and {said}");
+        let expected = drifts[0].by_chance.unwrap();
+        assert!((0.5..2.0).contains(&(mean / expected)), "{mean} and {expected}");
     }
 
     #[test]
-    fn agreement_names_its_interval_or_nothing() {
+    fn agreement_has_an_interval_unless_nothing_was_compared() {
         let none = Agreement::of(0, 0);
         assert_eq!((none.disagreement, none.interval), (None, None));
         let some = Agreement::of(100, 90);

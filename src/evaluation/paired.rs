@@ -1,5 +1,5 @@
-//! Whether two models that were evaluated on the same images differ: tests that compare image by image, because two intervals
-//! that overlap do not say that the models are alike.
+//! Paired tests of two models on the same images. Overlapping confidence intervals do not show that two models perform equally;
+//! paired tests compare them image by image.
 
 use std::collections::BTreeMap;
 
@@ -8,17 +8,17 @@ use utoipa::ToSchema;
 
 use super::{
     Estimate, Interval,
-    interval::{draw_again, redraw},
+    interval::{bootstrap, multinomial},
 };
 use crate::domain::{ConfusionMatrix, EvaluatedImage};
 
-/// Seed of the bootstrap: a comparison of the same outcomes reads the same each time.
+/// Seed of the bootstrap, fixed so that the same predictions always give the same comparison.
 const BOOTSTRAP_SEED: u64 = 0;
 
-/// Two models on the same images; differences are this model's score less the first one's.
+/// Paired test of two models. Differences are the score of this model minus the score of the first.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct PairedTest {
-    /// Images that both models were evaluated on; all else here is of these.
+    /// Images that both models were evaluated on; all other values refer to these.
     pub n: u64,
     /// Images that both models classified correctly.
     pub both_correct: u64,
@@ -28,28 +28,27 @@ pub struct PairedTest {
     pub only_this_correct: u64,
     /// Images that neither model classified correctly.
     pub neither_correct: u64,
-    /// How probable so uneven a division of the images that only one model classified correctly is, if both models are
-    /// equally accurate: McNemar's test (1947) in its exact binomial form, two-sided, not the mid-p one.
+    /// Two-sided p-value of the exact McNemar test (1947, binomial form, not mid-p) of equal accuracy.
     pub mcnemar_exact_p: f64,
-    /// Of the accuracies; 95 % interval of a paired percentile bootstrap.
+    /// Difference of the accuracies; 95 % confidence interval by paired percentile bootstrap.
     pub accuracy_difference: Estimate,
-    /// Of the macro-F1s; 95 % interval of a paired percentile bootstrap.
+    /// Difference of the macro F1 scores; 95 % confidence interval by paired percentile bootstrap.
     pub macro_f1_difference: Estimate,
 }
 
 impl PairedTest {
-    /// Compares two models by their outcomes; `classes` is the length of the class list of both. Images that only one of them
-    /// was evaluated on do not count.
+    /// Compares the predictions of two models with the same `classes` classes. Images that only one model was evaluated on are
+    /// ignored.
     ///
     /// # Errors
-    /// When no image was shown to both, or one stood under two labels: then there is nothing to be compared, and the text says
-    /// so.
+    /// A reason for users, if the models share no image or an image was evaluated under two labels.
     pub fn new(first: &[EvaluatedImage], this: &[EvaluatedImage], classes: usize) -> Result<Self, String> {
         let cells = cells(first, this)?;
         let n: u64 = cells.values().sum();
-        let count = |first_right, this_right| {
-            let counted =
-                cells.iter().filter(|(cell, _)| (cell.first_right(), cell.this_right()) == (first_right, this_right));
+        let count = |first_correct, this_correct| {
+            let counted = cells
+                .iter()
+                .filter(|(cell, _)| (cell.first_correct(), cell.this_correct()) == (first_correct, this_correct));
             counted.map(|(_, images)| images).sum::<u64>()
         };
         let (only_first_correct, only_this_correct) = (count(true, false), count(false, true));
@@ -67,7 +66,7 @@ impl PairedTest {
     }
 }
 
-/// What two models made of an image of a class.
+/// True class of an image and the predictions of both models.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Cell {
     truth: usize,
@@ -76,16 +75,16 @@ struct Cell {
 }
 
 impl Cell {
-    fn first_right(&self) -> bool {
+    fn first_correct(&self) -> bool {
         self.first == self.truth
     }
 
-    fn this_right(&self) -> bool {
+    fn this_correct(&self) -> bool {
         self.this == self.truth
     }
 }
 
-/// The images that both were shown, counted by what was made of them: all that the tests need to know.
+/// Counts of the shared images by true class and both predictions.
 fn cells(first: &[EvaluatedImage], this: &[EvaluatedImage]) -> Result<BTreeMap<Cell, u64>, String> {
     let first: BTreeMap<_, _> = first.iter().map(|outcome| (&outcome.sha256, outcome)).collect();
     let mut cells = BTreeMap::new();
@@ -95,14 +94,18 @@ fn cells(first: &[EvaluatedImage], this: &[EvaluatedImage]) -> Result<BTreeMap<C
         *cells.entry(Cell { truth: this.truth, first: first.predicted, this: this.predicted }).or_default() += 1;
     }
     match relabelled {
-        0 if cells.is_empty() => Err("the two models were evaluated on different images: none is in both sets".into()),
+        0 if cells.is_empty() => {
+            Err("the two models were evaluated on different images: no image is in both sets".into())
+        }
         0 => Ok(cells),
-        images => Err(format!("{images} of the images that both models were evaluated on had another label then")),
+        images => Err(format!(
+            "{images} of the images that both models were evaluated on had a different label at one of the evaluations"
+        )),
     }
 }
 
-/// The exact two-sided probability of McNemar's test: twice the smaller tail of a binomial distribution of `b + c` draws of one
-/// half each, and 1 at most. Summed in logarithms, for two to the minus ten thousand is no double.
+/// Two-sided p-value of the exact McNemar test: twice the smaller tail of Binomial(`b + c`, 1/2), at most 1. Summed in logarithms,
+/// because 2^-10000 underflows a double.
 fn mcnemar_exact(b: u64, c: u64) -> f64 {
     let n = b + c;
     let mut log_term = -(n as f64) * std::f64::consts::LN_2;
@@ -114,22 +117,22 @@ fn mcnemar_exact(b: u64, c: u64) -> f64 {
     (2.0 * tail).min(1.0)
 }
 
-/// Accuracy's and macro-F1's: images are drawn again with replacement (Efron 1979), each with what both models made of it.
+/// Differences of accuracy and macro F1 with paired bootstrap intervals: images are resampled together with both predictions.
 fn differences(cells: &BTreeMap<Cell, u64>, classes: usize) -> [Estimate; 2] {
     let counts: Vec<u64> = cells.values().copied().collect();
-    let of = |counts: &[u64]| {
+    let scores = |counts: &[u64]| {
         let [first, this] = confusions(cells, counts, classes).map(|confusion| confusion.averages());
         [this.accuracy - first.accuracy, this.macro_f1 - first.macro_f1]
     };
-    let drawn = redraw(BOOTSTRAP_SEED, |rng| of(&draw_again(&counts, rng)));
-    let values = of(&counts);
+    let resamples = bootstrap(BOOTSTRAP_SEED, |rng| scores(&multinomial(&counts, rng)));
+    let values = scores(&counts);
     std::array::from_fn(|score| {
-        let Interval { low, high } = Interval::of(drawn.iter().map(|scores| scores[score]).collect());
+        let Interval { low, high } = Interval::of(resamples.iter().map(|scores| scores[score]).collect());
         Estimate { value: values[score], low, high }
     })
 }
 
-/// The first model's and this one's, where `counts` images fell into each of `cells`.
+/// Confusion matrices of the first model and of this one for `counts` images in each of `cells`.
 fn confusions(cells: &BTreeMap<Cell, u64>, counts: &[u64], classes: usize) -> [ConfusionMatrix; 2] {
     let matrix = |predicted: fn(&Cell) -> usize| {
         let mut rows = vec![vec![0; classes]; classes];
@@ -144,7 +147,7 @@ mod tests {
     use super::*;
     use crate::domain::Sha256;
 
-    /// Images of (class, first's prediction, this one's prediction, how many).
+    /// (true class, prediction of the first model, prediction of this model, number of images).
     const CELLS: [(usize, usize, usize, usize); 13] = [
         (0, 0, 0, 40),
         (0, 0, 1, 3),
@@ -171,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn mcnemar_agrees_with_the_sum_in_whole_numbers() {
+    fn mcnemar_agrees_with_exact_fractions() {
         // 2 * sum(C(b + c, i) for i <= min(b, c)) / 2 ** (b + c), at most 1, in Python's exact fractions.
         let known = [
             (12, 5, 0.143463134765625),
@@ -187,11 +190,11 @@ mod tests {
             assert!((mcnemar_exact(b, c) / p - 1.0).abs() < 1e-9, "{b} and {c}: {}, not {p}", mcnemar_exact(b, c));
             assert_eq!(mcnemar_exact(b, c), mcnemar_exact(c, b));
         }
-        assert!(mcnemar_exact(20_000, 1000) < 1e-300, "and no overflow on the way");
+        assert!(mcnemar_exact(20_000, 1000) < 1e-300, "no overflow");
     }
 
     #[test]
-    fn the_counts_are_of_the_same_images() {
+    fn discordant_pairs_are_counted_on_shared_images() {
         let (first, this) = outcomes();
         let test = PairedTest::new(&first, &this, 3).unwrap();
         assert_eq!((test.n, test.both_correct, test.neither_correct), (123, 90, 5));
@@ -201,8 +204,8 @@ mod tests {
     }
 
     #[test]
-    fn the_differences_agree_with_a_bootstrap_image_by_image() {
-        // Computed with numpy 2.4 from the same cells: 100,000 times 123 images chosen with replacement
+    fn intervals_agree_with_an_image_level_bootstrap_in_numpy() {
+        // Computed with NumPy 2.4 from the same cells: 100,000 resamples of 123 images with replacement
         // (`Generator.choice`, seed 20261125), F1 from the two confusion matrices, percentiles 2.5 and 97.5:
         // macro-F1 0.7781524 and 0.9067014, difference 0.1285490, interval 0.0473 to 0.2140.
         let (first, this) = outcomes();
@@ -215,21 +218,22 @@ mod tests {
     fn a_model_does_not_differ_from_itself() {
         let (first, _) = outcomes();
         let test = PairedTest::new(&first, &first, 3).unwrap();
-        let nothing = Estimate { value: 0.0, low: 0.0, high: 0.0 };
-        assert_eq!((test.mcnemar_exact_p, test.accuracy_difference, test.macro_f1_difference), (1.0, nothing, nothing));
+        let zero = Estimate { value: 0.0, low: 0.0, high: 0.0 };
+        assert_eq!((test.mcnemar_exact_p, test.accuracy_difference, test.macro_f1_difference), (1.0, zero, zero));
     }
 
     #[test]
-    fn exchanging_the_models_exchanges_the_signs() {
+    fn swapping_the_models_swaps_the_signs() {
         let (first, this) = outcomes();
-        let (there, back) = (PairedTest::new(&first, &this, 3).unwrap(), PairedTest::new(&this, &first, 3).unwrap());
-        assert_eq!(there.accuracy_difference.value, -back.accuracy_difference.value);
-        assert_eq!(there.only_first_correct, back.only_this_correct);
-        assert_eq!(there.mcnemar_exact_p, back.mcnemar_exact_p);
+        let (forward, backward) =
+            (PairedTest::new(&first, &this, 3).unwrap(), PairedTest::new(&this, &first, 3).unwrap());
+        assert_eq!(forward.accuracy_difference.value, -backward.accuracy_difference.value);
+        assert_eq!(forward.only_first_correct, backward.only_this_correct);
+        assert_eq!(forward.mcnemar_exact_p, backward.mcnemar_exact_p);
     }
 
     #[test]
-    fn only_images_that_both_were_shown_count_whatever_their_order() {
+    fn only_shared_images_count_in_any_order() {
         let (mut first, this) = outcomes();
         first.reverse();
         first.extend((1000..1010).map(|image| outcome(image, 0, 1)));
@@ -240,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn different_images_and_changed_labels_are_no_comparison_and_the_reason_is_given() {
+    fn disjoint_images_and_changed_labels_are_refused_with_a_reason() {
         let (first, this) = outcomes();
         let others: Vec<_> = (1000..1010).map(|image| outcome(image, 0, 0)).collect();
         assert!(PairedTest::new(&first, &others, 3).unwrap_err().contains("different images"));

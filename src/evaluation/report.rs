@@ -1,4 +1,4 @@
-//! The scores of one evaluation as the interface gives them.
+//! Scores of one evaluation with confidence intervals, as returned by the HTTP API.
 
 use std::collections::BTreeMap;
 
@@ -11,65 +11,65 @@ use super::{
 };
 use crate::domain::{ClassList, ClassMetrics, ConfusionMatrix, Split};
 
-/// Seed of the bootstrap: a report on the same counts reads the same each time.
+/// Seed of the bootstrap, fixed so that the same confusion matrix always gives the same report.
 const BOOTSTRAP_SEED: u64 = 0;
 
-/// A score with its 95 % interval.
+/// A score with its 95 % confidence interval.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Estimate {
-    /// The score itself.
+    /// Score.
     pub value: f64,
-    /// Lower end of the interval.
+    /// Lower bound of the interval.
     pub low: f64,
-    /// Upper end of the interval.
+    /// Upper bound of the interval.
     pub high: f64,
 }
 
-/// One class's scores, with Wilson intervals where the score is a share of images.
+/// Scores of one class. Proportions have Wilson intervals.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ClassReport {
-    /// Of the images predicted as this class, the share that is.
+    /// Precision: share of the images predicted as this class that belong to it.
     pub precision: f64,
-    /// Of the images of this class, the share that was found.
+    /// Recall (sensitivity): share of the images of this class that were predicted as it.
     pub recall: f64,
     /// Harmonic mean of precision and recall.
     pub f1: f64,
-    /// Of the images of other classes, the share not called this one.
+    /// Specificity: share of the images of other classes that were not predicted as this one.
     pub specificity: f64,
-    /// Images of this class.
+    /// Number of images of this class.
     pub support: u64,
-    /// Of the precision.
+    /// Wilson interval of the precision.
     pub precision_interval: Interval,
-    /// Of the recall.
+    /// Wilson interval of the recall.
     pub recall_interval: Interval,
-    /// Of the specificity.
+    /// Wilson interval of the specificity.
     pub specificity_interval: Interval,
-    /// Of F1, which is no share of images; bootstrap.
+    /// Bootstrap interval of F1.
     pub f1_interval: Interval,
 }
 
-/// What an evaluation on one split says.
+/// Scores of an evaluation on one split.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Report {
-    /// Images counted.
+    /// Number of images.
     pub n: u64,
     /// Share of images classified correctly; Wilson interval.
     pub accuracy: Estimate,
-    /// F1 from pooled counts, which with one label an image is the accuracy; bootstrap interval.
+    /// F1 of the pooled counts, equal to the accuracy with one label per image; bootstrap interval.
     pub micro_f1: Estimate,
-    /// Unweighted mean of the classes' F1; bootstrap interval.
+    /// Unweighted mean of the per-class F1; bootstrap interval.
     pub macro_f1: Estimate,
-    /// Mean of the classes' F1 weighted by support; bootstrap interval.
+    /// Support-weighted mean of the per-class F1; bootstrap interval.
     pub weighted_f1: Estimate,
-    /// By class name.
+    /// Scores by class name.
     pub per_class: BTreeMap<String, ClassReport>,
-    /// Why the scores are better than they would be on new images, if they are.
+    /// Reason why the scores are optimistic, if they are.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub caveat: Option<String>,
 }
 
 impl Report {
-    /// Scores of `confusion`, counted on `split`; `selection_split` chose the model's epoch, if one did.
+    /// Computes the scores of `confusion` on `split`. `selection_split` is the split on which the best epoch was selected.
     ///
     /// # Panics
     /// When the matrix and the class list differ in size.
@@ -105,7 +105,7 @@ fn per_class(confusion: &ConfusionMatrix, classes: &ClassList, bootstrap: &Boots
 }
 
 fn class(confusion: &ConfusionMatrix, index: usize, metrics: ClassMetrics, f1_interval: Interval) -> ClassReport {
-    let hit = confusion.rows()[index][index];
+    let true_positives = confusion.rows()[index][index];
     let predicted: u64 = confusion.rows().iter().map(|row| row[index]).sum();
     let others = confusion.total() - metrics.support;
     ClassReport {
@@ -114,21 +114,21 @@ fn class(confusion: &ConfusionMatrix, index: usize, metrics: ClassMetrics, f1_in
         f1: metrics.f1,
         specificity: metrics.specificity,
         support: metrics.support,
-        precision_interval: share(hit, predicted),
-        recall_interval: share(hit, metrics.support),
-        specificity_interval: share(others - (predicted - hit), others),
+        precision_interval: share(true_positives, predicted),
+        recall_interval: share(true_positives, metrics.support),
+        specificity_interval: share(others - (predicted - true_positives), others),
         f1_interval,
     }
 }
 
 fn caveat(split: Split, selection_split: Option<Split>) -> Option<String> {
     if split == Split::Train {
-        return Some("The weights were fitted on these images: scores on new images will be lower.".into());
+        return Some("The model was trained on these images: scores on new images will be lower.".into());
     }
     (Some(split) == selection_split).then(|| {
         format!(
-            "The {split} split also chose the epoch, so these scores are optimistic: compare models on a split that \
-             chose nothing."
+            "The best epoch was selected on the {split} split, so these scores are optimistic: compare models on a split that \
+             was not used for selection."
         )
     })
 }
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn class_intervals_count_the_right_images() {
+    fn class_intervals_use_the_right_counts() {
         let report = report(Split::Test, None);
         let pneumonia = report.per_class["pneumonia"];
         assert_eq!((pneumonia.precision, pneumonia.recall, pneumonia.support), (5.0 / 6.0, 0.5, 10));
@@ -165,10 +165,10 @@ mod tests {
     }
 
     #[test]
-    fn an_optimistic_score_says_so() {
+    fn an_optimistic_score_carries_a_caveat() {
         let optimistic = report(Split::Test, Some(Split::Test)).caveat.unwrap();
         assert!(optimistic.contains("test split") && optimistic.contains("optimistic"), "{optimistic}");
         assert_eq!(report(Split::Test, Some(Split::Validation)).caveat, None);
-        assert!(report(Split::Train, Some(Split::Validation)).caveat.unwrap().contains("fitted"));
+        assert!(report(Split::Train, Some(Split::Validation)).caveat.unwrap().contains("trained on"));
     }
 }

@@ -1,4 +1,4 @@
-//! A comparison as the table of a report: for people in plain text and Markdown, for programs as CSV (RFC 4180).
+//! Comparison as a table: plain text and Markdown for people, CSV (RFC 4180) for programs.
 
 use super::{ComparedRun, Comparison, Estimate, Report};
 
@@ -8,11 +8,11 @@ struct Table {
     rows: Vec<Vec<String>>,
 }
 
-/// What stands where there is no figure.
+/// Placeholder for a missing value.
 const NONE: &str = "–";
 
 impl Comparison {
-    /// Aligned columns for a terminal, and below them what the figures are.
+    /// Plain-text table with a caption that explains the values.
     pub fn to_plain(&self) -> String {
         let Table { heads, rows } = self.table();
         let lines: Vec<&Vec<String>> = std::iter::once(&heads).chain(&rows).collect();
@@ -26,7 +26,7 @@ impl Comparison {
         format!("{}\n{}\n", lines.iter().map(line).collect::<String>(), self.caption())
     }
 
-    /// A table as GitHub's Markdown has them, and below it what the figures are.
+    /// Markdown table with a caption that explains the values.
     pub fn to_markdown(&self) -> String {
         let Table { heads, rows } = self.table();
         let line = |cells: &[String]| {
@@ -39,7 +39,7 @@ impl Comparison {
         format!("{}| {} |\n{body}\n{}\n", line(&heads), rule.join(" | "), self.caption())
     }
 
-    /// Plain numbers, a column for each end of an interval; empty where there is none.
+    /// CSV with plain numbers, one column per interval bound; missing values are empty.
     pub fn to_csv(&self) -> String {
         let classes = self.classes();
         let scores = classes.iter().map(|class| format!("f1_{class}")).chain(AVERAGES.map(|(name, _, _)| name.into()));
@@ -60,7 +60,7 @@ impl Comparison {
         Table { heads, rows: self.items.iter().map(|run| row(run, &classes)).collect() }
     }
 
-    /// Of all runs, in the order of their class lists.
+    /// Classes of all runs, in the order of their class lists.
     fn classes(&self) -> Vec<String> {
         let mut classes: Vec<String> = Vec::new();
         for class in self.items.iter().filter_map(|run| run.model.as_ref()).flat_map(|model| model.classes.names()) {
@@ -72,10 +72,10 @@ impl Comparison {
     }
 
     fn caption(&self) -> String {
-        let stage = self.stage.map_or("its last stage".into(), |stage| format!("stage {stage}"));
+        let stage = self.stage.map_or("the last stage of each run".into(), |stage| format!("stage {stage}"));
         format!(
-            "Each run's model of {stage} on the {} split, with 95 % intervals. p: exact McNemar test of the accuracy against \
-             the first run's, on the images that both were evaluated on. Micro F1 equals the accuracy.",
+            "Models of {stage} on the {} split, with 95 % confidence intervals. p: exact McNemar test of the accuracy against \
+             the first run, on the images that both were evaluated on. Micro F1 equals the accuracy.",
             self.split
         )
     }
@@ -111,7 +111,7 @@ impl Comparison {
 /// The columns of words.
 const NAMES: [&str; 2] = ["Run", "Network"];
 
-/// A score by its names in CSV and in a table.
+/// Name of a score in CSV, its table heading, and its value.
 type Score = (&'static str, &'static str, fn(&Report) -> Estimate);
 
 const AVERAGES: [Score; 3] = [
@@ -120,7 +120,7 @@ const AVERAGES: [Score; 3] = [
     ("micro_f1", "Micro F1", |report| report.micro_f1),
 ];
 
-/// The last columns of CSV.
+/// Last CSV columns.
 const LAST: [&str; 5] = ["training_seconds", "parameters", "byte_length", "paired_n", "mcnemar_exact_p"];
 
 fn row(run: &ComparedRun, classes: &[String]) -> Vec<String> {
@@ -140,7 +140,7 @@ fn row(run: &ComparedRun, classes: &[String]) -> Vec<String> {
 }
 
 impl ComparedRun {
-    /// F1 of each of `classes`, then the averages.
+    /// F1 of each class, then the averages.
     fn scores(&self, classes: &[String]) -> Vec<Option<Estimate>> {
         let report = self.scores.as_ref();
         let f1 = |class: &String| {
@@ -153,7 +153,7 @@ impl ComparedRun {
 
     fn title(&self) -> String {
         let id = self.id.to_string();
-        // The end of an identifier is the part in which two made at once differ.
+        // The last characters of a UUIDv7 are random; ids created together differ there.
         let unnamed = || format!("{} {}", self.recipe.as_deref().unwrap_or("run"), &id[id.len() - 6..]);
         self.name.clone().unwrap_or_else(unnamed)
     }
@@ -206,16 +206,16 @@ fn csv_line(cells: Vec<String>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::comparison::tests::contender, *};
-    use crate::{domain::Split, evaluation::Contender};
+    use super::{super::comparison::tests::input, *};
+    use crate::{domain::Split, evaluation::ComparisonInput};
 
     fn comparison() -> Comparison {
-        let unfinished = Contender { judged: None, training_seconds: None, name: None, ..contender("", 2) };
-        Comparison::new(Split::Test, None, vec![contender("a|b", 2), contender("say \"4\", twice", 4), unfinished])
+        let unfinished = ComparisonInput { evaluated: None, training_seconds: None, name: None, ..input("", 2) };
+        Comparison::new(Split::Test, None, vec![input("a|b", 2), input("say \"4\", twice", 4), unfinished])
     }
 
     #[test]
-    fn markdown_has_a_row_for_each_run_and_no_cell_ends_early() {
+    fn markdown_has_one_row_per_run_and_escapes_cells() {
         let text = comparison().to_markdown();
         let lines: Vec<&str> = text.lines().collect();
         let columns = |line: &str| line.replace("\\|", "").matches('|').count();
@@ -224,13 +224,13 @@ mod tests {
         assert!(lines[1].starts_with("| --- | --- | ---: |"));
         assert!(lines[2].starts_with("| a\\|b | simple-cnn | 12 | 0.500 ("), "{text}");
         assert!(lines[2].contains("| 12 min 35 s | 425,731 | – |"), "{text}");
-        // Three of twelve right in one model alone: 2 / 2 ** 3.
+        // Three of twelve images are correct in one model only: p = 2 / 2 ** 3.
         assert!(lines[3].ends_with("| 0.250 |"), "{text}");
-        assert!(lines[4].contains("| – | – |") && text.contains("last stage on the test split"));
+        assert!(lines[4].contains("| – | – |") && text.contains("last stage of each run on the test split"));
     }
 
     #[test]
-    fn csv_has_numbers_in_as_many_cells_as_heads_and_quotes_what_needs_it() {
+    fn csv_has_one_cell_per_column_and_quotes_text() {
         let text = comparison().to_csv();
         let lines: Vec<&str> = text.split_terminator("\r\n").collect();
         let heads: Vec<&str> = lines[0].split(',').collect();
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn plain_text_stands_in_columns() {
+    fn plain_text_is_aligned() {
         let text = comparison().to_plain();
         let lines: Vec<&str> = text.lines().collect();
         let at = |line: &str, word: &str| line.find(word).unwrap();
@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn times_and_counts_are_written_for_people() {
+    fn durations_and_counts_are_readable() {
         assert_eq!([9.46, 59.4, 250.0, 12_000.0].map(duration), ["9.5 s", "59 s", "4 min 10 s", "3 h 20 min"]);
         assert_eq!([7, 1234, 23_508_032].map(grouped), ["7", "1,234", "23,508,032"]);
         assert_eq!([0.0004, 0.25].map(probability), ["< 0.001", "0.250"]);

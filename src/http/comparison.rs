@@ -2,7 +2,7 @@
 
 use crate::{
     domain::{RunId, Split},
-    evaluation::{ComparedModel, Comparison, Contender, Judged},
+    evaluation::{ComparedModel, Comparison, ComparisonInput, ModelEvaluation},
     nn::{self, NnError},
     store::{self, Blobs, Db, Evaluation, Run, StoreError},
 };
@@ -62,15 +62,15 @@ async fn contender(
     run: Run,
     split: Split,
     stage: Option<u32>,
-) -> Result<Contender, CompareError> {
+) -> Result<ComparisonInput, CompareError> {
     let mut evaluations = store::evaluations::of_run(db, run.id, stage, Some(split)).await?;
     // In order of stage, and of one stage the newest last.
-    let judged = match evaluations.pop() {
-        Some(evaluation) => judged(db, blobs, evaluation).await?,
+    let evaluated = match evaluations.pop() {
+        Some(evaluation) => evaluated(db, blobs, evaluation).await?,
         None => None,
     };
     let seconds = run.started_at.zip(run.finished_at).map(|(from, to)| to.duration_since(from).as_secs_f64());
-    Ok(Contender {
+    Ok(ComparisonInput {
         epochs: store::runs::epochs(db, run.id, 0).await?,
         id: run.id,
         name: run.name,
@@ -81,12 +81,12 @@ async fn contender(
         dataset_id: run.dataset_id,
         dataset_fingerprint: run.dataset_fingerprint,
         training_seconds: seconds,
-        judged,
+        evaluated,
     })
 }
 
 /// None when the model was removed since its evaluation was read.
-async fn judged(db: &Db, blobs: &Blobs, evaluation: Evaluation) -> Result<Option<Judged>, CompareError> {
+async fn evaluated(db: &Db, blobs: &Blobs, evaluation: Evaluation) -> Result<Option<ModelEvaluation>, CompareError> {
     let Some(model) = store::models::get(db, evaluation.model_id).await? else { return Ok(None) };
     let path = blobs.path(&model.sha256);
     let parameters = tokio::task::spawn_blocking(move || nn::parameter_count(&path)).await??;
@@ -102,5 +102,5 @@ async fn judged(db: &Db, blobs: &Blobs, evaluation: Evaluation) -> Result<Option
         synthetic: model.synthetic,
     };
     let (selection_split, confusion) = (evaluation.selection_split, evaluation.confusion_matrix);
-    Ok(Some(Judged { model, selection_split, confusion, outcomes }))
+    Ok(Some(ModelEvaluation { model, selection_split, confusion, outcomes }))
 }

@@ -8,7 +8,9 @@ use sha2::Digest;
 use crate::{
     dataset::{self, Duplicates},
     domain::{DatasetId, LeakageFinding, RadiographId, Sha256},
-    evaluation::{DatasetReport, Described, Examined, Found, LabelProblem, LabelProblems, LooksAlike, REPORT_VERSION},
+    evaluation::{
+        AuditImage, AuditInput, DatasetReport, DuplicateSet, LabelProblem, LabelProblems, Listing, REPORT_VERSION,
+    },
     imaging::{self, Limits},
     store::{
         self, Attributes, Blobs, CachedDocument, Caches, Dataset, Db, ImportRejection, Radiograph, RejectionKind,
@@ -122,7 +124,7 @@ impl Records {
     }
 }
 
-async fn examine(db: &Db, dataset: &Dataset, records: Records) -> Result<Examined, StoreError> {
+async fn examine(db: &Db, dataset: &Dataset, records: Records) -> Result<AuditInput, StoreError> {
     let Duplicates { groups, featureless, unseen, .. } = dataset::duplicates(db, dataset.id).await?;
     let patients = store::datasets::patients_in_several_splits(db, dataset.id).await?.len() as u64;
     let leakage = dataset::leakage_of(patients, &groups);
@@ -132,13 +134,13 @@ async fn examine(db: &Db, dataset: &Dataset, records: Records) -> Result<Examine
         let (plane, known) = (planes.remove(&radiograph.id), attributes.remove(&radiograph.id).unwrap_or_default());
         describe(dataset, radiograph, known, plane)
     };
-    let alike = |group: dataset::DuplicateGroup| LooksAlike {
+    let alike = |group: dataset::DuplicateGroup| DuplicateSet {
         members: group.members,
         likeness: group.likeness.into(),
         identical: group.identical,
         mirrored: group.mirrored,
     };
-    Ok(Examined {
+    Ok(AuditInput {
         dataset_id: dataset.id,
         dataset_name: dataset.name.clone(),
         synthetic: dataset.synthetic,
@@ -147,14 +149,14 @@ async fn examine(db: &Db, dataset: &Dataset, records: Records) -> Result<Examine
         images: radiographs.into_iter().map(described).collect(),
         groups: groups.into_iter().map(alike).collect(),
         featureless,
-        unseen,
+        unreadable: unseen,
         leakage,
         labels: label_problems(rejections),
     })
 }
 
-fn describe(dataset: &Dataset, radiograph: Radiograph, known: Attributes, plane: Option<Vec<u8>>) -> Described {
-    Described {
+fn describe(dataset: &Dataset, radiograph: Radiograph, known: Attributes, plane: Option<Vec<u8>>) -> AuditImage {
+    AuditImage {
         id: radiograph.id,
         file_name: radiograph.file_name,
         class: radiograph.label.as_deref().and_then(|label| dataset.classes.index_of(label)),
@@ -183,7 +185,7 @@ fn label_problems(rejections: Vec<ImportRejection>) -> LabelProblems {
             line: rejection.line,
             reason: rejection.reason.clone(),
         };
-        Found::of(those.map(problem).collect())
+        Listing::of(those.map(problem).collect())
     };
     LabelProblems {
         contradictions: of(RejectionKind::Contradiction),

@@ -213,7 +213,7 @@ async fn a_planted_shortcut_lies_above_the_majority_and_the_verdict_says_so() {
     assert_eq!(source["attribute"], json!("source"));
     assert!(source["share_of_class"].as_f64() > Some(0.9) && source["p"].as_f64() <= Some(0.001), "{source}");
     let verdict = report.at("/verdict").to_string();
-    assert!(verdict.contains("A network that scores no better has shown nothing"), "{verdict}");
+    assert!(verdict.contains("A network that does not score higher"), "{verdict}");
 }
 
 #[tokio::test]
@@ -288,7 +288,7 @@ async fn a_report_comes_as_markdown_and_an_empty_data_set_has_one() {
     assert_eq!((text.status, text.header("content-type")), (200, "text/markdown; charset=utf-8"));
     assert_eq!(text.header("vary"), "accept");
     let text = String::from_utf8(text.bytes).unwrap();
-    assert!(text.starts_with("# The data set empty\n") && !text.contains("NaN"), "{text}");
+    assert!(text.starts_with("# Data audit: empty\n") && !text.contains("NaN"), "{text}");
     server.accept(&path, "text/html").await.assert_problem(406, &path);
     let nobody = "/v1/datasets/01890a5d-ac96-774b-bcce-b302099a8057/report";
     server.get(nobody).await.assert_problem(404, nobody);

@@ -1,84 +1,84 @@
-//! Images as a report sees them, and what about them is no disease.
+//! Images of the audit and the attributes and features of theirs that are unrelated to pathology.
 
 use std::collections::{BTreeSet, HashMap};
 
 use super::{
-    Association, Examined, Shortcut,
+    Association, AuditInput, Shortcut,
     association::associate,
     forest::Columns,
-    shortcut::{Examples, Seen},
+    shortcut::{Features, Samples},
 };
 use crate::domain::{DisjointSet, RadiographId, Split};
 
-/// Columns and rows of the thumbnail from which the class is predicted.
+/// Side of the thumbnail in the `thumbnail` baseline, in pixels.
 const THUMBNAIL_SIDE: usize = 32;
 
-/// A radiograph with what is known of it.
+/// A radiograph with its known attributes.
 #[derive(Clone, Debug)]
-pub struct Described {
+pub struct AuditImage {
     /// Identifier.
     pub id: RadiographId,
-    /// As uploaded.
+    /// File name as uploaded.
     pub file_name: String,
-    /// Place in the data set's classes.
+    /// Index into the class list; `None` if unlabelled.
     pub class: Option<usize>,
     /// Split.
     pub split: Option<Split>,
-    /// As stored.
+    /// Stored patient id (keyed hash).
     pub patient: Option<String>,
-    /// Origin as its split file or upload says.
+    /// Source named by the split file or upload.
     pub source: Option<String>,
-    /// Where it was published.
+    /// Collection in which the image was published.
     pub collection: Option<String>,
     /// Projection.
     pub view: Option<String>,
     /// `female` or `male`.
     pub sex: Option<String>,
-    /// In whole years.
+    /// Age in whole years.
     pub age_years: Option<u32>,
-    /// Columns and rows of the stored image.
+    /// Width and height of the stored image in pixels.
     pub size: (u32, u32),
-    /// Its format.
+    /// Format of the stored file.
     pub format: String,
-    /// Its bytes.
+    /// Size of the stored file in bytes.
     pub byte_length: u64,
-    /// Columns and rows of the file that was published.
+    /// Width and height of the published file in pixels.
     pub original_size: Option<(u32, u32)>,
-    /// Its kind of pixels.
+    /// Pixel mode of the published file.
     pub original_mode: Option<String>,
-    /// Its format.
+    /// Format of the published file.
     pub original_format: Option<String>,
-    /// A square of 64 x 64 grey bytes, if there is one.
+    /// 64 x 64 grey levels, if the image could be read.
     pub plane: Option<Vec<u8>>,
 }
 
-/// Images that look the same.
+/// Set of near-duplicate images.
 #[derive(Clone, Debug)]
-pub struct LooksAlike {
-    /// Two or more.
+pub struct DuplicateSet {
+    /// Two or more images.
     pub members: Vec<RadiographId>,
-    /// The lowest correlation that joined two of them.
+    /// Lowest correlation that linked two members.
     pub likeness: f64,
-    /// Their planes are the same byte for byte.
+    /// True if the members are identical at 64 x 64 pixels.
     pub identical: bool,
-    /// A member is another one mirrored.
+    /// True if a member is a mirror image of another.
     pub mirrored: bool,
 }
 
-/// The images that have a class.
-pub(super) struct Labelled<'a> {
-    images: Vec<&'a Described>,
+/// The labelled images, column by column.
+pub(super) struct LabelledImages<'a> {
+    images: Vec<&'a AuditImage>,
     class: Vec<usize>,
-    /// Images of one patient, and images that look the same, have the same number.
+    /// Group number: images of one patient and near-duplicates share it.
     patient: Vec<usize>,
     split: Vec<Option<Split>>,
 }
 
-impl<'a> Labelled<'a> {
-    pub(super) fn of(examined: &'a Examined) -> Self {
-        let leader = together(examined);
-        let with_class = |(image, patient): (&'a Described, usize)| image.class.map(|class| (image, class, patient));
-        let images: Vec<_> = examined.images.iter().zip(leader).filter_map(with_class).collect();
+impl<'a> LabelledImages<'a> {
+    pub(super) fn of(input: &'a AuditInput) -> Self {
+        let groups = patient_groups(input);
+        let with_class = |(image, patient): (&'a AuditImage, usize)| image.class.map(|class| (image, class, patient));
+        let images: Vec<_> = input.images.iter().zip(groups).filter_map(with_class).collect();
         Self {
             class: images.iter().map(|(_, class, _)| *class).collect(),
             patient: images.iter().map(|(_, _, patient)| *patient).collect(),
@@ -91,57 +91,58 @@ impl<'a> Labelled<'a> {
         self.images.len()
     }
 
-    /// How many classes have images.
+    /// Number of classes with images.
     pub(super) fn classes(&self) -> usize {
         self.class.iter().collect::<BTreeSet<_>>().len()
     }
 
-    /// Class by each attribute that has more than one value.
+    /// Associations of the class with each attribute that has more than one value.
     pub(super) fn associations(&self, names: &[String]) -> Vec<Association> {
         let of = |(name, value): &Attribute| associate(name, &self.values(*value), &self.class, &self.patient, names);
         ATTRIBUTES.iter().filter_map(of).collect()
     }
 
-    /// Those of which anything is known, the best first.
+    /// Shortcut baselines for all features with known values, best first.
     pub(super) fn shortcuts(&self) -> Vec<Shortcut> {
-        let examples = Examples { class: &self.class, patient: &self.patient, split: &self.split };
-        let measure = |name, features, seen: Seen<'_>| Shortcut::measure(name, features, &seen, &examples);
+        let samples = Samples { class: &self.class, patient: &self.patient, split: &self.split };
+        let measure =
+            |name, description, features: Features<'_>| Shortcut::measure(name, description, &features, &samples);
         let mut shortcuts = Vec::new();
-        let categories: [(_, _, Value); 2] = [
+        let categories: [(_, _, AttributeValue); 2] = [
             ("source", "the source", |image| image.source.clone()),
-            ("collection", "where it was published", |image| image.collection.clone()),
+            ("collection", "the collection in which it was published", |image| image.collection.clone()),
         ];
-        for (name, features, value) in categories {
+        for (name, description, value) in categories {
             let values = self.values(value);
             if values.iter().any(Option::is_some) {
-                shortcuts.push(measure(name, features, Seen::Category(&values)));
+                shortcuts.push(measure(name, description, Features::Category(&values)));
             }
         }
-        let file = "bytes, bytes a pixel, width, height, shape and format of the stored file";
-        shortcuts.push(measure("file", file, Seen::Features(self.file())));
+        let file = "size in bytes, bytes per pixel, width, height, aspect ratio and format of the stored file";
+        shortcuts.push(measure("file", file, Features::Numeric(self.file())));
         if self.images.iter().any(|image| image.original_size.is_some() || image.original_format.is_some()) {
-            let original = "width, height, shape, mode and format of the file as it was published";
-            shortcuts.push(measure("original", original, Seen::Features(self.original())));
+            let original = "width, height, aspect ratio, mode and format of the published file";
+            shortcuts.push(measure("original", original, Features::Numeric(self.original())));
         }
         if self.images.iter().all(|image| image.plane.is_some()) {
             let thumbnail = "a 32 × 32 thumbnail";
-            shortcuts.push(measure("thumbnail", thumbnail, Seen::Features(self.thumbnail())));
+            shortcuts.push(measure("thumbnail", thumbnail, Features::Numeric(self.thumbnail())));
         }
         let accuracy = |shortcut: &Shortcut| shortcut.cross_validated.accuracy.value;
         shortcuts.sort_by(|a, b| accuracy(b).total_cmp(&accuracy(a)));
         shortcuts
     }
 
-    fn values(&self, of: impl Fn(&Described) -> Option<String>) -> Vec<Option<String>> {
+    fn values(&self, of: impl Fn(&AuditImage) -> Option<String>) -> Vec<Option<String>> {
         self.images.iter().map(|image| of(image)).collect()
     }
 
-    fn ranked(&self, of: impl Fn(&Described) -> f64) -> Vec<u8> {
+    fn ranked(&self, of: impl Fn(&AuditImage) -> f64) -> Vec<u8> {
         Columns::ranked(&self.images.iter().map(|image| of(image)).collect::<Vec<_>>())
     }
 
-    /// Words in the order of the alphabet; the unknown come first.
-    fn coded(&self, of: impl Fn(&Described) -> Option<String>) -> Vec<u8> {
+    /// Text values in alphabetical order; unknown values first.
+    fn coded(&self, of: impl Fn(&AuditImage) -> Option<String>) -> Vec<u8> {
         let values = self.values(of);
         let known: BTreeSet<&str> = values.iter().flatten().map(String::as_str).collect();
         let code = |value: &Option<String>| match value {
@@ -152,7 +153,7 @@ impl<'a> Labelled<'a> {
     }
 
     fn file(&self) -> Columns {
-        let pixels = |image: &Described| f64::from(image.size.0) * f64::from(image.size.1);
+        let pixels = |image: &AuditImage| f64::from(image.size.0) * f64::from(image.size.1);
         Columns(vec![
             self.ranked(|image| image.byte_length as f64),
             self.ranked(|image| image.byte_length as f64 / pixels(image)),
@@ -164,7 +165,7 @@ impl<'a> Labelled<'a> {
     }
 
     fn original(&self) -> Columns {
-        let size = |image: &Described| image.original_size.map_or((0.0, 0.0), |(w, h)| (w.into(), h.into()));
+        let size = |image: &AuditImage| image.original_size.map_or((0.0, 0.0), |(w, h)| (w.into(), h.into()));
         Columns(vec![
             self.ranked(|image| size(image).0),
             self.ranked(|image| size(image).1),
@@ -182,24 +183,24 @@ impl<'a> Labelled<'a> {
     }
 }
 
-/// For each image a number that it shares with the images of its patient and with those that look the same.
-fn together(examined: &Examined) -> Vec<usize> {
-    let mut together = DisjointSet::new(examined.images.len());
+/// Group number of each image: images of one patient and near-duplicates share it.
+fn patient_groups(input: &AuditInput) -> Vec<usize> {
+    let mut sets = DisjointSet::new(input.images.len());
     let (mut by_patient, mut by_id) = (HashMap::new(), HashMap::new());
-    for (at, image) in examined.images.iter().enumerate() {
+    for (at, image) in input.images.iter().enumerate() {
         by_id.insert(image.id, at);
         if let Some(patient) = &image.patient {
-            together.union(*by_patient.entry(patient).or_insert(at), at);
+            sets.union(*by_patient.entry(patient).or_insert(at), at);
         }
     }
-    for group in &examined.groups {
-        let places: Vec<usize> = group.members.iter().filter_map(|id| by_id.get(id).copied()).collect();
-        places.windows(2).for_each(|pair| together.union(pair[0], pair[1]));
+    for group in &input.groups {
+        let members: Vec<usize> = group.members.iter().filter_map(|id| by_id.get(id).copied()).collect();
+        members.windows(2).for_each(|pair| sets.union(pair[0], pair[1]));
     }
-    (0..examined.images.len()).map(|at| together.find(at)).collect()
+    (0..input.images.len()).map(|at| sets.find(at)).collect()
 }
 
-/// Means of 2 x 2 pixels.
+/// Downsamples by two: means of 2 x 2 pixels.
 fn halved(plane: &[u8]) -> Vec<u8> {
     let side = 2 * THUMBNAIL_SIDE;
     let mean = |at: usize| {
@@ -210,11 +211,11 @@ fn halved(plane: &[u8]) -> Vec<u8> {
     (0..THUMBNAIL_SIDE * THUMBNAIL_SIDE).map(mean).collect()
 }
 
-/// Of an attribute: what it is for an image, or the band it is in.
-type Value = fn(&Described) -> Option<String>;
+/// Function that returns the value of an attribute, or its band, for an image.
+type AttributeValue = fn(&AuditImage) -> Option<String>;
 
-/// An attribute by its name.
-type Attribute = (&'static str, Value);
+/// Name and value function of an attribute.
+type Attribute = (&'static str, AttributeValue);
 
 const ATTRIBUTES: [Attribute; 11] = [
     ("source", |image| image.source.clone()),
@@ -241,7 +242,7 @@ fn age_band(years: u32) -> String {
     band.into()
 }
 
-/// By the longer side, in steps of two; figures are padded, so that the bands stand in their order.
+/// Band of the longer side by powers of two. Numbers are padded so that the bands sort numerically.
 fn size_band((width, height): (u32, u32)) -> String {
     let longest = width.max(height).max(1);
     let low = 1 << longest.ilog2();

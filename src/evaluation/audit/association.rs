@@ -1,4 +1,4 @@
-//! How much something that is no disease tells about the class: counts side by side, and mutual information.
+//! Association of the class with an attribute: contingency table, mutual information, and a permutation test by patient.
 
 use std::collections::BTreeMap;
 
@@ -7,42 +7,42 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// How often the classes are dealt anew: a p value is no smaller than one over this and one.
-const DEALS: usize = 999;
+/// Number of label permutations; the smallest possible p-value is 1 / (PERMUTATIONS + 1).
+const PERMUTATIONS: usize = 999;
 
-/// Images by the value of an attribute and by class, and what the one says about the other.
+/// Images by attribute value and class, with the mutual information of both.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Association {
-    /// `source`, `view`, `sex`, ...
+    /// Attribute: `source`, `view`, `sex`, ...
     pub attribute: String,
-    /// Images of which the attribute is known; the rest stand under `unknown` and count in the table only.
+    /// Images with a known value. The others are listed as `unknown` and excluded from the statistics.
     pub known: u64,
-    /// A row for each value, in their order.
+    /// One row per value, in order.
     pub rows: Vec<AssociationRow>,
-    /// Mutual information of attribute and class over the images of which it is known, in bits, as counted.
+    /// Mutual information of attribute and class in bits, plug-in estimate over the images with a known value.
     pub information_bits: f64,
-    /// What the counts give on average when the classes are dealt anew among the patients: so much is chance.
+    /// Mean mutual information in bits over label permutations by patient: the part explained by chance.
     pub chance_bits: f64,
-    /// The counted less the chance, at least 0, as a share of what there is to know about the class (its entropy).
+    /// Mutual information in excess of chance, at least 0, as a share of the entropy of the class.
     pub share_of_class: f64,
-    /// How often classes dealt anew give as much or more, of a thousand.
+    /// Permutation p-value over 999 label permutations by patient; at least 0.001.
     pub p: f64,
 }
 
-/// Images of one value.
+/// Images with one attribute value.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct AssociationRow {
-    /// Of the attribute.
+    /// Attribute value.
     pub value: String,
-    /// Images by class; a class with none is left out.
+    /// Images by class; classes without images are omitted.
     pub images: BTreeMap<String, u64>,
 }
 
-/// What stands for a value that is not known.
+/// Row name of images without a value.
 pub(super) const UNKNOWN: &str = "unknown";
 
-/// Of `values`, one an image, with the `class` and the `patient` of each (places in `names`, and any numbers). None when fewer than two
-/// values occur: then it says nothing.
+/// Computes the association of `values` with the class, one entry per image. `class` indexes `names`; `patient` groups images.
+/// Returns `None` when fewer than two values occur.
 pub(super) fn associate(
     attribute: &str,
     values: &[Option<String>],
@@ -50,60 +50,60 @@ pub(super) fn associate(
     patient: &[usize],
     names: &[String],
 ) -> Option<Association> {
-    let mut places: BTreeMap<&str, usize> = values.iter().flatten().map(|value| (value.as_str(), 0)).collect();
-    if places.len() + usize::from(values.iter().any(Option::is_none)) < 2 || places.is_empty() {
+    let mut indices: BTreeMap<&str, usize> = values.iter().flatten().map(|value| (value.as_str(), 0)).collect();
+    if indices.len() + usize::from(values.iter().any(Option::is_none)) < 2 || indices.is_empty() {
         return None;
     }
-    places.values_mut().zip(0..).for_each(|(place, at)| *place = at);
+    indices.values_mut().zip(0..).for_each(|(index, number)| *index = number);
     let known: Vec<usize> = (0..values.len()).filter(|image| values[*image].is_some()).collect();
-    let of = |image: &usize| values[*image].as_deref().map_or(0, |value| places[value]);
+    let of = |image: &usize| values[*image].as_deref().map_or(0, |value| indices[value]);
     let value: Vec<usize> = known.iter().map(of).collect();
     let classes: Vec<usize> = known.iter().map(|image| class[*image]).collect();
     let patients: Vec<usize> = known.iter().map(|image| patient[*image]).collect();
-    let table = Table { values: places.len(), classes: names.len() };
-    let counted = table.information(&value, &classes);
-    let dealt = deals(&table, &value, &classes, &patients);
-    let chance = dealt.iter().sum::<f64>() / dealt.len() as f64;
-    let as_much = dealt.iter().filter(|bits| **bits >= counted - 1e-12).count();
+    let table = Table { values: indices.len(), classes: names.len() };
+    let information = table.information(&value, &classes);
+    let permuted = permutations(&table, &value, &classes, &patients);
+    let chance = permuted.iter().sum::<f64>() / permuted.len() as f64;
+    let at_least = permuted.iter().filter(|bits| **bits >= information - 1e-12).count();
     let entropy = entropy(&counts(&classes, names.len()));
     Some(Association {
         attribute: attribute.to_owned(),
         known: known.len() as u64,
         rows: rows(values, class, names),
-        information_bits: counted,
+        information_bits: information,
         chance_bits: chance,
-        share_of_class: if entropy > 0.0 { ((counted - chance) / entropy).clamp(0.0, 1.0) } else { 0.0 },
-        p: (as_much + 1) as f64 / (DEALS + 1) as f64,
+        share_of_class: if entropy > 0.0 { ((information - chance) / entropy).clamp(0.0, 1.0) } else { 0.0 },
+        p: (at_least + 1) as f64 / (PERMUTATIONS + 1) as f64,
     })
 }
 
 fn rows(values: &[Option<String>], class: &[usize], names: &[String]) -> Vec<AssociationRow> {
     let mut rows: BTreeMap<(bool, &str), BTreeMap<String, u64>> = BTreeMap::new();
     for (value, class) in values.iter().zip(class) {
-        // The unknown stand last.
+        // Unknown values sort last.
         let key = (value.is_none(), value.as_deref().unwrap_or(UNKNOWN));
         *rows.entry(key).or_default().entry(names[*class].clone()).or_default() += 1;
     }
-    // Bands are padded, so that they stand in their order.
-    let squeezed = |value: &str| value.split_whitespace().collect::<Vec<_>>().join(" ");
-    rows.into_iter().map(|((_, value), images)| AssociationRow { value: squeezed(value), images }).collect()
+    // Bands are padded so that they sort numerically.
+    let trimmed = |value: &str| value.split_whitespace().collect::<Vec<_>>().join(" ");
+    rows.into_iter().map(|((_, value), images)| AssociationRow { value: trimmed(value), images }).collect()
 }
 
-/// The information of counts whose classes are dealt anew. Patients are shuffled and their images' classes laid in that order over the
-/// values: the images of one patient stay together, for they are no independent witnesses.
-fn deals(table: &Table, value: &[usize], class: &[usize], patient: &[usize]) -> Vec<f64> {
-    let mut hands: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
-    (0..value.len()).for_each(|image| hands.entry(patient[image]).or_default().push(image));
-    let mut hands: Vec<Vec<usize>> = hands.into_values().collect();
-    let places: Vec<usize> = hands.concat();
+/// Mutual information under each label permutation. Patients are shuffled and the labels of their images reassigned in that order,
+/// so that the images of a patient stay together: they are not independent.
+fn permutations(table: &Table, value: &[usize], class: &[usize], patient: &[usize]) -> Vec<f64> {
+    let mut groups: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+    (0..value.len()).for_each(|image| groups.entry(patient[image]).or_default().push(image));
+    let mut groups: Vec<Vec<usize>> = groups.into_values().collect();
+    let images: Vec<usize> = groups.concat();
     let mut random = ChaCha8Rng::seed_from_u64(0);
-    let mut deal = |_| {
-        hands.shuffle(&mut random);
-        let mut dealt = vec![0; class.len()];
-        places.iter().zip(hands.iter().flatten()).for_each(|(place, from)| dealt[*place] = class[*from]);
-        table.information(value, &dealt)
+    let mut permute = |_| {
+        groups.shuffle(&mut random);
+        let mut permuted = vec![0; class.len()];
+        images.iter().zip(groups.iter().flatten()).for_each(|(image, from)| permuted[*image] = class[*from]);
+        table.information(value, &permuted)
     };
-    (0..DEALS).map(&mut deal).collect()
+    (0..PERMUTATIONS).map(&mut permute).collect()
 }
 
 struct Table {
@@ -121,13 +121,13 @@ impl Table {
     }
 }
 
-fn counts(of: &[usize], kinds: usize) -> Vec<u64> {
+fn counts(values: &[usize], kinds: usize) -> Vec<u64> {
     let mut counts = vec![0; kinds];
-    of.iter().for_each(|kind| counts[*kind] += 1);
+    values.iter().for_each(|kind| counts[*kind] += 1);
     counts
 }
 
-/// In bits.
+/// Shannon entropy in bits.
 fn entropy(counts: &[u64]) -> f64 {
     let n = counts.iter().sum::<u64>() as f64;
     let part = |count: &u64| {
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn a_source_for_each_class_tells_all_there_is_to_know() {
+    fn a_source_per_class_explains_the_class_completely() {
         let class: Vec<usize> = (0..80).map(|image| image % 2).collect();
         let values: Vec<&str> = class.iter().map(|class| ["here", "there"][*class]).collect();
         let found = of(&values, &class, &(0..80).collect::<Vec<_>>());
@@ -158,8 +158,8 @@ mod tests {
     }
 
     #[test]
-    fn what_counts_give_by_chance_is_taken_off() {
-        // As many sources as images: as counted each tells its image's class, and none tells anything.
+    fn information_expected_by_chance_is_subtracted() {
+        // One source per image: the plug-in estimate is maximal although the sources carry no information.
         let class: Vec<usize> = (0..60).map(|image| image % 2).collect();
         let names: Vec<String> = (0..60).map(|image| format!("source {image}")).collect();
         let found = of(&names.iter().map(String::as_str).collect::<Vec<_>>(), &class, &(0..60).collect::<Vec<_>>());
@@ -168,8 +168,8 @@ mod tests {
     }
 
     #[test]
-    fn many_images_of_few_patients_are_no_proof() {
-        // Six patients of twenty images each, two sources: one way in twenty to deal three to each gives as much.
+    fn many_images_of_few_patients_are_not_significant() {
+        // Six patients with twenty images each, two sources: one in ten assignments of three patients to each source is as extreme.
         let patient: Vec<usize> = (0..120).map(|image| image / 20).collect();
         let class: Vec<usize> = patient.iter().map(|patient| usize::from(*patient >= 3)).collect();
         let values: Vec<&str> = class.iter().map(|class| ["here", "there"][*class]).collect();
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn the_unknown_stand_in_the_table_and_nowhere_else() {
+    fn unknown_values_are_listed_but_excluded_from_the_statistics() {
         let found = of(&["a", "b", "", "a"], &[0, 1, 1, 0], &[0, 1, 2, 3]);
         assert_eq!(found.known, 3);
         let values: Vec<&str> = found.rows.iter().map(|row| row.value.as_str()).collect();

@@ -1,39 +1,42 @@
-//! A report on a data set as text: Markdown, which a terminal shows well enough.
+//! Audit report as Markdown, readable in a terminal too.
 
 use std::fmt::Write;
 
 use super::{
-    Accuracy, Association, DatasetReport, Found, LabelProblem, PatientFinding, PictureGroup,
+    Accuracy, Association, DatasetReport, DuplicateGroup, LabelProblem, Listing, PatientFinding,
     verdict::{between, percent},
 };
 use crate::evaluation::table::escaped;
 
-/// Most of a kind that the text lists; JSON has more.
-const MOST_TOLD: usize = 20;
+/// Maximum number of findings of a kind in the text; JSON has more.
+const MAX_LISTED: usize = 20;
 
 impl DatasetReport {
-    /// The whole report for people.
+    /// Formats the whole report.
     pub fn to_markdown(&self) -> String {
         let synthetic = if self.synthetic { " (synthetic)" } else { "" };
-        let mut text = format!("# The data set {}{synthetic}\n\n", escaped(&self.dataset_name));
+        let mut text = format!("# Data audit: {}{synthetic}\n\n", escaped(&self.dataset_name));
         self.verdict.iter().for_each(|sentence| put(&mut text, format!("- {sentence}")));
-        self.distribution(&mut text);
-        self.patients_part(&mut text);
-        self.duplicates_part(&mut text);
-        self.shortcuts_part(&mut text);
-        self.attributes_part(&mut text);
-        self.labels_part(&mut text);
+        self.write_distribution(&mut text);
+        self.write_patients(&mut text);
+        self.write_duplicates(&mut text);
+        self.write_shortcuts(&mut text);
+        self.write_attributes(&mut text);
+        self.write_labels(&mut text);
         put(
             &mut text,
-            format!("\nMade in {:.1} s from {} images, fingerprint {}.", self.seconds, self.images, self.fingerprint),
+            format!(
+                "\nComputed in {:.1} s over {} images, fingerprint {}.",
+                self.seconds, self.images, self.fingerprint
+            ),
         );
         text
     }
 
-    fn distribution(&self, text: &mut String) {
+    fn write_distribution(&self, text: &mut String) {
         head(text, "Images and patients");
         let names =
-            self.names_and("unlabelled", self.splits.iter().any(|split| split.images.contains_key("unlabelled")));
+            self.class_columns("unlabelled", self.splits.iter().any(|split| split.images.contains_key("unlabelled")));
         let heads = std::iter::once("Split").chain(names.iter().map(String::as_str)).chain(["All"]);
         let rows = self.splits.iter().map(|split| {
             let cell = |name: &String| {
@@ -47,21 +50,18 @@ impl DatasetReport {
         table(text, &heads.collect::<Vec<_>>(), rows);
     }
 
-    fn patients_part(&self, text: &mut String) {
+    fn write_patients(&self, text: &mut String) {
         head(text, "Patients");
         let counts = [
-            (self.patients_in_several_splits.count, "are in more than one split"),
-            (self.patients_with_several_classes.count, "have images of more than one class"),
+            (self.patients_in_several_splits.count, "patients are in more than one split"),
+            (self.patients_with_several_classes.count, "patients have images of more than one class"),
         ];
         put(
             text,
-            format!(
-                "Known patients: {}. Images without a patient id: {}. Of the patients\n",
-                self.patients, self.without_patient
-            ),
+            format!("Known patients: {}. Images without a patient id: {}.\n", self.patients, self.without_patient),
         );
-        for (count, what) in counts {
-            put(text, format!("- {count} {what}."));
+        for (count, kind) in counts {
+            put(text, format!("- {count} {kind}."));
         }
         for (title, found) in [
             ("In more than one split", &self.patients_in_several_splits),
@@ -74,49 +74,49 @@ impl DatasetReport {
                     let classes: Vec<String> = one.classes.iter().map(|(name, n)| format!("{n} {name}")).collect();
                     vec![one.patient.clone(), one.images.to_string(), splits.join(", "), classes.join(", ")]
                 };
-                let rows = found.items.iter().take(MOST_TOLD).map(row);
+                let rows = found.items.iter().take(MAX_LISTED).map(row);
                 table(text, &["Patient", "Images", "Splits", "Classes"], rows);
                 more(text, found);
             }
         }
     }
 
-    fn duplicates_part(&self, text: &mut String) {
+    fn write_duplicates(&self, text: &mut String) {
         let found = &self.duplicates;
-        head(text, "Images that look the same");
+        head(text, "Near-duplicates");
         put(
             text,
             format!(
-                "{} images were compared: the same picture in another size, compression, brightness or contrast, or \
-                 mirrored, is found; cropped and turned ones are not. {} have too little detail to be compared, {} could not be read.",
+                "{} images compared. Copies that differ in size, compression, brightness, contrast or mirroring are detected; cropped \
+                 or rotated copies are not. {} images have too little detail to compare, {} could not be read.",
                 found.compared, found.featureless, found.unreadable
             ),
         );
         put(
             text,
             format!(
-                "Groups that look the same: {}; across splits {}, of several classes {}, of several patients {}.",
+                "Groups of near-duplicates: {}; across splits {}, of several classes {}, of several patients {}.",
                 found.groups.count, found.across_splits, found.with_several_classes, found.with_several_patients
             ),
         );
         if found.groups.count > 0 {
             put(text, String::new());
-            table(text, &["Likeness", "Images"], found.groups.items.iter().take(MOST_TOLD).map(group));
+            table(text, &["Similarity", "Images"], found.groups.items.iter().take(MAX_LISTED).map(group));
             more(text, &found.groups);
         }
     }
 
-    fn shortcuts_part(&self, text: &mut String) {
-        head(text, "What predicts the class without any disease");
+    fn write_shortcuts(&self, text: &mut String) {
+        head(text, "Shortcut baselines: accuracy without looking at pathology");
         if self.shortcuts.is_empty() {
-            return put(text, "Too few labelled images to measure.".into());
+            return put(text, "Too few labelled images to compute.".into());
         }
         let first = &self.shortcuts[0].cross_validated;
         put(
             text,
             format!(
-                "Accuracy with 95 % intervals (bootstrap over patients); cross-validated by patient over {} images of {} \
-                 patients, and learnt from train and scored on test. A network must beat these.\n",
+                "Accuracy with 95 % confidence intervals (bootstrap over patients); cross-validated by patient over {} images of \
+                 {} patients, and fitted on train and scored on test. A network must beat these.\n",
                 first.n, first.patients
             ),
         );
@@ -125,7 +125,7 @@ impl DatasetReport {
         };
         let row = |name: String, cross: String, test: String, model: String| vec![name, cross, test, model];
         let mut rows = vec![row(
-            "always the commonest class".into(),
+            "majority class".into(),
             between(first.majority),
             test(self.shortcuts[0].on_test, |test| test.majority),
             "–".into(),
@@ -134,15 +134,15 @@ impl DatasetReport {
             let cross = between(one.cross_validated.accuracy);
             row(one.features.clone(), cross, test(one.on_test, |test| test.accuracy), one.model.clone())
         }));
-        table(text, &["From", "Cross-validated", "On test", "By"], rows.into_iter());
+        table(text, &["Features", "Cross-validated", "Test", "Model"], rows.into_iter());
     }
 
-    fn attributes_part(&self, text: &mut String) {
-        head(text, "Class by what is no disease");
+    fn write_attributes(&self, text: &mut String) {
+        head(text, "Association of attributes with the class");
         put(
             text,
-            "Information: mutual information with the class in bits, as counted; by chance: the mean when the classes are dealt \
-             anew among patients; share: what is left of it, of all there is to know about the class.\n"
+            "Information: mutual information with the class in bits (plug-in estimate). By chance: mean over label permutations by \
+             patient. Share: excess over chance relative to the entropy of the class.\n"
                 .into(),
         );
         let rows = self.attributes.iter().map(
@@ -172,36 +172,36 @@ impl DatasetReport {
         }
     }
 
-    fn labels_part(&self, text: &mut String) {
+    fn write_labels(&self, text: &mut String) {
         head(text, "Labels");
-        for (what, found) in [
-            ("rows contradict another row about the same file", &self.labels.contradictions),
-            ("rows name a file that is not there", &self.labels.rows_without_file),
-            ("files are named by no row", &self.labels.files_without_row),
-            ("rows or files are unusable", &self.labels.unusable),
+        for (kind, found) in [
+            ("rows contradict another row for the same file", &self.labels.contradictions),
+            ("rows whose file is missing", &self.labels.rows_without_file),
+            ("files without a row", &self.labels.files_without_row),
+            ("unusable rows or files", &self.labels.unusable),
         ] {
-            put(text, format!("- {} {what}.", found.count));
-            for LabelProblem { file, line, reason } in found.items.iter().take(MOST_TOLD) {
+            put(text, format!("- {} {kind}.", found.count));
+            for LabelProblem { file, line, reason } in found.items.iter().take(MAX_LISTED) {
                 let line = line.map(|line| format!(":{line}")).unwrap_or_default();
                 put(text, format!("  - {}{line}: {}", printable(file), printable(reason)));
             }
-            if found.count > MOST_TOLD as u64 {
-                put(text, format!("  - and {} more", found.count - MOST_TOLD as u64));
+            if found.count > MAX_LISTED as u64 {
+                put(text, format!("  - and {} more", found.count - MAX_LISTED as u64));
             }
         }
     }
 
-    fn names_and(&self, last: &str, there: bool) -> Vec<String> {
-        self.classes.names().iter().cloned().chain(there.then(|| last.to_owned())).collect()
+    fn class_columns(&self, extra: &str, present: bool) -> Vec<String> {
+        self.classes.names().iter().cloned().chain(present.then(|| extra.to_owned())).collect()
     }
 }
 
-fn group(group: &PictureGroup) -> Vec<String> {
+fn group(group: &DuplicateGroup) -> Vec<String> {
     let image = |image: &super::GroupImage| {
-        let place = image.split.map_or("no split", |split| split.as_str());
+        let split = image.split.map_or("no split", |split| split.as_str());
         let label = image.label.as_deref().unwrap_or("unlabelled");
         let patient = image.patient.as_deref().unwrap_or("unknown");
-        format!("{} ({place}, {label}, patient {patient})", image.file_name)
+        format!("{} ({split}, {label}, patient {patient})", image.file_name)
     };
     let mirrored = if group.mirrored { ", mirrored" } else { "" };
     let likeness = if group.identical { "identical".to_owned() } else { format!("{:.3}{mirrored}", group.likeness) };
@@ -221,9 +221,9 @@ fn head(text: &mut String, title: &str) {
     put(text, format!("\n## {title}\n"));
 }
 
-fn more<T>(text: &mut String, found: &Found<T>) {
-    if found.count > MOST_TOLD as u64 {
-        put(text, format!("\nand {} more.", found.count - MOST_TOLD as u64));
+fn more<T>(text: &mut String, found: &Listing<T>) {
+    if found.count > MAX_LISTED as u64 {
+        put(text, format!("\nand {} more.", found.count - MAX_LISTED as u64));
     }
 }
 

@@ -1,139 +1,139 @@
-//! What can be counted: patients and pictures that stand in several places, and labels that cannot be right.
+//! Countable findings: patients and near-duplicates in several splits, conflicting classes, and label problems.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{Described, Examined};
+use super::{AuditImage, AuditInput};
 use crate::domain::{RadiographId, Split};
 
-/// Most of a kind that a report lists.
-const MOST_LISTED: usize = 100;
+/// Maximum number of findings of a kind in a report.
+const MAX_LISTED: usize = 100;
 
-/// Radiographs of a patient that are named.
-const MOST_NAMED: usize = 4;
+/// Maximum number of radiographs listed per patient.
+const MAX_RADIOGRAPHS: usize = 4;
 
-/// Characters of a patient's id that are shown: enough to find it in a split file.
-const SHOWN_OF_PATIENT: usize = 12;
+/// Length of the displayed prefix of a patient id, enough to find it in a split file.
+const PATIENT_PREFIX: usize = 12;
 
-/// How many there are, and the first hundred of them.
+/// Number of findings and the first hundred of them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
-pub struct Found<T> {
-    /// All.
+pub struct Listing<T> {
+    /// Number of findings.
     pub count: u64,
-    /// At most a hundred.
+    /// The first findings, at most a hundred.
     pub items: Vec<T>,
 }
 
-/// Images and patients of a split.
+/// Number of images and patients of a split.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct SplitCount {
-    /// Null for images without one.
+    /// Split; null for images without a split.
     pub split: Option<Split>,
-    /// By class; those without a class under `unlabelled`.
+    /// Images by class; unlabelled images under `unlabelled`.
     pub images: BTreeMap<String, u64>,
     /// Unique patients by class; an image without a patient id counts as one.
     pub patients: BTreeMap<String, u64>,
-    /// Unique patients, whatever their classes.
+    /// Unique patients over all classes.
     pub all_patients: u64,
 }
 
-/// A patient in several places.
+/// A patient with images in several splits or of several classes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct PatientFinding {
-    /// The beginning of the id as it is stored.
+    /// Prefix of the stored patient id.
     pub patient: String,
-    /// Of this patient.
+    /// Number of images of the patient.
     pub images: u64,
-    /// Splits with such images.
+    /// Splits that contain them.
     pub splits: Vec<Split>,
     /// Images by class.
     pub classes: BTreeMap<String, u64>,
-    /// Some of the images.
+    /// Examples: one image per split and class, at most four.
     pub radiographs: Vec<RadiographId>,
 }
 
-/// Images that look the same.
+/// Near-duplicate images.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct DuplicateFindings {
-    /// Images that were compared with all others.
+    /// Number of images compared with all others.
     pub compared: u64,
-    /// Images with too little detail to be told from one another; they were not compared.
+    /// Images with too little detail to compare.
     pub featureless: u64,
     /// Images that could not be read.
     pub unreadable: u64,
-    /// Groups with members in more than one split.
+    /// Groups with images in more than one split.
     pub across_splits: u64,
-    /// Groups with members of more than one class: at least one label of each is wrong.
+    /// Groups with images of more than one class: at least one label in each is wrong.
     pub with_several_classes: u64,
-    /// Groups with members of more than one patient id: one person under two names.
+    /// Groups with images of more than one patient id: probably one patient under two ids.
     pub with_several_patients: u64,
-    /// All groups: those across splits first, then those of several classes.
-    pub groups: Found<PictureGroup>,
+    /// Groups: across splits first, then of several classes.
+    pub groups: Listing<DuplicateGroup>,
 }
 
-/// Versions of one picture.
+/// Group of near-duplicates.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
-pub struct PictureGroup {
-    /// Two or more.
+pub struct DuplicateGroup {
+    /// Two or more images.
     pub images: Vec<GroupImage>,
-    /// The lowest correlation of local detail that joined two of them, at most 1.
+    /// Lowest correlation of local detail that linked two images, at most 1.
     pub likeness: f64,
-    /// The same at 64 x 64 pixels, byte for byte.
+    /// True if the images are identical at 64 x 64 pixels.
     pub identical: bool,
-    /// A member is another one mirrored, left for right.
+    /// True if an image is the mirror image of another (left-right flip).
     pub mirrored: bool,
-    /// Members stand in more than one split.
+    /// True if the images are in more than one split.
     pub across_splits: bool,
-    /// Members have more than one class.
+    /// True if the images have more than one class.
     pub several_classes: bool,
 }
 
-/// A member of such a group.
+/// An image of a group of near-duplicates.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct GroupImage {
     /// Identifier.
     pub id: RadiographId,
-    /// As uploaded.
+    /// File name as uploaded.
     pub file_name: String,
-    /// Where it stands.
+    /// Split.
     pub split: Option<Split>,
-    /// Its class.
+    /// Class.
     pub label: Option<String>,
-    /// The beginning of its patient's id as it is stored.
+    /// Prefix of the stored patient id.
     pub patient: Option<String>,
 }
 
-/// What the newest import of each folder refused, by what that says about the labels.
+/// Rows and files rejected by the latest import of each folder, by kind of label problem.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct LabelProblems {
-    /// The same file with another class or split in another row; the first was kept.
-    pub contradictions: Found<LabelProblem>,
-    /// Rows that name a file that is not there.
-    pub rows_without_file: Found<LabelProblem>,
-    /// Files among the images that no row names.
-    pub files_without_row: Found<LabelProblem>,
-    /// Rows that cannot be read, and files that are no usable image.
-    pub unusable: Found<LabelProblem>,
+    /// Rows that give a file another class or split than an earlier row; the first row counts.
+    pub contradictions: Listing<LabelProblem>,
+    /// Rows whose file is missing.
+    pub rows_without_file: Listing<LabelProblem>,
+    /// Image files without a row.
+    pub files_without_row: Listing<LabelProblem>,
+    /// Unreadable rows and files that are not usable images.
+    pub unusable: Listing<LabelProblem>,
 }
 
-/// A row or a file that was refused.
+/// A rejected row or file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct LabelProblem {
     /// The label file or image, relative to the folder.
     pub file: String,
     /// Line of the label file, from 1.
     pub line: Option<u32>,
-    /// Why.
+    /// Reason.
     pub reason: String,
 }
 
-impl<T> Found<T> {
-    /// Counts all and keeps the first.
+impl<T> Listing<T> {
+    /// Counts all items and keeps the first hundred.
     pub fn of(mut all: Vec<T>) -> Self {
         let count = all.len() as u64;
-        all.truncate(MOST_LISTED);
+        all.truncate(MAX_LISTED);
         Self { count, items: all }
     }
 }
@@ -142,42 +142,43 @@ pub(super) struct Findings {
     pub(super) patients: u64,
     pub(super) without_patient: u64,
     pub(super) splits: Vec<SplitCount>,
-    pub(super) in_several_splits: Found<PatientFinding>,
-    pub(super) with_several_classes: Found<PatientFinding>,
+    pub(super) in_several_splits: Listing<PatientFinding>,
+    pub(super) with_several_classes: Listing<PatientFinding>,
     pub(super) duplicates: DuplicateFindings,
 }
 
 impl Findings {
-    pub(super) fn of(examined: &Examined) -> Self {
-        let names = examined.classes.names();
-        let mut by_patient: BTreeMap<&str, Vec<&Described>> = BTreeMap::new();
-        for image in &examined.images {
+    pub(super) fn of(input: &AuditInput) -> Self {
+        let names = input.classes.names();
+        let mut by_patient: BTreeMap<&str, Vec<&AuditImage>> = BTreeMap::new();
+        for image in &input.images {
             if let Some(patient) = &image.patient {
                 by_patient.entry(patient).or_default().push(image);
             }
         }
         let all: Vec<PatientFinding> = by_patient.iter().map(|(id, images)| patient(id, images, names)).collect();
-        let those =
-            |wanted: fn(&PatientFinding) -> bool| Found::of(all.iter().filter(|one| wanted(one)).cloned().collect());
+        let select = |matches: fn(&PatientFinding) -> bool| {
+            Listing::of(all.iter().filter(|one| matches(one)).cloned().collect())
+        };
         Self {
             patients: all.len() as u64,
-            without_patient: examined.images.iter().filter(|image| image.patient.is_none()).count() as u64,
-            splits: splits(&examined.images, names),
-            in_several_splits: those(|patient| patient.splits.len() > 1),
-            with_several_classes: those(|patient| patient.classes.len() > 1),
-            duplicates: duplicates(examined, names),
+            without_patient: input.images.iter().filter(|image| image.patient.is_none()).count() as u64,
+            splits: splits(&input.images, names),
+            in_several_splits: select(|patient| patient.splits.len() > 1),
+            with_several_classes: select(|patient| patient.classes.len() > 1),
+            duplicates: duplicates(input, names),
         }
     }
 }
 
-fn patient(id: &str, images: &[&Described], names: &[String]) -> PatientFinding {
+fn patient(id: &str, images: &[&AuditImage], names: &[String]) -> PatientFinding {
     let splits: BTreeSet<Split> = images.iter().filter_map(|image| image.split).collect();
     let mut classes = BTreeMap::new();
     for class in images.iter().filter_map(|image| image.class) {
         *classes.entry(names[class].clone()).or_default() += 1;
     }
-    // One of each split and class, so that what is shown is what was found.
-    let mut shown: Vec<&&Described> = Vec::new();
+    // One image per split and class, so that the examples show the finding.
+    let mut shown: Vec<&&AuditImage> = Vec::new();
     for image in images {
         if !shown.iter().any(|other| (other.split, other.class) == (image.split, image.class)) {
             shown.push(image);
@@ -188,27 +189,27 @@ fn patient(id: &str, images: &[&Described], names: &[String]) -> PatientFinding 
         images: images.len() as u64,
         splits: splits.into_iter().collect(),
         classes,
-        radiographs: shown.into_iter().take(MOST_NAMED).map(|image| image.id).collect(),
+        radiographs: shown.into_iter().take(MAX_RADIOGRAPHS).map(|image| image.id).collect(),
     }
 }
 
 fn shortened(id: &str) -> String {
-    match id.char_indices().nth(SHOWN_OF_PATIENT) {
+    match id.char_indices().nth(PATIENT_PREFIX) {
         Some((end, _)) => format!("{}…", &id[..end]),
         None => id.to_owned(),
     }
 }
 
-fn splits(images: &[Described], names: &[String]) -> Vec<SplitCount> {
-    let mut by_split: BTreeMap<(bool, Option<Split>), Vec<&Described>> = BTreeMap::new();
+fn splits(images: &[AuditImage], names: &[String]) -> Vec<SplitCount> {
+    let mut by_split: BTreeMap<(bool, Option<Split>), Vec<&AuditImage>> = BTreeMap::new();
     for image in images {
         by_split.entry((image.split.is_none(), image.split)).or_default().push(image);
     }
     by_split.into_iter().map(|((_, split), images)| split_count(split, &images, names)).collect()
 }
 
-fn split_count(split: Option<Split>, images: &[&Described], names: &[String]) -> SplitCount {
-    let mut by_class: BTreeMap<String, Vec<&Described>> = BTreeMap::new();
+fn split_count(split: Option<Split>, images: &[&AuditImage], names: &[String]) -> SplitCount {
+    let mut by_class: BTreeMap<String, Vec<&AuditImage>> = BTreeMap::new();
     for image in images {
         let class = image.class.map_or("unlabelled".to_owned(), |class| names[class].clone());
         by_class.entry(class).or_default().push(image);
@@ -221,23 +222,23 @@ fn split_count(split: Option<Split>, images: &[&Described], names: &[String]) ->
     }
 }
 
-fn patients(images: &[&Described]) -> u64 {
+fn patients(images: &[&AuditImage]) -> u64 {
     let known: BTreeSet<&str> = images.iter().filter_map(|image| image.patient.as_deref()).collect();
     let unknown = images.iter().filter(|image| image.patient.is_none()).count();
     (known.len() + unknown) as u64
 }
 
-fn duplicates(examined: &Examined, names: &[String]) -> DuplicateFindings {
-    let by_id: HashMap<RadiographId, &Described> = examined.images.iter().map(|image| (image.id, image)).collect();
+fn duplicates(input: &AuditInput, names: &[String]) -> DuplicateFindings {
+    let by_id: HashMap<RadiographId, &AuditImage> = input.images.iter().map(|image| (image.id, image)).collect();
     let mut groups = Vec::new();
     let mut with_several_patients = 0;
-    for group in &examined.groups {
-        let members: Vec<&Described> = group.members.iter().filter_map(|id| by_id.get(id).copied()).collect();
+    for group in &input.groups {
+        let members: Vec<&AuditImage> = group.members.iter().filter_map(|id| by_id.get(id).copied()).collect();
         let patients: BTreeSet<&str> = members.iter().filter_map(|image| image.patient.as_deref()).collect();
         with_several_patients += u64::from(patients.len() > 1);
         let splits: BTreeSet<Split> = members.iter().filter_map(|image| image.split).collect();
         let classes: BTreeSet<usize> = members.iter().filter_map(|image| image.class).collect();
-        groups.push(PictureGroup {
+        groups.push(DuplicateGroup {
             images: members.into_iter().map(|image| shown(image, names)).collect(),
             likeness: group.likeness,
             identical: group.identical,
@@ -247,19 +248,19 @@ fn duplicates(examined: &Examined, names: &[String]) -> DuplicateFindings {
         });
     }
     groups.sort_by_key(|group| (!group.across_splits, !group.several_classes));
-    let count = |wanted: fn(&PictureGroup) -> bool| groups.iter().filter(|group| wanted(group)).count() as u64;
+    let count = |matches: fn(&DuplicateGroup) -> bool| groups.iter().filter(|group| matches(group)).count() as u64;
     DuplicateFindings {
-        compared: examined.images.len() as u64 - examined.featureless - examined.unseen,
-        featureless: examined.featureless,
-        unreadable: examined.unseen,
+        compared: input.images.len() as u64 - input.featureless - input.unreadable,
+        featureless: input.featureless,
+        unreadable: input.unreadable,
         across_splits: count(|group| group.across_splits),
         with_several_classes: count(|group| group.several_classes),
         with_several_patients,
-        groups: Found::of(groups),
+        groups: Listing::of(groups),
     }
 }
 
-fn shown(image: &Described, names: &[String]) -> GroupImage {
+fn shown(image: &AuditImage, names: &[String]) -> GroupImage {
     GroupImage {
         id: image.id,
         file_name: image.file_name.clone(),

@@ -9,6 +9,7 @@ mod trainer;
 
 use std::{net::SocketAddr, path::PathBuf};
 
+pub use crate::http::openapi;
 pub use folder::DataFolder;
 pub use server::Server;
 pub use trainer::Trainer;

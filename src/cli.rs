@@ -26,8 +26,8 @@ use crate::{
     config::ServerConfig,
     dataset::{AddError, ExportError, RulesError},
     domain::{InvalidClasses, LeakageKind, RunId, RunStatus},
-    http::{ApiError, CompareError, ReportError},
     nn::NnError,
+    service,
     store::{Db, StoreError},
     telemetry::{self, LogFormat},
 };
@@ -116,25 +116,19 @@ pub(crate) enum CliError {
     )]
     Leakage(Vec<LeakageKind>),
     #[error(transparent)]
-    Report(#[from] ReportError),
-    #[error(transparent)]
     Export(#[from] ExportError),
     #[error("the rules: {0}")]
     Rules(#[from] RulesError),
     #[error("{0}")]
     Refused(String),
-    #[error("--stages takes numbers from 1 to {known}, the stages of the plan")]
-    Stages { known: usize },
     #[error("the run is {status}: {error}")]
     Training { status: RunStatus, error: String },
     #[error("interrupted: `thorax train --resume {0}` goes on, and so does a server that starts on this folder")]
     Interrupted(RunId),
     #[error(transparent)]
     Bench(#[from] bench::BenchError),
-    #[error(transparent)]
-    Compare(#[from] CompareError),
     #[error("{0}")]
-    Weights(#[from] NnError),
+    Network(#[from] NnError),
     #[error("{0}")]
     Io(#[from] io::Error),
     #[error("{0}")]
@@ -143,17 +137,21 @@ pub(crate) enum CliError {
     Log(#[from] tracing_subscriber::filter::ParseError),
 }
 
-impl CliError {
-    /// A request that the interface refuses, with each thing that is wrong.
-    fn refused(error: ApiError) -> Self {
-        let what = error.to_string();
-        let fields = match error {
-            ApiError::Invalid(fields) => fields,
-            ApiError::Leakage(found) => return Self::Leakage(found.into_iter().map(|one| one.name).collect()),
-            _ => return Self::Refused(what),
-        };
-        let fields = fields.iter().map(|field| format!("{}: {}", field.pointer, field.detail));
-        Self::Refused(std::iter::once(what).chain(fields).collect::<Vec<_>>().join("\n  "))
+impl From<service::Error> for CliError {
+    /// Lists each wrong field below the summary.
+    fn from(error: service::Error) -> Self {
+        let summary = error.to_string();
+        match error {
+            service::Error::Invalid(fields) => {
+                let fields = fields.iter().map(|field| format!("{}: {}", field.pointer, field.detail));
+                Self::Refused(std::iter::once(summary).chain(fields).collect::<Vec<_>>().join("\n  "))
+            }
+            service::Error::Leakage(findings) => {
+                Self::Leakage(findings.into_iter().map(|finding| finding.name).collect())
+            }
+            service::Error::Store(error) => error.into(),
+            _ => Self::Refused(summary),
+        }
     }
 }
 

@@ -7,13 +7,11 @@ mod answer;
 mod auth;
 mod body;
 mod challenger;
-mod comparison;
 mod datasets;
 mod dicomweb;
 mod drain;
 mod evaluations;
 mod extract;
-mod fields;
 mod health;
 mod heatmaps;
 mod imports;
@@ -27,7 +25,6 @@ mod predictions;
 mod problem;
 mod radiographs;
 mod recipes;
-mod report;
 mod scores;
 mod state;
 mod trace;
@@ -46,15 +43,11 @@ use crate::domain::BatchEvent;
 pub use aliases::GateComparison;
 use aliases::Turn;
 pub use challenger::{CHALLENGER, Challenger};
-pub use comparison::{CompareError, MAX_COMPARED, compare};
-pub use fields::JsonObject;
 pub use heatmaps::Heatmaps;
 pub use imports::resume as resume_imports;
 pub use prediction_jobs::{Jobs, resume as resume_prediction_jobs};
-pub use problem::{ApiError, FieldError, Problem};
-pub use report::{ReportError, report};
+pub use problem::{ApiError, Problem};
 pub use state::{AppState, Limits, MAX_EVENT_STREAMS};
-pub use training_runs::{Checked as CheckedRun, check as check_training_run};
 
 #[derive(OpenApi)]
 #[openapi(

@@ -14,6 +14,8 @@ pub mod training;
 
 pub mod worker;
 
+pub mod service;
+
 pub mod http;
 
 pub mod app;

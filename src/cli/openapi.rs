@@ -3,9 +3,9 @@
 use std::io::Write;
 
 use super::CliError;
-use crate::http;
+use crate::app;
 
 pub(super) fn print() -> Result<(), CliError> {
-    let document = http::openapi().to_pretty_json()?;
+    let document = app::openapi().to_pretty_json()?;
     Ok(writeln!(std::io::stdout(), "{document}")?)
 }

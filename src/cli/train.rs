@@ -2,10 +2,13 @@
 
 mod board;
 
-use std::{io::Write, path::PathBuf, time::Duration};
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use clap::Args;
-use serde_json::json;
 use tokio::sync::broadcast::error::RecvError;
 
 use self::board::Board;
@@ -13,8 +16,8 @@ use super::{CliError, dataset, runs::Shown, serve::DATA_FOLDER};
 use crate::{
     app::Trainer,
     config::{DataConfig, DeviceConfig},
-    domain::{RunId, RunStatus},
-    http::{JsonObject, check_training_run},
+    domain::{LeakageKind, PlanOverrides, RunId, RunStatus},
+    service::{self, Fields, JsonObject, RunRequest},
     store::{self, Db, Run, StoreError, StoredEvent},
 };
 
@@ -52,7 +55,7 @@ pub(super) struct TrainArgs {
 
     /// Leakage between the data set's splits that is known and accepted, by the names that `thorax dataset check` gives.
     #[arg(long, value_name = "NAME,NAME,…", value_delimiter = ',')]
-    acknowledge: Vec<String>,
+    acknowledge: Vec<LeakageKind>,
 
     /// In place of a new run, lets this one go on from its last checkpoint.
     #[arg(long, value_name = "ID", conflicts_with_all = ["dataset", "recipe", "stages", "plan", "name", "seed", "acknowledge"])]
@@ -70,7 +73,7 @@ pub(super) async fn run(args: TrainArgs) -> Result<(), CliError> {
     let db = trainer.folder().db.clone();
     let run = match args.resume {
         Some(id) => resumed(&trainer, id).await?,
-        None => submitted(&trainer, &args).await?,
+        None => submitted(&trainer, args).await?,
     };
     eprintln!("Run {} on {} ({}).", run.id, trainer.device().name, trainer.device().description);
     follow(&mut trainer, &run).await?;
@@ -92,31 +95,33 @@ fn conclude(run: &Run) -> Result<(), CliError> {
     }
 }
 
-/// A new run, checked as the server checks one.
-async fn submitted(trainer: &Trainer, args: &TrainArgs) -> Result<Run, CliError> {
-    let db = &trainer.folder().db;
-    let TrainArgs { recipe, name, seed, acknowledge, .. } = args;
-    let dataset = dataset::find(trainer.folder(), args.dataset.as_deref().unwrap_or_default()).await?;
-    let request = json!({
-        "dataset_id": dataset.id, "recipe": recipe, "name": name, "seed": seed, "acknowledge": acknowledge, "plan": overrides(args)?
-    });
-    let request: JsonObject = serde_json::from_value(request)?;
-    let mut checked = check_training_run(db, &trainer.folder().caches, request).await.map_err(CliError::refused)?;
-    let run = &mut checked.run;
-    if let Some(stages) = &args.stages {
-        let known = run.plan.stages.len();
-        let chosen = stages.iter().map(|&number| run.plan.stages.get(number.wrapping_sub(1)).cloned());
-        run.plan.stages = chosen.collect::<Option<_>>().ok_or(CliError::Stages { known })?;
-    }
-    checked.queue(db).await?;
-    Ok(checked.run)
+/// Submits a new run, validated as the server validates one.
+async fn submitted(trainer: &Trainer, args: TrainArgs) -> Result<Run, CliError> {
+    let folder = trainer.folder();
+    let dataset = dataset::find(folder, args.dataset.as_deref().unwrap_or_default()).await?;
+    let mut unreadable = Vec::new();
+    let overrides = match &args.plan {
+        Some(file) => service::read_plan_overrides(Fields::new("/plan", read_plan(file)?, &mut unreadable)),
+        None => PlanOverrides::default(),
+    };
+    let request = RunRequest {
+        dataset_id: Some(dataset.id),
+        recipe: args.recipe,
+        overrides,
+        stages: args.stages,
+        name: args.name,
+        seed: args.seed,
+        acknowledge: args.acknowledge,
+        unreadable,
+    };
+    Ok(service::submit(&folder.db, &folder.caches, request).await?)
 }
 
-fn overrides(args: &TrainArgs) -> Result<JsonObject, CliError> {
-    let Some(path) = &args.plan else { return Ok(JsonObject::new()) };
+/// Reads the JSON object in a file, or on standard input for `-`.
+fn read_plan(path: &Path) -> Result<JsonObject, CliError> {
     let from_input = path.as_os_str() == "-";
     let text = if from_input { std::io::read_to_string(std::io::stdin()) } else { std::fs::read_to_string(path) };
-    let text = text.map_err(|source| CliError::Path { path: path.clone(), source })?;
+    let text = text.map_err(|source| CliError::Path { path: path.to_owned(), source })?;
     Ok(serde_json::from_str(&text)?)
 }
 

@@ -7,7 +7,6 @@ use axum::{
     http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
-use jiff::Timestamp;
 use tempfile::NamedTempFile;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -19,7 +18,7 @@ use super::{
 };
 use crate::{
     domain::DeviceInfo,
-    nn::{self, BodyWeights, NnError},
+    service,
     store::{self, Weights},
 };
 
@@ -55,29 +54,7 @@ async fn import_weights(State(state): State<AppState>, content: Body) -> Result<
     let file = NamedTempFile::new_in(&state.incoming).map_err(ApiError::internal)?;
     let mut sink = tokio::fs::File::from_std(file.reopen().map_err(ApiError::internal)?);
     body::write(content, MAX_WEIGHTS_BYTES, &mut sink).await?;
-    let read = move || nn::import_weights(file.path());
-    let read = tokio::task::spawn_blocking(read).await.map_err(ApiError::internal)?;
-    let weights = keep(&state, read.map_err(unreadable)?).await?;
+    let weights = service::import_weights(&state.db, &state.blobs, file.path().to_owned()).await?;
     let location = [(header::LOCATION, "/v1/admin/weights")];
     Ok((StatusCode::CREATED, location, Json(weights)).into_response())
-}
-
-/// What a decoder trips over is the file's fault: the server wrote it whole just before.
-fn unreadable(error: NnError) -> ApiError {
-    ApiError::Unusable(error.to_string())
-}
-
-async fn keep(state: &AppState, body: BodyWeights) -> Result<Weights, ApiError> {
-    let byte_length = body.bytes.len() as u64;
-    // Held until the row is committed.
-    let stored = state.blobs.put(body.bytes).await?;
-    let weights = Weights {
-        byte_length,
-        sha256: stored.sha256().clone(),
-        variant: body.variant,
-        origin: body.origin.into(),
-        created_at: Timestamp::now(),
-    };
-    store::weights::create(&state.db, &weights).await?;
-    Ok(weights)
 }

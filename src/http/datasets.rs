@@ -14,11 +14,11 @@ use super::{
     ApiError, AppState,
     answer::{self, Conflict, Invalid, Malformed, NotFound},
     extract::{JsonBody, List, ListParams, PathOf, QueryOf},
-    fields::{Fields, JsonObject, all_right},
 };
 use crate::{
     dataset::{self, Fractions},
     domain::{ClassList, DatasetId, QualityFlag, Split},
+    service::{Fields, JsonObject, into_result},
     store::{self, Dataset, Distribution},
 };
 
@@ -220,7 +220,7 @@ impl NewDataset {
         let description = fields.optional_text("description", 10_000);
         let refuse = fields.optional("refuse");
         fields.finish();
-        all_right(name.map(|name| Self { name, classes, description, refuse }), errors)
+        Ok(into_result(name.map(|name| Self { name, classes, description, refuse }), errors)?)
     }
 }
 
@@ -237,6 +237,6 @@ impl NewSplit {
         let validation_fraction = fraction("validation_fraction", 0.0);
         let seed = fields.optional("seed").unwrap_or(0);
         fields.finish();
-        all_right(Some(Self { test_fraction, validation_fraction, seed }), errors)
+        Ok(into_result(Some(Self { test_fraction, validation_fraction, seed }), errors)?)
     }
 }

@@ -17,12 +17,12 @@ use super::{
     answer::{self, Forbidden, Invalid, Malformed, NotFound},
     datasets::{self, NewGeneration},
     extract::{JsonBody, PathOf},
-    fields::{Fields, JsonObject, all_right},
 };
 use crate::{
     dataset::{self, ImportFrom, ImportRequest, LabelledFolder},
     domain::{DatasetId, ImportId, ImportStatus},
     imaging,
+    service::{Fields, JsonObject, into_result},
     store::{self, Dataset, Import, ImportRejection, StoreError},
 };
 
@@ -186,6 +186,6 @@ impl NewImport {
         let train_split = fields.optional("train_split");
         let test_split = fields.optional("test_split");
         fields.finish();
-        all_right(path.map(|path| Self { path, train_split, test_split }), errors)
+        Ok(into_result(path.map(|path| Self { path, train_split, test_split }), errors)?)
     }
 }

@@ -14,9 +14,10 @@ use utoipa::ToSchema;
 
 use super::{GateComparison, v2};
 use crate::{
-    domain::{LeakageFinding, PlanProblem},
+    domain::LeakageFinding,
     imaging::ImageError,
     inference::EngineError,
+    service::{self, FieldError},
     store::StoreError,
 };
 
@@ -44,21 +45,6 @@ pub struct Problem {
     /// The scores with which a model did not pass its gate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub comparison: Option<Box<GateComparison>>,
-}
-
-/// One wrong field.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct FieldError {
-    /// JSON pointer (RFC 6901).
-    pub pointer: String,
-    /// What is wrong and what would be right.
-    pub detail: String,
-}
-
-impl From<PlanProblem> for FieldError {
-    fn from(problem: PlanProblem) -> Self {
-        Self { pointer: problem.pointer, detail: problem.detail }
-    }
 }
 
 /// What a handler can fail with.
@@ -314,6 +300,20 @@ impl From<StoreError> for ApiError {
                 Self::Conflict(error.to_string())
             }
             other => Self::internal(other),
+        }
+    }
+}
+
+impl From<service::Error> for ApiError {
+    fn from(error: service::Error) -> Self {
+        use service::Error;
+        match error {
+            Error::NotFound(what) => Self::NotFound(what),
+            Error::Invalid(errors) => Self::Invalid(errors),
+            Error::Unusable(detail) => Self::Unusable(detail),
+            Error::Leakage(findings) => Self::Leakage(findings),
+            Error::Store(error) => error.into(),
+            Error::Internal(cause) => Self::Internal(cause),
         }
     }
 }

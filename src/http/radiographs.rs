@@ -18,12 +18,12 @@ use super::{
     answer::{Conflict, Invalid, Malformed, NotFound, TooLarge, UnsupportedType},
     datasets,
     extract::{Form, JsonBody, List, ListParams, PathOf, QueryOf},
-    fields::{Fields, JsonObject, all_right},
 };
 use crate::{
     dataset::{PatientIds, match_class},
     domain::{DatasetId, RadiographId, Split},
     imaging,
+    service::{Fields, JsonObject, into_result},
     store::{self, Dataset, Radiograph, RadiographFilter, RadiographPatch},
 };
 
@@ -194,7 +194,7 @@ fn read_patch(body: JsonObject, dataset: &Dataset, patients: &PatientIds) -> Res
         split: fields.optional("split"),
     };
     fields.finish();
-    all_right(Some(patch), errors)
+    Ok(into_result(Some(patch), errors)?)
 }
 
 fn not_a_class(dataset: &Dataset) -> String {

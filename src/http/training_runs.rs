@@ -4,9 +4,6 @@ mod compare;
 mod events;
 mod queue;
 mod repeat;
-mod submission;
-
-pub use submission::{Checked, check};
 
 use axum::{Json, body::Bytes, extract::State, http::StatusCode, response::IntoResponse};
 use serde::Deserialize;
@@ -17,17 +14,16 @@ use self::{
     compare::*,
     queue::{TrainingRun, all_shown, shown},
     repeat::*,
-    submission::NewTrainingRun,
 };
 use super::{
     ApiError, AppState,
     answer::{self, Conflict, Invalid, Malformed, NotFound},
     extract::{JsonBody, List, ListParams, PathOf, QueryOf},
-    fields::{Fields, JsonObject, all_right},
     scores::{ScoredEvaluation, scored},
 };
 use crate::{
-    domain::{EpochRecord, RunId, RunStatus, Split},
+    domain::{DatasetId, EpochRecord, LeakageKind, PlanOverrides, RunId, RunStatus, Split},
+    service::{self, Fields, JsonObject, RunRequest, into_result},
     store::{self, Run},
 };
 
@@ -44,6 +40,28 @@ pub(super) fn router() -> OpenApiRouter<AppState> {
         .routes(routes!(list_training_run_epochs))
         .routes(routes!(list_training_run_evaluations))
         .merge(events::router())
+}
+
+/// A run to be queued.
+#[derive(Debug, ToSchema)]
+#[allow(dead_code, reason = "describes the request; the fields are read one by one")]
+struct NewTrainingRun {
+    /// What to train on.
+    dataset_id: DatasetId,
+    /// A plan by name; `covid-resnet` when absent.
+    #[schema(default = "covid-resnet")]
+    recipe: Option<String>,
+    /// Replaces fields of the recipe.
+    plan: Option<PlanOverrides>,
+    /// Free, 1 to 200 characters.
+    name: Option<String>,
+    /// Of shuffling, initialisation and dropout; 0 when absent.
+    #[schema(default = 0)]
+    seed: Option<u32>,
+    /// Leakage between the data set's splits that is known and accepted: the names that GET /v1/datasets/{id}/report finds. Without
+    /// them a run on such data is refused with 409 and the findings.
+    #[schema(value_type = Option<Vec<LeakageKind>>)]
+    acknowledge: Option<Vec<String>>,
 }
 
 /// Which runs.
@@ -75,9 +93,7 @@ async fn create_training_run(
     State(state): State<AppState>,
     JsonBody(body): JsonBody<JsonObject>,
 ) -> Result<impl IntoResponse, ApiError> {
-    let checked = check(&state.db, &state.caches, body).await?;
-    checked.queue(&state.db).await?;
-    let run = checked.run;
+    let run = service::submit(&state.db, &state.caches, read_request(body)).await?;
     state.run_queued.notify_one();
     Ok(answer::accepted(place(run.id), shown(&state, run).await?))
 }
@@ -170,7 +186,7 @@ async fn resume_training_run(
     let fits = learning_rate.is_none_or(|rate| rate > 0.0 && rate <= 1.0);
     fields.check(fits, "learning_rate", "must be above 0 and at most 1");
     fields.finish();
-    all_right(Some(()), errors)?;
+    into_result(Some(()), errors)?;
     let run = store::runs::resume(&state.db, id, learning_rate).await?;
     asked(&state, id, run).await
 }
@@ -228,6 +244,35 @@ async fn list_training_run_evaluations(
     find(&state, id).await?;
     let evaluations = store::evaluations::of_run(&state.db, id, stage, split).await?;
     Ok(Json(List::whole(scored(evaluations).await?)))
+}
+
+fn read_request(body: JsonObject) -> RunRequest {
+    let mut errors = Vec::new();
+    let mut fields = Fields::new("", body, &mut errors);
+    let dataset_id = fields.required("dataset_id");
+    let defaults = RunRequest::new(dataset_id);
+    let request = RunRequest {
+        recipe: fields.optional("recipe").unwrap_or(defaults.recipe),
+        name: fields.optional_text("name", 200),
+        seed: fields.optional("seed").unwrap_or(defaults.seed),
+        acknowledge: read_acknowledged(&mut fields),
+        overrides: fields.object("plan").map(service::read_plan_overrides).unwrap_or_default(),
+        ..defaults
+    };
+    fields.finish();
+    RunRequest { unreadable: errors, ..request }
+}
+
+fn read_acknowledged(fields: &mut Fields) -> Vec<LeakageKind> {
+    let names: Vec<String> = fields.optional("acknowledge").unwrap_or_default();
+    let mut known = Vec::new();
+    for (position, name) in names.iter().enumerate() {
+        match name.parse::<LeakageKind>() {
+            Ok(leakage) => known.push(leakage),
+            Err(detail) => fields.check(false, &format!("acknowledge/{position}"), &detail),
+        }
+    }
+    known
 }
 
 async fn find(state: &AppState, id: RunId) -> Result<Run, ApiError> {

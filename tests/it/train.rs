@@ -99,8 +99,13 @@ fn only_the_stages_asked_for_are_trained() {
 fn what_cannot_be_trained_is_refused_with_what_is_wrong() {
     let folder = with_phantoms();
     let wrong = json!({"batch_size": 0, "mixup": -1});
-    let cases: [(&[&str], Value, &str); 4] = [
-        (&["--stages", "3"], plan(1), "numbers from 1 to 2"),
+    let cases: [(&[&str], Value, &str); 9] = [
+        (&["--stages", "3"], plan(1), "from 1 to 2, the stages of the plan (got 3)"),
+        (&["--stages", "0"], plan(1), "(got 0)"),
+        (&["--stages", "1,1"], plan(1), "(got 1 twice in 1,1)"),
+        (&["--stages", "2,1"], plan(1), "(got 2 before 1 in 2,1)"),
+        (&["--stages", "1,2,1"], plan(1), "(got 2 before 1 in 1,2,1)"),
+        (&["--stages", ""], plan(1), "invalid value '' for '--stages"),
         (&["--recipe", "resnet"], json!({}), "/recipe: there is no such recipe"),
         (&[], wrong.clone(), "/plan/batch_size: must be 1 to 512"),
         (&[], wrong, "/plan/mixup"),

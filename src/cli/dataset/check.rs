@@ -9,8 +9,8 @@ use crate::{
     cli::{CliError, open_existing, serve::DATA_FOLDER},
     config::DataConfig,
     domain::LeakageKind,
-    http::report,
     imaging,
+    service::report,
 };
 
 #[derive(Args, Debug)]

@@ -8,13 +8,13 @@ use super::{CliError, DATA_FOLDER, open_existing};
 use crate::{
     config::DataConfig,
     domain::{RunId, Split},
-    http::{MAX_COMPARED, compare},
+    service::{MAX_COMPARED_RUNS, compare},
 };
 
 #[derive(Args, Debug)]
 pub(super) struct CompareArgs {
     /// Identifiers of 2 to 20 runs; the first is what the others are tested against.
-    #[arg(value_name = "ID", required = true, num_args = 2..=MAX_COMPARED)]
+    #[arg(value_name = "ID", required = true, num_args = 2..=MAX_COMPARED_RUNS)]
     runs: Vec<RunId>,
 
     /// Where the scores come from: train, validation or test.

@@ -10,12 +10,12 @@ use crate::{
     dataset::{GenerateBy, Generation, Rules, SourceFolders},
     domain::DatasetId,
     http::{
-        ApiError, AppState, FieldError,
+        ApiError, AppState,
         answer::{Forbidden, Invalid, Malformed, NotFound},
         extract::{JsonBody, PathOf},
-        fields::{Fields, JsonObject, all_right},
         imports::{self, Asked, Started},
     },
+    service::{FieldError, Fields, JsonObject, into_result},
     store::{Dataset, Import},
 };
 
@@ -87,7 +87,7 @@ impl NewGeneration {
         if errors.is_empty() {
             errors = new.problems(labels, dataset);
         }
-        all_right(Some(new), errors)
+        Ok(into_result(Some(new), errors)?)
     }
 
     fn problems(&self, labels: bool, dataset: &Dataset) -> Vec<FieldError> {

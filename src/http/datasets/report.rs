@@ -15,9 +15,9 @@ use crate::{
         accept::negotiate,
         answer::{NotAcceptable, NotFound},
         extract::PathOf,
-        report::{ReportError, report},
     },
     imaging,
+    service::report,
 };
 
 /// How a report is answered.
@@ -63,13 +63,4 @@ pub async fn get_dataset_report(
             ([vary, (header::CONTENT_TYPE, "text/markdown; charset=utf-8")], report.to_markdown()).into_response()
         }
     })
-}
-
-impl From<ReportError> for ApiError {
-    fn from(error: ReportError) -> Self {
-        match error {
-            ReportError::Store(error) => error.into(),
-            other => Self::internal(other),
-        }
-    }
 }

@@ -10,8 +10,9 @@ use utoipa::ToSchema;
 use crate::{
     dataset::{self, AddError, Added, NewRadiograph},
     domain::Split,
-    http::{ApiError, AppState, FieldError, Problem},
+    http::{ApiError, AppState, Problem},
     imaging,
+    service::FieldError,
     store::{Dataset, Radiograph},
 };
 

@@ -13,13 +13,12 @@ use crate::{
     domain::{RunId, Split},
     evaluation::Comparison,
     http::{
-        ApiError, AppState, FieldError,
+        ApiError, AppState,
         accept::negotiate,
         answer::{Invalid, NotAcceptable},
-        comparison::{self, CompareError, MAX_COMPARED},
         extract::QueryOf,
-        fields::all_right,
     },
+    service::{self, FieldError, MAX_COMPARED_RUNS, into_result},
 };
 
 /// Read one by one, so that one answer names all that is wrong.
@@ -67,19 +66,18 @@ pub async fn compare_training_runs(
     QueryOf(params): QueryOf<CompareParams>,
 ) -> Result<Response, ApiError> {
     let form = negotiate(&headers, &FORMS)?;
-    let Asked { ids, split, stage } = params.read()?;
-    let compared = comparison::compare(&state.db, &state.blobs, &ids, split, stage).await;
-    Ok(answer(form, compared.map_err(|error| refused(&ids, error))?))
+    let CompareQuery { ids, split, stage } = params.read()?;
+    Ok(answer(form, service::compare(&state.db, &state.blobs, &ids, split, stage).await?))
 }
 
-struct Asked {
+struct CompareQuery {
     ids: Vec<RunId>,
     split: Split,
     stage: Option<u32>,
 }
 
 impl CompareParams {
-    fn read(self) -> Result<Asked, ApiError> {
+    fn read(self) -> Result<CompareQuery, ApiError> {
         let mut errors = Vec::new();
         let mut refuse = |pointer: String, detail: String| errors.push(FieldError { pointer, detail });
         let ids = read_ids(&self.ids.unwrap_or_default(), &mut refuse);
@@ -89,14 +87,14 @@ impl CompareParams {
         if stage == Some(None) {
             refuse("/stage".into(), "must be a stage's number, from 1".into());
         }
-        all_right(split.map(|split| Asked { ids, split, stage: stage.flatten() }), errors)
+        Ok(into_result(split.map(|split| CompareQuery { ids, split, stage: stage.flatten() }), errors)?)
     }
 }
 
 fn read_ids(text: &str, refuse: &mut impl FnMut(String, String)) -> Vec<RunId> {
     let named: Vec<&str> = text.split(',').map(str::trim).filter(|id| !id.is_empty()).collect();
-    if !(2..=MAX_COMPARED).contains(&named.len()) {
-        refuse("/ids".into(), format!("must name 2 to {MAX_COMPARED} runs, separated by commas"));
+    if !(2..=MAX_COMPARED_RUNS).contains(&named.len()) {
+        refuse("/ids".into(), format!("must name 2 to {MAX_COMPARED_RUNS} runs, separated by commas"));
     }
     let mut ids = Vec::new();
     for (place, id) in named.into_iter().enumerate() {
@@ -107,20 +105,6 @@ fn read_ids(text: &str, refuse: &mut impl FnMut(String, String)) -> Vec<RunId> {
         }
     }
     ids
-}
-
-fn refused(ids: &[RunId], error: CompareError) -> ApiError {
-    match error {
-        CompareError::NoSuchRuns(missing) => {
-            let places = ids.iter().enumerate().filter(|(_, id)| missing.contains(id));
-            let detail = "there is no such training run";
-            let errors =
-                places.map(|(place, _)| FieldError { pointer: format!("/ids/{place}"), detail: detail.into() });
-            ApiError::Invalid(errors.collect())
-        }
-        CompareError::Store(error) => error.into(),
-        other => ApiError::internal(other),
-    }
 }
 
 fn answer(form: Form, comparison: Comparison) -> Response {

@@ -1,10 +1,11 @@
-//! A report on a data set, made or taken from where it is kept: the same for the interface and for the command line.
+//! The report on a data set and the leakage between its splits, computed once and cached until the data set changes.
 
 use std::collections::HashMap;
 
 use serde::de::DeserializeOwned;
 use sha2::Digest;
 
+use super::Error;
 use crate::{
     dataset::{self, Duplicates},
     domain::{DatasetId, LeakageFinding, RadiographId, Sha256},
@@ -18,32 +19,18 @@ use crate::{
     },
 };
 
-/// Why there is no report.
-#[derive(Debug, thiserror::Error)]
-pub enum ReportError {
-    /// The database or the cache.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// The computation was given up.
-    #[error("the report was not made: {0}")]
-    Task(#[from] tokio::task::JoinError),
-    /// It cannot be kept.
-    #[error("the report cannot be kept: {0}")]
-    Json(#[from] serde_json::Error),
-}
-
 /// The report on a data set as it is now. It is kept in `cache/<data set>/report-<hash>.json`, named by the hash over all that it is made
 /// of: as long as nothing of that changes, it is made once, by one who asks at a time.
 ///
 /// # Errors
-/// [`ReportError`]. An image that cannot be read is no error: the report counts it.
+/// [`Error`]. An image that cannot be read is no error: the report counts it.
 pub async fn report(
     db: &Db,
     blobs: &Blobs,
     caches: &Caches,
     dataset: &Dataset,
     limits: Limits,
-) -> Result<DatasetReport, ReportError> {
+) -> Result<DatasetReport, Error> {
     let records = Records::read(db, dataset.id).await?;
     if let Some(report) = kept(caches, dataset.id, CachedDocument::Report, &records.key(dataset)).await? {
         return Ok(report);
@@ -58,7 +45,7 @@ pub async fn report(
     }
     let examined = examine(db, dataset, records).await?;
     let report = tokio::task::spawn_blocking(move || DatasetReport::new(examined)).await?;
-    caches.put(dataset.id, CachedDocument::Report, &key, &serde_json::to_vec(&report)?).await?;
+    caches.put(dataset.id, CachedDocument::Report, &key, &serde_json::to_vec(&report).map_err(Error::internal)?).await?;
     Ok(report)
 }
 
@@ -66,8 +53,8 @@ pub async fn report(
 /// else of what is stored, computed once as long as nothing changes.
 ///
 /// # Errors
-/// [`ReportError`].
-pub async fn leakage(db: &Db, caches: &Caches, dataset: &Dataset) -> Result<Vec<LeakageFinding>, ReportError> {
+/// [`Error`].
+pub async fn leakage(db: &Db, caches: &Caches, dataset: &Dataset) -> Result<Vec<LeakageFinding>, Error> {
     let key = Records::read(db, dataset.id).await?.key(dataset);
     if let Some(report) = kept::<DatasetReport>(caches, dataset.id, CachedDocument::Report, &key).await? {
         return Ok(report.leakage);
@@ -76,7 +63,7 @@ pub async fn leakage(db: &Db, caches: &Caches, dataset: &Dataset) -> Result<Vec<
         return Ok(found);
     }
     let found = dataset::leakage(db, dataset.id).await?;
-    caches.put(dataset.id, CachedDocument::Leakage, &key, &serde_json::to_vec(&found)?).await?;
+    caches.put(dataset.id, CachedDocument::Leakage, &key, &serde_json::to_vec(&found).map_err(Error::internal)?).await?;
     Ok(found)
 }
 

@@ -1,43 +1,27 @@
-//! Runs brought together for a comparison: the same for the interface and for the command line.
+//! Comparison of training runs.
 
+use super::{Error, FieldError};
 use crate::{
     domain::{RunId, Split},
     evaluation::{ComparedModel, Comparison, ComparisonInput, ModelEvaluation},
-    nn::{self, NnError},
-    store::{self, Blobs, Db, Evaluation, Run, StoreError},
+    nn,
+    store::{self, Blobs, Db, Evaluation, Run},
 };
 
-/// Most runs in a comparison.
-pub const MAX_COMPARED: usize = 20;
-
-/// Why runs cannot be compared.
-#[derive(Debug, thiserror::Error)]
-pub enum CompareError {
-    /// Some of them are not there.
-    #[error("there is no training run {}", .0.iter().map(RunId::to_string).collect::<Vec<_>>().join(", "))]
-    NoSuchRuns(Vec<RunId>),
-    /// The database.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// A model file cannot be read.
-    #[error(transparent)]
-    Model(#[from] NnError),
-    /// The computation was given up.
-    #[error("the comparison was not carried out: {0}")]
-    Task(#[from] tokio::task::JoinError),
-}
+/// Maximum number of runs in a comparison.
+pub const MAX_COMPARED_RUNS: usize = 20;
 
 /// Compares runs by their models of `stage`, or of their last stage, on `split`.
 ///
 /// # Errors
-/// [`CompareError`]. A run without such a model is no error: it is shown without figures.
+/// [`Error::Invalid`] names each unknown run as `/ids/<position>`. A run without such a model is no error: it is shown without figures.
 pub async fn compare(
     db: &Db,
     blobs: &Blobs,
     runs: &[RunId],
     split: Split,
     stage: Option<u32>,
-) -> Result<Comparison, CompareError> {
+) -> Result<Comparison, Error> {
     let mut contenders = Vec::with_capacity(runs.len());
     for run in all(db, runs).await? {
         contenders.push(contender(db, blobs, run, split, stage).await?);
@@ -45,24 +29,18 @@ pub async fn compare(
     Ok(tokio::task::spawn_blocking(move || Comparison::new(split, stage, contenders)).await?)
 }
 
-async fn all(db: &Db, ids: &[RunId]) -> Result<Vec<Run>, CompareError> {
+async fn all(db: &Db, ids: &[RunId]) -> Result<Vec<Run>, Error> {
     let (mut runs, mut missing) = (Vec::with_capacity(ids.len()), Vec::new());
-    for &id in ids {
+    for (position, &id) in ids.iter().enumerate() {
         match store::runs::get(db, id).await? {
             Some(run) => runs.push(run),
-            None => missing.push(id),
+            None => missing.push(FieldError::new(format!("/ids/{position}"), format!("there is no training run {id}"))),
         }
     }
-    if missing.is_empty() { Ok(runs) } else { Err(CompareError::NoSuchRuns(missing)) }
+    if missing.is_empty() { Ok(runs) } else { Err(Error::Invalid(missing)) }
 }
 
-async fn contender(
-    db: &Db,
-    blobs: &Blobs,
-    run: Run,
-    split: Split,
-    stage: Option<u32>,
-) -> Result<ComparisonInput, CompareError> {
+async fn contender(db: &Db, blobs: &Blobs, run: Run, split: Split, stage: Option<u32>) -> Result<ComparisonInput, Error> {
     let mut evaluations = store::evaluations::of_run(db, run.id, stage, Some(split)).await?;
     // In order of stage, and of one stage the newest last.
     let evaluated = match evaluations.pop() {
@@ -86,10 +64,10 @@ async fn contender(
 }
 
 /// None when the model was removed since its evaluation was read.
-async fn evaluated(db: &Db, blobs: &Blobs, evaluation: Evaluation) -> Result<Option<ModelEvaluation>, CompareError> {
+async fn evaluated(db: &Db, blobs: &Blobs, evaluation: Evaluation) -> Result<Option<ModelEvaluation>, Error> {
     let Some(model) = store::models::get(db, evaluation.model_id).await? else { return Ok(None) };
     let path = blobs.path(&model.sha256);
-    let parameters = tokio::task::spawn_blocking(move || nn::parameter_count(&path)).await??;
+    let parameters = tokio::task::spawn_blocking(move || nn::parameter_count(&path)).await?.map_err(Error::internal)?;
     let outcomes = store::outcomes::of_evaluation(db, evaluation.id).await?;
     let model = ComparedModel {
         id: model.id,

@@ -3,7 +3,7 @@
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use super::{ApiError, FieldError};
+use super::{Error, FieldError};
 
 /// A JSON object as it was sent.
 pub type JsonObject = Map<String, Value>;
@@ -117,9 +117,9 @@ impl<'a> Fields<'a> {
 }
 
 /// What was read, or one 422 with all that is wrong.
-pub fn all_right<T>(read: Option<T>, errors: Vec<FieldError>) -> Result<T, ApiError> {
+pub fn into_result<T>(read: Option<T>, errors: Vec<FieldError>) -> Result<T, Error> {
     match read {
         Some(value) if errors.is_empty() => Ok(value),
-        _ => Err(ApiError::Invalid(errors)),
+        _ => Err(Error::Invalid(errors)),
     }
 }

@@ -1,0 +1,76 @@
+//! Why a use case fails, as values that each front end renders in its own way.
+
+use serde::{Deserialize, Serialize};
+use tokio::task::JoinError;
+use utoipa::ToSchema;
+
+use crate::{
+    domain::{LeakageFinding, PlanProblem},
+    store::StoreError,
+};
+
+/// One wrong field.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct FieldError {
+    /// JSON pointer (RFC 6901).
+    pub pointer: String,
+    /// What is wrong and what would be right.
+    pub detail: String,
+}
+
+impl FieldError {
+    /// `pointer` is a JSON pointer into the request.
+    pub fn new(pointer: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self { pointer: pointer.into(), detail: detail.into() }
+    }
+}
+
+impl From<PlanProblem> for FieldError {
+    fn from(problem: PlanProblem) -> Self {
+        Self { pointer: problem.pointer, detail: problem.detail }
+    }
+}
+
+/// Why a use case fails.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The resource does not exist; names its kind.
+    #[error("there is no such {0}")]
+    NotFound(&'static str),
+    /// Wrong fields, all of them.
+    #[error("the request names unusable values")]
+    Invalid(Vec<FieldError>),
+    /// The content cannot be used, and no single field is to blame.
+    #[error("{0}")]
+    Unusable(String),
+    /// A run on a data set whose splits leak, without acknowledging these findings.
+    #[error(
+        "the splits of the data set leak (patients or images occur in more than one): test scores would be inflated"
+    )]
+    Leakage(Vec<LeakageFinding>),
+    /// The database or the file storage.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The program failed; the cause is for the log.
+    #[error("internal error: {0}")]
+    Internal(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl Error {
+    /// One wrong field.
+    pub fn invalid(pointer: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self::Invalid(vec![FieldError::new(pointer, detail)])
+    }
+
+    /// A failure of the program with its cause.
+    pub fn internal(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self::Internal(cause.into())
+    }
+}
+
+/// A blocking task panicked or was cancelled.
+impl From<JoinError> for Error {
+    fn from(error: JoinError) -> Self {
+        Self::internal(error)
+    }
+}

@@ -1,0 +1,254 @@
+//! Submission of training runs: completes a plan from its recipe, checks it against the data, and queues the run. One error names
+//! everything that is wrong.
+
+use super::{Error, FieldError, Fields, report::leakage};
+use crate::{
+    domain::{
+        self, Architecture, DatasetId, InitialWeights, LeakageFinding, LeakageKind, PlanOverrides, RunEvent, Scope,
+        Split, Stage, Step, TrainingPlan,
+    },
+    store::{self, Caches, Dataset, Db, Distribution, Run},
+};
+
+/// The recipe of a request that names none.
+pub const DEFAULT_RECIPE: &str = "covid-resnet";
+
+/// A training run to submit.
+#[derive(Debug)]
+pub struct RunRequest {
+    /// Data set to train on; `None` only where `unreadable` says why.
+    pub dataset_id: Option<DatasetId>,
+    /// Name of the recipe.
+    pub recipe: String,
+    /// Fields that replace the recipe's.
+    pub overrides: PlanOverrides,
+    /// Stages of the plan to train, by their numbers from 1 in ascending order; all of them when absent.
+    pub stages: Option<Vec<usize>>,
+    /// Free name.
+    pub name: Option<String>,
+    /// Random seed for shuffling, initialisation, augmentation and dropout.
+    pub seed: u32,
+    /// Leakage findings that the client knows and accepts.
+    pub acknowledge: Vec<LeakageKind>,
+    /// Fields that the front end could not read; reported together with what validation finds.
+    pub unreadable: Vec<FieldError>,
+}
+
+impl RunRequest {
+    /// A run of the default recipe with seed 0.
+    pub fn new(dataset_id: Option<DatasetId>) -> Self {
+        Self {
+            dataset_id,
+            recipe: DEFAULT_RECIPE.into(),
+            overrides: PlanOverrides::default(),
+            stages: None,
+            name: None,
+            seed: 0,
+            acknowledge: Vec::new(),
+            unreadable: Vec::new(),
+        }
+    }
+}
+
+/// Validates a request and queues its run. The events of the run record the leakage that was acknowledged.
+///
+/// # Errors
+/// [`Error::Invalid`] with every wrong field; [`Error::Leakage`] where the splits leak and the request does not acknowledge it.
+pub async fn submit(db: &Db, caches: &Caches, request: RunRequest) -> Result<Run, Error> {
+    let ValidatedRun { run, acknowledged } = validate(db, caches, request).await?;
+    let warning = |LeakageFinding { name, detail, .. }: &LeakageFinding| RunEvent::Warning {
+        message: format!("{detail} ({name}, acknowledged when the run was submitted)"),
+    };
+    let warnings: Vec<_> = acknowledged.iter().map(warning).collect();
+    store::runs::create_with_events(db, &run, &warnings).await?;
+    Ok(run)
+}
+
+/// A run to queue, and the leakage that its submission acknowledged.
+struct ValidatedRun {
+    run: Run,
+    acknowledged: Vec<LeakageFinding>,
+}
+
+async fn validate(db: &Db, caches: &Caches, mut request: RunRequest) -> Result<ValidatedRun, Error> {
+    let mut errors = std::mem::take(&mut request.unreadable);
+    let known_recipe = check_recipe(&request.recipe, &mut errors);
+    let base = domain::recipe(&request.recipe).or_else(|| domain::recipe(DEFAULT_RECIPE));
+    let base = base.expect("the default recipe is a recipe");
+    let mut plan = base.plan.with(std::mem::take(&mut request.overrides));
+    check_plan(&plan, &mut errors);
+    if let Some(stages) = &request.stages {
+        select_stages(&mut plan, stages, &mut errors);
+    }
+    if known_recipe {
+        check_weights(db, &plan, &mut errors).await?;
+    }
+    let data = check_data(db, &request, &plan, &mut errors).await?;
+    let Some((dataset, fingerprint)) = data.filter(|_| errors.is_empty()) else {
+        return Err(Error::Invalid(errors));
+    };
+    let found = leakage(db, caches, &dataset).await?;
+    let (acknowledged, unacknowledged): (Vec<_>, Vec<_>) =
+        found.into_iter().partition(|finding| request.acknowledge.contains(&finding.name));
+    if !unacknowledged.is_empty() {
+        return Err(Error::Leakage(unacknowledged));
+    }
+    let run = Run {
+        name: request.name,
+        recipe: Some(request.recipe),
+        ..Run::queued(dataset.id, fingerprint, plan, request.seed)
+    };
+    Ok(ValidatedRun { run, acknowledged })
+}
+
+fn check_recipe(recipe: &str, errors: &mut Vec<FieldError>) -> bool {
+    let known: Vec<String> = domain::recipes().into_iter().map(|recipe| recipe.name).collect();
+    let is_known = known.iter().any(|name| name == recipe);
+    if !is_known {
+        errors.push(FieldError::new("/recipe", format!("there is no such recipe; there are {}", known.join(", "))));
+    }
+    is_known
+}
+
+/// Adds what is wrong with the plan, except below fields that could not be read.
+fn check_plan(plan: &TrainingPlan, errors: &mut Vec<FieldError>) {
+    let unread: Vec<String> = errors.iter().map(|error| error.pointer.clone()).collect();
+    for problem in plan.validate() {
+        let pointer = format!("/plan{}", problem.pointer);
+        let within =
+            |parent: &String| pointer.strip_prefix(parent).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        if !unread.iter().any(within) {
+            errors.push(FieldError { pointer, detail: problem.detail });
+        }
+    }
+}
+
+/// Reduces the plan to the stages of these numbers, counted from 1.
+fn select_stages(plan: &mut TrainingPlan, numbers: &[usize], errors: &mut Vec<FieldError>) {
+    let count = plan.stages.len();
+    let listed = numbers.iter().map(usize::to_string).collect::<Vec<_>>().join(",");
+    let before = errors.len();
+    let mut refuse = |detail: String| errors.push(FieldError::new("/stages", detail));
+    if numbers.is_empty() {
+        refuse("must name at least one stage of the plan (got an empty list)".into());
+    }
+    for &number in numbers.iter().filter(|number| !(1..=count).contains(*number)) {
+        refuse(format!("must be numbers from 1 to {count}, the stages of the plan (got {number})"));
+    }
+    for pair in numbers.windows(2) {
+        match pair[0].cmp(&pair[1]) {
+            std::cmp::Ordering::Less => {}
+            std::cmp::Ordering::Equal => {
+                refuse(format!("must name each stage once (got {} twice in {listed})", pair[0]))
+            }
+            std::cmp::Ordering::Greater => {
+                refuse(format!("must be in ascending order (got {} before {} in {listed})", pair[0], pair[1]));
+            }
+        }
+    }
+    if errors.len() == before {
+        plan.stages = numbers.iter().map(|number| plan.stages[number - 1].clone()).collect();
+    }
+}
+
+async fn check_weights(db: &Db, plan: &TrainingPlan, errors: &mut Vec<FieldError>) -> Result<(), Error> {
+    let needs_weights = plan.initial_weights == InitialWeights::ImageNet && plan.architecture == Architecture::ResNet50;
+    if needs_weights && store::weights::list(db).await?.is_empty() {
+        let detail = "no ImageNet weights are imported: `thorax weights import FILE` or POST /v1/admin/weights, or \
+                      start from random";
+        errors.push(FieldError::new("/plan/initial_weights", detail));
+    }
+    Ok(())
+}
+
+/// The data set and its fingerprint, if it exists.
+async fn check_data(
+    db: &Db,
+    request: &RunRequest,
+    plan: &TrainingPlan,
+    errors: &mut Vec<FieldError>,
+) -> Result<Option<(Dataset, String)>, Error> {
+    let Some(id) = request.dataset_id else { return Ok(None) };
+    let Some(dataset) = store::datasets::get(db, id).await? else {
+        errors.push(FieldError::new("/dataset_id", "there is no such data set"));
+        return Ok(None);
+    };
+    let distribution = store::datasets::distribution(db, id).await?;
+    errors.extend(unfit_data(&distribution, &dataset, plan.selection.split));
+    let fingerprint = store::datasets::fingerprint(db, id).await?;
+    Ok(Some((dataset, fingerprint)))
+}
+
+/// What the data set lacks for a plan that selects epochs on the split `selection`.
+fn unfit_data(distribution: &Distribution, dataset: &Dataset, selection: Split) -> Vec<FieldError> {
+    let count = |split: Split, class: &String| {
+        distribution.images.get(split.as_str()).and_then(|classes| classes.get(class)).copied().unwrap_or(0)
+    };
+    let classes = dataset.classes.names();
+    let missing: Vec<&str> =
+        classes.iter().filter(|class| count(Split::Train, class) == 0).map(String::as_str).collect();
+    let none_to_select_on = classes.iter().all(|class| count(selection, class) == 0);
+    // The worker splits validation images off the training images where the data set has none.
+    let can_split_off = selection == Split::Validation && classes.iter().any(|class| count(Split::Train, class) > 1);
+    let mut errors = Vec::new();
+    if !missing.is_empty() {
+        errors.push(FieldError::new(
+            "/dataset_id",
+            format!("the data set has no training images of {}", missing.join(", ")),
+        ));
+    }
+    if none_to_select_on && !can_split_off {
+        let id = dataset.id;
+        let detail = format!(
+            "the data set has no {selection} images to choose epochs on: POST /v1/datasets/{id}/split sets some aside"
+        );
+        errors.push(FieldError::new("/plan/selection/split", detail));
+    }
+    errors
+}
+
+/// Reads the fields of a plan that replace those of a recipe; unreadable and unknown ones go to the errors of `fields`.
+pub fn read_plan_overrides(mut fields: Fields) -> PlanOverrides {
+    let overrides = PlanOverrides {
+        architecture: fields.optional("architecture"),
+        initial_weights: fields.optional("initial_weights"),
+        batch_size: fields.optional("batch_size"),
+        optimizer: fields.optional("optimizer"),
+        dropout: fields.optional("dropout"),
+        selection: fields.optional("selection"),
+        checkpoint_minutes: fields.optional("checkpoint_minutes"),
+        class_weights: fields.optional("class_weights"),
+        sampling: fields.optional("sampling"),
+        label_smoothing: fields.optional("label_smoothing"),
+        mixup: fields.optional("mixup"),
+        augmentation: fields.optional("augmentation"),
+        weight_averaging: fields.optional("weight_averaging"),
+        early_stopping: fields.optional("early_stopping"),
+        stages: fields.objects("stages", read_stage),
+    };
+    fields.finish();
+    overrides
+}
+
+/// An unreadable field is in the list of errors by now; the default in its place is never trained.
+fn read_stage(fields: &mut Fields) -> Stage {
+    Stage {
+        image_size: fields.required("image_size").unwrap_or_default(),
+        steps: fields.objects("steps", read_step).unwrap_or_default(),
+    }
+}
+
+fn read_step(fields: &mut Fields) -> Step {
+    let step = Step::new(
+        fields.required("scope").unwrap_or(Scope::All),
+        fields.required("learning_rate").unwrap_or_default(),
+        fields.required("epochs").unwrap_or_default(),
+    );
+    Step {
+        schedule: fields.optional("schedule").unwrap_or_default(),
+        layer_decay: fields.optional("layer_decay").unwrap_or(step.layer_decay),
+        early_stopping: fields.optional("early_stopping"),
+        range_test: fields.optional("range_test"),
+        ..step
+    }
+}

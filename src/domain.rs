@@ -1,4 +1,4 @@
-//! The words of the field, with no dependency on how they are stored, computed or served.
+//! Domain types: data sets, radiographs, training plans, runs, models, metrics. Independent of storage, computation and HTTP.
 
 mod activation;
 mod augmentation;
@@ -31,14 +31,14 @@ pub use fingerprint::{FINGERPRINT_SIDE, Fingerprint};
 pub use ids::{
     DatasetId, EvaluationId, ImportId, InvalidId, ModelId, PredictionId, PredictionJobId, RadiographId, RunId, Sha256,
 };
-pub use label::{ClassList, InvalidClasses, NOTICE, Split};
+pub use label::{ClassList, InvalidClasses, InvalidSplit, NOTICE, Split};
 pub use leakage::{LeakageFinding, LeakageKind};
 pub use losses::{LossCurve, LossPoint, MAX_LOSS_POINTS};
 pub use metrics::{Averages, ClassMetrics, ConfusionMatrix, EvaluatedImage};
 pub use model::{BlockVariant, DeviceInfo, MAX_IMAGE_SIZE, ModelSpec, Normalisation};
 pub use plan::{
-    Architecture, ClassWeights, InitialWeights, Optimizer, PlanOverrides, PlanProblem, Sampling, Scope, Selection,
-    SelectionMetric, Stage, Step, TrainingPlan, WeightAveraging,
+    Architecture, ClassWeights, InitialWeights, InvalidArchitecture, Optimizer, PlanOverrides, PlanProblem, Sampling,
+    Scope, Selection, SelectionMetric, Stage, Step, TrainingPlan, WeightAveraging,
 };
 pub use prediction_stats::{Histogram, InputHistograms, InputStatistics, PredictionStats, Statistic};
 pub use radiograph::{DicomAttributes, QualityFlag, is_lateral};

@@ -11,7 +11,6 @@ use std::{fs, io, path::PathBuf};
 use burn::tensor::ExecutionError;
 use clap::Args;
 use rayon::{ThreadPoolBuildError, ThreadPoolBuilder};
-use serde::{Deserialize, de::IntoDeserializer};
 
 use self::{
     case::{CaseChoice, Selection},
@@ -33,7 +32,7 @@ pub(super) struct BenchArgs {
     case: CaseChoice,
 
     /// `resnet50`, `vgg16` or `simple-cnn`. [default: that of the weights, else resnet50]
-    #[arg(long, value_name = "ARCHITECTURE", value_parser = architecture)]
+    #[arg(long, value_name = "ARCHITECTURE")]
     architecture: Option<Architecture>,
 
     /// Input side in pixels, several by commas. [default: predict 224, train 128,224,229]
@@ -130,14 +129,4 @@ fn use_threads(threads: Option<u32>, device: &DeviceInfo) -> Result<Option<usize
             Ok(Some(rayon::current_num_threads()))
         }
     }
-}
-
-fn architecture(text: &str) -> Result<Architecture, serde::de::value::Error> {
-    Architecture::deserialize(text.into_deserializer())
-}
-
-/// The name as it is written in flags and answers.
-pub(super) fn architecture_name(architecture: Architecture) -> String {
-    let name = serde_json::to_value(architecture).expect("a plain name");
-    name.as_str().expect("a plain name").into()
 }

@@ -11,7 +11,7 @@ use clap::{Args, Subcommand};
 pub(super) use show::Shown;
 
 use self::table::{Column, table};
-use super::{CliError, bench::architecture_name, open_existing, serve::DATA_FOLDER};
+use super::{CliError, open_existing, serve::DATA_FOLDER};
 use crate::{
     config::DataConfig,
     domain::{RunId, RunStatus},
@@ -107,7 +107,7 @@ fn listed(runs: &[Run]) -> String {
             run.id.to_string(),
             run.status.to_string(),
             percent(run.progress.fraction),
-            architecture_name(run.plan.architecture),
+            run.plan.architecture.to_string(),
             or_none(run.recipe.as_deref()),
             table::time(run.created_at),
             or_none(run.name.as_deref()),

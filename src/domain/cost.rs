@@ -1,34 +1,34 @@
-//! How much work a plan is, in a unit in which stages of different sizes compare.
+//! Compute cost of a plan, in a unit that makes stages of different image sizes comparable.
 
 use super::{Scope, Stage, Step, TrainingPlan};
 
-/// A training pass in forward passes: the backward pass computes two products where the forward pass computes one.
+/// Cost of a training pass in forward passes: the backward pass computes two matrix products for each one of the forward pass.
 const FORWARD_AND_BACKWARD: f64 = 3.0;
 
-/// How many images a run passes over.
+/// Numbers of images that a run processes.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct ImageCounts {
-    /// In the training split.
+    /// Images of the training split.
     pub train: f64,
-    /// In the split that chooses the epochs.
+    /// Images of the selection split.
     pub selection: f64,
-    /// In all splits.
+    /// Images of all splits.
     pub all: f64,
 }
 
-/// What the epochs of a step ask of the body.
+/// How the epochs of a step use the network body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BodyMode {
-    /// Nothing: it went over all images once, before the first epoch.
+    /// Its features are computed once before the first epoch and cached.
     Cached,
-    /// It goes over the images of each epoch, because they change.
+    /// It is frozen, but runs forward in each epoch, because augmentation changes the images.
     Frozen,
-    /// It trains.
+    /// It is trained: forward and backward passes.
     Trained,
 }
 
 impl BodyMode {
-    /// What the plan's step asks for.
+    /// The mode of a step of the plan.
     pub fn of(plan: &TrainingPlan, step: &Step) -> Self {
         match step.scope {
             Scope::All => Self::Trained,
@@ -37,7 +37,7 @@ impl BodyMode {
         }
     }
 
-    /// Frozen passes over a training image in an epoch.
+    /// Cost of one training image in an epoch, in forward passes.
     pub fn passes_per_training_image(self) -> f64 {
         match self {
             Self::Cached => 0.0,
@@ -46,35 +46,36 @@ impl BodyMode {
         }
     }
 
-    /// The same over an image of the selection split.
+    /// Cost of one image of the selection split in an epoch, in forward passes.
     pub fn passes_per_selection_image(self) -> f64 {
         if self == Self::Cached { 0.0 } else { 1.0 }
     }
 
-    /// Frozen passes of an epoch.
+    /// Cost of an epoch, in forward passes.
     pub fn passes_per_epoch(self, ImageCounts { train, selection, .. }: ImageCounts) -> f64 {
         self.passes_per_training_image() * train + self.passes_per_selection_image() * selection
     }
 }
 
 impl TrainingPlan {
-    /// Its work in forward passes over one pixel, if no step ends early. Epochs on features that are kept count nothing: beside the one
-    /// pass of the body they take no time worth estimating.
+    /// Compute cost in forward passes per pixel, if no step stops early. Epochs on cached features count as free: compared with the one pass
+    /// of the body that computes the features their cost is negligible.
     pub fn cost(&self, images: ImageCounts) -> f64 {
         let step = |step: &Step| match BodyMode::of(self, step) {
             BodyMode::Cached => images.train + images.selection,
             body => {
-                let tried = f64::from(step.range_test.map_or(0, |test| test.batches * self.batch_size));
-                f64::from(step.epochs) * body.passes_per_epoch(images) + body.passes_per_training_image() * tried
+                let range_test_images = f64::from(step.range_test.map_or(0, |test| test.batches * self.batch_size));
+                f64::from(step.epochs) * body.passes_per_epoch(images)
+                    + body.passes_per_training_image() * range_test_images
             }
         };
-        // At its end a stage is evaluated on every split.
+        // At its end a stage is evaluated on all splits.
         let stage = |stage: &Stage| pixels(stage.image_size) * (stage.steps.iter().map(step).sum::<f64>() + images.all);
         self.stages.iter().map(stage).sum()
     }
 }
 
-/// Of a square image.
+/// Number of pixels of a square image.
 pub fn pixels(side: u32) -> f64 {
     f64::from(side) * f64::from(side)
 }
@@ -84,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn work_is_passes_by_images_by_pixels_over_all_stages() {
+    fn cost_is_passes_times_images_times_pixels_over_all_stages() {
         let mut plan = super::super::recipe("simple-cnn").unwrap().plan;
         let step = |scope, epochs| Step::new(scope, 1e-3, epochs);
         plan.stages = vec![

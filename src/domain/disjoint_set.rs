@@ -1,31 +1,31 @@
-//! Things that belong together, found pair by pair.
+//! Disjoint-set (union-find) data structure.
 
-/// Groups of the numbers from 0: each is alone until it is joined with others.
+/// Partition of the numbers `0..count` into disjoint sets, built by unions. The representative of a set is its smallest member.
 #[derive(Clone, Debug)]
 pub struct DisjointSet {
-    /// Leads to the first of its group.
-    leader: Vec<usize>,
+    /// Parent of each number; representatives are their own parent.
+    parent: Vec<usize>,
 }
 
 impl DisjointSet {
-    /// So many numbers, each alone.
+    /// The partition of `0..count` into sets of one.
     pub fn new(count: usize) -> Self {
-        Self { leader: (0..count).collect() }
+        Self { parent: (0..count).collect() }
     }
 
-    /// The lowest number of the group.
+    /// The representative of the set that contains `at`, with path halving.
     pub fn find(&mut self, mut at: usize) -> usize {
-        while self.leader[at] != at {
-            self.leader[at] = self.leader[self.leader[at]];
-            at = self.leader[at];
+        while self.parent[at] != at {
+            self.parent[at] = self.parent[self.parent[at]];
+            at = self.parent[at];
         }
         at
     }
 
-    /// Makes one group of the two.
+    /// Unites the sets of the two numbers.
     pub fn union(&mut self, one: usize, other: usize) {
         let (one, other) = (self.find(one), self.find(other));
-        self.leader[one.max(other)] = one.min(other);
+        self.parent[one.max(other)] = one.min(other);
     }
 }
 
@@ -34,12 +34,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whoever_is_joined_through_others_has_the_same_first() {
-        let mut groups = DisjointSet::new(6);
+    fn members_of_united_sets_share_the_smallest_as_representative() {
+        let mut sets = DisjointSet::new(6);
         for (one, other) in [(4, 2), (5, 4), (1, 3), (2, 2)] {
-            groups.union(one, other);
+            sets.union(one, other);
         }
-        let first: Vec<usize> = (0..6).map(|at| groups.find(at)).collect();
-        assert_eq!(first, [0, 1, 2, 1, 2, 2]);
+        let representatives: Vec<usize> = (0..6).map(|at| sets.find(at)).collect();
+        assert_eq!(representatives, [0, 1, 2, 1, 2, 2]);
     }
 }

@@ -1,78 +1,78 @@
-//! What happens to a run, as it is told to those who watch it.
+//! Events of a training run.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{EpochRecord, EpochScores, ModelId, RangeTestResult, RunStatus};
 
-/// Something that happened to a run, and is kept.
+/// Stored event of a training run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "kind", rename_all = "lowercase")]
 pub enum RunEvent {
-    /// The run moved from one state to another.
+    /// The status of the run changed.
     Status {
-        /// Where it stood; null when it was submitted.
+        /// Previous status; null when the run was submitted.
         from: Option<RunStatus>,
-        /// Where it stands now.
+        /// New status.
         to: RunStatus,
-        /// Why, where the state does not say it.
+        /// Reason for the change, if the status alone does not tell.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         cause: Option<String>,
     },
     /// An epoch ended.
     Epoch {
-        /// Of the epoch within the run, from 1.
+        /// Number of the epoch within the run, from 1.
         sequence: u32,
-        /// Stage, from 1.
+        /// Number of the stage, from 1.
         stage: u32,
-        /// Step within the stage, from 1.
+        /// Number of the step within the stage, from 1.
         step: u32,
-        /// Epoch within the step, from 1.
+        /// Number of the epoch within the step, from 1.
         epoch: u32,
-        /// What it scored.
+        /// Scores on the training and the selection split.
         scores: SplitScores,
     },
-    /// The run can go on from here if it is interrupted.
+    /// A checkpoint was written. An interrupted run resumes from it.
     Checkpoint {
-        /// Stage, from 1.
+        /// Number of the stage, from 1.
         stage: u32,
-        /// Step within the stage, from 1.
+        /// Number of the step within the stage, from 1.
         step: u32,
-        /// Epoch within the step, from 1.
+        /// Number of the epoch within the step, from 1.
         epoch: u32,
-        /// Batches done in the epoch.
+        /// Number of batches trained in the epoch.
         batch: u32,
-        /// Size of the checkpoint.
+        /// Size of the checkpoint in bytes.
         byte_length: u64,
     },
-    /// A stage ended and left a model.
+    /// A stage ended; its best epoch was stored as a model.
     Stage {
-        /// Stage, from 1.
+        /// Number of the stage, from 1.
         stage: u32,
-        /// Its model.
+        /// Id of the model.
         model_id: ModelId,
     },
-    /// A step's learning-rate range test ended.
+    /// The learning-rate range test of a step ended.
     #[serde(rename = "range_test")]
     RangeTest(RangeTestResult),
-    /// Something that a user should know, and that did not end the run.
+    /// A problem that did not stop the run.
     Warning {
-        /// What.
+        /// Description of the problem.
         message: String,
     },
 }
 
-/// The scores of an epoch's two passes.
+/// Scores of an epoch on the training and the selection split.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct SplitScores {
-    /// Running mean over the epoch's training batches.
+    /// Running mean over the training batches of the epoch.
     pub train: EpochScores,
-    /// On the selection split, after the epoch.
+    /// Scores on the selection split after the epoch.
     pub selection: EpochScores,
 }
 
 impl RunEvent {
-    /// The name of its kind on the wire.
+    /// The value of the `kind` field in JSON.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Status { .. } => "status",
@@ -92,31 +92,31 @@ impl From<&EpochRecord> for RunEvent {
     }
 }
 
-/// One trained batch.
+/// A trained batch.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, ToSchema)]
 pub struct TrainedBatch {
-    /// Stage, from 1.
+    /// Number of the stage, from 1.
     pub stage: u32,
-    /// Step within the stage, from 1.
+    /// Number of the step within the stage, from 1.
     pub step: u32,
-    /// Epoch within the step, from 1.
+    /// Number of the epoch within the step, from 1.
     pub epoch: u32,
-    /// Batch within the epoch, from 1.
+    /// Number of the batch within the epoch, from 1.
     pub batch: u32,
-    /// Mean cross-entropy over the batch before its update, in nats.
+    /// Mean cross-entropy of the batch before its weight update, in nats.
     pub loss: f64,
-    /// The optimizer's learning rate.
+    /// Learning rate of the optimizer.
     pub learning_rate: f64,
     /// Training images per second in the epoch so far.
     pub images_per_second: f64,
 }
 
-/// A trained batch as it is told to those who watch at that moment; it is not kept.
+/// Event of a trained batch. It is streamed to connected clients and not stored.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, ToSchema)]
 pub struct BatchEvent {
-    /// Batches trained in the run up to this one, from 1: the `step` of a point of the loss curve.
+    /// Global batch index: number of batches trained in the run including this one, from 1. Equals `step` of a point of the loss curve.
     pub steps: u64,
-    /// The batch.
+    /// The trained batch.
     #[serde(flatten)]
     pub batch: TrainedBatch,
 }
@@ -127,10 +127,9 @@ mod tests {
     use crate::domain::RangeTestPoint;
 
     #[test]
-    fn the_kind_of_an_event_is_the_tag_that_it_is_written_with() {
-        let place = (1, 1, 1);
+    fn kind_is_the_tag_in_json() {
         let scores = EpochScores { loss: 1.0, accuracy: 0.5, macro_f1: None };
-        let (stage, step, epoch) = place;
+        let (stage, step, epoch) = (1, 1, 1);
         let events = [
             RunEvent::Status { from: None, to: RunStatus::Queued, cause: None },
             RunEvent::Epoch {

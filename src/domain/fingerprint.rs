@@ -1,14 +1,15 @@
-//! What an image looks like, in little: enough to find it again in another size, format or exposure.
+//! Perceptual fingerprints of images.
 
-/// Columns and rows of a look's plane.
+/// Side of the thumbnail of a fingerprint, in pixels.
 pub const FINGERPRINT_SIDE: usize = 64;
 
-/// A small plane of an image and a hash of its structure. `imaging::look` makes it.
+/// Perceptual fingerprint of an image: a perceptual hash and a thumbnail. Images that differ only in size, format or exposure have
+/// similar fingerprints. Computed by `imaging::fingerprint`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fingerprint {
-    /// One bit for each cell of a 16 x 16 grid: whether it is brighter than what surrounds it. None where the image has too little detail
-    /// to be told from another.
+    /// Perceptual hash: one bit per cell of a 16 x 16 grid, set if the cell is brighter than its surroundings. None if the image has too
+    /// little detail to be distinguished from others.
     pub hash: Option<[u8; 32]>,
-    /// [`FINGERPRINT_SIDE`] x [`FINGERPRINT_SIDE`] grey bytes, row by row.
+    /// Thumbnail: [`FINGERPRINT_SIDE`] x [`FINGERPRINT_SIDE`] grey levels in row-major order.
     pub plane: Vec<u8>,
 }

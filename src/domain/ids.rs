@@ -1,4 +1,4 @@
-//! Identifiers: one type for each thing, so that a run's id cannot be passed where a model's is meant.
+//! Identifiers. Each resource has its own id type, so that the compiler rejects a run id where a model id is expected.
 
 use std::{fmt, str::FromStr};
 
@@ -7,7 +7,7 @@ use sha2::Digest;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-/// The text is not an identifier of the expected kind.
+/// The text is not a valid identifier of the expected kind.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("not a valid {kind} identifier")]
 pub struct InvalidId {
@@ -23,7 +23,7 @@ macro_rules! id {
         pub struct $name(Uuid);
 
         impl $name {
-            /// A new identifier; UUIDv7, so that identifiers sort by the time they were made.
+            /// Creates an identifier: a UUIDv7, so that identifiers sort by creation time.
             #[allow(clippy::new_without_default)]
             pub fn new() -> Self {
                 Self(Uuid::now_v7())
@@ -46,24 +46,24 @@ macro_rules! id {
     };
 }
 
-id!(/// A data set.
+id!(/// Id of a data set.
     DatasetId, "data set");
-id!(/// A radiograph within a data set.
+id!(/// Id of a radiograph in a data set.
     RadiographId, "radiograph");
-id!(/// A background import.
+id!(/// Id of a background import.
     ImportId, "import");
-id!(/// A training run.
+id!(/// Id of a training run.
     RunId, "training run");
-id!(/// A model: the best checkpoint of a stage, or an upload.
+id!(/// Id of a model, which is the best epoch of a stage or an upload.
     ModelId, "model");
-id!(/// A scoring of many images in the background.
+id!(/// Id of a background job that classifies many images.
     PredictionJobId, "prediction job");
-id!(/// An evaluation of a model on a split.
+id!(/// Id of an evaluation of a model on a split.
     EvaluationId, "evaluation");
-id!(/// An answered prediction.
+id!(/// Id of a prediction.
     PredictionId, "prediction");
 
-/// The SHA-256 of some bytes, in lower-case hexadecimal.
+/// SHA-256 digest in lower-case hexadecimal.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(try_from = "String", into = "String")]
 #[schema(value_type = String)]
@@ -75,7 +75,7 @@ impl Sha256 {
         Self::from_digest(&sha2::Sha256::digest(bytes))
     }
 
-    /// Takes a finished 32-byte digest.
+    /// Encodes a 32-byte digest.
     pub fn from_digest(digest: &[u8]) -> Self {
         Self(digest.iter().map(|byte| format!("{byte:02x}")).collect())
     }

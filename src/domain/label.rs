@@ -1,44 +1,54 @@
-//! Classes, splits and the notice that goes with every answer.
+//! Classes, splits, and the notice that accompanies every prediction.
 
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// What every prediction says about itself.
+/// The research-only notice in every response with predictions.
 pub const NOTICE: &str = "For research only. This is not a medical device and must not be used for diagnosis.";
 
-/// The class names are unusable.
+/// Invalid list of classes.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("{0}")]
 pub struct InvalidClasses(String);
 
-/// The classes of a data set in the order of the network's outputs: two to sixteen, distinct, without spaces.
+/// Unknown name of a split.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("split must be train, validation or test (got {0:?})")]
+pub struct InvalidSplit(String);
+
+/// The classes of a data set in the order of the network outputs: 2 to 16 distinct names of 1 to 64 letters, digits, `-`, `_` or `.`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(try_from = "Vec<String>", into = "Vec<String>")]
 #[schema(value_type = Vec<String>, example = json!(["normal", "pneumonia", "COVID-19"]))]
 pub struct ClassList(Vec<String>);
 
 impl ClassList {
-    /// Checks and keeps the names.
+    /// Validates the names.
+    ///
+    /// # Errors
+    /// The number of classes or a name is invalid, or a name occurs twice.
     pub fn new(names: Vec<String>) -> Result<Self, InvalidClasses> {
-        let refuse = |why: String| Err(InvalidClasses(why));
+        let invalid = |why: String| Err(InvalidClasses(why));
         if !(2..=16).contains(&names.len()) {
-            return refuse(format!("a data set has 2 to 16 classes, not {}", names.len()));
+            return invalid(format!("a data set must have between 2 and 16 classes (got {})", names.len()));
         }
         for (i, name) in names.iter().enumerate() {
-            let printable = name.chars().all(|c| c.is_alphanumeric() || "-_.".contains(c));
-            if name.is_empty() || name.len() > 64 || !printable {
-                return refuse(format!("class name {name:?}: 1 to 64 letters, digits, '-', '_' or '.'"));
+            let valid = name.chars().all(|c| c.is_alphanumeric() || "-_.".contains(c));
+            if name.is_empty() || name.len() > 64 || !valid {
+                return invalid(format!(
+                    "a class name must be 1 to 64 letters, digits, '-', '_' or '.' (got {name:?})"
+                ));
             }
             if names[..i].contains(name) {
-                return refuse(format!("class name {name:?} occurs twice"));
+                return invalid(format!("class name {name:?} occurs twice"));
             }
         }
         Ok(Self(names))
     }
 
-    /// The position of `name` in the network's outputs.
+    /// The index of the class `name` in the network outputs.
     pub fn index_of(&self, name: &str) -> Option<usize> {
         self.0.iter().position(|class| class == name)
     }
@@ -48,7 +58,7 @@ impl ClassList {
         &self.0
     }
 
-    /// How many classes there are; never fewer than two.
+    /// The number of classes, at least 2.
     #[allow(clippy::len_without_is_empty)]
     pub fn len(&self) -> usize {
         self.0.len()
@@ -56,7 +66,7 @@ impl ClassList {
 }
 
 impl Default for ClassList {
-    /// COVIDx: `normal`, `pneumonia`, `COVID-19`.
+    /// The classes of COVIDx: `normal`, `pneumonia`, `COVID-19`.
     fn default() -> Self {
         Self(["normal", "pneumonia", "COVID-19"].map(String::from).to_vec())
     }
@@ -76,23 +86,23 @@ impl From<ClassList> for Vec<String> {
     }
 }
 
-/// Which part of a data set a radiograph belongs to.
+/// Split (subset) of a data set: `train`, `validation` or `test`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Split {
-    /// Weights are fitted on it.
+    /// Training split, on which weights are fitted.
     Train,
-    /// The best epoch is chosen on it.
+    /// Validation split, on which the best epoch is selected.
     Validation,
-    /// The reported scores come from it.
+    /// Test split, on which the reported scores are computed.
     Test,
 }
 
 impl Split {
-    /// All splits, in the order they are reported.
+    /// All splits in reporting order.
     pub const ALL: [Self; 3] = [Self::Train, Self::Validation, Self::Test];
 
-    /// The name in the database and on the wire.
+    /// The name in the database and in the HTTP API.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Train => "train",
@@ -109,10 +119,9 @@ impl fmt::Display for Split {
 }
 
 impl FromStr for Split {
-    type Err = InvalidClasses;
+    type Err = InvalidSplit;
 
-    fn from_str(text: &str) -> Result<Self, InvalidClasses> {
-        let known = Self::ALL.into_iter().find(|split| split.as_str() == text);
-        known.ok_or_else(|| InvalidClasses(format!("split {text:?} is not train, validation or test")))
+    fn from_str(text: &str) -> Result<Self, InvalidSplit> {
+        Self::ALL.into_iter().find(|split| split.as_str() == text).ok_or_else(|| InvalidSplit(text.to_owned()))
     }
 }

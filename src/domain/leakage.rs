@@ -1,36 +1,36 @@
-//! What makes scores on a split better than they would be on new images, by the names under which it is acknowledged.
+//! Leakage between the splits of a data set, which inflates scores, and the names by which a user acknowledges it.
 
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// A way in which training images tell about those that are scored.
+/// Kind of leakage between splits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum LeakageKind {
-    /// A patient has images in more than one split.
+    /// Patients with images in more than one split.
     PatientOverlap,
-    /// Images in different splits are the same picture, or nearly.
+    /// Duplicate or near-duplicate images in different splits.
     DuplicateAcrossSplits,
 }
 
-/// Leakage that was found in a data set. A training run on it has to name it in `acknowledge`.
+/// Leakage found in a data set. Training on the data set requires its name in `acknowledge`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LeakageFinding {
-    /// Which.
+    /// Kind of leakage.
     pub name: LeakageKind,
-    /// How many patients, or groups of images.
+    /// Number of patients (`patient-overlap`) or groups of images (`duplicate-across-splits`).
     pub count: u64,
-    /// What was found and what it means.
+    /// Description of the finding and its effect on scores.
     pub detail: String,
 }
 
 impl LeakageKind {
-    /// All there are.
+    /// All kinds.
     pub const ALL: [Self; 2] = [Self::PatientOverlap, Self::DuplicateAcrossSplits];
 
-    /// The name by which it is acknowledged.
+    /// The name in `acknowledge`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::PatientOverlap => "patient-overlap",
@@ -38,17 +38,17 @@ impl LeakageKind {
         }
     }
 
-    /// What it means for `count` patients, or groups of images.
+    /// The finding for `count` patients or groups of images.
     pub fn finding(self, count: u64) -> LeakageFinding {
         let one = count == 1;
         let detail = match self {
             Self::PatientOverlap => format!(
-                "{count} {} in more than one split: scores count images of people that training has seen",
+                "{count} {} in more than one split: scores are inflated by patients whose images were used in training",
                 if one { "patient has images" } else { "patients have images" }
             ),
             Self::DuplicateAcrossSplits => format!(
-                "{count} {} in more than one split: scores count pictures that training has seen",
-                if one { "group of images that look the same is" } else { "groups of images that look the same are" }
+                "{count} {} in more than one split: scores are inflated by images that were used in training",
+                if one { "group of duplicate images occurs" } else { "groups of duplicate images occur" }
             ),
         };
         LeakageFinding { name: self, count, detail }
@@ -65,10 +65,10 @@ impl FromStr for LeakageKind {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let known = || Self::ALL.map(Self::as_str).join(", ");
+        let kinds = || Self::ALL.map(Self::as_str).join(", ");
         Self::ALL
             .into_iter()
             .find(|leakage| leakage.as_str() == text)
-            .ok_or_else(|| format!("{text:?} is no finding that can be acknowledged; there are {}", known()))
+            .ok_or_else(|| format!("unknown leakage finding {text:?}: expected one of {}", kinds()))
     }
 }

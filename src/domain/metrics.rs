@@ -1,67 +1,67 @@
-//! The confusion matrix and what follows from it.
+//! Confusion matrix and the classification metrics derived from it.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::Sha256;
 
-/// Counts of images; rows are true classes, columns predicted ones, both in class-list order.
+/// Confusion matrix: image counts with the true class as row and the predicted class as column, both in class-list order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(transparent)]
 pub struct ConfusionMatrix(Vec<Vec<u64>>);
 
-/// What a model made of one image.
+/// Evaluated image: its true class and what the model predicted.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct EvaluatedImage {
-    /// Of the image's bytes.
+    /// SHA-256 of the image file.
     pub sha256: Sha256,
-    /// Its class, as a place in the class list.
+    /// True class, as index in the class list.
     pub truth: usize,
-    /// The most probable class.
+    /// Class with the highest probability, as index in the class list.
     pub predicted: usize,
-    /// In the order of the class list; they add up to 1.
+    /// Class probabilities in class-list order; they sum to 1.
     pub probabilities: Vec<f32>,
 }
 
-/// One class's scores. A score whose denominator is zero is 0, as in scikit-learn's default.
+/// Metrics of one class. A metric whose denominator is zero is 0, as in scikit-learn by default.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ClassMetrics {
-    /// Of the images predicted as this class, the share that is (positive predictive value).
+    /// Precision (positive predictive value): fraction of the images predicted as this class that belong to it.
     pub precision: f64,
-    /// Of the images of this class, the share that was found (sensitivity).
+    /// Recall (sensitivity): fraction of the images of this class that are predicted as this class.
     pub recall: f64,
-    /// Harmonic mean of precision and recall.
+    /// F1: harmonic mean of precision and recall.
     pub f1: f64,
-    /// Of the images of other classes, the share not called this one.
+    /// Specificity: fraction of the images of other classes that are not predicted as this class.
     pub specificity: f64,
-    /// Images of this class.
+    /// Support: number of images of this class.
     pub support: u64,
 }
 
-/// Scores over all classes.
+/// Metrics over all classes.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Averages {
-    /// Share of images classified correctly.
+    /// Accuracy: fraction of correctly classified images.
     pub accuracy: f64,
-    /// F1 from pooled counts. With one label an image it equals the accuracy; the COVID-ResNet report's
-    /// "average F1" of 0.9457 is this one.
+    /// Micro-averaged F1, from pooled counts. With one label per image it equals the accuracy. The "average F1" of 0.9457 in the
+    /// COVID-ResNet report is this metric.
     pub micro_f1: f64,
-    /// Unweighted mean of the classes' F1.
+    /// Macro-averaged F1: unweighted mean of the per-class F1 scores.
     pub macro_f1: f64,
-    /// Mean of the classes' F1 weighted by support.
+    /// Weighted F1: mean of the per-class F1 scores, weighted by support.
     pub weighted_f1: f64,
 }
 
 impl ConfusionMatrix {
-    /// An empty matrix for `classes` classes.
+    /// A matrix of zeros for `classes` classes.
     pub fn new(classes: usize) -> Self {
         Self(vec![vec![0; classes]; classes])
     }
 
-    /// A matrix of counts, rows true, columns predicted.
+    /// A matrix from its rows of counts: true classes by predicted classes.
     ///
     /// # Panics
-    /// When it is not square.
+    /// If the matrix is not square.
     pub fn from_rows(rows: Vec<Vec<u64>>) -> Self {
         assert!(rows.iter().all(|row| row.len() == rows.len()), "a confusion matrix is square");
         Self(rows)
@@ -70,46 +70,46 @@ impl ConfusionMatrix {
     /// Counts one image.
     ///
     /// # Panics
-    /// When an index is not below the number of classes.
+    /// If an index is not below the number of classes.
     pub fn record(&mut self, truth: usize, predicted: usize) {
         self.0[truth][predicted] += 1;
     }
 
-    /// The counts, rows true, columns predicted.
+    /// The rows of counts: true classes by predicted classes.
     pub fn rows(&self) -> &[Vec<u64>] {
         &self.0
     }
 
-    /// All images counted.
+    /// The number of images.
     pub fn total(&self) -> u64 {
         self.0.iter().flatten().sum()
     }
 
-    /// Images on the diagonal.
+    /// The number of correctly classified images.
     pub fn correct(&self) -> u64 {
         (0..self.0.len()).map(|i| self.0[i][i]).sum()
     }
 
-    /// Scores of each class, in class-list order.
+    /// Metrics of each class, in class-list order.
     pub fn per_class(&self) -> Vec<ClassMetrics> {
         (0..self.0.len()).map(|class| self.class(class)).collect()
     }
 
     fn class(&self, class: usize) -> ClassMetrics {
-        let hit = self.0[class][class];
+        let true_positives = self.0[class][class];
         let support: u64 = self.0[class].iter().sum();
         let predicted: u64 = self.0.iter().map(|row| row[class]).sum();
         let others = self.total() - support;
         ClassMetrics {
-            precision: ratio(hit, predicted),
-            recall: ratio(hit, support),
-            f1: ratio(2 * hit, support + predicted),
-            specificity: ratio(others - (predicted - hit), others),
+            precision: ratio(true_positives, predicted),
+            recall: ratio(true_positives, support),
+            f1: ratio(2 * true_positives, support + predicted),
+            specificity: ratio(others - (predicted - true_positives), others),
             support,
         }
     }
 
-    /// Scores over all classes.
+    /// Metrics over all classes.
     pub fn averages(&self) -> Averages {
         let classes = self.per_class();
         let accuracy = ratio(self.correct(), self.total());
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn scores_agree_with_the_textbook() {
+    fn metrics_agree_with_scikit_learn() {
         let classes = report().per_class();
         assert_eq!(classes[0].precision, 0.8);
         assert_eq!(classes[0].recall, 0.8);
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn micro_f1_is_accuracy_and_macro_weighs_classes_alike() {
+    fn micro_f1_is_accuracy_and_macro_f1_weights_classes_equally() {
         let averages = report().averages();
         assert_eq!(averages.micro_f1, 17.0 / 24.0);
         assert!((averages.macro_f1 - (0.8 + 0.625 + 2.0 / 3.0) / 3.0).abs() < 1e-12);
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_matrix_scores_zero_and_does_not_divide_by_it() {
+    fn metrics_of_an_empty_matrix_are_zero() {
         let averages = ConfusionMatrix::new(3).averages();
         assert_eq!((averages.accuracy, averages.macro_f1, averages.weighted_f1), (0.0, 0.0, 0.0));
     }

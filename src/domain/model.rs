@@ -1,64 +1,64 @@
-//! What a model is beside its tensors, and the device it runs on.
+//! Model metadata and compute devices.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{Architecture, ClassList};
 
-/// Where a bottleneck's stride of 2 stands; decided by the weights.
+/// Variant of ResNet's bottleneck block: the convolution that has the stride of 2. Determined by the initial weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub enum BlockVariant {
-    /// On the first 1x1 convolution: the original Caffe network and Keras (`resnet50`).
+    /// Stride on the first 1x1 convolution, as in the original Caffe network and Keras (`resnet50`).
     #[serde(rename = "resnet50")]
     V1,
-    /// On the 3x3 convolution: torchvision (`resnet50-v1.5`).
+    /// Stride on the 3x3 convolution, as in torchvision (`resnet50-v1.5`).
     #[serde(rename = "resnet50-v1.5")]
     V1_5,
 }
 
-/// How a grey level 0..255 becomes the network's three input channels; travels with the weights.
-/// `channel[c] = (grey * scale - mean[c]) / std[c]`
+/// Input normalisation, which maps a grey level 0..255 to the three input channels: `channel[c] = (grey * scale - mean[c]) / std[c]`.
+/// Stored with the weights.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Normalisation {
-    /// 1 for Keras (0..255 inputs), 1/255 for torchvision and random weights.
+    /// Scale: 1 for Keras weights (inputs 0..255), 1/255 for torchvision and random weights.
     pub scale: f32,
-    /// By network channel (Keras: BGR order).
+    /// Mean of each network channel (BGR order for Keras weights).
     pub mean: [f32; 3],
-    /// By network channel.
+    /// Standard deviation of each network channel.
     pub std: [f32; 3],
 }
 
-/// Largest side of a network's input, in pixels. A model file that asks for more would take all memory with its first image.
+/// Maximum side of a network input, in pixels. It protects against model files whose input size would exhaust memory.
 pub const MAX_IMAGE_SIZE: u32 = 1024;
 
-/// Everything a model needs beside its tensors. Travels in the safetensors metadata under `thorax`.
+/// Specification of a model: everything it needs besides its tensors. Stored in the safetensors metadata under `thorax`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ModelSpec {
-    /// The network.
+    /// Network architecture.
     pub architecture: Architecture,
-    /// For ResNet-50; ignored by the others.
+    /// Bottleneck variant of ResNet-50; ignored by other architectures.
     pub block_variant: BlockVariant,
-    /// Outputs in order.
+    /// Classes in the order of the network outputs.
     pub classes: ClassList,
-    /// Input side in pixels, at most [`MAX_IMAGE_SIZE`].
+    /// Side of the square input in pixels, at most [`MAX_IMAGE_SIZE`].
     pub image_size: u32,
     /// Input normalisation.
     pub normalisation: Normalisation,
-    /// Dropout of the head.
+    /// Dropout probability of the classification head during training.
     pub dropout: f64,
 }
 
-/// A device as `/v1/admin/devices` reports it.
+/// Compute device.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct DeviceInfo {
-    /// `cpu` or `vulkan:N`.
+    /// Device name: `cpu` or `vulkan:N`.
     pub name: String,
-    /// `flex` or `vulkan`.
+    /// Compute backend: `flex` (CPU) or `vulkan`.
     pub backend: String,
-    /// The processor's or adapter's own name.
+    /// Name of the processor or graphics adapter.
     pub description: String,
-    /// The GPU's driver with its version, as it names itself; null for a processor and where the system does not tell.
+    /// Name and version of the GPU driver; null for a CPU and if unknown.
     pub driver: Option<String>,
-    /// Whether this server trains and serves on it.
+    /// True if this server trains and serves on the device.
     pub in_use: bool,
 }

@@ -1,4 +1,9 @@
-//! A training plan: what is trained, in which stages and steps, and how its best epoch is chosen.
+//! Training plans: what is trained, in which stages and steps, and by which score the best epoch of a stage is selected.
+
+use std::{
+    fmt::{self, Display},
+    str::FromStr,
+};
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -8,62 +13,98 @@ mod options;
 use super::{Augmentation, EarlyStopping, MAX_IMAGE_SIZE, Position, RangeTest, Schedule, Split};
 pub use options::{ClassWeights, Sampling, WeightAveraging};
 
-/// The network.
+/// Network architecture: `resnet50`, `vgg16` or `simple-cnn`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub enum Architecture {
-    /// ResNet-50 (He et al. 2015); the initial weights decide where the stride of 2 stands.
+    /// ResNet-50 (He et al. 2015). The initial weights decide which convolution of a bottleneck has the stride of 2.
     #[serde(rename = "resnet50")]
     ResNet50,
-    /// VGG-16 (Simonyan & Zisserman 2015), its last maps averaged, with the ResNet's head; from random weights only.
+    /// VGG-16 (Simonyan & Zisserman 2015) with global average pooling and the classification head of the ResNet. Random initial weights
+    /// only.
     #[serde(rename = "vgg16")]
     Vgg16,
-    /// Three convolutions of 3x3 (32, 32, 64), max-pooling, dropout, dense 128, output.
+    /// Small network: three 3x3 convolutions (32, 32, 64 channels), max-pooling, dropout, dense layer of 128, output layer. Random
+    /// initial weights only.
     #[serde(rename = "simple-cnn")]
     SimpleCnn,
 }
 
-/// Where the body's weights come from.
+impl Architecture {
+    /// All architectures.
+    pub const ALL: [Self; 3] = [Self::ResNet50, Self::Vgg16, Self::SimpleCnn];
+
+    /// The name in plans, in the database and in the HTTP API.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::ResNet50 => "resnet50",
+            Self::Vgg16 => "vgg16",
+            Self::SimpleCnn => "simple-cnn",
+        }
+    }
+}
+
+impl fmt::Display for Architecture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Unknown name of an architecture.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("architecture must be resnet50, vgg16 or simple-cnn (got {0:?})")]
+pub struct InvalidArchitecture(String);
+
+impl FromStr for Architecture {
+    type Err = InvalidArchitecture;
+
+    fn from_str(text: &str) -> Result<Self, InvalidArchitecture> {
+        let architecture = Self::ALL.into_iter().find(|architecture| architecture.as_str() == text);
+        architecture.ok_or_else(|| InvalidArchitecture(text.to_owned()))
+    }
+}
+
+/// Origin of the initial weights of the network body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum InitialWeights {
-    /// The imported ImageNet weights.
+    /// Pretrained ImageNet weights, which must have been imported. ResNet-50 only.
     ImageNet,
-    /// Random (He initialisation).
+    /// Random weights (He initialisation).
     Random,
 }
 
-/// The optimizer.
+/// Optimizer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Optimizer {
-    /// Adam (Kingma & Ba 2014), beta 0.9 and 0.999, epsilon 1e-7 as in Keras.
+    /// Adam (Kingma & Ba 2014) with β₁ = 0.9, β₂ = 0.999 and ε = 1e-7, as in Keras.
     Adam,
 }
 
-/// Which parameters a step trains.
+/// Parameters that a step trains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Scope {
-    /// The head alone: the body is frozen, batch-norm statistics included.
+    /// The classification head only. The body is frozen, including its batch-norm statistics.
     Head,
     /// The whole network.
     All,
 }
 
-/// The score by which the best epoch of a stage is chosen.
+/// Score by which the best epoch of a stage is selected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SelectionMetric {
-    /// Share of images classified correctly.
+    /// Fraction of correctly classified images; higher is better.
     Accuracy,
-    /// Unweighted mean of the classes' F1.
+    /// Unweighted mean of the per-class F1 scores; higher is better.
     MacroF1,
-    /// Mean cross-entropy (lower is better).
+    /// Mean cross-entropy; lower is better.
     Loss,
 }
 
 impl SelectionMetric {
-    /// As it is written in plans.
+    /// The name in plans.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Accuracy => "accuracy",
@@ -73,112 +114,117 @@ impl SelectionMetric {
     }
 }
 
-/// How the best epoch of a stage is chosen.
+/// Selection of a stage's best epoch, whose weights become the model of the stage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Selection {
-    /// `validation` is honest; `test` reproduces the report and makes its scores optimistic.
+    /// Split on which the metric is computed: `validation`, or `test`. Selecting on `test` reproduces the original report, but makes the
+    /// reported test scores optimistic.
     pub split: Split,
-    /// What is compared.
+    /// Metric that is compared between epochs.
     pub metric: SelectionMetric,
 }
 
-/// Epochs with one scope and learning rate.
+/// A step of a stage: a number of epochs that train the same parameters with one learning-rate schedule.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Step {
-    /// What is trained.
+    /// Parameters that the step trains: `head` or `all`.
     pub scope: Scope,
-    /// Learning rate, above 0 and at most 1.
+    /// Base learning rate of the schedule, above 0 and at most 1.
     #[schema(minimum = 0.0, maximum = 1.0)]
     pub learning_rate: f64,
-    /// Passes over the training split, 1 to 1000.
+    /// Number of epochs (passes over the training split), 1 to 1000.
     #[schema(minimum = 1, maximum = 1000)]
     pub epochs: u32,
-    /// How the learning rate goes from the first batch to the last.
+    /// Learning-rate schedule over the batches of the step. Default: constant.
     #[serde(default)]
     pub schedule: Schedule,
-    /// The head trains at the learning rate, each group of layers below it at this share of the rate of the group above, above 0 and
-    /// at most 1. ResNet-50's groups are its four stages and its stem, the small network's its convolutions.
+    /// Layer-wise learning-rate decay, above 0 and at most 1. Default: 1, the same rate for all layers. The head trains at
+    /// `learning_rate`, and each layer group below it at `layer_decay` times the rate of the group above. The layer groups of ResNet-50
+    /// are its four stages and its stem; those of the small network are its convolutions. Must be 1 in a step of scope `head`.
     #[serde(default = "options::default_layer_decay")]
     #[schema(exclusive_minimum = 0.0, maximum = 1.0, default = 1.0)]
     pub layer_decay: f64,
-    /// Ends the step early; the plan's rule when absent.
+    /// Early stopping of this step. Default: the plan's `early_stopping`.
     #[serde(default)]
     pub early_stopping: Option<EarlyStopping>,
-    /// Chooses the learning rate before the step: the rate at which the loss of a throw-away copy of the network falls fastest.
-    /// `learning_rate` is then taken only if that loss never falls.
+    /// Learning-rate range test before the step (Smith 2017). Default: none. The test trains a temporary copy of the network, and the
+    /// step uses the rate at which its loss falls fastest. If the loss never falls, the step uses `learning_rate`.
     #[serde(default)]
     pub range_test: Option<RangeTest>,
 }
 
-/// Steps at one image size; the best epoch becomes the stage's model.
+/// A stage of a plan: steps at one image size. Its best epoch becomes a model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Stage {
-    /// Side of the square input in pixels, 32 to 1024.
+    /// Side of the square input images in pixels, 32 to 1024.
     #[schema(minimum = 32, maximum = 1024)]
     pub image_size: u32,
-    /// In order.
+    /// Steps in the order of training, 1 to 16.
     pub steps: Vec<Step>,
 }
 
-/// A complete plan.
+/// Training plan: network, optimization, regularization, augmentation and the stages of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TrainingPlan {
-    /// The network.
+    /// Network architecture.
     pub architecture: Architecture,
-    /// Where its body's weights come from.
+    /// Origin of the initial weights of the network body: `imagenet` (ResNet-50 only) or `random`.
     pub initial_weights: InitialWeights,
-    /// Images a step, 1 to 512.
+    /// Batch size in images, 1 to 512.
     #[schema(minimum = 1, maximum = 512)]
     pub batch_size: u32,
-    /// The optimizer.
+    /// Optimizer.
     pub optimizer: Optimizer,
-    /// Dropout probability in the head, 0 to below 1.
+    /// Dropout probability in the classification head, at least 0 and below 1.
     #[schema(minimum = 0.0, exclusive_maximum = 1.0)]
     pub dropout: f64,
-    /// How the best epoch of a stage is chosen.
+    /// Split and metric by which the best epoch of a stage is selected.
     pub selection: Selection,
-    /// How long training goes on within an epoch before it writes a checkpoint, in minutes, above 0 and at most 1440; each epoch's end has
-    /// one of its own.
+    /// Checkpoint interval within an epoch, in minutes of training, above 0 and at most 1440. Default: 10. A checkpoint is also written
+    /// at the end of each epoch.
     #[serde(default = "default_checkpoint_minutes")]
     #[schema(minimum = 0.0, maximum = 1440.0, default = 10.0)]
     pub checkpoint_minutes: f64,
-    /// What the images of each class count in the loss.
+    /// Class weights of the loss. Default: `none`.
     #[serde(default)]
     pub class_weights: ClassWeights,
-    /// Which images an epoch has.
+    /// Sampling of the images of an epoch. Default: `shuffle`.
     #[serde(default)]
     pub sampling: Sampling,
-    /// What the targets of the loss give away to all classes alike, 0 (off) to 0.5 (Szegedy et al. 2015, arXiv:1512.00567).
+    /// Label smoothing (Szegedy et al. 2015, arXiv:1512.00567): ε, 0 to 0.5, the part of each target distribution that is spread uniformly
+    /// over all classes. Default: 0 (off).
     #[serde(default)]
     #[schema(minimum = 0.0, maximum = 0.5)]
     pub label_smoothing: f64,
-    /// Mixes each image of a batch with another one: `alpha` of mixup's Beta(alpha, alpha), 0 (off) or 0.01 to 10 (Zhang et al. 2017,
-    /// arXiv:1710.09412).
+    /// Mixup (Zhang et al. 2018, arXiv:1710.09412): α of λ ~ Beta(α, α), 0.01 to 10, or 0 (off). Default: 0. Each image is mixed with an
+    /// image of a shuffled copy of its batch. The training loss is mixed in the same way; training accuracy counts the label with
+    /// the larger weight.
     #[serde(default)]
     #[schema(minimum = 0.0, maximum = 10.0)]
     pub mixup: f64,
-    /// Random changes of the training images; `{}` is none.
+    /// Random augmentation of the training images. Default: `{}` (off).
     #[serde(default)]
     pub augmentation: Augmentation,
-    /// Evaluates and keeps a moving average of the weights.
+    /// Exponential moving average of the weights, which is evaluated and stored in place of the last weights. Default: none.
     #[serde(default)]
     pub weight_averaging: Option<WeightAveraging>,
-    /// Ends each step early that names no rule of its own.
+    /// Early stopping of the steps that have no `early_stopping` of their own. Default: none.
     #[serde(default)]
     pub early_stopping: Option<EarlyStopping>,
-    /// In order; each starts from the best epoch of the one before.
+    /// Stages in the order of training, 1 to 16. Each stage starts from the best epoch of the previous stage.
     pub stages: Vec<Stage>,
 }
 
-/// Of plans that say nothing: little is lost, and writing takes a hundredth of it at most.
+/// The default of [`TrainingPlan::checkpoint_minutes`]. An interrupted run repeats at most ten minutes, and writing a checkpoint takes at
+/// most a hundredth of that.
 pub(super) fn default_checkpoint_minutes() -> f64 {
     10.0
 }
 
-/// Fields that replace a recipe's.
+/// Plan fields that replace those of the recipe. Absent fields keep the value of the recipe.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PlanOverrides {
@@ -214,17 +260,41 @@ pub struct PlanOverrides {
     pub stages: Option<Vec<Stage>>,
 }
 
-/// One thing wrong with a plan.
+/// An invalid value in a plan.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PlanProblem {
-    /// JSON pointer (RFC 6901) into the plan.
+    /// JSON pointer (RFC 6901) to the value within the plan.
     pub pointer: String,
-    /// What is wrong and what would be right.
+    /// Accepted values and the value given.
     pub detail: String,
 }
 
+/// Collects the problems of a plan.
+struct Validator {
+    problems: Vec<PlanProblem>,
+}
+
+impl Validator {
+    /// Adds a problem at `pointer` unless `valid`: "must be `requirement` (got `value`)".
+    fn require(&mut self, valid: bool, pointer: impl Into<String>, requirement: &str, value: impl Display) {
+        if !valid {
+            self.add(pointer, must_be(requirement, value));
+        }
+    }
+
+    /// Adds a problem at `pointer`.
+    fn add(&mut self, pointer: impl Into<String>, detail: String) {
+        self.problems.push(PlanProblem { pointer: pointer.into(), detail });
+    }
+}
+
+/// The detail of a [`PlanProblem`]: "must be between 1 and 512 (got 0)".
+pub(super) fn must_be(requirement: &str, value: impl Display) -> String {
+    format!("must be {requirement} (got {value})")
+}
+
 impl TrainingPlan {
-    /// Replaces the fields that `overrides` names.
+    /// The plan with the fields of `overrides` replaced.
     pub fn with(mut self, overrides: PlanOverrides) -> Self {
         self.architecture = overrides.architecture.unwrap_or(self.architecture);
         self.initial_weights = overrides.initial_weights.unwrap_or(self.initial_weights);
@@ -244,12 +314,12 @@ impl TrainingPlan {
         self
     }
 
-    /// Epochs over all stages and steps.
+    /// Number of epochs over all stages and steps.
     pub fn total_epochs(&self) -> u32 {
         self.stages.iter().flat_map(|stage| &stage.steps).map(|step| step.epochs).sum()
     }
 
-    /// The step that a position is in, or the first one after it.
+    /// The step that contains `position`, or the first step after it.
     pub fn step_from(&mut self, position: Position) -> Option<&mut Step> {
         let stages = self.stages.iter_mut().zip(1u32..).filter(|(_, stage)| *stage >= position.stage);
         let mut steps = stages.flat_map(|(stage, number)| {
@@ -259,39 +329,71 @@ impl TrainingPlan {
         steps.next()
     }
 
-    /// Everything wrong with the plan, each with its place; empty when it can run.
+    /// All problems of the plan; empty if it can be trained.
     pub fn validate(&self) -> Vec<PlanProblem> {
-        let mut problems = Vec::new();
-        let mut check = |ok: bool, pointer: String, detail: &str| {
-            if !ok {
-                problems.push(PlanProblem { pointer, detail: detail.into() });
-            }
-        };
-        check((1..=512).contains(&self.batch_size), "/batch_size".into(), "must be 1 to 512");
-        check((0.0..1.0).contains(&self.dropout), "/dropout".into(), "must be at least 0 and below 1");
-        let has_weights = self.architecture == Architecture::ResNet50 || self.initial_weights == InitialWeights::Random;
-        check(has_weights, "/initial_weights".into(), "only resnet50 has ImageNet weights: use random");
-        check(self.selection.split != Split::Train, "/selection/split".into(), "must be validation or test");
-        let minutes = self.checkpoint_minutes;
-        check(minutes > 0.0 && minutes <= 1440.0, "/checkpoint_minutes".into(), "must be above 0 and at most 1440");
-        self.validate_options(&mut check);
-        check((1..=16).contains(&self.stages.len()), "/stages".into(), "must hold 1 to 16 stages");
-        for (s, stage) in self.stages.iter().enumerate() {
-            let at = format!("/stages/{s}");
-            check(
-                (32..=MAX_IMAGE_SIZE).contains(&stage.image_size),
-                format!("{at}/image_size"),
-                "must be 32 to 1024 pixels",
-            );
-            check((1..=16).contains(&stage.steps.len()), format!("{at}/steps"), "must hold 1 to 16 steps");
-            for (t, step) in stage.steps.iter().enumerate() {
-                let at = format!("{at}/steps/{t}");
-                let rate = step.learning_rate;
-                check(rate > 0.0 && rate <= 1.0, format!("{at}/learning_rate"), "must be above 0 and at most 1");
-                check((1..=1000).contains(&step.epochs), format!("{at}/epochs"), "must be 1 to 1000");
-                step.validate_options(&at, &mut check);
-            }
+        let mut validator = Validator { problems: Vec::new() };
+        let v = &mut validator;
+        v.require((1..=512).contains(&self.batch_size), "/batch_size", "between 1 and 512", self.batch_size);
+        v.require((0.0..1.0).contains(&self.dropout), "/dropout", "at least 0 and below 1", self.dropout);
+        if self.architecture != Architecture::ResNet50 && self.initial_weights != InitialWeights::Random {
+            let detail = format!("must be random for {}: only resnet50 has ImageNet weights", self.architecture);
+            v.add("/initial_weights", detail);
         }
-        problems
+        let split = self.selection.split;
+        v.require(split != Split::Train, "/selection/split", "validation or test", split);
+        let minutes = self.checkpoint_minutes;
+        v.require(minutes > 0.0 && minutes <= 1440.0, "/checkpoint_minutes", "above 0 and at most 1440", minutes);
+        self.validate_options(v);
+        let stages = self.stages.len();
+        v.require((1..=16).contains(&stages), "/stages", "a list of 1 to 16 stages", stages);
+        for (index, stage) in self.stages.iter().enumerate() {
+            stage.validate(&format!("/stages/{index}"), v);
+        }
+        validator.problems
+    }
+}
+
+impl Stage {
+    fn validate(&self, pointer: &str, v: &mut Validator) {
+        let sizes = 32..=MAX_IMAGE_SIZE;
+        let requirement = format!("between {} and {} pixels", sizes.start(), sizes.end());
+        v.require(sizes.contains(&self.image_size), format!("{pointer}/image_size"), &requirement, self.image_size);
+        let steps = self.steps.len();
+        v.require((1..=16).contains(&steps), format!("{pointer}/steps"), "a list of 1 to 16 steps", steps);
+        for (index, step) in self.steps.iter().enumerate() {
+            let pointer = format!("{pointer}/steps/{index}");
+            let rate = step.learning_rate;
+            let valid_rate = rate > 0.0 && rate <= 1.0;
+            v.require(valid_rate, format!("{pointer}/learning_rate"), "above 0 and at most 1", rate);
+            let valid_epochs = (1..=1000).contains(&step.epochs);
+            v.require(valid_epochs, format!("{pointer}/epochs"), "between 1 and 1000", step.epochs);
+            step.validate_options(&pointer, v);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::recipe;
+
+    #[test]
+    fn a_problem_names_the_accepted_range_and_the_value_given() {
+        let mut plan = recipe("covid-resnet").expect("a recipe").plan;
+        plan.batch_size = 0;
+        plan.stages[0].image_size = 2000;
+        let problems = plan.validate();
+        let details: Vec<_> = problems.iter().map(|problem| problem.detail.as_str()).collect();
+        assert_eq!(details, ["must be between 1 and 512 (got 0)", "must be between 32 and 1024 pixels (got 2000)"]);
+    }
+
+    #[test]
+    fn the_name_of_an_architecture_is_that_in_plans() {
+        for architecture in Architecture::ALL {
+            let written = serde_json::to_value(architecture).expect("JSON");
+            assert_eq!(written, architecture.as_str());
+            assert_eq!(architecture.as_str().parse(), Ok(architecture));
+        }
+        assert!("resnet18".parse::<Architecture>().is_err());
     }
 }

@@ -1,45 +1,46 @@
-//! What is counted of predictions and of the images they are about, small enough to be kept for each hour.
+//! Statistics of predictions and of their input images, as histograms small enough to be stored for every hour.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// Bins of a statistic over its range.
+/// Number of bins of an image statistic over its range.
 const BINS: u16 = 64;
 
-/// Bins of a confidence, 0 to 1.
+/// Number of bins of the confidence, 0 to 1.
 const CONFIDENCE_BINS: f64 = 50.0;
 
-/// The shortest time that is told from another, in milliseconds, and the bins by which one doubles: each is 9 % wider than the one before.
-const SHORTEST_MS: f64 = 0.1;
-const BINS_A_DOUBLING: f64 = 8.0;
-const MOST_TIME_BINS: f64 = 240.0;
+/// Logarithmic bins of the latency: all times up to `MIN_MS` share the first bin, and `BINS_PER_DOUBLING` bins double the time, so that
+/// each bin is 9 % wider than the previous one.
+const MIN_MS: f64 = 0.1;
+const BINS_PER_DOUBLING: f64 = 8.0;
+const MAX_TIME_BIN: f64 = 240.0;
 
-/// A property of an image that does not depend on what it shows.
+/// Statistic of an input image: a property of exposure, sharpness or shape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Statistic {
     /// Mean grey level, 0 to 255.
     MeanGrey,
-    /// Standard deviation of the grey levels.
+    /// Standard deviation of the grey levels, 0 to 128.
     Contrast,
-    /// Share of pixels below 16 of 255.
+    /// Fraction of pixels with a grey level below 16 of 255.
     DarkShare,
-    /// Share of pixels above 239 of 255.
+    /// Fraction of pixels with a grey level above 239 of 255.
     BrightShare,
-    /// Mean difference of neighbouring pixels, in grey levels.
+    /// Mean absolute difference of horizontally neighbouring pixels, in grey levels.
     Detail,
-    /// Columns over rows.
+    /// Width divided by height.
     AspectRatio,
 }
 
 impl Statistic {
-    /// All of them.
+    /// All statistics.
     pub const ALL: [Self; 6] =
         [Self::MeanGrey, Self::Contrast, Self::DarkShare, Self::BrightShare, Self::Detail, Self::AspectRatio];
 
-    /// Lower and upper end of the range that is told apart; what lies outside counts with the end.
+    /// Lower and upper end of the histogram. Values outside fall into the first or last bin.
     fn range(self) -> (f64, f64) {
         match self {
             Self::MeanGrey => (0.0, 256.0),
@@ -52,11 +53,11 @@ impl Statistic {
 
     fn bin(self, value: f32) -> u16 {
         let (low, high) = self.range();
-        let place = (f64::from(value) - low) / (high - low) * f64::from(BINS);
-        place.clamp(0.0, f64::from(BINS - 1)) as u16
+        let position = (f64::from(value) - low) / (high - low) * f64::from(BINS);
+        position.clamp(0.0, f64::from(BINS - 1)) as u16
     }
 
-    /// Where a bin begins.
+    /// Lower edge of a bin.
     pub fn edge(self, bin: u16) -> f64 {
         let (low, high) = self.range();
         low + (high - low) * f64::from(bin) / f64::from(BINS)
@@ -67,7 +68,7 @@ impl Statistic {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct InputStatistics(pub [f32; 6]);
 
-/// How often each bin was met; those that were not are left out.
+/// Histogram: counts by bin. Empty bins are omitted.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Histogram(BTreeMap<u16, u64>);
@@ -81,48 +82,48 @@ impl Histogram {
         other.0.iter().for_each(|(bin, count)| *self.0.entry(*bin).or_default() += count);
     }
 
-    /// Of all bins.
+    /// Sum of all counts.
     pub fn total(&self) -> u64 {
         self.0.values().sum()
     }
 
-    /// The bins that were met, rising.
+    /// The non-empty bins with their counts, in ascending order.
     pub fn bins(&self) -> impl Iterator<Item = (u16, u64)> + '_ {
         self.0.iter().map(|(bin, count)| (*bin, *count))
     }
 
-    /// The bin of the value below which `share` of all are, 0 to 1; none where there are none.
-    fn quantile(&self, share: f64) -> Option<u16> {
-        let wanted = (share * self.total() as f64).ceil().max(1.0) as u64;
-        let mut seen = 0;
+    /// The bin that contains the `fraction` quantile, 0 to 1; none for an empty histogram.
+    fn quantile(&self, fraction: f64) -> Option<u16> {
+        let rank = (fraction * self.total() as f64).ceil().max(1.0) as u64;
+        let mut cumulative = 0;
         self.bins()
             .find(|(_, count)| {
-                seen += count;
-                seen >= wanted
+                cumulative += count;
+                cumulative >= rank
             })
             .map(|(bin, _)| bin)
     }
 }
 
-/// The statistics of many images.
+/// Histograms of the statistics of many images.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct InputHistograms(BTreeMap<Statistic, Histogram>);
 
 impl InputHistograms {
-    /// One more image.
+    /// Adds an image.
     pub fn record(&mut self, image: &InputStatistics) {
         for (statistic, value) in Statistic::ALL.into_iter().zip(image.0) {
             self.0.entry(statistic).or_default().count(statistic.bin(value));
         }
     }
 
-    /// Of one statistic; empty where no image was counted.
+    /// The histogram of a statistic; empty if no image was recorded.
     pub fn histogram(&self, statistic: Statistic) -> Histogram {
         self.0.get(&statistic).cloned().unwrap_or_default()
     }
 
-    /// How many images were counted.
+    /// The number of recorded images.
     pub fn images(&self) -> u64 {
         self.0.values().next().map_or(0, Histogram::total)
     }
@@ -132,7 +133,7 @@ impl InputHistograms {
     }
 }
 
-/// What the predictions of a model in some time were like.
+/// Statistics of a model's predictions in a period.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct PredictionStats {
     predictions: u64,
@@ -144,20 +145,20 @@ pub struct PredictionStats {
 }
 
 impl PredictionStats {
-    /// One more prediction: the class that was found, its probability, the milliseconds from the image's arrival to its answer, and what
-    /// the image was like.
+    /// Adds a prediction: the predicted class, its probability, the milliseconds from the arrival of the image to the response, and the
+    /// statistics of the image.
     pub fn record(&mut self, class: &str, confidence: f32, milliseconds: f64, image: &InputStatistics) {
         self.predictions += 1;
         *self.classes.entry(class.to_owned()).or_default() += 1;
         let confidence = f64::from(confidence);
         self.confidence_sum += confidence;
         self.confidence.count((confidence * CONFIDENCE_BINS).clamp(0.0, CONFIDENCE_BINS - 1.0) as u16);
-        let doublings = (milliseconds / SHORTEST_MS).max(1.0).log2();
-        self.time.count((doublings * BINS_A_DOUBLING).min(MOST_TIME_BINS) as u16);
+        let doublings = (milliseconds / MIN_MS).max(1.0).log2();
+        self.time.count((doublings * BINS_PER_DOUBLING).min(MAX_TIME_BIN) as u16);
         self.inputs.record(image);
     }
 
-    /// Those of another time as well.
+    /// Adds the statistics of another period.
     pub fn merge(&mut self, other: &Self) {
         self.predictions += other.predictions;
         other.classes.iter().for_each(|(class, count)| *self.classes.entry(class.clone()).or_default() += count);
@@ -167,33 +168,33 @@ impl PredictionStats {
         self.inputs.merge(&other.inputs);
     }
 
-    /// How many.
+    /// The number of predictions.
     pub fn predictions(&self) -> u64 {
         self.predictions
     }
 
-    /// How many of each class; those that never were are left out.
+    /// The number of predictions of each class. Classes that were never predicted are omitted.
     pub fn classes(&self) -> &BTreeMap<String, u64> {
         &self.classes
     }
 
-    /// Mean probability of the class that was found.
+    /// The mean probability of the predicted class.
     pub fn mean_confidence(&self) -> Option<f64> {
         (self.predictions > 0).then(|| self.confidence_sum / self.predictions as f64)
     }
 
-    /// The confidence below which `share` of the predictions are, to 0.02.
-    pub fn confidence(&self, share: f64) -> Option<f64> {
-        self.confidence.quantile(share).map(|bin| (f64::from(bin) + 0.5) / CONFIDENCE_BINS)
+    /// The `fraction` quantile of the confidence, with a resolution of 0.02.
+    pub fn confidence(&self, fraction: f64) -> Option<f64> {
+        self.confidence.quantile(fraction).map(|bin| (f64::from(bin) + 0.5) / CONFIDENCE_BINS)
     }
 
-    /// The time below which `share` of the predictions are, in milliseconds, to 9 %.
-    pub fn milliseconds(&self, share: f64) -> Option<f64> {
-        let middle = |bin: u16| SHORTEST_MS * ((f64::from(bin) + 0.5) / BINS_A_DOUBLING).exp2();
-        self.time.quantile(share).map(middle)
+    /// The `fraction` quantile of the latency in milliseconds, with a relative resolution of 9 %.
+    pub fn milliseconds(&self, fraction: f64) -> Option<f64> {
+        let middle = |bin: u16| MIN_MS * ((f64::from(bin) + 0.5) / BINS_PER_DOUBLING).exp2();
+        self.time.quantile(fraction).map(middle)
     }
 
-    /// What the images were like.
+    /// Histograms of the input images.
     pub fn inputs(&self) -> &InputHistograms {
         &self.inputs
     }
@@ -203,7 +204,7 @@ impl PredictionStats {
 mod tests {
     use super::*;
 
-    fn counted(predictions: &[(&str, f32, f64)]) -> PredictionStats {
+    fn stats(predictions: &[(&str, f32, f64)]) -> PredictionStats {
         let mut counts = PredictionStats::default();
         let image = InputStatistics([100.0, 40.0, 0.1, 0.0, 5.0, 1.0]);
         predictions.iter().for_each(|(class, confidence, time)| counts.record(class, *confidence, *time, &image));
@@ -211,12 +212,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_counted_apart_and_joined_is_what_is_counted_together() {
+    fn merged_stats_equal_those_recorded_together() {
         let all = [("normal", 0.9, 40.0), ("normal", 0.7, 41.0), ("COVID-19", 1.0, 400.0), ("pneumonia", 0.4, 0.0)];
-        let mut joined = counted(&all[..1]);
-        joined.merge(&counted(&all[1..]));
-        let together = counted(&all);
-        assert_eq!(joined, together);
+        let mut merged = stats(&all[..1]);
+        merged.merge(&stats(&all[1..]));
+        let together = stats(&all);
+        assert_eq!(merged, together);
         assert_eq!((together.predictions(), together.classes()["normal"]), (4, 2));
         assert!((together.mean_confidence().unwrap() - 0.75).abs() < 1e-6);
         assert!((together.milliseconds(0.5).unwrap() / 40.0 - 1.0).abs() < 0.09);
@@ -228,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_has_no_quantile_and_what_is_out_of_range_counts_with_the_end() {
+    fn empty_stats_have_no_quantiles_and_outliers_fall_into_the_outer_bins() {
         let none = PredictionStats::default();
         assert_eq!((none.milliseconds(0.5), none.confidence(0.5), none.mean_confidence()), (None, None, None));
         let mut counts = InputHistograms::default();

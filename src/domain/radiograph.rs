@@ -1,63 +1,63 @@
-//! What a file says of a radiograph beside its pixels, and what looks wrong with it.
+//! DICOM attributes and quality flags of radiographs.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// What is kept of a DICOM header: this and nothing else.
+/// Attributes of a DICOM header that are stored. Nothing else of the header is.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct DicomAttributes {
-    /// View Position, such as `PA`.
+    /// View Position (0018,5101), such as `PA`.
     pub view: Option<String>,
-    /// Age of the patient in whole years; 90 stands for 90 and above.
+    /// Patient's age in whole years; 90 means 90 or older.
     pub age_years: Option<u8>,
-    /// `M`, `F` or `O`.
+    /// Patient's sex: `M`, `F` or `O`.
     pub sex: Option<String>,
-    /// Photometric Interpretation, as the file has it.
+    /// Photometric Interpretation (0028,0004) of the file.
     pub photometric_interpretation: String,
-    /// Distance of rows and of columns in mm.
+    /// Pixel spacing in mm: distance between rows, distance between columns.
     pub pixel_spacing_mm: Option<[f64; 2]>,
-    /// Manufacturer's Model Name.
+    /// Manufacturer's Model Name (0008,1090).
     pub manufacturer_model: Option<String>,
 }
 
-/// What looks wrong with a radiograph. It is kept all the same: people decide.
+/// Quality flag of a radiograph: a likely problem. Flagged images are stored unless the data set refuses the flag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum QualityFlag {
-    /// Lungs and surroundings are brighter than spine and heart: a negative, or a wrong Photometric Interpretation.
+    /// Lungs and background are brighter than spine and heart: a photographic negative, or a wrong Photometric Interpretation.
     PhotographicNegative,
-    /// The header says that text is burned into the image; it may name the patient.
+    /// The header declares burned-in annotation, which may identify the patient.
     BurnedInAnnotation,
-    /// Near the border there are marks that look like text; they may name the patient.
+    /// Text-like marks were detected near the border; they may identify the patient.
     TextNearBorder,
-    /// A view from the side, among frontal ones.
+    /// Lateral view; models are usually trained on frontal views.
     LateralView,
-    /// The header does not say that this is a radiograph: no modality, or `OT`.
+    /// The header does not identify a radiograph: the modality is missing or `OT`.
     ModalityUnclear,
-    /// The header names another part of the body than the chest.
+    /// The header names a body part other than the chest.
     OtherBodyPart,
-    /// More than 8 bits and no window: greys are scaled between percentiles, which may differ from what the maker meant.
+    /// More than 8 bits and no window: grey levels are scaled between percentiles, which may differ from the intended rendering.
     NoWindow,
 }
 
 impl QualityFlag {
-    /// For people.
+    /// Human-readable explanation.
     pub fn explanation(self) -> &'static str {
         match self {
             Self::PhotographicNegative => {
-                "the lungs are brighter than spine and heart, as in a photographic negative: invert the image if it is one"
+                "the lungs are brighter than spine and heart: the image may be a photographic negative and need inverting"
             }
-            Self::BurnedInAnnotation => "its header says that text is burned in, which may name the patient",
-            Self::TextNearBorder => "marks near the border look like text, which may name the patient",
-            Self::LateralView => "a lateral view; models trained on frontal views do not know it",
-            Self::ModalityUnclear => "its header does not say that it is a radiograph",
-            Self::OtherBodyPart => "its header names another part of the body than the chest",
-            Self::NoWindow => "its header has no window; greys are scaled between the 0.1 and 99.9 percentiles",
+            Self::BurnedInAnnotation => "the header declares burned-in annotation, which may identify the patient",
+            Self::TextNearBorder => "text-like marks near the border may identify the patient",
+            Self::LateralView => "lateral view: models trained on frontal views are not valid for it",
+            Self::ModalityUnclear => "the header does not identify a radiograph (modality missing or OT)",
+            Self::OtherBodyPart => "the header names a body part other than the chest",
+            Self::NoWindow => "the header has no window: grey levels are scaled between the 0.1 and 99.9 percentiles",
         }
     }
 }
 
-/// Whether a view, however it is written, is one from the side.
+/// True if `view` denotes a lateral view, in any common spelling.
 pub fn is_lateral(view: &str) -> bool {
     let view = view.trim().to_uppercase();
     matches!(view.as_str(), "L" | "LL" | "RL" | "LAT" | "LLD" | "RLD") || view.contains("LATERAL")
@@ -68,13 +68,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn views_from_the_side_are_told_however_they_are_written() {
+    fn lateral_views_are_recognised_in_any_spelling() {
         assert!(["LL", "rl", "Lateral", "L", "Left lateral", "LAT"].into_iter().all(is_lateral));
         assert!(!["PA", "AP", "AP Supine", "AP Erect", "", "frontal"].into_iter().any(is_lateral));
     }
 
     #[test]
-    fn flags_are_written_in_snake_case() {
+    fn flags_serialize_in_snake_case() {
         assert_eq!(serde_json::to_string(&QualityFlag::TextNearBorder).unwrap(), "\"text_near_border\"");
     }
 }

@@ -1,4 +1,4 @@
-//! Named plans.
+//! Recipes: named training plans.
 
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -8,14 +8,14 @@ use super::{
     Selection, SelectionMetric, Split, Stage, Step, TrainingPlan, plan::default_checkpoint_minutes,
 };
 
-/// A plan with a name.
+/// Recipe: a named training plan.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Recipe {
-    /// What `recipe` takes in a request.
+    /// Name of the recipe, as used in the `recipe` field of requests.
     pub name: String,
-    /// What it is and where it comes from.
+    /// Description of the plan and its origin.
     pub description: String,
-    /// The plan it stands for.
+    /// Training plan of the recipe.
     pub plan: TrainingPlan,
 }
 
@@ -24,29 +24,30 @@ pub fn recipes() -> Vec<Recipe> {
     vec![covid_resnet(), thorax(), covid_resnet_original(), simple_cnn(), resnet50_scratch(), vgg16_scratch()]
 }
 
-/// The recipe of that name.
+/// The recipe called `name`.
 pub fn recipe(name: &str) -> Option<Recipe> {
     recipes().into_iter().find(|recipe| recipe.name == name)
 }
 
-/// What `benches/ablation.py` found to be worth its time in the first stage, and nothing else; `benches/README.md` has the figures. The
-/// later stages keep the rates of covid-resnet, which are low enough.
+/// Contains only changes that `benches/ablation.py` showed to improve the first stage at no cost; `benches/README.md` has the figures. The
+/// later stages keep the base rates of covid-resnet, which are below the limit anyway.
 fn thorax() -> Recipe {
     let base = covid_resnet().plan;
     let cosine = Schedule::Cosine { final_fraction: 0.0 };
-    let gentle = |step: &Step| Step {
+    let cosine_step = |step: &Step| Step {
         schedule: cosine,
         learning_rate: if step.scope == Scope::All { step.learning_rate.min(3e-4) } else { step.learning_rate },
         ..step.clone()
     };
-    let stage = |stage: &Stage| Stage { steps: stage.steps.iter().map(gentle).collect(), ..*stage };
+    let stage = |stage: &Stage| Stage { steps: stage.steps.iter().map(cosine_step).collect(), ..*stage };
     Recipe {
         name: "thorax".into(),
-        description: "covid-resnet with what was measured to help at no more training time: the learning rate falls \
-                      along half a cosine in each step, and the whole network trains at 3e-4 at most. On validation \
-                      patients of 1,351 radiographs it scored higher than covid-resnet in the first stage, over \
-                      four seeds at 96 px; the later stages were not compared."
-            .into(),
+        description:
+            "covid-resnet with changes that were measured to help at the same training time: cosine annealing of \
+                      the learning rate in each step, and at most 3e-4 for the whole network. Over four seeds of the \
+                      first stage at 96 px it scored higher than covid-resnet on the validation patients of 1,351 \
+                      radiographs; the later stages were not compared."
+                .into(),
         plan: TrainingPlan { stages: base.stages.iter().map(stage).collect(), ..base },
     }
 }
@@ -55,8 +56,8 @@ fn covid_resnet() -> Recipe {
     use Scope::{All, Head};
     Recipe {
         name: "covid-resnet".into(),
-        description: "ResNet-50 from ImageNet weights in three stages of 128, 224 and 229 px, head first, then the \
-                      whole network: 21 epochs, Adam, batch 32, no augmentation (COVID-ResNet, Farooq & Hafeez 2020, \
+        description: "ResNet-50 from ImageNet weights in three stages of 128, 224 and 229 px, first the head, then \
+                      the whole network: 21 epochs, Adam, batch 32, no augmentation (COVID-ResNet, Farooq & Hafeez 2020, \
                       as re-implemented by Maglianella)."
             .into(),
         plan: TrainingPlan {
@@ -83,17 +84,17 @@ fn covid_resnet() -> Recipe {
     }
 }
 
-/// The paper names the techniques and the epochs, not each figure; those it leaves open are fastai's defaults (lighting, one cycle) or
-/// those of the re-implementation (learning rates).
+/// The paper gives the techniques and the numbers of epochs, but not every hyperparameter. The missing ones are fastai's defaults
+/// (lighting, one-cycle policy) or taken from the re-implementation (learning rates).
 fn covid_resnet_original() -> Recipe {
     let base = covid_resnet().plan;
     Recipe {
         name: "covid-resnet-original".into(),
-        description: "The stages of covid-resnet as its authors trained them (COVID-ResNet, Farooq & Hafeez 2020, \
-                      arXiv:2003.14395): images flipped vertically, turned by up to 15 degrees and lit otherwise, one \
-                      cycle of the learning rate a step, lower rates for lower layers, the rates of the whole network \
-                      found by a range test, 25 epochs in the last stage, 41 in all. Head steps run the frozen body in \
-                      every epoch, because its images change."
+        description: "The stages of covid-resnet as trained by the authors of COVID-ResNet (Farooq & Hafeez 2020, \
+                      arXiv:2003.14395): vertical flips, rotations by up to 15 degrees, random brightness and contrast, \
+                      the one-cycle policy in each step, layer-wise learning-rate decay, learning rates of the whole \
+                      network from a range test, 25 epochs in the last stage and 41 in total. Head steps run the frozen \
+                      body in every epoch, because augmentation changes the images."
             .into(),
         plan: TrainingPlan {
             augmentation: Augmentation {
@@ -103,19 +104,19 @@ fn covid_resnet_original() -> Recipe {
                 contrast: 0.2,
                 ..Augmentation::default()
             },
-            stages: base.stages.iter().map(as_its_authors_trained).collect(),
+            stages: base.stages.iter().map(original_stage).collect(),
             ..base
         },
     }
 }
 
-/// The last stage, which trains the whole network alone, has 25 epochs.
-fn as_its_authors_trained(stage: &Stage) -> Stage {
+/// A stage with the schedule and learning rates of the paper. The last stage, which has no head step, has 25 epochs.
+fn original_stage(stage: &Stage) -> Stage {
     let one_cycle = Schedule::OneCycle { warm_up_fraction: 0.3, start_divisor: 25.0, final_divisor: 1e4 };
     let last = stage.steps.len() == 1;
     let step = |step: &Step| Step {
         schedule: one_cycle,
-        // Five groups below the head: the stem trains at a hundredth of its rate.
+        // Five layer groups are below the head, so that the stem trains at 0.4^5, a hundredth of the rate of the head.
         layer_decay: if step.scope == Scope::All { 0.4 } else { 1.0 },
         epochs: if last { 25 } else { step.epochs },
         range_test: (step.scope == Scope::All).then(RangeTest::default),
@@ -128,8 +129,8 @@ fn simple_cnn() -> Recipe {
     Recipe {
         name: "simple-cnn".into(),
         description: "Three convolutions of 3x3 (32, 32, 64), max-pooling, dropout and a dense layer of 128 at \
-                      229 px, from random weights at 1e-4. The report leaves the number of epochs open; 21 here, as \
-                      many as the main model's."
+                      229 px, from random weights with a learning rate of 1e-4. The report does not give the number of \
+                      epochs; 21 is that of the main model."
             .into(),
         plan: from_scratch(Architecture::SimpleCnn, 1e-4),
     }
@@ -139,9 +140,9 @@ fn resnet50_scratch() -> Recipe {
     Recipe {
         name: "resnet50-scratch".into(),
         description:
-            "The main model's ResNet-50 at 229 px, from random weights at 1e-5: what the ImageNet weights and \
-                      the stages are worth. The report leaves the number of epochs open; 21 here, as many as the main \
-                      model's."
+            "The main model's ResNet-50 at 229 px, from random weights with a learning rate of 1e-5: a baseline \
+                      without ImageNet weights and progressive resizing. The report does not give the number of epochs; \
+                      21 is that of the main model."
                 .into(),
         plan: from_scratch(Architecture::ResNet50, 1e-5),
     }
@@ -150,15 +151,16 @@ fn resnet50_scratch() -> Recipe {
 fn vgg16_scratch() -> Recipe {
     Recipe {
         name: "vgg16-scratch".into(),
-        description: "VGG-16 (13 convolutions of 3x3), the mean of its last maps and the main model's head at 229 px, \
-                      from random weights at 1e-4. The report leaves the number of epochs open; 21 here, as many as \
-                      the main model's."
-            .into(),
+        description:
+            "VGG-16 (13 convolutions of 3x3) with global average pooling and the main model's head at 229 px, \
+                      from random weights with a learning rate of 1e-4. The report does not give the number of epochs; \
+                      21 is that of the main model."
+                .into(),
         plan: from_scratch(Architecture::Vgg16, 1e-4),
     }
 }
 
-/// One stage of the report's last image size; all else as the main model's.
+/// A plan of one stage at the last image size of the report; everything else is as in the main model.
 fn from_scratch(architecture: Architecture, learning_rate: f64) -> TrainingPlan {
     TrainingPlan {
         architecture,
@@ -191,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn thorax_differs_from_covid_resnet_in_rates_alone() {
+    fn thorax_differs_from_covid_resnet_only_in_learning_rates() {
         let (ours, theirs) = (thorax().plan, covid_resnet().plan);
         let rates = |plan: &TrainingPlan| {
             plan.stages.iter().flat_map(|stage| &stage.steps).map(|step| step.learning_rate).collect::<Vec<_>>()
@@ -207,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_resnet_starts_from_imagenet_weights() {
+    fn only_resnet50_starts_from_imagenet_weights() {
         for recipe in recipes() {
             let plan = TrainingPlan { initial_weights: InitialWeights::ImageNet, ..recipe.plan };
             let refused = plan.validate().iter().any(|problem| problem.pointer == "/initial_weights");
@@ -216,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn covid_resnet_original_trains_for_41_epochs_with_all_that_its_authors_name() {
+    fn covid_resnet_original_has_the_techniques_and_41_epochs_of_the_paper() {
         let plan = covid_resnet_original().plan;
         assert_eq!((plan.total_epochs(), plan.stages[2].steps[0].epochs), (41, 25));
         assert_eq!(plan.stages.iter().map(|stage| stage.image_size).collect::<Vec<_>>(), [128, 224, 229]);
@@ -228,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_plan_names_each_wrong_field_at_once() {
+    fn all_invalid_fields_of_a_plan_are_reported_at_once() {
         let mut plan = covid_resnet().plan;
         plan.batch_size = 0;
         plan.dropout = 1.0;

@@ -157,43 +157,43 @@ impl FromStr for RunStatus {
     }
 }
 
-/// How far a run has come. Stages, steps and epochs count from 1; 0 means not started.
+/// Progress of a run. Stages, steps and epochs are numbered from 1; 0 means not started.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct RunProgress {
-    /// Stage now training.
+    /// Number of the current stage.
     pub stage: u32,
-    /// Step of the stage.
+    /// Number of the current step within the stage.
     pub step: u32,
-    /// Epoch within the step.
+    /// Number of the current epoch within the step.
     pub epoch: u32,
-    /// Batches done in the epoch.
+    /// Number of batches trained in the epoch.
     pub batch: u32,
-    /// Batches in an epoch.
+    /// Number of batches in an epoch.
     pub batches: u32,
-    /// Share of the run's epochs that is done, 0 to 1.
+    /// Fraction of the run's epochs that are finished, 0 to 1.
     pub fraction: f64,
-    /// Training images per second in the current epoch.
+    /// Training throughput in the current epoch, in images per second.
     pub images_per_second: f64,
-    /// Estimated seconds to the end, from the measured rate; absent before there is one.
+    /// Estimated remaining time in seconds, from the measured throughput; null before there is a measurement.
     pub eta_seconds: Option<f64>,
 }
 
-/// A batch in a run: the next one to be trained on. Stage, step and epoch count from 1, batches from 0. A step beyond the last one of its
-/// stage stands for the stage's evaluation, a stage beyond the last one for the end.
+/// Position in a run: the next batch to train. Stages, steps and epochs are numbered from 1, batches from 0. A step after the last one of
+/// its stage means the evaluation of the stage; a stage after the last one means the end of the run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Position {
-    /// Stage.
+    /// Number of the stage, from 1.
     pub stage: u32,
-    /// Step of the stage.
+    /// Number of the step within the stage, from 1.
     pub step: u32,
-    /// Epoch of the step.
+    /// Number of the epoch within the step, from 1.
     pub epoch: u32,
-    /// Batch of the epoch.
+    /// Index of the batch within the epoch, from 0.
     pub batch: u32,
 }
 
 impl Position {
-    /// Where a stage begins.
+    /// The first batch of a stage.
     pub fn start_of_stage(stage: u32) -> Self {
         Self { stage, step: 1, epoch: 1, batch: 0 }
     }
@@ -206,44 +206,45 @@ impl fmt::Display for Position {
     }
 }
 
-/// Loss and scores of one pass over a split.
+/// Loss and metrics of one epoch on one split.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct EpochScores {
     /// Mean categorical cross-entropy, in nats.
     pub loss: f64,
-    /// Share of images classified correctly.
+    /// Accuracy: fraction of correctly classified images.
     pub accuracy: f64,
-    /// Unweighted mean of the classes' F1; absent for training batches.
+    /// Macro-averaged F1; absent for the training split.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub macro_f1: Option<f64>,
 }
 
-/// One finished epoch.
+/// A finished epoch.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct EpochRecord {
-    /// Counts up over the whole run from 1; the cursor of the list.
+    /// Number of the epoch within the run, from 1. Cursor of the list of epochs.
     pub sequence: u32,
-    /// Stage, from 1.
+    /// Number of the stage, from 1.
     pub stage: u32,
-    /// Step within the stage, from 1.
+    /// Number of the step within the stage, from 1.
     pub step: u32,
-    /// Epoch within the step, from 1.
+    /// Number of the epoch within the step, from 1.
     pub epoch: u32,
-    /// Running mean over the epoch's training batches (dropout on, weights moving, images changed as the plan says), without class
-    /// weights and smoothing. With mixup the loss is the mix of both classes' and right is who finds the larger part.
+    /// Running mean over the training batches of the epoch, with dropout and augmentation, while the weights change; without class weights
+    /// and label smoothing. With mixup the loss is the mix of the losses for both labels, and accuracy counts the label with the larger
+    /// weight.
     pub train: EpochScores,
-    /// On the selection split, after the epoch.
+    /// Scores on the selection split after the epoch.
     pub selection: EpochScores,
-    /// The optimizer's learning rate for the head in the epoch's last batch.
+    /// Learning rate of the head in the last batch of the epoch.
     pub learning_rate: f64,
-    /// Wall time of the epoch, selection pass included, in seconds.
+    /// Wall-clock time of the epoch in seconds, including the evaluation on the selection split.
     pub seconds: f64,
-    /// Training images per second of the training pass.
+    /// Training throughput in images per second, without the evaluation.
     pub images_per_second: f64,
-    /// Share of the training pass's time in which it waited for its batches, 0 to 1; null where that was not measured.
+    /// Fraction of the training time spent waiting for data, 0 to 1; null if not measured.
     #[serde(default)]
     pub data_wait_share: Option<f64>,
-    /// Share of the training pass's time in which it stood still for predictions, 0 to 1; null where that was not measured.
+    /// Fraction of the training time spent paused for predictions, 0 to 1; null if not measured.
     #[serde(default)]
     pub serving_wait_share: Option<f64>,
 }

@@ -1,157 +1,161 @@
-//! How the learning rate of a step goes from its first batch to its last, and when a step ends early.
+//! Learning-rate schedules and early stopping.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// The learning rate over a step, from the step's own as the base.
+use super::plan::must_be;
+
+/// Learning-rate schedule over the batches of a step. The base rate is the `learning_rate` of the step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Schedule {
-    /// The same throughout.
+    /// Constant: the base rate for all batches.
     #[default]
     Constant,
-    /// From the base down half a cosine (Loshchilov & Hutter 2016, without restarts).
+    /// Cosine annealing without restarts (Loshchilov & Hutter 2016): from the base rate to `final_fraction` of it.
     Cosine {
-        /// What the last batch has of the base, 0 to 1.
+        /// Learning rate of the last batch as a fraction of the base rate, 0 to 1. Default: 0.
         #[serde(default)]
         #[schema(minimum = 0.0, maximum = 1.0)]
         final_fraction: f64,
     },
-    /// Up to the base and down again over the whole step (Smith 2018, arXiv:1803.09820), each way half a cosine as fastai has it.
-    /// The momentum stays as it is.
+    /// One-cycle policy (Smith 2018, arXiv:1803.09820): cosine warm-up to the base rate, then cosine annealing, as in fastai. The momentum
+    /// is not changed.
     OneCycle {
-        /// Share of the step's batches on the way up, above 0 and below 1.
-        #[serde(default = "thirty_percent")]
+        /// Fraction of the batches of the step that warm up, above 0 and below 1. Default: 0.3.
+        #[serde(default = "default_warm_up_fraction")]
         #[schema(exclusive_minimum = 0.0, exclusive_maximum = 1.0, default = 0.3)]
         warm_up_fraction: f64,
-        /// The first batch has the base divided by this, at least 1.
-        #[serde(default = "twenty_five")]
+        /// Divisor of the base rate for the first batch, at least 1. Default: 25.
+        #[serde(default = "default_start_divisor")]
         #[schema(minimum = 1.0, default = 25.0)]
         start_divisor: f64,
-        /// The last batch has the base divided by this, at least 1.
-        #[serde(default = "ten_thousand")]
+        /// Divisor of the base rate for the last batch, at least 1. Default: 10000.
+        #[serde(default = "default_final_divisor")]
         #[schema(minimum = 1.0, default = 10_000.0)]
         final_divisor: f64,
     },
-    /// Multiplied by a factor every few epochs.
+    /// Step decay: the rate is multiplied by `factor` every `epochs` epochs.
     Step {
-        /// Above 0 and at most 1.
+        /// Factor, above 0 and at most 1.
         #[schema(exclusive_minimum = 0.0, maximum = 1.0)]
         factor: f64,
-        /// After how many epochs each time, at least 1.
+        /// Number of epochs between reductions, at least 1.
         #[schema(minimum = 1)]
         epochs: u32,
     },
 }
 
-/// A batch within its step.
+/// Position of a batch within its step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BatchIndex {
-    /// From 0, over all epochs of the step.
+    /// Index of the batch over all epochs of the step, from 0.
     pub batch: u64,
-    /// Batches in an epoch, at least 1.
+    /// Number of batches per epoch, at least 1.
     pub batches_per_epoch: u64,
-    /// Epochs of the step as planned.
+    /// Number of epochs of the step in the plan.
     pub epochs: u64,
 }
 
-/// Ends a step whose selection score no longer rises.
+/// Early stopping: ends a step whose selection metric no longer improves.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EarlyStopping {
-    /// Epochs in a row without a rise after which the step ends, 1 to 1000.
+    /// Number of consecutive epochs without improvement after which the step ends, 1 to 1000.
     #[schema(minimum = 1, maximum = 1000)]
     pub patience: u32,
-    /// By how much the score must rise above the best before to count as a rise, at least 0; a loss must fall by as much.
+    /// Minimum improvement over the best metric so far (a fall, for `loss`) that resets the patience, at least 0. Default: 0.
     #[serde(default)]
     #[schema(minimum = 0.0)]
     pub min_delta: f64,
 }
 
 impl Schedule {
-    /// The learning rate of a batch.
+    /// The learning rate of the batch at `at` for the base rate `base`.
     pub fn learning_rate(self, base: f64, at: BatchIndex) -> f64 {
         let last = (at.batches_per_epoch * at.epochs).saturating_sub(1);
-        let done = if last == 0 { 0.0 } else { at.batch as f64 / last as f64 };
+        let progress = if last == 0 { 0.0 } else { at.batch as f64 / last as f64 };
         match self {
             Self::Constant => base,
-            Self::Cosine { final_fraction } => between(base, base * final_fraction, done),
-            Self::OneCycle { warm_up_fraction, start_divisor, .. } if done < warm_up_fraction => {
-                between(base / start_divisor, base, done / warm_up_fraction)
+            Self::Cosine { final_fraction } => anneal(base, base * final_fraction, progress),
+            Self::OneCycle { warm_up_fraction, start_divisor, .. } if progress < warm_up_fraction => {
+                anneal(base / start_divisor, base, progress / warm_up_fraction)
             }
             Self::OneCycle { warm_up_fraction, final_divisor, .. } => {
-                between(base, base / final_divisor, (done - warm_up_fraction) / (1.0 - warm_up_fraction))
+                anneal(base, base / final_divisor, (progress - warm_up_fraction) / (1.0 - warm_up_fraction))
             }
             Self::Step { factor, epochs } => {
-                let falls = at.batch / at.batches_per_epoch / u64::from(epochs);
-                base * factor.powi(falls as i32)
+                let reductions = at.batch / at.batches_per_epoch / u64::from(epochs);
+                base * factor.powi(reductions as i32)
             }
         }
     }
 
-    /// The first thing wrong with it: the field and what would be right.
-    pub fn validate(self) -> Option<(&'static str, &'static str)> {
-        let wrong = |ok: bool, field, detail| (!ok).then_some((field, detail));
+    /// The first invalid field, with its accepted range and the value given.
+    pub fn validate(self) -> Option<(&'static str, String)> {
+        let invalid =
+            |valid: bool, field, requirement: &str, value: f64| (!valid).then(|| (field, must_be(requirement, value)));
         match self {
             Self::Constant => None,
             Self::Cosine { final_fraction } => {
-                wrong((0.0..=1.0).contains(&final_fraction), "final_fraction", "must be 0 to 1")
+                invalid((0.0..=1.0).contains(&final_fraction), "final_fraction", "between 0 and 1", final_fraction)
             }
             Self::OneCycle { warm_up_fraction, start_divisor, final_divisor } => {
                 let inside = warm_up_fraction > 0.0 && warm_up_fraction < 1.0;
                 let at_least_one = |divisor: f64| divisor >= 1.0 && divisor.is_finite();
-                wrong(inside, "warm_up_fraction", "must be above 0 and below 1")
-                    .or(wrong(at_least_one(start_divisor), "start_divisor", "must be at least 1"))
-                    .or(wrong(at_least_one(final_divisor), "final_divisor", "must be at least 1"))
+                invalid(inside, "warm_up_fraction", "above 0 and below 1", warm_up_fraction)
+                    .or(invalid(at_least_one(start_divisor), "start_divisor", "at least 1", start_divisor))
+                    .or(invalid(at_least_one(final_divisor), "final_divisor", "at least 1", final_divisor))
             }
-            Self::Step { factor, epochs } => wrong(
+            Self::Step { factor, epochs } => invalid(
                 factor > 0.0 && factor <= 1.0,
                 "factor",
-                "must be above 0 and at most 1",
+                "above 0 and at most 1",
+                factor,
             )
-            .or(wrong(epochs >= 1, "epochs", "must be at least 1")),
+            .or(invalid(epochs >= 1, "epochs", "at least 1", epochs.into())),
         }
     }
 }
 
 impl EarlyStopping {
-    /// Whether a step with these selection scores (higher is better), one an epoch, is over.
+    /// True if a step ends after epochs with these selection scores (one per epoch, higher is better).
     pub fn should_stop(self, scores: &[f64]) -> bool {
-        let (mut best, mut waited) = (f64::NEG_INFINITY, 0);
+        let (mut best, mut epochs_without_improvement) = (f64::NEG_INFINITY, 0);
         for &score in scores {
             if score > best + self.min_delta {
-                (best, waited) = (score, 0);
+                (best, epochs_without_improvement) = (score, 0);
             } else {
-                waited += 1;
+                epochs_without_improvement += 1;
             }
         }
-        waited >= self.patience
+        epochs_without_improvement >= self.patience
     }
 
-    /// The first thing wrong with it: the field and what would be right.
-    pub fn validate(self) -> Option<(&'static str, &'static str)> {
+    /// The first invalid field, with its accepted range and the value given.
+    pub fn validate(self) -> Option<(&'static str, String)> {
         if !(1..=1000).contains(&self.patience) {
-            return Some(("patience", "must be 1 to 1000"));
+            return Some(("patience", must_be("between 1 and 1000", self.patience)));
         }
-        let right = self.min_delta >= 0.0 && self.min_delta.is_finite();
-        (!right).then_some(("min_delta", "must be at least 0"))
+        let valid = self.min_delta >= 0.0 && self.min_delta.is_finite();
+        (!valid).then(|| ("min_delta", must_be("at least 0", self.min_delta)))
     }
 }
 
-/// Half a cosine from `from` at 0 to `to` at 1.
-fn between(from: f64, to: f64, share: f64) -> f64 {
-    to + (from - to) * (1.0 + (std::f64::consts::PI * share).cos()) / 2.0
+/// Cosine interpolation from `from` at 0 to `to` at 1.
+fn anneal(from: f64, to: f64, progress: f64) -> f64 {
+    to + (from - to) * (1.0 + (std::f64::consts::PI * progress).cos()) / 2.0
 }
 
-fn thirty_percent() -> f64 {
+fn default_warm_up_fraction() -> f64 {
     0.3
 }
 
-fn twenty_five() -> f64 {
+fn default_start_divisor() -> f64 {
     25.0
 }
 
-fn ten_thousand() -> f64 {
+fn default_final_divisor() -> f64 {
     1e4
 }
 
@@ -159,7 +163,7 @@ fn ten_thousand() -> f64 {
 mod tests {
     use super::*;
 
-    /// The rates of two epochs of five batches, or as many epochs as are named.
+    /// The learning rates of all batches for a base rate of 0.1.
     fn rates(schedule: Schedule, batches_per_epoch: u64, epochs: u64) -> Vec<f64> {
         let at = |batch| BatchIndex { batch, batches_per_epoch, epochs };
         (0..batches_per_epoch * epochs).map(|batch| schedule.learning_rate(0.1, at(batch))).collect()
@@ -174,12 +178,12 @@ mod tests {
     }
 
     #[test]
-    fn a_constant_rate_is_the_base_to_the_last_bit() {
+    fn the_constant_schedule_is_exactly_the_base_rate() {
         assert_eq!(rates(Schedule::Constant, 3, 2), [0.1; 6]);
     }
 
     #[test]
-    fn a_cosine_goes_from_the_base_through_the_middle_to_its_fraction() {
+    fn cosine_annealing_falls_from_the_base_rate_to_the_final_fraction() {
         // cos 0, 45, 90, 135 and 180 degrees: 1, 0.7071, 0, -0.7071, -1; from 0.1 to 0.02.
         let expected = [0.1, 0.088284271247, 0.06, 0.031715728753, 0.02];
         assert_close(&rates(Schedule::Cosine { final_fraction: 0.2 }, 5, 1), &expected);
@@ -187,45 +191,49 @@ mod tests {
     }
 
     #[test]
-    fn one_cycle_rises_to_the_base_and_falls_below_its_start() {
+    fn one_cycle_rises_to_the_base_rate_and_falls_below_its_start() {
         let schedule = Schedule::OneCycle { warm_up_fraction: 0.5, start_divisor: 10.0, final_divisor: 100.0 };
         // Up from 0.01: 0.01, 0.055, 0.1. Down to 0.001: (0.1 + 0.001) / 2 in the middle.
         assert_close(&rates(schedule, 5, 1), &[0.01, 0.055, 0.1, 0.0505, 0.001]);
     }
 
     #[test]
-    fn steps_fall_at_the_first_batch_of_their_epoch() {
+    fn step_decay_reduces_the_rate_at_the_first_batch_of_an_epoch() {
         let schedule = Schedule::Step { factor: 0.5, epochs: 2 };
         assert_close(&rates(schedule, 2, 5), &[0.1, 0.1, 0.1, 0.1, 0.05, 0.05, 0.05, 0.05, 0.025, 0.025]);
     }
 
     #[test]
-    fn a_step_of_one_batch_has_the_first_rate() {
+    fn a_step_of_one_batch_uses_the_first_rate() {
         assert_close(&rates(Schedule::Cosine { final_fraction: 0.0 }, 1, 1), &[0.1]);
         let one_cycle: Schedule = serde_json::from_str(r#"{"kind": "one_cycle"}"#).unwrap();
         assert_close(&rates(one_cycle, 1, 1), &[0.004]);
     }
 
     #[test]
-    fn a_step_ends_after_its_patience_and_not_before() {
+    fn early_stopping_ends_a_step_when_patience_is_exhausted() {
         let rule = EarlyStopping { patience: 2, min_delta: 0.01 };
         assert!(!rule.should_stop(&[0.5, 0.505]));
-        assert!(rule.should_stop(&[0.5, 0.505, 0.51]), "by less than the least rise each time");
-        assert!(!rule.should_stop(&[0.5, 0.505, 0.52]), "together enough: the best that counts stays where it was");
+        assert!(rule.should_stop(&[0.5, 0.505, 0.51]), "each rise is below min_delta");
+        assert!(
+            !rule.should_stop(&[0.5, 0.505, 0.52]),
+            "the rises together exceed min_delta: the best score does not move with insufficient rises"
+        );
         assert!(!rule.should_stop(&[0.5, 0.4, 0.6, 0.5]));
-        assert!(rule.should_stop(&[-0.5, -0.6, -0.7]), "scores of a loss are below zero");
+        assert!(rule.should_stop(&[-0.5, -0.6, -0.7]), "scores of a loss are negative");
     }
 
     #[test]
-    fn what_is_wrong_is_named_by_its_field() {
-        let wrong = |text: &str| serde_json::from_str::<Schedule>(text).unwrap().validate().map(|(field, _)| field);
-        assert_eq!(wrong(r#"{"kind": "constant"}"#), None);
-        assert_eq!(wrong(r#"{"kind": "cosine", "final_fraction": 2}"#), Some("final_fraction"));
-        assert_eq!(wrong(r#"{"kind": "one_cycle", "warm_up_fraction": 1}"#), Some("warm_up_fraction"));
-        assert_eq!(wrong(r#"{"kind": "one_cycle", "start_divisor": 0.5}"#), Some("start_divisor"));
-        assert_eq!(wrong(r#"{"kind": "one_cycle", "final_divisor": 0}"#), Some("final_divisor"));
-        assert_eq!(wrong(r#"{"kind": "step", "factor": 0, "epochs": 1}"#), Some("factor"));
-        assert_eq!(wrong(r#"{"kind": "step", "factor": 0.5, "epochs": 0}"#), Some("epochs"));
+    fn invalid_fields_are_named() {
+        let invalid_field =
+            |text: &str| serde_json::from_str::<Schedule>(text).unwrap().validate().map(|(field, _)| field);
+        assert_eq!(invalid_field(r#"{"kind": "constant"}"#), None);
+        assert_eq!(invalid_field(r#"{"kind": "cosine", "final_fraction": 2}"#), Some("final_fraction"));
+        assert_eq!(invalid_field(r#"{"kind": "one_cycle", "warm_up_fraction": 1}"#), Some("warm_up_fraction"));
+        assert_eq!(invalid_field(r#"{"kind": "one_cycle", "start_divisor": 0.5}"#), Some("start_divisor"));
+        assert_eq!(invalid_field(r#"{"kind": "one_cycle", "final_divisor": 0}"#), Some("final_divisor"));
+        assert_eq!(invalid_field(r#"{"kind": "step", "factor": 0, "epochs": 1}"#), Some("factor"));
+        assert_eq!(invalid_field(r#"{"kind": "step", "factor": 0.5, "epochs": 0}"#), Some("epochs"));
         assert!(serde_json::from_str::<Schedule>(r#"{"kind": "cosine", "warm_up": 1}"#).is_err());
     }
 }

@@ -1,18 +1,19 @@
-//! When the runs that wait will train, from what was measured.
+//! Estimated start and end times of queued runs.
 
-/// When a run that waits is expected to begin and to end, in seconds from now; `None` where nothing comparable was measured.
+/// Estimated time slot of a queued run, in seconds from now. `None` if no comparable run has been measured.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Slot {
-    /// When the device is free for it.
+    /// Estimated start: when the device becomes free.
     pub start: Option<f64>,
-    /// When it is done.
+    /// Estimated end.
     pub end: Option<f64>,
 }
 
-/// The slots of runs that wait for one device, in the order in which they get it. `busy` are the seconds until the run that
-/// has it now is done, 0 when none has, and `waiting` those that each of the others will take. After the first that nobody
-/// can tell, nobody can tell the start of the next. That a run begins at once is told with its end, not by itself: it is no
-/// measure.
+/// Estimates the slots of the runs queued for one device, in queue order. `busy` is the number of seconds until the current run ends (0 if
+/// the device is free), and `waiting` the estimated duration of each queued run.
+///
+/// After a run of unknown duration all later slots are unknown. An immediate start is only reported together with an end: without a
+/// measured duration it is not an estimate.
 pub fn estimate_slots(busy: Option<f64>, waiting: &[Option<f64>]) -> Vec<Slot> {
     let mut free = busy;
     let slot = |seconds: &Option<f64>| {
@@ -32,18 +33,18 @@ mod tests {
     }
 
     #[test]
-    fn each_begins_when_the_one_before_it_ends() {
+    fn a_run_starts_when_the_previous_one_ends() {
         assert_eq!(estimate_slots(Some(10.0), &[Some(60.0), Some(5.0)]), [slot(10.0, 70.0), slot(70.0, 75.0)]);
     }
 
     #[test]
-    fn on_a_free_device_the_next_begins_at_once() {
+    fn on_a_free_device_the_first_run_starts_immediately() {
         assert_eq!(estimate_slots(Some(0.0), &[Some(60.0)]), [slot(0.0, 60.0)]);
         assert_eq!(estimate_slots(Some(0.0), &[]), []);
     }
 
     #[test]
-    fn behind_a_run_of_unknown_length_nothing_is_guessed() {
+    fn slots_after_a_run_of_unknown_duration_are_unknown() {
         let unknown = Slot::default();
         assert_eq!(estimate_slots(None, &[Some(60.0), Some(5.0)]), [unknown; 2]);
         assert_eq!(estimate_slots(Some(0.0), &[None, Some(5.0)]), [unknown; 2]);

@@ -92,7 +92,7 @@ impl Comparison {
             text(&run.name),
             text(&run.recipe),
             run.status.to_string(),
-            run.architecture(),
+            run.architecture.to_string(),
             self.split.to_string(),
             or_empty(model.map(|model| model.stage)),
             or_empty(run.scores.as_ref().map(|scores| scores.n)),
@@ -135,7 +135,7 @@ fn row(run: &ComparedRun, classes: &[String]) -> Vec<String> {
         or_none(run.model.as_ref().map(|model| grouped(model.parameters))),
         or_none(run.paired.map(|test| probability(test.mcnemar_exact_p))),
     ];
-    let names = [run.title(), run.architecture(), n].into_iter();
+    let names = [run.title(), run.architecture.to_string(), n].into_iter();
     names.chain(run.scores(classes).into_iter().map(figure)).chain(last).collect()
 }
 
@@ -156,12 +156,6 @@ impl ComparedRun {
         // The last characters of a UUIDv7 are random; ids created together differ there.
         let unnamed = || format!("{} {}", self.recipe.as_deref().unwrap_or("run"), &id[id.len() - 6..]);
         self.name.clone().unwrap_or_else(unnamed)
-    }
-
-    /// As on the wire.
-    fn architecture(&self) -> String {
-        let name = serde_json::to_value(self.architecture).expect("a name");
-        name.as_str().unwrap_or_default().into()
     }
 }
 

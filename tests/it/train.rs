@@ -107,7 +107,7 @@ fn what_cannot_be_trained_is_refused_with_what_is_wrong() {
         (&["--stages", "1,2,1"], plan(1), "(got 2 before 1 in 1,2,1)"),
         (&["--stages", ""], plan(1), "invalid value '' for '--stages"),
         (&["--recipe", "resnet"], json!({}), "/recipe: there is no such recipe"),
-        (&[], wrong.clone(), "/plan/batch_size: must be 1 to 512"),
+        (&[], wrong.clone(), "/plan/batch_size: must be between 1 and 512"),
         (&[], wrong, "/plan/mixup"),
     ];
     for (arguments, plan, expected) in cases {

@@ -4,7 +4,7 @@ use std::io::{self, Write, stdout};
 
 use serde::Serialize;
 
-use super::{architecture_name, case::Work};
+use super::case::Work;
 use crate::domain::Architecture;
 
 /// One case, measured.
@@ -115,7 +115,7 @@ impl Measurement {
         let or_none = |number: Option<u64>| number.map_or_else(|| "-".into(), |number| number.to_string());
         [
             self.case.name().into(),
-            architecture_name(self.architecture),
+            self.architecture.to_string(),
             self.image_size.to_string(),
             self.batch.to_string(),
             self.device.clone(),

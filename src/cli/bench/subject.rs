@@ -7,7 +7,7 @@ use std::{
 
 use burn::tensor::Device;
 
-use super::{BenchError, architecture_name};
+use super::BenchError;
 use crate::{
     domain::{Architecture, BlockVariant, ClassList, ModelSpec, Normalisation, TrainingPlan, recipe},
     nn::Network,
@@ -31,11 +31,9 @@ impl Subject {
         let (_, spec) = load(path, &Device::flex())?;
         let path = path.to_path_buf();
         match architecture {
-            Some(wanted) if wanted != spec.architecture => Err(BenchError::Architecture {
-                path,
-                found: architecture_name(spec.architecture),
-                wanted: architecture_name(wanted),
-            }),
+            Some(wanted) if wanted != spec.architecture => {
+                Err(BenchError::Architecture { path, found: spec.architecture.to_string(), wanted: wanted.to_string() })
+            }
             _ => Ok(Self { architecture: spec.architecture, file: Some(path) }),
         }
     }

@@ -9,7 +9,6 @@ use super::{
     table::{self, Column, printable, table},
 };
 use crate::{
-    cli::bench::architecture_name,
     domain::{Averages, ClassMetrics, EpochRecord, RunId},
     store::{self, Db, Evaluation, Run, StoreError},
 };
@@ -69,7 +68,7 @@ impl Shown {
             ("error", or_none(run.error.as_deref())),
             ("done", self.progress()),
             ("recipe", or_none(run.recipe.as_deref())),
-            ("network", architecture_name(run.plan.architecture)),
+            ("network", run.plan.architecture.to_string()),
             ("data set", run.dataset_id.to_string()),
             ("seed", run.seed.to_string()),
             ("device", or_none(run.device.as_deref())),

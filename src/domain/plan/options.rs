@@ -1,80 +1,79 @@
-//! How the batches of a plan are trained: what is drawn, what it counts, what is averaged. All of it is off where nobody asks.
+//! Optional parts of a plan: class weights, sampling, weight averaging, label smoothing, mixup, schedules. All default to off.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{Scope, Step, TrainingPlan};
+use super::{Scope, Step, TrainingPlan, Validator};
 use crate::domain::Schedule;
 
-/// What the images of each class count in the loss.
+/// Weights of the classes in the training loss.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ClassWeights {
-    /// Every image the same.
+    /// Every image has weight 1.
     #[default]
     None,
-    /// Those of a class n / (k · n_c), with n training images, n_c of the class and k classes: 1 on average, and each class as much in
-    /// sum. The loss is the mean over the batch's images, not over their weights.
+    /// An image of class c has weight n / (k · n_c), for n training images, n_c of them of class c, and k classes. The weights average
+    /// to 1, and all classes have the same total weight. The loss is the mean over the images of the batch, not over their weights.
     Balanced,
 }
 
-/// Which images an epoch has.
+/// Sampling of the training images of an epoch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Sampling {
-    /// Each once.
+    /// Every image once, in random order.
     #[default]
     Shuffle,
-    /// As many in all, every class equally often: images of a rare class come several times, those of a frequent one by turns.
+    /// Class-balanced sampling: the epoch has as many images as the training split, equally many of each class. Images of rare
+    /// classes are repeated; those of frequent classes take turns over the epochs.
     Balanced,
 }
 
-/// An exponential moving average of the weights over the batches of a step that trains the whole network. It is evaluated, selected
-/// and trained on from in place of the last batch's weights.
+/// Exponential moving average (EMA) of the weights over the batches of a step of scope `all`. The averaged weights are evaluated,
+/// selected, stored and used as the start of the next step, in place of the weights after the last batch.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WeightAveraging {
-    /// What a batch leaves of the average, above 0 and below 1. The n-th batch leaves at most n / (n + 9), so that the first weights
-    /// are soon forgotten.
+    /// Decay of the average per batch, above 0 and below 1. The decay of batch n is at most n / (n + 9), so that the initial weights
+    /// lose their influence within a few batches.
     #[schema(exclusive_minimum = 0.0, exclusive_maximum = 1.0)]
     pub decay: f64,
 }
 
-/// Takes each thing that must hold, where it stands, and what would be right.
-pub(super) type Check<'a> = &'a mut dyn FnMut(bool, String, &str);
-
 impl WeightAveraging {
-    /// What batch `number` of a step, from 1, leaves of the average.
+    /// The decay at batch `number` of a step, counted from 1.
     pub fn decay_at(self, number: u64) -> f64 {
         self.decay.min(number as f64 / (number as f64 + 9.0))
     }
 }
 
 impl TrainingPlan {
-    /// Whether the training images differ from epoch to epoch. What a frozen body makes of them then cannot be kept.
+    /// True if the training images differ between epochs (augmentation or mixup). The features of a frozen body can then not be cached.
     pub fn augments_images(&self) -> bool {
         self.mixup > 0.0 || !self.augmentation.is_off()
     }
 
-    pub(super) fn validate_options(&self, check: Check<'_>) {
-        check((0.0..=0.5).contains(&self.label_smoothing), "/label_smoothing".into(), "must be 0 to 0.5");
-        // Below a hundredth hardly any image is mixed, and the draws lose their precision.
-        let mixup = self.mixup == 0.0 || (0.01..=10.0).contains(&self.mixup);
-        check(mixup, "/mixup".into(), "must be 0 or 0.01 to 10");
+    pub(super) fn validate_options(&self, v: &mut Validator) {
+        let smoothing = self.label_smoothing;
+        v.require((0.0..=0.5).contains(&smoothing), "/label_smoothing", "between 0 and 0.5", smoothing);
+        // Below 0.01 hardly any image is mixed, and sampling from the Beta distribution loses precision.
+        let valid_mixup = self.mixup == 0.0 || (0.01..=10.0).contains(&self.mixup);
+        v.require(valid_mixup, "/mixup", "0 or between 0.01 and 10", self.mixup);
         for (field, detail) in self.augmentation.validate() {
-            check(false, format!("/augmentation/{field}"), &detail);
+            v.add(format!("/augmentation/{field}"), detail);
         }
         if let Some(WeightAveraging { decay }) = self.weight_averaging {
-            check(decay > 0.0 && decay < 1.0, "/weight_averaging/decay".into(), "must be above 0 and below 1");
+            v.require(decay > 0.0 && decay < 1.0, "/weight_averaging/decay", "above 0 and below 1", decay);
         }
         if let Some((field, detail)) = self.early_stopping.and_then(|rule| rule.validate()) {
-            check(false, format!("/early_stopping/{field}"), detail);
+            v.add(format!("/early_stopping/{field}"), detail);
         }
     }
 }
 
 impl Step {
-    /// A step at a constant rate, the same for all layers, for all its epochs.
+    /// A step with a constant learning rate, the same for all layers, without early stopping and range test.
     pub fn new(scope: Scope, learning_rate: f64, epochs: u32) -> Self {
         let schedule = Schedule::Constant;
         Self {
@@ -88,23 +87,21 @@ impl Step {
         }
     }
 
-    pub(super) fn validate_options(&self, at: &str, check: Check<'_>) {
+    pub(super) fn validate_options(&self, pointer: &str, v: &mut Validator) {
         if let Some((field, detail)) = self.schedule.validate() {
-            check(false, format!("{at}/schedule/{field}"), detail);
+            v.add(format!("{pointer}/schedule/{field}"), detail);
         }
         let decay = self.layer_decay;
-        check(decay > 0.0 && decay <= 1.0, format!("{at}/layer_decay"), "must be above 0 and at most 1");
-        let of_a_head = self.scope == Scope::Head && decay < 1.0;
-        check(
-            !of_a_head,
-            format!("{at}/layer_decay"),
-            "must be 1 in a head step, which trains no layer below the head",
-        );
+        let at = format!("{pointer}/layer_decay");
+        v.require(decay > 0.0 && decay <= 1.0, at.as_str(), "above 0 and at most 1", decay);
+        if self.scope == Scope::Head && decay < 1.0 {
+            v.add(at, format!("must be 1 in a step of scope head, which trains no layer below the head (got {decay})"));
+        }
         if let Some((field, detail)) = self.early_stopping.and_then(|rule| rule.validate()) {
-            check(false, format!("{at}/early_stopping/{field}"), detail);
+            v.add(format!("{pointer}/early_stopping/{field}"), detail);
         }
         if let Some((field, detail)) = self.range_test.and_then(|test| test.validate()) {
-            check(false, format!("{at}/range_test/{field}"), detail);
+            v.add(format!("{pointer}/range_test/{field}"), detail);
         }
     }
 }
@@ -120,7 +117,7 @@ mod tests {
     use crate::domain::{Augmentation, EarlyStopping, RangeTest, recipe};
 
     #[test]
-    fn a_plan_that_was_stored_before_reads_with_all_of_it_off() {
+    fn a_plan_without_options_has_them_off() {
         let stored = r#"{"architecture": "simple-cnn", "initial_weights": "random", "batch_size": 8, "optimizer": "adam",
             "dropout": 0.5, "selection": {"split": "validation", "metric": "accuracy"},
             "stages": [{"image_size": 64, "steps": [{"scope": "all", "learning_rate": 0.001, "epochs": 6}]}]}"#;
@@ -133,14 +130,14 @@ mod tests {
     }
 
     #[test]
-    fn each_wrong_field_is_named() {
+    fn every_invalid_field_is_reported() {
         let mut plan = recipe("covid-resnet").unwrap().plan;
         plan.label_smoothing = 0.6;
         plan.mixup = f64::NAN;
         plan.augmentation = Augmentation { zoom: 0.9, brightness: -1.0, ..Augmentation::default() };
         plan.weight_averaging = Some(WeightAveraging { decay: 1.0 });
         plan.early_stopping = Some(EarlyStopping { patience: 0, min_delta: 0.0 });
-        let [head, all] = plan.stages[0].steps.as_mut_slice() else { panic!("a step of each scope") };
+        let [head, all] = plan.stages[0].steps.as_mut_slice() else { panic!("two steps") };
         head.layer_decay = 0.5;
         head.schedule = Schedule::Cosine { final_fraction: 1.5 };
         all.layer_decay = 0.0;
@@ -164,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn the_average_forgets_its_beginning_at_first_and_then_as_the_plan_says() {
+    fn decay_of_the_average_rises_to_that_of_the_plan() {
         let averaging = WeightAveraging { decay: 0.9 };
         assert_eq!([1, 9, 81, 1000].map(|number| averaging.decay_at(number)), [0.1, 0.5, 0.9, 0.9]);
     }

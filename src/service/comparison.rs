@@ -40,7 +40,13 @@ async fn all(db: &Db, ids: &[RunId]) -> Result<Vec<Run>, Error> {
     if missing.is_empty() { Ok(runs) } else { Err(Error::Invalid(missing)) }
 }
 
-async fn contender(db: &Db, blobs: &Blobs, run: Run, split: Split, stage: Option<u32>) -> Result<ComparisonInput, Error> {
+async fn contender(
+    db: &Db,
+    blobs: &Blobs,
+    run: Run,
+    split: Split,
+    stage: Option<u32>,
+) -> Result<ComparisonInput, Error> {
     let mut evaluations = store::evaluations::of_run(db, run.id, stage, Some(split)).await?;
     // In order of stage, and of one stage the newest last.
     let evaluated = match evaluations.pop() {

@@ -45,7 +45,9 @@ pub async fn report(
     }
     let examined = examine(db, dataset, records).await?;
     let report = tokio::task::spawn_blocking(move || DatasetReport::new(examined)).await?;
-    caches.put(dataset.id, CachedDocument::Report, &key, &serde_json::to_vec(&report).map_err(Error::internal)?).await?;
+    caches
+        .put(dataset.id, CachedDocument::Report, &key, &serde_json::to_vec(&report).map_err(Error::internal)?)
+        .await?;
     Ok(report)
 }
 
@@ -63,7 +65,9 @@ pub async fn leakage(db: &Db, caches: &Caches, dataset: &Dataset) -> Result<Vec<
         return Ok(found);
     }
     let found = dataset::leakage(db, dataset.id).await?;
-    caches.put(dataset.id, CachedDocument::Leakage, &key, &serde_json::to_vec(&found).map_err(Error::internal)?).await?;
+    caches
+        .put(dataset.id, CachedDocument::Leakage, &key, &serde_json::to_vec(&found).map_err(Error::internal)?)
+        .await?;
     Ok(found)
 }
 

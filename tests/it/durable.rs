@@ -2,11 +2,13 @@
 
 use std::{
     fs,
+    io::{BufRead, BufReader, Write},
+    net::TcpStream,
     path::{Path, PathBuf},
     process::Command,
     sync::OnceLock,
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rand::{Rng, SeedableRng};
@@ -16,10 +18,34 @@ use tempfile::TempDir;
 
 use crate::{
     fixtures::skip_unsupported,
-    process::{Running, with_phantoms},
+    process::{PATIENCE, Running, with_phantoms},
 };
 
-const KILLS: usize = 20;
+/// The points of a run at which its server is killed, in this order: each counts from the start of the server before. They cover the
+/// claim of a run, its first batch, an epoch without its checkpoint, a checkpoint, one that is half written, and the end of a stage.
+const KILL_POINTS: [KillPoint; 15] = {
+    use KillPoint::{After, WhileCheckpointIsWritten};
+    [
+        After("status"),
+        After("batch"),
+        After("epoch"),
+        After("checkpoint"),
+        WhileCheckpointIsWritten,
+        After("status"),
+        After("batch"),
+        WhileCheckpointIsWritten,
+        After("checkpoint"),
+        After("stage"),
+        After("status"),
+        After("batch"),
+        After("epoch"),
+        WhileCheckpointIsWritten,
+        After("checkpoint"),
+    ]
+};
+
+/// Kills at random times, before those at named points.
+const RANDOM_KILLS: usize = 5;
 
 /// How the names of files begin that fill a disk.
 const FILLER: &str = "filler";
@@ -88,21 +114,76 @@ fn checkpoints(folder: &TempDir, run: &str) -> Vec<PathBuf> {
     paths
 }
 
+/// A point of a run, as it is seen from outside.
+#[derive(Clone, Copy, Debug)]
+enum KillPoint {
+    /// The next event of this kind.
+    After(&'static str),
+    /// The temporary file of a checkpoint exists.
+    WhileCheckpointIsWritten,
+}
+
+impl KillPoint {
+    /// Waits until the run reaches the point. `last_event` is the id of the newest event that was seen, over all servers.
+    fn wait(self, server: &Running, folder: &TempDir, run: &str, last_event: &mut u64) {
+        match self {
+            Self::After(kind) => wait_for_event(server, run, kind, last_event),
+            Self::WhileCheckpointIsWritten => {
+                let began = Instant::now();
+                let checkpoints = folder.path().join("data/runs").join(run);
+                let is_partial = |entry: fs::DirEntry| entry.path().extension().is_some_and(|end| end == "partial");
+                let partial = || fs::read_dir(&checkpoints).is_ok_and(|files| files.flatten().any(is_partial));
+                while !partial() {
+                    assert!(began.elapsed() < PATIENCE, "no checkpoint is written");
+                    thread::yield_now();
+                }
+            }
+        }
+    }
+}
+
+/// Reads the event stream of a run until an event of this kind that is newer than `last_event`.
+fn wait_for_event(server: &Running, run: &str, kind: &str, last_event: &mut u64) {
+    let mut stream = TcpStream::connect(&server.address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let path = format!("/v1/training-runs/{run}/events");
+    write!(stream, "GET {path} HTTP/1.0\r\nhost: {}\r\nlast-event-id: {last_event}\r\n\r\n", server.address).unwrap();
+    let mut found = false;
+    for line in BufReader::new(stream).lines() {
+        let line = line.unwrap();
+        if let Some(id) = line.strip_prefix("id: ") {
+            *last_event = id.parse().unwrap();
+        }
+        found |= line.strip_prefix("event: ") == Some(kind);
+        // A blank line ends an event.
+        if found && line.is_empty() {
+            return;
+        }
+    }
+    panic!("the stream ended before an event of kind {kind}");
+}
+
 #[test]
-fn a_run_whose_server_is_killed_twenty_times_ends_with_the_same_numbers() {
+fn a_run_whose_server_is_killed_at_each_kind_of_point_ends_with_the_same_numbers() {
     let folder = with_phantoms();
     let mut server = Running::start(folder.path(), &[]);
     let run = server.submit("simple-cnn", &plan());
-    let mut rng = ChaCha8Rng::seed_from_u64(4);
-    for kill in 0..KILLS {
-        thread::sleep(Duration::from_millis(rng.random_range(0..500)));
+    let restart = |mut server: Running, point: &str| {
         let status = status(&server, &run);
-        assert!(
-            ["queued", "running"].contains(&status.as_str()),
-            "before kill {kill} the run is {status}: make it longer"
-        );
+        assert!(["queued", "running"].contains(&status.as_str()), "at the kill {point} the run is {status}");
         server.end("-KILL");
-        server = Running::start(folder.path(), &[]);
+        Running::start(folder.path(), &[])
+    };
+    let mut rng = ChaCha8Rng::seed_from_u64(4);
+    for _ in 0..RANDOM_KILLS {
+        let milliseconds = rng.random_range(0..500);
+        thread::sleep(Duration::from_millis(milliseconds));
+        server = restart(server, &format!("after {milliseconds} ms"));
+    }
+    let mut last_event = 0;
+    for point in KILL_POINTS {
+        point.wait(&server, &folder, &run, &mut last_event);
+        server = restart(server, &format!("{point:?}"));
     }
     assert_eq!(&numbers_at_the_end(&server, &run), undisturbed());
     assert_eq!(checkpoints(&folder, &run).len(), 2, "the last two are kept");

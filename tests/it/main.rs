@@ -31,6 +31,7 @@ mod http_v2;
 mod openapi;
 mod operating;
 mod process;
+mod properties;
 mod queries;
 mod real;
 mod runs;

@@ -44,9 +44,9 @@ check-docs *pages:
     cargo build {{cpu}}
     PATH="${CARGO_TARGET_DIR:-$PWD/target}/release:$PATH" tests/docs.sh {{pages}}
 
-# Fuzz a target for a minute (needs cargo-fuzz); fuzz/README.md lists the targets
-fuzz target seconds="60":
-    cargo fuzz run --sanitizer none {{target}} -- -max_total_time={{seconds}} -max_len=262144
+# Fuzz all targets, or those named, for so many seconds each
+fuzz seconds="60" *targets:
+    fuzz/run {{seconds}} {{targets}}
 
 # Measure test coverage as HTML below target/llvm-cov (needs cargo-llvm-cov)
 coverage *flags:

@@ -426,8 +426,8 @@ proptest! {
         let mut status = RunStatus::Queued;
         for event in events {
             let next = match event {
-                Ok(action) => status.asked(action),
-                Err(to) => status.move_to(to),
+                Ok(action) => status.apply(action),
+                Err(to) => status.transition(to),
             };
             let Ok(next) = next else { continue };
             let ended = matches!(status, RunStatus::Cancelled | RunStatus::Succeeded);
@@ -442,8 +442,8 @@ proptest! {
 fn a_repeated_request_changes_nothing_more() {
     for status in RunStatus::ALL {
         for action in RunAction::ALL {
-            if let Ok(next) = status.asked(action) {
-                assert_eq!(next.asked(action), Ok(next), "{status} {action}");
+            if let Ok(next) = status.apply(action) {
+                assert_eq!(next.apply(action), Ok(next), "{status} {action}");
             }
         }
     }
@@ -453,7 +453,7 @@ fn a_repeated_request_changes_nothing_more() {
 fn each_state_leads_to_an_end_and_is_read_back_from_its_name() {
     for status in RunStatus::ALL {
         assert_eq!(status.as_str().parse(), Ok(status));
-        assert!(status.is_final() || RunStatus::ALL.iter().any(|to| to.is_final() && status.move_to(*to).is_ok()));
+        assert!(status.is_final() || RunStatus::ALL.iter().any(|to| to.is_final() && status.transition(*to).is_ok()));
     }
 }
 

@@ -6,14 +6,12 @@ mod aliases;
 mod answer;
 mod auth;
 mod body;
-mod challenger;
 mod datasets;
 mod dicomweb;
 mod drain;
 mod evaluations;
 mod extract;
 mod health;
-mod heatmaps;
 mod imports;
 mod live;
 mod metrics;
@@ -40,14 +38,8 @@ use utoipa::{OpenApi, openapi};
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::domain::BatchEvent;
-pub use aliases::GateComparison;
-use aliases::Turn;
-pub use challenger::{CHALLENGER, Challenger};
-pub use heatmaps::Heatmaps;
-pub use imports::resume as resume_imports;
-pub use prediction_jobs::{Jobs, resume as resume_prediction_jobs};
 pub use problem::{ApiError, Problem};
-pub use state::{AppState, Limits, MAX_EVENT_STREAMS};
+pub use state::{Access, AppState, EventStreams, MAX_EVENT_STREAMS, Telemetry};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -68,10 +60,9 @@ pub use state::{AppState, Limits, MAX_EVENT_STREAMS};
 )]
 struct Document;
 
-/// All routes with their description.
-fn routes() -> OpenApiRouter<AppState> {
-    let turn = Turn::default();
-    OpenApiRouter::with_openapi(Document::openapi())
+/// Routes that need the API key, where the server has one.
+fn guarded_routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new()
         .merge(datasets::router())
         .merge(radiographs::router())
         .merge(dicomweb::router())
@@ -80,27 +71,33 @@ fn routes() -> OpenApiRouter<AppState> {
         .merge(training_runs::router())
         .merge(models::router())
         .merge(live::router())
-        .merge(aliases::router(turn.clone()))
+        .merge(aliases::router())
         .merge(evaluations::router())
         .merge(predictions::router())
         .merge(prediction_jobs::router())
-        .merge(v2::router(turn))
+        .merge(v2::router())
         .merge(admin::router())
-        .merge(health::router())
-        .merge(metrics::router())
+}
+
+/// Routes without authentication: health probes and metrics.
+fn open_routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new().merge(health::router()).merge(metrics::router()).merge(v2::open_router())
 }
 
 /// The OpenAPI document, the same that `/openapi.json` serves.
 pub fn openapi() -> openapi::OpenApi {
-    routes().into_openapi()
+    OpenApiRouter::with_openapi(Document::openapi()).merge(guarded_routes()).merge(open_routes()).into_openapi()
 }
 
 /// The whole service.
 pub fn router(state: AppState) -> Router {
-    let (routes, openapi) = routes().split_for_parts();
+    let require_key = middleware::from_fn_with_state(state.access.clone(), auth::require_key);
+    let routes = OpenApiRouter::with_openapi(Document::openapi())
+        .merge(guarded_routes().route_layer(require_key))
+        .merge(open_routes());
+    let (routes, openapi) = routes.split_for_parts();
     routes
         .merge(pages::router(openapi))
-        .layer(middleware::from_fn_with_state(state.clone(), auth::require_key))
         .fallback(problem::no_such_path)
         .method_not_allowed_fallback(problem::wrong_method)
         .layer(DefaultBodyLimit::max(state.limits.max_upload_bytes))

@@ -3,16 +3,40 @@
 //!
 //! Failures are typed ([`Error`]). Invalid input is reported whole: one [`FieldError`] for each wrong field, named by a JSON pointer.
 
+mod challenger;
 mod comparison;
 mod error;
 mod fields;
+mod gate;
+mod heatmaps;
+mod imports;
+mod live;
+mod models;
+mod parts;
+mod prediction_jobs;
+mod predictor;
+mod repeat;
 mod report;
+mod schedule;
 mod submission;
 mod weights;
 
+pub use challenger::{CHALLENGER, Challenger};
 pub use comparison::{MAX_COMPARED_RUNS, compare};
 pub use error::{Error, FieldError};
 pub use fields::{Fields, JsonObject, into_result};
+pub use gate::{Gate, GateComparison};
+pub use heatmaps::{Explained, Heatmaps};
+pub use imports::{ImportSpec, Imports, NewGeneration, NewImport};
+pub use live::input_baseline;
+pub use models::Models;
+pub use parts::{AliasLock, Intake, Lifecycle, Limits, Serving, TrainingControl};
+pub use prediction_jobs::{ArchiveUpload, JobQueue, PredictionJobs};
+pub use predictor::{Content, DecodedImage, ModelSelection, NewPrediction, Predictor};
+pub use repeat::repeat;
 pub use report::report;
+pub use schedule::{TrainingRun, schedule, schedule_all};
 pub use submission::{DEFAULT_RECIPE, RunRequest, read_plan_overrides, submit};
 pub use weights::import_weights;
+
+use crate::store::Stores;

@@ -7,6 +7,7 @@ mod columns;
 mod db;
 mod files;
 mod prediction_log;
+mod stores;
 
 pub mod attributes;
 pub mod checkpoints;
@@ -49,6 +50,7 @@ pub use provenance::{Origin, Provenance, RunImage};
 pub use radiographs::{Radiograph, RadiographExtras, RadiographFilter, RadiographPatch};
 pub use runs::Run;
 pub use shadows::Shadow;
+pub use stores::Stores;
 pub use weights::Weights;
 
 use crate::domain::InvalidTransition;
@@ -107,6 +109,11 @@ impl StoreError {
             }
             _ => false,
         }
+    }
+
+    /// True where the state of the data does not allow the change: a retry cannot succeed, and the caller is told why.
+    pub fn is_conflict(&self) -> bool {
+        matches!(self, Self::Exists(_) | Self::InUse(_) | Self::InvalidTransition(_))
     }
 
     /// Turns the violation of a unique constraint into `Exists`; other errors pass through.

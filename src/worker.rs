@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     domain::{RunId, RunStatus},
     nn,
-    store::{Db, Run, StoreError, runs},
+    store::{Db, Run, StoreError, Stores, runs},
     training::{self, TrainingError},
 };
 use job::PreparedJob;
@@ -75,7 +75,7 @@ pub fn start(context: WorkerContext) -> WorkerHandle {
 /// # Errors
 /// When the run cannot be claimed. Its end is recorded with the run.
 pub async fn train_one(context: WorkerContext, run: RunId, stop: CancellationToken) -> Result<(), StoreError> {
-    if let Some(run) = runs::claim_one(&context.db, run, &context.device_info.name).await? {
+    if let Some(run) = runs::claim_one(&context.stores.db, run, &context.device_info.name).await? {
         Worker::new(context, stop).execute(run).await;
     }
     Ok(())
@@ -105,7 +105,7 @@ impl Worker {
     }
 
     async fn work(self) {
-        let WorkerContext { db, device_info, .. } = &self.context;
+        let WorkerContext { stores: Stores { db, .. }, device_info, .. } = &self.context;
         match runs::requeue_interrupted(db).await {
             Ok(0) => {}
             Ok(count) => tracing::warn!(count, "runs of an earlier process resume"),
@@ -182,7 +182,7 @@ impl Worker {
     }
 
     async fn write_ending(&self, run: &Run, ending: &Ending) -> Result<(), StoreError> {
-        let WorkerContext { db, checkpoints, .. } = &self.context;
+        let Stores { db, checkpoints, .. } = &self.context.stores;
         match ending {
             // Cancelled while it was paused, or deleted: the database says so already.
             Ending::Final(RunStatus::Cancelled, _) if !is_cancelling(db, run).await? => {

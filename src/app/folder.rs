@@ -13,7 +13,7 @@ use rand::TryRngCore;
 use super::AppError;
 use crate::{
     dataset::PatientIds,
-    store::{self, Blobs, Caches, CheckpointFiles, Db, StoreError},
+    store::{self, Db, StoreError, Stores},
 };
 
 /// Name of the file with the generated key of the patients.
@@ -24,14 +24,8 @@ const PATIENT_KEY: &str = "patient.key";
 pub struct DataFolder {
     /// Where it is.
     pub path: PathBuf,
-    /// Its database.
-    pub db: Db,
-    /// Its files.
-    pub blobs: Blobs,
-    /// What was made of them and can be made again.
-    pub caches: Caches,
-    /// What training runs go on from.
-    pub checkpoints: CheckpointFiles,
+    /// Its storage.
+    pub stores: Stores,
 }
 
 /// Held by the one server of a folder; the system frees it however the process ends.
@@ -45,9 +39,7 @@ impl DataFolder {
     /// When the folder cannot be made or the database not be opened.
     pub async fn open(path: &Path) -> Result<Self, AppError> {
         make(path)?;
-        let (db, blobs) = (Db::open(path).await?, Blobs::open(path)?);
-        let (caches, checkpoints) = (Caches::new(path), CheckpointFiles::new(path));
-        Ok(Self { path: path.to_owned(), db, blobs, caches, checkpoints })
+        Ok(Self { path: path.to_owned(), stores: Stores::open(path).await? })
     }
 
     /// Where it is kept to what a GPU's kernels were tuned; it may be removed while nothing runs.

@@ -2,13 +2,10 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use axum::extract::FromRef;
 use burn::tensor::Device;
-use tokio::{
-    net::TcpListener,
-    runtime::Handle,
-    sync::{Notify, Semaphore},
-};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio::{net::TcpListener, sync::Notify};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     AppError, DataFolder, accept,
@@ -18,11 +15,12 @@ use super::{
 use crate::{
     config::{DataConfig, ListenConfig, ServerConfig, WatchConfig},
     domain::{DeviceInfo, ModelId},
-    http::{self, AppState, Challenger, Heatmaps, Jobs},
+    http::{self, Access, AppState, EventStreams, Telemetry},
     inference::Engine,
     metrics::{Metrics, Traces},
     nn,
-    store::{self, PredictionLog, StoreError},
+    service::{CHALLENGER, Imports, Intake, JobQueue, Lifecycle, Limits, PredictionJobs, Serving, TrainingControl},
+    store::{self, StoreError},
     worker::{self, CHAMPION, LiveBatches, WorkerContext},
 };
 
@@ -58,7 +56,7 @@ impl Server {
         let incoming = folder::incoming(&path)?;
         let folder = DataFolder::open(&path).await?;
         let patient_ids = folder.patient_ids(data.patient_key.as_deref())?;
-        folder::hash_earlier_patients(&folder.db, &patient_ids, data.patient_key.is_some()).await?;
+        folder::hash_earlier_patients(&folder.stores.db, &patient_ids, data.patient_key.is_some()).await?;
         let (listener, address) = bind(listen.listen).await?;
         let signals = StopSignals::listen().map_err(AppError::Serve)?;
         let (device, device_info) = compute.on.device.open(Some(&folder.tuning()))?;
@@ -70,35 +68,33 @@ impl Server {
         );
         let engine = Engine::start(compute.engine(), device.clone());
         fail_interrupted_imports(&folder).await?;
-        folder.caches.sweep(&folder.db).await?;
-        folder.checkpoints.sweep(&folder.db).await?;
+        folder.stores.caches.sweep(&folder.stores.db).await?;
+        folder.stores.checkpoints.sweep(&folder.stores.db).await?;
         load_champion(&folder, &engine).await?;
-        let challenger = Challenger::new(watch.challenger_share);
-        challenger.set(store::models::by_alias(&folder.db, http::CHALLENGER).await?);
+        let retention_days = Some(watch.prediction_days).filter(|days| *days > 0);
+        let metrics = Metrics::new(engine.metrics().clone());
+        let serving = Serving::new(engine, folder.stores.db.clone(), watch.challenger_share, retention_days);
+        serving.challenger.set(store::models::by_alias(&folder.stores.db, CHALLENGER).await?);
         let state = AppState {
-            incoming,
-            db: folder.db.clone(),
-            blobs: folder.blobs.clone(),
-            caches: folder.caches.clone(),
-            checkpoints: folder.checkpoints.clone(),
-            metrics: Metrics::new(engine.metrics().clone()),
-            engine,
-            jobs: Jobs::new(&path),
-            predictions: PredictionLog::start(folder.db.clone(), Some(watch.prediction_days).filter(|days| *days > 0)),
-            challenger,
-            traces: traces(watch)?,
-            heatmaps: Heatmaps::default(),
-            run_queued: Arc::new(Notify::new()),
-            batches: LiveBatches::new(),
-            event_streams: Arc::new(Semaphore::new(http::MAX_EVENT_STREAMS)),
-            devices: all_devices(&device_info),
-            import_root: listen.import_root.clone(),
-            dicomweb_dataset: listen.dicomweb_dataset.as_str().into(),
-            admin_key: listen.admin_key.as_deref().map(Arc::from),
-            patient_ids,
+            stores: folder.stores.clone(),
+            serving,
+            training: TrainingControl {
+                queued: Arc::new(Notify::new()),
+                batches: LiveBatches::new(),
+                devices: all_devices(&device_info),
+            },
+            intake: Intake {
+                incoming,
+                import_root: listen.import_root.clone(),
+                dicomweb_dataset: listen.dicomweb_dataset.as_str().into(),
+                patient_ids,
+            },
+            jobs: JobQueue::new(&path),
             limits: limits(data),
-            tasks: TaskTracker::new(),
-            shutdown: CancellationToken::new(),
+            lifecycle: Lifecycle::default(),
+            access: Access { admin_key: listen.admin_key.as_deref().map(Arc::from) },
+            telemetry: Telemetry { metrics, traces: traces(watch)? },
+            event_streams: EventStreams::default(),
         };
         let (patience, notice, max_yield) = (listen.patience(), listen.notice(), compute.max_yield());
         Ok(Self {
@@ -131,12 +127,12 @@ impl Server {
     /// # Errors
     /// When the database fails.
     pub async fn next_step(&self) -> Result<Option<String>, StoreError> {
-        if self.state.engine.current().is_some() {
+        if self.state.serving.engine.current().is_some() {
             return Ok(None);
         }
         let first = store::Page { limit: 1, after: None };
         let address = self.address;
-        let step = if store::datasets::list(&self.folder.db, &first).await?.is_empty() {
+        let step = if store::datasets::list(&self.folder.stores.db, &first).await?.is_empty() {
             format!(
                 "There is no data set yet. Import one (thorax import --dataset NAME FOLDER), or look around with \
                  drawn data (thorax demo). The page at http://{address}/ shows the way."
@@ -158,10 +154,11 @@ impl Server {
     /// When the imports that go on cannot be read.
     pub async fn run(mut self) -> Result<(), AppError> {
         let worker = worker::start(self.worker_context());
-        http::resume_imports(&self.state).await?;
-        http::resume_prediction_jobs(&self.state).await?;
-        let AppState { shutdown, tasks, db, blobs, predictions, traces, .. } = self.state.clone();
-        tasks.spawn(store::sweep_periodically(blobs, db.clone(), shutdown.clone()));
+        Imports::from_ref(&self.state).resume().await?;
+        PredictionJobs::from_ref(&self.state).resume().await?;
+        let AppState { lifecycle, stores, serving: Serving { log, .. }, telemetry, .. } = self.state.clone();
+        let Lifecycle { tasks, shutdown } = lifecycle;
+        tasks.spawn(store::sweep_periodically(stores.blobs.clone(), stores.db.clone(), shutdown.clone()));
         let drained = CancellationToken::new();
         let serving = tokio::spawn(accept::serve(self.listener, http::router(self.state), drained.clone()));
         let signal = self.signals.next().await;
@@ -178,32 +175,24 @@ impl Server {
             () = tokio::time::sleep(self.patience) => tracing::warn!("work is left after {:?}", self.patience),
             signal = self.signals.next() => tracing::warn!(signal, "work is left at a second signal"),
         }
-        predictions.flush().await;
-        db.close().await;
+        log.flush().await;
+        stores.db.close().await;
         // It waits for the network, on a thread of its own, and a panic there would change nothing any more.
-        tokio::task::spawn_blocking(move || traces.close()).await.ok();
+        tokio::task::spawn_blocking(move || telemetry.traces.close()).await.ok();
         Ok(())
     }
 
     fn worker_context(&self) -> WorkerContext {
-        let AppState { db, blobs, caches, checkpoints, engine, run_queued, batches, metrics, limits, .. } =
-            self.state.clone();
-        let gate = engine.clone();
+        let AppState { stores, serving, training, limits, telemetry, .. } = self.state.clone();
+        let (gate, engine) = (serving.engine.clone(), serving.engine);
         WorkerContext {
-            db,
-            blobs,
-            caches,
-            checkpoints,
-            device: self.device.clone(),
-            device_info: self.device_info.clone(),
-            max_pixels: limits.max_pixels,
             give_way: Arc::new(move || gate.wait_until_idle()),
             max_yield: self.max_yield,
             publish: Arc::new(move |id, bytes| publish(&engine, id, bytes)),
-            batches,
-            metrics: metrics.training,
-            wake: run_queued,
-            runtime: Handle::current(),
+            batches: training.batches,
+            metrics: telemetry.metrics.training,
+            wake: training.queued,
+            ..WorkerContext::idle(stores, self.device.clone(), self.device_info.clone(), limits.max_pixels)
         }
     }
 }
@@ -215,9 +204,9 @@ fn traces(config: &WatchConfig) -> Result<Traces, AppError> {
 }
 
 /// The bounds as handlers take them.
-fn limits(config: &DataConfig) -> http::Limits {
+fn limits(config: &DataConfig) -> Limits {
     let max_upload_bytes = usize::try_from(config.max_upload_bytes).unwrap_or(usize::MAX);
-    http::Limits { max_upload_bytes, max_pixels: config.max_pixels }
+    Limits { max_upload_bytes, max_pixels: config.max_pixels }
 }
 
 fn refuse_open_address(config: &ListenConfig) -> Result<(), AppError> {
@@ -233,7 +222,7 @@ async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), AppError
 }
 
 async fn fail_interrupted_imports(folder: &DataFolder) -> Result<(), StoreError> {
-    let imports = store::imports::fail_interrupted(&folder.db, ORPHANED).await?;
+    let imports = store::imports::fail_interrupted(&folder.stores.db, ORPHANED).await?;
     if imports > 0 {
         tracing::warn!(imports, "an earlier process left imports unfinished");
     }
@@ -242,8 +231,8 @@ async fn fail_interrupted_imports(folder: &DataFolder) -> Result<(), StoreError>
 
 /// A champion that cannot be loaded leaves a server that says so and can be given another.
 async fn load_champion(folder: &DataFolder, engine: &Engine) -> Result<(), StoreError> {
-    let Some(model) = store::models::by_alias(&folder.db, CHAMPION).await? else { return Ok(()) };
-    let loaded = match folder.blobs.get(&model.sha256).await {
+    let Some(model) = store::models::by_alias(&folder.stores.db, CHAMPION).await? else { return Ok(()) };
+    let loaded = match folder.stores.blobs.get(&model.sha256).await {
         Ok(bytes) => engine.load(model.id, bytes).await.map_err(|error| error.to_string()),
         Err(error) => Err(error.to_string()),
     };

@@ -1,9 +1,6 @@
 //! Training without a server: the same worker, on one run.
 
-use std::{sync::Arc, time::Duration};
-
 use burn::tensor::Device;
-use tokio::{runtime::Handle, sync::Notify};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -14,7 +11,6 @@ use super::{
 use crate::{
     config::DataConfig,
     domain::{DeviceInfo, RunId},
-    metrics::Training,
     nn::DeviceChoice,
     store::{self, StoreError},
     worker::{self, LiveBatches, WorkerContext},
@@ -40,7 +36,7 @@ impl Trainer {
         let path = data.folder(default_folder);
         let lock = folder::lock(&path)?;
         let folder = DataFolder::open(&path).await?;
-        store::runs::requeue_interrupted(&folder.db).await?;
+        store::runs::requeue_interrupted(&folder.stores.db).await?;
         let (device, device_info) = device.open(Some(&folder.tuning()))?;
         let signals = StopSignals::listen().map_err(AppError::Serve)?;
         let (max_pixels, batches) = (data.max_pixels, LiveBatches::new());
@@ -85,23 +81,10 @@ impl Trainer {
     }
 
     fn context(&self) -> WorkerContext {
-        let DataFolder { db, blobs, caches, checkpoints, .. } = self.folder.clone();
+        let (device, info) = (self.device.clone(), self.device_info.clone());
         WorkerContext {
-            db,
-            blobs,
-            caches,
-            checkpoints,
-            device: self.device.clone(),
-            device_info: self.device_info.clone(),
-            max_pixels: self.max_pixels,
-            // Nothing predicts in this process, and no model is served.
-            give_way: Arc::new(|| {}),
-            max_yield: Duration::MAX,
-            publish: Arc::new(|_, _| {}),
             batches: self.batches.clone(),
-            metrics: Training::idle(),
-            wake: Arc::new(Notify::new()),
-            runtime: Handle::current(),
+            ..WorkerContext::idle(self.folder.stores.clone(), device, info, self.max_pixels)
         }
     }
 }

@@ -57,9 +57,9 @@ pub(super) async fn run(args: DatasetArgs) -> Result<(), CliError> {
 
 /// The data set of that name or identifier.
 pub(super) async fn find(folder: &DataFolder, asked: &str) -> Result<Dataset, CliError> {
-    let by_name = store::datasets::find_by_name(&folder.db, asked).await?;
+    let by_name = store::datasets::find_by_name(&folder.stores.db, asked).await?;
     let found = match (by_name, asked.parse()) {
-        (None, Ok(id)) => store::datasets::get(&folder.db, id).await?,
+        (None, Ok(id)) => store::datasets::get(&folder.stores.db, id).await?,
         (by_name, _) => by_name,
     };
     found.ok_or_else(|| CliError::NoDataset { name: asked.to_owned(), folder: folder.path.clone() })

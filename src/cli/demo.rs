@@ -46,7 +46,7 @@ pub(super) async fn run(args: &DemoArgs) -> Result<(), CliError> {
 
 /// Phantoms and patients do not share a folder.
 async fn refuse_real_data(folder: &DataFolder) -> Result<(), CliError> {
-    let datasets = store::datasets::list(&folder.db, &Page { limit: 2, after: None }).await?;
+    let datasets = store::datasets::list(&folder.stores.db, &Page { limit: 2, after: None }).await?;
     match datasets.iter().find(|dataset| dataset.name != DATASET) {
         Some(other) => Err(CliError::NotTheDemo { folder: folder.path.clone(), dataset: other.name.clone() }),
         None => Ok(()),
@@ -56,7 +56,7 @@ async fn refuse_real_data(folder: &DataFolder) -> Result<(), CliError> {
 /// Whether a run is done, or will be as soon as the server runs.
 async fn has_run(folder: &DataFolder) -> Result<bool, CliError> {
     for status in [RunStatus::Succeeded, RunStatus::Queued] {
-        if !store::runs::list(&folder.db, Some(status), &Page { limit: 1, after: None }).await?.is_empty() {
+        if !store::runs::list(&folder.stores.db, Some(status), &Page { limit: 1, after: None }).await?.is_empty() {
             return Ok(true);
         }
     }
@@ -67,7 +67,7 @@ async fn has_run(folder: &DataFolder) -> Result<bool, CliError> {
 async fn draw(folder: &DataFolder, config: &DataConfig) -> Result<Dataset, CliError> {
     let description = "SYNTHETIC: drawn phantoms, no patient, no meaning beyond the tour".to_owned();
     let new = Dataset { description: Some(description), synthetic: true, ..Dataset::new(DATASET) };
-    let dataset = store::datasets::find_or_create(&folder.db, new).await?;
+    let dataset = store::datasets::find_or_create(&folder.stores.db, new).await?;
     let limits = imaging::Limits { max_pixels: config.max_pixels };
     let patient_ids = folder.patient_ids(config.patient_key.as_deref())?;
     let mut patients = Patients::default();
@@ -85,7 +85,7 @@ async fn draw(folder: &DataFolder, config: &DataConfig) -> Result<Dataset, CliEr
             view: None,
             split: Some(split),
         };
-        dataset::add(&folder.db, &folder.blobs, &dataset, new, &limits, &patient_ids).await?;
+        dataset::add(&folder.stores.db, &folder.stores.blobs, &dataset, new, &limits, &patient_ids).await?;
     }
     Ok(dataset)
 }
@@ -99,10 +99,10 @@ async fn queue_run(folder: &DataFolder, dataset: &Dataset) -> Result<(), CliErro
         recipe: Some(RECIPE.into()),
         ..Run::queued(
             dataset.id,
-            store::datasets::fingerprint(&folder.db, dataset.id).await?,
+            store::datasets::fingerprint(&folder.stores.db, dataset.id).await?,
             base.with(PlanOverrides { stages: Some(stages), ..PlanOverrides::default() }),
             SEED,
         )
     };
-    Ok(store::runs::create(&folder.db, &run).await?)
+    Ok(store::runs::create(&folder.stores.db, &run).await?)
 }

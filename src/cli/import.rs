@@ -70,7 +70,7 @@ pub(super) async fn carry_out(
     let folder = DataFolder::open(&data.folder(DATA_FOLDER)).await?;
     let dataset = find_or_create(&folder, name, classes).await?;
     let import = Import::started(dataset.id, path);
-    store::imports::create(&folder.db, &import, None).await?;
+    store::imports::create(&folder.stores.db, &import, None).await?;
     let request = ImportRequest {
         dataset,
         from,
@@ -80,8 +80,8 @@ pub(super) async fn carry_out(
         goes_on: false,
     };
     let import = follow(&folder, &request, import).await?;
-    let rejections = store::imports::rejections(&folder.db, import.id).await?;
-    folder.db.close().await;
+    let rejections = store::imports::rejections(&folder.stores.db, import.id).await?;
+    folder.stores.db.close().await;
     report(&import, &rejections)?;
     import.error.map_or(Ok(()), |why| Err(CliError::Import(why)))
 }
@@ -97,7 +97,7 @@ async fn follow(folder: &DataFolder, request: &ImportRequest, import: Import) ->
     });
     let mut progress = Progress::new();
     let mut show = |import: &Import| progress.show(import);
-    let finished = dataset::import(&folder.db, &folder.blobs, request, import, &stop, &mut show).await;
+    let finished = dataset::import(&folder.stores.db, &folder.stores.blobs, request, import, &stop, &mut show).await;
     progress.end();
     interrupt.abort();
     Ok(finished?)
@@ -106,7 +106,7 @@ async fn follow(folder: &DataFolder, request: &ImportRequest, import: Import) ->
 async fn find_or_create(folder: &DataFolder, name: &str, classes: Option<Vec<String>>) -> Result<Dataset, CliError> {
     let classes = classes.map(ClassList::new).transpose()?;
     let new = Dataset { classes: classes.clone().unwrap_or_default(), ..Dataset::new(name) };
-    let dataset = store::datasets::find_or_create(&folder.db, new).await?;
+    let dataset = store::datasets::find_or_create(&folder.stores.db, new).await?;
     match classes {
         Some(classes) if classes != dataset.classes => Err(CliError::Import(format!(
             "the data set {name:?} has the classes {}, which cannot be changed",

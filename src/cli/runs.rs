@@ -63,14 +63,14 @@ pub(super) async fn run(args: RunsArgs) -> Result<(), CliError> {
         RunsCommand::Compare(args) => return compare::run(args).await,
         RunsCommand::List { status, json, data } => {
             let folder = open_existing(&data.folder(DATA_FOLDER)).await?;
-            let runs = all(&folder.db, status).await?;
-            folder.db.close().await;
+            let runs = all(&folder.stores.db, status).await?;
+            folder.stores.db.close().await;
             if json { serde_json::to_string_pretty(&runs)? } else { listed(&runs) }
         }
         RunsCommand::Show { id, json, data } => {
             let folder = open_existing(&data.folder(DATA_FOLDER)).await?;
-            let found = Shown::read(&folder.db, id).await?;
-            folder.db.close().await;
+            let found = Shown::read(&folder.stores.db, id).await?;
+            folder.stores.db.close().await;
             let shown = found.ok_or(CliError::NoRun { id, folder: folder.path })?;
             if json { serde_json::to_string_pretty(&shown)? } else { shown.tables() }
         }

@@ -70,7 +70,7 @@ pub(super) struct TrainArgs {
 
 pub(super) async fn run(args: TrainArgs) -> Result<(), CliError> {
     let mut trainer = Trainer::open(&args.data, args.on.device, DATA_FOLDER).await?;
-    let db = trainer.folder().db.clone();
+    let db = trainer.folder().stores.db.clone();
     let run = match args.resume {
         Some(id) => resumed(&trainer, id).await?,
         None => submitted(&trainer, args).await?,
@@ -114,7 +114,7 @@ async fn submitted(trainer: &Trainer, args: TrainArgs) -> Result<Run, CliError> 
         acknowledge: args.acknowledge,
         unreadable,
     };
-    Ok(service::submit(&folder.db, &folder.caches, request).await?)
+    Ok(service::submit(&folder.stores, request).await?)
 }
 
 /// Reads the JSON object in a file, or on standard input for `-`.
@@ -126,7 +126,7 @@ fn read_plan(path: &Path) -> Result<JsonObject, CliError> {
 }
 
 async fn resumed(trainer: &Trainer, id: RunId) -> Result<Run, CliError> {
-    store::runs::resume(&trainer.folder().db, id, None).await?.ok_or_else(|| no_run(trainer, id))
+    store::runs::resume(&trainer.folder().stores.db, id, None).await?.ok_or_else(|| no_run(trainer, id))
 }
 
 fn no_run(trainer: &Trainer, id: RunId) -> CliError {
@@ -135,7 +135,7 @@ fn no_run(trainer: &Trainer, id: RunId) -> CliError {
 
 /// Trains, and shows what happens meanwhile.
 async fn follow(trainer: &mut Trainer, run: &Run) -> Result<(), CliError> {
-    let (db, mut batches) = (trainer.folder().db.clone(), trainer.batches().subscribe());
+    let (db, mut batches) = (trainer.folder().stores.db.clone(), trainer.batches().subscribe());
     let mut events = Events::from_now_on(&db, run.id).await?;
     let mut board = Board::new(run);
     let mut look = tokio::time::interval(LOOK);

@@ -28,7 +28,7 @@ enum WeightsCommand {
 pub(super) async fn run(args: WeightsArgs) -> Result<(), CliError> {
     let WeightsCommand::Import { file, data } = args.command;
     let folder = DataFolder::open(&data.folder(DATA_FOLDER)).await?;
-    let weights = service::import_weights(&folder.db, &folder.blobs, file).await?;
-    folder.db.close().await;
+    let weights = service::import_weights(&folder.stores, file).await?;
+    folder.stores.db.close().await;
     Ok(writeln!(std::io::stdout(), "{}", serde_json::to_string_pretty(&weights)?)?)
 }

@@ -19,7 +19,7 @@ use super::{
 use crate::{
     domain::DeviceInfo,
     service,
-    store::{self, Weights},
+    store::{self, Stores, Weights},
 };
 
 /// Largest weight file; the TensorFlow.js package has 95 MB, a `.pth` with its classifier 98 MB.
@@ -33,13 +33,13 @@ pub(super) fn router() -> OpenApiRouter<AppState> {
 /// The devices this build can use; one is in use.
 #[utoipa::path(get, path = "/v1/admin/devices", tag = "operating", responses((status = 200, body = List<DeviceInfo>)))]
 async fn list_devices(State(state): State<AppState>) -> Json<List<DeviceInfo>> {
-    Json(List::whole(state.devices.to_vec()))
+    Json(List::whole(state.training.devices.to_vec()))
 }
 
 /// Imported ImageNet weights, newest first; a run takes the newest.
 #[utoipa::path(get, path = "/v1/admin/weights", tag = "operating", responses((status = 200, body = List<Weights>)))]
-async fn list_weights(State(state): State<AppState>) -> Result<Json<List<Weights>>, ApiError> {
-    Ok(Json(List::whole(store::weights::list(&state.db).await?)))
+async fn list_weights(State(stores): State<Stores>) -> Result<Json<List<Weights>>, ApiError> {
+    Ok(Json(List::whole(store::weights::list(&stores.db).await?)))
 }
 
 /// Takes ImageNet weights of ResNet-50: the TensorFlow.js package, a torchvision `.pth` or `.safetensors`.
@@ -51,10 +51,10 @@ async fn list_weights(State(state): State<AppState>) -> Result<Json<List<Weights
         Invalid
     ))]
 async fn import_weights(State(state): State<AppState>, content: Body) -> Result<Response, ApiError> {
-    let file = NamedTempFile::new_in(&state.incoming).map_err(ApiError::internal)?;
+    let file = NamedTempFile::new_in(&state.intake.incoming).map_err(ApiError::internal)?;
     let mut sink = tokio::fs::File::from_std(file.reopen().map_err(ApiError::internal)?);
     body::write(content, MAX_WEIGHTS_BYTES, &mut sink).await?;
-    let weights = service::import_weights(&state.db, &state.blobs, file.path().to_owned()).await?;
+    let weights = service::import_weights(&state.stores, file.path().to_owned()).await?;
     let location = [(header::LOCATION, "/v1/admin/weights")];
     Ok((StatusCode::CREATED, location, Json(weights)).into_response())
 }

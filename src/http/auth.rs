@@ -1,4 +1,4 @@
-//! One key for what reads or changes data, where the operator set one.
+//! Authentication: one API key, where the operator set one. Attached to the routers that need it (see `router` in the parent module).
 
 use axum::{
     extract::{Request, State},
@@ -8,17 +8,11 @@ use axum::{
 };
 use subtle::ConstantTimeEq;
 
-use super::{ApiError, AppState, v2};
+use super::{Access, ApiError};
 
-/// Where the paths begin that ask for it.
-const KEPT: [&str; 3] = ["/v1", "/v2", "/dicomweb"];
-
-/// Lets a request through when no key is set, the path is public, or the key matches (compared in constant time).
-pub(super) async fn require_key(State(state): State<AppState>, request: Request, next: Next) -> Response {
-    let Some(key) = &state.admin_key else { return next.run(request).await };
-    if !is_guarded(request.uri().path()) {
-        return next.run(request).await;
-    }
+/// Lets a request through if the server has no key, or the request sends it (compared in constant time).
+pub(super) async fn require_key(State(access): State<Access>, request: Request, next: Next) -> Response {
+    let Some(key) = &access.admin_key else { return next.run(request).await };
     let sent = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     let sent = sent.and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default();
     if bool::from(sent.as_bytes().ct_eq(key.as_bytes())) {
@@ -26,9 +20,4 @@ pub(super) async fn require_key(State(state): State<AppState>, request: Request,
     } else {
         ApiError::Unauthorized.into_response()
     }
-}
-
-/// All that classifies, shows or changes something; the rest is the dashboard, the interface's description and the probes.
-fn is_guarded(path: &str) -> bool {
-    KEPT.iter().any(|kept| path.starts_with(kept)) && !v2::PROBES.contains(&path)
 }

@@ -1,4 +1,4 @@
-//! `/v1/datasets`: data sets, their distribution, their splits and what is exported of them.
+//! `/v1/datasets`: data sets, their distributions, splits and exports.
 
 mod distribution;
 mod exports;
@@ -19,10 +19,8 @@ use crate::{
     dataset::{self, Fractions},
     domain::{ClassList, DatasetId, QualityFlag, Split},
     service::{Fields, JsonObject, into_result},
-    store::{self, Dataset, Distribution},
+    store::{self, Dataset, Distribution, Stores},
 };
-
-pub(super) use generate::NewGeneration;
 
 pub(super) fn router() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
@@ -35,34 +33,34 @@ pub(super) fn router() -> OpenApiRouter<AppState> {
         .routes(routes!(report::get_dataset_report))
 }
 
-/// A data set to be made.
+/// A data set to create.
 #[derive(Debug, ToSchema)]
 pub struct NewDataset {
-    /// Unique, 1 to 200 characters.
+    /// Unique name, 1 to 200 characters.
     pub name: String,
-    /// Output order of the networks; `normal`, `pneumonia`, `COVID-19` when absent.
+    /// Class names in the order of the network's outputs; `normal`, `pneumonia`, `COVID-19` when absent.
     pub classes: Option<ClassList>,
-    /// Free text, up to 10000 characters.
+    /// Free text, 1 to 10,000 characters.
     pub description: Option<String>,
-    /// Flags with which a radiograph is refused (422) instead of kept; none when absent.
+    /// Quality flags for which a radiograph is refused (422) instead of stored; none when absent.
     pub refuse: Option<Vec<QualityFlag>>,
 }
 
-/// How to split a data set.
+/// Fractions and seed of a split.
 #[derive(Debug, ToSchema)]
 pub struct NewSplit {
-    /// Share of each class's images in `test`.
+    /// Fraction of each class's images in `test`.
     #[schema(default = 0.1, minimum = 0.0, exclusive_maximum = 1.0)]
     pub test_fraction: f64,
-    /// Share of each class's other images in `validation`.
+    /// Fraction of each class's remaining images in `validation`.
     #[schema(default = 0.0, minimum = 0.0, exclusive_maximum = 1.0)]
     pub validation_fraction: f64,
-    /// Which patients are drawn.
+    /// Random seed of the assignment.
     #[schema(default = 0)]
     pub seed: u32,
 }
 
-/// A data set with what it holds.
+/// A data set with its distribution and leakage.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct DatasetDetail {
     #[serde(flatten)]
@@ -74,11 +72,11 @@ pub struct DatasetDetail {
     leakage: Leakage,
 }
 
-/// Patients whose radiographs stand in more than one split.
+/// Patients with radiographs in more than one split.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Leakage {
     patients_in_several_splits: Vec<SharedPatient>,
-    /// What that means for the scores.
+    /// Effect on the scores.
     note: String,
 }
 
@@ -89,14 +87,14 @@ pub struct SharedPatient {
     splits: Vec<Split>,
 }
 
-/// Makes a data set.
+/// Creates a data set.
 #[utoipa::path(
     post, path = "/v1/datasets", tag = "datasets",
     request_body = NewDataset,
-    responses((status = 201, description = "Made", body = Dataset), Malformed, Conflict, Invalid)
+    responses((status = 201, description = "Created", body = Dataset), Malformed, Conflict, Invalid)
 )]
 async fn create_dataset(
-    State(state): State<AppState>,
+    State(stores): State<Stores>,
     JsonBody(body): JsonBody<JsonObject>,
 ) -> Result<impl IntoResponse, ApiError> {
     let NewDataset { name, classes, description, refuse } = NewDataset::read(body)?;
@@ -106,7 +104,7 @@ async fn create_dataset(
         refuse: refuse.unwrap_or_default(),
         ..Dataset::new(name)
     };
-    store::datasets::create(&state.db, &dataset).await?;
+    store::datasets::create(&stores.db, &dataset).await?;
     Ok(answer::created(format!("/v1/datasets/{}", dataset.id), dataset))
 }
 
@@ -117,82 +115,82 @@ async fn create_dataset(
     responses((status = 200, description = "A page", body = List<Dataset>), Malformed)
 )]
 async fn list_datasets(
-    State(state): State<AppState>,
+    State(stores): State<Stores>,
     QueryOf(params): QueryOf<ListParams>,
 ) -> Result<Json<List<Dataset>>, ApiError> {
     let page = params.page()?;
-    let datasets = store::datasets::list(&state.db, &page).await?;
+    let datasets = store::datasets::list(&stores.db, &page).await?;
     Ok(Json(List::of(datasets, &page, |dataset| dataset.id.to_string())))
 }
 
-/// Shows a data set with its distribution and its patients in several splits.
+/// Returns a data set with its distribution and the patients in more than one split.
 #[utoipa::path(
     get, path = "/v1/datasets/{id}", tag = "datasets",
     params(("id" = DatasetId, Path)),
     responses((status = 200, description = "The data set", body = DatasetDetail), NotFound)
 )]
 async fn get_dataset(
-    State(state): State<AppState>,
+    State(stores): State<Stores>,
     PathOf(id): PathOf<DatasetId>,
 ) -> Result<Json<DatasetDetail>, ApiError> {
-    let dataset = find(&state, id).await?;
-    Ok(Json(detail(&state, dataset).await?))
+    let dataset = find(&stores, id).await?;
+    Ok(Json(detail(&stores, dataset).await?))
 }
 
-/// Removes a data set with its radiographs and those images that no other data set holds. The numbers of runs on it stay.
+/// Deletes a data set with its radiographs, and the images that no other data set uses. The metrics of its training runs are kept.
 #[utoipa::path(
     delete, path = "/v1/datasets/{id}", tag = "datasets",
     params(("id" = DatasetId, Path)),
-    responses((status = 204, description = "Removed"), NotFound, Conflict)
+    responses((status = 204, description = "Deleted"), NotFound, Conflict)
 )]
-async fn delete_dataset(State(state): State<AppState>, PathOf(id): PathOf<DatasetId>) -> Result<StatusCode, ApiError> {
-    refuse_while_trained_on(&state, id).await?;
-    if !store::datasets::delete(&state.db, id).await? {
+async fn delete_dataset(State(stores): State<Stores>, PathOf(id): PathOf<DatasetId>) -> Result<StatusCode, ApiError> {
+    refuse_while_trained_on(&stores, id).await?;
+    if !store::datasets::delete(&stores.db, id).await? {
         return Err(ApiError::NotFound("data set"));
     }
-    state.caches.remove(id).await?;
+    stores.caches.remove(id).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Assigns every radiograph to a split: by patient, stratified by class, the same for the same seed.
+/// Assigns every radiograph to a split, grouped by patient and stratified by class; deterministic for a seed.
 #[utoipa::path(
     post, path = "/v1/datasets/{id}/split", tag = "datasets",
     params(("id" = DatasetId, Path)),
     request_body = NewSplit,
     responses(
-        (status = 200, description = "The data set as it is split now", body = DatasetDetail),
+        (status = 200, description = "The data set with its new splits", body = DatasetDetail),
         Malformed, NotFound, Conflict, Invalid
     )
 )]
 async fn split_dataset(
-    State(state): State<AppState>,
+    State(stores): State<Stores>,
     PathOf(id): PathOf<DatasetId>,
     JsonBody(body): JsonBody<JsonObject>,
 ) -> Result<Json<DatasetDetail>, ApiError> {
-    let dataset = find(&state, id).await?;
+    let dataset = find(&stores, id).await?;
     let NewSplit { test_fraction, validation_fraction, seed } = NewSplit::read(body)?;
     let fractions = Fractions { test: test_fraction, validation: validation_fraction };
-    dataset::split(&state.db, id, fractions, seed.into()).await?;
-    Ok(Json(detail(&state, dataset).await?))
+    dataset::split(&stores.db, id, fractions, seed.into()).await?;
+    Ok(Json(detail(&stores, dataset).await?))
 }
 
 /// The data set, or 404.
-pub(super) async fn find(state: &AppState, id: DatasetId) -> Result<Dataset, ApiError> {
-    store::datasets::get(&state.db, id).await?.ok_or(ApiError::NotFound("data set"))
+pub(super) async fn find(stores: &Stores, id: DatasetId) -> Result<Dataset, ApiError> {
+    store::datasets::get(&stores.db, id).await?.ok_or(ApiError::NotFound("data set"))
 }
 
-/// 409 while a run on the data set is not final: it reads the images as it trains.
-pub(super) async fn refuse_while_trained_on(state: &AppState, id: DatasetId) -> Result<(), ApiError> {
-    match store::runs::count_active(&state.db, id).await? {
+/// 409 while a run on the data set is not final, because training reads the images.
+pub(super) async fn refuse_while_trained_on(stores: &Stores, id: DatasetId) -> Result<(), ApiError> {
+    match store::runs::count_active(&stores.db, id).await? {
         0 => Ok(()),
         n => Err(ApiError::Conflict(format!("{n} training runs on this data set are not finished: cancel them first"))),
     }
 }
 
-async fn detail(state: &AppState, dataset: Dataset) -> Result<DatasetDetail, ApiError> {
-    let distribution = store::datasets::distribution(&state.db, dataset.id).await?;
-    let fingerprint = store::datasets::fingerprint(&state.db, dataset.id).await?;
-    let shared = store::datasets::patients_in_several_splits(&state.db, dataset.id).await?;
+async fn detail(stores: &Stores, dataset: Dataset) -> Result<DatasetDetail, ApiError> {
+    let distribution = store::datasets::distribution(&stores.db, dataset.id).await?;
+    let fingerprint = store::datasets::fingerprint(&stores.db, dataset.id).await?;
+    let shared = store::datasets::patients_in_several_splits(&stores.db, dataset.id).await?;
     Ok(DatasetDetail { dataset, distribution, fingerprint, leakage: Leakage::of(shared) })
 }
 

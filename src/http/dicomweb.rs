@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     dataset::{self, AddError, NewRadiograph},
-    imaging::{self, ImageError, Limits, Reference},
+    imaging::{self, ImageError, Reference},
     store::{self, Dataset},
 };
 
@@ -83,8 +83,9 @@ async fn store_instances_of_study(
 async fn receive(state: &AppState, study: Option<&str>, headers: &HeaderMap, body: Body) -> Result<Response, ApiError> {
     let form = negotiate(headers, &[(DICOM_JSON, DICOM_JSON), ("application/json", "application/json")])?;
     let boundary = boundary(headers)?;
-    let new = Dataset { description: Some("Pushed by DICOMweb".into()), ..Dataset::new(&*state.dicomweb_dataset) };
-    let dataset = store::datasets::find_or_create(&state.db, new).await?;
+    let new =
+        Dataset { description: Some("Pushed by DICOMweb".into()), ..Dataset::new(&*state.intake.dicomweb_dataset) };
+    let dataset = store::datasets::find_or_create(&state.stores.db, new).await?;
     // One instance is in memory at a time; there may be any number of them.
     let bounds = multer::SizeLimit::new().per_field(state.limits.max_upload_bytes as u64);
     let constraints = multer::Constraints::new().size_limit(bounds);
@@ -129,7 +130,7 @@ async fn receive_one(
     bytes: Bytes,
     report: &mut Report,
 ) -> Result<(), ApiError> {
-    let limits = Limits { max_pixels: state.limits.max_pixels };
+    let limits = state.limits.image();
     let (bytes, reference) = tokio::task::spawn_blocking(move || {
         let reference = imaging::reference(&bytes, &limits);
         (bytes, reference)
@@ -145,7 +146,7 @@ async fn receive_one(
         return Ok(());
     }
     let new = NewRadiograph { bytes: bytes.into(), file_name: NAME.into(), ..NewRadiograph::default() };
-    match dataset::add(&state.db, &state.blobs, dataset, new, &limits, &state.patient_ids).await {
+    match dataset::add(&state.stores.db, &state.stores.blobs, dataset, new, &limits, &state.intake.patient_ids).await {
         Ok(_) => report.stored(&reference),
         Err(AddError::Store(error)) => return Err(error.into()),
         Err(error) => {

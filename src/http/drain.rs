@@ -42,19 +42,19 @@ pub(super) async fn admit(State(door): State<Door>, request: Request, next: Next
     let Door { state, discarding } = door;
     let about_the_server = ABOUT_THE_SERVER.contains(&request.uri().path());
     // Taken before the look at whether the server stops: it waits for every one that was let in.
-    let under_way = (!about_the_server).then(|| state.tasks.token());
+    let under_way = (!about_the_server).then(|| state.lifecycle.tasks.token());
     // Who asks before sending has nothing under way that could be cut off.
     let sends = !request.headers().contains_key(header::EXPECT);
     let most = state.limits.max_upload_bytes;
     let request = if sends { request.map(|body| Body::new(Lingering::new(body, most, discarding))) } else { request };
-    let mut response = if state.shutdown.is_cancelled() && !about_the_server {
+    let mut response = if state.lifecycle.shutdown.is_cancelled() && !about_the_server {
         drop(request);
         ApiError::Unavailable("this server is ending: ask another one, or this one again when it is back".into())
             .into_response()
     } else {
         next.run(request).await
     };
-    if state.shutdown.is_cancelled() {
+    if state.lifecycle.shutdown.is_cancelled() {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response.map(|body| Body::new(Held::new(body, under_way)))

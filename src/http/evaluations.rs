@@ -1,4 +1,4 @@
-//! `/v1/evaluations` and the evaluations of a model.
+//! `/v1/evaluations` and `/v1/models/{id}/evaluations`.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     domain::{ClassList, EvaluatedImage, EvaluationId, ModelId, Sha256},
-    store,
+    store::{self, Stores},
 };
 
 /// The routes of this file.
@@ -26,21 +26,21 @@ pub(super) fn router() -> OpenApiRouter<AppState> {
         .routes(routes!(list_model_evaluations))
 }
 
-/// What a model made of one image.
+/// Prediction of a model for one image, with the true class.
 #[derive(Debug, Serialize, ToSchema)]
 struct ImageOutcome {
-    /// Of the image's bytes; a radiograph has the same.
+    /// SHA-256 of the image's bytes, as in the radiograph.
     sha256: Sha256,
-    /// Its class when it was evaluated.
+    /// True class at the time of the evaluation.
     truth: String,
     /// The most probable class.
     predicted: String,
-    /// By class; they add up to 1 and are not calibrated.
+    /// Probabilities by class; they sum to 1 and are not calibrated.
     probabilities: BTreeMap<String, f32>,
 }
 
 impl ImageOutcome {
-    /// The store has checked that the outcome's places are some of the class list.
+    /// The store has checked that the outcome's indices are within the class list.
     fn of(EvaluatedImage { sha256, truth, predicted, probabilities }: EvaluatedImage, classes: &ClassList) -> Self {
         let names = classes.names();
         let probabilities = names.iter().cloned().zip(probabilities).collect();
@@ -48,47 +48,47 @@ impl ImageOutcome {
     }
 }
 
-/// One evaluation.
+/// Returns an evaluation with its scores.
 #[utoipa::path(get, path = "/v1/evaluations/{id}", tag = "models", params(("id" = EvaluationId, Path)), responses(
     (status = 200, body = ScoredEvaluation),
     NotFound
 ))]
 async fn get_evaluation(
-    State(state): State<AppState>,
+    State(stores): State<Stores>,
     PathOf(id): PathOf<EvaluationId>,
 ) -> Result<Json<ScoredEvaluation>, ApiError> {
-    let found = store::evaluations::get(&state.db, id).await?.ok_or(ApiError::NotFound("evaluation"))?;
+    let found = store::evaluations::get(&stores.db, id).await?.ok_or(ApiError::NotFound("evaluation"))?;
     let mut scored = scored(vec![found]).await?;
     scored.pop().map(Json).ok_or(ApiError::NotFound("evaluation"))
 }
 
-/// What was predicted of each image of an evaluation, in the order of the images' hashes, which are the cursor. Empty for
-/// evaluations from before this was kept.
+/// Lists the predictions of an evaluation, one for each image, in the order of the images' hashes, which are the cursor. Empty for
+/// evaluations from before predictions were stored.
 #[utoipa::path(get, path = "/v1/evaluations/{id}/outcomes", tag = "models",
     params(("id" = EvaluationId, Path), ListParams),
     responses((status = 200, body = List<ImageOutcome>), Malformed, NotFound))]
 async fn list_evaluation_outcomes(
-    State(state): State<AppState>,
+    State(stores): State<Stores>,
     PathOf(id): PathOf<EvaluationId>,
     QueryOf(params): QueryOf<ListParams>,
 ) -> Result<Json<List<ImageOutcome>>, ApiError> {
     let page = params.page()?;
-    let evaluation = store::evaluations::get(&state.db, id).await?.ok_or(ApiError::NotFound("evaluation"))?;
-    let outcomes = store::outcomes::page(&state.db, id, &page).await?;
+    let evaluation = store::evaluations::get(&stores.db, id).await?.ok_or(ApiError::NotFound("evaluation"))?;
+    let outcomes = store::outcomes::page(&stores.db, id, &page).await?;
     let outcomes = outcomes.into_iter().map(|outcome| ImageOutcome::of(outcome, &evaluation.classes)).collect();
     Ok(Json(List::of(outcomes, &page, |outcome| outcome.sha256.to_string())))
 }
 
-/// A model's evaluations, on every split that had images when its stage ended.
+/// Lists the evaluations of a model, one for each split that had images when its stage ended.
 #[utoipa::path(get, path = "/v1/models/{id}/evaluations", tag = "models", params(("id" = ModelId, Path)), responses(
     (status = 200, body = List<ScoredEvaluation>),
     NotFound
 ))]
 async fn list_model_evaluations(
-    State(state): State<AppState>,
+    State(stores): State<Stores>,
     PathOf(id): PathOf<ModelId>,
 ) -> Result<Json<List<ScoredEvaluation>>, ApiError> {
-    store::models::get(&state.db, id).await?.ok_or(ApiError::NotFound("model"))?;
-    let evaluations = store::evaluations::of_model(&state.db, id).await?;
+    store::models::get(&stores.db, id).await?.ok_or(ApiError::NotFound("model"))?;
+    let evaluations = store::evaluations::of_model(&stores.db, id).await?;
     Ok(Json(List::whole(scored(evaluations).await?)))
 }

@@ -41,9 +41,9 @@ async fn get_liveness() -> Json<Liveness> {
     Unavailable
 ))]
 async fn get_readiness(State(state): State<AppState>) -> Result<Json<Readiness>, ApiError> {
-    if state.shutdown.is_cancelled() {
+    if state.lifecycle.shutdown.is_cancelled() {
         return Err(EngineError::Closed.into());
     }
-    let (model, _) = state.engine.current().ok_or(EngineError::NoModel)?;
+    let (model, _) = state.serving.engine.current().ok_or(EngineError::NoModel)?;
     Ok(Json(Readiness { status: "ready", model }))
 }

@@ -1,4 +1,4 @@
-//! `/v1/models/{id}/live`: how a model does while it serves.
+//! `/v1/models/{id}/live`: monitoring of a model in service.
 
 use axum::{Json, extract::State};
 use jiff::{Timestamp, ToSpan};
@@ -13,31 +13,28 @@ use super::{
     models,
 };
 use crate::{
-    domain::{InputHistograms, ModelId, NOTICE, PredictionId, PredictionStats},
+    domain::{ModelId, NOTICE, PredictionId, PredictionStats},
     evaluation::{Agreement, Drift, LiveTraffic},
-    imaging,
+    service,
     store::{self, PredictionPair},
 };
 
-/// Longest time that is looked back on, in hours.
-const MOST_HOURS: u32 = 24 * 31;
+/// Maximum length of the time window, in hours.
+const MAX_HOURS: u32 = 24 * 31;
 
-/// Planes that are in memory at once while the training images are counted.
-const PLANES: u32 = 1000;
-
-/// Newest disagreements that are named.
-const NAMED: u32 = 20;
+/// Number of latest disagreements in a response.
+const LATEST: u32 = 20;
 
 /// The routes of this file.
 pub(super) fn router() -> OpenApiRouter<AppState> {
     OpenApiRouter::new().routes(routes!(get_live))
 }
 
-/// How far back.
+/// Time window.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 struct LiveParams {
-    /// Hours to look back on, 1 to 744.
+    /// Length of the time window in hours, 1 to 744.
     #[serde(default = "a_day")]
     #[param(minimum = 1, maximum = 744, default = 24)]
     hours: u32,
@@ -47,69 +44,69 @@ fn a_day() -> u32 {
     24
 }
 
-/// How a model did since then.
+/// Traffic of a model in a time window.
 #[derive(Serialize, ToSchema)]
 struct Live {
     model_id: ModelId,
-    /// Since when; the hour in which that lies is counted whole.
+    /// Start of the time window; its hour is counted as a whole.
     #[schema(value_type = String, format = DateTime)]
     since: Timestamp,
-    /// All of it.
+    /// Total over the time window.
     #[serde(flatten)]
     traffic: LiveTraffic,
-    /// Whether the images are like those that the model was trained on.
+    /// Drift of the input images against the training images.
     drift: LiveDrift,
-    /// What clinicians say of it.
+    /// Agreement with clinicians' feedback.
     feedback: Disagreement,
-    /// What it says, as the challenger, about images that another model answered.
+    /// Agreement, as the challenger, with the model that served.
     shadow: Shadowing,
-    /// Hour by hour; those without predictions are left out.
+    /// By hour; hours without predictions are omitted.
     hours: Vec<LiveHour>,
     /// For research only.
     notice: &'static str,
 }
 
-/// The images beside those of training.
+/// Drift of the input images against the training images.
 #[derive(Serialize, ToSchema)]
 struct LiveDrift {
-    /// Training images that were counted; 0 where none are known: an uploaded model's, or those that were removed.
+    /// Number of training images in the baseline; 0 where none are known (uploaded model, deleted images).
     trained_images: u64,
-    /// By statistic; empty without training images.
+    /// Drift by statistic; empty without training images.
     statistics: Vec<Drift>,
 }
 
-/// How far others agree.
+/// Agreement with another source of labels.
 #[derive(Serialize, ToSchema)]
 struct Disagreement {
     #[serde(flatten)]
     agreement: Agreement,
-    /// What the model said and what the other one said.
+    /// Counts of each pair of classes: the model's and the other one.
     pairs: Vec<PredictionPair>,
 }
 
-/// A challenger beside who answered.
+/// Agreement of a challenger with the model that served.
 #[derive(Serialize, ToSchema)]
 struct Shadowing {
     #[serde(flatten)]
     disagreement: Disagreement,
-    /// The newest predictions on which they differ.
+    /// Latest predictions on which they disagree.
     newest: Vec<PredictionId>,
 }
 
-/// An hour.
+/// One hour of traffic.
 #[derive(Serialize, ToSchema)]
 struct LiveHour {
-    /// Its beginning.
+    /// Start of the hour.
     #[schema(value_type = String, format = DateTime)]
     from: Timestamp,
     #[serde(flatten)]
     traffic: LiveTraffic,
-    /// As of all.
+    /// Drift in this hour.
     drift: Vec<Drift>,
 }
 
-/// Volume, classes, confidence, latency, drift of the images against those of training, and disagreement: with clinicians' feedback, and
-/// of a challenger with the model that answered. Counts stay when single predictions are removed; feedback goes with them.
+/// Monitors a model in service: volume, classes, confidence, latency, drift of the images against the training images, and agreement
+/// with clinicians' feedback and with a challenger. Counts are kept when single predictions are deleted; feedback is deleted with them.
 #[utoipa::path(get, path = "/v1/models/{id}/live", tag = "models", params(("id" = ModelId, Path), LiveParams), responses(
     (status = 200, body = Live),
     Malformed,
@@ -120,19 +117,19 @@ async fn get_live(
     PathOf(id): PathOf<ModelId>,
     QueryOf(LiveParams { hours }): QueryOf<LiveParams>,
 ) -> Result<Json<Live>, ApiError> {
-    if !(1..=MOST_HOURS).contains(&hours) {
-        return Err(ApiError::Malformed(format!("hours must be 1 to {MOST_HOURS}")));
+    if !(1..=MAX_HOURS).contains(&hours) {
+        return Err(ApiError::Malformed(format!("hours must be 1 to {MAX_HOURS}")));
     }
-    models::find(&state, id).await?;
-    state.predictions.flush().await;
+    models::find(&state.stores, id).await?;
+    state.serving.log.flush().await;
     let since = Timestamp::now() - i64::from(hours).hours();
-    let trained = baseline(&state, id).await?;
-    // At once: beside a run that trains, each reader's thread waits for a processor.
+    let trained = service::input_baseline(&state.stores.db, id).await?;
+    // Concurrently: while a run trains, each reader thread waits for a CPU.
     let (counted, feedback, shadowed, newest) = tokio::try_join!(
-        store::prediction_stats::hours(&state.db, id, since),
-        store::predictions::feedback_of(&state.db, id, since),
-        store::shadows::pairs(&state.db, id),
-        store::shadows::disagreements(&state.db, id, NAMED),
+        store::prediction_stats::hours(&state.stores.db, id, since),
+        store::predictions::feedback_of(&state.stores.db, id, since),
+        store::shadows::pairs(&state.stores.db, id),
+        store::shadows::disagreements(&state.stores.db, id, LATEST),
     )?;
     let (feedback, disagreement) = (Disagreement::of(feedback), Disagreement::of(shadowed));
     let mut all = PredictionStats::default();
@@ -165,28 +162,4 @@ impl Disagreement {
         let (compared, agreed) = (count(&|_| true), count(&|pair| pair.said == pair.other));
         Self { agreement: Agreement::of(compared, agreed), pairs }
     }
-}
-
-/// What the training images are like: counted when it is first asked for, and kept, for they may be removed.
-async fn baseline(state: &AppState, model: ModelId) -> Result<InputHistograms, ApiError> {
-    if let Some(known) = store::prediction_stats::baseline(&state.db, model).await? {
-        return Ok(known);
-    }
-    let (mut counts, mut after) = (InputHistograms::default(), String::new());
-    loop {
-        let (planes, last) = store::prediction_stats::training_thumbnails(&state.db, model, &after, PLANES).await?;
-        let Some(last) = last else { break };
-        after = last;
-        let count = move || {
-            for of in planes {
-                counts.record(&imaging::statistics_of_plane(&of.plane, of.width, of.height));
-            }
-            counts
-        };
-        counts = tokio::task::spawn_blocking(count).await.map_err(ApiError::internal)?;
-    }
-    if counts.images() > 0 {
-        store::prediction_stats::put_baseline(&state.db, model, &counts).await?;
-    }
-    Ok(counts)
 }

@@ -26,14 +26,14 @@ pub(super) fn router() -> OpenApiRouter<AppState> {
     (status = 200, body = String, content_type = "text/plain; version=0.0.4")
 ))]
 async fn get_metrics(State(state): State<AppState>) -> Result<Response, ApiError> {
-    let resources = &state.metrics.resources;
+    let resources = &state.telemetry.metrics.resources;
     resources.update_process();
-    state.db.pools().into_iter().for_each(|usage| resources.pool(usage));
-    let engine = state.engine.clone();
+    state.stores.db.pools().into_iter().for_each(|usage| resources.pool(usage));
+    let engine = state.serving.engine.clone();
     let memory = tokio::task::spawn_blocking(move || engine.device_memory()).await.map_err(ApiError::internal)?;
     if let Some(memory) = memory {
         resources.device(memory.in_use, memory.reserved);
     }
-    let text = state.metrics.text().map_err(ApiError::internal)?;
+    let text = state.telemetry.metrics.text().map_err(ApiError::internal)?;
     Ok(([(header::CONTENT_TYPE, MEDIA_TYPE)], text).into_response())
 }

@@ -24,11 +24,11 @@ const UNMATCHED: &str = "unmatched";
 /// Every line that is logged during a request carries its id and its trace; the request's own line says how it ended.
 pub(super) async fn observe(State(state): State<AppState>, request: Request, next: Next) -> Response {
     let started = Instant::now();
-    let in_flight = state.metrics.requests.begin();
+    let in_flight = state.telemetry.metrics.requests.begin();
     let method = request.method().clone();
     let route = request.extensions().get::<MatchedPath>().map_or(UNMATCHED, MatchedPath::as_str).to_owned();
     let mut trace = TraceContext::of(request.headers());
-    let exported = state.traces.begin(trace.parent(), label(&method, StatusCode::OK), &route);
+    let exported = state.telemetry.traces.begin(trace.parent(), label(&method, StatusCode::OK), &route);
     if let Some(exported) = &exported {
         trace.adopt(exported);
     }
@@ -36,7 +36,7 @@ pub(super) async fn observe(State(state): State<AppState>, request: Request, nex
     let mut response = next.run(request).instrument(span.clone()).await;
     let (status, took) = (response.status(), started.elapsed());
     let method_label = label(&method, status);
-    state.metrics.requests.answered(method_label, &route, status.as_u16(), took);
+    state.telemetry.metrics.requests.answered(method_label, &route, status.as_u16(), took);
     if let Some(exported) = exported {
         exported.end(method_label, &route, status.as_u16());
     }

@@ -1,12 +1,8 @@
-//! `/v1/prediction-jobs`: a whole data set or an archive scored in the background.
+//! `/v1/prediction-jobs`: whole data sets or archives classified in the background.
 
 mod results;
-mod run;
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::path::Path;
 
 use axum::{
     Json,
@@ -16,8 +12,7 @@ use axum::{
 };
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use tempfile::TempPath;
-use tokio::{fs::File, sync::Mutex};
+use tokio::fs::File;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -26,25 +21,17 @@ use super::{
     answer::{self, Busy, Invalid, Malformed, NotFound, TooLarge, Unavailable, UnsupportedType},
     body,
     extract::{JsonBody, List, ListParams, PathOf, QueryOf},
-    predictions,
 };
 use crate::{
-    dataset,
     domain::{DatasetId, NOTICE, PredictionJobId, PredictionJobStatus, Split},
-    inference::EngineError,
-    store::{self, Model, PredictionJob},
-    worker::CHAMPION,
+    service::PredictionJobs,
+    store::{self, PredictionJob, Stores},
 };
-pub use run::resume;
 
-/// Largest archive, in bytes.
+/// Maximum size of an archive, in bytes.
 const MAX_ARCHIVE_BYTES: usize = 8 << 30;
 
-/// Archives that are received at once, and that wait: each takes disk.
-const RECEIVED_AT_ONCE: usize = 4;
-const MOST_WAITING: u64 = 16;
-
-/// What an archive may be called; what it is, its content tells.
+/// Accepted media types of archives; the format is detected from the content.
 const ARCHIVE_TYPES: [&str; 6] = [
     "application/zip",
     "application/x-zip-compressed",
@@ -54,26 +41,6 @@ const ARCHIVE_TYPES: [&str; 6] = [
     "application/octet-stream",
 ];
 
-/// The jobs of a server: one at a time, and where their archives are until they have ended.
-#[derive(Clone, Debug)]
-pub struct Jobs {
-    turn: Arc<Mutex<()>>,
-    receiving: Arc<tokio::sync::Semaphore>,
-    folder: Arc<Path>,
-}
-
-impl Jobs {
-    /// With archives in `<data_dir>/jobs`.
-    pub fn new(data_dir: &Path) -> Self {
-        let receiving = Arc::new(tokio::sync::Semaphore::new(RECEIVED_AT_ONCE));
-        Self { turn: Arc::default(), receiving, folder: data_dir.join("jobs").into() }
-    }
-
-    fn archive(&self, id: PredictionJobId) -> PathBuf {
-        self.folder.join(format!("{id}.archive"))
-    }
-}
-
 /// The routes of this file.
 pub(super) fn router() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
@@ -82,44 +49,44 @@ pub(super) fn router() -> OpenApiRouter<AppState> {
         .routes(routes!(results::get_prediction_job_results))
 }
 
-/// A data set to be scored.
+/// A data set to classify.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct NewPredictionJob {
-    /// Whose radiographs.
+    /// Data set.
     dataset_id: DatasetId,
-    /// Of which split; all of them when absent.
+    /// Split; all splits when absent.
     split: Option<Split>,
-    /// Identifier or alias of a model; the one that serves when absent.
+    /// Identifier or alias of a model; the champion when absent.
     #[schema(example = "champion")]
     model: Option<String>,
 }
 
-/// Who shall score an archive.
+/// Model for an archive.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 struct JobParams {
-    /// Identifier or alias of a model; the one that serves when absent. For an archive; a data set's is in the body.
+    /// Identifier or alias of a model; the champion when absent. For archives only; a data set's model is in the body.
     #[param(example = "champion")]
     model: Option<String>,
 }
 
-/// A job and how far it is.
+/// A job with its progress.
 #[derive(Serialize, ToSchema)]
-struct JobAnswer {
+struct PredictionJobDetail {
     #[serde(flatten)]
     job: PredictionJob,
-    /// Share of the images that are done, 0 to 1.
+    /// Fraction of the images that are done, 0 to 1.
     fraction: f64,
-    /// Since it was begun; null before it is, and without an image done.
+    /// Rate since the job started; null before the first image.
     images_per_second: Option<f64>,
-    /// Estimated time to its end, while it runs.
+    /// Estimated remaining time in seconds, while the job runs.
     eta_seconds: Option<f64>,
     /// For research only.
     notice: &'static str,
 }
 
-impl From<PredictionJob> for JobAnswer {
+impl From<PredictionJob> for PredictionJobDetail {
     fn from(job: PredictionJob) -> Self {
         let done = job.done();
         let now = job.finished_at.unwrap_or_else(Timestamp::now);
@@ -134,9 +101,9 @@ impl From<PredictionJob> for JobAnswer {
     }
 }
 
-/// Scores the radiographs of a data set (JSON), or the files of an archive that is the body (zip, tar or gzipped tar of PNG, JPEG and DICOM,
-/// up to 8 GiB and 100,000 files), in the background: when the engine has nothing else to do, one job at a time, in their order. An image
-/// that cannot be classified is a result with a problem. The images of an archive are not kept: it is removed at the job's end.
+/// Classifies the radiographs of a data set (JSON body), or the files of an archive (the body: zip, tar or gzipped tar of PNG, JPEG and
+/// DICOM, up to 8 GiB and 100,000 files), in the background. Jobs run one at a time in order of submission, while the engine is idle. An
+/// image that cannot be classified is a result with a problem. An archive is deleted when its job ends; its images are not stored.
 #[utoipa::path(post, path = "/v1/prediction-jobs", tag = "predictions", params(JobParams),
     request_body(content(
         (NewPredictionJob = "application/json"),
@@ -145,7 +112,7 @@ impl From<PredictionJob> for JobAnswer {
         (Vec<u8> = "application/gzip")
     )),
     responses(
-        (status = 202, body = JobAnswer, headers(("Location" = String, description = "The job"))),
+        (status = 202, body = PredictionJobDetail, headers(("Location" = String, description = "The job"))),
         Malformed,
         NotFound,
         TooLarge,
@@ -155,17 +122,19 @@ impl From<PredictionJob> for JobAnswer {
         Unavailable
     ))]
 async fn create_prediction_job(
-    State(state): State<AppState>,
+    State(jobs): State<PredictionJobs>,
     QueryOf(params): QueryOf<JobParams>,
     request: Request,
-) -> Result<(StatusCode, [(HeaderName, String); 1], Json<JobAnswer>), ApiError> {
+) -> Result<(StatusCode, [(HeaderName, String); 1], Json<PredictionJobDetail>), ApiError> {
     let job = match body::media_type(request.headers()).as_str() {
         "application/json" => {
-            let JsonBody(new) = JsonBody::from_request(request, &state).await?;
-            of_dataset(&state, new).await?
+            let JsonBody(new) = JsonBody::<NewPredictionJob>::from_request(request, &jobs).await?;
+            jobs.submit_dataset(new.dataset_id, new.split, new.model.as_deref()).await?
         }
         archive if ARCHIVE_TYPES.contains(&archive) => {
-            of_archive(&state, params.model.as_deref(), request.into_body()).await?
+            let upload = jobs.receive_archive(params.model.as_deref()).await?;
+            write_archive(request.into_body(), upload.path()).await?;
+            jobs.submit_archive(upload).await?
         }
         other => {
             return Err(ApiError::UnsupportedType(format!(
@@ -173,123 +142,55 @@ async fn create_prediction_job(
             )));
         }
     };
-    run::start(&state);
     Ok(answer::accepted(format!("/v1/prediction-jobs/{}", job.id), job.into()))
 }
 
-async fn of_dataset(state: &AppState, new: NewPredictionJob) -> Result<PredictionJob, ApiError> {
-    let NewPredictionJob { dataset_id, split, model } = new;
-    let model = model_of(state, model.as_deref()).await?;
-    if store::datasets::get(&state.db, dataset_id).await?.is_none() {
-        return Err(ApiError::invalid("/dataset_id", "there is no such data set"));
-    }
-    let total = store::prediction_jobs::count_radiographs(&state.db, dataset_id, split).await?;
-    if total == 0 {
-        let pointer = if split.is_some() { "/split" } else { "/dataset_id" };
-        return Err(ApiError::invalid(pointer, "there are no radiographs in it"));
-    }
-    let job = PredictionJob { dataset_id: Some(dataset_id), split, ..queued(PredictionJobId::new(), &model, total) };
-    store::prediction_jobs::create(&state.db, &job).await?;
-    Ok(job)
-}
-
-async fn of_archive(state: &AppState, model: Option<&str>, archive: Body) -> Result<PredictionJob, ApiError> {
-    let busy = |_| ApiError::Busy("as many archives are being received as this server takes at once".into());
-    let _place = state.jobs.receiving.try_acquire().map_err(busy)?;
-    if store::prediction_jobs::count_archives(&state.db).await? >= MOST_WAITING {
-        return Err(ApiError::Busy(format!("{MOST_WAITING} archives wait to be scored: come back when one is done")));
-    }
-    let model = model_of(state, model).await?;
-    let id = PredictionJobId::new();
-    tokio::fs::create_dir_all(&state.jobs.folder).await.map_err(ApiError::internal)?;
-    // Removed unless it becomes a job.
-    let path = TempPath::try_from_path(state.jobs.archive(id)).map_err(ApiError::internal)?;
-    let mut file = File::create(&path).await.map_err(ApiError::internal)?;
+async fn write_archive(archive: Body, path: &Path) -> Result<(), ApiError> {
+    let mut file = File::create(path).await.map_err(ApiError::internal)?;
     body::write(archive, MAX_ARCHIVE_BYTES, &mut file).await?;
-    file.sync_all().await.map_err(ApiError::internal)?;
-    let counting = path.to_path_buf();
-    let counted = tokio::task::spawn_blocking(move || dataset::count_archive(&counting)).await;
-    let total = counted.map_err(ApiError::internal)?.map_err(|why| ApiError::Unusable(format!("the archive {why}")))?;
-    let job = queued(id, &model, total);
-    // First the file, then the row: one that no job names is removed at the next start.
-    let path = path.keep().map_err(ApiError::internal)?;
-    if let Err(error) = store::prediction_jobs::create(&state.db, &job).await {
-        tokio::fs::remove_file(path).await.map_err(ApiError::internal)?;
-        return Err(error.into());
-    }
-    Ok(job)
+    file.sync_all().await.map_err(ApiError::internal)
 }
 
-async fn model_of(state: &AppState, asked: Option<&str>) -> Result<Model, ApiError> {
-    if asked.is_none() && state.engine.current().is_none() {
-        return Err(EngineError::NoModel.into());
-    }
-    let (model, _) = predictions::find_model(state, asked.unwrap_or(CHAMPION)).await?;
-    Ok(model)
-}
-
-fn queued(id: PredictionJobId, model: &Model, total: u64) -> PredictionJob {
-    PredictionJob {
-        id,
-        model_id: model.id,
-        classes: model.spec.classes.names().to_vec(),
-        dataset_id: None,
-        split: None,
-        status: PredictionJobStatus::Queued,
-        total,
-        answered: 0,
-        failed: 0,
-        done_before: 0,
-        error: None,
-        created_at: Timestamp::now(),
-        started_at: None,
-        finished_at: None,
-    }
-}
-
-/// Jobs in order of creation.
+/// Lists prediction jobs, oldest first.
 #[utoipa::path(get, path = "/v1/prediction-jobs", tag = "predictions", params(ListParams), responses(
-    (status = 200, body = List<JobAnswer>),
+    (status = 200, body = List<PredictionJobDetail>),
     Malformed
 ))]
 async fn list_prediction_jobs(
-    State(state): State<AppState>,
+    State(stores): State<Stores>,
     QueryOf(params): QueryOf<ListParams>,
-) -> Result<Json<List<JobAnswer>>, ApiError> {
+) -> Result<Json<List<PredictionJobDetail>>, ApiError> {
     let page = params.page()?;
-    let jobs = store::prediction_jobs::list(&state.db, &page).await?;
-    let jobs = jobs.into_iter().map(JobAnswer::from).collect();
-    Ok(Json(List::of(jobs, &page, |answer| answer.job.id.to_string())))
+    let jobs = store::prediction_jobs::list(&stores.db, &page).await?;
+    let jobs = jobs.into_iter().map(PredictionJobDetail::from).collect();
+    Ok(Json(List::of(jobs, &page, |detail| detail.job.id.to_string())))
 }
 
-/// How far a job is.
+/// Returns a prediction job with its progress.
 #[utoipa::path(get, path = "/v1/prediction-jobs/{id}", tag = "predictions", params(("id" = PredictionJobId, Path)), responses(
-    (status = 200, body = JobAnswer),
+    (status = 200, body = PredictionJobDetail),
     NotFound
 ))]
 async fn get_prediction_job(
-    State(state): State<AppState>,
+    State(stores): State<Stores>,
     PathOf(id): PathOf<PredictionJobId>,
-) -> Result<Json<JobAnswer>, ApiError> {
-    find(&state, id).await.map(|job| Json(job.into()))
+) -> Result<Json<PredictionJobDetail>, ApiError> {
+    find(&stores, id).await.map(|job| Json(job.into()))
 }
 
-async fn find(state: &AppState, id: PredictionJobId) -> Result<PredictionJob, ApiError> {
-    store::prediction_jobs::get(&state.db, id).await?.ok_or(ApiError::NotFound("prediction job"))
+async fn find(stores: &Stores, id: PredictionJobId) -> Result<PredictionJob, ApiError> {
+    store::prediction_jobs::get(&stores.db, id).await?.ok_or(ApiError::NotFound("prediction job"))
 }
 
-/// Ends a job if it goes on, within a few images, and removes it with its results.
+/// Deletes a prediction job with its results; a running job stops within a few images.
 #[utoipa::path(delete, path = "/v1/prediction-jobs/{id}", tag = "predictions", params(("id" = PredictionJobId, Path)), responses(
-    (status = 204, description = "Removed"),
+    (status = 204, description = "Deleted"),
     NotFound
 ))]
 async fn delete_prediction_job(
-    State(state): State<AppState>,
+    State(jobs): State<PredictionJobs>,
     PathOf(id): PathOf<PredictionJobId>,
 ) -> Result<StatusCode, ApiError> {
-    if !store::prediction_jobs::delete(&state.db, id).await? {
-        return Err(ApiError::NotFound("prediction job"));
-    }
-    run::remove_archive(&state, id).await;
+    jobs.delete(id).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -1,10 +1,9 @@
-//! `/v1/predictions`: classifies radiographs.
+//! `/v1/predictions`: classification of radiographs.
 
-mod answer;
-mod classify;
 mod feedback;
 mod files;
 mod lines;
+mod response;
 
 use axum::{
     Json,
@@ -29,15 +28,12 @@ use super::{
 };
 use crate::{
     domain::PredictionId,
+    service::{Content, Lifecycle, Limits, Models, Predictor},
     store::{self, Prediction},
 };
-use answer::{BatchItem, Predicted, PredictionBatch, RecordedPrediction};
+pub(super) use files::{File, PredictionStream};
 use lines::NDJSON;
-pub(super) use {
-    answer::{PredictionAnswer, named},
-    classify::{Content, Wanted, find_model, load_beside, look},
-    files::{File, Files},
-};
+use response::{BatchItem, Predicted, PredictionBatch, PredictionResponse, RecordedPrediction};
 
 /// The routes of this file.
 pub(super) fn router() -> OpenApiRouter<AppState> {
@@ -48,14 +44,14 @@ pub(super) fn router() -> OpenApiRouter<AppState> {
         .routes(routes!(feedback::put_feedback))
 }
 
-/// Who shall answer, and how.
+/// Model and content of a prediction.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 struct PredictionParams {
-    /// Identifier or alias of a model; the one that serves when absent. One that is not loaded is loaded first, which takes a second or two.
+    /// Identifier or alias of a model; the champion when absent. A model that is not loaded is loaded first, which takes a second or two.
     #[param(example = "champion")]
     model: Option<String>,
-    /// Whether each answer also says what in the image moved the score (`heatmap`).
+    /// True to explain each prediction by a `heatmap` of the image regions that influenced its score.
     #[serde(default)]
     #[param(default = false)]
     explain: bool,
@@ -65,29 +61,29 @@ struct PredictionParams {
 #[derive(ToSchema)]
 #[allow(dead_code, reason = "describes the form; read field by field")]
 struct PredictionForm {
-    /// PNG, JPEG or DICOM; may be repeated.
+    /// PNG, JPEG or DICOM; repeatable.
     #[schema(value_type = Vec<String>, format = Binary)]
     file: Vec<Vec<u8>>,
 }
 
-/// In which form answers come.
+/// Media type of the response.
 #[derive(Clone, Copy)]
-enum Wire {
+enum Format {
     Json,
-    Lines,
+    Ndjson,
 }
 
-const WIRES: [(&str, Wire); 2] = [("application/json", Wire::Json), (NDJSON, Wire::Lines)];
+const FORMATS: [(&str, Format); 2] = [("application/json", Format::Json), (NDJSON, Format::Ndjson)];
 
-/// Answers about more files take more memory than one answer may; lines do not.
-const MOST_IN_ONE_ANSWER: usize = 1000;
+/// Maximum number of files in one JSON response, which is built in memory; NDJSON has no such limit.
+const MAX_FILES: usize = 1000;
 
-/// Classifies one radiograph (`PredictionAnswer`) or several (`PredictionBatch`). The images are not kept.
+/// Classifies one radiograph (`PredictionResponse`) or several (`PredictionBatch`). The images are not stored.
 ///
-/// Of several files each has its answer or its problem, in their order; the status is 200 as soon as the form could be read. With
-/// `Accept: application/x-ndjson` each answer is a line of its own (`BatchItem`), as soon as it is there, in whatever order, with the
-/// file's index; a form that goes wrong on the way ends with a line that has a problem and no index. JSON has room for 1,000 files.
-/// Files are read as they can be classified; a client that hangs up stops both.
+/// With several files, each has its prediction or its problem, in order; the status is 200 if the form could be read. With
+/// `Accept: application/x-ndjson` each result is one line (`BatchItem`), sent as soon as it is finished, in any order, with the index of
+/// its file; a form that cannot be read to its end adds a last line with a problem and no index. A JSON response holds at most 1,000
+/// files. Files are read while others are classified; a client that disconnects stops both.
 #[utoipa::path(post, path = "/v1/predictions", tag = "predictions", params(PredictionParams),
     request_body(content(
         (PredictionForm = "multipart/form-data"),
@@ -108,28 +104,29 @@ const MOST_IN_ONE_ANSWER: usize = 1000;
         Unavailable
     ))]
 async fn create_prediction(
-    State(state): State<AppState>,
+    State(predictor): State<Predictor>,
+    State(lifecycle): State<Lifecycle>,
     QueryOf(params): QueryOf<PredictionParams>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let wire = negotiate(request.headers(), &WIRES)?;
+    let format = negotiate(request.headers(), &FORMATS)?;
     // Before the body is read, so that waiting requests hold no images.
-    let place = state.engine.admit()?;
-    let wanted = Wanted::find(&state, params.model.as_deref(), params.explain).await?;
-    let incoming = incoming(&state, request).await?;
-    let files = Files::new(state.clone(), wanted, place, incoming);
-    match wire {
-        Wire::Json => all(files).await.map(|answer| Json(answer).into_response()),
-        Wire::Lines => lines::answer(&state, files).await,
+    let permit = predictor.engine().admit()?;
+    let selection = predictor.select(params.model.as_deref(), params.explain).await?;
+    let files = files_of(request, predictor.limits).await?;
+    let predictions = PredictionStream::new(predictor, selection, permit, files);
+    match format {
+        Format::Json => all(predictions).await.map(|response| Json(response).into_response()),
+        Format::Ndjson => lines::respond(&lifecycle.tasks, predictions).await,
     }
 }
 
-/// The images of a form, or of a body that is one.
-async fn incoming(state: &AppState, request: Request) -> Result<BoxStream<'static, Result<File, ApiError>>, ApiError> {
+/// The images of a form, or the body as one image.
+async fn files_of(request: Request, limits: Limits) -> Result<BoxStream<'static, Result<File, ApiError>>, ApiError> {
     match body::media_type(request.headers()).as_str() {
-        "multipart/form-data" => Ok(files::of_form(Form::from_request(request, state).await?)),
+        "multipart/form-data" => Ok(files::of_form(Form::from_request(request, &()).await?)),
         "image/png" | "image/jpeg" | "application/dicom" => {
-            let limit = state.limits.max_upload_bytes;
+            let limit = limits.max_upload_bytes;
             let read = async move { body::read(request.into_body(), limit).await };
             Ok(stream::once(read.map_ok(|bytes| File { name: None, content: Content::Encoded(bytes) })).boxed())
         }
@@ -139,21 +136,21 @@ async fn incoming(state: &AppState, request: Request) -> Result<BoxStream<'stati
     }
 }
 
-/// All answers at once. A request with one image answers (or fails) as that does.
-async fn all(mut files: Files) -> Result<Predicted, ApiError> {
-    let mut answered = Vec::new();
-    while let Some(next) = files.next().await {
-        answered.push(next?);
-        if answered.len() > MOST_IN_ONE_ANSWER {
-            let how = format!("one answer has room for {MOST_IN_ONE_ANSWER}: send fewer, or Accept: {NDJSON}");
-            return Err(ApiError::invalid("/file", how));
+/// All predictions in one response. A request with one image succeeds or fails as its image does.
+async fn all(mut predictions: PredictionStream) -> Result<Predicted, ApiError> {
+    let mut results = Vec::new();
+    while let Some(next) = predictions.next().await {
+        results.push(next?);
+        if results.len() > MAX_FILES {
+            let detail = format!("a JSON response holds at most {MAX_FILES} files: send fewer, or Accept: {NDJSON}");
+            return Err(ApiError::invalid("/file", detail));
         }
     }
-    answered.sort_by_key(|answered| answered.index);
-    match answered.len() {
+    results.sort_by_key(|result| result.index);
+    match results.len() {
         0 => Err(no_file()),
-        1 => answered.remove(0).outcome.map(|answer| Predicted::One(Box::new(answer))),
-        _ => Ok(Predicted::Many(PredictionBatch { items: answered.into_iter().map(BatchItem::from).collect() })),
+        1 => results.remove(0).outcome.map(|prediction| Predicted::One(Box::new(PredictionResponse::from(prediction)))),
+        _ => Ok(Predicted::Many(PredictionBatch { items: results.into_iter().map(BatchItem::from).collect() })),
     }
 }
 
@@ -161,56 +158,55 @@ fn no_file() -> ApiError {
     ApiError::invalid("/file", "send at least one file")
 }
 
-/// Recorded predictions in order of creation.
+/// Lists recorded predictions, oldest first.
 #[utoipa::path(get, path = "/v1/predictions", tag = "predictions", params(ListParams), responses(
     (status = 200, body = List<RecordedPrediction>),
     Malformed
 ))]
 async fn list_predictions(
-    State(state): State<AppState>,
+    State(models): State<Models>,
     QueryOf(params): QueryOf<ListParams>,
 ) -> Result<Json<List<RecordedPrediction>>, ApiError> {
     let page = params.page()?;
-    state.predictions.flush().await;
-    let recorded = store::predictions::list(&state.db, &page).await?;
+    models.serving.log.flush().await;
+    let recorded = store::predictions::list(&models.stores.db, &page).await?;
     let recorded = recorded.into_iter().map(RecordedPrediction::from).collect();
     Ok(Json(List::of(recorded, &page, RecordedPrediction::cursor)))
 }
 
-/// One recorded prediction.
+/// Returns a recorded prediction.
 #[utoipa::path(get, path = "/v1/predictions/{id}", tag = "predictions", params(("id" = PredictionId, Path)), responses(
     (status = 200, body = RecordedPrediction),
     NotFound
 ))]
 async fn get_prediction(
-    State(state): State<AppState>,
+    State(models): State<Models>,
     PathOf(id): PathOf<PredictionId>,
 ) -> Result<Json<RecordedPrediction>, ApiError> {
-    find(&state, id).await.map(|prediction| Json(prediction.into()))
+    find(&models, id).await.map(|prediction| Json(prediction.into()))
 }
 
-async fn find(state: &AppState, id: PredictionId) -> Result<Prediction, ApiError> {
-    state.predictions.flush().await;
-    store::predictions::get(&state.db, id).await?.ok_or(ApiError::NotFound("prediction"))
+async fn find(models: &Models, id: PredictionId) -> Result<Prediction, ApiError> {
+    models.serving.log.flush().await;
+    store::predictions::get(&models.stores.db, id).await?.ok_or(ApiError::NotFound("prediction"))
 }
 
-/// The radiograph with what moved the score laid over it, at most 512 pixels long.
+/// Returns the heat map over the radiograph, as PNG of at most 512 pixels a side.
 ///
-/// Images are not kept, but for this: the last 128 predictions that were asked for with `explain=true` keep a small copy in memory until
-/// newer ones push them out or the server ends; after that, and for all others, this is 404. What is tinted moved the score of the class
-/// that was predicted; it is not where the disease is.
+/// Only the latest 128 predictions with `explain=true` have an overlay, while the server runs: a small copy of the image is held in memory.
+/// For all others this is 404. Tinted regions influenced the score of the predicted class; they do not locate disease.
 #[utoipa::path(get, path = "/v1/predictions/{id}/heatmap", tag = "predictions", params(("id" = PredictionId, Path)), responses(
     (status = 200, description = "The overlay", content((Vec<u8> = "image/png"))),
     NotFound
 ))]
 async fn get_prediction_heatmap(
-    State(state): State<AppState>,
+    State(models): State<Models>,
     PathOf(id): PathOf<PredictionId>,
 ) -> Result<Response, ApiError> {
     let gone = ApiError::NotFound(
-        "heat map (any more): the last 128 predictions with explain=true have one, while the server runs",
+        "heat map: only the latest 128 predictions with explain=true have one, while the server runs",
     );
-    let explained = state.heatmaps.get(id).ok_or(gone)?;
+    let explained = models.serving.heatmaps.get(id).ok_or(gone)?;
     let png = tokio::task::spawn_blocking(move || explained.png()).await.map_err(ApiError::internal)?;
     Ok(([(header::CONTENT_TYPE, "image/png"), (header::CACHE_CONTROL, "private, no-store")], png).into_response())
 }

@@ -12,12 +12,12 @@ use axum::{
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{GateComparison, v2};
+use super::v2;
 use crate::{
     domain::LeakageFinding,
     imaging::ImageError,
     inference::EngineError,
-    service::{self, FieldError},
+    service::{self, FieldError, GateComparison},
     store::StoreError,
 };
 
@@ -75,10 +75,7 @@ pub enum ApiError {
     )]
     Leakage(Vec<LeakageFinding>),
     /// 409: a model that scores worse than it has to.
-    #[error(
-        "the model does not pass: {} is {:.4}, and {:.4} for the model that it may not be worse than",
-        .0.metric.as_str(), .0.candidate.score, .0.reference.score
-    )]
+    #[error("{0}")]
     Gate(Box<GateComparison>),
     /// 413.
     #[error("{0}")]
@@ -295,12 +292,7 @@ pub(super) fn panicked(payload: Box<dyn std::any::Any + Send>) -> Response {
 
 impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
-        match error {
-            StoreError::Exists(_) | StoreError::InUse(_) | StoreError::InvalidTransition(_) => {
-                Self::Conflict(error.to_string())
-            }
-            other => Self::internal(other),
-        }
+        if error.is_conflict() { Self::Conflict(error.to_string()) } else { Self::internal(error) }
     }
 }
 
@@ -311,7 +303,13 @@ impl From<service::Error> for ApiError {
             Error::NotFound(what) => Self::NotFound(what),
             Error::Invalid(errors) => Self::Invalid(errors),
             Error::Unusable(detail) => Self::Unusable(detail),
+            Error::Forbidden(detail) => Self::Forbidden(detail),
+            Error::Conflict(detail) => Self::Conflict(detail),
+            Error::Busy(detail) => Self::Busy(detail),
+            Error::Gate(comparison) => Self::Gate(comparison),
             Error::Leakage(findings) => Self::Leakage(findings),
+            Error::Image(error) => error.into(),
+            Error::Engine(error) => error.into(),
             Error::Store(error) => error.into(),
             Error::Internal(cause) => Self::Internal(cause),
         }

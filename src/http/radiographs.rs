@@ -1,4 +1,4 @@
-//! `/v1/datasets/{id}/radiographs` and `/v1/radiographs`: uploads, lists, changes and the images themselves.
+//! `/v1/datasets/{id}/radiographs` and `/v1/radiographs`: upload, list, update and delete radiographs; their images.
 
 mod upload;
 
@@ -24,11 +24,11 @@ use crate::{
     domain::{DatasetId, RadiographId, Split},
     imaging,
     service::{Fields, JsonObject, into_result},
-    store::{self, Dataset, Radiograph, RadiographFilter, RadiographPatch},
+    store::{self, Dataset, Radiograph, RadiographFilter, RadiographPatch, Stores},
 };
 
-/// Longest patient id, source and view, in characters.
-const LONGEST_TEXT: usize = 255;
+/// Maximum length of a patient id, source and view, in characters.
+const MAX_TEXT_LENGTH: usize = 255;
 
 pub(super) fn router() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
@@ -37,34 +37,34 @@ pub(super) fn router() -> OpenApiRouter<AppState> {
         .routes(routes!(get_radiograph_image))
 }
 
-/// Which radiographs.
+/// Filter of radiographs.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 struct FilterParams {
-    /// Of this split.
+    /// Only radiographs of this split.
     split: Option<Split>,
-    /// Of this class.
+    /// Only radiographs of this class.
     label: Option<String>,
-    /// Of this origin.
+    /// Only radiographs of this source.
     source: Option<String>,
 }
 
-/// How large an image.
+/// Size of the image.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 struct SizeParams {
-    /// Side of a square PNG in pixels; the stored image itself when absent.
+    /// Side of the square PNG in pixels; the stored image when absent.
     #[param(minimum = 16, maximum = 1024)]
     size: Option<u32>,
 }
 
-/// Adds radiographs. Each file is answered for itself; one file alone, if rejected, answers with its own status.
+/// Uploads radiographs. Each file has its own result; the rejection of a single file is the response itself.
 #[utoipa::path(
     post, path = "/v1/datasets/{id}/radiographs", tag = "datasets",
     params(("id" = DatasetId, Path)),
     request_body(content = UploadForm, content_type = "multipart/form-data"),
     responses(
-        (status = 201, description = "One item a file", body = List<UploadResult>),
+        (status = 201, description = "One item per file", body = List<UploadResult>),
         Malformed, NotFound, TooLarge, UnsupportedType, Invalid
     )
 )]
@@ -73,7 +73,7 @@ async fn upload_radiographs(
     PathOf(id): PathOf<DatasetId>,
     Form(form): Form,
 ) -> Result<impl IntoResponse, ApiError> {
-    let dataset = datasets::find(&state, id).await?;
+    let dataset = datasets::find(&state.stores, id).await?;
     let upload = Upload::read(form, &dataset).await?;
     let items = upload.store(&state, &dataset).await?;
     Ok((StatusCode::CREATED, Json(List::whole(items))))
@@ -86,70 +86,70 @@ async fn upload_radiographs(
     responses((status = 200, description = "A page", body = List<Radiograph>), Malformed, NotFound)
 )]
 async fn list_radiographs(
-    State(state): State<AppState>,
+    State(stores): State<Stores>,
     PathOf(id): PathOf<DatasetId>,
     QueryOf(FilterParams { split, label, source }): QueryOf<FilterParams>,
     QueryOf(params): QueryOf<ListParams>,
 ) -> Result<Json<List<Radiograph>>, ApiError> {
     let page = params.page()?;
-    datasets::find(&state, id).await?;
+    datasets::find(&stores, id).await?;
     let filter = RadiographFilter { split, label, source };
-    let radiographs = store::radiographs::list(&state.db, id, &filter, &page).await?;
+    let radiographs = store::radiographs::list(&stores.db, id, &filter, &page).await?;
     Ok(Json(List::of(radiographs, &page, |radiograph| radiograph.id.to_string())))
 }
 
-/// Shows a radiograph.
+/// Returns a radiograph.
 #[utoipa::path(
     get, path = "/v1/radiographs/{id}", tag = "datasets",
     params(("id" = RadiographId, Path)),
     responses((status = 200, description = "The radiograph", body = Radiograph), NotFound)
 )]
 async fn get_radiograph(
-    State(state): State<AppState>,
+    State(stores): State<Stores>,
     PathOf(id): PathOf<RadiographId>,
 ) -> Result<Json<Radiograph>, ApiError> {
-    find(&state, id).await.map(Json)
+    find(&stores, id).await.map(Json)
 }
 
-/// Changes the named fields of a radiograph.
+/// Updates the given fields of a radiograph.
 #[utoipa::path(
     patch, path = "/v1/radiographs/{id}", tag = "datasets",
     params(("id" = RadiographId, Path)),
     request_body = RadiographPatch,
-    responses((status = 200, description = "As it is now", body = Radiograph), Malformed, NotFound, Invalid)
+    responses((status = 200, description = "The updated radiograph", body = Radiograph), Malformed, NotFound, Invalid)
 )]
 async fn patch_radiograph(
     State(state): State<AppState>,
     PathOf(id): PathOf<RadiographId>,
     JsonBody(body): JsonBody<JsonObject>,
 ) -> Result<Json<Radiograph>, ApiError> {
-    let dataset = datasets::find(&state, find(&state, id).await?.dataset_id).await?;
-    let patch = read_patch(body, &dataset, &state.patient_ids)?;
-    let changed = store::radiographs::patch(&state.db, id, &patch).await?;
+    let dataset = datasets::find(&state.stores, find(&state.stores, id).await?.dataset_id).await?;
+    let patch = read_patch(body, &dataset, &state.intake.patient_ids)?;
+    let changed = store::radiographs::patch(&state.stores.db, id, &patch).await?;
     changed.map(Json).ok_or(NO_RADIOGRAPH)
 }
 
-/// Removes a radiograph, and its image if no other data set holds it.
+/// Deletes a radiograph, and its image if no other data set uses it.
 #[utoipa::path(
     delete, path = "/v1/radiographs/{id}", tag = "datasets",
     params(("id" = RadiographId, Path)),
-    responses((status = 204, description = "Removed"), NotFound, Conflict)
+    responses((status = 204, description = "Deleted"), NotFound, Conflict)
 )]
 async fn delete_radiograph(
-    State(state): State<AppState>,
+    State(stores): State<Stores>,
     PathOf(id): PathOf<RadiographId>,
 ) -> Result<StatusCode, ApiError> {
-    let dataset = find(&state, id).await?.dataset_id;
-    datasets::refuse_while_trained_on(&state, dataset).await?;
-    if !store::radiographs::delete(&state.db, id).await? {
+    let dataset = find(&stores, id).await?.dataset_id;
+    datasets::refuse_while_trained_on(&stores, dataset).await?;
+    if !store::radiographs::delete(&stores.db, id).await? {
         return Err(NO_RADIOGRAPH);
     }
-    // The radiograph's pixels are in there too, and who removes it does not want to wait for the next run.
-    state.caches.remove(dataset).await?;
+    // The cache holds the radiograph's pixels too.
+    stores.caches.remove(dataset).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// The stored image (a DICOM's grey as PNG), or a square grey PNG of it as a network of that size sees it.
+/// Returns the stored image (for DICOM, a grey PNG), or a square grey PNG of it, resized as for a network of that size.
 #[utoipa::path(
     get, path = "/v1/radiographs/{id}/image", tag = "datasets",
     params(("id" = RadiographId, Path), SizeParams),
@@ -166,8 +166,8 @@ async fn get_radiograph_image(
     if size.is_some_and(|size| !(16..=1024).contains(&size)) {
         return Err(ApiError::Malformed("size must be 16 to 1024".into()));
     }
-    let radiograph = find(&state, id).await?;
-    let bytes = state.blobs.get(&radiograph.sha256).await?;
+    let radiograph = find(&state.stores, id).await?;
+    let bytes = state.stores.blobs.get(&radiograph.sha256).await?;
     Ok(match size {
         None => image_response(&format!("image/{}", radiograph.format), bytes),
         Some(side) => image_response("image/png", resized(&state, bytes, side).await?),
@@ -176,8 +176,8 @@ async fn get_radiograph_image(
 
 const NO_RADIOGRAPH: ApiError = ApiError::NotFound("radiograph");
 
-pub(super) async fn find(state: &AppState, id: RadiographId) -> Result<Radiograph, ApiError> {
-    store::radiographs::get(&state.db, id).await?.ok_or(NO_RADIOGRAPH)
+pub(super) async fn find(stores: &Stores, id: RadiographId) -> Result<Radiograph, ApiError> {
+    store::radiographs::get(&stores.db, id).await?.ok_or(NO_RADIOGRAPH)
 }
 
 fn read_patch(body: JsonObject, dataset: &Dataset, patients: &PatientIds) -> Result<RadiographPatch, ApiError> {
@@ -188,9 +188,9 @@ fn read_patch(body: JsonObject, dataset: &Dataset, patients: &PatientIds) -> Res
     fields.check(class.is_some() == label.is_some(), "label", &not_a_class(dataset));
     let patch = RadiographPatch {
         label: class.map(str::to_owned),
-        patient_id: fields.optional_text("patient_id", LONGEST_TEXT).map(|id| patients.stored(&id)),
-        source: fields.optional_text("source", LONGEST_TEXT),
-        view: fields.optional_text("view", LONGEST_TEXT),
+        patient_id: fields.optional_text("patient_id", MAX_TEXT_LENGTH).map(|id| patients.stored(&id)),
+        source: fields.optional_text("source", MAX_TEXT_LENGTH),
+        view: fields.optional_text("view", MAX_TEXT_LENGTH),
         split: fields.optional("split"),
     };
     fields.finish();
@@ -202,7 +202,7 @@ fn not_a_class(dataset: &Dataset) -> String {
 }
 
 async fn resized(state: &AppState, bytes: Vec<u8>, side: u32) -> Result<Vec<u8>, ApiError> {
-    let limits = imaging::Limits { max_pixels: state.limits.max_pixels };
+    let limits = state.limits.image();
     let resize = move || {
         let (_, image) = imaging::decode(&bytes, &limits)?;
         Ok(imaging::encode_png(&imaging::resize_square(&image, side)))
@@ -211,7 +211,7 @@ async fn resized(state: &AppState, bytes: Vec<u8>, side: u32) -> Result<Vec<u8>,
 }
 
 fn image_response(media_type: &str, bytes: Vec<u8>) -> Response {
-    // an image never changes: its identifier names its bytes
+    // Immutable: the identifier names the bytes.
     let headers = [(header::CONTENT_TYPE, media_type), (header::CACHE_CONTROL, "private, max-age=31536000, immutable")];
     (headers, bytes).into_response()
 }

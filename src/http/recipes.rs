@@ -1,4 +1,4 @@
-//! `/v1/recipes`: plans by name.
+//! `/v1/recipes`: named training plans.
 
 mod preview;
 
@@ -19,39 +19,36 @@ use super::{
     extract::{List, PathOf, QueryOf},
     radiographs,
 };
-use crate::{
-    domain::{self, RadiographId, Recipe},
-    imaging::Limits,
-};
+use crate::domain::{self, RadiographId, Recipe};
 
 pub(super) fn router() -> OpenApiRouter<AppState> {
     OpenApiRouter::new().routes(routes!(list_recipes)).routes(routes!(get_recipe)).routes(routes!(preview_recipe))
 }
 
-/// What to show.
+/// Content of a preview.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 struct PreviewParams {
-    /// Whose image.
+    /// Radiograph to augment.
     radiograph: RadiographId,
-    /// Of the random changes; 0 when absent.
+    /// Random seed of the augmentation; 0 when absent.
     #[param(default = 0)]
     seed: Option<u32>,
-    /// Changed images, 1 to 47.
+    /// Number of augmented images, 1 to 47.
     #[param(minimum = 1, maximum = 47, default = 11)]
     count: Option<u32>,
 }
 
-/// Lists the named plans.
+/// Lists the recipes.
 #[utoipa::path(
     get, path = "/v1/recipes", tag = "training",
-    responses((status = 200, description = "All of them", body = List<Recipe>))
+    responses((status = 200, description = "All recipes", body = List<Recipe>))
 )]
 async fn list_recipes() -> Json<List<Recipe>> {
     Json(List::whole(domain::recipes()))
 }
 
-/// Shows a named plan.
+/// Returns a recipe.
 #[utoipa::path(
     get, path = "/v1/recipes/{name}", tag = "training",
     params(("name" = String, Path)),
@@ -61,12 +58,12 @@ async fn get_recipe(PathOf(name): PathOf<String>) -> Result<Json<Recipe>, ApiErr
     find(&name).map(Json)
 }
 
-/// Shows what a recipe's augmentation does to a radiograph: the image as the last stage sees it, then changed at random.
+/// Previews the augmentation of a recipe: a contact sheet with a radiograph at the size of the last stage, then random augmentations.
 #[utoipa::path(
     get, path = "/v1/recipes/{name}/preview", tag = "training",
     params(("name" = String, Path), PreviewParams),
     responses(
-        (status = 200, description = "Four in a row", content((Vec<u8> = "image/png"))),
+        (status = 200, description = "Contact sheet, four images per row", content((Vec<u8> = "image/png"))),
         Malformed, NotFound, TooLarge, UnsupportedType, Invalid
     )
 )]
@@ -80,9 +77,9 @@ async fn preview_recipe(
         return Err(ApiError::Malformed("count must be 1 to 47".into()));
     }
     let sheet = Sheet::new(&find(&name)?.plan, seed.unwrap_or(0), count)?;
-    let radiograph = radiographs::find(&state, radiograph).await?;
-    let bytes = state.blobs.get(&radiograph.sha256).await?;
-    let limits = Limits { max_pixels: state.limits.max_pixels };
+    let radiograph = radiographs::find(&state.stores, radiograph).await?;
+    let bytes = state.stores.blobs.get(&radiograph.sha256).await?;
+    let limits = state.limits.image();
     let png = tokio::task::spawn_blocking(move || sheet.png(&bytes, &limits)).await.map_err(ApiError::internal)??;
     Ok(([(header::CONTENT_TYPE, "image/png")], png).into_response())
 }

@@ -1,4 +1,4 @@
-//! An evaluation as it is answered: its counts and the scores that follow from them.
+//! Evaluations with the scores that are computed from their counts.
 
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -15,7 +15,7 @@ pub struct ScoredEvaluation {
     report: Report,
 }
 
-/// Scores evaluations on a blocking thread: the intervals of F1 are a bootstrap.
+/// Scores evaluations on a blocking thread, because the intervals of F1 are bootstrapped.
 pub async fn scored(evaluations: Vec<Evaluation>) -> Result<Vec<ScoredEvaluation>, ApiError> {
     let score = || evaluations.into_iter().map(ScoredEvaluation::from).collect();
     tokio::task::spawn_blocking(score).await.map_err(ApiError::internal)

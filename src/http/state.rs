@@ -1,82 +1,104 @@
-//! What handlers share.
+//! State of the HTTP server: parts that handlers extract one by one.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::sync::Arc;
 
-use tokio::sync::{Notify, Semaphore};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use axum::extract::FromRef;
+use tokio::sync::Semaphore;
 
-use super::{Challenger, Heatmaps, Jobs};
 use crate::{
-    dataset::PatientIds,
-    domain::DeviceInfo,
-    inference::Engine,
     metrics::{Metrics, Traces},
-    store::{Blobs, Caches, CheckpointFiles, Db, PredictionLog},
-    worker::LiveBatches,
+    service::{
+        Imports, Intake, JobQueue, Lifecycle, Limits, Models, PredictionJobs, Predictor, Serving, TrainingControl,
+    },
+    store::Stores,
 };
 
-/// Streams of events that are open at once. Each costs a connection, and a question to the database for each change.
+/// Maximum number of open event streams. Each costs a connection, and a query for each change.
 pub const MAX_EVENT_STREAMS: usize = 64;
 
-/// Bounds on what clients send.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// Largest request body and file, in bytes.
-    pub max_upload_bytes: usize,
-    /// Largest image, in pixels.
-    pub max_pixels: u64,
+/// Name that predictions record for the one API key.
+const ADMIN: &str = "admin";
+
+/// State of the server; cheap to clone.
+#[derive(Clone, FromRef)]
+pub struct AppState {
+    /// Storage.
+    pub stores: Stores,
+    /// Models in service.
+    pub serving: Serving,
+    /// Connection to the training worker.
+    pub training: TrainingControl,
+    /// Intake of data.
+    pub intake: Intake,
+    /// Queue of prediction jobs.
+    pub jobs: JobQueue,
+    /// Limits on what clients send.
+    pub limits: Limits,
+    /// Background work and shutdown.
+    pub lifecycle: Lifecycle,
+    /// Authentication.
+    pub access: Access,
+    /// Metrics and traces.
+    pub telemetry: Telemetry,
+    /// Open event streams.
+    pub event_streams: EventStreams,
 }
 
-/// What handlers share; cheap to clone.
-#[derive(Clone)]
-pub struct AppState {
-    /// Where uploads too large for memory are kept while they are read.
-    pub incoming: Arc<Path>,
-    /// The database.
-    pub db: Db,
-    /// Images, models and weights.
-    pub blobs: Blobs,
-    /// Decoded images, by data set.
-    pub caches: Caches,
-    /// What training runs go on from.
-    pub checkpoints: CheckpointFiles,
-    /// The serving engine.
-    pub engine: Engine,
-    /// What `/metrics` answers.
-    pub metrics: Metrics,
-    /// Scoring in the background.
-    pub jobs: Jobs,
-    /// Where predictions are recorded.
-    pub predictions: PredictionLog,
-    /// The model that is tried beside the one that answers.
-    pub challenger: Challenger,
-    /// Where requests are traced.
-    pub traces: Traces,
-    /// The explanations that can be drawn.
-    pub heatmaps: Heatmaps,
-    /// Wakes the worker after a run was queued or cancelled.
-    pub run_queued: Arc<Notify>,
-    /// The batches of the run that trains.
-    pub batches: LiveBatches,
-    /// Places for streams of events.
-    pub event_streams: Arc<Semaphore>,
-    /// All devices, the one in use marked.
-    pub devices: Arc<[DeviceInfo]>,
-    /// Folder below which imports may read; `None` refuses imports over HTTP.
-    pub import_root: Option<PathBuf>,
-    /// Name of the data set that takes what is pushed by DICOMweb.
-    pub dicomweb_dataset: Arc<str>,
-    /// Key that `/v1`, `/v2` and `/dicomweb` ask for; `None` on a loopback server.
+/// Authentication of clients.
+#[derive(Clone, Default)]
+pub struct Access {
+    /// API key that clients must send; `None` on a loopback server.
     pub admin_key: Option<Arc<str>>,
-    /// How patient ids are stored.
-    pub patient_ids: PatientIds,
-    /// Bounds.
-    pub limits: Limits,
-    /// Background work and requests that are under way, to wait for at the end.
-    pub tasks: TaskTracker,
-    /// Set when the server stops: from then on it takes no new requests, and streams end.
-    pub shutdown: CancellationToken,
+}
+
+/// Measurements of the server.
+#[derive(Clone)]
+pub struct Telemetry {
+    /// Registry behind `/metrics`.
+    pub metrics: Metrics,
+    /// Exporter of traces.
+    pub traces: Traces,
+}
+
+/// Permits for event streams.
+#[derive(Clone)]
+pub struct EventStreams(pub Arc<Semaphore>);
+
+impl EventStreams {
+    /// Permits for `max` streams at once.
+    pub fn new(max: usize) -> Self {
+        Self(Arc::new(Semaphore::new(max)))
+    }
+}
+
+impl Default for EventStreams {
+    fn default() -> Self {
+        Self::new(MAX_EVENT_STREAMS)
+    }
+}
+
+impl FromRef<AppState> for Models {
+    fn from_ref(state: &AppState) -> Self {
+        Self { stores: state.stores.clone(), serving: state.serving.clone() }
+    }
+}
+
+impl FromRef<AppState> for Predictor {
+    fn from_ref(state: &AppState) -> Self {
+        let key = state.access.admin_key.as_ref().map(|_| ADMIN);
+        Self { models: Models::from_ref(state), limits: state.limits, key }
+    }
+}
+
+impl FromRef<AppState> for PredictionJobs {
+    fn from_ref(state: &AppState) -> Self {
+        Self { predictor: Predictor::from_ref(state), queue: state.jobs.clone(), lifecycle: state.lifecycle.clone() }
+    }
+}
+
+impl FromRef<AppState> for Imports {
+    fn from_ref(state: &AppState) -> Self {
+        let AppState { stores, intake, limits, lifecycle, .. } = state;
+        Self { stores: stores.clone(), intake: intake.clone(), limits: *limits, lifecycle: lifecycle.clone() }
+    }
 }

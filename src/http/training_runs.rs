@@ -1,8 +1,7 @@
-//! `/v1/training-runs`: submitting, watching and cancelling runs, and their numbers.
+//! `/v1/training-runs`: submit, watch, pause, resume and cancel training runs; their metrics.
 
 mod compare;
 mod events;
-mod queue;
 mod repeat;
 
 use axum::{Json, body::Bytes, extract::State, http::StatusCode, response::IntoResponse};
@@ -10,11 +9,7 @@ use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use self::{
-    compare::*,
-    queue::{TrainingRun, all_shown, shown},
-    repeat::*,
-};
+use self::{compare::*, repeat::*};
 use super::{
     ApiError, AppState,
     answer::{self, Conflict, Invalid, Malformed, NotFound},
@@ -23,8 +18,8 @@ use super::{
 };
 use crate::{
     domain::{DatasetId, EpochRecord, LeakageKind, PlanOverrides, RunId, RunStatus, Split},
-    service::{self, Fields, JsonObject, RunRequest, into_result},
-    store::{self, Run},
+    service::{self, Fields, JsonObject, RunRequest, TrainingRun, into_result},
+    store::{self, Run, Stores},
 };
 
 pub(super) fn router() -> OpenApiRouter<AppState> {
@@ -42,48 +37,48 @@ pub(super) fn router() -> OpenApiRouter<AppState> {
         .merge(events::router())
 }
 
-/// A run to be queued.
+/// A training run to submit.
 #[derive(Debug, ToSchema)]
 #[allow(dead_code, reason = "describes the request; the fields are read one by one")]
 struct NewTrainingRun {
-    /// What to train on.
+    /// Data set to train on.
     dataset_id: DatasetId,
-    /// A plan by name; `covid-resnet` when absent.
+    /// Name of the recipe; `covid-resnet` when absent.
     #[schema(default = "covid-resnet")]
     recipe: Option<String>,
-    /// Replaces fields of the recipe.
+    /// Fields that replace those of the recipe.
     plan: Option<PlanOverrides>,
-    /// Free, 1 to 200 characters.
+    /// Free name, 1 to 200 characters.
     name: Option<String>,
-    /// Of shuffling, initialisation and dropout; 0 when absent.
+    /// Random seed for shuffling, initialisation, augmentation and dropout; 0 when absent.
     #[schema(default = 0)]
     seed: Option<u32>,
-    /// Leakage between the data set's splits that is known and accepted: the names that GET /v1/datasets/{id}/report finds. Without
-    /// them a run on such data is refused with 409 and the findings.
+    /// Names of the leakage findings that are known and accepted, as in GET /v1/datasets/{id}/report. A run on a data set with other
+    /// leakage is refused with 409 and the findings.
     #[schema(value_type = Option<Vec<LeakageKind>>)]
     acknowledge: Option<Vec<String>>,
 }
 
-/// Which runs.
+/// Filter of runs.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 struct RunParams {
-    /// Only those in this state.
+    /// Only runs with this status.
     status: Option<RunStatus>,
 }
 
-/// Which evaluations.
+/// Filter of evaluations.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 struct EvaluationParams {
-    /// Of this stage, from 1.
+    /// Only evaluations of this stage, from 1.
     stage: Option<u32>,
-    /// On this split.
+    /// Only evaluations on this split.
     split: Option<Split>,
 }
 
-/// Queues a run. A wrong plan is refused here, with everything that is wrong with it, and not when its turn comes. So is a run on data
-/// whose splits leak, unless `acknowledge` names what was found; the run's events then say so.
+/// Submits a training run. An invalid plan is refused with every wrong field. A run on a data set whose splits leak is refused unless
+/// `acknowledge` names the findings; the events of the run then record them.
 #[utoipa::path(
     post, path = "/v1/training-runs", tag = "training",
     request_body = NewTrainingRun,
@@ -93,9 +88,9 @@ async fn create_training_run(
     State(state): State<AppState>,
     JsonBody(body): JsonBody<JsonObject>,
 ) -> Result<impl IntoResponse, ApiError> {
-    let run = service::submit(&state.db, &state.caches, read_request(body)).await?;
-    state.run_queued.notify_one();
-    Ok(answer::accepted(place(run.id), shown(&state, run).await?))
+    let run = service::submit(&state.stores, read_request(body)).await?;
+    state.training.queued.notify_one();
+    Ok(answer::accepted(location(run.id), scheduled(&state, run).await?))
 }
 
 /// Lists runs, oldest first.
@@ -110,12 +105,12 @@ async fn list_training_runs(
     QueryOf(params): QueryOf<ListParams>,
 ) -> Result<Json<List<TrainingRun>>, ApiError> {
     let page = params.page()?;
-    let runs = store::runs::list(&state.db, status, &page).await?;
+    let runs = store::runs::list(&state.stores.db, status, &page).await?;
     let List { items, next } = List::of(runs, &page, |run| run.id.to_string());
-    Ok(Json(List { items: all_shown(&state, items).await?, next }))
+    Ok(Json(List { items: service::schedule_all(&state.stores.db, &state.training, items).await?, next }))
 }
 
-/// Shows a run: its plan, its state, how far it has come, and what is needed to repeat it.
+/// Returns a run with its plan, status, progress and provenance.
 #[utoipa::path(
     get, path = "/v1/training-runs/{id}", tag = "training",
     params(("id" = RunId, Path)),
@@ -125,60 +120,59 @@ async fn get_training_run(
     State(state): State<AppState>,
     PathOf(id): PathOf<RunId>,
 ) -> Result<Json<RecordedRun>, ApiError> {
-    let run = find(&state, id).await?;
+    let run = find(&state.stores, id).await?;
     recorded(&state, run).await.map(Json)
 }
 
-/// How a run goes on.
+/// Options of resuming a run.
 #[derive(Debug, ToSchema)]
 #[allow(dead_code, reason = "describes the request; the field is read by name")]
 struct Resumption {
-    /// Learning rate of the step that comes next, in place of the plan's: above 0 and at most 1.
+    /// Learning rate of the next step instead of the plan's: above 0 and at most 1.
     learning_rate: Option<f64>,
 }
 
-/// Asks a run to stop for good: a queued or paused one is cancelled at once, a running one within one batch. Asking again changes nothing.
+/// Cancels a run for good: a queued or paused run at once, a running one within one batch. Idempotent.
 #[utoipa::path(
     post, path = "/v1/training-runs/{id}/cancel", tag = "training",
     params(("id" = RunId, Path)),
-    responses((status = 202, description = "The run as it stands now", body = TrainingRun), NotFound, Conflict)
+    responses((status = 202, description = "The current state of the run", body = TrainingRun), NotFound, Conflict)
 )]
 async fn cancel_training_run(
     State(state): State<AppState>,
     PathOf(id): PathOf<RunId>,
 ) -> Result<impl IntoResponse, ApiError> {
-    let run = store::runs::cancel(&state.db, id).await?;
-    asked(&state, id, run).await
+    let run = store::runs::cancel(&state.stores.db, id).await?;
+    requested(&state, id, run).await
 }
 
-/// Pauses a run: a running one writes a checkpoint and frees the device within one batch. Asking again changes nothing.
+/// Pauses a run: a running one writes a checkpoint and frees the device within one batch. Idempotent.
 #[utoipa::path(
     post, path = "/v1/training-runs/{id}/pause", tag = "training",
     params(("id" = RunId, Path)),
-    responses((status = 202, description = "The run as it stands now", body = TrainingRun), NotFound, Conflict)
+    responses((status = 202, description = "The current state of the run", body = TrainingRun), NotFound, Conflict)
 )]
 async fn pause_training_run(
     State(state): State<AppState>,
     PathOf(id): PathOf<RunId>,
 ) -> Result<impl IntoResponse, ApiError> {
-    let run = store::runs::pause(&state.db, id).await?;
-    asked(&state, id, run).await
+    let run = store::runs::pause(&state.stores.db, id).await?;
+    requested(&state, id, run).await
 }
 
-/// Lets a paused or failed run go on from its last checkpoint, with another learning rate for the step that comes next if wished. Asking
-/// again changes nothing.
+/// Resumes a paused or failed run from its last checkpoint, optionally with another learning rate for the next step. Idempotent.
 #[utoipa::path(
     post, path = "/v1/training-runs/{id}/resume", tag = "training",
     params(("id" = RunId, Path)),
     request_body = Option<Resumption>,
-    responses((status = 202, description = "The run as it stands now", body = TrainingRun), Malformed, NotFound, Conflict, Invalid)
+    responses((status = 202, description = "The current state of the run", body = TrainingRun), Malformed, NotFound, Conflict, Invalid)
 )]
 async fn resume_training_run(
     State(state): State<AppState>,
     PathOf(id): PathOf<RunId>,
     body: Bytes,
 ) -> Result<impl IntoResponse, ApiError> {
-    // Nothing is fine, whatever its content type.
+    // An empty body is accepted, whatever its content type.
     let body = if body.is_empty() { JsonObject::default() } else { Json::from_bytes(&body)?.0 };
     let mut errors = Vec::new();
     let mut fields = Fields::new("", body, &mut errors);
@@ -187,62 +181,62 @@ async fn resume_training_run(
     fields.check(fits, "learning_rate", "must be above 0 and at most 1");
     fields.finish();
     into_result(Some(()), errors)?;
-    let run = store::runs::resume(&state.db, id, learning_rate).await?;
-    asked(&state, id, run).await
+    let run = store::runs::resume(&state.stores.db, id, learning_rate).await?;
+    requested(&state, id, run).await
 }
 
-/// The answer to what a user asked of a run; the worker is woken to see to it.
-async fn asked(state: &AppState, id: RunId, run: Option<Run>) -> Result<impl IntoResponse + use<>, ApiError> {
+/// Wakes the worker after a request to a run, and returns the run.
+async fn requested(state: &AppState, id: RunId, run: Option<Run>) -> Result<impl IntoResponse + use<>, ApiError> {
     let run = run.ok_or(ApiError::NotFound("training run"))?;
-    state.run_queued.notify_one();
-    Ok(answer::accepted(place(id), shown(state, run).await?))
+    state.training.queued.notify_one();
+    Ok(answer::accepted(location(id), scheduled(state, run).await?))
 }
 
-/// Removes a run that does not train, with its epochs, checkpoints and evaluations. Its models stay.
+/// Deletes a run that is not training, with its epochs, checkpoints and evaluations. Its models are kept.
 #[utoipa::path(
     delete, path = "/v1/training-runs/{id}", tag = "training",
     params(("id" = RunId, Path)),
-    responses((status = 204, description = "Removed"), NotFound, Conflict)
+    responses((status = 204, description = "Deleted"), NotFound, Conflict)
 )]
-async fn delete_training_run(State(state): State<AppState>, PathOf(id): PathOf<RunId>) -> Result<StatusCode, ApiError> {
-    store::runs::delete(&state.db, id).await?.ok_or(ApiError::NotFound("training run"))?;
-    state.checkpoints.remove_all(id).await?;
+async fn delete_training_run(State(stores): State<Stores>, PathOf(id): PathOf<RunId>) -> Result<StatusCode, ApiError> {
+    store::runs::delete(&stores.db, id).await?.ok_or(ApiError::NotFound("training run"))?;
+    stores.checkpoints.remove_all(id).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Lists a run's finished epochs; the cursor is an epoch's `sequence`.
+/// Lists the finished epochs of a run; the cursor is an epoch's `sequence`.
 #[utoipa::path(
     get, path = "/v1/training-runs/{id}/epochs", tag = "training",
     params(("id" = RunId, Path), ListParams),
     responses((status = 200, description = "A page", body = List<EpochRecord>), Malformed, NotFound)
 )]
 async fn list_training_run_epochs(
-    State(state): State<AppState>,
+    State(stores): State<Stores>,
     PathOf(id): PathOf<RunId>,
     QueryOf(params): QueryOf<ListParams>,
 ) -> Result<Json<List<EpochRecord>>, ApiError> {
     let page = params.page()?;
     let after = page.after.as_deref().map_or(Ok(0), str::parse);
-    let after = after.map_err(|_| ApiError::Malformed("after must be the sequence of an epoch".into()))?;
-    find(&state, id).await?;
-    let mut epochs = store::runs::epochs(&state.db, id, after).await?;
+    let after = after.map_err(|_| ApiError::Malformed("after must be the sequence number of an epoch".into()))?;
+    find(&stores, id).await?;
+    let mut epochs = store::runs::epochs(&stores.db, id, after).await?;
     epochs.truncate(page.limit as usize);
     Ok(Json(List::of(epochs, &page, |epoch| epoch.sequence.to_string())))
 }
 
-/// Lists the evaluations of a run's stage models, with scores and their 95 % intervals.
+/// Lists the evaluations of a run's stage models, with scores and 95 % confidence intervals.
 #[utoipa::path(
     get, path = "/v1/training-runs/{id}/evaluations", tag = "training",
     params(("id" = RunId, Path), EvaluationParams),
     responses((status = 200, description = "By stage and split", body = List<ScoredEvaluation>), Malformed, NotFound)
 )]
 async fn list_training_run_evaluations(
-    State(state): State<AppState>,
+    State(stores): State<Stores>,
     PathOf(id): PathOf<RunId>,
     QueryOf(EvaluationParams { stage, split }): QueryOf<EvaluationParams>,
 ) -> Result<Json<List<ScoredEvaluation>>, ApiError> {
-    find(&state, id).await?;
-    let evaluations = store::evaluations::of_run(&state.db, id, stage, split).await?;
+    find(&stores, id).await?;
+    let evaluations = store::evaluations::of_run(&stores.db, id, stage, split).await?;
     Ok(Json(List::whole(scored(evaluations).await?)))
 }
 
@@ -275,10 +269,14 @@ fn read_acknowledged(fields: &mut Fields) -> Vec<LeakageKind> {
     known
 }
 
-async fn find(state: &AppState, id: RunId) -> Result<Run, ApiError> {
-    store::runs::get(&state.db, id).await?.ok_or(ApiError::NotFound("training run"))
+async fn scheduled(state: &AppState, run: Run) -> Result<TrainingRun, ApiError> {
+    Ok(service::schedule(&state.stores.db, &state.training, run).await?)
 }
 
-fn place(id: RunId) -> String {
+async fn find(stores: &Stores, id: RunId) -> Result<Run, ApiError> {
+    store::runs::get(&stores.db, id).await?.ok_or(ApiError::NotFound("training run"))
+}
+
+fn location(id: RunId) -> String {
     format!("/v1/training-runs/{id}")
 }

@@ -10,27 +10,29 @@ mod request;
 mod response;
 mod tensor;
 
-use axum::{Extension, Json, extract::State};
+use axum::{Json, extract::State};
 use serde::Serialize;
 use utoipa::{IntoResponses, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{ApiError, AppState, aliases::Turn};
+use super::{ApiError, AppState};
 use crate::inference::EngineError;
 
 /// What the protocol leaves to the server and this one does.
 const EXTENSIONS: [&str; 2] = ["binary_tensor_data", "model_repository"];
 
-/// The routes of this room; `turn` is that of the aliases.
-pub(super) fn router(turn: Turn) -> OpenApiRouter<AppState> {
+/// The routes of this module.
+pub(super) fn router() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
         .routes(routes!(get_server_metadata))
-        .routes(routes!(get_server_live))
-        .routes(routes!(get_server_ready))
         .merge(model::router())
         .merge(infer::router())
         .merge(repository::router())
-        .layer(Extension(turn))
+}
+
+/// The protocol's health probes, which need no key.
+pub(super) fn open_router() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new().routes(routes!(get_server_live)).routes(routes!(get_server_ready))
 }
 
 /// Whether a path is one of the protocol's.
@@ -120,9 +122,9 @@ async fn get_server_live() -> Json<ServerLive> {
     (status = 503, description = "No model serves, or the server ends", body = InferenceError)
 ))]
 async fn get_server_ready(State(state): State<AppState>) -> Result<Json<ServerReady>, ApiError> {
-    if state.shutdown.is_cancelled() {
+    if state.lifecycle.shutdown.is_cancelled() {
         return Err(EngineError::Closed.into());
     }
-    state.engine.current().ok_or(EngineError::NoModel)?;
+    state.serving.engine.current().ok_or(EngineError::NoModel)?;
     Ok(Json(ServerReady { ready: true }))
 }

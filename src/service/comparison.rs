@@ -1,6 +1,6 @@
 //! Comparison of training runs.
 
-use super::{Error, FieldError};
+use super::{Error, FieldError, Stores};
 use crate::{
     domain::{RunId, Split},
     evaluation::{ComparedModel, Comparison, ComparisonInput, ModelEvaluation},
@@ -14,19 +14,14 @@ pub const MAX_COMPARED_RUNS: usize = 20;
 /// Compares runs by their models of `stage`, or of their last stage, on `split`.
 ///
 /// # Errors
-/// [`Error::Invalid`] names each unknown run as `/ids/<position>`. A run without such a model is no error: it is shown without figures.
-pub async fn compare(
-    db: &Db,
-    blobs: &Blobs,
-    runs: &[RunId],
-    split: Split,
-    stage: Option<u32>,
-) -> Result<Comparison, Error> {
-    let mut contenders = Vec::with_capacity(runs.len());
+/// [`Error::Invalid`] names each unknown run as `/ids/<position>`. A run without such a model is no error: it has no figures.
+pub async fn compare(stores: &Stores, runs: &[RunId], split: Split, stage: Option<u32>) -> Result<Comparison, Error> {
+    let Stores { db, blobs, .. } = stores;
+    let mut inputs = Vec::with_capacity(runs.len());
     for run in all(db, runs).await? {
-        contenders.push(contender(db, blobs, run, split, stage).await?);
+        inputs.push(comparison_input(db, blobs, run, split, stage).await?);
     }
-    Ok(tokio::task::spawn_blocking(move || Comparison::new(split, stage, contenders)).await?)
+    Ok(tokio::task::spawn_blocking(move || Comparison::new(split, stage, inputs)).await?)
 }
 
 async fn all(db: &Db, ids: &[RunId]) -> Result<Vec<Run>, Error> {
@@ -40,7 +35,7 @@ async fn all(db: &Db, ids: &[RunId]) -> Result<Vec<Run>, Error> {
     if missing.is_empty() { Ok(runs) } else { Err(Error::Invalid(missing)) }
 }
 
-async fn contender(
+async fn comparison_input(
     db: &Db,
     blobs: &Blobs,
     run: Run,
@@ -48,7 +43,7 @@ async fn contender(
     stage: Option<u32>,
 ) -> Result<ComparisonInput, Error> {
     let mut evaluations = store::evaluations::of_run(db, run.id, stage, Some(split)).await?;
-    // In order of stage, and of one stage the newest last.
+    // Sorted by stage; within a stage the newest is last.
     let evaluated = match evaluations.pop() {
         Some(evaluation) => evaluated(db, blobs, evaluation).await?,
         None => None,
@@ -69,7 +64,7 @@ async fn contender(
     })
 }
 
-/// None when the model was removed since its evaluation was read.
+/// `None` if the model was deleted after its evaluation was read.
 async fn evaluated(db: &Db, blobs: &Blobs, evaluation: Evaluation) -> Result<Option<ModelEvaluation>, Error> {
     let Some(model) = store::models::get(db, evaluation.model_id).await? else { return Ok(None) };
     let path = blobs.path(&model.sha256);

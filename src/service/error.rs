@@ -4,8 +4,11 @@ use serde::{Deserialize, Serialize};
 use tokio::task::JoinError;
 use utoipa::ToSchema;
 
+use super::GateComparison;
 use crate::{
     domain::{LeakageFinding, PlanProblem},
+    imaging::ImageError,
+    inference::EngineError,
     store::StoreError,
 };
 
@@ -43,6 +46,18 @@ pub enum Error {
     /// The content cannot be used, and no single field is to blame.
     #[error("{0}")]
     Unusable(String),
+    /// The operator has not enabled it.
+    #[error("{0}")]
+    Forbidden(String),
+    /// The current state does not allow it.
+    #[error("{0}")]
+    Conflict(String),
+    /// Too much work of this kind is in progress.
+    #[error("{0}")]
+    Busy(String),
+    /// A model scores worse than its gate requires.
+    #[error("{0}")]
+    Gate(Box<GateComparison>),
     /// A run on a data set whose splits leak, without acknowledging these findings.
     #[error(
         "the splits of the data set leak (patients or images occur in more than one): test scores would be inflated"
@@ -51,6 +66,12 @@ pub enum Error {
     /// The database or the file storage.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// An image that cannot be decoded.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// The inference engine.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
     /// The program failed; the cause is for the log.
     #[error("internal error: {0}")]
     Internal(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -60,6 +81,15 @@ impl Error {
     /// One wrong field.
     pub fn invalid(pointer: impl Into<String>, detail: impl Into<String>) -> Self {
         Self::Invalid(vec![FieldError::new(pointer, detail)])
+    }
+
+    /// True for failures of the program or its storage, whose details are for the log only.
+    pub fn is_internal(&self) -> bool {
+        match self {
+            Self::Internal(_) => true,
+            Self::Store(error) => !error.is_conflict(),
+            _ => false,
+        }
     }
 
     /// A failure of the program with its cause.

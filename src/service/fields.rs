@@ -1,14 +1,14 @@
-//! Reads a JSON object field by field, so that one answer names every wrong field and not only the first.
+//! Reads a JSON object field by field, so that one error names every wrong field and not only the first.
 
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use super::{Error, FieldError};
 
-/// A JSON object as it was sent.
+/// A JSON object.
 pub type JsonObject = Map<String, Value>;
 
-/// The fields of one object that are still to be read.
+/// The fields of an object that are not read yet.
 pub struct Fields<'a> {
     at: String,
     left: JsonObject,
@@ -16,18 +16,18 @@ pub struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
-    /// The fields of `object`, which stands at the JSON pointer `at` of the request (`""` for the body itself).
+    /// The fields of `object`, which is at the JSON pointer `at` of the request (`""` for the body itself).
     pub fn new(at: impl Into<String>, object: JsonObject, errors: &'a mut Vec<FieldError>) -> Self {
         Self { at: at.into(), left: object, errors }
     }
 
-    /// A field that may be absent or null.
+    /// Reads an optional field; null counts as absent.
     pub fn optional<T: DeserializeOwned>(&mut self, name: &str) -> Option<T> {
         let value = self.raw(name)?;
         serde_json::from_value(value).map_err(|e| self.refuse(name, e.to_string())).ok()
     }
 
-    /// A field that must be there.
+    /// Reads a required field.
     pub fn required<T: DeserializeOwned>(&mut self, name: &str) -> Option<T> {
         if self.left.get(name).is_none_or(Value::is_null) {
             self.left.remove(name);
@@ -37,32 +37,32 @@ impl<'a> Fields<'a> {
         self.optional(name)
     }
 
-    /// A text that must be there, of 1 to `longest` characters.
-    pub fn required_text(&mut self, name: &str, longest: usize) -> Option<String> {
+    /// Reads a required text of 1 to `max` characters.
+    pub fn required_text(&mut self, name: &str, max: usize) -> Option<String> {
         let text = self.required(name)?;
-        self.bounded(name, text, longest)
+        self.bounded(name, text, max)
     }
 
-    /// A text that may be absent, of 1 to `longest` characters.
-    pub fn optional_text(&mut self, name: &str, longest: usize) -> Option<String> {
+    /// Reads an optional text of 1 to `max` characters.
+    pub fn optional_text(&mut self, name: &str, max: usize) -> Option<String> {
         let text = self.optional(name)?;
-        self.bounded(name, text, longest)
+        self.bounded(name, text, max)
     }
 
-    fn bounded(&mut self, name: &str, text: String, longest: usize) -> Option<String> {
+    fn bounded(&mut self, name: &str, text: String, max: usize) -> Option<String> {
         let text = text.trim();
-        let ok = !text.is_empty() && text.chars().count() <= longest;
-        self.check(ok, name, &format!("must be 1 to {longest} characters"));
+        let ok = !text.is_empty() && text.chars().count() <= max;
+        self.check(ok, name, &format!("must be 1 to {max} characters"));
         ok.then(|| text.to_owned())
     }
 
-    /// An object to be read field by field.
+    /// Reads an object field by field.
     pub fn object(&mut self, name: &str) -> Option<Fields<'_>> {
         let object = self.optional::<JsonObject>(name)?;
         Some(Fields::new(self.pointer(name), object, self.errors))
     }
 
-    /// An array of objects, each read by `read`; absent when there is no array.
+    /// Reads an optional array of objects, each with `read`.
     pub fn objects<T>(&mut self, name: &str, read: impl Fn(&mut Fields) -> T) -> Option<Vec<T>> {
         let items = self.optional::<Vec<Value>>(name)?;
         let at = self.pointer(name);
@@ -78,7 +78,7 @@ impl<'a> Fields<'a> {
                 }
                 _ => {
                     self.errors.push(FieldError { pointer, detail: "must be an object".into() });
-                    // keeps the places of the others; what its missing fields would add is not told
+                    // A placeholder keeps the positions of the others; its missing fields are not reported.
                     read(&mut Fields::new("", JsonObject::new(), &mut Vec::new()))
                 }
             });
@@ -86,19 +86,19 @@ impl<'a> Fields<'a> {
         Some(read_items)
     }
 
-    /// Notes what is wrong with a field unless it is right.
+    /// Reports a wrong field unless `ok`.
     pub fn check(&mut self, ok: bool, name: &str, detail: &str) {
         if !ok {
             self.refuse(name, detail);
         }
     }
 
-    /// Refuses the fields that nobody asked for.
+    /// Refuses the fields that were not read.
     pub fn finish(self) {
         for name in self.left.keys() {
             let escaped = name.replace('~', "~0").replace('/', "~1");
             let pointer = format!("{}/{escaped}", self.at);
-            self.errors.push(FieldError { pointer, detail: "there is no such field".into() });
+            self.errors.push(FieldError { pointer, detail: "unknown field".into() });
         }
     }
 
@@ -116,7 +116,7 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// What was read, or one 422 with all that is wrong.
+/// The value, or [`Error::Invalid`] with every wrong field.
 pub fn into_result<T>(read: Option<T>, errors: Vec<FieldError>) -> Result<T, Error> {
     match read {
         Some(value) if errors.is_empty() => Ok(value),

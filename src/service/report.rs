@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use serde::de::DeserializeOwned;
 use sha2::Digest;
 
-use super::Error;
+use super::{Error, Stores};
 use crate::{
     dataset::{self, Duplicates},
     domain::{DatasetId, LeakageFinding, RadiographId, Sha256},
@@ -14,33 +14,27 @@ use crate::{
     },
     imaging::{self, Limits},
     store::{
-        self, Attributes, Blobs, CachedDocument, Caches, Dataset, Db, ImportRejection, Radiograph, RejectionKind,
-        StoreError,
+        self, Attributes, CachedDocument, Caches, Dataset, Db, ImportRejection, Radiograph, RejectionKind, StoreError,
     },
 };
 
-/// The report on a data set as it is now. It is kept in `cache/<data set>/report-<hash>.json`, named by the hash over all that it is made
-/// of: as long as nothing of that changes, it is made once, by one who asks at a time.
+/// The report on the current content of a data set. It is cached in `cache/<data set>/report-<hash>.json`, named by the hash over all its
+/// inputs, and computed by one caller at a time.
 ///
 /// # Errors
 /// [`Error`]. An image that cannot be read is no error: the report counts it.
-pub async fn report(
-    db: &Db,
-    blobs: &Blobs,
-    caches: &Caches,
-    dataset: &Dataset,
-    limits: Limits,
-) -> Result<DatasetReport, Error> {
+pub async fn report(stores: &Stores, dataset: &Dataset, limits: Limits) -> Result<DatasetReport, Error> {
+    let Stores { db, blobs, caches, .. } = stores;
     let records = Records::read(db, dataset.id).await?;
-    if let Some(report) = kept(caches, dataset.id, CachedDocument::Report, &records.key(dataset)).await? {
+    if let Some(report) = cached(caches, dataset.id, CachedDocument::Report, &records.key(dataset)).await? {
         return Ok(report);
     }
     let _lock = caches.lock_compute().await;
     dataset::complete_looks(db, blobs, dataset.id, limits).await?;
-    // Again: it may have been made, or the data set changed, while this waited for its turn.
+    // Checked again: another caller may have computed it, or the data set changed, while this one waited.
     let records = Records::read(db, dataset.id).await?;
     let key = records.key(dataset);
-    if let Some(report) = kept(caches, dataset.id, CachedDocument::Report, &key).await? {
+    if let Some(report) = cached(caches, dataset.id, CachedDocument::Report, &key).await? {
         return Ok(report);
     }
     let examined = examine(db, dataset, records).await?;
@@ -51,17 +45,18 @@ pub async fn report(
     Ok(report)
 }
 
-/// What a run on a data set has to acknowledge: of its report where there is one as it is now, since that one has looked at every image;
-/// else of what is stored, computed once as long as nothing changes.
+/// Leakage between the splits of a data set, which a run on it must acknowledge: from the current report where there is one, because that
+/// has compared every image; otherwise computed from the stored fingerprints, and cached until the data set changes.
 ///
 /// # Errors
 /// [`Error`].
-pub async fn leakage(db: &Db, caches: &Caches, dataset: &Dataset) -> Result<Vec<LeakageFinding>, Error> {
+pub(super) async fn leakage(stores: &Stores, dataset: &Dataset) -> Result<Vec<LeakageFinding>, Error> {
+    let Stores { db, caches, .. } = stores;
     let key = Records::read(db, dataset.id).await?.key(dataset);
-    if let Some(report) = kept::<DatasetReport>(caches, dataset.id, CachedDocument::Report, &key).await? {
+    if let Some(report) = cached::<DatasetReport>(caches, dataset.id, CachedDocument::Report, &key).await? {
         return Ok(report.leakage);
     }
-    if let Some(found) = kept(caches, dataset.id, CachedDocument::Leakage, &key).await? {
+    if let Some(found) = cached(caches, dataset.id, CachedDocument::Leakage, &key).await? {
         return Ok(found);
     }
     let found = dataset::leakage(db, dataset.id).await?;
@@ -71,7 +66,7 @@ pub async fn leakage(db: &Db, caches: &Caches, dataset: &Dataset) -> Result<Vec<
     Ok(found)
 }
 
-async fn kept<T: DeserializeOwned>(
+async fn cached<T: DeserializeOwned>(
     caches: &Caches,
     dataset: DatasetId,
     document: CachedDocument,
@@ -81,13 +76,13 @@ async fn kept<T: DeserializeOwned>(
     match serde_json::from_slice(&bytes) {
         Ok(found) => Ok(Some(found)),
         Err(error) => {
-            tracing::warn!(%dataset, ?document, %error, "a cached document is damaged and is computed again");
+            tracing::warn!(%dataset, ?document, %error, "cached report is damaged and is computed again");
             Ok(None)
         }
     }
 }
 
-/// What the store says about a data set.
+/// The stored inputs of a report.
 struct Records {
     radiographs: Vec<Radiograph>,
     attributes: HashMap<RadiographId, Attributes>,
@@ -103,7 +98,7 @@ impl Records {
         })
     }
 
-    /// SHA-256 over all that a report is made of. The fingerprint alone would not do: it does not say who the patients are.
+    /// SHA-256 over all inputs of a report. The fingerprint does not suffice, because it does not cover the patient ids.
     fn key(&self, dataset: &Dataset) -> Sha256 {
         let mut digest = sha2::Sha256::new();
         digest.update(format!("{REPORT_VERSION} {} {dataset:?}\n", imaging::FINGERPRINT_VERSION));
@@ -169,8 +164,8 @@ fn describe(dataset: &Dataset, radiograph: Radiograph, known: Attributes, plane:
 }
 
 fn label_problems(rejections: Vec<ImportRejection>) -> LabelProblems {
-    let of = |wanted| {
-        let those = rejections.iter().filter(|rejection| rejection.kind == wanted);
+    let of_kind = |kind| {
+        let those = rejections.iter().filter(|rejection| rejection.kind == kind);
         let problem = |rejection: &ImportRejection| LabelProblem {
             file: rejection.file.clone(),
             line: rejection.line,
@@ -179,9 +174,9 @@ fn label_problems(rejections: Vec<ImportRejection>) -> LabelProblems {
         Listing::of(those.map(problem).collect())
     };
     LabelProblems {
-        contradictions: of(RejectionKind::Contradiction),
-        rows_without_file: of(RejectionKind::RowWithoutFile),
-        files_without_row: of(RejectionKind::FileWithoutRow),
-        unusable: of(RejectionKind::Unusable),
+        contradictions: of_kind(RejectionKind::Contradiction),
+        rows_without_file: of_kind(RejectionKind::RowWithoutFile),
+        files_without_row: of_kind(RejectionKind::FileWithoutRow),
+        unusable: of_kind(RejectionKind::Unusable),
     }
 }

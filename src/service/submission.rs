@@ -1,13 +1,13 @@
 //! Submission of training runs: completes a plan from its recipe, checks it against the data, and queues the run. One error names
 //! everything that is wrong.
 
-use super::{Error, FieldError, Fields, report::leakage};
+use super::{Error, FieldError, Fields, Stores, report::leakage};
 use crate::{
     domain::{
         self, Architecture, DatasetId, InitialWeights, LeakageFinding, LeakageKind, PlanOverrides, RunEvent, Scope,
         Split, Stage, Step, TrainingPlan,
     },
-    store::{self, Caches, Dataset, Db, Distribution, Run},
+    store::{self, Dataset, Db, Distribution, Run},
 };
 
 /// The recipe of a request that names none.
@@ -54,13 +54,13 @@ impl RunRequest {
 ///
 /// # Errors
 /// [`Error::Invalid`] with every wrong field; [`Error::Leakage`] where the splits leak and the request does not acknowledge it.
-pub async fn submit(db: &Db, caches: &Caches, request: RunRequest) -> Result<Run, Error> {
-    let ValidatedRun { run, acknowledged } = validate(db, caches, request).await?;
+pub async fn submit(stores: &Stores, request: RunRequest) -> Result<Run, Error> {
+    let ValidatedRun { run, acknowledged } = validate(stores, request).await?;
     let warning = |LeakageFinding { name, detail, .. }: &LeakageFinding| RunEvent::Warning {
         message: format!("{detail} ({name}, acknowledged when the run was submitted)"),
     };
     let warnings: Vec<_> = acknowledged.iter().map(warning).collect();
-    store::runs::create_with_events(db, &run, &warnings).await?;
+    store::runs::create_with_events(&stores.db, &run, &warnings).await?;
     Ok(run)
 }
 
@@ -70,7 +70,7 @@ struct ValidatedRun {
     acknowledged: Vec<LeakageFinding>,
 }
 
-async fn validate(db: &Db, caches: &Caches, mut request: RunRequest) -> Result<ValidatedRun, Error> {
+async fn validate(stores: &Stores, mut request: RunRequest) -> Result<ValidatedRun, Error> {
     let mut errors = std::mem::take(&mut request.unreadable);
     let known_recipe = check_recipe(&request.recipe, &mut errors);
     let base = domain::recipe(&request.recipe).or_else(|| domain::recipe(DEFAULT_RECIPE));
@@ -81,13 +81,13 @@ async fn validate(db: &Db, caches: &Caches, mut request: RunRequest) -> Result<V
         select_stages(&mut plan, stages, &mut errors);
     }
     if known_recipe {
-        check_weights(db, &plan, &mut errors).await?;
+        check_weights(&stores.db, &plan, &mut errors).await?;
     }
-    let data = check_data(db, &request, &plan, &mut errors).await?;
+    let data = check_data(&stores.db, &request, &plan, &mut errors).await?;
     let Some((dataset, fingerprint)) = data.filter(|_| errors.is_empty()) else {
         return Err(Error::Invalid(errors));
     };
-    let found = leakage(db, caches, &dataset).await?;
+    let found = leakage(stores, &dataset).await?;
     let (acknowledged, unacknowledged): (Vec<_>, Vec<_>) =
         found.into_iter().partition(|finding| request.acknowledge.contains(&finding.name));
     if !unacknowledged.is_empty() {

@@ -4,10 +4,10 @@ use std::path::PathBuf;
 
 use jiff::Timestamp;
 
-use super::Error;
+use super::{Error, Stores};
 use crate::{
     nn,
-    store::{self, Blobs, Db, Weights},
+    store::{self, Weights},
 };
 
 /// Converts a file of ImageNet weights for ResNet-50 and stores it: the TensorFlow.js package, a torchvision `.pth` or a `.safetensors`,
@@ -15,12 +15,12 @@ use crate::{
 ///
 /// # Errors
 /// [`Error::Unusable`] where the file is not such weights or cannot be read.
-pub async fn import_weights(db: &Db, blobs: &Blobs, file: PathBuf) -> Result<Weights, Error> {
+pub async fn import_weights(stores: &Stores, file: PathBuf) -> Result<Weights, Error> {
     let read = tokio::task::spawn_blocking(move || nn::import_weights(&file)).await?;
     let body = read.map_err(|error| Error::Unusable(error.to_string()))?;
     let byte_length = body.bytes.len() as u64;
     // The lock on the blob is held until the row is committed.
-    let stored = blobs.put(body.bytes).await?;
+    let stored = stores.blobs.put(body.bytes).await?;
     let weights = Weights {
         byte_length,
         sha256: stored.sha256().clone(),
@@ -28,6 +28,6 @@ pub async fn import_weights(db: &Db, blobs: &Blobs, file: PathBuf) -> Result<Wei
         origin: body.origin.into(),
         created_at: Timestamp::now(),
     };
-    store::weights::create(db, &weights).await?;
+    store::weights::create(&stores.db, &weights).await?;
     Ok(weights)
 }

@@ -2,7 +2,7 @@
 
 use super::WorkerContext;
 use crate::{
-    store::{Evaluation, Run, StoreError, evaluations, models},
+    store::{Evaluation, Run, StoreError, Stores, evaluations, models},
     training::selection_score,
 };
 
@@ -11,7 +11,7 @@ pub const CHAMPION: &str = "champion";
 
 /// Promotes the model of the run's best stage and publishes it, unless there is a champion.
 pub(super) async fn promote_first(context: &WorkerContext, run: &Run) -> Result<(), StoreError> {
-    let WorkerContext { db, blobs, .. } = context;
+    let Stores { db, blobs, .. } = &context.stores;
     if models::by_alias(db, CHAMPION).await?.is_some() {
         return Ok(());
     }

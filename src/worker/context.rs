@@ -9,21 +9,15 @@ use super::LiveBatches;
 use crate::{
     domain::{DeviceInfo, ModelId},
     metrics::Training,
-    store::{Blobs, Caches, CheckpointFiles, Db},
+    store::Stores,
     training::GiveWay,
 };
 
 /// Stores, device and hooks of a worker.
 #[derive(Clone)]
 pub struct WorkerContext {
-    /// Runs, data sets and models.
-    pub db: Db,
-    /// Files of images and models.
-    pub blobs: Blobs,
-    /// Decoded images, by data set.
-    pub caches: Caches,
-    /// Files of checkpoints.
-    pub checkpoints: CheckpointFiles,
+    /// Runs, data sets, images, models and checkpoints.
+    pub stores: Stores,
     /// Device that trains, without autodiff.
     pub device: Device,
     /// Description of the device, recorded with each run.
@@ -44,4 +38,23 @@ pub struct WorkerContext {
     pub wake: Arc<Notify>,
     /// Runtime of the worker and of its database calls.
     pub runtime: Handle,
+}
+
+impl WorkerContext {
+    /// A worker in a process that serves no model: it yields to nothing, publishes nothing, and nobody listens to it.
+    pub fn idle(stores: Stores, device: Device, device_info: DeviceInfo, max_pixels: u64) -> Self {
+        Self {
+            stores,
+            device,
+            device_info,
+            max_pixels,
+            give_way: Arc::new(|| {}),
+            max_yield: Duration::MAX,
+            publish: Arc::new(|_, _| {}),
+            batches: LiveBatches::new(),
+            metrics: Training::idle(),
+            wake: Arc::new(Notify::new()),
+            runtime: Handle::current(),
+        }
+    }
 }

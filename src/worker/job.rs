@@ -6,7 +6,7 @@ use super::{WorkerContext, provenance};
 use crate::{
     dataset,
     domain::{ClassList, InitialWeights, RunEvent, Sha256, Split, TrainingPlan},
-    store::{Blobs, Radiograph, Run, StoreError, checkpoints, datasets, events, radiographs, weights},
+    store::{Blobs, Radiograph, Run, StoreError, Stores, checkpoints, datasets, events, radiographs, weights},
     training::{Checkpoint, ReadImage, Sample, TrainingJob},
 };
 
@@ -59,7 +59,8 @@ pub(super) struct PreparedJob {
 
 /// Reads everything that the run needs except the images.
 pub(super) async fn prepare(context: &WorkerContext, run: &Run) -> Result<PreparedJob, PrepareError> {
-    let WorkerContext { db, blobs, caches, device, max_pixels, give_way, max_yield, .. } = context;
+    let WorkerContext { stores, device, max_pixels, give_way, max_yield, .. } = context;
+    let Stores { db, blobs, caches, .. } = stores;
     let dataset = datasets::get(db, run.dataset_id).await?.ok_or(PrepareError::NoDataset)?;
     if datasets::fingerprint(db, run.dataset_id).await? != run.dataset_fingerprint {
         return Err(PrepareError::Changed);
@@ -88,7 +89,7 @@ pub(super) async fn prepare(context: &WorkerContext, run: &Run) -> Result<Prepar
 
 /// The newest undamaged checkpoint and its number, or 0. Rewinds the run to it.
 async fn last_good_checkpoint(context: &WorkerContext, run: &Run) -> Result<(u32, Option<Checkpoint>), StoreError> {
-    let WorkerContext { db, checkpoints: files, .. } = context;
+    let Stores { db, checkpoints: files, .. } = &context.stores;
     for stored in checkpoints::of_run(db, run.id).await? {
         let (files, id, file) = (files.clone(), run.id, stored.file.clone());
         let read = move || {
@@ -158,7 +159,7 @@ async fn initial_weights(context: &WorkerContext, run: &Run) -> Result<Option<Sh
     if run.plan.initial_weights == InitialWeights::Random {
         return Ok(None);
     }
-    let mut known = weights::list(&context.db).await?.into_iter().map(|weights| weights.sha256);
+    let mut known = weights::list(&context.stores.db).await?.into_iter().map(|weights| weights.sha256);
     let chosen = match &run.initial_weights_sha256 {
         Some(recorded) => {
             known.find(|hash| hash == recorded).ok_or_else(|| PrepareError::MissingWeights(recorded.clone()))

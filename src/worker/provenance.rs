@@ -22,7 +22,7 @@ pub(super) async fn record(
     if !has_split_of_repeated(context, run, &images).await? {
         return Err(PrepareError::SplitChanged);
     }
-    Ok(provenance::record(&context.db, run.id, &origin(context), weights, &images).await?)
+    Ok(provenance::record(&context.stores.db, run.id, &origin(context), weights, &images).await?)
 }
 
 fn origin(context: &WorkerContext) -> Origin {
@@ -54,7 +54,7 @@ fn images(radiographs: &[Radiograph]) -> Vec<RunImage> {
 async fn has_split_of_repeated(context: &WorkerContext, run: &Run, images: &[RunImage]) -> Result<bool, StoreError> {
     let Some(repeated) = run.repeats else { return Ok(true) };
     let all = Page { limit: u32::MAX, after: None };
-    let images_then = provenance::images(&context.db, repeated, None, &all).await?;
+    let images_then = provenance::images(&context.stores.db, repeated, None, &all).await?;
     // A run that has not started, or was deleted, has none.
     Ok(images_then.is_empty() || images_then == images)
 }

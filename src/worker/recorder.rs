@@ -18,7 +18,7 @@ use super::{
 use crate::{
     domain::{EpochRecord, RangeTestResult, RunEvent, RunId, RunProgress, TrainedBatch},
     metrics::Training,
-    store::{Db, Run, StoreError, events, runs},
+    store::{Db, Run, StoreError, Stores, events, runs},
     training::{CacheOrigin, Checkpoint, ImageCache, Observer, ObserverError, StageModel, Stop},
 };
 
@@ -54,7 +54,8 @@ impl Recorder {
         sequence: u32,
         shutdown: CancellationToken,
     ) -> Self {
-        let WorkerContext { db, blobs, checkpoints, runtime, batches, metrics, .. } = context.clone();
+        let WorkerContext { stores, runtime, batches, metrics, .. } = context.clone();
+        let Stores { db, blobs, checkpoints, .. } = stores;
         let writer =
             CheckpointWriter { db: db.clone(), blobs, files: checkpoints, runtime, run: run.clone(), synthetic };
         let (stop, losses) = (StopMonitor::new(db.clone(), run.id, shutdown), Losses::new(db, run.id, batches));

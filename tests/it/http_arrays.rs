@@ -11,7 +11,7 @@ use crate::{
 async fn server() -> Server {
     Server::with(|state, folder| {
         std::fs::create_dir_all(folder.join("root/set")).unwrap();
-        state.import_root = Some(folder.join("root"));
+        state.intake.import_root = Some(folder.join("root"));
     })
     .await
 }

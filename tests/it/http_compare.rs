@@ -300,7 +300,7 @@ async fn a_repetition_starts_from_the_weights_of_its_run_or_not_at_all() {
         server.post("/v1/training-runs", json!({"dataset_id": dataset, "recipe": "covid-resnet"})).await.text("/id");
     let id: RunId = run.parse().unwrap();
     // As when it had started while there were only the old ones.
-    let started = runs::claim(&server.state.db, "cpu").await.unwrap().unwrap();
+    let started = runs::claim(&server.state.stores.db, "cpu").await.unwrap().unwrap();
     let unknown = repeat(&server, &run).await;
     assert_eq!(unknown.status, 409);
     assert!(unknown.text("/detail").contains("before its initial weights were recorded"));
@@ -313,11 +313,11 @@ async fn a_repetition_starts_from_the_weights_of_its_run_or_not_at_all() {
         git_commit: None,
         recorded_at: started.started_at.unwrap(),
     };
-    thorax::store::provenance::record(&server.state.db, id, &origin, Some(&old), &[]).await.unwrap();
+    thorax::store::provenance::record(&server.state.stores.db, id, &origin, Some(&old), &[]).await.unwrap();
     let again = repeat(&server, &run).await;
     assert_eq!((again.status, again.text("/initial_weights_sha256")), (202, old.to_string()));
     assert_ne!(old, new);
-    std::fs::remove_file(server.state.blobs.path(&old)).unwrap();
+    std::fs::remove_file(server.state.stores.blobs.path(&old)).unwrap();
     let refused = repeat(&server, &run).await;
     assert_eq!(refused.status, 409);
     assert!(refused.text("/detail").contains(old.as_str()) && refused.text("/detail").contains("gone"));
@@ -387,10 +387,10 @@ async fn hashes(server: &Server, path: &str, limit: usize) -> BTreeSet<String> {
 }
 
 async fn import_weights(server: &Server, content: &[u8]) -> Sha256 {
-    let stored = server.state.blobs.put(content.to_vec()).await.unwrap();
+    let stored = server.state.stores.blobs.put(content.to_vec()).await.unwrap();
     let sha256 = stored.sha256().clone();
     let (variant, byte_length) = (BlockVariant::V1, content.len() as u64);
     let row = Weights { sha256, variant, origin: "a test".into(), byte_length, created_at: Timestamp::now() };
-    weights::create(&server.state.db, &row).await.unwrap();
+    weights::create(&server.state.stores.db, &row).await.unwrap();
     row.sha256
 }

@@ -3,7 +3,7 @@
 use std::{path::Path, time::Duration};
 
 use serde_json::json;
-use thorax::http::AppState;
+use thorax::store::Stores;
 
 use crate::support::{Answer, MAX_UPLOAD_BYTES, Part, Server, bomb, png};
 
@@ -99,7 +99,7 @@ async fn an_upload_is_stored_with_its_fields_whatever_their_order() {
     let radiograph = answer.at("/items/0/radiograph");
     assert_eq!(radiograph["label"], "COVID-19");
     assert_eq!((&radiograph["width"], &radiograph["height"]), (&json!(64), &json!(48)));
-    let hash = server.state.patient_ids.stored("patient 7");
+    let hash = server.state.intake.patient_ids.stored("patient 7");
     assert_eq!((&radiograph["patient_id"], &radiograph["split"]), (&json!(hash), &json!("test")));
     assert_eq!((&radiograph["source"], &radiograph["view"]), (&json!("drawn"), &json!("PA")));
     let place = format!("/v1/radiographs/{}", answer.text("/items/0/radiograph/id"));
@@ -254,7 +254,7 @@ async fn the_image_comes_back_as_sent_or_resized() {
 async fn decoded_images_go_with_their_data_set_and_with_any_radiograph_of_it() {
     let server = Server::start().await;
     let (one, two) = (server.dataset("one").await, server.dataset("two").await);
-    let folder = |dataset: &str| server.state.caches.folder(dataset.parse().unwrap());
+    let folder = |dataset: &str| server.state.stores.caches.folder(dataset.parse().unwrap());
     let cached = || {
         for dataset in [&one, &two] {
             std::fs::create_dir_all(folder(dataset)).unwrap();
@@ -278,7 +278,7 @@ async fn a_sweep_removes_an_image_after_the_last_radiograph_that_names_it() {
     let image = png(48, 48, 1);
     let first = server.upload(&one, &[Part::File("a.png", &image)]).await.text("/items/0/radiograph/id");
     let second = server.upload(&two, &[Part::File("a.png", &image)]).await.text("/items/0/radiograph/id");
-    let AppState { blobs, db, .. } = &server.state;
+    let Stores { blobs, db, .. } = &server.state.stores;
     let sweep = async || blobs.sweep(db, Duration::ZERO).await.unwrap().removed;
     assert_eq!(server.delete(&format!("/v1/radiographs/{first}")).await.status, 204);
     assert_eq!(sweep().await, 0);
@@ -308,7 +308,7 @@ async fn a_data_set_counts_images_and_patients_and_tells_leakage() {
     ];
     server.upload(&dataset, &parts).await;
     let leaking = server.get(&place).await;
-    let patient = server.state.patient_ids.stored("train-normal-patient-0");
+    let patient = server.state.intake.patient_ids.stored("train-normal-patient-0");
     assert_eq!(leaking.text("/leakage/patients_in_several_splits/0/patient_id"), patient);
     assert_eq!(leaking.at("/leakage/patients_in_several_splits/0/splits"), json!(["train", "test"]));
     assert!(leaking.text("/leakage/note").contains("optimistic"));
@@ -337,7 +337,7 @@ async fn a_split_is_by_patient_and_the_same_for_the_same_seed() {
 async fn an_import_runs_in_the_background_and_reports_what_it_refused() {
     let server = Server::with(|state, folder| {
         draw_covidx(&folder.join("root/set"));
-        state.import_root = Some(folder.join("root"));
+        state.intake.import_root = Some(folder.join("root"));
     })
     .await;
     let dataset = server.dataset("chests").await;
@@ -357,7 +357,7 @@ async fn an_import_runs_in_the_background_and_reports_what_it_refused() {
 async fn an_import_stays_below_the_import_root() {
     let server = Server::with(|state, folder| {
         std::fs::create_dir(folder.join("root")).unwrap();
-        state.import_root = Some(folder.join("root"));
+        state.intake.import_root = Some(folder.join("root"));
     })
     .await;
     let path = format!("/v1/datasets/{}/imports", server.dataset("chests").await);

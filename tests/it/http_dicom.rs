@@ -123,7 +123,7 @@ async fn nothing_that_names_a_patient_is_found_in_the_data_folder() {
     let refused = upload(&server, &dataset, "ct", &changed(tags::MODALITY, VR::CS, "CT")).await;
     assert_eq!(refused.status, 422);
     server.request("POST", "/v1/predictions", "application/dicom", planted).await;
-    server.state.db.close().await;
+    server.state.stores.db.close().await;
     assert_eq!(found_below(server.folder.path(), &PLANTED), Vec::<String>::new());
     // The search does find what is there.
     assert!(!found_below(server.folder.path(), &["a.png"]).is_empty());
@@ -152,7 +152,7 @@ async fn a_dicom_is_stored_as_grey_png_with_the_allowed_attributes() {
         (&stored["format"], &stored["view"], &stored["file_name"]),
         (&json!("png"), &json!("PA"), &json!("one.dcm"))
     );
-    assert_eq!(stored["patient_id"], json!(server.state.patient_ids.stored("MRN-774411")));
+    assert_eq!(stored["patient_id"], json!(server.state.intake.patient_ids.stored("MRN-774411")));
     let place = format!("/v1/radiographs/{}", stored["id"].as_str().unwrap());
     assert_eq!(server.get(&place).await.json(), stored);
     let image = server.get(&format!("{place}/image")).await;
@@ -227,7 +227,7 @@ async fn age_and_sex_of_a_dicom_are_in_the_report() {
     let server = Server::start().await;
     let dataset = server.dataset("chests").await;
     upload(&server, &dataset, "x", &file(radiograph(0))).await;
-    let known = attributes::of_dataset(&server.state.db, dataset.parse().unwrap()).await.unwrap();
+    let known = attributes::of_dataset(&server.state.stores.db, dataset.parse().unwrap()).await.unwrap();
     let wanted = Attributes {
         view: Some("PA".into()),
         age_years: Some(90),
@@ -267,7 +267,7 @@ async fn a_push_is_stored_without_label_and_answered_as_the_standard_says() {
     let again = push(&server, &format!("/dicomweb/studies/{}", PLANTED[6]), &[file(radiograph(0))]).await;
     assert_eq!(again.status, 200);
     assert_eq!(server.get(&format!("/v1/datasets/{dataset}/radiographs")).await.items(), 2);
-    server.state.db.close().await;
+    server.state.stores.db.close().await;
     assert_eq!(found_below(server.folder.path(), &PLANTED), Vec::<String>::new());
 }
 
@@ -312,7 +312,7 @@ async fn a_push_that_ends_early_or_is_too_large_says_what_is_stored() {
 
 #[tokio::test]
 async fn a_push_needs_the_key_where_there_is_one() {
-    let server = Server::with(|state, _| state.admin_key = Some("a-key-of-the-tests".into())).await;
+    let server = Server::with(|state, _| state.access.admin_key = Some("a-key-of-the-tests".into())).await;
     push(&server, "/dicomweb/studies", &[file(radiograph(0))]).await.assert_problem(401, "/dicomweb/studies");
 }
 
@@ -325,13 +325,13 @@ async fn folders_with_dicom_are_imported_whatever_the_files_are_called() {
         std::fs::write(class.join("IM000001"), file(radiograph(2))).unwrap();
         std::fs::write(class.join("bare"), &file(radiograph(3))[128..]).unwrap();
         std::fs::write(class.join("ct"), changed(tags::MODALITY, VR::CS, "CT")).unwrap();
-        state.import_root = Some(folder.join("root"));
+        state.intake.import_root = Some(folder.join("root"));
     })
     .await;
     let dataset = server.dataset("chests").await;
     let started = server.post(&format!("/v1/datasets/{dataset}/imports"), json!({"path": "set"})).await;
-    server.state.tasks.close();
-    server.state.tasks.wait().await;
+    server.state.lifecycle.tasks.close();
+    server.state.lifecycle.tasks.wait().await;
     let ended = server.get(started.header("location")).await;
     assert_eq!((ended.at("/created"), ended.at("/rejected")), (json!(3), json!(1)), "{ended:?}");
     assert!(ended.text("/rejections/0/reason").contains("the modality is \"CT\""));

@@ -1,16 +1,16 @@
 //! Watching a run through HTTP: its events as a stream and as a list, and the losses of its batches. The worker trains here.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use axum::body::Body;
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use thorax::{
     domain::{BatchEvent, RunEvent, RunId, TrainedBatch},
-    http::router,
+    http::{EventStreams, router},
     store::{Db, events, runs},
 };
-use tokio::{sync::Semaphore, time::timeout};
+use tokio::time::timeout;
 use tower::ServiceExt;
 
 use crate::support::Server;
@@ -91,7 +91,7 @@ async fn a_stream_that_was_cut_goes_on_after_the_last_event_without_gap_or_dupli
     worker.shutdown().await;
     let id = run.rsplit('/').next().unwrap().parse().unwrap();
     let kept: Vec<u64> =
-        events::list(&server.state.db, id, 0, 200).await.unwrap().into_iter().map(|event| event.id).collect();
+        events::list(&server.state.stores.db, id, 0, 200).await.unwrap().into_iter().map(|event| event.id).collect();
     assert_eq!((ids, kept.len()), (kept.clone(), 2 + 2 * 12 + 2 + 1));
 }
 
@@ -125,16 +125,16 @@ async fn the_end_of_the_server_ends_the_streams_at_once() {
     let run = server.queue(1).await;
     let mut watch = Watch::open(&server, &format!("{run}/events"), &[]).await;
     assert_eq!(watch.next().await.unwrap().id, Some(1));
-    server.state.shutdown.cancel();
-    server.state.tasks.close();
-    let ended = async { (watch.next().await.is_none(), server.state.tasks.wait().await) };
+    server.state.lifecycle.shutdown.cancel();
+    server.state.lifecycle.tasks.close();
+    let ended = async { (watch.next().await.is_none(), server.state.lifecycle.tasks.wait().await) };
     let (ended, ()) = timeout(Duration::from_secs(1), ended).await.expect("well within a second");
     assert!(ended);
 }
 
 #[tokio::test]
 async fn there_are_so_many_streams_and_one_that_was_left_makes_room() {
-    let server = Server::with(|state, _| state.event_streams = Arc::new(Semaphore::new(1))).await;
+    let server = Server::with(|state, _| state.event_streams = EventStreams::new(1)).await;
     let path = format!("{}/events", server.queue(1).await);
     let mut watch = Watch::open(&server, &path, &[]).await;
     assert_eq!((watch.status, watch.next().await.unwrap().id), (200, Some(1)));
@@ -143,7 +143,7 @@ async fn there_are_so_many_streams_and_one_that_was_left_makes_room() {
     assert!(!refused.header("retry-after").is_empty());
     assert_eq!(server.accept(&path, "application/json").await.status, 200, "the list has no bound");
     drop(watch);
-    let room = timeout(PATIENCE, server.state.event_streams.acquire()).await.unwrap().unwrap();
+    let room = timeout(PATIENCE, server.state.event_streams.0.acquire()).await.unwrap().unwrap();
     drop(room);
     assert_eq!(Watch::open(&server, &path, &[]).await.status, 200);
 }
@@ -177,13 +177,13 @@ async fn a_client_that_reads_late_misses_batches_but_no_event() {
             learning_rate: 0.01,
             images_per_second: 8.0,
         };
-        server.state.batches.send(id, BatchEvent { steps: step.into(), batch });
+        server.state.training.batches.send(id, BatchEvent { steps: step.into(), batch });
         if step % 5 == 0 {
             let warning = RunEvent::Warning { message: format!("after {step}") };
-            events::append(&server.state.db, id, &warning).await.unwrap();
+            events::append(&server.state.stores.db, id, &warning).await.unwrap();
         }
     }
-    runs::cancel(&server.state.db, id).await.unwrap();
+    runs::cancel(&server.state.stores.db, id).await.unwrap();
     let told = watch.rest().await;
     let (kept, batches): (Vec<&Told>, Vec<&Told>) = told.iter().partition(|told| told.id.is_some());
     assert!(kept.iter().filter_map(|told| told.id).eq(1..=102));

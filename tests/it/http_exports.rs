@@ -21,7 +21,7 @@ async fn label_files_come_back_as_they_were_imported() {
     let server = Server::with(|state, folder| {
         let root = folder.join("root");
         draw(&root.join("set"));
-        state.import_root = Some(root);
+        state.intake.import_root = Some(root);
     })
     .await;
     let first = server.dataset("first").await;

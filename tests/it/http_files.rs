@@ -109,7 +109,7 @@ async fn forms_never_take_more_places_than_there_are_and_leave_half_to_others() 
     let server = started().await;
     let images = images(8);
     let watch = tokio::spawn({
-        let metrics = server.state.metrics.clone();
+        let metrics = server.state.telemetry.metrics.clone();
         async move {
             let mut most = 0;
             loop {
@@ -137,9 +137,9 @@ async fn forms_never_take_more_places_than_there_are_and_leave_half_to_others() 
     assert_eq!(depth(&server), 0);
 
     // With all places but one taken a form goes on, one file after the other; with all taken it is told to come back.
-    let mut others: Vec<_> = (0..3).map(|_| server.state.engine.admit().unwrap()).collect();
+    let mut others: Vec<_> = (0..3).map(|_| server.state.serving.engine.admit().unwrap()).collect();
     assert_eq!(post(&server, &parts, "application/json").await.items(), 8);
-    others.push(server.state.engine.admit().unwrap());
+    others.push(server.state.serving.engine.admit().unwrap());
     post(&server, &parts, "application/json").await.assert_problem(429, PREDICTIONS);
     post(&server, &parts, NDJSON).await.assert_problem(429, PREDICTIONS);
 }
@@ -201,7 +201,7 @@ fn lines(bytes: &[u8]) -> Vec<Value> {
 }
 
 fn depth(server: &Server) -> u64 {
-    depth_of(&server.state.metrics.text().unwrap())
+    depth_of(&server.state.telemetry.metrics.text().unwrap())
 }
 
 fn depth_of(metrics: &str) -> u64 {

@@ -28,7 +28,7 @@ async fn uploaded(server: &Server, seed: u64) -> String {
 
 /// Records that the model has `right` of ten images of the first class right, and calls the others the second.
 async fn evaluate(server: &Server, dataset: &str, model: &str, right: u64) {
-    let db = &server.state.db;
+    let db = &server.state.stores.db;
     let model = store::models::get(db, model.parse().unwrap()).await.unwrap().unwrap();
     let dataset_id = dataset.parse().unwrap();
     let evaluation = Evaluation {

@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
+use axum::extract::FromRef;
 use serde_json::{Value, json};
 use thorax::{
     dataset::Rules,
-    http::resume_imports,
+    service::Imports,
     store::{Import, imports},
 };
 
@@ -16,7 +17,7 @@ const NOBODY: &str = "01890a5d-ac96-774b-bcce-b302099a8057";
 async fn server() -> Server {
     Server::with(|state, folder| {
         sources::draw(&folder.join("root"));
-        state.import_root = Some(folder.join("root"));
+        state.intake.import_root = Some(folder.join("root"));
     })
     .await
 }
@@ -295,8 +296,8 @@ async fn a_generation_that_was_interrupted_goes_on_with_its_rules() {
     rules["classes"] = asked["rules"]["classes"].clone();
     let kept = json!({"cohen": null, "fig1": "fig1", "rules": rules, "train_labels": null});
     let import = Import::started(dataset.parse().unwrap(), "fig1=fig1".into());
-    imports::create(&server.state.db, &import, Some(&kept)).await.unwrap();
-    resume_imports(&server.state).await.unwrap();
+    imports::create(&server.state.stores.db, &import, Some(&kept)).await.unwrap();
+    Imports::from_ref(&server.state).resume().await.unwrap();
     server.settle().await;
     let ended = server.get(&format!("/v1/imports/{}", import.id)).await;
     assert_eq!((ended.text("/status"), ended.at("/created")), ("succeeded".into(), json!(3)), "{ended:?}");

@@ -42,7 +42,7 @@ async fn a_model_that_is_asked_for_by_name_answers_beside_the_champion() {
         assert_ne!(answer.at("/probabilities"), plain.at("/probabilities"));
         assert_close(&classify(&server, "?model=champion", 1).await.at("/probabilities"), &plain.at("/probabilities"));
     }
-    let loaded = |id: &str| server.state.engine.is_loaded(id.parse().unwrap());
+    let loaded = |id: &str| server.state.serving.engine.is_loaded(id.parse().unwrap());
     assert!(loaded(&champion) && loaded(&others[1]) && !loaded(&others[0]));
     // Both at once: whoever is pushed out in between is loaded once more.
     let [one, other] = others.each_ref().map(|id| format!("?model={id}"));
@@ -58,7 +58,7 @@ async fn a_model_whose_file_is_damaged_is_not_loaded_and_the_champion_goes_on() 
     let server = Server::start().await;
     server.crown(model::small(32, 1)).await;
     let broken = server.request("POST", "/v1/models", "application/octet-stream", model::small(32, 2)).await;
-    std::fs::write(server.state.blobs.path(&broken.text("/sha256").try_into().unwrap()), b"damaged").unwrap();
+    std::fs::write(server.state.stores.blobs.path(&broken.text("/sha256").try_into().unwrap()), b"damaged").unwrap();
     assert_eq!(classify(&server, &format!("?model={}", broken.text("/id")), 1).await.status, 500);
     let challenger = put(&server, CHALLENGER, json!({"model_id": broken.text("/id")})).await;
     assert_eq!((challenger.status, server.get(CHALLENGER).await.status), (500, 404));

@@ -116,7 +116,7 @@ async fn whatever_clients_ask_for_there_are_no_more_series_than_routes() {
 
 #[tokio::test]
 async fn a_scraper_needs_no_key_and_learns_no_name() {
-    let server = Server::with(|state, _| state.admin_key = Some(Arc::from("a-key-of-the-tests"))).await;
+    let server = Server::with(|state, _| state.access.admin_key = Some(Arc::from("a-key-of-the-tests"))).await;
     assert_eq!(server.get("/v1/models").await.status, 401);
     assert_eq!(
         Measured::of(&server)
@@ -134,7 +134,7 @@ async fn the_dashboard_for_grafana_asks_for_nothing_that_is_not_there() {
     let server = Server::start().await;
     server.get("/health/live").await;
     // As on a GPU: the CPU has no memory of its own.
-    server.state.metrics.resources.device(1, 2);
+    server.state.telemetry.metrics.resources.device(1, 2);
     let measured = Measured::of(&server).await;
     let dashboard = server.get("/static/grafana.json").await;
     assert_eq!((dashboard.status, dashboard.header("content-type")), (200, "application/json"));

@@ -2,9 +2,10 @@
 
 use std::{io::Write, time::Duration};
 
+use axum::extract::FromRef;
 use flate2::{Compression, write::GzEncoder};
 use serde_json::{Value, json};
-use thorax::http::resume_prediction_jobs;
+use thorax::service::PredictionJobs;
 
 use crate::support::{Answer, Server, assert_close, model, png};
 
@@ -166,14 +167,14 @@ async fn a_job_that_was_interrupted_goes_on_after_its_last_result() {
     let [archive, radiographs] = asked.each_ref().map(|job| job.text("/id").parse().unwrap());
     let (filter, page) = (Default::default(), thorax::store::Page { limit: 3, after: None });
     let dataset = dataset.parse().unwrap();
-    let first = thorax::store::radiographs::list(&again.state.db, dataset, &filter, &page).await.unwrap();
+    let first = thorax::store::radiographs::list(&again.state.stores.db, dataset, &filter, &page).await.unwrap();
     let of_archive = [0, 1, 2].map(|at| before(at, None));
     let of_dataset = [0, 1, 2].map(|at| before(at, Some(first[at as usize].id)));
     for (job, done) in [(archive, of_archive), (radiographs, of_dataset)] {
-        assert!(thorax::store::prediction_jobs::append(&again.state.db, job, &done).await.unwrap());
+        assert!(thorax::store::prediction_jobs::append(&again.state.stores.db, job, &done).await.unwrap());
     }
     std::fs::write(again.folder.path().join("data/jobs/nobodys.archive"), b"left behind").unwrap();
-    resume_prediction_jobs(&again.state).await.unwrap();
+    PredictionJobs::from_ref(&again.state).resume().await.unwrap();
     for job in &asked {
         let job = ended(&again, job).await;
         assert_eq!(job.text("/status"), "succeeded", "{}", job.json());
@@ -202,7 +203,7 @@ async fn occupied(server: &Server) -> String {
 
 /// The server's end in the middle of its first job, and its next start without that.
 async fn ended_and_begun_again(server: Server, first: &str) -> Server {
-    server.state.shutdown.cancel();
+    server.state.lifecycle.shutdown.cancel();
     server.settle().await;
     let again = server.again().await;
     assert_eq!(again.get(first).await.text("/status"), "running", "it was interrupted");
@@ -295,7 +296,7 @@ async fn a_job_whose_model_was_removed_fails_and_says_so() {
         .await;
     let again = ended_and_begun_again(server, &first).await;
     assert_eq!(again.delete(other.header("location")).await.status, 204);
-    resume_prediction_jobs(&again.state).await.unwrap();
+    PredictionJobs::from_ref(&again.state).resume().await.unwrap();
     let job = ended(&again, &asked).await;
     assert_eq!((job.text("/status"), job.text("/error").contains("model was removed")), ("failed".into(), true));
 }

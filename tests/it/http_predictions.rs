@@ -74,7 +74,7 @@ async fn a_champion_that_cannot_be_loaded_leaves_the_old_one_serving() {
     let id = server.crown(model::small(32, 1)).await;
     let broken = upload_model(&server, "", model::small(32, 2)).await;
     let hash = broken.text("/sha256").try_into().unwrap();
-    std::fs::write(server.state.blobs.path(&hash), b"damaged").unwrap();
+    std::fs::write(server.state.stores.blobs.path(&hash), b"damaged").unwrap();
     assert_eq!(put_champion(&server, &broken.text("/id")).await.status, 500);
     assert_eq!(server.get(CHAMPION).await.text("/id"), id);
     assert_eq!(classify(&server, png(48, 48, 1)).await.text("/model/id"), id);
@@ -172,8 +172,8 @@ async fn a_full_queue_says_so_and_empties() {
     let server = Server::with(|state, _| {
         let engine =
             EngineConfig { max_concurrent_requests: 1, max_batch_size: 1, max_batch_delay_ms: 0, max_loaded_models: 1 };
-        state.engine = Engine::start(engine, DeviceChoice::Cpu.open(None).unwrap().0);
-        state.metrics = Metrics::new(state.engine.metrics().clone());
+        state.serving.engine = Engine::start(engine, DeviceChoice::Cpu.open(None).unwrap().0);
+        state.telemetry.metrics = Metrics::new(state.serving.engine.metrics().clone());
     })
     .await;
     server.crown(model::small(32, 1)).await;

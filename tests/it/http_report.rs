@@ -76,7 +76,7 @@ fn draw(folder: &Path, planted: Planted) {
 async fn imported(planted: Planted) -> (Server, String) {
     let server = Server::with(|state, folder| {
         draw(&folder.join("root/set"), planted);
-        state.import_root = Some(folder.join("root"));
+        state.intake.import_root = Some(folder.join("root"));
     })
     .await;
     let dataset = server.dataset("drawn").await;
@@ -87,9 +87,9 @@ async fn imported(planted: Planted) -> (Server, String) {
 async fn import(server: &Server, dataset: &str) -> Answer {
     let started = server.post(&format!("/v1/datasets/{dataset}/imports"), json!({"path": "set"})).await;
     assert_eq!(started.status, 202, "{started:?}");
-    server.state.tasks.close();
-    server.state.tasks.wait().await;
-    server.state.tasks.reopen();
+    server.state.lifecycle.tasks.close();
+    server.state.lifecycle.tasks.wait().await;
+    server.state.lifecycle.tasks.reopen();
     let ended = server.get(started.header("location")).await;
     assert_eq!(ended.text("/status"), "succeeded");
     ended
@@ -244,7 +244,7 @@ async fn a_report_is_kept_until_the_data_set_changes() {
     let (first, second) = tokio::join!(report(&server, &dataset), report(&server, &dataset));
     assert_eq!(first.at("/made_at"), second.at("/made_at"), "two who ask at once get the same");
     assert_eq!(report(&server, &dataset).await.json(), first.json());
-    let folder = server.state.caches.folder(dataset.parse().unwrap());
+    let folder = server.state.stores.caches.folder(dataset.parse().unwrap());
     assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
 
     // The fingerprint does not know patients, the report does.
@@ -266,7 +266,7 @@ async fn leakage_is_computed_once_until_the_data_set_changes_and_a_report_knows_
     let (server, dataset) = imported(Planted { overlap: true, ..Planted::default() }).await;
     let submit = || server.post("/v1/training-runs", run_on(&dataset));
     assert_eq!(submit().await.status, 409);
-    let folder = server.state.caches.folder(dataset.parse().unwrap());
+    let folder = server.state.stores.caches.folder(dataset.parse().unwrap());
     let files: Vec<_> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     assert!(files.len() == 1 && files[0].file_name().unwrap().to_string_lossy().starts_with("leakage-"), "{files:?}");
     fs::write(&files[0], "[]").unwrap();
@@ -299,7 +299,7 @@ async fn an_image_that_came_in_before_there_were_looks_is_compared_as_soon_as_a_
     let (server, dataset) = imported(Planted { copy: true, ..Planted::default() }).await;
     let id = server.get(&format!("/v1/datasets/{dataset}/radiographs?limit=1")).await.text("/items/0/id");
     let look = thorax::domain::Fingerprint { hash: None, plane: vec![0; 64 * 64] };
-    thorax::store::fingerprints::put(&server.state.db, id.parse().unwrap(), 0, &look).await.unwrap();
+    thorax::store::fingerprints::put(&server.state.stores.db, id.parse().unwrap(), 0, &look).await.unwrap();
     let report = report(&server, &dataset).await;
     assert_eq!((report.at("/duplicates/compared"), report.at("/duplicates/unreadable")), (json!(46), json!(0)));
 }

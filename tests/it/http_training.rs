@@ -47,7 +47,7 @@ async fn a_run_is_queued_with_its_whole_plan_and_the_worker_is_woken() {
     assert_eq!(shown.json(), expected);
     let fingerprint = server.get(&format!("/v1/datasets/{dataset}")).await.text("/fingerprint");
     assert_eq!(shown.text("/dataset_fingerprint"), fingerprint);
-    server.state.run_queued.notified().await;
+    server.state.training.queued.notified().await;
 }
 
 #[tokio::test]
@@ -155,7 +155,7 @@ async fn runs_are_listed_by_state_and_page_by_page() {
     let server = Server::start().await;
     let dataset = trainable(&server).await;
     let ids = [queued(&server, &dataset).await, queued(&server, &dataset).await, queued(&server, &dataset).await];
-    runs::claim(&server.state.db, "cpu").await.unwrap().unwrap();
+    runs::claim(&server.state.stores.db, "cpu").await.unwrap().unwrap();
     let running = server.get("/v1/training-runs?status=running").await;
     assert_eq!((running.items(), running.text("/items/0/id")), (1, ids[0].clone()));
     let first = server.get("/v1/training-runs?status=queued&limit=1").await;
@@ -180,7 +180,7 @@ async fn a_queued_run_is_cancelled_at_once_and_again_without_complaint() {
 async fn a_running_run_is_asked_to_stop_and_asking_again_changes_nothing() {
     let server = Server::start().await;
     let run = queued(&server, &trainable(&server).await).await;
-    runs::claim(&server.state.db, "cpu").await.unwrap().unwrap();
+    runs::claim(&server.state.stores.db, "cpu").await.unwrap().unwrap();
     for _ in 0..2 {
         let answer = server.post(&format!("/v1/training-runs/{run}/cancel"), json!({})).await;
         assert_eq!((answer.status, answer.text("/status")), (202, "cancelling".into()));
@@ -238,7 +238,7 @@ async fn epochs_go_on_after_their_sequence() {
     let run = queued(&server, &trainable(&server).await).await;
     let id: RunId = run.parse().unwrap();
     for sequence in 1..=3 {
-        runs::add_epoch(&server.state.db, id, &epoch(sequence)).await.unwrap();
+        runs::add_epoch(&server.state.stores.db, id, &epoch(sequence)).await.unwrap();
     }
     let path = format!("/v1/training-runs/{run}/epochs");
     let all = server.get(&path).await;
@@ -280,7 +280,7 @@ async fn waiting_runs_have_a_place_and_no_time_is_guessed_where_nothing_was_meas
     let server = Server::start().await;
     let dataset = trainable(&server).await;
     let runs = [queued(&server, &dataset).await, queued(&server, &dataset).await, queued(&server, &dataset).await];
-    runs::claim(&server.state.db, "cpu").await.unwrap().unwrap();
+    runs::claim(&server.state.stores.db, "cpu").await.unwrap().unwrap();
     let listed = server.get("/v1/training-runs").await;
     for (i, place) in [json!(null), json!(1), json!(2)].into_iter().enumerate() {
         assert_eq!(listed.at(&format!("/items/{i}/queue_position")), place);
@@ -304,12 +304,12 @@ async fn the_times_of_waiting_runs_follow_from_the_running_one_and_from_what_was
         driver: None,
         in_use: true,
     };
-    let server = Server::with(|state, _| state.devices = Arc::from([cpu])).await;
+    let server = Server::with(|state, _| state.training.devices = Arc::from([cpu])).await;
     let dataset = trainable(&server).await;
     let selection = json!({"selection": {"split": "test", "metric": "accuracy"}});
     let body = json!({"dataset_id": dataset, "recipe": "simple-cnn", "plan": selection});
     let running: RunId = server.post("/v1/training-runs", body.clone()).await.text("/id").parse().unwrap();
-    let running = runs::get(&server.state.db, running).await.unwrap().unwrap();
+    let running = runs::get(&server.state.stores.db, running).await.unwrap().unwrap();
     // 24 images to train on and 24 to select with, in 100 seconds; the data set here has six and three.
     let started_at = Timestamp::now() - SignedDuration::from_secs(1000);
     let measured = Run {
@@ -320,14 +320,14 @@ async fn the_times_of_waiting_runs_follow_from_the_running_one_and_from_what_was
         finished_at: Some(started_at + SignedDuration::from_secs(100)),
         ..running.clone()
     };
-    runs::create(&server.state.db, &measured).await.unwrap();
+    runs::create(&server.state.stores.db, &measured).await.unwrap();
     evaluate(&server, measured.id).await;
     let work = |train, selection| running.plan.cost(ImageCounts { train, selection, all: train + selection });
     let expected = work(6.0, 3.0) / work(24.0, 24.0) * 100.0;
 
-    runs::claim(&server.state.db, "cpu").await.unwrap().unwrap();
+    runs::claim(&server.state.stores.db, "cpu").await.unwrap().unwrap();
     let progress = RunProgress { eta_seconds: Some(3600.0), ..Default::default() };
-    runs::set_progress(&server.state.db, running.id, &progress).await.unwrap();
+    runs::set_progress(&server.state.stores.db, running.id, &progress).await.unwrap();
     let first = server.post("/v1/training-runs", body.clone()).await;
     let second = server.post("/v1/training-runs", body).await;
     let seconds = |answer: &Answer, name: &str| {
@@ -373,15 +373,15 @@ async fn queued(server: &Server, dataset: &str) -> String {
 
 async fn ended(server: &Server, dataset: &str, status: RunStatus) -> String {
     let run = queued(server, dataset).await;
-    runs::claim(&server.state.db, "cpu").await.unwrap().unwrap();
-    runs::finish(&server.state.db, run.parse().unwrap(), status, None).await.unwrap();
+    runs::claim(&server.state.stores.db, "cpu").await.unwrap().unwrap();
+    runs::finish(&server.state.stores.db, run.parse().unwrap(), status, None).await.unwrap();
     run
 }
 
 async fn import_weights(server: &Server) {
     let (sha256, variant) = (Sha256::of(b"weights"), BlockVariant::V1);
     let row = Weights { sha256, variant, origin: "a test".into(), byte_length: 7, created_at: Timestamp::now() };
-    weights::create(&server.state.db, &row).await.unwrap();
+    weights::create(&server.state.stores.db, &row).await.unwrap();
 }
 
 fn epoch(sequence: u32) -> EpochRecord {
@@ -405,9 +405,9 @@ fn epoch(sequence: u32) -> EpochRecord {
 async fn evaluate(server: &Server, run_id: RunId) {
     for stage in [1, 2] {
         let model = model(run_id, stage);
-        models::create(&server.state.db, &model, &[]).await.unwrap();
+        models::create(&server.state.stores.db, &model, &[]).await.unwrap();
         for split in [Split::Train, Split::Test] {
-            evaluations::create(&server.state.db, &evaluation(&model, split)).await.unwrap();
+            evaluations::create(&server.state.stores.db, &evaluation(&model, split)).await.unwrap();
         }
     }
 }

@@ -184,7 +184,7 @@ async fn what_cannot_be_inferred_is_an_error_in_the_protocols_form() {
     assert_error(&infer_raw(&server, &json!({"inputs": [good]}), b"more").await, 400, "binary_data_size");
     assert_eq!(server.get("/v1/predictions").await.items(), 1, "only the good one is recorded");
     // Whoever comes while all places are taken is sent away.
-    let _places: Vec<_> = (0..4).map(|_| server.state.engine.admit().unwrap()).collect();
+    let _places: Vec<_> = (0..4).map(|_| server.state.serving.engine.admit().unwrap()).collect();
     let busy = server.post(INFER, json!({"inputs": [good]})).await;
     assert_error(&busy, 429, "come back");
     assert!(!busy.header("retry-after").is_empty());
@@ -237,7 +237,7 @@ async fn loading_and_unloading_change_what_serves() {
 
 #[tokio::test]
 async fn all_but_the_probes_needs_the_key() {
-    let server = Server::with(|state, _| state.admin_key = Some(Arc::from("a-long-enough-key"))).await;
+    let server = Server::with(|state, _| state.access.admin_key = Some(Arc::from("a-long-enough-key"))).await;
     assert_eq!(server.get("/v2/health/live").await.status, 200);
     assert_error(&server.get("/v2/health/ready").await, 503, "no model serves");
     for path in ["/v2", "/v2/models/champion", "/v2/models/champion/ready"] {

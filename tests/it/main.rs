@@ -11,6 +11,7 @@ mod docs;
 mod durable;
 mod fixtures;
 mod http_arrays;
+mod http_auth;
 mod http_compare;
 mod http_datasets;
 mod http_dicom;

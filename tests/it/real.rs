@@ -12,7 +12,7 @@ use crate::{
 #[tokio::test]
 async fn the_covidx_folder_imports_whole_and_again_adds_nothing() {
     let Some(root) = shared_folder("") else { return };
-    let server = Server::with(|state, _| state.import_root = Some(root)).await;
+    let server = Server::with(|state, _| state.intake.import_root = Some(root)).await;
     let dataset = server.dataset("covidx").await;
     let first = import(&server, &dataset).await;
     assert_eq!(
@@ -32,7 +32,7 @@ async fn the_covidx_folder_imports_whole_and_again_adds_nothing() {
 #[tokio::test]
 async fn the_report_on_the_covidx_folder_shows_its_confounders_and_no_leakage() {
     let Some(root) = shared_folder("") else { return };
-    let server = Server::with(|state, _| state.import_root = Some(root)).await;
+    let server = Server::with(|state, _| state.intake.import_root = Some(root)).await;
     let dataset = server.dataset("covidx").await;
     import(&server, &dataset).await;
     let report = server.get(&format!("/v1/datasets/{dataset}/report")).await;

@@ -14,18 +14,15 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use thorax::{
     dataset::PatientIds,
-    http::{AppState, Challenger, Heatmaps, Jobs, Limits, MAX_EVENT_STREAMS, router},
+    http::{Access, AppState, EventStreams, Telemetry, router},
     inference::{Engine, EngineConfig},
     metrics::{Metrics, Traces},
     nn::DeviceChoice,
-    store::{Blobs, Caches, CheckpointFiles, Db, PredictionLog},
+    service::{Intake, JobQueue, Lifecycle, Limits, Serving, TrainingControl},
+    store::Stores,
     worker::{self, LiveBatches, WorkerContext, WorkerHandle},
 };
-use tokio::{
-    runtime::Handle,
-    sync::{Notify, Semaphore},
-};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio::sync::Notify;
 use tower::ServiceExt;
 
 pub const MAX_UPLOAD_BYTES: usize = 256 * 1024;
@@ -62,34 +59,30 @@ impl Server {
         let folder = tempfile::tempdir().unwrap();
         let data = folder.path().join("data");
         std::fs::create_dir(&data).unwrap();
-        let db = Db::open(&data).await.unwrap();
+        let stores = Stores::open(&data).await.unwrap();
         let engine =
             EngineConfig { max_concurrent_requests: 4, max_batch_size: 2, max_batch_delay_ms: 0, max_loaded_models: 2 };
         let engine = Engine::start(engine, Device::default());
         let mut state = AppState {
-            metrics: Metrics::new(engine.metrics().clone()),
-            db: db.clone(),
-            blobs: Blobs::open(&data).unwrap(),
-            caches: Caches::new(&data),
-            checkpoints: CheckpointFiles::new(&data),
-            engine,
-            jobs: Jobs::new(&data),
-            predictions: PredictionLog::start(db.clone(), None),
-            challenger: Challenger::new(1.0),
-            traces: Traces::default(),
-            heatmaps: Heatmaps::default(),
-            run_queued: Arc::new(Notify::new()),
-            batches: LiveBatches::new(),
-            event_streams: Arc::new(Semaphore::new(MAX_EVENT_STREAMS)),
-            devices: Arc::from([]),
-            import_root: None,
-            dicomweb_dataset: Arc::from("pushed"),
-            admin_key: None,
-            patient_ids: PatientIds::new(*b"the key of the tests"),
-            incoming: Arc::from(data.as_path()),
+            stores: stores.clone(),
+            telemetry: Telemetry { metrics: Metrics::new(engine.metrics().clone()), traces: Traces::default() },
+            serving: Serving::new(engine, stores.db.clone(), 1.0, None),
+            training: TrainingControl {
+                queued: Arc::new(Notify::new()),
+                batches: LiveBatches::new(),
+                devices: Arc::from([]),
+            },
+            intake: Intake {
+                incoming: Arc::from(data.as_path()),
+                import_root: None,
+                dicomweb_dataset: Arc::from("pushed"),
+                patient_ids: PatientIds::new(*b"the key of the tests"),
+            },
+            jobs: JobQueue::new(&data),
             limits: Limits { max_upload_bytes: MAX_UPLOAD_BYTES, max_pixels: MAX_PIXELS },
-            tasks: TaskTracker::new(),
-            shutdown: CancellationToken::new(),
+            lifecycle: Lifecycle::default(),
+            access: Access::default(),
+            event_streams: EventStreams::default(),
         };
         change(&mut state, folder.path());
         let router = router(state.clone());
@@ -99,7 +92,7 @@ impl Server {
     /// The same server after it has ended: its data and engine, and nothing that was under way.
     pub async fn again(self) -> Self {
         let Self { mut state, folder, .. } = self;
-        (state.shutdown, state.tasks) = (CancellationToken::new(), TaskTracker::new());
+        state.lifecycle = Lifecycle::default();
         let router = router(state.clone());
         Self { state, folder, router }
     }
@@ -146,20 +139,11 @@ impl Server {
         let (device, device_info) = DeviceChoice::Cpu.open(None).unwrap();
         let state = self.state.clone();
         worker::start(WorkerContext {
-            db: state.db,
-            blobs: state.blobs,
-            caches: state.caches,
-            checkpoints: state.checkpoints,
-            device,
-            device_info,
-            max_pixels: MAX_PIXELS,
-            give_way: Arc::new(|| {}),
             max_yield: std::time::Duration::from_millis(20),
-            publish: Arc::new(|_, _| {}),
-            batches: state.batches,
-            metrics: state.metrics.training,
-            wake: state.run_queued,
-            runtime: Handle::current(),
+            batches: state.training.batches,
+            metrics: state.telemetry.metrics.training,
+            wake: state.training.queued,
+            ..WorkerContext::idle(state.stores, device, device_info, MAX_PIXELS)
         })
     }
 
@@ -192,9 +176,9 @@ impl Server {
 
     /// Waits for what goes on in the background.
     pub async fn settle(&self) {
-        self.state.tasks.close();
-        self.state.tasks.wait().await;
-        self.state.tasks.reopen();
+        self.state.lifecycle.tasks.close();
+        self.state.lifecycle.tasks.wait().await;
+        self.state.lifecycle.tasks.reopen();
     }
 
     async fn answer(&self, request: axum::http::Request<Body>) -> Answer {

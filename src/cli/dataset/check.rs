@@ -40,8 +40,8 @@ pub(super) async fn run(args: CheckArgs) -> Result<(), CliError> {
     let folder = open_existing(&args.data.folder(DATA_FOLDER)).await?;
     let dataset = find(&folder, &args.dataset).await?;
     let limits = imaging::Limits { max_pixels: args.data.max_pixels };
-    let made = report(&folder.db, &folder.blobs, &folder.caches, &dataset, limits).await;
-    folder.db.close().await;
+    let made = report(&folder.stores, &dataset, limits).await;
+    folder.stores.db.close().await;
     let report = made?;
     let text = match args.format {
         Format::Markdown => report.to_markdown(),

@@ -60,8 +60,8 @@ pub(super) async fn run(args: DistributionArgs) -> Result<(), CliError> {
 async fn of_dataset(data: &DataConfig, name: &str) -> Result<DistributionTable, CliError> {
     let folder = open_existing(&data.folder(DATA_FOLDER)).await?;
     let dataset = find(&folder, name).await?;
-    let table = dataset::distribution(&folder.db, &dataset).await?;
-    folder.db.close().await;
+    let table = dataset::distribution(&folder.stores.db, &dataset).await?;
+    folder.stores.db.close().await;
     Ok(table)
 }
 

@@ -68,14 +68,14 @@ pub(super) async fn run(args: ExportArgs) -> Result<(), CliError> {
     let dataset = find(&folder, &args.dataset).await?;
     std::fs::create_dir_all(&args.out).map_err(at(&args.out))?;
     let written = export(&args, &folder, &dataset).await;
-    folder.db.close().await;
+    folder.stores.db.close().await;
     written
 }
 
 async fn export(args: &ExportArgs, folder: &DataFolder, dataset: &Dataset) -> Result<(), CliError> {
     let mut out = std::io::stdout();
     for split in Split::ALL {
-        let images = store::radiographs::labelled_in_order(&folder.db, dataset.id, split).await?.len();
+        let images = store::radiographs::labelled_in_order(&folder.stores.db, dataset.id, split).await?.len();
         if images == 0 {
             continue;
         }
@@ -107,7 +107,7 @@ async fn label_file(
     dataset: &Dataset,
     split: Split,
 ) -> Result<PathBuf, CliError> {
-    let text = dataset::label_file(&folder.db, dataset, split).await?;
+    let text = dataset::label_file(&folder.stores.db, dataset, split).await?;
     let path = args.out.join(format!("{split}_split.txt"));
     let bytes = text.len() as u64;
     let chunks = Box::pin(stream::iter([Ok(text.into())]));
@@ -125,14 +125,18 @@ async fn arrays(
     let limits = imaging::Limits { max_pixels: args.data.max_pixels };
     let images = args.out.join(format!("x_{split}_{side}.npy"));
     let spec = ArraySpec { side, dtype, channels };
-    write(&images, dataset::image_array(&folder.db, &folder.blobs, dataset.id, split, spec, limits).await?).await?;
+    write(
+        &images,
+        dataset::image_array(&folder.stores.db, &folder.stores.blobs, dataset.id, split, spec, limits).await?,
+    )
+    .await?;
     let labels = args.out.join(format!("y_{split}.npy"));
-    write(&labels, dataset::label_array(&folder.db, dataset, split).await?).await?;
+    write(&labels, dataset::label_array(&folder.stores.db, dataset, split).await?).await?;
     Ok([images, labels])
 }
 
 async fn left_out(folder: &DataFolder, dataset: &Dataset) -> Result<usize, CliError> {
-    let all = store::radiographs::all(&folder.db, dataset.id).await?;
+    let all = store::radiographs::all(&folder.stores.db, dataset.id).await?;
     Ok(all.iter().filter(|radiograph| radiograph.label.is_none() || radiograph.split.is_none()).count())
 }
 

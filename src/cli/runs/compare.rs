@@ -43,8 +43,8 @@ enum Format {
 
 pub(super) async fn run(args: CompareArgs) -> Result<(), CliError> {
     let folder = open_existing(&args.data.folder(DATA_FOLDER)).await?;
-    let compared = compare(&folder.db, &folder.blobs, &args.runs, args.split, args.stage).await;
-    folder.db.close().await;
+    let compared = compare(&folder.stores, &args.runs, args.split, args.stage).await;
+    folder.stores.db.close().await;
     let comparison = compared?;
     let text = match args.format {
         Format::Table => comparison.to_plain(),

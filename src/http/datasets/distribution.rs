@@ -1,4 +1,4 @@
-//! `/v1/datasets/{id}/distribution`: images and patients by split and class, for people.
+//! `/v1/datasets/{id}/distribution`: tables of images and patients by split and class.
 
 use axum::{
     extract::State,
@@ -10,22 +10,23 @@ use crate::{
     dataset::{self, DistributionTable},
     domain::DatasetId,
     http::{
-        ApiError, AppState,
+        ApiError,
         accept::negotiate,
         answer::{NotAcceptable, NotFound},
         extract::PathOf,
     },
+    store::Stores,
 };
 
-type Form = (&'static str, fn(&DistributionTable) -> String);
+type Format = (&'static str, fn(&DistributionTable) -> String);
 
-const FORMS: [(&str, Form); 2] = [
+const FORMATS: [(&str, Format); 2] = [
     ("text/markdown", ("text/markdown; charset=utf-8", DistributionTable::to_markdown)),
     ("text/plain", ("text/plain; charset=utf-8", DistributionTable::to_text)),
 ];
 
-/// Counts images and unique patients by split and class, with totals, in two tables. The same numbers without totals are in
-/// `GET /v1/datasets/{id}` as JSON.
+/// Returns two tables with totals: images and unique patients by split and class. `GET /v1/datasets/{id}` has the numbers as JSON,
+/// without totals.
 #[utoipa::path(
     get, path = "/v1/datasets/{id}/distribution", tag = "datasets",
     params(("id" = DatasetId, Path)),
@@ -36,13 +37,13 @@ const FORMS: [(&str, Form); 2] = [
     )
 )]
 pub async fn get_dataset_distribution(
-    State(state): State<AppState>,
+    State(stores): State<Stores>,
     headers: HeaderMap,
     PathOf(id): PathOf<DatasetId>,
 ) -> Result<Response, ApiError> {
-    let (media_type, write) = negotiate(&headers, &FORMS)?;
-    let dataset = super::find(&state, id).await?;
-    let table = dataset::distribution(&state.db, &dataset).await?;
-    // A cache that keeps one form must not give it to who asks for another.
+    let (media_type, write) = negotiate(&headers, &FORMATS)?;
+    let dataset = super::find(&stores, id).await?;
+    let table = dataset::distribution(&stores.db, &dataset).await?;
+    // A cache must not serve one format to a client that accepts another.
     Ok(([(header::VARY, "accept"), (header::CONTENT_TYPE, media_type)], write(&table)).into_response())
 }

@@ -1,4 +1,4 @@
-//! `/v1/datasets/{id}/exports/{name}`: a data set as files for other programs.
+//! `/v1/datasets/{id}/exports/{name}`: exports of a data set to other programs.
 
 use std::str::FromStr;
 
@@ -20,22 +20,21 @@ use crate::{
         answer::{Conflict, Malformed, NotFound},
         extract::{PathOf, QueryOf},
     },
-    imaging,
 };
 
-/// How images are written.
+/// Format of image arrays.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct ArrayParams {
     /// `float32` from 0 to 1 (the default) or `uint8` from 0 to 255.
     #[param(inline, default = "float32")]
     dtype: Option<Dtype>,
-    /// 3 that are alike (the default), or 1.
+    /// Number of channels: 3 (grey replicated, the default) or 1.
     #[param(minimum = 1, maximum = 3, default = 3)]
     channels: Option<u8>,
 }
 
-/// What a name of a file asks for.
+/// The export that a file name stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Export {
     /// `train_split.txt`
@@ -48,12 +47,12 @@ enum Export {
 
 /// Exports a split (`train`, `validation` or `test`) as a file.
 ///
-/// - `train_split.txt`: its label file in the COVIDx format, `patient-id filename class source`. An import reads it back as it is.
-/// - `x_train_128.npy`: its images as an array of NumPy, `[n, 128, 128, 3]`, of any size from 32 to 1024 pixels, decoded and resized as a
-///   network sees them. The array is computed as it is sent; if an image cannot be read the connection ends before its length is reached.
-/// - `y_train.npy`: their classes, `int64` positions in the data set's `classes`.
+/// - `train_split.txt`: label file in the COVIDx format, `patient-id filename class source`; an import reads it back.
+/// - `x_train_128.npy`: images as a NumPy array, `[n, 128, 128, 3]`, of any size from 32 to 1024 pixels, decoded and resized as for the
+///   network. The array is computed while it is sent; if an image cannot be read, the connection closes before the announced length.
+/// - `y_train.npy`: classes of the images, `int64` indices into the data set's `classes`.
 ///
-/// All have the images that have a class, in the same order.
+/// All of them contain the labelled images, in the same order.
 #[utoipa::path(
     get, path = "/v1/datasets/{id}/exports/{name}", tag = "datasets",
     params(("id" = DatasetId, Path), ("name" = String, Path, example = "x_train_128.npy"), ArrayParams),
@@ -72,27 +71,27 @@ pub async fn get_dataset_export(
     QueryOf(params): QueryOf<ArrayParams>,
 ) -> Result<Response, ApiError> {
     let export: Export = name.parse()?;
-    let dataset = super::find(&state, id).await?;
+    let dataset = super::find(&state.stores, id).await?;
     match export {
         Export::LabelFile(split) => {
             params.refuse()?;
-            let text = dataset::label_file(&state.db, &dataset, split).await?;
+            let text = dataset::label_file(&state.stores.db, &dataset, split).await?;
             Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], text).into_response())
         }
         Export::Images(split, side) => {
-            let limits = imaging::Limits { max_pixels: state.limits.max_pixels };
+            let limits = state.limits.image();
             let spec = params.spec(side)?;
-            Ok(streamed(dataset::image_array(&state.db, &state.blobs, id, split, spec, limits).await?))
+            Ok(streamed(dataset::image_array(&state.stores.db, &state.stores.blobs, id, split, spec, limits).await?))
         }
         Export::Labels(split) => {
             params.refuse()?;
-            Ok(streamed(dataset::label_array(&state.db, &dataset, split).await?))
+            Ok(streamed(dataset::label_array(&state.stores.db, &dataset, split).await?))
         }
     }
 }
 
 fn streamed(array: ArrayStream) -> Response {
-    let failed = |error: &ExportError| tracing::error!(%error, "an export ended before its end");
+    let failed = |error: &ExportError| tracing::error!(%error, "export aborted");
     let body = Body::from_stream(array.chunks.inspect_err(failed));
     let headers = [
         (header::CONTENT_TYPE, "application/octet-stream".to_owned()),
@@ -110,11 +109,11 @@ impl ArrayParams {
         Ok(ArraySpec { side, dtype: self.dtype.unwrap_or_default(), channels })
     }
 
-    /// For files that are the same however images are written.
+    /// Refuses the parameters for files that have no image format.
     fn refuse(&self) -> Result<(), ApiError> {
         match (self.dtype, self.channels) {
             (None, None) => Ok(()),
-            _ => Err(ApiError::Malformed("dtype and channels are for arrays of images".into())),
+            _ => Err(ApiError::Malformed("dtype and channels apply to image arrays only".into())),
         }
     }
 }

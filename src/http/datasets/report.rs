@@ -1,4 +1,4 @@
-//! `/v1/datasets/{id}/report`: the truth about a data set.
+//! `/v1/datasets/{id}/report`: the audit of a data set.
 
 use axum::{
     Json,
@@ -16,27 +16,26 @@ use crate::{
         answer::{NotAcceptable, NotFound},
         extract::PathOf,
     },
-    imaging,
     service::report,
 };
 
-/// How a report is answered.
+/// Format of the report.
 #[derive(Clone, Copy)]
-enum Form {
+enum Format {
     Json,
     Markdown,
 }
 
-const FORMS: [(&str, Form); 2] = [("application/json", Form::Json), ("text/markdown", Form::Markdown)];
+const FORMATS: [(&str, Format); 2] = [("application/json", Format::Json), ("text/markdown", Format::Markdown)];
 
-/// Reports on a data set: patients and pictures in several splits, what besides disease tells its classes apart and how well it predicts
-/// them, what is wrong with its labels, and what a score on it can mean. Made when it is first asked for after a change, which takes
-/// about a minute for 16,000 images, and kept.
+/// Audits a data set: patients and duplicate images in more than one split, confounders and how well they predict the classes, label
+/// problems, and what a score on the data set can mean. The report is computed on the first request after a change, which takes about a
+/// minute for 16,000 images, and cached.
 #[utoipa::path(
     get, path = "/v1/datasets/{id}/report", tag = "datasets",
     params(("id" = DatasetId, Path)),
     responses(
-        (status = 200, description = "The report; as Markdown for people", content(
+        (status = 200, description = "The report, as JSON or Markdown", content(
             (DatasetReport = "application/json"), (String = "text/markdown")
         )),
         NotFound,
@@ -48,18 +47,17 @@ pub async fn get_dataset_report(
     headers: HeaderMap,
     PathOf(id): PathOf<DatasetId>,
 ) -> Result<Response, ApiError> {
-    let form = negotiate(&headers, &FORMS)?;
-    let dataset = super::find(&state, id).await?;
-    let AppState { db, blobs, caches, limits, .. } = state;
-    let limits = imaging::Limits { max_pixels: limits.max_pixels };
-    // A task of its own: it goes on and is kept when the client does not wait.
-    let made = tokio::spawn(async move { report(&db, &blobs, &caches, &dataset, limits).await });
+    let format = negotiate(&headers, &FORMATS)?;
+    let dataset = super::find(&state.stores, id).await?;
+    let AppState { stores, limits, .. } = state;
+    // A task of its own, so that the report is completed and cached even if the client disconnects.
+    let made = tokio::spawn(async move { report(&stores, &dataset, limits.image()).await });
     let report = made.await.map_err(ApiError::internal)??;
-    // A cache that keeps one form must not give it to who asks for another.
+    // A cache must not serve one format to a client that accepts another.
     let vary = (header::VARY, "accept");
-    Ok(match form {
-        Form::Json => ([vary], Json(report)).into_response(),
-        Form::Markdown => {
+    Ok(match format {
+        Format::Json => ([vary], Json(report)).into_response(),
+        Format::Markdown => {
             ([vary, (header::CONTENT_TYPE, "text/markdown; charset=utf-8")], report.to_markdown()).into_response()
         }
     })

@@ -1,4 +1,4 @@
-//! The results of a job as lines, of CSV or JSON, read from the database while they are sent.
+//! Results of prediction jobs as NDJSON or CSV, streamed from the database.
 
 use axum::{
     body::Body,
@@ -12,72 +12,73 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use crate::{
     domain::{PredictionJobId, Sha256},
     http::{
-        ApiError, AppState,
+        ApiError,
         accept::negotiate,
         answer::{NotAcceptable, NotFound},
         extract::PathOf,
     },
-    store::{self, JobResult, StoreError},
+    store::{self, JobResult, StoreError, Stores},
 };
 
-/// Results that are read at once.
+/// Results per query.
 const PAGE: u32 = 500;
 
 #[derive(Clone, Copy)]
-enum Form {
-    Lines,
+enum Format {
+    Ndjson,
     Csv,
 }
 
-const FORMS: [(&str, Form); 2] = [("application/x-ndjson", Form::Lines), ("text/csv", Form::Csv)];
+const FORMATS: [(&str, Format); 2] = [("application/x-ndjson", Format::Ndjson), ("text/csv", Format::Csv)];
 
-/// The results of a job so far, in the order of its images: as NDJSON (`JobResult` a line), or as CSV with a column for each class.
+/// Returns the results of a prediction job so far, in the order of its images, as NDJSON (one `JobResult` per line) or as CSV with a
+/// column for each class.
 #[utoipa::path(get, path = "/v1/prediction-jobs/{id}/results", tag = "predictions", params(("id" = PredictionJobId, Path)),
     responses(
-        (status = 200, description = "A line for each image that is done", content(
+        (status = 200, description = "One line per finished image", content(
             (JobResult = "application/x-ndjson"), (String = "text/csv")
         )),
         NotFound,
         NotAcceptable
     ))]
 pub(super) async fn get_prediction_job_results(
-    State(state): State<AppState>,
+    State(stores): State<Stores>,
     headers: HeaderMap,
     PathOf(id): PathOf<PredictionJobId>,
 ) -> Result<Response, ApiError> {
-    let form = negotiate(&headers, &FORMS)?;
-    let job = super::find(&state, id).await?;
-    let (media_type, first) = match form {
-        Form::Lines => (FORMS[0].0, None),
-        Form::Csv => ("text/csv; charset=utf-8", Some(Bytes::from(record(&head(&job.classes))?))),
+    let format = negotiate(&headers, &FORMATS)?;
+    let job = super::find(&stores, id).await?;
+    let (media_type, first) = match format {
+        Format::Ndjson => (FORMATS[0].0, None),
+        Format::Csv => ("text/csv; charset=utf-8", Some(Bytes::from(record(&head(&job.classes))?))),
     };
     let page = move |(from, classes): (u64, Vec<String>)| {
-        let db = state.db.clone();
+        let db = stores.db.clone();
         async move {
             let results = store::prediction_jobs::results(&db, id, from, PAGE).await?;
             let Some(last) = results.last() else { return Ok(None) };
             let next = last.sequence + 1;
-            let lines = lines(form, &classes, &results)?;
+            let lines = lines(format, &classes, &results)?;
             Ok::<_, StoreError>(Some((Bytes::from(lines), (next, classes))))
         }
     };
     let begun = stream::iter(first.map(Ok::<_, StoreError>));
     let rest =
-        stream::try_unfold((0, job.classes), page).inspect_err(|error| tracing::error!(%error, "results end early"));
+        stream::try_unfold((0, job.classes), page).inspect_err(|error| tracing::error!(%error, "results aborted"));
     let body = Body::from_stream(begun.chain(rest));
     Ok(([(header::CONTENT_TYPE, media_type), (header::VARY, "accept")], body).into_response())
 }
 
-fn lines(form: Form, classes: &[String], results: &[JobResult]) -> Result<Vec<u8>, StoreError> {
+fn lines(format: Format, classes: &[String], results: &[JobResult]) -> Result<Vec<u8>, StoreError> {
     let failed = |why: serde_json::Error| StoreError::Row(format!("prediction_job_results: {why}"));
     let mut lines = Vec::new();
     for result in results {
-        match form {
-            Form::Lines => {
+        match format {
+            Format::Ndjson => {
                 serde_json::to_writer(&mut lines, result).map_err(failed)?;
                 lines.push(b'\n');
             }
-            Form::Csv => lines.extend(record(&row(classes, result))?),
+            Format::Csv => lines.extend(record(&row(classes, result))?),
         }
     }
     Ok(lines)
@@ -134,13 +135,13 @@ mod tests {
             probabilities: Some([("normal".into(), 0.25), ("COVID-19".into(), 0.75)].into()),
             problem: None,
         };
-        let text = String::from_utf8(lines(Form::Csv, &classes, std::slice::from_ref(&result)).unwrap()).unwrap();
+        let text = String::from_utf8(lines(Format::Csv, &classes, std::slice::from_ref(&result)).unwrap()).unwrap();
         assert_eq!(text, "7,,\"'=cmd()/a,b.png\",,normal,COVID-19,0.25,0.75,\n");
         assert_eq!(
             head(&classes).join(","),
             "sequence,radiograph_id,file_name,sha256,label,prediction,normal,COVID-19,problem"
         );
-        let line = lines(Form::Lines, &classes, std::slice::from_ref(&result)).unwrap();
+        let line = lines(Format::Ndjson, &classes, std::slice::from_ref(&result)).unwrap();
         assert_eq!(serde_json::from_slice::<JobResult>(&line).unwrap(), result);
     }
 }

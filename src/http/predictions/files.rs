@@ -1,4 +1,4 @@
-//! The images of one request on their way to their answers: several at once where there is room, each with a place of its own.
+//! The images of one request and their predictions: several in flight where the engine has room, each under its own permit.
 
 use std::sync::Arc;
 
@@ -8,13 +8,10 @@ use futures_util::{
     stream::{self, BoxStream, FuturesUnordered},
 };
 
-use super::{
-    answer::PredictionAnswer,
-    classify::{Content, Wanted, classify},
-};
 use crate::{
-    http::{ApiError, AppState, extract::Form},
+    http::{ApiError, extract::Form},
     inference::RequestPermit,
+    service::{Content, ModelSelection, NewPrediction, Predictor},
 };
 
 /// An image as it was sent.
@@ -23,29 +20,29 @@ pub(in crate::http) struct File {
     pub(in crate::http) content: Content,
 }
 
-/// What became of an image.
-pub(in crate::http) struct Answered {
-    /// Its place in the request, from 0.
+/// The outcome for one file.
+pub(in crate::http) struct FileResult {
+    /// Position in the request, from 0.
     pub(in crate::http) index: usize,
     pub(super) file_name: Option<String>,
-    pub(in crate::http) outcome: Result<PredictionAnswer, ApiError>,
+    pub(in crate::http) outcome: Result<NewPrediction, ApiError>,
 }
 
-/// Reads the images of a request one after the other, and classifies as many at once as it has places for. Dropped, it stops both.
-pub(in crate::http) struct Files {
-    state: AppState,
-    wanted: Arc<Wanted>,
-    incoming: BoxStream<'static, Result<File, ApiError>>,
-    under_way: FuturesUnordered<BoxFuture<'static, (Answered, RequestPermit)>>,
-    /// For the next image. The request's own at first; while an image has it, another one is asked for.
-    place: Option<RequestPermit>,
+/// Reads the images of a request one after the other, and classifies as many at once as it has permits for. Dropping it stops both.
+pub(in crate::http) struct PredictionStream {
+    predictor: Predictor,
+    selection: Arc<ModelSelection>,
+    files: BoxStream<'static, Result<File, ApiError>>,
+    in_flight: FuturesUnordered<BoxFuture<'static, (FileResult, RequestPermit)>>,
+    /// Permit of the next image: at first the request's own; while an image holds it, another one is requested.
+    permit: Option<RequestPermit>,
     read: usize,
     all_read: bool,
-    /// What was wrong with the request, to be told last.
+    /// Failure of the request as a whole, reported last.
     failure: Option<ApiError>,
 }
 
-/// Each `file` of a form, read as it is asked for.
+/// Each `file` of a form, read on demand.
 pub(super) fn of_form(Form(form): Form) -> BoxStream<'static, Result<File, ApiError>> {
     stream::try_unfold(form, |mut form| async move {
         let Some(field) = form.next_field().await? else { return Ok(None) };
@@ -61,38 +58,37 @@ pub(super) fn of_form(Form(form): Form) -> BoxStream<'static, Result<File, ApiEr
     .boxed()
 }
 
-impl Files {
-    /// `place` is the request's: it always has at least one, so that it always goes on.
+impl PredictionStream {
+    /// `permit` is the request's own, so that at least one image is always in flight.
     pub(in crate::http) fn new(
-        state: AppState,
-        wanted: Wanted,
-        place: RequestPermit,
-        incoming: BoxStream<'static, Result<File, ApiError>>,
+        predictor: Predictor,
+        selection: ModelSelection,
+        permit: RequestPermit,
+        files: BoxStream<'static, Result<File, ApiError>>,
     ) -> Self {
-        let wanted = Arc::new(wanted);
         Self {
-            state,
-            wanted,
-            incoming,
-            under_way: FuturesUnordered::new(),
-            place: Some(place),
+            predictor,
+            selection: Arc::new(selection),
+            files,
+            in_flight: FuturesUnordered::new(),
+            permit: Some(permit),
             failure: None,
             read: 0,
             all_read: false,
         }
     }
 
-    /// The next image that is done, in whatever order; an error is the request's own and its last.
-    pub(in crate::http) async fn next(&mut self) -> Option<Result<Answered, ApiError>> {
+    /// The next finished image, in any order; an error is the request's own and the last item.
+    pub(in crate::http) async fn next(&mut self) -> Option<Result<FileResult, ApiError>> {
         loop {
-            self.find_place();
-            let may_read = !self.all_read && self.place.is_some();
+            self.request_permit();
+            let may_read = !self.all_read && self.permit.is_some();
             tokio::select! {
-                Some((answered, place)) = self.under_way.next() => {
-                    self.place = self.place.take().or(Some(place)).filter(|_| !self.all_read);
-                    return Some(Ok(answered));
+                Some((result, permit)) = self.in_flight.next() => {
+                    self.permit = self.permit.take().or(Some(permit)).filter(|_| !self.all_read);
+                    return Some(Ok(result));
                 }
-                file = self.incoming.next(), if may_read => match file {
+                file = self.files.next(), if may_read => match file {
                     Some(Ok(file)) => self.begin(file),
                     Some(Err(error)) => self.end_with(Some(error)),
                     None => self.end_with(None),
@@ -102,28 +98,28 @@ impl Files {
         }
     }
 
-    /// Reads no more; what was read is still answered.
+    /// Stops reading; images in flight are still returned.
     fn end_with(&mut self, failure: Option<ApiError>) {
         self.all_read = true;
-        self.place = None;
+        self.permit = None;
         self.failure = failure;
     }
 
-    /// While all of its places are taken, one more if there is room, and if a batch has use for it.
-    fn find_place(&mut self) {
-        let engine = &self.state.engine;
-        if self.place.is_none() && !self.all_read && self.under_way.len() < engine.max_batch_size() {
-            self.place = engine.admit_another();
+    /// Requests one more permit while all are in use, if a batch still has room.
+    fn request_permit(&mut self) {
+        let engine = self.predictor.engine();
+        if self.permit.is_none() && !self.all_read && self.in_flight.len() < engine.max_batch_size() {
+            self.permit = engine.admit_another();
         }
     }
 
     fn begin(&mut self, File { name, content }: File) {
-        let place = self.place.take().expect("it is read only with a place");
-        let (state, wanted, index) = (self.state.clone(), Arc::clone(&self.wanted), self.read);
+        let permit = self.permit.take().expect("a file is read only with a permit");
+        let (predictor, selection, index) = (self.predictor.clone(), Arc::clone(&self.selection), self.read);
         self.read += 1;
-        self.under_way.push(Box::pin(async move {
-            let outcome = classify(&state, &wanted, content).await;
-            (Answered { index, file_name: name, outcome }, place)
+        self.in_flight.push(Box::pin(async move {
+            let outcome = predictor.predict(&selection, content).await.map_err(ApiError::from);
+            (FileResult { index, file_name: name, outcome }, permit)
         }));
     }
 }

@@ -1,4 +1,4 @@
-//! Answers as newline-delimited JSON, each as soon as it is there.
+//! Predictions as newline-delimited JSON, each sent as soon as it is finished.
 
 use std::{convert::Infallible, time::Duration};
 
@@ -10,27 +10,28 @@ use axum::{
 use bytes::Bytes;
 use futures_util::stream;
 use tokio::{sync::mpsc, time::timeout};
+use tokio_util::task::TaskTracker;
 
 use super::{
-    answer::BatchItem,
-    files::{Answered, Files},
+    files::{FileResult, PredictionStream},
+    response::BatchItem,
 };
-use crate::http::{ApiError, AppState, answer::UNBUFFERED};
+use crate::http::{ApiError, answer::UNBUFFERED};
 
-/// The media type of one JSON object a line.
+/// Media type of newline-delimited JSON.
 pub(super) const NDJSON: &str = "application/x-ndjson";
 
-/// Lines that may wait for a client that reads slowly.
-const AHEAD: usize = 16;
+/// Lines buffered for a slow client.
+const BUFFERED_LINES: usize = 16;
 
-/// A client that takes nothing for so long is let go of, with its places.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// A client that reads nothing for this long is disconnected, and its permits are freed.
+const SEND_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Begins to answer when the first image is done, so that what is wrong with the whole request still has a status of its own.
-pub(super) async fn answer(state: &AppState, mut files: Files) -> Result<Response, ApiError> {
-    let first = files.next().await.ok_or_else(super::no_file)??;
-    let (lines, receiver) = mpsc::channel(AHEAD);
-    state.tasks.spawn(feed(files, first, lines));
+/// Starts the response when the first image is finished, so that a failure of the request as a whole still has its own status.
+pub(super) async fn respond(tasks: &TaskTracker, mut predictions: PredictionStream) -> Result<Response, ApiError> {
+    let first = predictions.next().await.ok_or_else(super::no_file)??;
+    let (lines, receiver) = mpsc::channel(BUFFERED_LINES);
+    tasks.spawn(feed(predictions, first, lines));
     let next = |mut receiver: mpsc::Receiver<Bytes>| async move {
         receiver.recv().await.map(|line| (Ok::<_, Infallible>(line), receiver))
     };
@@ -38,29 +39,29 @@ pub(super) async fn answer(state: &AppState, mut files: Files) -> Result<Respons
     Ok((headers, [UNBUFFERED], Body::from_stream(stream::unfold(receiver, next))).into_response())
 }
 
-/// Until all are answered, or the client is gone or takes nothing: then the rest is neither read nor computed.
-async fn feed(files: Files, first: Answered, lines: mpsc::Sender<Bytes>) {
+/// Sends all results. Stops when the client is gone or reads nothing; the rest is then neither read nor computed.
+async fn feed(predictions: PredictionStream, first: FileResult, lines: mpsc::Sender<Bytes>) {
     tokio::select! {
         () = lines.closed() => {}
-        () = pass_on(files, first, &lines) => {}
+        () = send_all(predictions, first, &lines) => {}
     }
 }
 
-async fn pass_on(mut files: Files, first: Answered, lines: &mpsc::Sender<Bytes>) {
+async fn send_all(mut predictions: PredictionStream, first: FileResult, lines: &mpsc::Sender<Bytes>) {
     let mut next = Some(Ok(first));
-    while let Some(answered) = next {
-        let is_last = answered.is_err();
-        let line = line(&answered.map_or_else(BatchItem::of_request, BatchItem::from));
-        let Ok(Ok(())) = timeout(PATIENCE, lines.send(line)).await else { return };
+    while let Some(result) = next {
+        let is_last = result.is_err();
+        let line = line(&result.map_or_else(BatchItem::of_request, BatchItem::from));
+        let Ok(Ok(())) = timeout(SEND_TIMEOUT, lines.send(line)).await else { return };
         if is_last {
             return;
         }
-        next = files.next().await;
+        next = predictions.next().await;
     }
 }
 
 fn line(item: &BatchItem) -> Bytes {
-    let mut line = serde_json::to_vec(item).expect("an answer has text for keys");
+    let mut line = serde_json::to_vec(item).expect("a prediction has text for keys");
     line.push(b'\n');
     line.into()
 }

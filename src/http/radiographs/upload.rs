@@ -1,4 +1,4 @@
-//! An upload: one or many files with fields that hold for all of them.
+//! Uploads: one or more files, with fields that apply to all of them.
 
 use axum::{
     body::Bytes,
@@ -11,7 +11,6 @@ use crate::{
     dataset::{self, AddError, Added, NewRadiograph},
     domain::Split,
     http::{ApiError, AppState, Problem},
-    imaging,
     service::FieldError,
     store::{Dataset, Radiograph},
 };
@@ -20,14 +19,14 @@ use crate::{
 #[derive(ToSchema)]
 #[allow(dead_code, reason = "describes the request; the parts are read one by one")]
 pub struct UploadForm {
-    /// PNG, JPEG or DICOM; may occur many times.
+    /// PNG, JPEG or DICOM; repeatable.
     #[schema(value_type = Vec<String>, format = Binary)]
     file: Vec<Vec<u8>>,
     /// One of the data set's classes.
     label: Option<String>,
-    /// Stored as a keyed hash. Of a DICOM, its own when absent.
+    /// Patient id, stored as a keyed hash; that of the DICOM file when absent.
     patient_id: Option<String>,
-    /// Origin.
+    /// Source of the image.
     source: Option<String>,
     /// Projection, such as `PA` or `AP`.
     view: Option<String>,
@@ -35,22 +34,22 @@ pub struct UploadForm {
     split: Option<Split>,
 }
 
-/// What became of a file.
+/// Outcome for a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum UploadStatus {
-    /// It is new.
+    /// Stored.
     Created,
-    /// The data set holds the same content already; `radiograph` is that one, unchanged.
+    /// The data set has the same content already; `radiograph` is that one, unchanged.
     Duplicate,
-    /// It was not stored; `problem` says why.
+    /// Not stored; `problem` has the reason.
     Rejected,
 }
 
-/// The answer about one file.
+/// Result for one file.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct UploadResult {
-    /// As sent.
+    /// Name of the file as sent.
     file_name: String,
     status: UploadStatus,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -59,7 +58,7 @@ pub struct UploadResult {
     problem: Option<Problem>,
 }
 
-/// The parts of the form, read whole: fields may follow the files they belong to. The limit on the body bounds it.
+/// Parts of the form, read completely, because fields may follow the files they apply to. The limit on the body bounds it.
 #[derive(Default)]
 pub struct Upload {
     files: Vec<(String, Bytes)>,
@@ -71,12 +70,12 @@ pub struct Upload {
 }
 
 impl Upload {
-    /// Reads the form; one 422 names every part that is wrong.
+    /// Reads the form; one 422 names every wrong part.
     pub async fn read(mut form: Multipart, dataset: &Dataset) -> Result<Self, ApiError> {
         let mut upload = Self::default();
         let mut errors = Vec::new();
         while let Some(part) = form.next_field().await? {
-            if let Err(detail) = upload.take(&part_name(&part), part, dataset).await? {
+            if let Err(detail) = upload.add_part(&part_name(&part), part, dataset).await? {
                 errors.push(detail);
             }
         }
@@ -86,7 +85,7 @@ impl Upload {
         if errors.is_empty() { Ok(upload) } else { Err(ApiError::Invalid(errors)) }
     }
 
-    /// Stores file after file. A file alone, if rejected, is the request's own failure.
+    /// Stores file after file. The rejection of a single file fails the request.
     pub async fn store(mut self, state: &AppState, dataset: &Dataset) -> Result<Vec<UploadResult>, ApiError> {
         let files = std::mem::take(&mut self.files);
         let alone = files.len() == 1;
@@ -123,12 +122,13 @@ impl Upload {
             view: self.view.clone(),
             split: self.split,
         };
-        let limits = imaging::Limits { max_pixels: state.limits.max_pixels };
-        Ok(dataset::add(&state.db, &state.blobs, dataset, new, &limits, &state.patient_ids).await?)
+        let limits = state.limits.image();
+        Ok(dataset::add(&state.stores.db, &state.stores.blobs, dataset, new, &limits, &state.intake.patient_ids)
+            .await?)
     }
 
-    /// Takes one part; the inner error is about its content, the outer one about the form.
-    async fn take(
+    /// Adds one part; the inner error concerns its content, the outer one the form.
+    async fn add_part(
         &mut self,
         name: &str,
         part: Field<'_>,
@@ -155,7 +155,7 @@ impl Upload {
                 Ok(split) => self.split = Some(split),
                 Err(_) => return Ok(Err(wrong(name, "must be train, validation or test"))),
             },
-            _ => return Ok(Err(wrong(name, "there is no such field"))),
+            _ => return Ok(Err(wrong(name, "unknown field"))),
         }
         Ok(Ok(()))
     }

@@ -1,4 +1,4 @@
-//! `/v1/training-runs/compare`: runs side by side, as JSON or as the table of a report.
+//! `/v1/training-runs/compare`: comparison of training runs, as JSON, Markdown or CSV.
 
 use axum::{
     Json,
@@ -13,47 +13,48 @@ use crate::{
     domain::{RunId, Split},
     evaluation::Comparison,
     http::{
-        ApiError, AppState,
+        ApiError,
         accept::negotiate,
         answer::{Invalid, NotAcceptable},
         extract::QueryOf,
     },
     service::{self, FieldError, MAX_COMPARED_RUNS, into_result},
+    store::Stores,
 };
 
-/// Read one by one, so that one answer names all that is wrong.
+/// Parsed one by one, so that one response names every wrong parameter.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct CompareParams {
-    /// 2 to 20 runs, separated by commas; the first is what the others are tested against.
+    /// 2 to 20 runs, separated by commas; the first is the reference of the paired tests.
     #[param(required = true)]
     ids: Option<String>,
-    /// Where the scores come from.
+    /// Split of the scores.
     #[param(value_type = Option<Split>, default = "test")]
     split: Option<String>,
-    /// Compares the models of this stage, from 1; without it each run's last one.
+    /// Stage of the compared models, from 1; the last stage of each run when absent.
     #[param(value_type = Option<u32>, minimum = 1)]
     stage: Option<String>,
 }
 
-/// How a comparison is answered.
+/// Format of a comparison.
 #[derive(Clone, Copy)]
-enum Form {
+enum Format {
     Json,
     Markdown,
     Csv,
 }
 
-const FORMS: [(&str, Form); 3] =
-    [("application/json", Form::Json), ("text/markdown", Form::Markdown), ("text/csv", Form::Csv)];
+const FORMATS: [(&str, Format); 3] =
+    [("application/json", Format::Json), ("text/markdown", Format::Markdown), ("text/csv", Format::Csv)];
 
-/// Compares runs: their plans' differences, scores, curves and costs, and a paired test of each model against the first run's on
-/// the images that both were evaluated on. A run that has no such model yet is shown with nulls.
+/// Compares runs: differences between their plans, scores, learning curves and costs, and a paired test of each model against the first
+/// run's on the images that both were evaluated on. A run without such a model has nulls.
 #[utoipa::path(
     get, path = "/v1/training-runs/compare", tag = "training",
     params(CompareParams),
     responses(
-        (status = 200, description = "In the order of `ids`; as Markdown and CSV the table of a report", content(
+        (status = 200, description = "In the order of `ids`; Markdown and CSV have the table only", content(
             (Comparison = "application/json"), (String = "text/markdown"), (String = "text/csv")
         )),
         NotAcceptable,
@@ -61,13 +62,13 @@ const FORMS: [(&str, Form); 3] =
     )
 )]
 pub async fn compare_training_runs(
-    State(state): State<AppState>,
+    State(stores): State<Stores>,
     headers: HeaderMap,
     QueryOf(params): QueryOf<CompareParams>,
 ) -> Result<Response, ApiError> {
-    let form = negotiate(&headers, &FORMS)?;
+    let format = negotiate(&headers, &FORMATS)?;
     let CompareQuery { ids, split, stage } = params.read()?;
-    Ok(answer(form, service::compare(&state.db, &state.blobs, &ids, split, stage).await?))
+    Ok(respond(format, service::compare(&stores, &ids, split, stage).await?))
 }
 
 struct CompareQuery {
@@ -85,7 +86,7 @@ impl CompareParams {
         let split = split.map_err(|error| refuse("/split".into(), error.to_string())).ok();
         let stage = self.stage.map(|stage| stage.parse().ok().filter(|stage| *stage > 0));
         if stage == Some(None) {
-            refuse("/stage".into(), "must be a stage's number, from 1".into());
+            refuse("/stage".into(), "must be the number of a stage, from 1".into());
         }
         Ok(into_result(split.map(|split| CompareQuery { ids, split, stage: stage.flatten() }), errors)?)
     }
@@ -99,7 +100,7 @@ fn read_ids(text: &str, refuse: &mut impl FnMut(String, String)) -> Vec<RunId> {
     let mut ids = Vec::new();
     for (place, id) in named.into_iter().enumerate() {
         match id.parse() {
-            Ok(id) if ids.contains(&id) => refuse(format!("/ids/{place}"), "is named twice".into()),
+            Ok(id) if ids.contains(&id) => refuse(format!("/ids/{place}"), "is listed twice".into()),
             Ok(id) => ids.push(id),
             Err(error) => refuse(format!("/ids/{place}"), format!("is {error}")),
         }
@@ -107,13 +108,13 @@ fn read_ids(text: &str, refuse: &mut impl FnMut(String, String)) -> Vec<RunId> {
     ids
 }
 
-fn answer(form: Form, comparison: Comparison) -> Response {
-    // A cache that keeps one form must not give it to who asks for another.
+fn respond(format: Format, comparison: Comparison) -> Response {
+    // A cache must not serve one format to a client that accepts another.
     let vary = (header::VARY, "accept");
     let text = |media_type, text: String| ([vary.clone(), (header::CONTENT_TYPE, media_type)], text).into_response();
-    match form {
-        Form::Json => ([vary], Json(comparison)).into_response(),
-        Form::Markdown => text("text/markdown; charset=utf-8", comparison.to_markdown()),
-        Form::Csv => text("text/csv; charset=utf-8", comparison.to_csv()),
+    match format {
+        Format::Json => ([vary], Json(comparison)).into_response(),
+        Format::Markdown => text("text/markdown; charset=utf-8", comparison.to_markdown()),
+        Format::Csv => text("text/csv; charset=utf-8", comparison.to_csv()),
     }
 }

@@ -19,10 +19,10 @@ use crate::{
     http::{
         ApiError, AppState, body,
         extract::PathOf,
-        predictions::{File, Files, PredictionAnswer, Wanted},
+        predictions::{File, PredictionStream},
     },
-    imaging::Limits,
     metrics::Stage,
+    service::{ModelSelection, NewPrediction, Predictor},
 };
 
 /// The routes of this file.
@@ -41,11 +41,11 @@ pub(super) fn router() -> OpenApiRouter<AppState> {
     request_body(content((InferRequest = "application/json"), (Vec<u8> = "application/octet-stream"))),
     responses((status = 200, content((InferResponse = "application/json"), (Vec<u8> = "application/octet-stream"))), Failed))]
 async fn infer(
-    State(state): State<AppState>,
+    State(predictor): State<Predictor>,
     PathOf(named): PathOf<Named>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    classify(state, named, request).await
+    classify(predictor, named, request).await
 }
 
 /// The same, by a version of a model: by the one that it has.
@@ -54,31 +54,32 @@ async fn infer(
     request_body(content((InferRequest = "application/json"), (Vec<u8> = "application/octet-stream"))),
     responses((status = 200, content((InferResponse = "application/json"), (Vec<u8> = "application/octet-stream"))), Failed))]
 async fn infer_version(
-    State(state): State<AppState>,
+    State(predictor): State<Predictor>,
     PathOf(named): PathOf<Named>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    classify(state, named, request).await
+    classify(predictor, named, request).await
 }
 
-async fn classify(state: AppState, named: Named, request: Request) -> Result<Response, ApiError> {
+async fn classify(predictor: Predictor, named: Named, request: Request) -> Result<Response, ApiError> {
     // Before the body is read, so that waiting requests hold no images.
-    let place = state.engine.admit()?;
-    let model = named.find(&state).await?;
-    named.check_loaded(&state, &model)?;
+    let place = predictor.engine().admit()?;
+    let model = named.find(&predictor.models).await?;
+    named.check_loaded(&predictor.models, &model)?;
     check_encoding(request.headers())?;
     let (parts, body) = request.into_parts();
-    let body = body::read(body, state.limits.max_upload_bytes).await?;
-    let limits = Limits { max_pixels: state.limits.max_pixels };
+    let body = body::read(body, predictor.limits.max_upload_bytes).await?;
+    let limits = predictor.limits.image();
     let read = move || {
         let (mut request, raw) = InferRequest::read(&parts.headers, &body)?;
         let wanted = response::wanted(&request)?;
         let images = tensor::images(&mut request, raw, &limits)?;
         Ok::<_, ApiError>((request, wanted, images))
     };
-    let (request, wanted, images) = state.engine.prepare(Stage::Decode, read).await??;
+    let (request, wanted, images) = predictor.engine().prepare(Stage::Decode, read).await??;
     let images = images.into_iter().map(|content| Ok(File { name: None, content }));
-    let files = Files::new(state, Wanted::model(model.clone()), place, stream::iter(images).boxed());
+    let files =
+        PredictionStream::new(predictor, ModelSelection::of(model.clone()), place, stream::iter(images).boxed());
     let answers = all(files).await?;
     Ok(response::respond(request, named.name(), &model, &wanted, &answers))
 }
@@ -93,7 +94,7 @@ fn check_encoding(headers: &HeaderMap) -> Result<(), ApiError> {
 }
 
 /// All answers in the order of the images, or what is wrong with the first to fail.
-async fn all(mut files: Files) -> Result<Vec<PredictionAnswer>, ApiError> {
+async fn all(mut files: PredictionStream) -> Result<Vec<NewPrediction>, ApiError> {
     let mut answers = Vec::new();
     while let Some(answered) = files.next().await {
         let answered = answered?;

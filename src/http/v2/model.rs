@@ -7,7 +7,8 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{Failed, response, tensor};
 use crate::{
-    http::{ApiError, AppState, extract::PathOf, predictions},
+    http::{ApiError, AppState, extract::PathOf},
+    service::Models,
     store::Model,
 };
 
@@ -65,10 +66,10 @@ struct ModelReady {
 #[utoipa::path(get, path = "/v2/models/{name}", tag = "open inference protocol", params(("name" = String, Path)),
     responses((status = 200, body = ModelMetadata), Failed))]
 async fn get_inference_model(
-    State(state): State<AppState>,
+    State(models): State<Models>,
     PathOf(named): PathOf<Named>,
 ) -> Result<Json<ModelMetadata>, ApiError> {
-    metadata(&state, named).await
+    metadata(&models, named).await
 }
 
 /// The tensors of a version of a model: of the one that it has.
@@ -76,20 +77,20 @@ async fn get_inference_model(
     params(("name" = String, Path), ("version" = String, Path)),
     responses((status = 200, body = ModelMetadata), Failed))]
 async fn get_inference_model_version(
-    State(state): State<AppState>,
+    State(models): State<Models>,
     PathOf(named): PathOf<Named>,
 ) -> Result<Json<ModelMetadata>, ApiError> {
-    metadata(&state, named).await
+    metadata(&models, named).await
 }
 
 /// Whether a model is loaded; 409 when it is not.
 #[utoipa::path(get, path = "/v2/models/{name}/ready", tag = "open inference protocol", params(("name" = String, Path)),
     responses((status = 200, body = ModelReady), Failed))]
 async fn get_model_ready(
-    State(state): State<AppState>,
+    State(models): State<Models>,
     PathOf(named): PathOf<Named>,
 ) -> Result<Json<ModelReady>, ApiError> {
-    ready(&state, named).await
+    ready(&models, named).await
 }
 
 /// Whether a version of a model is loaded.
@@ -97,22 +98,22 @@ async fn get_model_ready(
     params(("name" = String, Path), ("version" = String, Path)),
     responses((status = 200, body = ModelReady), Failed))]
 async fn get_model_version_ready(
-    State(state): State<AppState>,
+    State(models): State<Models>,
     PathOf(named): PathOf<Named>,
 ) -> Result<Json<ModelReady>, ApiError> {
-    ready(&state, named).await
+    ready(&models, named).await
 }
 
-async fn metadata(state: &AppState, named: Named) -> Result<Json<ModelMetadata>, ApiError> {
-    let model = named.find(state).await?;
+async fn metadata(models: &Models, named: Named) -> Result<Json<ModelMetadata>, ApiError> {
+    let model = named.find(models).await?;
     let (versions, classes) = ([model.id.to_string()], model.spec.classes.len());
     let (inputs, outputs) = (tensor::metadata(), response::metadata(classes));
     Ok(Json(ModelMetadata { name: named.name, versions, platform: "thorax_safetensors", inputs, outputs }))
 }
 
-async fn ready(state: &AppState, named: Named) -> Result<Json<ModelReady>, ApiError> {
-    let model = named.find(state).await?;
-    named.check_loaded(state, &model)?;
+async fn ready(models: &Models, named: Named) -> Result<Json<ModelReady>, ApiError> {
+    let model = named.find(models).await?;
+    named.check_loaded(models, &model)?;
     Ok(Json(ModelReady { name: named.name, ready: true }))
 }
 
@@ -122,15 +123,15 @@ impl Named {
     }
 
     /// By identifier or alias; 404 also for a version that it has not.
-    pub(super) async fn find(&self, state: &AppState) -> Result<Model, ApiError> {
-        let (model, _) = predictions::find_model(state, &self.name).await?;
+    pub(super) async fn find(&self, models: &Models) -> Result<Model, ApiError> {
+        let (model, _) = models.find(&self.name).await?;
         let other = self.version.as_ref().is_some_and(|version| *version != model.id.to_string());
         if other { Err(ApiError::NotFound("version of this model: its identifier is its only one")) } else { Ok(model) }
     }
 
     /// 409 unless it is loaded: clients of this protocol load models themselves.
-    pub(super) fn check_loaded(&self, state: &AppState, model: &Model) -> Result<(), ApiError> {
-        if state.engine.is_loaded(model.id) {
+    pub(super) fn check_loaded(&self, models: &Models, model: &Model) -> Result<(), ApiError> {
+        if models.serving.engine.is_loaded(model.id) {
             return Ok(());
         }
         let name = &self.name;

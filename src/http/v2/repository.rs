@@ -1,6 +1,6 @@
 //! `/v2/repository`: which models there are, and which of them are loaded.
 
-use axum::{Extension, Json, extract::State};
+use axum::{Json, extract::State};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
@@ -8,14 +8,9 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{Failed, model::Named, request::body_or_default};
 use crate::{
-    http::{
-        ApiError, AppState,
-        aliases::{self, Turn},
-        extract::PathOf,
-        predictions,
-    },
+    http::{ApiError, AppState, extract::PathOf},
+    service::Models,
     store::{self, Model, Page},
-    worker::CHAMPION,
 };
 
 /// Models that are read from the database at once.
@@ -60,25 +55,26 @@ struct IndexEntry {
 #[utoipa::path(post, path = "/v2/repository/index", tag = "open inference protocol", request_body = IndexRequest,
     responses((status = 200, body = Vec<IndexEntry>), Failed))]
 async fn list_repository(
-    State(state): State<AppState>,
+    State(models): State<Models>,
     body: axum::body::Bytes,
 ) -> Result<Json<Vec<IndexEntry>>, ApiError> {
     let IndexRequest { ready } = body_or_default(&body)?;
     let mut entries = Vec::new();
     let mut page = Page { limit: PAGE, after: None };
     loop {
-        let models = store::models::list(&state.db, None, &page).await?;
-        let wanted = models.iter().filter(|model| !ready || state.engine.is_loaded(model.id));
-        entries.extend(wanted.flat_map(|model| named(&state, model)));
-        match models.last() {
-            Some(last) if models.len() == PAGE as usize => page.after = Some(last.id.to_string()),
+        let listed = store::models::list(&models.stores.db, None, &page).await?;
+        let wanted = listed.iter().filter(|model| !ready || models.serving.engine.is_loaded(model.id));
+        entries.extend(wanted.flat_map(|model| named(&models, model)));
+        match listed.last() {
+            Some(last) if listed.len() == PAGE as usize => page.after = Some(last.id.to_string()),
             _ => return Ok(Json(entries)),
         }
     }
 }
 
-fn named(state: &AppState, model: &Model) -> Vec<IndexEntry> {
-    let (state, reason) = if state.engine.is_loaded(model.id) { ("READY", "") } else { ("UNAVAILABLE", "not loaded") };
+fn named(models: &Models, model: &Model) -> Vec<IndexEntry> {
+    let (state, reason) =
+        if models.serving.engine.is_loaded(model.id) { ("READY", "") } else { ("UNAVAILABLE", "not loaded") };
     let version = model.id.to_string();
     let names = model.aliases.iter().cloned().chain([version.clone()]);
     names.map(|name| IndexEntry { name, version: version.clone(), state, reason }).collect()
@@ -90,8 +86,7 @@ fn named(state: &AppState, model: &Model) -> Vec<IndexEntry> {
     params(("name" = String, Path)), request_body = LoadRequest,
     responses((status = 200, description = "It is loaded", body = Value), Failed))]
 async fn load_model(
-    State(state): State<AppState>,
-    Extension(turn): Extension<Turn>,
+    State(models): State<Models>,
     PathOf(wanted): PathOf<Named>,
     body: axum::body::Bytes,
 ) -> Result<Json<Map<String, Value>>, ApiError> {
@@ -101,13 +96,8 @@ async fn load_model(
             "the parameter {name:?} is not supported: a model is loaded as it is"
         )));
     }
-    let model = wanted.find(&state).await?;
-    let held = turn.wait().await;
-    if model.aliases.iter().any(|alias| alias == CHAMPION) {
-        aliases::crown(&state, &held, &model).await?;
-    } else {
-        predictions::load_beside(&state, &model).await?;
-    }
+    let model = wanted.find(&models).await?;
+    models.load_named(&model).await?;
     Ok(Json(Map::new()))
 }
 
@@ -117,12 +107,10 @@ async fn load_model(
     params(("name" = String, Path)), request_body = LoadRequest,
     responses((status = 200, description = "It is not loaded", body = Value), Failed))]
 async fn unload_model(
-    State(state): State<AppState>,
-    Extension(turn): Extension<Turn>,
+    State(models): State<Models>,
     PathOf(wanted): PathOf<Named>,
 ) -> Result<Json<Map<String, Value>>, ApiError> {
-    let model = wanted.find(&state).await?;
-    let _turn = turn.wait().await;
-    state.engine.unload(model.id).await?;
+    let model = wanted.find(&models).await?;
+    models.unload(&model).await?;
     Ok(Json(Map::new()))
 }

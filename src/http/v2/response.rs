@@ -12,11 +12,7 @@ use super::{
     model::TensorMetadata,
     request::{HEADER_LENGTH, InferRequest, flag},
 };
-use crate::{
-    domain::NOTICE,
-    http::{ApiError, predictions::PredictionAnswer},
-    store::Model,
-};
+use crate::{domain::NOTICE, http::ApiError, service::NewPrediction, store::Model};
 
 /// What there is about a batch of images.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -130,7 +126,7 @@ pub(super) fn respond(
     name: &str,
     model: &Model,
     wanted: &Wanted,
-    answers: &[PredictionAnswer],
+    answers: &[NewPrediction],
 ) -> Response {
     let classes = model.spec.classes.names();
     let mut raw = Vec::new();
@@ -163,16 +159,16 @@ impl Output {
     }
 
     /// With its elements, or with these appended to what is raw.
-    fn tensor(self, classes: &[String], answers: &[PredictionAnswer], raw: Option<&mut Vec<u8>>) -> OutputTensor {
+    fn tensor(self, classes: &[String], answers: &[NewPrediction], raw: Option<&mut Vec<u8>>) -> OutputTensor {
         let mut shape = vec![answers.len()];
         let elements = match self {
             Self::Probabilities => {
                 shape.push(classes.len());
                 OutputData::Numbers(answers.iter().flat_map(|answer| in_order(classes, answer)).collect())
             }
-            Self::Prediction => OutputData::Texts(answers.iter().map(|answer| answer.prediction.clone()).collect()),
+            Self::Prediction => OutputData::Texts(answers.iter().map(|answer| answer.class.clone()).collect()),
             Self::PredictionId => OutputData::Texts(answers.iter().map(|answer| answer.id.to_string()).collect()),
-            Self::Warnings => OutputData::Texts(answers.iter().map(PredictionAnswer::warnings_in_words).collect()),
+            Self::Warnings => OutputData::Texts(answers.iter().map(warnings).collect()),
         };
         let (name, datatype) = (self.name(), self.datatype());
         let Some(raw) = raw else {
@@ -185,7 +181,13 @@ impl Output {
     }
 }
 
-fn in_order<'a>(classes: &'a [String], answer: &'a PredictionAnswer) -> impl Iterator<Item = f32> + 'a {
+/// Explanations of the image's quality flags; empty without any.
+fn warnings(prediction: &NewPrediction) -> String {
+    let details: Vec<&str> = prediction.flags.iter().map(|flag| flag.explanation()).collect();
+    details.join("; ")
+}
+
+fn in_order<'a>(classes: &'a [String], answer: &'a NewPrediction) -> impl Iterator<Item = f32> + 'a {
     classes.iter().map(|class| answer.probabilities.get(class).copied().unwrap_or_default())
 }
 

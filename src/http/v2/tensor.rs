@@ -9,8 +9,9 @@ use super::{
 };
 use crate::{
     domain::Sha256,
-    http::{ApiError, predictions::Content},
+    http::ApiError,
     imaging::{self, GreyImage, Limits, MIN_SIDE},
+    service::Content,
 };
 
 /// What a request sends: the name of the tensor, the datatype of its elements, and how many dimensions it has.

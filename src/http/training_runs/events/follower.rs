@@ -1,4 +1,4 @@
-//! Reads a run's events for one stream: woken by what this process commits, and now and then by the clock.
+//! Follows the events of a run for one stream: woken by commits of this process, and by polling for those of others.
 
 use std::{collections::VecDeque, error::Error, time::Duration};
 
@@ -19,87 +19,87 @@ use crate::{
     store::{self, Db, StoreError, StoredEvent},
 };
 
-/// Events that may wait for a client that reads slowly. What comes beyond is left where it is stored; batches are left out.
-pub(super) const AHEAD: usize = 16;
+/// Events buffered for a slow client. Further events stay in the database; batches are dropped.
+pub(super) const BUFFERED_EVENTS: usize = 16;
 
-/// Events that are read at once.
+/// Events per query.
 const PAGE: u32 = 100;
 
-/// How often it looks without being woken: another process may write into the same database.
-const POLL: Duration = Duration::from_millis(1500);
+/// Polling interval: another process may write to the same database.
+const POLL_INTERVAL: Duration = Duration::from_millis(1500);
 
-/// A client that takes nothing for so long is let go of; it may come back with the last id it saw.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// A client that reads nothing for this long is disconnected; it may reconnect with the last id it received.
+const SEND_TIMEOUT: Duration = Duration::from_secs(30);
 
 type Failure = Box<dyn Error + Send + Sync>;
 
-/// Where one stream stands.
+/// State of one stream.
 pub(super) struct Follower {
     db: Db,
     run: RunId,
-    /// The last event that was read.
+    /// Id of the last event that was read.
     after: u64,
     read: VecDeque<StoredEvent>,
-    /// Whether there may be more to read at once.
+    /// True if more events may be stored already.
     more: bool,
-    /// Whether what was read is the last.
+    /// True if no event follows those that were read.
     ended: bool,
     changes: watch::Receiver<()>,
     batches: broadcast::Receiver<(RunId, BatchEvent)>,
     poll: Interval,
     shutdown: CancellationToken,
-    _place: OwnedSemaphorePermit,
+    _permit: OwnedSemaphorePermit,
 }
 
 impl Follower {
-    /// Begins after the event `after`, with a first look.
+    /// Starts after the event `after` and reads a first page.
     pub(super) async fn start(
         state: &AppState,
         run: RunId,
         after: u64,
-        place: OwnedSemaphorePermit,
+        permit: OwnedSemaphorePermit,
     ) -> Result<Self, StoreError> {
-        let mut poll = interval_at(Instant::now() + POLL, POLL);
+        let mut poll = interval_at(Instant::now() + POLL_INTERVAL, POLL_INTERVAL);
         poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut follower = Self {
-            db: state.db.clone(),
+            db: state.stores.db.clone(),
             run,
             after,
             read: VecDeque::new(),
             more: false,
             ended: false,
-            // Before the first look, so that what is written during it wakes.
-            changes: state.db.events(),
-            batches: state.batches.subscribe(),
+            // Subscribed before the first query, so that a commit during it wakes the stream.
+            changes: state.stores.db.events(),
+            batches: state.training.batches.subscribe(),
             poll,
-            shutdown: state.shutdown.clone(),
-            _place: place,
+            shutdown: state.lifecycle.shutdown.clone(),
+            _permit: permit,
         };
-        follower.look().await?;
+        follower.read_page().await?;
         Ok(follower)
     }
 
-    /// The run has ended and nothing follows.
+    /// True if the run has ended and no event follows.
     pub(super) fn is_done(&self) -> bool {
         self.ended && self.read.is_empty()
     }
 
-    /// Feeds a stream until the run has ended, the server stops, or the client is gone or takes nothing.
+    /// Feeds a stream until the run has ended, the server shuts down, or the client is gone or reads nothing.
     pub(super) async fn feed(mut self, stream: mpsc::Sender<Event>) {
         let shutdown = self.shutdown.clone();
         tokio::select! {
             () = shutdown.cancelled() => {}
             () = stream.closed() => {}
-            fed = self.pass_on(&stream) => if let Err(error) = fed {
-                tracing::error!(%error, "a stream of events ends: they cannot be read");
+            sent = self.send_all(&stream) => if let Err(error) = sent {
+                tracing::error!(%error, "event stream closed: events cannot be read");
             }
         }
     }
 
-    async fn pass_on(&mut self, stream: &mpsc::Sender<Event>) -> Result<(), Failure> {
+    async fn send_all(&mut self, stream: &mpsc::Sender<Event>) -> Result<(), Failure> {
         while let Some(event) = self.next().await? {
-            let Ok(sent) = timeout(PATIENCE, stream.send(event)).await else {
-                tracing::info!(run = %self.run, "a stream of events ends: its client takes nothing");
+            let Ok(sent) = timeout(SEND_TIMEOUT, stream.send(event)).await else {
+                tracing::info!(run = %self.run, "event stream closed: client reads nothing");
                 return Ok(());
             };
             if sent.is_err() {
@@ -119,16 +119,16 @@ impl Follower {
                 return Ok(None);
             }
             if self.more {
-                self.look().await?;
+                self.read_page().await?;
                 continue;
             }
             tokio::select! {
                 biased;
-                Ok(()) = self.changes.changed() => self.look().await?,
-                _ = self.poll.tick() => self.look().await?,
-                heard = self.batches.recv() => match heard {
+                Ok(()) = self.changes.changed() => self.read_page().await?,
+                _ = self.poll.tick() => self.read_page().await?,
+                received = self.batches.recv() => match received {
                     Ok((run, batch)) if run == self.run => return Ok(Some(super::batch(&batch)?)),
-                    // Of another run, or this one was too slow for some.
+                    // A batch of another run, or some were missed.
                     Ok(_) | Err(RecvError::Lagged(_)) => {}
                     Err(RecvError::Closed) => return Ok(None),
                 },
@@ -136,10 +136,10 @@ impl Follower {
         }
     }
 
-    /// Reads what is new.
-    async fn look(&mut self) -> Result<(), StoreError> {
+    /// Reads the next page of events.
+    async fn read_page(&mut self) -> Result<(), StoreError> {
         let Some((status, events)) = store::events::follow(&self.db, self.run, self.after, PAGE).await? else {
-            // Removed; nothing more will come.
+            // The run was deleted.
             self.ended = true;
             return Ok(());
         };

@@ -1,4 +1,4 @@
-//! A run as it is answered: with its place in the queue and when it will train, reckoned when asked.
+//! Schedule of training runs: queue positions and estimated start and end times, computed on request from the rates of finished runs.
 
 use std::collections::{BTreeMap, btree_map::Entry};
 
@@ -6,72 +6,79 @@ use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::TrainingControl;
 use crate::{
     domain::{Architecture, DatasetId, ImageCounts, RunId, RunStatus, Slot, Split, TrainingPlan, estimate_slots},
-    http::AppState,
-    store::{self, Distribution, Page, Run, StoreError},
+    store::{self, Db, Distribution, Page, Run, StoreError},
     worker::VALIDATION_FRACTION,
 };
 
-/// A run, and when it will train.
+/// A run with its place in the schedule.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct TrainingRun {
     #[serde(flatten)]
     run: Run,
-    /// Its place among the runs that wait, 1 for the next; null unless it is queued.
+    /// Position in the queue, 1 for the next run; null unless the run is queued.
     queue_position: Option<u32>,
-    /// When a queued run is expected to begin; null when nothing comparable was measured.
+    /// Estimated start of a queued run; null without a comparable finished run.
     #[schema(value_type = Option<String>, format = DateTime)]
     estimated_start: Option<Timestamp>,
-    /// When a queued or running run is expected to end; null when nothing comparable was measured.
+    /// Estimated end of a queued or running run; null without a comparable finished run.
     #[schema(value_type = Option<String>, format = DateTime)]
     estimated_end: Option<Timestamp>,
 }
 
-/// Answers with a run.
-pub async fn shown(state: &AppState, run: Run) -> Result<TrainingRun, StoreError> {
-    let queue = Queue::for_runs(state, std::slice::from_ref(&run)).await?;
-    Ok(queue.show(run))
+/// Adds the schedule to a run.
+///
+/// # Errors
+/// When the database fails.
+pub async fn schedule(db: &Db, training: &TrainingControl, run: Run) -> Result<TrainingRun, StoreError> {
+    let queue = Queue::for_runs(db, training, std::slice::from_ref(&run)).await?;
+    Ok(queue.schedule(run))
 }
 
-/// Answers with several.
-pub async fn all_shown(state: &AppState, runs: Vec<Run>) -> Result<Vec<TrainingRun>, StoreError> {
-    let queue = Queue::for_runs(state, &runs).await?;
-    Ok(runs.into_iter().map(|run| queue.show(run)).collect())
+/// Adds the schedule to several runs.
+///
+/// # Errors
+/// When the database fails.
+pub async fn schedule_all(db: &Db, training: &TrainingControl, runs: Vec<Run>) -> Result<Vec<TrainingRun>, StoreError> {
+    let queue = Queue::for_runs(db, training, &runs).await?;
+    Ok(runs.into_iter().map(|run| queue.schedule(run)).collect())
 }
 
-/// The runs that wait.
+/// Queued runs with their positions and times.
 #[derive(Default)]
 struct Queue(BTreeMap<RunId, (u32, Slot)>);
 
 impl Queue {
-    /// Nothing is asked for runs that do not wait.
-    async fn for_runs(state: &AppState, runs: &[Run]) -> Result<Self, StoreError> {
+    /// Reads the queue only where one of the runs is queued.
+    async fn for_runs(db: &Db, training: &TrainingControl, runs: &[Run]) -> Result<Self, StoreError> {
         let waits = runs.iter().any(|run| run.status == RunStatus::Queued);
-        if waits { Self::read(state).await } else { Ok(Self::default()) }
+        if waits { Self::read(db, training).await } else { Ok(Self::default()) }
     }
 
-    async fn read(state: &AppState) -> Result<Self, StoreError> {
+    async fn read(db: &Db, training: &TrainingControl) -> Result<Self, StoreError> {
         let page = Page { limit: u32::MAX, after: None };
-        let waiting = store::runs::list(&state.db, Some(RunStatus::Queued), &page).await?;
-        let running = store::runs::list(&state.db, Some(RunStatus::Running), &page).await?;
+        let waiting = store::runs::list(db, Some(RunStatus::Queued), &page).await?;
+        let running = store::runs::list(db, Some(RunStatus::Running), &page).await?;
         // A run that is being cancelled ends within one batch.
         let busy = running.iter().try_fold(0.0, |sum, run| Some(sum + run.progress.eta_seconds?));
-        let mut measures = Measures::new(state);
+        let mut rates = Rates::new(db, training);
         let mut seconds = Vec::with_capacity(waiting.len());
         for run in &waiting {
-            seconds.push(measures.seconds(run).await?);
+            seconds.push(rates.seconds(run).await?);
         }
-        let places = (1..).zip(estimate_slots(busy, &seconds));
-        Ok(Self(waiting.iter().map(|run| run.id).zip(places).collect()))
+        let positions = (1..).zip(estimate_slots(busy, &seconds));
+        Ok(Self(waiting.iter().map(|run| run.id).zip(positions).collect()))
     }
 
-    fn show(&self, run: Run) -> TrainingRun {
+    fn schedule(&self, run: Run) -> TrainingRun {
         let now = Timestamp::now();
-        let (place, slot) = self.0.get(&run.id).map_or((None, Slot::default()), |(place, slot)| (Some(*place), *slot));
+        let queued = self.0.get(&run.id);
+        let (position, slot) = queued.map_or((None, Slot::default()), |(position, slot)| (Some(*position), *slot));
         let remaining = if run.status == RunStatus::Running { run.progress.eta_seconds } else { slot.end };
         TrainingRun {
-            queue_position: place,
+            queue_position: position,
             estimated_start: slot.start.and_then(|seconds| later(now, seconds)),
             estimated_end: remaining.and_then(|seconds| later(now, seconds)),
             run,
@@ -79,24 +86,25 @@ impl Queue {
     }
 }
 
-/// What was measured on the device in use; each question is asked of the database once.
-struct Measures<'a> {
-    state: &'a AppState,
+/// Training rates measured on the device in use; each is read once.
+struct Rates<'a> {
+    db: &'a Db,
+    training: &'a TrainingControl,
     rates: Vec<(Architecture, Option<f64>)>,
     images: BTreeMap<DatasetId, Distribution>,
 }
 
-impl<'a> Measures<'a> {
-    fn new(state: &'a AppState) -> Self {
-        Self { state, rates: Vec::new(), images: BTreeMap::new() }
+impl<'a> Rates<'a> {
+    fn new(db: &'a Db, training: &'a TrainingControl) -> Self {
+        Self { db, training, rates: Vec::new(), images: BTreeMap::new() }
     }
 
-    /// How long a run will take; `None` when none of its network has run here.
+    /// Estimated duration of a run; `None` where its architecture was never trained on this device.
     async fn seconds(&mut self, run: &Run) -> Result<Option<f64>, StoreError> {
         let Some(rate) = self.rate(run.plan.architecture).await? else { return Ok(None) };
         let distribution = match self.images.entry(run.dataset_id) {
             Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(new) => new.insert(store::datasets::distribution(&self.state.db, run.dataset_id).await?),
+            Entry::Vacant(new) => new.insert(store::datasets::distribution(self.db, run.dataset_id).await?),
         };
         Ok(Some(run.plan.cost(images(distribution, &run.plan)) / rate))
     }
@@ -105,18 +113,18 @@ impl<'a> Measures<'a> {
         if let Some((_, rate)) = self.rates.iter().find(|(known, _)| *known == network) {
             return Ok(*rate);
         }
-        let rate = measured_rate(self.state, network).await?;
+        let rate = measured_rate(self.db, self.training, network).await?;
         self.rates.push((network, rate));
         Ok(rate)
     }
 }
 
-/// Work a second over the whole of the newest comparable run, with its decoding and evaluations.
-async fn measured_rate(state: &AppState, network: Architecture) -> Result<Option<f64>, StoreError> {
-    let Some(device) = state.devices.iter().find(|device| device.in_use) else { return Ok(None) };
-    let Some(run) = store::runs::latest_uninterrupted(&state.db, network, &device.name).await? else { return Ok(None) };
+/// Work per second over the whole of the newest comparable run, decoding and evaluation included.
+async fn measured_rate(db: &Db, training: &TrainingControl, network: Architecture) -> Result<Option<f64>, StoreError> {
+    let Some(device) = training.devices.iter().find(|device| device.in_use) else { return Ok(None) };
+    let Some(run) = store::runs::latest_uninterrupted(db, network, &device.name).await? else { return Ok(None) };
     let mut images = ImageCounts::default();
-    for evaluation in store::evaluations::of_run(&state.db, run.id, Some(1), None).await? {
+    for evaluation in store::evaluations::of_run(db, run.id, Some(1), None).await? {
         let count = evaluation.confusion_matrix.total() as f64;
         images.all += count;
         if evaluation.split == Split::Train {
@@ -131,7 +139,7 @@ async fn measured_rate(state: &AppState, network: Architecture) -> Result<Option
     Ok(rate.filter(|rate| *rate > 0.0))
 }
 
-/// The labelled images of a data set as the worker will take them.
+/// Numbers of labelled images of a data set as the worker will use them.
 fn images(distribution: &Distribution, plan: &TrainingPlan) -> ImageCounts {
     let count = |split: Split| {
         let classes = distribution.images.get(split.as_str()).into_iter().flatten();
@@ -142,11 +150,11 @@ fn images(distribution: &Distribution, plan: &TrainingPlan) -> ImageCounts {
     if selection > 0.0 || plan.selection.split != Split::Validation {
         return ImageCounts { train, selection, all };
     }
-    let carved = train * VALIDATION_FRACTION;
-    ImageCounts { train: train - carved, selection: carved, all }
+    let split_off = train * VALIDATION_FRACTION;
+    ImageCounts { train: train - split_off, selection: split_off, all }
 }
 
-/// `None` when that is beyond the end of the calendar.
+/// `None` beyond the end of the calendar.
 fn later(time: Timestamp, seconds: f64) -> Option<Timestamp> {
     let seconds = SignedDuration::try_from_secs_f64(seconds).ok()?;
     time.checked_add(seconds).ok()

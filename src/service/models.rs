@@ -1,0 +1,191 @@
+//! Models: look-up, upload, aliases, and loading into the engine.
+
+use jiff::Timestamp;
+
+use super::{CHALLENGER, Error, Gate, Serving, Stores};
+use crate::{
+    domain::{ModelId, ModelSpec},
+    nn::{DeviceChoice, Network, NnError},
+    store::{self, Model},
+    worker::CHAMPION,
+};
+
+/// Use cases about models.
+#[derive(Clone)]
+pub struct Models {
+    /// Where they are stored.
+    pub stores: Stores,
+    /// Where they serve.
+    pub serving: Serving,
+}
+
+impl Models {
+    /// The model of an identifier.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    pub async fn get(&self, id: ModelId) -> Result<Model, Error> {
+        store::models::get(&self.stores.db, id).await?.ok_or(Error::NotFound("model"))
+    }
+
+    /// The model of an identifier or an alias, with the alias.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    pub async fn find(&self, name: &str) -> Result<(Model, Option<String>), Error> {
+        match name.parse::<ModelId>() {
+            Ok(id) => Ok((self.get(id).await?, None)),
+            Err(_) => {
+                let model = store::models::by_alias(&self.stores.db, name).await?;
+                Ok((model.ok_or(Error::NotFound("model"))?, Some(name.to_owned())))
+            }
+        }
+    }
+
+    /// Loads a model beside the champion, unless it is loaded already.
+    ///
+    /// # Errors
+    /// [`Error::Engine`] where the model cannot be loaded or the limit on loaded models is reached.
+    pub async fn load(&self, model: &Model) -> Result<(), Error> {
+        let bytes = async { Ok::<_, Error>(self.stores.blobs.get(&model.sha256).await?) };
+        self.serving.engine.ensure_loaded(model.id, bytes).await
+    }
+
+    /// Loads a model at a client's request. The champion becomes the model that serves again; no alias moves.
+    ///
+    /// # Errors
+    /// As [`Models::load`].
+    pub async fn load_named(&self, model: &Model) -> Result<(), Error> {
+        let _lock = self.serving.alias_lock.acquire().await;
+        if model.aliases.iter().any(|alias| alias == CHAMPION) {
+            self.promote(model).await
+        } else {
+            self.load(model).await
+        }
+    }
+
+    /// Unloads a model; its aliases stay.
+    ///
+    /// # Errors
+    /// [`Error::Engine`] where the engine has ended.
+    pub async fn unload(&self, model: &Model) -> Result<(), Error> {
+        let _lock = self.serving.alias_lock.acquire().await;
+        Ok(self.serving.engine.unload(model.id).await?)
+    }
+
+    /// Points an alias at a model. `champion` is loaded and warmed up first, so that a model that cannot serve leaves the old champion in
+    /// its place; `challenger` is loaded beside it.
+    ///
+    /// # Errors
+    /// [`Error::Gate`] where the model does not reach the scores that `gate` requires.
+    pub async fn set_alias(&self, alias: &str, model: ModelId, gate: Option<Gate>) -> Result<Model, Error> {
+        if !is_alias(alias) {
+            let rule = "a lower-case letter, then up to 31 lower-case letters, digits and hyphens";
+            return Err(Error::Unusable(format!("the alias {alias:?} is not {rule}")));
+        }
+        let unknown = || Error::invalid("/model_id", "there is no such model; GET /v1/models lists them");
+        let model = store::models::get(&self.stores.db, model).await?.ok_or_else(unknown)?;
+        let _lock = self.serving.alias_lock.acquire().await;
+        if let Some(gate) = gate {
+            gate.check(self, &model).await?;
+        }
+        match alias {
+            CHAMPION => self.promote(&model).await?,
+            CHALLENGER => {
+                self.load(&model).await?;
+                store::models::set_alias(&self.stores.db, alias, model.id).await?;
+                self.serving.challenger.set(Some(model.clone()));
+            }
+            _ => store::models::set_alias(&self.stores.db, alias, model.id).await?,
+        }
+        self.get(model.id).await
+    }
+
+    /// Removes an alias; `champion` can only move to another model.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], or [`Error::Conflict`] for `champion`.
+    pub async fn remove_alias(&self, alias: &str) -> Result<(), Error> {
+        if alias == CHAMPION {
+            let detail = "the champion serves: point the alias at another model, or unload it (/v2/repository)";
+            return Err(Error::Conflict(detail.into()));
+        }
+        let _lock = self.serving.alias_lock.acquire().await;
+        if !store::models::remove_alias(&self.stores.db, alias).await? {
+            return Err(Error::NotFound("alias"));
+        }
+        if alias == CHALLENGER {
+            self.serving.challenger.set(None);
+        }
+        Ok(())
+    }
+
+    /// Loads a model, warms it up and makes it champion. The caller holds the alias lock.
+    async fn promote(&self, model: &Model) -> Result<(), Error> {
+        let bytes = self.stores.blobs.get(&model.sha256).await?;
+        self.serving.engine.load(model.id, bytes).await?;
+        Ok(store::models::set_alias(&self.stores.db, CHAMPION, model.id).await?)
+    }
+
+    /// Stores an uploaded model file. The network is built once, so that a file that cannot serve is refused now.
+    ///
+    /// # Errors
+    /// [`Error::Unusable`] where no network can be built from the file.
+    pub async fn upload(&self, bytes: bytes::Bytes, name: String, synthetic: bool) -> Result<Model, Error> {
+        let content = bytes.clone();
+        let build = move || -> Result<ModelSpec, NnError> {
+            let (device, _) = DeviceChoice::Cpu.open(None)?;
+            Ok(Network::from_bytes(&content, &device)?.1)
+        };
+        let spec = tokio::task::spawn_blocking(build).await?.map_err(|error| Error::Unusable(error.to_string()))?;
+        let byte_length = bytes.len() as u64;
+        // Held until the row is committed.
+        let stored = self.stores.blobs.put(bytes.into()).await?;
+        let model = Model {
+            id: ModelId::new(),
+            run_id: None,
+            stage: None,
+            name,
+            sha256: stored.sha256().clone(),
+            byte_length,
+            spec,
+            synthetic,
+            aliases: Vec::new(),
+            created_at: Timestamp::now(),
+        };
+        store::models::create(&self.stores.db, &model, &[]).await?;
+        Ok(model)
+    }
+
+    /// Deletes a model that no alias points at, and unloads it.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], or [`Error::Store`] where an alias points at it.
+    pub async fn delete(&self, id: ModelId) -> Result<(), Error> {
+        if !store::models::delete(&self.stores.db, id).await? {
+            return Err(Error::NotFound("model"));
+        }
+        Ok(self.serving.engine.unload(id).await?)
+    }
+}
+
+/// `^[a-z][a-z0-9-]{0,31}$`
+pub(super) fn is_alias(text: &str) -> bool {
+    let rest = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    text.len() <= 32 && text.starts_with(|c: char| c.is_ascii_lowercase()) && text.chars().all(rest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_alias;
+
+    #[test]
+    fn an_alias_is_a_short_lower_case_word() {
+        for good in ["champion", "a", "canary-2", &"a".repeat(32)] {
+            assert!(is_alias(good), "{good}");
+        }
+        for bad in ["", "2nd", "-a", "Champion", "a b", "é", &"a".repeat(33)] {
+            assert!(!is_alias(bad), "{bad}");
+        }
+    }
+}

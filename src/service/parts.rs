@@ -1,0 +1,108 @@
+//! The parts that use cases work with. The composition root makes each once; front ends hold clones.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use tokio::sync::{Mutex, MutexGuard, Notify};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{Challenger, Heatmaps};
+use crate::{
+    dataset::PatientIds,
+    domain::DeviceInfo,
+    imaging,
+    inference::Engine,
+    store::{Db, PredictionLog},
+    worker::LiveBatches,
+};
+
+/// Models in service and what accompanies their predictions; cheap to clone.
+#[derive(Clone)]
+pub struct Serving {
+    /// Inference engine: loads models and classifies images.
+    pub engine: Engine,
+    /// Challenger model, evaluated in the background on a share of the champion's images.
+    pub challenger: Challenger,
+    /// Heat maps of the latest explained predictions.
+    pub heatmaps: Heatmaps,
+    /// Prediction log: records predictions without delaying their responses.
+    pub log: PredictionLog,
+    /// Serialises changes of aliases.
+    pub alias_lock: AliasLock,
+}
+
+impl Serving {
+    /// Serving by `engine`. The challenger gets `challenger_share` of the images, 0 to 1; predictions are deleted from the log after
+    /// `retention_days`, or never.
+    pub fn new(engine: Engine, db: Db, challenger_share: f64, retention_days: Option<u32>) -> Self {
+        Self {
+            engine,
+            challenger: Challenger::new(challenger_share),
+            heatmaps: Heatmaps::default(),
+            log: PredictionLog::start(db, retention_days),
+            alias_lock: AliasLock::default(),
+        }
+    }
+}
+
+/// Serialises changes of aliases: the engine and the alias's row must end with the same model.
+#[derive(Clone, Debug, Default)]
+pub struct AliasLock(Arc<Mutex<()>>);
+
+impl AliasLock {
+    /// Waits until no other change is in progress.
+    pub async fn acquire(&self) -> MutexGuard<'_, ()> {
+        self.0.lock().await
+    }
+}
+
+/// Connection between the front ends and the training worker; cheap to clone.
+#[derive(Clone)]
+pub struct TrainingControl {
+    /// Wakes the worker after a run was queued, paused, resumed or cancelled.
+    pub queued: Arc<Notify>,
+    /// Live metrics of the batches of the running run.
+    pub batches: LiveBatches,
+    /// All devices; the one in use is marked.
+    pub devices: Arc<[DeviceInfo]>,
+}
+
+/// Intake of data: where uploads and imports come from and how their patient ids are stored.
+#[derive(Clone)]
+pub struct Intake {
+    /// Temporary directory for uploads too large for memory.
+    pub incoming: Arc<Path>,
+    /// Directory below which imports may read; `None` refuses imports by clients.
+    pub import_root: Option<PathBuf>,
+    /// Name of the data set that receives instances pushed by DICOMweb.
+    pub dicomweb_dataset: Arc<str>,
+    /// Keyed hash of patient ids.
+    pub patient_ids: PatientIds,
+}
+
+/// Limits on what clients send.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Maximum size of a request body and of a file, in bytes.
+    pub max_upload_bytes: usize,
+    /// Maximum size of an image, in pixels.
+    pub max_pixels: u64,
+}
+
+impl Limits {
+    /// Limits of the image decoders.
+    pub fn image(self) -> imaging::Limits {
+        imaging::Limits { max_pixels: self.max_pixels }
+    }
+}
+
+/// Background work and its end; cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Lifecycle {
+    /// Background tasks and requests in flight; the shutdown waits for them.
+    pub tasks: TaskTracker,
+    /// Cancelled when the server shuts down: no new requests are accepted, and streams end.
+    pub shutdown: CancellationToken,
+}

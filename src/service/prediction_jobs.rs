@@ -1,0 +1,490 @@
+//! Prediction jobs: whole data sets or archives classified in the background, one job at a time, image by image while the engine is idle,
+//! so that neither clients nor training wait for them.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use futures_util::{
+    StreamExt, TryStreamExt,
+    stream::{self, BoxStream},
+};
+use jiff::Timestamp;
+use tempfile::TempPath;
+use tokio::{
+    sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc},
+    time::{Instant, sleep},
+};
+
+use super::{Content, Error, Lifecycle, Predictor, Stores, predictor::most_probable};
+use crate::{
+    dataset::{self, ArchiveFile},
+    domain::{DatasetId, PredictionJobId, PredictionJobStatus, RadiographId, Split},
+    imaging::GreyImage,
+    inference::{Classification, EngineError},
+    store::{self, JobResult, Model, Page, PredictionJob, RadiographFilter, StoreError},
+    worker::CHAMPION,
+};
+
+/// Maximum number of archives that are received at once, and that wait for their job: each takes disk space.
+const MAX_RECEIVING: usize = 4;
+const MAX_WAITING_ARCHIVES: u64 = 16;
+
+/// Maximum number of images of a job in flight: being decoded, or waiting for the engine.
+const MAX_IN_FLIGHT: usize = 4;
+
+/// Maximum number of results in one transaction, and how long the first of them waits.
+const MAX_BATCH: usize = 64;
+const MAX_DELAY: Duration = Duration::from_secs(1);
+
+/// Radiographs per query.
+const PAGE: u32 = 100;
+
+/// Delay before an image is offered again to a busy engine.
+const RETRY_DELAY: Duration = Duration::from_millis(50);
+
+/// The queue of prediction jobs and the directory of their archives; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct JobQueue {
+    worker: Arc<Mutex<()>>,
+    receiving: Arc<Semaphore>,
+    directory: Arc<Path>,
+}
+
+impl JobQueue {
+    /// Archives are stored in `<data_dir>/jobs`.
+    pub fn new(data_dir: &Path) -> Self {
+        let receiving = Arc::new(Semaphore::new(MAX_RECEIVING));
+        Self { worker: Arc::default(), receiving, directory: data_dir.join("jobs").into() }
+    }
+
+    fn archive(&self, id: PredictionJobId) -> PathBuf {
+        self.directory.join(format!("{id}.archive"))
+    }
+}
+
+/// Use cases about prediction jobs.
+#[derive(Clone)]
+pub struct PredictionJobs {
+    /// Classifies the images.
+    pub predictor: Predictor,
+    /// The queue.
+    pub queue: JobQueue,
+    /// Background work.
+    pub lifecycle: Lifecycle,
+}
+
+/// An archive that is being received; its file is removed unless it becomes a job.
+pub struct ArchiveUpload {
+    id: PredictionJobId,
+    model: Model,
+    path: TempPath,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl ArchiveUpload {
+    /// The file to write the archive to.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+/// An image to be classified.
+struct Item {
+    radiograph_id: Option<RadiographId>,
+    file_name: String,
+    label: Option<String>,
+    content: Result<Vec<u8>, String>,
+}
+
+/// Why a job stops before its last image.
+enum Stop {
+    /// It failed.
+    Failed(String),
+    /// It was deleted.
+    Deleted,
+    /// The server shuts down; the job resumes at the next start.
+    Shutdown,
+}
+
+impl Stop {
+    fn model_deleted() -> Self {
+        Self::Failed("its model was removed".into())
+    }
+}
+
+impl From<StoreError> for Stop {
+    fn from(error: StoreError) -> Self {
+        Self::Failed(error.to_string())
+    }
+}
+
+impl PredictionJobs {
+    fn stores(&self) -> &Stores {
+        &self.predictor.models.stores
+    }
+
+    /// Queues a job over the radiographs of a data set; `model` is an identifier or an alias, the champion when absent.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] without such a model, [`Error::Invalid`] where there is nothing to classify.
+    pub async fn submit_dataset(
+        &self,
+        dataset: DatasetId,
+        split: Option<Split>,
+        model: Option<&str>,
+    ) -> Result<PredictionJob, Error> {
+        let db = &self.stores().db;
+        let model = self.select(model).await?;
+        if store::datasets::get(db, dataset).await?.is_none() {
+            return Err(Error::invalid("/dataset_id", "there is no such data set"));
+        }
+        let total = store::prediction_jobs::count_radiographs(db, dataset, split).await?;
+        if total == 0 {
+            let pointer = if split.is_some() { "/split" } else { "/dataset_id" };
+            return Err(Error::invalid(pointer, "there are no radiographs in it"));
+        }
+        let job = PredictionJob { dataset_id: Some(dataset), split, ..queued(PredictionJobId::new(), &model, total) };
+        store::prediction_jobs::create(db, &job).await?;
+        self.start();
+        Ok(job)
+    }
+
+    /// Reserves the place for an archive that a client is about to send.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] where too many archives are being received or wait, [`Error::NotFound`] without such a model.
+    pub async fn receive_archive(&self, model: Option<&str>) -> Result<ArchiveUpload, Error> {
+        let busy = |_| Error::Busy("as many archives are being received as this server takes at once".into());
+        let permit = Arc::clone(&self.queue.receiving).try_acquire_owned().map_err(busy)?;
+        if store::prediction_jobs::count_archives(&self.stores().db).await? >= MAX_WAITING_ARCHIVES {
+            return Err(Error::Busy(format!(
+                "{MAX_WAITING_ARCHIVES} archives wait to be scored: come back when one is done"
+            )));
+        }
+        let model = self.select(model).await?;
+        let id = PredictionJobId::new();
+        tokio::fs::create_dir_all(&self.queue.directory).await.map_err(Error::internal)?;
+        let path = TempPath::try_from_path(self.queue.archive(id)).map_err(Error::internal)?;
+        Ok(ArchiveUpload { id, model, path, _permit: permit })
+    }
+
+    /// Queues a job over the files of a received archive.
+    ///
+    /// # Errors
+    /// [`Error::Unusable`] where the archive cannot be read.
+    pub async fn submit_archive(&self, upload: ArchiveUpload) -> Result<PredictionJob, Error> {
+        let ArchiveUpload { id, model, path, _permit } = upload;
+        let counting = path.to_path_buf();
+        let counted = tokio::task::spawn_blocking(move || dataset::count_archive(&counting)).await?;
+        let total = counted.map_err(|why| Error::Unusable(format!("the archive {why}")))?;
+        let job = queued(id, &model, total);
+        // First the file, then the row: a file without a row is removed at the next start.
+        let path = path.keep().map_err(Error::internal)?;
+        if let Err(error) = store::prediction_jobs::create(&self.stores().db, &job).await {
+            tokio::fs::remove_file(path).await.map_err(Error::internal)?;
+            return Err(error.into());
+        }
+        self.start();
+        Ok(job)
+    }
+
+    /// Deletes a job with its results; a running one stops within a few images.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    pub async fn delete(&self, id: PredictionJobId) -> Result<(), Error> {
+        if !store::prediction_jobs::delete(&self.stores().db, id).await? {
+            return Err(Error::NotFound("prediction job"));
+        }
+        self.remove_archive(id).await;
+        Ok(())
+    }
+
+    /// Resumes the jobs that an earlier process left behind, and removes archives without a job.
+    ///
+    /// # Errors
+    /// When the directory cannot be read, or the database fails.
+    pub async fn resume(&self) -> Result<(), StoreError> {
+        let directory = &self.queue.directory;
+        let failed = |source| StoreError::File { path: directory.to_path_buf(), source };
+        let mut entries = match tokio::fs::read_dir(directory).await {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                self.start();
+                return Ok(());
+            }
+            entries => entries.map_err(failed)?,
+        };
+        while let Some(entry) = entries.next_entry().await.map_err(failed)? {
+            let path = entry.path();
+            let id = path.file_stem().and_then(|stem| stem.to_str()?.parse().ok());
+            let job = match id {
+                Some(id) => store::prediction_jobs::get(&self.stores().db, id).await?,
+                None => None,
+            };
+            if job.is_none_or(|job| job.finished_at.is_some()) {
+                tokio::fs::remove_file(&path).await.map_err(failed)?;
+            }
+        }
+        self.start();
+        Ok(())
+    }
+
+    async fn select(&self, name: Option<&str>) -> Result<Model, Error> {
+        if name.is_none() && self.predictor.engine().current().is_none() {
+            return Err(EngineError::NoModel.into());
+        }
+        let (model, _) = self.predictor.models.find(name.unwrap_or(CHAMPION)).await?;
+        Ok(model)
+    }
+
+    /// Works through the queue in the background, one task at a time.
+    fn start(&self) {
+        let jobs = self.clone();
+        self.lifecycle.tasks.spawn(async move {
+            let worker = Arc::clone(&jobs.queue.worker);
+            tokio::select! {
+                () = jobs.lifecycle.shutdown.cancelled() => {}
+                () = async {
+                    let _worker = worker.lock().await;
+                    jobs.work().await;
+                } => {}
+            }
+        });
+    }
+
+    async fn work(&self) {
+        let db = &self.stores().db;
+        loop {
+            let job = match store::prediction_jobs::claim(db).await {
+                Ok(Some(job)) => job,
+                Ok(None) => return,
+                Err(error) => return tracing::error!(%error, "prediction job queue cannot be read"),
+            };
+            let id = job.id;
+            tracing::info!(job = %id, total = job.total, done = job.done(), "prediction job started");
+            let error = match self.classify_all(&job).await {
+                Ok(()) => None,
+                Err(Stop::Failed(why)) => Some(why),
+                Err(Stop::Deleted) => {
+                    tracing::info!(job = %id, "prediction job was deleted");
+                    continue;
+                }
+                Err(Stop::Shutdown) => return,
+            };
+            if let Err(error) = store::prediction_jobs::finish(db, id, error.as_deref()).await {
+                return tracing::error!(job = %id, %error, "end of a prediction job cannot be recorded; it resumes at the next start");
+            }
+            tracing::info!(job = %id, error, "prediction job ended");
+            self.remove_archive(id).await;
+        }
+    }
+
+    /// Removes the archive of a job that ended; one that cannot be removed now is removed at the next start.
+    async fn remove_archive(&self, id: PredictionJobId) {
+        match tokio::fs::remove_file(self.queue.archive(id)).await {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                tracing::warn!(job = %id, %error, "archive of a prediction job cannot be removed");
+            }
+            _ => {}
+        }
+    }
+
+    async fn classify_all(&self, job: &PredictionJob) -> Result<(), Stop> {
+        let model = store::models::get(&self.stores().db, job.model_id).await?;
+        let model = Arc::new(model.ok_or_else(Stop::model_deleted)?);
+        let classify = |(sequence, item)| {
+            let (jobs, model) = (self.clone(), Arc::clone(&model));
+            async move { jobs.result(&model, sequence, item?).await }
+        };
+        let first = job.done();
+        let numbered = self.items(job).await?.enumerate().map(|(index, item)| (first + index as u64, item));
+        let mut results_in_order = numbered.map(classify).buffered(MAX_IN_FLIGHT);
+        let (mut batch, mut written) = (Vec::with_capacity(MAX_BATCH), Instant::now());
+        loop {
+            let next = results_in_order.next().await;
+            let ended = next.is_none();
+            match next.transpose() {
+                Ok(result) => batch.extend(result),
+                Err(stop) => {
+                    self.write(job, &mut batch).await?;
+                    return Err(stop);
+                }
+            }
+            if ended || batch.len() == MAX_BATCH || written.elapsed() >= MAX_DELAY {
+                self.write(job, &mut batch).await?;
+                written = Instant::now();
+            }
+            if ended {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Writes results, and waits for a disk that is full.
+    async fn write(&self, job: &PredictionJob, results: &mut Vec<JobResult>) -> Result<(), Stop> {
+        loop {
+            match store::prediction_jobs::append(&self.stores().db, job.id, results).await {
+                Ok(true) => break,
+                Ok(false) => return Err(Stop::Deleted),
+                Err(error) if error.is_disk_error() => {
+                    tracing::warn!(job = %job.id, %error, "results of a prediction job wait for the disk");
+                    sleep(MAX_DELAY).await;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        results.clear();
+        Ok(())
+    }
+
+    /// The remaining images of a job, in order.
+    async fn items(&self, job: &PredictionJob) -> Result<BoxStream<'static, Result<Item, Stop>>, Stop> {
+        let Some(dataset) = job.dataset_id else { return Ok(self.archive_items(job)) };
+        // Radiographs may have been deleted since, so the last result says where to resume, not the number of results.
+        let last = match job.done().checked_sub(1) {
+            Some(last) => store::prediction_jobs::results(&self.stores().db, job.id, last, 1).await?,
+            None => Vec::new(),
+        };
+        let after = last.first().and_then(|result| result.radiograph_id).map(|id| id.to_string());
+        Ok(self.dataset_items(dataset, job.split, after))
+    }
+
+    fn dataset_items(
+        &self,
+        dataset: DatasetId,
+        split: Option<Split>,
+        after: Option<String>,
+    ) -> BoxStream<'static, Result<Item, Stop>> {
+        let stores = self.stores().clone();
+        let filter = RadiographFilter { split, ..RadiographFilter::default() };
+        let page = move |after: Option<String>| {
+            let (stores, filter) = (stores.clone(), filter.clone());
+            async move {
+                let page = Page { limit: PAGE, after };
+                let radiographs = store::radiographs::list(&stores.db, dataset, &filter, &page).await?;
+                let Some(last) = radiographs.last().map(|radiograph| radiograph.id.to_string()) else {
+                    return Ok(None);
+                };
+                let items = stream::iter(radiographs).then(move |radiograph| {
+                    let blobs = stores.blobs.clone();
+                    async move {
+                        let content = blobs.get(&radiograph.sha256).await.map_err(|error| error.to_string());
+                        let (id, file_name, label) = (Some(radiograph.id), radiograph.file_name, radiograph.label);
+                        Ok(Item { radiograph_id: id, file_name, label, content })
+                    }
+                });
+                Ok::<_, Stop>(Some((items, Some(last))))
+            }
+        };
+        stream::try_unfold(after, page).try_flatten().boxed()
+    }
+
+    /// The archive is read on a blocking thread, one image ahead.
+    fn archive_items(&self, job: &PredictionJob) -> BoxStream<'static, Result<Item, Stop>> {
+        let (path, skip) = (self.queue.archive(job.id), job.done());
+        let max_bytes = self.predictor.limits.max_upload_bytes as u64;
+        let (sender, receiver) = mpsc::channel(1);
+        tokio::task::spawn_blocking(move || {
+            let mut send = |ArchiveFile { name, content }: ArchiveFile| {
+                let item = Item { radiograph_id: None, file_name: name, label: None, content };
+                sender.blocking_send(Ok(item)).is_ok()
+            };
+            if let Err(error) = dataset::read_archive(&path, skip, max_bytes, &mut send) {
+                // The receiver is gone where the job was given up.
+                sender.blocking_send(Err(Stop::Failed(format!("the archive {error}")))).ok();
+            }
+        });
+        let next = |mut receiver: mpsc::Receiver<_>| async move { receiver.recv().await.map(|item| (item, receiver)) };
+        stream::unfold(receiver, next).boxed()
+    }
+
+    async fn result(&self, model: &Model, sequence: u64, item: Item) -> Result<JobResult, Stop> {
+        let Item { radiograph_id, file_name, label, content } = item;
+        let empty = JobResult {
+            sequence,
+            radiograph_id,
+            file_name,
+            sha256: None,
+            label,
+            prediction: None,
+            probabilities: None,
+            problem: None,
+        };
+        let decoded = match content {
+            Ok(bytes) => self.predictor.decode(Content::Encoded(bytes.into())).await,
+            Err(problem) => return Ok(JobResult { problem: Some(problem), ..empty }),
+        };
+        let decoded = match decoded {
+            Ok(decoded) => decoded,
+            Err(error) if error.is_internal() => return Err(self.give_up(&error)),
+            Err(Error::Engine(EngineError::Closed)) if self.lifecycle.shutdown.is_cancelled() => {
+                return Err(Stop::Shutdown);
+            }
+            Err(error) => return Ok(JobResult { problem: Some(error.to_string()), ..empty }),
+        };
+        let classification = self.classify(model, Arc::new(decoded.image)).await?;
+        let (prediction, probabilities) = most_probable(&classification);
+        Ok(JobResult {
+            sha256: Some(decoded.sha256),
+            prediction: Some(prediction),
+            probabilities: Some(probabilities),
+            ..empty
+        })
+    }
+
+    /// Classifies by the job's model, whichever model is the champion; retries while the engine is busy.
+    async fn classify(&self, model: &Model, image: Arc<GreyImage>) -> Result<Classification, Stop> {
+        loop {
+            // The model may have been unloaded to make room for another one.
+            match self.predictor.models.load(model).await {
+                Ok(()) => {}
+                Err(Error::Engine(EngineError::QueueFull { .. })) => {
+                    sleep(RETRY_DELAY).await;
+                    continue;
+                }
+                Err(_) if store::models::get(&self.stores().db, model.id).await?.is_none() => {
+                    return Err(Stop::model_deleted());
+                }
+                Err(error) => return Err(self.give_up(&error)),
+            }
+            match self.predictor.engine().classify_when_idle(Arc::clone(&image), model.id).await {
+                Ok(Some(classification)) => return Ok(classification),
+                Ok(None) | Err(EngineError::QueueFull { .. } | EngineError::NotLoaded(_)) => sleep(RETRY_DELAY).await,
+                Err(error) => return Err(self.give_up(&error.into())),
+            }
+        }
+    }
+
+    fn give_up(&self, error: &Error) -> Stop {
+        if self.lifecycle.shutdown.is_cancelled() {
+            return Stop::Shutdown;
+        }
+        if error.is_internal() {
+            tracing::error!(%error, "prediction job cannot continue");
+            return Stop::Failed("the server failed; its log has the cause".into());
+        }
+        Stop::Failed(error.to_string())
+    }
+}
+
+fn queued(id: PredictionJobId, model: &Model, total: u64) -> PredictionJob {
+    PredictionJob {
+        id,
+        model_id: model.id,
+        classes: model.spec.classes.names().to_vec(),
+        dataset_id: None,
+        split: None,
+        status: PredictionJobStatus::Queued,
+        total,
+        answered: 0,
+        failed: 0,
+        done_before: 0,
+        error: None,
+        created_at: Timestamp::now(),
+        started_at: None,
+        finished_at: None,
+    }
+}

@@ -18,6 +18,7 @@ mod depth;
 mod device;
 mod dropout;
 mod file;
+mod graph;
 mod head;
 mod identity;
 mod import;
@@ -25,7 +26,6 @@ mod initial;
 mod input;
 mod network;
 mod pauses;
-mod plan;
 mod probe;
 mod resnet;
 mod tensors;
@@ -46,7 +46,7 @@ pub use pauses::Pauses;
 pub use probe::still_computes;
 pub use thorax_kernels::{
     Precision,
-    precedence::{give_way_here, is_training, waited},
+    preemption::{is_low_priority_active as is_training, lower_thread_priority, preempted_time},
 };
 
 /// Gives back the memory that training on the CPU keeps from step to step.

@@ -80,7 +80,7 @@ pub struct TrainingJob {
     /// Without autodiff; the loop adds it.
     pub device: Device,
     /// Called before each batch, and within those that hold a GPU for longer than `max_yield`. On the CPU, operations themselves give way
-    /// to those of other threads ([`nn::give_way_here`]).
+    /// to those of other threads ([`nn::lower_thread_priority`]).
     pub give_way: GiveWay,
     /// For how long a GPU may be held at a stretch; at least one block of the network.
     pub max_yield: Duration,

@@ -9,7 +9,7 @@ use burn::{
     tensor::{Device, Tensor},
 };
 use thorax_kernels::{
-    adam::{self, Learning},
+    adam::{self, ParameterState},
     team,
 };
 
@@ -67,18 +67,18 @@ impl Optimizer for Adam {
             beta_2: BETA_2,
             epsilon: EPSILON,
             learning_rate: learning_rate as f32,
-            time: time as i32,
+            step: time as i32,
         };
         let [mut parameter, gradient, mut mean, mut square] =
             [parameter, gradient, momentum.moment_1, momentum.moment_2].map(rows);
         // In place, unless somebody else holds the tensor, as a snapshot of the best epoch does.
         step.step(
             team(),
-            Learning {
+            ParameterState {
                 parameter: parameter.storage_mut(),
                 gradient: gradient.storage(),
-                mean: mean.storage_mut(),
-                square: square.storage_mut(),
+                first_moment: mean.storage_mut(),
+                second_moment: square.storage_mut(),
             },
         );
         let [parameter, mean, square] = [parameter, mean, square].map(Tensor::from_primitive::<Flex>);

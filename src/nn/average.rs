@@ -51,7 +51,7 @@ fn moved<const D: usize>(tensor: Tensor<D>, other: Tensor<1>, share: f64) -> Ten
         return tensor + distance.mul_scalar(share);
     }
     let (mut numbers, others) = (rows(tensor), rows(other));
-    thorax_kernels::towards(thorax_kernels::team(), numbers.storage_mut(), others.storage(), share as f32);
+    thorax_kernels::lerp(thorax_kernels::team(), numbers.storage_mut(), others.storage(), share as f32);
     Tensor::from_primitive::<Flex>(numbers)
 }
 

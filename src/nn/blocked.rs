@@ -1,8 +1,8 @@
-//! Layers in training on the CPU, through the kernels.
+//! Layers in training on the CPU, through the kernels of `thorax_kernels`.
 //!
-//! Activations are ordinary tensors `[lanes, images, side, side, 16]`, the channels in lanes of sixteen: no layer changes the layout, and
-//! Burn's autodiff keeps the graph. Parameters and running statistics stay in Burn's modules, which the same functions of those modules
-//! would use on another device; each function here is the twin of one of them in training mode.
+//! Activations are ordinary tensors `[channel blocks, images, side, side, 16]` (NCHW16c): no layer changes the
+//! layout, and Burn's autodiff records the graph. Parameters and running statistics stay in Burn's modules. Each
+//! function here is the counterpart of a module's `forward` in training mode.
 
 mod conv;
 mod norm;
@@ -26,23 +26,23 @@ use burn::{
     tensor::{Device, Tensor},
 };
 
-pub(super) use conv::{conv, conv_beside, conv_of_thinned, stem};
+pub(super) use conv::{conv, conv_subsampled, conv_with_shortcut, stem};
 pub(super) use norm::{norm, norm_add};
-pub(super) use pool::{max_pool, mean, thin};
+pub(super) use pool::{max_pool, mean, subsample2};
 pub(super) use relu::{conv_relu, stem_relu};
 
-/// The backend that this is for.
+/// The backend of these layers.
 type Cpu = Autodiff<Flex>;
 
-/// Whether what comes in on this device trains, and on the CPU.
+/// True if tensors on this device train on the CPU.
 pub(super) fn trains_on(device: &Device) -> bool {
     device.is_autodiff() && *device == Device::flex()
 }
 
-/// The tensor as autodiff has it.
+/// The autodiff primitive of a tensor.
 ///
 /// # Panics
-/// If it is not on a device of which [`trains_on`] is true.
+/// If [`trains_on`] is false for its device.
 fn into_primitive<const D: usize>(tensor: Tensor<D>) -> FloatTensor<Cpu> {
     tensor.try_into_primitive::<Cpu>().expect("a tensor on the CPU with autodiff and without checkpoints")
 }
@@ -51,7 +51,7 @@ fn from_primitive<const D: usize>(primitive: FloatTensor<Cpu>) -> Tensor<D> {
     Tensor::from_primitive::<Cpu>(primitive)
 }
 
-/// Puts an operation's output into the graph: `step` with `state` is its way back to the `nodes` that it came from.
+/// Records an operation in the autodiff graph: `step` with `state` is its backward pass to the parent `nodes`.
 fn record<S: Backward<Flex, N>, const N: usize, const D: usize>(
     step: S,
     nodes: [NodeGuard; N],
@@ -64,22 +64,23 @@ fn record<S: Backward<Flex, N>, const N: usize, const D: usize>(
     })
 }
 
-/// The way back of an operation of one tensor: `back` makes that one's gradient of the state and of the output's.
-fn way_back<S>(ops: Ops<S, 1>, gradients: &mut Gradients, back: impl FnOnce(S, &FlexTensor) -> FlexTensor) {
+/// Backward pass of an operation with one parent: `back` maps the state and the gradient of the output to the
+/// gradient of the input.
+fn backward_unary<S>(ops: Ops<S, 1>, gradients: &mut Gradients, back: impl FnOnce(S, &FlexTensor) -> FlexTensor) {
     let gradient = gradients.consume::<Flex>(&ops.node);
     if let [Some(node)] = ops.parents {
         gradients.register::<Flex>(node.id, back(ops.state, &gradient));
     }
 }
 
-/// A blocked tensor as others are, `[images, channels, side, side]`.
-pub(super) fn unblocked(blocked: Tensor<5>) -> Tensor<4> {
-    let [lanes, images, side, _, width] = blocked.dims();
-    blocked.permute([1, 0, 4, 2, 3]).reshape([images, lanes * width, side, side])
+/// Converts a blocked tensor to `[images, channels, side, side]`.
+pub(super) fn to_nchw(blocked: Tensor<5>) -> Tensor<4> {
+    let [blocks, images, side, _, width] = blocked.dims();
+    blocked.permute([1, 0, 4, 2, 3]).reshape([images, blocks * width, side, side])
 }
 
-/// The extents of a blocked tensor that matter: lanes, images and side.
+/// Channel blocks, images and side of a blocked tensor.
 fn extents(tensor: &FlexTensor) -> [usize; 3] {
-    let [lanes, images, side, _, _] = tensor.layout().shape().dims();
-    [lanes, images, side]
+    let [blocks, images, side, _, _] = tensor.layout().shape().dims();
+    [blocks, images, side]
 }

@@ -76,7 +76,7 @@ impl<'a> Chain<'a> {
             blocked::max_pool::<2>(group.iter().fold(x, |x, conv| blocked::conv_relu(conv, x)))
         };
         let x = self.groups.iter().fold(blocked::stem_relu(self.first, input), group);
-        self.average(blocked::unblocked(x))
+        self.average(blocked::to_nchw(x))
     }
 
     /// The last maps to features.

@@ -32,7 +32,7 @@ impl FromStr for DeviceChoice {
             "vulkan" => Some(Self::Vulkan(0)),
             other => match other.split_once(':') {
                 Some(("vulkan", index)) => vulkan(index),
-                Some(("cpu", precision)) => Precision::named(precision).map(Self::CpuIn),
+                Some(("cpu", precision)) => Precision::from_name(precision).map(Self::CpuIn),
                 _ => None,
             },
         };
@@ -66,12 +66,12 @@ pub fn devices() -> Vec<DeviceInfo> {
 
 fn cpu_in(precision: Precision) -> Result<(Device, DeviceInfo), NnError> {
     let name = precision.name();
-    if !precision.is_there() {
+    if !precision.is_supported() {
         return Err(NnError::Device(format!("cpu:{name}: products in {name} take a processor with AMX, and Linux")));
     }
-    if !precision.choose() {
-        let chosen = Precision::chosen().name();
-        return Err(NnError::Device(format!("cpu:{name}: this process computes products in {chosen} already")));
+    if !precision.select() {
+        let selected = Precision::selected().name();
+        return Err(NnError::Device(format!("cpu:{name}: this process computes products in {selected} already")));
     }
     Ok(cpu())
 }
@@ -89,7 +89,7 @@ fn processor_name() -> String {
     let name = line.and_then(|line| line.split(':').nth(1)).map(|name| name.trim().to_string());
     let name = name.unwrap_or_else(|| std::env::consts::ARCH.into());
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    format!("{name}, {threads} threads, {}", Precision::chosen().name())
+    format!("{name}, {threads} threads, {}", Precision::selected().name())
 }
 
 #[cfg(feature = "gpu")]

@@ -1,7 +1,7 @@
 //! From grey images to network input.
 
 use burn::tensor::{Device, Tensor, TensorData};
-use thorax_kernels::Channels;
+use thorax_kernels::ChannelAffine;
 
 use super::Pauses;
 use crate::domain::Normalisation;
@@ -68,7 +68,7 @@ impl Input {
 
     /// Weights `[outputs, 3, kernel, kernel]` for the channels as weights `[outputs, 2, kernel, kernel]` for the planes, which give the same.
     pub(super) fn folded(&self, weights: Tensor<4>) -> Tensor<4> {
-        let Channels { scale, shift } = channels(&self.normalisation);
+        let ChannelAffine { scale, shift } = channels(&self.normalisation);
         let [scale, shift] = [scale, shift].map(|factors| (weights.clone() * self.by_channel(&factors)).sum_dim(1));
         Tensor::cat(vec![scale, shift], 1)
     }
@@ -79,9 +79,9 @@ impl Input {
 }
 
 /// The normalisation as a factor and a summand for each channel.
-pub(super) fn channels(normalisation: &Normalisation) -> Channels {
+pub(super) fn channels(normalisation: &Normalisation) -> ChannelAffine {
     let Normalisation { scale, mean, std } = normalisation;
-    Channels {
+    ChannelAffine {
         scale: std.iter().map(|std| scale / std).collect(),
         shift: mean.iter().zip(std).map(|(mean, std)| -mean / std).collect(),
     }

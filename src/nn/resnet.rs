@@ -98,7 +98,7 @@ fn stem_pool() -> MaxPoolOptions<2> {
     MaxPoolOptions::new([3, 3]).with_stride([2, 2]).with_padding([1, 1])
 }
 
-/// 1x1, 3x3, 1x1 and the way around them.
+/// 1x1, 3x3 and 1x1 convolutions, and the shortcut around them.
 #[derive(Module, Debug)]
 struct Bottleneck {
     conv1: Conv2d,
@@ -112,32 +112,32 @@ struct Bottleneck {
 
 impl Bottleneck {
     fn forward(&self, input: Tensor<4>) -> Tensor<4> {
-        let around = match &self.downsample {
+        let shortcut = match &self.downsample {
             Some(downsample) => downsample.norm.forward(downsample.conv.forward(input.clone())),
             None => input.clone(),
         };
         let x = relu(self.bn1.forward(self.conv1.forward(input)));
         let x = relu(self.bn2.forward(self.conv2.forward(x)));
-        relu(self.bn3.forward(self.conv3.forward(x)) + around)
+        relu(self.bn3.forward(self.conv3.forward(x)) + shortcut)
     }
 
     fn forward_blocked(&self, input: Tensor<5>) -> Tensor<5> {
-        let (x, around) = match &self.downsample {
+        let (x, shortcut) = match &self.downsample {
             // Both look at every second pixel; in the other variant the second one of the block does.
             Some(Downsample { conv, norm }) if conv.stride == [2, 2] && self.conv1.stride == [2, 2] => {
-                let input = blocked::thin(input);
-                let around = blocked::norm(norm, blocked::conv_of_thinned(conv, input.clone()), false);
-                (blocked::conv_of_thinned(&self.conv1, input), around)
+                let input = blocked::subsample2(input);
+                let shortcut = blocked::norm(norm, blocked::conv_subsampled(conv, input.clone()), false);
+                (blocked::conv_subsampled(&self.conv1, input), shortcut)
             }
             Some(Downsample { conv, norm }) => {
-                let around = blocked::norm(norm, blocked::conv(conv, input.clone()), false);
-                (blocked::conv(&self.conv1, input), around)
+                let shortcut = blocked::norm(norm, blocked::conv(conv, input.clone()), false);
+                (blocked::conv(&self.conv1, input), shortcut)
             }
-            None => (blocked::conv_beside(&self.conv1, input.clone()), input),
+            None => (blocked::conv_with_shortcut(&self.conv1, input.clone()), input),
         };
         let x = blocked::norm(&self.bn1, x, true);
         let x = blocked::norm(&self.bn2, blocked::conv(&self.conv2, x), true);
-        blocked::norm_add(&self.bn3, blocked::conv(&self.conv3, x), around)
+        blocked::norm_add(&self.bn3, blocked::conv(&self.conv3, x), shortcut)
     }
 }
 

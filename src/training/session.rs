@@ -198,7 +198,7 @@ impl Waited {
 
     /// Between batches and parts of them, and within the operations of the CPU.
     fn total(&self) -> Duration {
-        *self.0.lock() + nn::waited()
+        *self.0.lock() + nn::preempted_time()
     }
 }
 

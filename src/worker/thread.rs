@@ -31,7 +31,7 @@ impl TrainerThread {
         }
         let (new, inbox) = mpsc::channel::<Work>();
         thread::Builder::new().name("trainer".into()).spawn(move || {
-            nn::give_way_here();
+            nn::lower_thread_priority();
             inbox.iter().for_each(|work| work());
         })?;
         new.send(work).map_err(|_| io::Error::other("the new thread accepts no work"))?;

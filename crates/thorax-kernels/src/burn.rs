@@ -10,8 +10,8 @@ use std::mem::MaybeUninit;
 use burn_std::{AccessError, AccessPolicy, AllocationController, AllocationProperty, Bytes};
 
 use crate::{
-    Lane,
-    memory::{Buffer, Numbers},
+    ChannelBlock,
+    memory::{Buffer, FloatBuffer},
 };
 
 impl From<Buffer> for Bytes {
@@ -21,9 +21,9 @@ impl From<Buffer> for Bytes {
     }
 }
 
-impl From<Numbers> for Bytes {
+impl From<FloatBuffer> for Bytes {
     /// The buffer returns to the pool when the last tensor that uses it is dropped.
-    fn from(numbers: Numbers) -> Self {
+    fn from(numbers: FloatBuffer) -> Self {
         let length = numbers.count * size_of::<f32>();
         // SAFETY: the buffer has at least `length` bytes, and all of them are initialised.
         unsafe { Self::from_controller(Box::new(numbers.buffer), length) }
@@ -32,7 +32,7 @@ impl From<Numbers> for Bytes {
 
 impl AllocationController for Buffer {
     fn alloc_align(&self) -> usize {
-        align_of::<Lane>()
+        align_of::<ChannelBlock>()
     }
 
     fn property(&self) -> AllocationProperty {
@@ -61,30 +61,30 @@ impl AllocationController for Buffer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::WIDTH;
+    use crate::BLOCK;
 
     /// 64 KiB and a bit: large enough for the pool, and a size that no other test uses.
-    const COUNT: usize = (64 << 10) / size_of::<Lane>() + 7;
+    const COUNT: usize = (64 << 10) / size_of::<ChannelBlock>() + 7;
 
     #[test]
     fn a_buffer_returns_to_the_pool_with_its_last_tensor_and_a_clone_is_a_copy() {
         let mut buffer = Buffer::new(COUNT);
-        buffer.fill(Lane([5.0; WIDTH]));
+        buffer.fill(ChannelBlock([5.0; BLOCK]));
         let address = buffer.as_ptr() as usize;
         let bytes = Bytes::from(buffer);
-        assert_eq!((bytes.as_ptr() as usize, bytes.len()), (address, size_of::<Lane>() * COUNT));
+        assert_eq!((bytes.as_ptr() as usize, bytes.len()), (address, size_of::<ChannelBlock>() * COUNT));
         let copy = bytes.clone();
         assert!(copy == bytes && copy.as_ptr() as usize != address);
-        assert_eq!(copy.as_ptr() as usize % align_of::<Lane>(), 0);
+        assert_eq!(copy.as_ptr() as usize % align_of::<ChannelBlock>(), 0);
         drop(bytes);
         let again = Buffer::zeros(COUNT);
         assert_eq!(again.as_ptr() as usize, address);
-        assert!(again.iter().all(|lane| *lane == Lane::default()));
+        assert!(again.iter().all(|block| *block == ChannelBlock::default()));
     }
 
     #[test]
     fn bytes_of_numbers_end_with_the_last_number() {
-        let mut numbers = Numbers::new(COUNT);
+        let mut numbers = FloatBuffer::new(COUNT);
         numbers.fill(2.0);
         let bytes = Bytes::from(numbers);
         assert_eq!(bytemuck::cast_slice::<u8, f32>(&bytes), [2.0; COUNT]);

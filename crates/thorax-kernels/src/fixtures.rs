@@ -1,20 +1,20 @@
-//! What the kernels' tests share.
+//! Helpers shared by the unit tests.
 
 use super::{
-    Lane, Precision, WIDTH,
-    simd::{Level, Vectors},
+    BLOCK, ChannelBlock, Precision,
+    simd::{Level, VectorIsa},
 };
 
-/// The levels that this processor has, and those of tiles, which otherwise are computed in plain Rust.
+/// All levels that this processor supports, and the tile levels, which are emulated where there is no AMX.
 pub(super) fn levels() -> impl Iterator<Item = Level> {
-    let alone = [Vectors::Portable, Vectors::Avx2, Vectors::Avx512];
-    let alone = alone.map(|vectors| Level { vectors, precision: Precision::F32 });
-    let tiles = [Precision::Bf16x3, Precision::Bf16].map(|precision| Level { vectors: Vectors::detect(), precision });
-    alone.into_iter().chain(tiles).filter(|level| level.is_there())
+    let alone = [VectorIsa::Scalar, VectorIsa::Avx2, VectorIsa::Avx512];
+    let alone = alone.map(|isa| Level { isa, precision: Precision::F32 });
+    let tiles = [Precision::Bf16x3, Precision::Bf16].map(|precision| Level { isa: VectorIsa::detect(), precision });
+    alone.into_iter().chain(tiles).filter(|level| level.is_supported())
 }
 
-/// Numbers between -1 and 1 that are exact in single precision, from a formula.
-pub(super) fn drawn(seed: u64, count: usize) -> Vec<f64> {
+/// Pseudo-random numbers between -1 and 1 that are exact in single precision.
+pub(super) fn random_values(seed: u64, count: usize) -> Vec<f64> {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
     let mut draw = || {
         // Marsaglia 2003, xorshift64.
@@ -26,34 +26,37 @@ pub(super) fn drawn(seed: u64, count: usize) -> Vec<f64> {
     (0..count).map(|_| draw()).collect()
 }
 
-/// Numbers channel by channel, in lanes.
-pub(super) fn lanes_of(numbers: &[f64], channels: usize) -> Vec<Lane> {
+/// Blocks from numbers in channel-major order.
+pub(super) fn to_blocks(numbers: &[f64], channels: usize) -> Vec<ChannelBlock> {
     let pixels = numbers.len() / channels;
-    let mut lanes = vec![Lane::default(); channels.div_ceil(WIDTH) * pixels];
+    let mut blocks = vec![ChannelBlock::default(); channels.div_ceil(BLOCK) * pixels];
     for (index, &number) in numbers.iter().enumerate() {
         let (channel, pixel) = (index / pixels, index % pixels);
-        lanes[channel / WIDTH * pixels + pixel].0[channel % WIDTH] = number as f32;
+        blocks[channel / BLOCK * pixels + pixel].0[channel % BLOCK] = number as f32;
     }
-    lanes
+    blocks
 }
 
-/// And back.
-pub(super) fn numbers_of(lanes: &[Lane], channels: usize) -> Vec<f64> {
-    let pixels = lanes.len() / channels.div_ceil(WIDTH);
+/// Numbers in channel-major order from blocks.
+pub(super) fn from_blocks(blocks: &[ChannelBlock], channels: usize) -> Vec<f64> {
+    let pixels = blocks.len() / channels.div_ceil(BLOCK);
     let at = |index: usize| {
         let (channel, pixel) = (index / pixels, index % pixels);
-        f64::from(lanes[channel / WIDTH * pixels + pixel].0[channel % WIDTH])
+        f64::from(blocks[channel / BLOCK * pixels + pixel].0[channel % BLOCK])
     };
     (0..channels * pixels).map(at).collect()
 }
 
-/// Asserts that no number is further from its twin than that share of the largest.
+/// Asserts that no value deviates from its reference by more than `tolerance` times the largest reference.
 #[track_caller]
-pub(super) fn close(numbers: &[f64], twins: &[f64], tolerance: f64) {
-    assert_eq!(numbers.len(), twins.len());
-    let largest = twins.iter().fold(f64::MIN_POSITIVE, |largest, twin| largest.max(twin.abs()));
-    for (index, (number, twin)) in numbers.iter().zip(twins).enumerate() {
-        let apart = (number - twin).abs() / largest;
-        assert!(apart <= tolerance, "number {index}: {number}, its twin {twin}, {apart:e} of the largest apart");
+pub(super) fn assert_close(numbers: &[f64], expected: &[f64], tolerance: f64) {
+    assert_eq!(numbers.len(), expected.len());
+    let largest = expected.iter().fold(f64::MIN_POSITIVE, |largest, expected| largest.max(expected.abs()));
+    for (index, (number, expected)) in numbers.iter().zip(expected).enumerate() {
+        let apart = (number - expected).abs() / largest;
+        assert!(
+            apart <= tolerance,
+            "number {index}: {number}, expected {expected}, deviation {apart:e} of the largest value"
+        );
     }
 }

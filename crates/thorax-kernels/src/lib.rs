@@ -1,59 +1,64 @@
-//! What the CPU computes most: convolutions and what stands between them, on sixteen channels at a time.
+//! CPU kernels for convolutional networks in NCHW16c layout: convolution, batch normalisation, pooling, ReLU and Adam.
 //!
-//! Activations lie in lanes of sixteen channels, `[lanes of channels, images, side, side]`, from the stem to the mean: nothing changes
-//! layout between two layers. [`Plan`] is a trained network made ready for prediction; [`train`] has the three products of a
-//! convolution that learns. The best instructions of the processor are chosen when the program runs.
+//! Activations are `[channel blocks, images, side, side]` of [`ChannelBlock`], sixteen channels each, from the first convolution to the
+//! global mean: no operation changes the layout. [`Graph`] is a trained network compiled for prediction; [`conv`] has the forward and
+//! backward passes of a convolution in training. The instruction set is chosen at run time.
 //!
-//! The only room where `unsafe` may stand, for two reasons: `simd` calls the processor's vector and tile instructions, and `shared` lets
-//! the threads of a [`Team`] write disjoint parts of one buffer. All indexing is checked. Tests run every kernel at every level and with
-//! several team sizes against plain loops in double precision.
+//! `unsafe` code serves two purposes: [`simd`] calls vector and tile instructions, and [`shared`] lets the worker threads of a [`Team`]
+//! write disjoint parts of one buffer. All indexing is checked. Tests run every kernel at every instruction level and with several
+//! team sizes against plain loops in double precision.
 
 #![expect(unsafe_code, reason = "vector and tile instructions, and buffers that several threads write at once")]
 #![expect(
     clippy::needless_range_loop,
-    reason = "loops over indices of a fixed size become straight code; what is passed to an iterator is compiled without the vectors"
+    reason = "loops over indices of a fixed size are unrolled; closures passed to iterators are compiled without the vector instructions"
 )]
 
 pub mod adam;
-mod around;
 #[cfg(feature = "burn")]
 mod burn;
-mod columns;
-mod conv;
+pub mod conv;
 #[cfg(test)]
 mod fixtures;
-mod gradient;
+mod graph;
+mod halo;
+mod im2col;
+mod layout;
+mod lerp;
+mod matmul;
 pub mod memory;
 pub mod norm;
+mod operand;
 mod pack;
-mod parts;
-mod plan;
+mod parallel;
 pub mod pool;
-pub mod precedence;
-mod product;
-mod reading;
+pub mod preemption;
 pub mod relu;
+mod residue;
 mod shared;
 mod simd;
 mod stem;
 mod strided;
-mod sweeps;
+pub mod subsample;
 mod team;
-pub mod thin;
-mod towards;
-pub mod train;
+mod two_pass;
+mod weight_gradient;
 mod winograd;
 
 #[cfg(test)]
 mod tests;
 
-pub use conv::{ConvShape, Images};
-pub use plan::{Channels, Layer, Means, Plan, Slot, Step};
-pub use simd::{Lane, Precision, WIDTH};
-pub use team::{Team, team};
-pub use towards::towards;
+pub use graph::{ChannelAffine, ConvLayer, Graph, GridMean, Op, Slot};
+pub use layout::{ConvShape, Images};
+pub use lerp::lerp;
+pub use simd::{BLOCK, ChannelBlock, Precision};
+pub use team::{Team, Worker, team};
 
-/// Lanes of zeros. The system gives large ones without touching them.
-pub fn zeros(count: usize) -> Vec<Lane> {
+/// `count` blocks of zeros. The system provides large allocations lazily, without writing to them.
+pub fn zeros(count: usize) -> Vec<ChannelBlock> {
     bytemuck::allocation::zeroed_vec(count)
 }
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

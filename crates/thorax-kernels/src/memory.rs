@@ -1,84 +1,85 @@
-//! Buffers that are used again.
+//! Pool of buffers.
 //!
-//! A step of training needs gigabytes of buffers, the same ones in each step. Given back to the system and asked for anew they would
-//! cost a page fault for each 4 KiB and the zeroing of it, which takes as long as the step's arithmetic. So a buffer that is dropped
-//! waits here for the next one that is little smaller. What waits and is in use together never exceeds by more than half what was
-//! once in use at a time: with less room, steps that are all alike throw out what their next layer needs.
+//! A training step needs gigabytes of buffers, and each step needs the same ones. If they were returned to the system
+//! and allocated again, each 4 KiB would cost a page fault and zeroing, which takes as long as the arithmetic of the
+//! step. So a dropped buffer stays in the pool and serves the next request that is equal or slightly smaller. Idle
+//! and used buffers together are limited to 1.5 times the peak in use: with less room, identical steps would evict
+//! what their next layer needs.
 
 use std::ops::{Deref, DerefMut};
 
 use parking_lot::Mutex;
 
-use super::simd::{Lane, WIDTH};
+use super::simd::{BLOCK, ChannelBlock};
 
-static POOL: Mutex<Pool> = Mutex::new(Pool { idle: Vec::new(), waiting: 0, used: 0, most: 0 });
+static POOL: Mutex<Pool> = Mutex::new(Pool { idle: Vec::new(), idle_blocks: 0, used: 0, peak: 0 });
 
-/// Buffers that wait, and how much there is of everything, in lanes.
+/// Idle buffers, and statistics in blocks.
 struct Pool {
-    /// The longest waiting first.
-    idle: Vec<Vec<Lane>>,
-    /// In `idle` altogether.
-    waiting: usize,
-    /// In use now.
+    /// Oldest first.
+    idle: Vec<Vec<ChannelBlock>>,
+    /// Total size of `idle`.
+    idle_blocks: usize,
+    /// Total size of the buffers in use.
     used: usize,
-    /// In use at most since [`release`].
-    most: usize,
+    /// Peak of `used` since [`release`].
+    peak: usize,
 }
 
-/// Smaller ones are left to the allocator, which keeps them itself.
-const SMALLEST: usize = (64 << 10) / size_of::<Lane>();
+/// Smaller buffers are left to the allocator, which caches them.
+const MIN_POOLED: usize = (64 << 10) / size_of::<ChannelBlock>();
 
-/// A buffer serves for another one that is smaller by at most this part of it: were it much smaller, the next one of the full size would
-/// come from the system although there was one.
-const SPARE: usize = 8;
+/// An idle buffer serves a request if at most this fraction of the request (1/8) stays unused. A much smaller request
+/// would take a buffer whose next full-size user must then allocate.
+const MAX_SPARE: usize = 8;
 
-/// Lanes that go back to where they came from.
+/// Buffer of blocks that returns to the pool when it is dropped.
 #[derive(Debug)]
 pub struct Buffer {
-    lanes: Vec<Lane>,
-    /// How many of them were asked for.
+    blocks: Vec<ChannelBlock>,
+    /// Requested length; `blocks` may be longer.
     count: usize,
 }
 
 impl Buffer {
-    /// `count` lanes. What is in them is anything: zeros, or what somebody left there.
+    /// Buffer of `count` blocks with unspecified (but initialised) contents.
     pub fn new(count: usize) -> Self {
-        let lanes = reused(count).unwrap_or_else(|| bytemuck::allocation::zeroed_vec(count));
-        let mut buffer = Self { lanes, count };
+        let blocks = take_pooled(count).unwrap_or_else(|| bytemuck::allocation::zeroed_vec(count));
+        let mut buffer = Self { blocks, count };
         if cfg!(test) {
-            // No test passes that relies on what is in there.
-            buffer.fill(Lane([f32::NAN; WIDTH]));
+            // A test that relies on the contents must fail.
+            buffer.fill(ChannelBlock([f32::NAN; BLOCK]));
         }
         buffer
     }
 
-    /// `count` lanes of zeros.
+    /// Buffer of `count` blocks of zeros.
     pub fn zeros(count: usize) -> Self {
-        let Some(lanes) = reused(count) else {
-            return Self { lanes: bytemuck::allocation::zeroed_vec(count), count };
+        let Some(blocks) = take_pooled(count) else {
+            return Self { blocks: bytemuck::allocation::zeroed_vec(count), count };
         };
-        let mut buffer = Self { lanes, count };
-        buffer.fill(Lane::default());
+        let mut buffer = Self { blocks, count };
+        buffer.fill(ChannelBlock::default());
         buffer
     }
 
-    /// The same lanes as numbers.
-    pub fn into_numbers(self) -> Numbers {
-        Numbers { count: self.count * WIDTH, buffer: self }
+    /// Reinterprets the blocks as numbers.
+    pub fn into_numbers(self) -> FloatBuffer {
+        FloatBuffer { count: self.count * BLOCK, buffer: self }
     }
 }
 
 impl Deref for Buffer {
-    type Target = [Lane];
+    type Target = [ChannelBlock];
 
-    fn deref(&self) -> &[Lane] {
-        &self.lanes[..self.count]
+    fn deref(&self) -> &[ChannelBlock] {
+        &self.blocks[..self.count]
     }
 }
 
 impl DerefMut for Buffer {
-    fn deref_mut(&mut self) -> &mut [Lane] {
-        &mut self.lanes[..self.count]
+    fn deref_mut(&mut self) -> &mut [ChannelBlock] {
+        &mut self.blocks[..self.count]
     }
 }
 
@@ -90,33 +91,33 @@ impl PartialEq for Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        if self.lanes.len() >= SMALLEST {
-            POOL.lock().put(std::mem::take(&mut self.lanes));
+        if self.blocks.len() >= MIN_POOLED {
+            POOL.lock().put(std::mem::take(&mut self.blocks));
         }
     }
 }
 
-/// A row of numbers in such a buffer.
+/// Numbers in such a buffer.
 #[derive(Debug)]
-pub struct Numbers {
+pub struct FloatBuffer {
     pub(crate) buffer: Buffer,
     pub(crate) count: usize,
 }
 
-impl PartialEq for Numbers {
+impl PartialEq for FloatBuffer {
     fn eq(&self, other: &Self) -> bool {
         **self == **other
     }
 }
 
-impl Numbers {
-    /// `count` numbers, which may be any.
+impl FloatBuffer {
+    /// Buffer of `count` numbers with unspecified (but initialised) contents.
     pub fn new(count: usize) -> Self {
-        Self { buffer: Buffer::new(count.div_ceil(WIDTH)), count }
+        Self { buffer: Buffer::new(count.div_ceil(BLOCK)), count }
     }
 }
 
-impl Deref for Numbers {
+impl Deref for FloatBuffer {
     type Target = [f32];
 
     fn deref(&self) -> &[f32] {
@@ -124,42 +125,42 @@ impl Deref for Numbers {
     }
 }
 
-impl DerefMut for Numbers {
+impl DerefMut for FloatBuffer {
     fn deref_mut(&mut self) -> &mut [f32] {
         &mut bytemuck::cast_slice_mut(&mut self.buffer)[..self.count]
     }
 }
 
-/// Gives all that waits back to the system.
+/// Returns all idle buffers to the system.
 pub fn release() {
     let mut pool = POOL.lock();
-    (pool.idle, pool.waiting, pool.most) = (Vec::new(), 0, pool.used);
+    (pool.idle, pool.idle_blocks, pool.peak) = (Vec::new(), 0, pool.used);
 }
 
-fn reused(count: usize) -> Option<Vec<Lane>> {
-    if count < SMALLEST { None } else { POOL.lock().take(count) }
+fn take_pooled(count: usize) -> Option<Vec<ChannelBlock>> {
+    if count < MIN_POOLED { None } else { POOL.lock().take(count) }
 }
 
 impl Pool {
-    /// The smallest of the buffers that wait and are large enough, though not much too large. If there is none, so much goes back to the
-    /// system that there is room for a new one: first what waited longest, such as an epoch's last and smaller batch had.
-    fn take(&mut self, count: usize) -> Option<Vec<Lane>> {
-        let sizes = count..=count + count / SPARE;
+    /// Takes the smallest idle buffer that fits. If there is none, evicts idle buffers until there is room for a new
+    /// one: the oldest first, such as those of the smaller last batch of an epoch.
+    fn take(&mut self, count: usize) -> Option<Vec<ChannelBlock>> {
+        let sizes = count..=count + count / MAX_SPARE;
         let fitting = self.idle.iter().enumerate().rev().filter(|(_, buffer)| sizes.contains(&buffer.len()));
         let found = fitting.min_by_key(|(_, buffer)| buffer.len()).map(|(found, _)| found);
         let buffer = found.map(|found| self.idle.remove(found));
-        self.waiting -= buffer.as_ref().map_or(0, Vec::len);
+        self.idle_blocks -= buffer.as_ref().map_or(0, Vec::len);
         self.used += buffer.as_ref().map_or(count, Vec::len);
-        self.most = self.most.max(self.used);
-        while self.waiting + self.used > self.most + self.most / 2 {
-            self.waiting -= self.idle.remove(0).len();
+        self.peak = self.peak.max(self.used);
+        while self.idle_blocks + self.used > self.peak + self.peak / 2 {
+            self.idle_blocks -= self.idle.remove(0).len();
         }
         buffer
     }
 
-    fn put(&mut self, buffer: Vec<Lane>) {
+    fn put(&mut self, buffer: Vec<ChannelBlock>) {
         self.used -= buffer.len();
-        self.waiting += buffer.len();
+        self.idle_blocks += buffer.len();
         self.idle.push(buffer);
     }
 }
@@ -170,7 +171,7 @@ mod tests {
 
     #[test]
     fn the_pool_serves_a_request_with_an_idle_buffer_that_is_little_larger() {
-        let mut pool = Pool { idle: Vec::new(), waiting: 0, used: 0, most: 0 };
+        let mut pool = Pool { idle: Vec::new(), idle_blocks: 0, used: 0, peak: 0 };
         assert!(pool.take(1000).is_none());
         let buffer = bytemuck::allocation::zeroed_vec(1000);
         let address = buffer.as_ptr();
@@ -183,7 +184,7 @@ mod tests {
 
     #[test]
     fn numbers_have_the_length_that_was_requested() {
-        let numbers = Numbers::new(WIDTH + 1);
-        assert_eq!(numbers.len(), WIDTH + 1);
+        let numbers = FloatBuffer::new(BLOCK + 1);
+        assert_eq!(numbers.len(), BLOCK + 1);
     }
 }

@@ -1,195 +1,232 @@
-//! Batch normalisation with a batch's own statistics (Ioffe & Szegedy 2015, arXiv:1502.03167), and what follows it in a network: ReLU,
-//! or the addition of the way around a block and ReLU.
+//! Batch normalisation with batch statistics (Ioffe & Szegedy 2015, arXiv:1502.03167), fused with the following ReLU,
+//! or with the addition of a shortcut and ReLU.
 //!
-//! Batches are `[lanes of channels, pixels of all images]`. Each way is two sweeps over them, the first for the sums that the second
-//! needs. What a ReLU let through is not kept: without an addition the backward pass computes it again, from what it reads anyway.
+//! Batches are `[channel blocks, pixels of all images]`. Each direction takes two passes: the first computes sums
+//! that the second needs. The ReLU mask is not stored: without an addition the backward pass recomputes it from its
+//! input.
 
 mod sums;
 #[cfg(test)]
 mod tests;
 
-use sums::{GradientSums, MaskAndSum, Measure, Moments, SumWhereAbove};
+use sums::{GradientSums, GradientSumsKernel, MaskedSumsKernel, Moments, MomentsKernel};
 
 use super::{
     memory::Buffer,
-    simd::{Lane, Vector, WIDTH, Work, is_large},
-    sweeps::{cut, cut_mut, sweep},
+    simd::{BLOCK, ChannelBlock, Kernel, Vector, exceeds_cache},
     team::Team,
+    two_pass::{pieces, pieces_mut, two_pass},
 };
 
-/// A batch normalisation's parameters.
+/// Parameters of a batch normalisation.
 #[derive(Clone, Copy, Debug)]
-pub struct Norm<'a> {
+pub struct Parameters<'a> {
     /// Scale of each channel.
     pub gamma: &'a [f32],
     /// Shift of each channel.
     pub beta: &'a [f32],
-    /// What is added to the variance.
+    /// Added to the variance.
     pub epsilon: f64,
 }
 
-impl Norm<'_> {
+impl Parameters<'_> {
     /// Pixels of a batch.
     ///
     /// # Panics
-    /// If it is not as many lanes as the channels need, or empty.
-    fn pixels(&self, batch: &[Lane]) -> usize {
-        let lanes = self.gamma.len().div_ceil(WIDTH);
-        assert!(self.beta.len() == self.gamma.len(), "as many shifts as scales");
-        assert!(!batch.is_empty() && batch.len().is_multiple_of(lanes), "whole lanes of {} channels", self.gamma.len());
-        batch.len() / lanes
+    /// If the batch is empty or does not have the channel blocks of the parameters.
+    fn pixels(&self, batch: &[ChannelBlock]) -> usize {
+        let blocks = self.gamma.len().div_ceil(BLOCK);
+        assert!(self.beta.len() == self.gamma.len(), "there must be one shift per scale");
+        assert!(
+            !batch.is_empty() && batch.len().is_multiple_of(blocks),
+            "the batch must be whole blocks of {} channels",
+            self.gamma.len()
+        );
+        batch.len() / blocks
     }
 
-    /// What a lane's pixels are computed with.
-    fn line(&self, lane: usize, mean: [f32; WIDTH], variance: [f32; WIDTH]) -> Line {
-        let gamma = lane_of(self.gamma, lane);
+    /// Normalisation of one channel block.
+    fn normaliser(&self, block: usize, mean: [f32; BLOCK], variance: [f32; BLOCK]) -> Normaliser {
+        let gamma = block_of(self.gamma, block);
         let deviation = variance.map(|variance| (f64::from(variance) + self.epsilon).sqrt());
         let scale = std::array::from_fn(|channel| (f64::from(gamma[channel]) / deviation[channel]) as f32);
-        Line { mean: Lane(mean), deviation, scale: Lane(scale), beta: Lane(lane_of(self.beta, lane)) }
+        Normaliser {
+            mean: ChannelBlock(mean),
+            deviation,
+            scale: ChannelBlock(scale),
+            beta: ChannelBlock(block_of(self.beta, block)),
+        }
     }
 
-    /// Sixteen numbers of each lane, without those beyond the last channel.
-    fn channels(&self, lanes: impl Iterator<Item = [f32; WIDTH]>) -> Vec<f32> {
-        lanes.flatten().take(self.gamma.len()).collect()
+    /// Concatenates sixteen numbers per block, without those beyond the last channel.
+    fn channels(&self, blocks: impl Iterator<Item = [f32; BLOCK]>) -> Vec<f32> {
+        blocks.flatten().take(self.gamma.len()).collect()
     }
 }
 
-/// What follows the normalisation.
+/// Operation fused after the normalisation.
 #[derive(Clone, Copy, Debug)]
-pub enum Then<'a> {
-    /// Nothing.
-    Nothing,
+pub enum PostOp<'a> {
+    /// None.
+    Identity,
     /// ReLU.
     Relu,
-    /// The addition of this batch, then ReLU.
-    AddRelu(&'a [Lane]),
+    /// Addition of a shortcut of the same shape, then ReLU.
+    AddRelu(&'a [ChannelBlock]),
 }
 
-/// What a batch says about itself: the backward pass and the running statistics need it.
+/// Statistics of a batch. The backward pass and the running statistics need them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Statistics {
     /// Mean of each channel.
     pub mean: Vec<f32>,
-    /// Mean square distance from it of each channel: the sum divided by the count, not by one less.
+    /// Biased variance of each channel (divided by n, not n - 1).
     pub variance: Vec<f32>,
 }
 
 /// Gradients of the parameters.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ParameterGradients {
-    /// Of the scale.
+    /// Gradient of the scale.
     pub gamma: Vec<f32>,
-    /// Of the shift.
+    /// Gradient of the shift.
     pub beta: Vec<f32>,
 }
 
-/// The normalised batch after what follows, and its statistics.
+/// Normalises a batch and applies `post_op`. Returns the output and the statistics.
 ///
 /// # Panics
-/// If the batch is not whole lanes of as many channels as there are parameters, or empty.
-pub fn forward(team: &Team, norm: Norm<'_>, input: &[Lane], then: Then<'_>) -> (Buffer, Statistics) {
+/// If the batch is empty or does not have the channel blocks of the parameters.
+pub fn forward(team: &Team, norm: Parameters<'_>, input: &[ChannelBlock], post_op: PostOp<'_>) -> (Buffer, Statistics) {
     let pixels = norm.pixels(input);
-    let (floor, around) = match then {
-        Then::Nothing => (f32::NEG_INFINITY, None),
-        Then::Relu => (0.0, None),
-        Then::AddRelu(around) => (0.0, Some(around)),
+    let (floor, shortcut) = match post_op {
+        PostOp::Identity => (f32::NEG_INFINITY, None),
+        PostOp::Relu => (0.0, None),
+        PostOp::AddRelu(shortcut) => (0.0, Some(shortcut)),
     };
-    assert!(around.is_none_or(|around| around.len() == input.len()), "a way around of the same shape");
+    assert!(
+        shortcut.is_none_or(|shortcut| shortcut.len() == input.len()),
+        "the shortcut must have the shape of the input"
+    );
     let mut output = Buffer::new(input.len());
-    let mut around = around.map(|around| cut(around, pixels));
-    let pieces = cut(input, pixels).zip(cut_mut(&mut output, pixels));
-    let pieces = pieces.map(|(input, output)| (input, around.as_mut().and_then(Iterator::next), output)).collect();
-    let sum = |_, (input, _, _): &mut (&[Lane], _, _)| {
+    let mut shortcut = shortcut.map(|shortcut| pieces(shortcut, pixels));
+    let pieces = pieces(input, pixels).zip(pieces_mut(&mut output, pixels));
+    let pieces = pieces.map(|(input, output)| (input, shortcut.as_mut().and_then(Iterator::next), output)).collect();
+    let sum = |_, (input, _, _): &mut (&[ChannelBlock], _, _)| {
         let mut moments = Moments::default();
-        team.level().run(Measure { input, moments: &mut moments });
+        team.level().run(MomentsKernel { input, moments: &mut moments });
         moments
     };
-    let decide = |lane, moments: &[Moments]| {
+    let decide = |block, moments: &[Moments]| {
         let moments = Moments::join(moments);
         let (mean, variance) =
             (moments.mean.map(|mean| mean as f32), moments.variance().map(|variance| variance as f32));
-        (norm.line(lane, mean, variance), variance)
+        (norm.normaliser(block, mean, variance), variance)
     };
-    let stream = is_large(input.len());
-    let lanes = sweep(team, pieces, pixels, sum, decide, |(input, around, output), (line, _)| {
-        team.level().run(Normalise { input, around: *around, output, line, floor, stream });
+    let nontemporal = exceeds_cache(input.len());
+    let blocks = two_pass(team, pieces, pixels, sum, decide, |(input, shortcut, output), (normaliser, _)| {
+        team.level().run(ForwardKernel { input, shortcut: *shortcut, output, normaliser, floor, nontemporal });
     });
-    let mean = norm.channels(lanes.iter().map(|(line, _)| line.mean.0));
-    let variance = norm.channels(lanes.iter().map(|(_, variance)| *variance));
+    let mean = norm.channels(blocks.iter().map(|(normaliser, _)| normaliser.mean.0));
+    let variance = norm.channels(blocks.iter().map(|(_, variance)| *variance));
     (output, Statistics { mean, variance })
 }
 
-/// From the gradient of the output, in place, that of the input: of [`Then::Relu`] if `relu`, else of [`Then::Nothing`].
+/// Replaces the gradient of the output by the gradient of the input, for [`PostOp::Relu`] if `relu` is set, else for
+/// [`PostOp::Identity`].
 ///
 /// # Panics
 /// If the shapes differ.
 pub fn backward(
     team: &Team,
-    norm: Norm<'_>,
+    norm: Parameters<'_>,
     statistics: &Statistics,
-    input: &[Lane],
+    input: &[ChannelBlock],
     relu: bool,
-    gradient: &mut [Lane],
+    gradient: &mut [ChannelBlock],
 ) -> ParameterGradients {
     let pixels = norm.pixels(input);
-    assert_eq!(input.len(), gradient.len(), "a gradient of the same shape");
-    let lines = statistics.lines(&norm);
+    assert_eq!(input.len(), gradient.len(), "the gradient must have the shape of the other operand");
+    let normalisers = statistics.normalisers(&norm);
     let floor = if relu { 0.0 } else { f32::NEG_INFINITY };
-    let pieces = cut(input, pixels).zip(cut_mut(gradient, pixels)).collect();
-    let sum = |lane: usize, (input, gradient): &mut (&[Lane], &mut [Lane])| {
+    let pieces = pieces(input, pixels).zip(pieces_mut(gradient, pixels)).collect();
+    let sum = |block: usize, (input, gradient): &mut (&[ChannelBlock], &mut [ChannelBlock])| {
         let mut sums = GradientSums::default();
-        team.level().run(SumWhereAbove { input, gradient, line: &lines[lane], floor, sums: &mut sums });
+        team.level().run(GradientSumsKernel {
+            input,
+            gradient,
+            normaliser: &normalisers[block],
+            floor,
+            sums: &mut sums,
+        });
         sums
     };
-    let decide = |lane: usize, sums: &[GradientSums]| Slope::new(&lines[lane], GradientSums::join(sums), pixels);
-    let slopes = sweep(team, pieces, pixels, sum, decide, |(input, gradient), slope| {
-        team.level().run(Descend { input, gradient, slope, floor });
+    let decide =
+        |block: usize, sums: &[GradientSums]| GradientTerms::new(&normalisers[block], GradientSums::join(sums), pixels);
+    let slopes = two_pass(team, pieces, pixels, sum, decide, |(input, gradient), slope| {
+        team.level().run(BackwardKernel { input, gradient, slope, floor });
     });
     norm.gradients(&slopes)
 }
 
-/// As [`backward`], of [`Then::AddRelu`], which gave `output`: `gradient` becomes that of the way around, and that of the input comes
-/// back.
+/// Backward pass of [`PostOp::AddRelu`], whose result was `output`: `gradient` becomes the gradient of the shortcut,
+/// and the gradient of the input is returned.
 ///
 /// # Panics
 /// If the shapes differ.
 pub fn backward_add(
     team: &Team,
-    norm: Norm<'_>,
+    norm: Parameters<'_>,
     statistics: &Statistics,
-    input: &[Lane],
-    output: &[Lane],
-    gradient: &mut [Lane],
+    input: &[ChannelBlock],
+    output: &[ChannelBlock],
+    gradient: &mut [ChannelBlock],
 ) -> (Buffer, ParameterGradients) {
     let pixels = norm.pixels(input);
-    assert!(input.len() == gradient.len() && input.len() == output.len(), "output and gradient of the same shape");
-    let lines = statistics.lines(&norm);
+    assert!(
+        input.len() == gradient.len() && input.len() == output.len(),
+        "output and gradient must have the shape of the input"
+    );
+    let normalisers = statistics.normalisers(&norm);
     let mut result = Buffer::new(input.len());
-    let pieces =
-        cut(input, pixels).zip(cut(output, pixels)).zip(cut_mut(gradient, pixels)).zip(cut_mut(&mut result, pixels));
+    let pieces = pieces(input, pixels)
+        .zip(pieces(output, pixels))
+        .zip(pieces_mut(gradient, pixels))
+        .zip(pieces_mut(&mut result, pixels));
     let pieces = pieces.map(|(((input, output), gradient), result)| (input, output, gradient, result)).collect();
-    let sum = |lane: usize, (input, output, gradient, _): &mut (&[Lane], &[Lane], &mut [Lane], _)| {
-        let mut sums = GradientSums::default();
-        team.level().run(MaskAndSum { input, output, gradient, line: &lines[lane], sums: &mut sums });
-        sums
-    };
-    let decide = |lane: usize, sums: &[GradientSums]| Slope::new(&lines[lane], GradientSums::join(sums), pixels);
-    let stream = is_large(input.len());
-    let slopes = sweep(team, pieces, pixels, sum, decide, |(input, _, gradient, result), slope| {
-        team.level().run(DescendTo { input, gradient, result, slope, stream });
+    let sum =
+        |block: usize,
+         (input, output, gradient, _): &mut (&[ChannelBlock], &[ChannelBlock], &mut [ChannelBlock], _)| {
+            let mut sums = GradientSums::default();
+            team.level().run(MaskedSumsKernel {
+                input,
+                output,
+                gradient,
+                normaliser: &normalisers[block],
+                sums: &mut sums,
+            });
+            sums
+        };
+    let decide =
+        |block: usize, sums: &[GradientSums]| GradientTerms::new(&normalisers[block], GradientSums::join(sums), pixels);
+    let nontemporal = exceeds_cache(input.len());
+    let slopes = two_pass(team, pieces, pixels, sum, decide, |(input, _, gradient, result), slope| {
+        team.level().run(BackwardToKernel { input, gradient, result, slope, nontemporal });
     });
     (result, norm.gradients(&slopes))
 }
 
 impl Statistics {
-    fn lines(&self, norm: &Norm<'_>) -> Vec<Line> {
-        let lanes = norm.gamma.len().div_ceil(WIDTH);
-        (0..lanes).map(|lane| norm.line(lane, lane_of(&self.mean, lane), lane_of(&self.variance, lane))).collect()
+    fn normalisers(&self, norm: &Parameters<'_>) -> Vec<Normaliser> {
+        let blocks = norm.gamma.len().div_ceil(BLOCK);
+        (0..blocks)
+            .map(|block| norm.normaliser(block, block_of(&self.mean, block), block_of(&self.variance, block)))
+            .collect()
     }
 }
 
-impl Norm<'_> {
-    fn gradients(&self, slopes: &[Slope]) -> ParameterGradients {
+impl Parameters<'_> {
+    fn gradients(&self, slopes: &[GradientTerms]) -> ParameterGradients {
         ParameterGradients {
             gamma: self.channels(slopes.iter().map(|slope| slope.gamma)),
             beta: self.channels(slopes.iter().map(|slope| slope.beta)),
@@ -197,138 +234,142 @@ impl Norm<'_> {
     }
 }
 
-/// Sixteen channels of a row of numbers; beyond its end are zeros.
-fn lane_of(numbers: &[f32], lane: usize) -> [f32; WIDTH] {
-    std::array::from_fn(|channel| numbers.get(lane * WIDTH + channel).copied().unwrap_or(0.0))
+/// Sixteen channels of a row of numbers, zeros beyond its end.
+fn block_of(numbers: &[f32], block: usize) -> [f32; BLOCK] {
+    std::array::from_fn(|channel| numbers.get(block * BLOCK + channel).copied().unwrap_or(0.0))
 }
 
-/// A lane's normalisation: `(input - mean) * scale + beta`.
-struct Line {
-    mean: Lane,
-    /// Square root of variance and epsilon.
-    deviation: [f64; WIDTH],
-    /// Gamma by the deviation.
-    scale: Lane,
-    beta: Lane,
+/// Normalisation of one block: `(input - mean) * scale + beta`.
+struct Normaliser {
+    mean: ChannelBlock,
+    /// Square root of variance plus epsilon.
+    deviation: [f64; BLOCK],
+    /// Gamma divided by the deviation.
+    scale: ChannelBlock,
+    beta: ChannelBlock,
 }
 
-impl Line {
-    /// The gradient where the normalised input, of that distance from the mean, is above `floor`. As the forward pass computed it, to
-    /// the last bit.
+impl Normaliser {
+    /// Gradient where the normalised input is above `floor`, else zero; `distance` is the input minus the mean.
+    /// Computed exactly as in the forward pass, bit for bit.
     #[inline(always)]
-    fn let_through<V: Vector>(&self, distance: V, floor: f32, gradient: V) -> V {
+    fn masked<V: Vector>(&self, distance: V, floor: f32, gradient: V) -> V {
         let normalised = distance.mul_add(V::load(&self.scale), V::load(&self.beta));
-        normalised.pick(V::splat(floor), gradient, V::zero())
+        normalised.select_gt(V::splat(floor), gradient, V::zero())
     }
 }
 
-/// A lane's backward pass: `(gradient - mean gradient - distance * slope) * scale`.
-struct Slope<'a> {
-    line: &'a Line,
-    mean_gradient: Lane,
-    /// Negative.
-    slope: Lane,
-    gamma: [f32; WIDTH],
-    beta: [f32; WIDTH],
+/// Backward pass of one block: `(gradient - mean gradient + distance * slope) * scale`.
+struct GradientTerms<'a> {
+    normaliser: &'a Normaliser,
+    mean_gradient: ChannelBlock,
+    /// Slope of the input gradient over the distance from the mean, with its sign.
+    slope: ChannelBlock,
+    gamma: [f32; BLOCK],
+    beta: [f32; BLOCK],
 }
 
-impl<'a> Slope<'a> {
-    fn new(line: &'a Line, sums: GradientSums, pixels: usize) -> Self {
+impl<'a> GradientTerms<'a> {
+    fn new(normaliser: &'a Normaliser, sums: GradientSums, pixels: usize) -> Self {
         let count = pixels as f64;
         let by = |f: &dyn Fn(usize) -> f64| std::array::from_fn(|channel| f(channel) as f32);
-        let (sum, product, deviation) = (&sums.gradient, &sums.product, &line.deviation);
+        let (sum, product, deviation) = (&sums.gradient, &sums.product, &normaliser.deviation);
         Self {
-            line,
-            mean_gradient: Lane(by(&|channel| sum[channel] / count)),
-            slope: Lane(by(&|channel| -product[channel] / (deviation[channel] * deviation[channel] * count))),
+            normaliser,
+            mean_gradient: ChannelBlock(by(&|channel| sum[channel] / count)),
+            slope: ChannelBlock(by(&|channel| -product[channel] / (deviation[channel] * deviation[channel] * count))),
             gamma: by(&|channel| product[channel] / deviation[channel]),
             beta: by(&|channel| sum[channel]),
         }
     }
 
     #[inline(always)]
-    fn descend<V: Vector>(&self, distance: V, gradient: V) -> V {
+    fn apply<V: Vector>(&self, distance: V, gradient: V) -> V {
         let apart = gradient.sub(V::load(&self.mean_gradient));
-        distance.mul_add(V::load(&self.slope), apart).mul(V::load(&self.line.scale))
+        distance.mul_add(V::load(&self.slope), apart).mul(V::load(&self.normaliser.scale))
     }
 }
 
-/// Writes the normalised pixels.
-struct Normalise<'a> {
-    input: &'a [Lane],
-    around: Option<&'a [Lane]>,
-    output: &'a mut [Lane],
-    line: &'a Line,
+/// Normalises and applies the post-op.
+struct ForwardKernel<'a> {
+    input: &'a [ChannelBlock],
+    shortcut: Option<&'a [ChannelBlock]>,
+    output: &'a mut [ChannelBlock],
+    normaliser: &'a Normaliser,
     floor: f32,
-    /// Whether the output is [large](is_large).
-    stream: bool,
+    /// True to bypass the cache, see [`exceeds_cache`].
+    nontemporal: bool,
 }
 
-impl Work for Normalise<'_> {
+impl Kernel for ForwardKernel<'_> {
     #[inline(always)]
     fn run<V: Vector>(self) {
-        let Line { mean, scale, beta, .. } = self.line;
+        let Normaliser { mean, scale, beta, .. } = self.normaliser;
         let (mean, scale, beta, floor) = (V::load(mean), V::load(scale), V::load(beta), V::splat(self.floor));
-        let normalised = |input: &Lane| V::load(input).sub(mean).mul_add(scale, beta);
-        // The larger of floor and number in this order: what is not a number stays so, and is not hidden by the ReLU.
-        match self.around {
+        let normalised = |input: &ChannelBlock| V::load(input).sub(mean).mul_add(scale, beta);
+        // The operand order propagates NaN: a ReLU must not hide it.
+        match self.shortcut {
             None => {
                 for (input, output) in self.input.iter().zip(self.output) {
-                    put(floor.max(normalised(input)), output, self.stream);
+                    store_maybe_nontemporal(floor.max(normalised(input)), output, self.nontemporal);
                 }
             }
-            Some(around) => {
-                for ((input, around), output) in self.input.iter().zip(around).zip(self.output) {
-                    put(floor.max(normalised(input).add(V::load(around))), output, self.stream);
+            Some(shortcut) => {
+                for ((input, shortcut), output) in self.input.iter().zip(shortcut).zip(self.output) {
+                    store_maybe_nontemporal(
+                        floor.max(normalised(input).add(V::load(shortcut))),
+                        output,
+                        self.nontemporal,
+                    );
                 }
             }
         }
-        V::settle();
+        V::store_fence();
     }
 }
 
-/// Makes the gradient that of the input.
-struct Descend<'a> {
-    input: &'a [Lane],
-    gradient: &'a mut [Lane],
-    slope: &'a Slope<'a>,
+/// Replaces the gradient of the output by that of the input.
+struct BackwardKernel<'a> {
+    input: &'a [ChannelBlock],
+    gradient: &'a mut [ChannelBlock],
+    slope: &'a GradientTerms<'a>,
     floor: f32,
 }
 
-impl Work for Descend<'_> {
+impl Kernel for BackwardKernel<'_> {
     #[inline(always)]
     fn run<V: Vector>(self) {
-        let line = self.slope.line;
+        let normaliser = self.slope.normaliser;
         for (input, place) in self.input.iter().zip(self.gradient) {
-            let distance = V::load(input).sub(V::load(&line.mean));
-            let gradient = line.let_through(distance, self.floor, V::load(place));
-            self.slope.descend(distance, gradient).store(place);
+            let distance = V::load(input).sub(V::load(&normaliser.mean));
+            let gradient = normaliser.masked(distance, self.floor, V::load(place));
+            self.slope.apply(distance, gradient).store(place);
         }
     }
 }
 
-/// Writes the gradient of the input.
-struct DescendTo<'a> {
-    input: &'a [Lane],
-    gradient: &'a [Lane],
-    result: &'a mut [Lane],
-    slope: &'a Slope<'a>,
-    /// Whether the result is [large](is_large).
-    stream: bool,
+/// Writes the gradient of the input to a second buffer.
+struct BackwardToKernel<'a> {
+    input: &'a [ChannelBlock],
+    gradient: &'a [ChannelBlock],
+    result: &'a mut [ChannelBlock],
+    slope: &'a GradientTerms<'a>,
+    /// True to bypass the cache, see [`exceeds_cache`].
+    nontemporal: bool,
 }
 
-impl Work for DescendTo<'_> {
+impl Kernel for BackwardToKernel<'_> {
     #[inline(always)]
     fn run<V: Vector>(self) {
         for ((input, gradient), place) in self.input.iter().zip(self.gradient).zip(self.result) {
-            let distance = V::load(input).sub(V::load(&self.slope.line.mean));
-            put(self.slope.descend(distance, V::load(gradient)), place, self.stream);
+            let distance = V::load(input).sub(V::load(&self.slope.normaliser.mean));
+            store_maybe_nontemporal(self.slope.apply(distance, V::load(gradient)), place, self.nontemporal);
         }
-        V::settle();
+        V::store_fence();
     }
 }
 
 #[inline(always)]
-fn put<V: Vector>(value: V, place: &mut Lane, stream: bool) {
-    if stream { value.stream(place) } else { value.store(place) }
+fn store_maybe_nontemporal<V: Vector>(value: V, place: &mut ChannelBlock, nontemporal: bool) {
+    if nontemporal { value.store_nontemporal(place) } else { value.store(place) }
 }

@@ -1,59 +1,61 @@
-//! Weights as the products read them.
+//! Packing of weights into the layout that the products read.
 
 use super::{
-    conv::ConvShape,
+    layout::ConvShape,
     shared::Shared,
-    simd::{Lane, Level, WIDTH},
-    team::Member,
+    simd::{BLOCK, ChannelBlock, Level},
+    team::Worker,
 };
 
-/// A matrix `[inputs, outputs]`, packed: for each lane of outputs, for each input, the sixteen weights.
+/// A packed matrix `[inputs, outputs]`: for each output block and each input, sixteen weights.
 #[derive(Clone, Copy)]
 pub(super) struct Weights<'a> {
-    pub(super) lanes: &'a [Lane],
-    /// Inputs in lanes; what is missing to a whole lane are weights of zero.
+    pub(super) blocks: &'a [ChannelBlock],
+    /// Input blocks. Weights beyond the last input are zero.
     pub(super) inputs: usize,
-    /// Outputs in lanes.
+    /// Output blocks.
     pub(super) outputs: usize,
-    /// Lanes of one lane of outputs.
+    /// Length of the panel of one output block.
     pub(super) panel: usize,
 }
 
 impl<'a> Weights<'a> {
-    /// Weights that were packed for that level: with as many lanes of inputs as its products take at a time, or a multiple.
-    pub(super) fn new(level: Level, lanes: &'a [Lane], inputs: usize, outputs: usize) -> Self {
+    /// Weights packed for that level. `inputs` is rounded up to the number of input blocks that a product of that
+    /// level takes at a time.
+    pub(super) fn new(level: Level, blocks: &'a [ChannelBlock], inputs: usize, outputs: usize) -> Self {
         let inputs = inputs.next_multiple_of(level.depth());
-        Self { lanes, inputs, outputs, panel: level.panel(inputs) }
+        Self { blocks, inputs, outputs, panel: level.panel(inputs) }
     }
 
-    /// Weights as they are, in single precision.
-    pub(super) fn plain(lanes: &'a [Lane], inputs: usize, outputs: usize) -> Self {
-        Self { lanes, inputs, outputs, panel: inputs * WIDTH }
+    /// Weights in single precision.
+    pub(super) fn plain(blocks: &'a [ChannelBlock], inputs: usize, outputs: usize) -> Self {
+        Self { blocks, inputs, outputs, panel: inputs * BLOCK }
     }
 
-    /// Lanes of all of them.
+    /// Length of all panels.
     pub(super) fn packed(&self) -> usize {
         self.panel * self.outputs
     }
 
-    /// The weights of `count` lanes of outputs from `first` on.
+    /// Panels of `count` output blocks starting at `first`.
     #[inline(always)]
-    pub(super) fn panels(&self, first: usize, count: usize) -> &'a [Lane] {
+    pub(super) fn panels(&self, first: usize, count: usize) -> &'a [ChannelBlock] {
         let panel = self.panel;
-        &self.lanes[first * panel..(first + count) * panel]
+        &self.blocks[first * panel..(first + count) * panel]
     }
 }
 
-/// Which way a convolution's weights are used.
+/// Direction in which the weights of a convolution are used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Direction {
-    /// From its input to its output.
+    /// From input to output.
     Forward,
-    /// From the output's gradient to the input's: inputs and outputs change places, and the kernel is turned by half a turn.
+    /// From the gradient of the output to that of the input: inputs and outputs are swapped, and the kernel is
+    /// rotated by 180 degrees.
     Backward,
 }
 
-/// Weights `[outputs, inputs, kernel, kernel]` as PyTorch orders them, seen in one direction.
+/// Weights `[outputs, inputs, kernel, kernel]` in PyTorch's order, seen in one direction.
 #[derive(Clone, Copy)]
 pub(super) struct Source<'a> {
     weights: &'a [f32],
@@ -63,13 +65,13 @@ pub(super) struct Source<'a> {
 
 impl<'a> Source<'a> {
     /// # Panics
-    /// If there are not as many weights as the shape has.
+    /// If the number of weights does not match the shape.
     pub(super) fn new(shape: ConvShape, weights: &'a [f32], direction: Direction) -> Self {
-        assert_eq!(weights.len(), shape.weights(), "weights of {shape:?}");
+        assert_eq!(weights.len(), shape.weights(), "number of weights of {shape:?}");
         Self { weights, shape, direction }
     }
 
-    /// Channels that a product with these weights takes and gives.
+    /// Input and output channels of the product in this direction.
     pub(super) fn channels(&self) -> (usize, usize) {
         match self.direction {
             Direction::Forward => (self.shape.inputs, self.shape.outputs),
@@ -77,74 +79,94 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// The convolution that a product with these weights is.
+    /// The convolution that a product with these weights performs.
     ///
     /// # Panics
-    /// If that is none: backward with a stride.
+    /// If the direction is backward and the stride is not 1.
     pub(super) fn convolution(&self) -> ConvShape {
         let (inputs, outputs) = self.channels();
         let ConvShape { kernel, stride, padding, .. } = self.shape;
         match self.direction {
             Direction::Forward => self.shape,
             Direction::Backward => {
-                assert_eq!(stride, 1, "a stride leaves gaps in the gradient");
+                assert_eq!(stride, 1, "the input gradient of a strided convolution is not one convolution");
                 ConvShape { inputs, outputs, kernel, stride, padding: kernel - 1 - padding }
             }
         }
     }
 
-    /// What [`Source::pack`] packed for that level, as a matrix.
-    pub(super) fn matrix<'b>(&self, level: Level, lanes: &'b [Lane]) -> Weights<'b> {
+    /// The matrix that [`Source::pack`] packed for that level.
+    pub(super) fn matrix<'b>(&self, level: Level, blocks: &'b [ChannelBlock]) -> Weights<'b> {
         let (inputs, outputs) = self.channels();
-        Weights::new(level, lanes, self.area() * inputs.div_ceil(WIDTH), outputs.div_ceil(WIDTH))
+        Weights::new(level, blocks, self.area() * inputs.div_ceil(BLOCK), outputs.div_ceil(BLOCK))
     }
 
     fn area(&self) -> usize {
         self.shape.kernel * self.shape.kernel
     }
 
-    /// The sixteen weights from `input` at that place of the kernel to a lane of outputs.
+    /// The sixteen weights of one input, one tap and one output block.
     #[inline(always)]
-    pub(super) fn lane(&self, input: usize, place: usize, output_lane: usize) -> Lane {
+    pub(super) fn block(&self, input: usize, tap: usize, output_block: usize) -> ChannelBlock {
         let (_, outputs) = self.channels();
         let area = self.area();
         let row = self.shape.inputs * area;
-        let first = output_lane * WIDTH;
+        let first = output_block * BLOCK;
         let (start, step) = match self.direction {
-            Direction::Forward => (first * row + input * area + place, row),
-            Direction::Backward => (input * row + first * area + (area - 1 - place), area),
+            Direction::Forward => (first * row + input * area + tap, row),
+            Direction::Backward => (input * row + first * area + (area - 1 - tap), area),
         };
-        let mut lane = Lane::default();
-        for (index, weight) in lane.0.iter_mut().enumerate().take(outputs - first) {
+        let mut block = ChannelBlock::default();
+        for (index, weight) in block.0.iter_mut().enumerate().take(outputs - first) {
             *weight = self.weights[start + index * step];
         }
-        lane
+        block
     }
 
-    /// Lanes of the packed matrix of kernel places and inputs by outputs.
+    /// Length of the packed matrix `[taps * inputs, outputs]`.
     pub(super) fn packed(&self, level: Level) -> usize {
         self.matrix(level, &[]).packed()
     }
 
-    /// Packs that matrix into `packed`, zeros where it does not write, one lane of outputs an item; every member of the team comes here.
+    /// Packs the matrix into `packed`, which must be zero where packing leaves gaps. One item per output block; every
+    /// worker of the team must call it.
     ///
     /// # Safety
-    /// Nobody outside the team may have `packed`.
-    pub(super) unsafe fn pack(&self, member: &Member<'_>, packed: Shared<'_>) {
+    /// No thread outside the team may access `packed`.
+    pub(super) unsafe fn pack(&self, worker: &Worker<'_>, packed: Shared<'_>) {
         let (inputs, _) = self.channels();
-        let padded = inputs.next_multiple_of(WIDTH);
-        let matrix = self.matrix(member.level(), &[]);
-        member.each(matrix.outputs, |output| {
-            // SAFETY: this member alone has this panel until the phase is over.
-            let panel = unsafe { packed.part(output * matrix.panel, matrix.panel) };
-            member.level().pack(panel, |panel| {
-                // In this order, for all places of one input lie side by side.
+        let padded = inputs.next_multiple_of(BLOCK);
+        let matrix = self.matrix(worker.level(), &[]);
+        worker.parallel_for(matrix.outputs, |output| {
+            // SAFETY: only this worker accesses this panel during the phase.
+            let panel = unsafe { packed.slice_mut(output * matrix.panel, matrix.panel) };
+            worker.level().pack(panel, |panel| {
+                // In this order, because all taps of one input are adjacent in memory.
                 for input in 0..inputs {
-                    for place in 0..self.area() {
-                        panel[place * padded + input] = self.lane(input, place, output);
+                    for tap in 0..self.area() {
+                        panel[tap * padded + input] = self.block(input, tap, output);
                     }
                 }
             });
         });
+    }
+}
+
+/// Bias of each output, in blocks.
+pub(super) fn bias_blocks(shape: ConvShape, bias: &[f32]) -> Vec<ChannelBlock> {
+    assert_eq!(bias.len(), shape.outputs, "there must be one bias per output");
+    let mut blocks = vec![ChannelBlock::default(); shape.outputs.div_ceil(BLOCK)];
+    for (block, bias) in blocks.iter_mut().zip(bias.chunks(BLOCK)) {
+        block.0[..bias.len()].copy_from_slice(bias);
+    }
+    blocks
+}
+
+/// Writes one block of outputs to their sixteen rows of weights.
+#[inline(always)]
+pub(super) fn scatter(rows: &mut [f32], shape: ConvShape, column: usize, block: &ChannelBlock) {
+    let row = shape.weights() / shape.outputs;
+    for (row, value) in rows.chunks_exact_mut(row).zip(block.0) {
+        row[column] = value;
     }
 }

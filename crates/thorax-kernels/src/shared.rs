@@ -1,59 +1,59 @@
-//! Memory that the members of a team write at the same time, each its own part.
+//! A buffer that several workers write at the same time, in disjoint parts.
 
 use std::marker::PhantomData;
 
-use super::simd::Lane;
+use super::simd::ChannelBlock;
 
-/// A slice of lanes that several threads may write.
+/// A slice of blocks that several threads may write.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Shared<'a> {
-    start: *mut Lane,
+    start: *mut ChannelBlock,
     length: usize,
-    borrowed: PhantomData<&'a mut [Lane]>,
+    borrowed: PhantomData<&'a mut [ChannelBlock]>,
 }
 
-// SAFETY: a `Shared` only hands out what its unsafe methods are asked for, and their callers vouch that no two threads use the same lane
-// while one writes it.
+// SAFETY: a `Shared` gives access only through its unsafe methods, whose callers guarantee that no thread writes a
+// block while another thread uses it.
 unsafe impl Send for Shared<'_> {}
 // SAFETY: as above.
 unsafe impl Sync for Shared<'_> {}
 
 impl<'a> Shared<'a> {
-    pub(super) fn new(lanes: &'a mut [Lane]) -> Self {
-        Self { start: lanes.as_mut_ptr(), length: lanes.len(), borrowed: PhantomData }
+    pub(super) fn new(blocks: &'a mut [ChannelBlock]) -> Self {
+        Self { start: blocks.as_mut_ptr(), length: blocks.len(), borrowed: PhantomData }
     }
 
-    /// `length` lanes from `start` on, to write.
+    /// `length` blocks starting at `start`, for writing.
     ///
     /// # Safety
-    /// Until the slice is gone nobody else may have any of these lanes.
+    /// While the slice lives, nothing else may access these blocks.
     ///
     /// # Panics
-    /// If there are not that many.
+    /// If the range is out of bounds.
     #[inline(always)]
     #[expect(clippy::mut_from_ref, reason = "that is what it is for; the caller vouches")]
-    pub(super) unsafe fn part(&self, start: usize, length: usize) -> &mut [Lane] {
-        self.check(start, length);
-        // SAFETY: the lanes are there (above), and the caller vouches that nobody else has them.
+    pub(super) unsafe fn slice_mut(&self, start: usize, length: usize) -> &mut [ChannelBlock] {
+        self.check_range(start, length);
+        // SAFETY: the range is in bounds (checked above), and the caller guarantees exclusive access.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(start), length) }
     }
 
-    /// `length` lanes from `start` on, to read.
+    /// `length` blocks starting at `start`, for reading.
     ///
     /// # Safety
-    /// Until the slice is gone nobody may write any of these lanes.
+    /// While the slice lives, nothing may write these blocks.
     ///
     /// # Panics
-    /// If there are not that many.
+    /// If the range is out of bounds.
     #[inline(always)]
-    pub(super) unsafe fn read(&self, start: usize, length: usize) -> &[Lane] {
-        self.check(start, length);
-        // SAFETY: the lanes are there (above), and the caller vouches that nobody writes them.
+    pub(super) unsafe fn slice(&self, start: usize, length: usize) -> &[ChannelBlock] {
+        self.check_range(start, length);
+        // SAFETY: the range is in bounds (checked above), and the caller guarantees that nothing writes the blocks.
         unsafe { std::slice::from_raw_parts(self.start.add(start), length) }
     }
 
     #[inline(always)]
-    fn check(&self, start: usize, length: usize) {
-        assert!(start <= self.length && length <= self.length - start, "inside the buffer");
+    fn check_range(&self, start: usize, length: usize) {
+        assert!(start <= self.length && length <= self.length - start, "the range must be inside the buffer");
     }
 }

@@ -1,4 +1,4 @@
-//! Sixteen numbers at a time: AVX-512 where the processor has it, AVX2 with FMA, or plain Rust, chosen when the program runs.
+//! SIMD abstraction over sixteen numbers: AVX-512, AVX2 with FMA, or plain Rust, selected at run time.
 
 #[cfg(target_arch = "x86_64")]
 mod amx;
@@ -8,57 +8,57 @@ mod x86;
 
 use std::{cell::RefCell, sync::OnceLock};
 
-use tiles::{Parts, ROWS};
+use tiles::{Bf16Parts, TILE_ROWS};
 
-/// Numbers in a lane: channels of one pixel that lie side by side in memory.
-pub const WIDTH: usize = 16;
+/// Channels of a pixel that are adjacent in memory.
+pub const BLOCK: usize = 16;
 
-/// One cache line of sixteen channels.
+/// Sixteen channels of one pixel: one cache line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C, align(64))]
-pub struct Lane(pub [f32; WIDTH]);
+pub struct ChannelBlock(pub [f32; BLOCK]);
 
-/// A register's worth (or several registers') of one lane.
+/// One block in one or more vector registers.
 pub(super) trait Vector: Copy {
-    /// Rows and lanes of the largest tile of products whose sums stay in registers.
+    /// Rows and output blocks of the largest product tile whose sums fit into registers.
     const TILE: (usize, usize);
-    /// Channels of inputs and lanes of gradients of the largest tile of a weight's gradient whose sums stay in registers.
+    /// Input channels and gradient blocks of the largest weight-gradient tile whose sums fit into registers.
     const GRADIENT_TILE: (usize, usize);
-    /// Lanes of sums that stay in registers where nearly nothing else needs one.
-    const SUMS: usize;
+    /// Number of accumulators that fit into registers if nearly nothing else needs one.
+    const ACCUMULATORS: usize;
 
     fn splat(value: f32) -> Self;
-    fn load(lane: &Lane) -> Self;
-    fn store(self, lane: &mut Lane);
-    /// Stores past the caches where the processor can: a lane that is overwritten is then not read before, and one that nothing reads
-    /// soon drives out none that something will. [`settle`](Self::settle) before another thread reads it.
+    fn load(block: &ChannelBlock) -> Self;
+    fn store(self, block: &mut ChannelBlock);
+    /// Non-temporal store, if the processor has it. The cache line is not read first, and it does not evict others.
+    /// Call [`store_fence`](Self::store_fence) before another thread reads the block.
     #[inline(always)]
-    fn stream(self, lane: &mut Lane) {
-        self.store(lane);
+    fn store_nontemporal(self, block: &mut ChannelBlock) {
+        self.store(block);
     }
-    /// Waits until all that was streamed is in its place.
+    /// Completes all non-temporal stores of this thread.
     #[inline(always)]
-    fn settle() {}
+    fn store_fence() {}
     fn add(self, other: Self) -> Self;
     fn sub(self, other: Self) -> Self;
     fn max(self, other: Self) -> Self;
-    /// Asks for a lane that will be read or written soon.
+    /// Prefetches a block into the L1 cache.
     #[inline(always)]
-    fn prefetch(_lane: &Lane) {}
-    /// Asks for a lane that will be read after many others: it comes no nearer than the second-level cache.
+    fn prefetch(_lane: &ChannelBlock) {}
+    /// Prefetches a block into the L2 cache, for a later use.
     #[inline(always)]
-    fn prefetch_far(_lane: &Lane) {}
+    fn prefetch_far(_lane: &ChannelBlock) {}
     /// `self * factor + summand`
     fn mul_add(self, factor: Self, summand: Self) -> Self;
     fn mul(self, other: Self) -> Self;
     fn div(self, other: Self) -> Self;
     fn sqrt(self) -> Self;
-    /// Number by number: `chosen` where `self` is greater than `other`, else `otherwise`.
-    fn pick(self, other: Self, chosen: Self, otherwise: Self) -> Self;
-    /// From any address.
-    fn read(numbers: &[f32; WIDTH]) -> Self;
-    /// To any address.
-    fn write(self, numbers: &mut [f32; WIDTH]);
+    /// Elementwise `if self > other { if_greater } else { otherwise }`.
+    fn select_gt(self, other: Self, if_greater: Self, otherwise: Self) -> Self;
+    /// Load from an unaligned address.
+    fn load_unaligned(numbers: &[f32; BLOCK]) -> Self;
+    /// Store to an unaligned address.
+    fn store_unaligned(self, numbers: &mut [f32; BLOCK]);
 
     #[inline(always)]
     fn zero() -> Self {
@@ -66,55 +66,57 @@ pub(super) trait Vector: Copy {
     }
 }
 
-/// Bytes of a buffer that has left the caches by the time that the next layer reads it; in tests so few that they come to both ways.
-const LARGE: usize = if cfg!(test) { 256 << 10 } else { 16 << 20 };
+/// Size of a buffer that no longer is in the cache when the next layer reads it. Tests use a small value to cover
+/// both ways.
+const NONTEMPORAL_BYTES: usize = if cfg!(test) { 256 << 10 } else { 16 << 20 };
 
-/// Whether a buffer of so many lanes is better streamed than stored.
-pub(super) fn is_large(lanes: usize) -> bool {
-    lanes * size_of::<Lane>() >= LARGE
+/// True if a buffer of so many blocks should be written with non-temporal stores.
+pub(super) fn exceeds_cache(blocks: usize) -> bool {
+    blocks * size_of::<ChannelBlock>() >= NONTEMPORAL_BYTES
 }
 
-/// Something to compute with whichever vectors the processor has. `run` must be `#[inline(always)]`, or it is compiled without them.
-pub(super) trait Work {
+/// A computation generic over the vector type. `run` must be `#[inline(always)]`: otherwise it is compiled without
+/// the vector instructions.
+pub(super) trait Kernel {
     fn run<V: Vector>(self);
 }
 
-/// What this process's products are computed in; who asks first decides.
-static CHOSEN: OnceLock<Precision> = OnceLock::new();
+/// Precision of all products of this process. The first call fixes it.
+static SELECTED: OnceLock<Precision> = OnceLock::new();
 
-/// What factors of products are known in; their sums, and all else, are f32.
+/// Precision of the operands of matrix products. Accumulation and everything else is f32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Precision {
-    /// As they are.
+    /// f32.
     F32,
-    /// Two bfloat16 numbers each, of whose four products three are summed.
+    /// Emulation of f32 by three bfloat16 products: about 16 significant bits.
     Bf16x3,
-    /// One bfloat16 number each.
+    /// One bfloat16 product: 8 significant bits.
     Bf16,
 }
 
 impl Precision {
-    /// Whether this processor has products of that kind.
-    pub fn is_there(self) -> bool {
+    /// True if this processor supports the precision.
+    pub fn is_supported(self) -> bool {
         self == Self::F32 || tiles::is_available()
     }
 
-    /// Has all products of this process computed so. False if some have been made ready otherwise.
-    pub fn choose(self) -> bool {
-        *CHOSEN.get_or_init(|| self) == self
+    /// Selects the precision of this process. Returns false if another one is already in use.
+    pub fn select(self) -> bool {
+        *SELECTED.get_or_init(|| self) == self
     }
 
-    /// What this process's products are computed in: unless another was chosen the fastest that errs by no more than a few millionths.
-    pub fn chosen() -> Self {
-        *CHOSEN.get_or_init(|| if Self::Bf16x3.is_there() { Self::Bf16x3 } else { Self::F32 })
+    /// Precision of this process. The default is `Bf16x3` if the processor has AMX, else `F32`.
+    pub fn selected() -> Self {
+        *SELECTED.get_or_init(|| if Self::Bf16x3.is_supported() { Self::Bf16x3 } else { Self::F32 })
     }
 
-    /// That of a [`name`](Self::name).
-    pub fn named(name: &str) -> Option<Self> {
+    /// Inverse of [`name`](Self::name).
+    pub fn from_name(name: &str) -> Option<Self> {
         [Self::F32, Self::Bf16x3, Self::Bf16].into_iter().find(|precision| precision.name() == name)
     }
 
-    /// As it is called where numbers are: `f32`, `bf16x3` or `bf16`.
+    /// `f32`, `bf16x3` or `bf16`.
     pub fn name(self) -> &'static str {
         match self {
             Self::F32 => "f32",
@@ -123,194 +125,194 @@ impl Precision {
         }
     }
 
-    /// How many numbers of tiles a factor is, if products go through tiles.
-    fn parts(self) -> Option<Parts> {
+    /// Number of bfloat16 parts per operand, if products use tiles.
+    fn bf16_parts(self) -> Option<Bf16Parts> {
         match self {
             Self::F32 => None,
-            Self::Bf16x3 => Some(Parts::Two),
-            Self::Bf16 => Some(Parts::One),
+            Self::Bf16x3 => Some(Bf16Parts::Two),
+            Self::Bf16 => Some(Bf16Parts::One),
         }
     }
 }
 
-/// Vectors that a processor may have.
+/// Vector instruction sets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Vectors {
-    /// Plain Rust, for the compiler to make of it what it can.
-    Portable,
-    /// Of 256 bits, with fused multiply-add.
+pub(super) enum VectorIsa {
+    /// Plain Rust, vectorised by the compiler as far as the target allows.
+    Scalar,
+    /// 256-bit vectors with fused multiply-add.
     Avx2,
-    /// Of 512 bits.
+    /// 512-bit vectors.
     Avx512,
 }
 
-impl Vectors {
-    /// The best that this processor has.
+impl VectorIsa {
+    /// The best instruction set of this processor.
     pub(super) fn detect() -> Self {
-        static FOUND: OnceLock<Vectors> = OnceLock::new();
+        static FOUND: OnceLock<VectorIsa> = OnceLock::new();
         *FOUND.get_or_init(detect)
     }
 
     fn sizes(self) -> Sizes {
         match self {
-            Self::Portable => Sizes::of::<Portable>(),
+            Self::Scalar => Sizes::of::<Scalar>(),
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => Sizes::of::<x86::Avx2>(),
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => Sizes::of::<x86::Avx512>(),
             #[cfg(not(target_arch = "x86_64"))]
-            _ => Sizes::of::<Portable>(),
+            _ => Sizes::of::<Scalar>(),
         }
     }
 }
 
-/// What fits into some vectors' registers; see [`Vector`].
+/// Register limits of a vector type; see [`Vector`].
 struct Sizes {
     tile: (usize, usize),
     gradient_tile: (usize, usize),
-    sums: usize,
+    accumulators: usize,
 }
 
 impl Sizes {
     fn of<V: Vector>() -> Self {
-        Self { tile: V::TILE, gradient_tile: V::GRADIENT_TILE, sums: V::SUMS }
+        Self { tile: V::TILE, gradient_tile: V::GRADIENT_TILE, accumulators: V::ACCUMULATORS }
     }
 }
 
-/// What a team computes with.
+/// Instruction level of a team.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Level {
-    pub(super) vectors: Vectors,
+    pub(super) isa: VectorIsa,
     pub(super) precision: Precision,
 }
 
 impl Level {
-    /// The best vectors that this processor has, and products as the process wants them.
-    pub(super) fn chosen() -> Self {
-        Self { vectors: Vectors::detect(), precision: Precision::chosen() }
+    /// The best instruction set of this processor, and the precision of the process.
+    pub(super) fn selected() -> Self {
+        Self { isa: VectorIsa::detect(), precision: Precision::selected() }
     }
 
-    /// Whether the processor has it. In tests all have tiles.
-    pub(super) fn is_there(self) -> bool {
-        self.vectors <= Vectors::detect() && (cfg!(test) || self.precision.is_there())
+    /// True if the processor supports the level. Unit tests emulate the tiles.
+    pub(super) fn is_supported(self) -> bool {
+        self.isa <= VectorIsa::detect() && (cfg!(test) || self.precision.is_supported())
     }
 
-    /// How many numbers of tiles a factor is, if products go through tiles.
-    pub(super) fn parts(self) -> Option<Parts> {
-        self.precision.parts()
+    /// Number of bfloat16 parts per operand, if products use tiles.
+    pub(super) fn bf16_parts(self) -> Option<Bf16Parts> {
+        self.precision.bf16_parts()
     }
 
-    /// Lanes of inputs that products take at a time; weights are packed for as many.
+    /// Input blocks that a product takes at a time. Weights are padded to a multiple of it.
     pub(super) fn depth(self) -> usize {
-        if self.parts().is_some() { 2 } else { 1 }
+        if self.bf16_parts().is_some() { 2 } else { 1 }
     }
 
-    /// Lanes of a packed panel of weights with so many lanes of inputs.
+    /// Length of a packed weight panel of so many input blocks.
     pub(super) fn panel(self, inputs: usize) -> usize {
-        self.parts().map_or(WIDTH, |parts| ROWS * parts.count() / 2) * inputs
+        self.bf16_parts().map_or(BLOCK, |parts| TILE_ROWS * parts.count() / 2) * inputs
     }
 
-    /// Writes a packed panel: `fill` writes the weights of one input after the other, where they stay zeros if there is none.
-    pub(super) fn pack(self, panel: &mut [Lane], fill: impl FnOnce(&mut [Lane])) {
+    /// Packs a weight panel: `fill` writes the weights of one input after the other into zeros.
+    pub(super) fn pack(self, panel: &mut [ChannelBlock], fill: impl FnOnce(&mut [ChannelBlock])) {
         thread_local! {
-            /// Room for a panel that is larger before it is split than afterwards.
-            static WHOLE: RefCell<Vec<Lane>> = const { RefCell::new(Vec::new()) };
+            /// Temporary panel, for the precision that is smaller after the split than before it.
+            static WHOLE: RefCell<Vec<ChannelBlock>> = const { RefCell::new(Vec::new()) };
         }
-        match self.parts() {
+        match self.bf16_parts() {
             None => fill(panel),
-            Some(Parts::Two) => {
+            Some(Bf16Parts::Two) => {
                 fill(panel);
                 tiles::split_weights_in_place(panel);
             }
-            Some(Parts::One) => WHOLE.with_borrow_mut(|whole| {
+            Some(Bf16Parts::One) => WHOLE.with_borrow_mut(|whole| {
                 whole.clear();
-                whole.resize(2 * panel.len(), Lane::default());
+                whole.resize(2 * panel.len(), ChannelBlock::default());
                 fill(whole);
-                tiles::split_weights(whole, Parts::One, panel);
+                tiles::split_weights(whole, Bf16Parts::One, panel);
             }),
         }
     }
 
-    /// Rows and lanes of this level's largest tile.
+    /// Rows and output blocks of the largest product tile.
     pub(super) fn tile(self) -> (usize, usize) {
-        self.vectors.sizes().tile
+        self.isa.sizes().tile
     }
 
-    /// Channels and lanes of this level's largest tile of a weight's gradient.
+    /// Input channels and gradient blocks of the largest weight-gradient tile.
     pub(super) fn gradient_tile(self) -> (usize, usize) {
-        self.vectors.sizes().gradient_tile
+        self.isa.sizes().gradient_tile
     }
 
-    /// Lanes of sums that stay in this level's registers.
-    pub(super) fn sums(self) -> usize {
-        self.vectors.sizes().sums
+    /// Number of accumulators that fit into registers.
+    pub(super) fn accumulators(self) -> usize {
+        self.isa.sizes().accumulators
     }
 
-    /// Runs `work` with this level's vectors.
+    /// Runs `work` with the vectors of this level.
     ///
     /// # Panics
-    /// If the processor does not have them.
+    /// If the processor does not support them.
     #[inline]
-    pub(super) fn run(self, work: impl Work) {
-        assert!(self.vectors <= Vectors::detect(), "the processor has no {self:?}");
-        match self.vectors {
-            Vectors::Portable => work.run::<Portable>(),
-            // SAFETY: `detect` found the features of these vectors, which is what these two functions need.
+    pub(super) fn run(self, work: impl Kernel) {
+        assert!(self.isa <= VectorIsa::detect(), "the processor does not support {self:?}");
+        match self.isa {
+            VectorIsa::Scalar => work.run::<Scalar>(),
+            // SAFETY: `detect` found the features that this function needs; the assertion above checks it.
             #[cfg(target_arch = "x86_64")]
-            Vectors::Avx2 => unsafe { x86::run_avx2(work) },
+            VectorIsa::Avx2 => unsafe { x86::run_avx2(work) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            Vectors::Avx512 => unsafe { x86::run_avx512(work) },
+            VectorIsa::Avx512 => unsafe { x86::run_avx512(work) },
             #[cfg(not(target_arch = "x86_64"))]
-            _ => work.run::<Portable>(),
+            _ => work.run::<Scalar>(),
         }
     }
 }
 
 #[cfg(target_arch = "x86_64")]
-fn detect() -> Vectors {
+fn detect() -> VectorIsa {
     if is_x86_feature_detected!("avx512f") {
-        Vectors::Avx512
+        VectorIsa::Avx512
     } else if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-        Vectors::Avx2
+        VectorIsa::Avx2
     } else {
-        Vectors::Portable
+        VectorIsa::Scalar
     }
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-fn detect() -> Vectors {
-    Vectors::Portable
+fn detect() -> VectorIsa {
+    VectorIsa::Scalar
 }
 
 #[derive(Clone, Copy)]
-struct Portable([f32; WIDTH]);
+struct Scalar([f32; BLOCK]);
 
-impl Portable {
+impl Scalar {
     #[inline(always)]
     fn zip(self, other: Self, f: impl Fn(f32, f32) -> f32) -> Self {
         Self(std::array::from_fn(|i| f(self.0[i], other.0[i])))
     }
 }
 
-impl Vector for Portable {
+impl Vector for Scalar {
     const TILE: (usize, usize) = (2, 1);
     const GRADIENT_TILE: (usize, usize) = (4, 1);
-    const SUMS: usize = 6;
+    const ACCUMULATORS: usize = 6;
 
     #[inline(always)]
     fn splat(value: f32) -> Self {
-        Self([value; WIDTH])
+        Self([value; BLOCK])
     }
 
     #[inline(always)]
-    fn load(lane: &Lane) -> Self {
-        Self(lane.0)
+    fn load(block: &ChannelBlock) -> Self {
+        Self(block.0)
     }
 
     #[inline(always)]
-    fn store(self, lane: &mut Lane) {
-        lane.0 = self.0;
+    fn store(self, block: &mut ChannelBlock) {
+        block.0 = self.0;
     }
 
     #[inline(always)]
@@ -330,7 +332,7 @@ impl Vector for Portable {
 
     #[inline(always)]
     fn mul_add(self, factor: Self, summand: Self) -> Self {
-        // Not f32::mul_add: without the instruction that is a function call.
+        // Not `f32::mul_add`: without the FMA instruction that is a function call.
         Self(std::array::from_fn(|i| self.0[i] * factor.0[i] + summand.0[i]))
     }
 
@@ -350,17 +352,17 @@ impl Vector for Portable {
     }
 
     #[inline(always)]
-    fn pick(self, other: Self, chosen: Self, otherwise: Self) -> Self {
-        Self(std::array::from_fn(|i| if self.0[i] > other.0[i] { chosen.0[i] } else { otherwise.0[i] }))
+    fn select_gt(self, other: Self, if_greater: Self, otherwise: Self) -> Self {
+        Self(std::array::from_fn(|i| if self.0[i] > other.0[i] { if_greater.0[i] } else { otherwise.0[i] }))
     }
 
     #[inline(always)]
-    fn read(numbers: &[f32; WIDTH]) -> Self {
+    fn load_unaligned(numbers: &[f32; BLOCK]) -> Self {
         Self(*numbers)
     }
 
     #[inline(always)]
-    fn write(self, numbers: &mut [f32; WIDTH]) {
+    fn store_unaligned(self, numbers: &mut [f32; BLOCK]) {
         *numbers = self.0;
     }
 }

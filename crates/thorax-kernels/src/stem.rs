@@ -1,159 +1,159 @@
-//! The first layer: few channels and a large kernel. Its input comes as plain planes, one a channel, with zeros around each.
+//! The first convolution of a network: few channels and a large kernel. Its input is unblocked: one zero-padded plane
+//! per channel.
 
 use std::ops::Range;
 
 use super::{
-    columns,
-    conv::ConvShape,
+    layout::{ConvShape, for_each_row},
     pack::{Source, Weights},
     shared::Shared,
-    simd::{Lane, Level, WIDTH},
-    team::Member,
+    simd::{BLOCK, ChannelBlock, Level},
+    team::Worker,
 };
 
-/// A row of the kernel takes half a lane: up to eight columns.
-const ROW: usize = WIDTH / 2;
+/// A kernel row takes half a block: up to eight columns.
+const ROW_SLOTS: usize = BLOCK / 2;
 
-/// Images as planes.
+/// A batch of images as zero-padded planes.
 #[derive(Clone, Copy)]
-pub(super) struct Planes<'a> {
+pub(super) struct PaddedPlanes<'a> {
     shape: ConvShape,
     images: usize,
-    /// Of an image without its edge.
+    /// Side of an image without its padding.
     side: usize,
-    /// `[images, channels, edged side, edged side]`, and a row's rest after the last.
+    /// `[images, channels, padded side, padded side]`, and one kernel row more after the last plane.
     values: &'a [f32],
-    edges: &'a [Edge],
+    borders: &'a [Border],
 }
 
-/// Outputs that see the same part of the kernel inside of the image, and a number among those they look at that is one for them and zero
-/// for all others.
+/// Outputs whose window covers the same part of the kernel inside the image. One extra input is 1 for them and 0 for
+/// all other outputs.
 ///
-/// Where each channel is `grey * scale + shift`, the shifts come to a constant for all outputs but those that look beyond the image:
-/// for them the weight of this number takes away what they do not see. A plane that says where the image is would take as many
-/// numbers again as the grey levels.
+/// If each channel is `grey * scale + shift`, the shifts add a constant to every output, except to those whose window
+/// reaches beyond the image. For these, the weight of the extra input subtracts the part that lies outside. The
+/// alternative, a plane that marks the inside of the image, would double the input.
 #[derive(Clone, Debug)]
-pub(super) struct Edge {
-    /// Where the number stands.
+pub(super) struct Border {
+    /// Position of the extra input among the gathered numbers.
     pub(super) slot: usize,
     down: Span,
     right: Span,
 }
 
-/// Outputs along one side, and the places of the kernel that they see inside of the image.
+/// Range of outputs along one axis, and the range of taps that are inside the image for them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Span {
     outputs: Range<usize>,
-    places: Range<usize>,
+    taps: Range<usize>,
 }
 
-impl Edge {
-    /// Whether they see that place of the kernel, from the left, then from the top.
-    pub(super) fn sees(&self, shape: ConvShape, place: usize) -> bool {
-        self.down.places.contains(&(place / shape.kernel)) && self.right.places.contains(&(place % shape.kernel))
+impl Border {
+    /// True if the tap (row-major) is inside the image.
+    pub(super) fn covers(&self, shape: ConvShape, tap: usize) -> bool {
+        self.down.taps.contains(&(tap / shape.kernel)) && self.right.taps.contains(&(tap % shape.kernel))
     }
 }
 
-/// All outputs that do not see the whole kernel, in the slots that the rows leave free, in their order.
-pub(super) fn edges(shape: ConvShape, side: usize) -> Vec<Edge> {
+/// All groups of outputs whose window reaches beyond the image, at the positions that the kernel rows leave free.
+pub(super) fn borders(shape: ConvShape, side: usize) -> Vec<Border> {
     let (spans, rows) = (spans(shape, side), shape.inputs * shape.kernel);
-    let within = (0..rows).flat_map(|row| row * ROW + shape.kernel..(row + 1) * ROW);
+    let within = (0..rows).flat_map(|row| row * ROW_SLOTS + shape.kernel..(row + 1) * ROW_SLOTS);
     let pairs = spans.iter().flat_map(|down| spans.iter().map(move |right| (down.clone(), right.clone())));
-    let seen = |span: &Span| span.places.len() == shape.kernel;
+    let seen = |span: &Span| span.taps.len() == shape.kernel;
     let pairs = pairs.filter(|(down, right)| !(seen(down) && seen(right)));
-    pairs.zip(within.chain(rows * ROW..)).map(|((down, right), slot)| Edge { slot, down, right }).collect()
+    pairs.zip(within.chain(rows * ROW_SLOTS..)).map(|((down, right), slot)| Border { slot, down, right }).collect()
 }
 
 fn spans(shape: ConvShape, side: usize) -> Vec<Span> {
     let ConvShape { kernel, stride, padding, .. } = shape;
     let mut spans: Vec<Span> = Vec::new();
     for output in 0..shape.side(side) {
-        let places = padding.saturating_sub(output * stride)..(side + padding - output * stride).min(kernel);
+        let taps = padding.saturating_sub(output * stride)..(side + padding - output * stride).min(kernel);
         match spans.last_mut() {
-            Some(last) if last.places == places => last.outputs.end = output + 1,
-            _ => spans.push(Span { outputs: output..output + 1, places }),
+            Some(last) if last.taps == taps => last.outputs.end = output + 1,
+            _ => spans.push(Span { outputs: output..output + 1, taps }),
         }
     }
     spans
 }
 
-impl<'a> Planes<'a> {
-    /// Planes that [`edged`] made.
-    pub(super) fn new(shape: ConvShape, images: usize, side: usize, values: &'a [f32], edges: &'a [Edge]) -> Self {
-        assert!(shape.kernel <= ROW, "a row of the kernel fits half a lane");
-        assert_eq!(values.len(), edged_length(shape, images, side), "edged planes");
-        Self { shape, images, side, values, edges }
+impl<'a> PaddedPlanes<'a> {
+    /// Planes that [`pad`] wrote.
+    pub(super) fn new(shape: ConvShape, images: usize, side: usize, values: &'a [f32], borders: &'a [Border]) -> Self {
+        assert!(shape.kernel <= ROW_SLOTS, "the first kernel must not be larger than 8 (got {})", shape.kernel);
+        assert_eq!(values.len(), padded_len(shape, images, side), "the padded planes have the wrong length");
+        Self { shape, images, side, values, borders }
     }
 
     pub(super) fn pixels(&self) -> usize {
         self.images * self.shape.side(self.side).pow(2)
     }
 
-    pub(super) fn lanes(&self) -> usize {
-        lanes(self.shape, self.edges)
+    pub(super) fn blocks(&self) -> usize {
+        blocks(self.shape, self.borders)
     }
 
-    /// Two rows of the kernel a lane; the rows by channel, then from the top.
-    pub(super) fn gather(&self, lane: usize, first: usize, gathered: &mut [Lane]) {
+    /// Gathers one block: two kernel rows. Rows are ordered by channel, then from the top.
+    pub(super) fn gather(&self, block: usize, first: usize, gathered: &mut [ChannelBlock]) {
         for half in 0..2 {
-            self.gather_row(2 * lane + half, half * ROW, first, gathered);
+            self.gather_row(2 * block + half, half * ROW_SLOTS, first, gathered);
         }
         let side = self.shape.side(self.side);
-        for edge in self.edges.iter().filter(|edge| edge.slot / WIDTH == lane) {
-            columns::rows(first, gathered, (side, side), |_, y, x, line| {
-                let Range { start, end } = edge.right.outputs;
+        for border in self.borders.iter().filter(|border| border.slot / BLOCK == block) {
+            for_each_row(first, gathered, (side, side), |_, y, x, line| {
+                let Range { start, end } = border.right.outputs;
                 let columns = start.max(x) - x..end.min(x + line.len()).max(x) - x;
-                if edge.down.outputs.contains(&y) && columns.start < columns.end {
-                    line[columns].iter_mut().for_each(|lane| lane.0[edge.slot % WIDTH] = 1.0);
+                if border.down.outputs.contains(&y) && columns.start < columns.end {
+                    line[columns].iter_mut().for_each(|block| block.0[border.slot % BLOCK] = 1.0);
                 }
             });
         }
     }
 
-    /// One row of the kernel, from `start` of the lanes on; zeros where there is none, and after its end.
-    fn gather_row(&self, row: usize, start: usize, first: usize, gathered: &mut [Lane]) {
-        let (side, width) = (self.shape.side(self.side), edged_side(self.shape, self.side));
+    /// Gathers one kernel row into the columns from `start` on. Unused columns are zero.
+    fn gather_row(&self, row: usize, start: usize, first: usize, gathered: &mut [ChannelBlock]) {
+        let (side, width) = (self.shape.side(self.side), padded_side(self.shape, self.side));
         let ConvShape { inputs, kernel, stride, .. } = self.shape;
         if row >= inputs * kernel {
-            return gathered.iter_mut().for_each(|lane| lane.0[start..start + ROW].fill(0.0));
+            return gathered.iter_mut().for_each(|block| block.0[start..start + ROW_SLOTS].fill(0.0));
         }
         let (channel, down) = (row / kernel, row % kernel);
-        let counts: [f32; ROW] = std::array::from_fn(|right| if right < kernel { 1.0 } else { 0.0 });
-        columns::rows(first, gathered, (side, side), |image, y, x, line| {
+        let counts: [f32; ROW_SLOTS] = std::array::from_fn(|right| if right < kernel { 1.0 } else { 0.0 });
+        for_each_row(first, gathered, (side, side), |image, y, x, line| {
             let seen = ((image * inputs + channel) * width + y * stride + down) * width + x * stride;
-            for (lane, window) in line.iter_mut().zip(self.values[seen..].windows(ROW).step_by(stride)) {
-                let row: [f32; ROW] = std::array::from_fn(|right| window[right] * counts[right]);
-                lane.0[start..start + ROW].copy_from_slice(&row);
+            for (block, window) in line.iter_mut().zip(self.values[seen..].windows(ROW_SLOTS).step_by(stride)) {
+                let row: [f32; ROW_SLOTS] = std::array::from_fn(|right| window[right] * counts[right]);
+                block.0[start..start + ROW_SLOTS].copy_from_slice(&row);
             }
         });
     }
 }
 
-/// Side of a plane with the zeros around it.
-fn edged_side(shape: ConvShape, side: usize) -> usize {
+/// Side of a plane with its padding.
+fn padded_side(shape: ConvShape, side: usize) -> usize {
     side + 2 * shape.padding
 }
 
-/// Lanes of the numbers that an output looks at, and of the packed matrix's inputs.
-pub(super) fn lanes(shape: ConvShape, edges: &[Edge]) -> usize {
+/// Blocks per output: the inputs of the packed matrix.
+pub(super) fn blocks(shape: ConvShape, borders: &[Border]) -> usize {
     let rows = (shape.inputs * shape.kernel).div_ceil(2);
-    edges.last().map_or(rows, |edge| rows.max(edge.slot / WIDTH + 1))
+    borders.last().map_or(rows, |border| rows.max(border.slot / BLOCK + 1))
 }
 
-/// How many numbers edged planes are.
-pub(super) fn edged_length(shape: ConvShape, images: usize, side: usize) -> usize {
-    images * shape.inputs * edged_side(shape, side).pow(2) + ROW
+/// Length of the padded planes.
+pub(super) fn padded_len(shape: ConvShape, images: usize, side: usize) -> usize {
+    images * shape.inputs * padded_side(shape, side).pow(2) + ROW_SLOTS
 }
 
-/// Puts planes where zeros lie around each: `fill(plane, row, line)` writes a line of `side` numbers.
-pub(super) fn edged(
+/// Writes planes inside their padding: `fill(plane, row, line)` writes a line of `side` numbers.
+pub(super) fn pad(
     shape: ConvShape,
     images: usize,
     side: usize,
     values: &mut [f32],
     mut fill: impl FnMut(usize, usize, &mut [f32]),
 ) {
-    let width = edged_side(shape, side);
+    let width = padded_side(shape, side);
     for plane in 0..images * shape.inputs {
         for y in 0..side {
             let start = (plane * width + y + shape.padding) * width + shape.padding;
@@ -163,48 +163,57 @@ pub(super) fn edged(
 }
 
 /// The packed matrix of that level.
-pub(super) fn matrix<'a>(shape: ConvShape, edges: &[Edge], level: Level, lanes: &'a [Lane]) -> Weights<'a> {
-    Weights::new(level, lanes, self::lanes(shape, edges), shape.outputs.div_ceil(WIDTH))
+pub(super) fn matrix<'a>(
+    shape: ConvShape,
+    borders: &[Border],
+    level: Level,
+    blocks: &'a [ChannelBlock],
+) -> Weights<'a> {
+    Weights::new(level, blocks, self::blocks(shape, borders), shape.outputs.div_ceil(BLOCK))
 }
 
-/// Lanes of it.
-pub(super) fn packed(shape: ConvShape, edges: &[Edge], level: Level) -> usize {
-    matrix(shape, edges, level, &[]).packed()
+/// Length of the packed matrix.
+pub(super) fn packed(shape: ConvShape, borders: &[Border], level: Level) -> usize {
+    matrix(shape, borders, level, &[]).packed()
 }
 
-/// Packs weights for planes into zeros; `unseen` says which weight an output has for the number of an edge. Every member of the team
-/// comes here.
+/// Packs the weights into zeros. `unseen` returns the weight of an output for the extra input of a border. Every
+/// worker of the team must call it.
 ///
 /// # Safety
-/// Nobody outside the team may have `packed`.
+/// No thread outside the team may access `packed`.
 pub(super) unsafe fn pack(
-    member: &Member<'_>,
+    worker: &Worker<'_>,
     shape: ConvShape,
-    edges: &[Edge],
-    unseen: impl Fn(usize, &Edge) -> f32,
+    borders: &[Border],
+    unseen: impl Fn(usize, &Border) -> f32,
     source: Source<'_>,
     packed: Shared<'_>,
 ) {
-    let matrix = matrix(shape, edges, member.level(), &[]);
-    member.each(matrix.outputs, |output| {
-        // SAFETY: this member alone has this panel until the phase is over.
-        let panel = unsafe { packed.part(output * matrix.panel, matrix.panel) };
-        member.level().pack(panel, |panel| {
-            for (index, input, place) in places(shape) {
-                panel[index] = source.lane(input, place, output);
+    let matrix = matrix(shape, borders, worker.level(), &[]);
+    worker.parallel_for(matrix.outputs, |output| {
+        // SAFETY: only this worker accesses this panel during the phase.
+        let panel = unsafe { packed.slice_mut(output * matrix.panel, matrix.panel) };
+        worker.level().pack(panel, |panel| {
+            for (index, input, tap) in taps(shape) {
+                panel[index] = source.block(input, tap, output);
             }
-            for edge in edges {
-                let outputs = output * WIDTH..shape.outputs.min((output + 1) * WIDTH);
-                panel[edge.slot].0.iter_mut().zip(outputs).for_each(|(weight, output)| *weight = unseen(output, edge));
+            for border in borders {
+                let outputs = output * BLOCK..shape.outputs.min((output + 1) * BLOCK);
+                panel[border.slot]
+                    .0
+                    .iter_mut()
+                    .zip(outputs)
+                    .for_each(|(weight, output)| *weight = unseen(output, border));
             }
         });
     });
 }
 
-/// Where in a panel each weight of an output stands, its channel, and its place in the kernel.
-pub(super) fn places(shape: ConvShape) -> impl Iterator<Item = (usize, usize, usize)> {
+/// Position in a panel, input channel, and tap of each weight.
+pub(super) fn taps(shape: ConvShape) -> impl Iterator<Item = (usize, usize, usize)> {
     let kernel = shape.kernel;
     (0..shape.inputs * kernel).flat_map(move |row| {
-        (0..kernel).map(move |right| (row * ROW + right, row / kernel, row % kernel * kernel + right))
+        (0..kernel).map(move |right| (row * ROW_SLOTS + right, row / kernel, row % kernel * kernel + right))
     })
 }

@@ -1,9 +1,10 @@
-//! Threads that go through one piece of work together, phase by phase.
+//! A team of threads that runs an operation in phases, separated by barriers.
 //!
-//! A network of fifty layers has some hundred and fifty phases of a few hundred microseconds each. Waking a sleeping thread for each of
-//! them would cost more than it gives, so the team is woken once a pass and its members wait for each other on a spinning barrier.
+//! A network of fifty layers has about 150 phases of a few hundred microseconds each. Waking a sleeping thread for
+//! each of them would cost more than it gains. So the team is woken once per pass, and its workers spin at the
+//! barrier between phases.
 //!
-//! The process has two teams, of which the one that trains gives way to the other ([`precedence`](super::precedence)).
+//! The process has two teams; the low-priority one pauses for the other (see [`preemption`](super::preemption)).
 
 use std::{
     hint, panic,
@@ -17,107 +18,109 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::{
-    precedence::{self, Precedence},
-    simd::{Level, Work},
+    preemption::{self, Preemption},
+    simd::{Kernel, Level},
 };
 
-/// How often a member looks before it goes to sleep: some hundred microseconds, longer than two members are apart unless something else
-/// has one's processor.
+/// Spins before a worker sleeps at a barrier: some hundred microseconds, longer than the usual distance between two
+/// workers unless another process takes a core.
 const SPINS: u32 = 10_000;
 
-/// The process's team for this thread: as many threads as rayon's pool has, which is where the number is set; a thread for each core if
-/// it is not. A thread that [gives way](precedence::give_way_here) has a team that does.
+/// The team of the current thread: the high-priority team, or the low-priority team after
+/// [`lower_thread_priority`](preemption::lower_thread_priority). Both have as many threads as rayon's global pool.
 pub fn team() -> &'static Team {
     static TEAMS: LazyLock<[Team; 2]> = LazyLock::new(|| Team::pair(rayon::current_num_threads()));
     let [first, second] = &*TEAMS;
-    if precedence::gives_way_here() { second } else { first }
+    if preemption::is_thread_low_priority() { second } else { first }
 }
 
-/// The threads; the caller of [`Team::run`] is one of them.
+/// A team of worker threads. The caller of [`Team::run`] is one of them.
 #[derive(Debug)]
 pub struct Team {
-    /// The others; none where the caller works alone.
-    others: Option<ThreadPool>,
+    /// The other threads; none if the caller works alone.
+    helpers: Option<ThreadPool>,
     threads: usize,
     level: Level,
-    /// Two passes at once would wait for each other at their barriers.
+    /// Serialises passes: two at once would deadlock at their barriers.
     busy: Mutex<()>,
-    rank: Rank,
+    priority: Priority,
 }
 
-/// What a team is to another on the same processors.
+/// Priority of a team among the teams on the same processors.
 #[derive(Debug)]
-enum Rank {
-    Alone,
-    First(Arc<Precedence>),
-    Second(Arc<Precedence>),
+enum Priority {
+    Single,
+    High(Arc<Preemption>),
+    Low(Arc<Preemption>),
 }
 
 impl Team {
-    /// A team of that many threads, at least one, with the best instructions that the processor has and the process wants.
+    /// Creates a team of `threads` threads (at least one) with the best supported instructions and the precision of
+    /// the process.
     ///
     /// # Panics
-    /// If the system gives no threads.
+    /// If a thread cannot be started.
     pub fn new(threads: usize) -> Self {
-        Self::with_level(threads, Level::chosen())
+        Self::with_level(threads, Level::selected())
     }
 
-    /// The same with other instructions.
+    /// Creates a team with other instructions.
     ///
     /// # Panics
-    /// If the processor does not have them, or the system gives no threads.
+    /// If the processor does not support them, or a thread cannot be started.
     pub(super) fn with_level(threads: usize, level: Level) -> Self {
-        assert!(level.is_there(), "the processor has no {level:?}");
+        assert!(level.is_supported(), "the processor does not support {level:?}");
         let threads = threads.max(1);
         let pool = || ThreadPoolBuilder::new().num_threads(threads - 1).thread_name(|i| format!("kernel-{i}")).build();
-        let others = (threads > 1).then(|| pool().expect("threads can be started"));
-        Self { others, threads, level, busy: Mutex::new(()), rank: Rank::Alone }
+        let helpers = (threads > 1).then(|| pool().expect("a worker thread can be started"));
+        Self { helpers, threads, level, busy: Mutex::new(()), priority: Priority::Single }
     }
 
-    /// Two teams on the same processors: while the first works, the second stands still.
+    /// Creates a high-priority and a low-priority team on the same processors: while the first works, the second
+    /// pauses.
     ///
     /// # Panics
-    /// If the system gives no threads.
+    /// If a thread cannot be started.
     pub fn pair(threads: usize) -> [Self; 2] {
-        let precedence = Arc::new(Precedence::default());
-        let ranks = [Rank::First(Arc::clone(&precedence)), Rank::Second(precedence)];
-        ranks.map(|rank| Self { rank, ..Self::new(threads) })
+        let preemption = Arc::new(Preemption::default());
+        let priorities = [Priority::High(Arc::clone(&preemption)), Priority::Low(preemption)];
+        priorities.map(|priority| Self { priority, ..Self::new(threads) })
     }
 
-    /// How many work together.
+    /// Number of threads.
     pub fn threads(&self) -> usize {
         self.threads
     }
 
-    /// Which instructions they use.
+    /// Instruction level.
     pub(super) fn level(&self) -> Level {
         self.level
     }
 
-    /// Calls `work` on each thread at once and returns when all are done. Callers take turns.
-    pub fn run(&self, work: impl Fn(&Member<'_>) + Sync) {
-        let (_ahead, before) = match &self.rank {
-            Rank::Alone => (None, None),
-            Rank::First(precedence) => (Some(precedence.go_first()), None),
-            Rank::Second(precedence) => (None, Some(&**precedence)),
+    /// Calls `work` on every thread at once and returns when all calls have returned. Concurrent callers take turns.
+    pub fn run(&self, work: impl Fn(&Worker<'_>) + Sync) {
+        let (_guard, yields_to) = match &self.priority {
+            Priority::Single => (None, None),
+            Priority::High(preemption) => (Some(preemption.preempt()), None),
+            Priority::Low(preemption) => (None, Some(&**preemption)),
         };
-        let _waits = before.map(Precedence::count_waits);
-        let _turn = Turn(Some(self.busy.lock()));
-        let phase = Phase::new(self, before);
-        match &self.others {
-            None => Member::work(&phase, 0, &work),
+        let _timer = yields_to.map(Preemption::track_preempted_time);
+        let _lock = FairUnlock(Some(self.busy.lock()));
+        let phase = Phase::new(self, yields_to);
+        match &self.helpers {
+            None => Worker::work(&phase, 0, &work),
             Some(pool) => pool.in_place_scope(|scope| {
-                scope.spawn_broadcast(|_, context| Member::work(&phase, context.index() + 1, &work));
-                Member::work(&phase, 0, &work);
+                scope.spawn_broadcast(|_, context| Worker::work(&phase, context.index() + 1, &work));
+                Worker::work(&phase, 0, &work);
             }),
         }
     }
 }
 
-/// Ends by handing over to whoever waits, who would lose the race against a caller that comes back at once.
-struct Turn<'a>(Option<MutexGuard<'a, ()>>);
+/// Unlocks fairly: a waiting caller gets the lock before one that returns at once.
+struct FairUnlock<'a>(Option<MutexGuard<'a, ()>>);
 
-impl Drop for Turn<'_> {
+impl Drop for FairUnlock<'_> {
     fn drop(&mut self) {
         if let Some(guard) = self.0.take() {
             MutexGuard::unlock_fair(guard);
@@ -125,147 +128,149 @@ impl Drop for Turn<'_> {
     }
 }
 
-/// What the members share.
+/// State that the workers share during a pass.
 #[derive(Debug)]
 struct Phase<'a> {
     threads: usize,
     level: Level,
-    /// How many items of each member's share are taken in this phase.
-    taken: Vec<Taken>,
-    /// Members that are through with it.
+    /// Number of items already claimed from each worker's share in this phase.
+    next_items: Vec<NextItem>,
+    /// Workers that have reached the barrier.
     arrived: AtomicUsize,
-    /// How many phases are over.
-    over: AtomicUsize,
-    /// A member panicked: the others must not wait for it.
-    broken: AtomicBool,
-    /// Members that sleep until the phase is over.
+    /// Number of completed phases.
+    generation: AtomicUsize,
+    /// A worker panicked: the others must not wait for it.
+    panicked: AtomicBool,
+    /// Workers that sleep at the barrier.
     sleepers: Mutex<usize>,
     awake: Condvar,
-    /// What its members give way to.
-    before: Option<&'a Precedence>,
+    /// High-priority work for which the workers pause.
+    yields_to: Option<&'a Preemption>,
 }
 
-/// On a cache line of its own.
+/// On a cache line of its own, to avoid false sharing.
 #[derive(Debug, Default)]
 #[repr(align(64))]
-struct Taken(AtomicUsize);
+struct NextItem(AtomicUsize);
 
 impl<'a> Phase<'a> {
-    fn new(team: &Team, before: Option<&'a Precedence>) -> Self {
+    fn new(team: &Team, yields_to: Option<&'a Preemption>) -> Self {
         Self {
-            before,
+            yields_to,
             threads: team.threads,
             level: team.level,
-            taken: (0..team.threads).map(|_| Taken::default()).collect(),
+            next_items: (0..team.threads).map(|_| NextItem::default()).collect(),
             arrived: AtomicUsize::new(0),
-            over: AtomicUsize::new(0),
-            broken: AtomicBool::new(false),
+            generation: AtomicUsize::new(0),
+            panicked: AtomicBool::new(false),
             sleepers: Mutex::new(0),
             awake: Condvar::new(),
         }
     }
 }
 
-/// One thread's place in a pass.
+/// One thread of a team during a pass.
 #[derive(Debug)]
-pub struct Member<'a> {
+pub struct Worker<'a> {
     phase: &'a Phase<'a>,
     index: usize,
 }
 
-impl Member<'_> {
-    /// How many members the team has.
+impl Worker<'_> {
+    /// Number of threads in the team.
     pub fn threads(&self) -> usize {
         self.phase.threads
     }
 
-    /// Its place in the team, from 0.
+    /// Index of this worker, from 0.
     pub fn index(&self) -> usize {
         self.index
     }
 
-    /// Which instructions the team uses.
+    /// Instruction level of the team.
     pub(super) fn level(&self) -> Level {
         self.phase.level
     }
 
-    /// Does some work with the team's instructions.
+    /// Runs a kernel with the instructions of the team.
     #[inline]
-    pub(super) fn run(&self, work: impl Work) {
+    pub(super) fn run(&self, work: impl Kernel) {
         self.phase.level.run(work);
     }
 
-    fn work(phase: &Phase<'_>, index: usize, work: &(impl Fn(&Member<'_>) + Sync)) {
-        let outcome = panic::catch_unwind(panic::AssertUnwindSafe(|| work(&Member { phase, index })));
+    fn work(phase: &Phase<'_>, index: usize, work: &(impl Fn(&Worker<'_>) + Sync)) {
+        let outcome = panic::catch_unwind(panic::AssertUnwindSafe(|| work(&Worker { phase, index })));
         if let Err(cause) = outcome {
-            phase.broken.store(true, Ordering::Release);
+            phase.panicked.store(true, Ordering::Release);
             phase.wake();
             panic::resume_unwind(cause);
         }
     }
 
-    /// One phase: each number below `count` goes to one member, and all members return when all numbers are done. Every member must
-    /// come here as often as the others, with the same count.
+    /// Runs one phase: calls `item` once for each index below `count`, on any worker, and returns on every worker
+    /// when all calls have returned (a barrier). Every worker must call it the same number of times, with the same
+    /// counts.
     ///
-    /// Each begins with its own share, the same in every phase, because what it wrote in the one before is in its own cache; who is done
-    /// helps the others.
-    pub fn each(&self, count: usize, mut item: impl FnMut(usize)) {
+    /// A worker starts with its own share, which is the same in each phase: its data from the previous phase is in
+    /// its own cache. Then it takes items from the others.
+    pub fn parallel_for(&self, count: usize, mut item: impl FnMut(usize)) {
         let threads = self.threads();
         for owner in (self.index..threads).chain(0..self.index) {
             let share = owner * count / threads..(owner + 1) * count / threads;
             loop {
-                let taken = self.phase.taken[owner].0.fetch_add(1, Ordering::Relaxed);
-                if taken >= share.len() {
+                let claimed = self.phase.next_items[owner].0.fetch_add(1, Ordering::Relaxed);
+                if claimed >= share.len() {
                     break;
                 }
-                if let Some(before) = self.phase.before {
-                    before.give_way();
+                if let Some(yields_to) = self.phase.yields_to {
+                    yields_to.yield_point();
                 }
-                item(share.start + taken);
+                item(share.start + claimed);
             }
         }
-        self.meet();
+        self.barrier();
     }
 
-    fn meet(&self) {
+    fn barrier(&self) {
         let phase = self.phase;
-        let over = phase.over.load(Ordering::Acquire);
+        let generation = phase.generation.load(Ordering::Acquire);
         if phase.arrived.fetch_add(1, Ordering::AcqRel) + 1 == phase.threads {
             phase.arrived.store(0, Ordering::Relaxed);
-            phase.taken.iter().for_each(|taken| taken.0.store(0, Ordering::Relaxed));
-            phase.over.store(over.wrapping_add(1), Ordering::SeqCst);
+            phase.next_items.iter().for_each(|next| next.0.store(0, Ordering::Relaxed));
+            phase.generation.store(generation.wrapping_add(1), Ordering::SeqCst);
             phase.wake();
             return;
         }
         for _ in 0..SPINS {
-            if phase.is_over(over) {
+            if phase.has_passed(generation) {
                 return;
             }
-            if phase.before.is_some_and(Precedence::is_claimed) {
+            if phase.yields_to.is_some_and(Preemption::is_requested) {
                 break;
             }
             hint::spin_loop();
         }
-        phase.sleep(over);
+        phase.sleep(generation);
     }
 }
 
 impl Phase<'_> {
-    fn is_over(&self, phase: usize) -> bool {
-        assert!(!self.broken.load(Ordering::Acquire), "another thread of the team panicked");
-        self.over.load(Ordering::SeqCst) != phase
+    fn has_passed(&self, phase: usize) -> bool {
+        assert!(!self.panicked.load(Ordering::Acquire), "another thread of the team panicked");
+        self.generation.load(Ordering::SeqCst) != phase
     }
 
-    /// Sleeping and not yielding: two members that yield to each other on one processor may stay there while another has nothing to do.
+    /// Sleeps instead of yielding: two workers that yield to each other on one core may stay there while another core
+    /// is idle.
     fn sleep(&self, phase: usize) {
         let mut sleepers = self.sleepers.lock();
         *sleepers += 1;
-        while self.over.load(Ordering::SeqCst) == phase && !self.broken.load(Ordering::Acquire) {
+        while self.generation.load(Ordering::SeqCst) == phase && !self.panicked.load(Ordering::Acquire) {
             self.awake.wait(&mut sleepers);
         }
         *sleepers -= 1;
         drop(sleepers);
-        assert!(self.is_over(phase), "awake because it is over");
+        assert!(self.has_passed(phase), "woken before the phase was over");
     }
 
     fn wake(&self) {
@@ -282,18 +287,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_item_is_done_once_and_a_phase_sees_the_one_before() {
+    fn each_item_runs_once_and_a_phase_sees_the_previous_one() {
         for threads in [1, 2, 5] {
             let team = Team::new(threads);
             let counts: Vec<AtomicUsize> = (0..100).map(|_| AtomicUsize::new(0)).collect();
-            team.run(|member| {
+            team.run(|worker| {
                 for round in 0..50 {
-                    member.each(counts.len(), |i| {
+                    worker.parallel_for(counts.len(), |i| {
                         assert_eq!(counts[i].fetch_add(1, Ordering::Relaxed), round);
                     });
-                    member.each(counts.len(), |i| {
+                    worker.parallel_for(counts.len(), |i| {
                         let mirrored = counts[counts.len() - 1 - i].load(Ordering::Relaxed);
-                        assert_eq!(mirrored, round + 1, "the phase before is over");
+                        assert_eq!(mirrored, round + 1, "the previous phase is over");
                     });
                 }
             });
@@ -302,29 +307,29 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_of_one_member_ends_the_pass_for_all() {
+    fn a_panic_of_one_worker_ends_the_pass_for_all() {
         let team = Team::new(2);
-        let broken = panic::catch_unwind(panic::AssertUnwindSafe(|| {
-            team.run(|member| {
-                member.each(2, |i| assert_ne!(i, 1, "this item fails"));
-                member.each(2, |_| ());
+        let panicked = panic::catch_unwind(panic::AssertUnwindSafe(|| {
+            team.run(|worker| {
+                worker.parallel_for(2, |i| assert_ne!(i, 1, "this item fails"));
+                worker.parallel_for(2, |_| ());
             });
         }));
-        assert!(broken.is_err());
-        team.run(|member| member.each(2, |_| ()));
+        assert!(panicked.is_err());
+        team.run(|worker| worker.parallel_for(2, |_| ()));
     }
 
     #[test]
-    fn the_second_team_stands_still_between_items_while_the_first_works() {
+    fn the_low_priority_team_pauses_while_the_other_works() {
         let [first, second] = &Team::pair(2);
         let (done, begun) = (AtomicUsize::new(0), AtomicBool::new(false));
-        let waited = precedence::waited();
+        let preempted_time = preemption::preempted_time();
         let held = Duration::from_millis(20);
         thread::scope(|scope| {
             scope.spawn(|| {
-                second.run(|member| {
+                second.run(|worker| {
                     for _ in 0..2 {
-                        member.each(1000, |_| {
+                        worker.parallel_for(1000, |_| {
                             begun.store(true, Ordering::SeqCst);
                             done.fetch_add(1, Ordering::SeqCst);
                             thread::sleep(Duration::from_micros(100));
@@ -335,26 +340,26 @@ mod tests {
             while !begun.load(Ordering::SeqCst) {
                 thread::yield_now();
             }
-            first.run(|member| {
-                if member.index() == 0 {
-                    assert!(precedence::is_training());
-                    // What was begun is ended.
+            first.run(|worker| {
+                if worker.index() == 0 {
+                    assert!(preemption::is_low_priority_active());
+                    // Items in progress are completed.
                     thread::sleep(held);
                     let before = done.load(Ordering::SeqCst);
                     thread::sleep(held);
-                    assert_eq!(done.load(Ordering::SeqCst), before, "nothing was begun");
-                    assert!(before < 2000, "the operation is not over: this team did not wait for it");
+                    assert_eq!(done.load(Ordering::SeqCst), before, "no item is started while the first team works");
+                    assert!(before < 2000, "the first team does not wait for the operation of the second");
                 }
             });
         });
         assert_eq!(done.into_inner(), 2000);
-        assert!(precedence::waited() - waited >= 2 * held, "counted");
+        assert!(preemption::preempted_time() - preempted_time >= 2 * held, "the pause is counted");
     }
 
     #[test]
-    fn a_thread_that_gives_way_has_another_team() {
+    fn a_low_priority_thread_has_its_own_team() {
         let other = thread::spawn(|| {
-            precedence::give_way_here();
+            preemption::lower_thread_priority();
             std::ptr::from_ref(team()).addr()
         });
         assert_ne!(other.join().unwrap(), std::ptr::from_ref(team()).addr());

@@ -1,28 +1,27 @@
 //! Every kernel at every level, with several team sizes, against plain loops in double precision.
 
 use super::{
-    Channels, ConvShape, Images, Lane, Layer, Means, Plan, Precision, Slot, Step, Team, WIDTH,
-    fixtures::{drawn, levels},
-    pack::{Direction, Source},
-    product::Finish,
+    BLOCK, ChannelAffine, ChannelBlock, ConvLayer, ConvShape, Graph, GridMean, Images, Op, Precision, Slot, Team, conv,
+    fixtures::{levels, random_values},
+    matmul::Epilogue,
+    pack::{Direction, Source, bias_blocks},
     shared::Shared,
     simd::Level,
-    train,
-    winograd::{self, Few},
+    winograd::{self, OnTheFly},
     zeros,
 };
 
-/// Numbers between -1 and 1, others each time.
-struct Numbers(u64);
+/// Generator of numbers between -1 and 1, different in each call.
+struct Random(u64);
 
-impl Numbers {
-    fn many(&mut self, count: usize) -> Vec<f32> {
+impl Random {
+    fn floats(&mut self, count: usize) -> Vec<f32> {
         self.0 += 1;
-        drawn(self.0, count).into_iter().map(|number| number as f32).collect()
+        random_values(self.0, count).into_iter().map(|number| number as f32).collect()
     }
 }
 
-/// Images as PyTorch orders them, `[images, channels, side, side]`.
+/// Images in PyTorch's order, `[images, channels, side, side]`.
 #[derive(Clone)]
 struct Plain {
     values: Vec<f32>,
@@ -32,8 +31,8 @@ struct Plain {
 }
 
 impl Plain {
-    fn new(numbers: &mut Numbers, images: usize, channels: usize, side: usize) -> Self {
-        Self { values: numbers.many(images * channels * side * side), images, channels, side }
+    fn new(random: &mut Random, images: usize, channels: usize, side: usize) -> Self {
+        Self { values: random.floats(images * channels * side * side), images, channels, side }
     }
 
     fn at(&self, image: usize, channel: usize, y: usize, x: usize) -> usize {
@@ -46,31 +45,31 @@ impl Plain {
             .map(move |i| (i / (channels * side * side), i / (side * side) % channels, i / side % side, i % side))
     }
 
-    fn lanes(&self) -> Vec<Lane> {
+    fn blocks(&self) -> Vec<ChannelBlock> {
         let pixels = self.images * self.side * self.side;
-        let mut lanes = vec![Lane::default(); self.channels.div_ceil(WIDTH) * pixels];
+        let mut blocks = vec![ChannelBlock::default(); self.channels.div_ceil(BLOCK) * pixels];
         for (image, channel, y, x) in self.places() {
             let pixel = (image * self.side + y) * self.side + x;
-            lanes[channel / WIDTH * pixels + pixel].0[channel % WIDTH] = self.values[self.at(image, channel, y, x)];
+            blocks[channel / BLOCK * pixels + pixel].0[channel % BLOCK] = self.values[self.at(image, channel, y, x)];
         }
-        lanes
+        blocks
     }
 
-    fn from_lanes(lanes: &[Lane], images: usize, channels: usize, side: usize) -> Self {
+    fn from_blocks(blocks: &[ChannelBlock], images: usize, channels: usize, side: usize) -> Self {
         let pixels = images * side * side;
-        assert_eq!(lanes.len(), channels.div_ceil(WIDTH) * pixels);
+        assert_eq!(blocks.len(), channels.div_ceil(BLOCK) * pixels);
         let mut plain = Self { values: vec![0.0; images * channels * side * side], images, channels, side };
         for (image, channel, y, x) in plain.places() {
             let pixel = (image * side + y) * side + x;
             let index = plain.at(image, channel, y, x);
-            plain.values[index] = lanes[channel / WIDTH * pixels + pixel].0[channel % WIDTH];
+            plain.values[index] = blocks[channel / BLOCK * pixels + pixel].0[channel % BLOCK];
         }
         plain
     }
 }
 
-/// What pairs of input and output meet at each weight.
-fn meetings(shape: ConvShape, input: &Plain, mut meet: impl FnMut(usize, usize, usize)) {
+/// Calls `meet(input, weight, output)` for each product of the convolution.
+fn for_each_product(shape: ConvShape, input: &Plain, mut meet: impl FnMut(usize, usize, usize)) {
     let side = shape.side(input.side);
     let output = Plain { values: Vec::new(), images: input.images, channels: shape.outputs, side };
     for image in 0..input.images {
@@ -101,13 +100,13 @@ fn reference_forward(shape: ConvShape, input: &Plain, weights: &[f32], bias: &[f
     let mut sums: Vec<f64> = (0..input.images * shape.outputs * side * side)
         .map(|i| f64::from(bias[i / (side * side) % shape.outputs]))
         .collect();
-    meetings(shape, input, |i, w, o| sums[o] += f64::from(input.values[i]) * f64::from(weights[w]));
+    for_each_product(shape, input, |i, w, o| sums[o] += f64::from(input.values[i]) * f64::from(weights[w]));
     sums
 }
 
 fn reference_gradients(shape: ConvShape, input: &Plain, weights: &[f32], gradient: &Plain) -> (Vec<f64>, Vec<f64>) {
     let (mut inputs, mut sums) = (vec![0.0; input.values.len()], vec![0.0; weights.len()]);
-    meetings(shape, input, |i, w, o| {
+    for_each_product(shape, input, |i, w, o| {
         let gradient = f64::from(gradient.values[o]);
         inputs[i] += gradient * f64::from(weights[w]);
         sums[w] += gradient * f64::from(input.values[i]);
@@ -115,7 +114,7 @@ fn reference_gradients(shape: ConvShape, input: &Plain, weights: &[f32], gradien
     (inputs, sums)
 }
 
-/// Largest difference as a share of the largest number.
+/// Largest deviation, relative to the largest expected value.
 fn error(found: &[f32], expected: &[f64]) -> f64 {
     assert_eq!(found.len(), expected.len());
     let largest = expected.iter().fold(0.0_f64, |largest, value| largest.max(value.abs()));
@@ -124,18 +123,18 @@ fn error(found: &[f32], expected: &[f64]) -> f64 {
     difference / largest
 }
 
-/// An error that a level may have, `vectors` where its products are those of single precision.
-fn bound(level: Level, vectors: f64) -> f64 {
+/// Maximum error of a level; `isa` is the maximum for products in single precision.
+fn bound(level: Level, isa: f64) -> f64 {
     match level.precision {
-        Precision::F32 => vectors,
-        // Each factor is known to 16 bits or a little more.
-        Precision::Bf16x3 => vectors.max(1e-5),
-        // To eight.
+        Precision::F32 => isa,
+        // Each operand has about 16 significant bits.
+        Precision::Bf16x3 => isa.max(1e-5),
+        // Eight significant bits.
         Precision::Bf16 => 1e-2,
     }
 }
 
-/// Teams of all levels that the processor has.
+/// Teams of all supported levels.
 fn teams() -> Vec<Team> {
     levels().flat_map(|level| [1, 2, 3].map(|threads| Team::with_level(threads, level))).collect()
 }
@@ -151,29 +150,29 @@ const SHAPES: [ConvShape; 7] = [
 ];
 
 #[test]
-fn convolutions_and_their_gradients_are_those_of_plain_loops() {
-    let mut numbers = Numbers(1);
+fn convolutions_and_their_gradients_match_plain_loops() {
+    let mut random = Random(1);
     for shape in SHAPES {
         for (images, side) in [(1, 5), (2, 8), (3, 7)] {
-            let input = Plain::new(&mut numbers, images, shape.inputs, side);
-            let (weights, bias) = (numbers.many(shape.weights()), numbers.many(shape.outputs));
-            let gradient = Plain::new(&mut numbers, images, shape.outputs, shape.side(side));
+            let input = Plain::new(&mut random, images, shape.inputs, side);
+            let (weights, bias) = (random.floats(shape.weights()), random.floats(shape.outputs));
+            let gradient = Plain::new(&mut random, images, shape.outputs, shape.side(side));
             let expected = reference_forward(shape, &input, &weights, &bias);
             let (mut inputs, sums) = reference_gradients(shape, &input, &weights, &gradient);
-            let (lanes, gradients) = (input.lanes(), gradient.lanes());
-            // The input stands for a gradient that came another way.
+            let (blocks, gradients) = (input.blocks(), gradient.blocks());
+            // The input doubles as the gradient of a shortcut.
             inputs.iter_mut().zip(&input.values).for_each(|(sum, other)| *sum += f64::from(*other));
-            let input = Images { lanes: &lanes, images, side };
-            let gradient = Images { lanes: &gradients, images, side: gradient.side };
+            let input = Images { blocks: &blocks, images, side };
+            let gradient = Images { blocks: &gradients, images, side: gradient.side };
             for team in teams() {
                 let [output, above] = [false, true].map(|relu| {
-                    let output = train::forward(&team, shape, input, &weights, Some(&bias), relu);
-                    Plain::from_lanes(&output, images, shape.outputs, gradient.side).values
+                    let output = conv::forward(&team, shape, input, &weights, Some(&bias), relu);
+                    Plain::from_blocks(&output, images, shape.outputs, gradient.side).values
                 });
                 assert!(above.iter().zip(&output).all(|(above, sum)| *above == sum.max(0.0)), "{shape:?}");
-                let back = train::input_gradient(&team, shape, side, gradient, &weights, Some(&lanes));
-                let back = Plain::from_lanes(&back, images, shape.inputs, side).values;
-                let found = train::weight_gradient(&team, shape, input, gradient);
+                let back = conv::input_gradient(&team, shape, side, gradient, &weights, Some(&blocks));
+                let back = Plain::from_blocks(&back, images, shape.inputs, side).values;
+                let found = conv::weight_gradient(&team, shape, input, gradient);
                 let errors = [error(&output, &expected), error(&back, &inputs), error(&found, &sums)];
                 let place = format!("{shape:?}, {images} of {side}, {:?}, {} threads", team.level(), team.threads());
                 assert!(errors.iter().all(|error| *error < bound(team.level(), 2e-5)), "{place}: {errors:?}");
@@ -183,17 +182,19 @@ fn convolutions_and_their_gradients_are_those_of_plain_loops() {
 }
 
 #[test]
-fn convolutions_of_few_squares_are_those_of_plain_loops() {
-    let mut numbers = Numbers(5);
-    // More inputs than go through together, the last of them no whole lane.
+fn convolutions_of_few_winograd_tiles_match_plain_loops() {
+    let mut random = Random(5);
+    // More inputs than one iteration processes; the last block is partial.
     let wide = ConvShape { inputs: 84, outputs: 20, kernel: 3, stride: 1, padding: 1 };
-    for shape in SHAPES.into_iter().chain([wide]).filter(|shape| levels().any(|level| winograd::suits(level, *shape))) {
+    for shape in
+        SHAPES.into_iter().chain([wide]).filter(|shape| levels().any(|level| winograd::is_applicable(level, *shape)))
+    {
         for (images, side) in [(1, 3), (1, 7), (2, 7), (3, 8), (1, 14)] {
-            let input = Plain::new(&mut numbers, images, shape.inputs, side);
-            let (weights, bias) = (numbers.many(shape.weights()), numbers.many(shape.outputs));
+            let input = Plain::new(&mut random, images, shape.inputs, side);
+            let (weights, bias) = (random.floats(shape.weights()), random.floats(shape.outputs));
             let expected = reference_forward(shape, &input, &weights, &bias);
-            for team in teams().into_iter().filter(|team| winograd::suits(team.level(), shape)) {
-                let output = by_few(&team, shape, &input, &weights, &bias);
+            for team in teams().into_iter().filter(|team| winograd::is_applicable(team.level(), shape)) {
+                let output = winograd_on_the_fly(&team, shape, &input, &weights, &bias);
                 let error = error(&output, &expected);
                 assert!(error < 2e-5, "{shape:?}, {images} of {side}, {:?}: {error:e}", team.level());
             }
@@ -201,47 +202,47 @@ fn convolutions_of_few_squares_are_those_of_plain_loops() {
     }
 }
 
-fn by_few(team: &Team, shape: ConvShape, input: &Plain, weights: &[f32], bias: &[f32]) -> Vec<f32> {
+fn winograd_on_the_fly(team: &Team, shape: ConvShape, input: &Plain, weights: &[f32], bias: &[f32]) -> Vec<f32> {
     let Plain { images, side, .. } = *input;
     let source = Source::new(shape, weights, Direction::Forward);
     let mut taps = zeros(source.packed(team.level()));
     let shared = Shared::new(&mut taps);
-    // SAFETY: the buffer is this function's.
-    team.run(|member| unsafe { source.pack(member, shared) });
-    let few = Few { taps: source.matrix(team.level(), &taps), inputs: shape.inputs.div_ceil(WIDTH) };
-    let (lanes, bias, pixels) = (input.lanes(), train::bias_lanes(shape, bias), images * side * side);
+    // SAFETY: this function owns the buffer.
+    team.run(|worker| unsafe { source.pack(worker, shared) });
+    let few = OnTheFly { taps: source.matrix(team.level(), &taps), inputs: shape.inputs.div_ceil(BLOCK) };
+    let (blocks, bias, pixels) = (input.blocks(), bias_blocks(shape, bias), images * side * side);
     let (mut scratch, mut output) =
-        (zeros(few.scratch(team, images, side)), zeros(shape.outputs.div_ceil(WIDTH) * pixels));
+        (zeros(few.scratch(team, images, side)), zeros(shape.outputs.div_ceil(BLOCK) * pixels));
     let (shared, written) = (Shared::new(&mut scratch), Shared::new(&mut output));
-    team.run(|member| {
-        let finish = Finish { bias: Some(&bias), ..Finish::plain(written, pixels) };
-        // SAFETY: the buffers are this function's.
-        unsafe { few.run(member, Images { lanes: &lanes, images, side }, shared, &finish) };
+    team.run(|worker| {
+        let epilogue = Epilogue { bias: Some(&bias), ..Epilogue::plain(written, pixels) };
+        // SAFETY: this function owns the buffers.
+        unsafe { few.run(worker, Images { blocks: &blocks, images, side }, shared, &epilogue) };
     });
-    Plain::from_lanes(&output, images, shape.outputs, side).values
+    Plain::from_blocks(&output, images, shape.outputs, side).values
 }
 
 #[test]
-fn the_first_layer_is_that_of_plain_loops() {
+fn the_first_convolution_matches_plain_loops() {
     let resnet = ConvShape { inputs: 3, outputs: 32, kernel: 7, stride: 2, padding: 3 };
     let vgg = ConvShape { inputs: 3, outputs: 32, kernel: 3, stride: 1, padding: 1 };
-    let mut numbers = Numbers(2);
+    let mut random = Random(2);
     for (shape, images, side) in [(resnet, 1, 9), (resnet, 3, 12), (vgg, 1, 9), (vgg, 3, 12)] {
-        let input = Plain::new(&mut numbers, images, shape.inputs, side);
-        let (weights, bias) = (numbers.many(shape.weights()), numbers.many(shape.outputs));
-        let gradient = Plain::new(&mut numbers, images, shape.outputs, shape.side(side));
+        let input = Plain::new(&mut random, images, shape.inputs, side);
+        let (weights, bias) = (random.floats(shape.weights()), random.floats(shape.outputs));
+        let gradient = Plain::new(&mut random, images, shape.outputs, shape.side(side));
         let expected = reference_forward(shape, &input, &weights, &bias);
         let (_, sums) = reference_gradients(shape, &input, &weights, &gradient);
-        let gradients = gradient.lanes();
+        let gradients = gradient.blocks();
         for team in teams() {
             let [output, above] = [false, true].map(|relu| {
                 let (input, bias) = (&input.values, Some(bias.as_slice()));
-                let output = train::stem_forward(&team, shape, input, (images, side), &weights, bias, relu);
-                Plain::from_lanes(&output, images, shape.outputs, gradient.side).values
+                let output = conv::stem_forward(&team, shape, input, (images, side), &weights, bias, relu);
+                Plain::from_blocks(&output, images, shape.outputs, gradient.side).values
             });
             assert!(above.iter().zip(&output).all(|(above, sum)| *above == sum.max(0.0)), "{shape:?}");
-            let gradient = Images { lanes: &gradients, images, side: gradient.side };
-            let found = train::stem_weight_gradient(&team, shape, &input.values, side, gradient);
+            let gradient = Images { blocks: &gradients, images, side: gradient.side };
+            let found = conv::stem_weight_gradient(&team, shape, &input.values, side, gradient);
             let errors = [error(&output, &expected), error(&found, &sums)];
             assert!(
                 errors.iter().all(|error| *error < bound(team.level(), 5e-6)),
@@ -253,21 +254,21 @@ fn the_first_layer_is_that_of_plain_loops() {
 }
 
 #[test]
-fn the_number_of_threads_changes_no_bit() {
-    let mut numbers = Numbers(3);
+fn results_do_not_depend_on_the_number_of_threads() {
+    let mut random = Random(3);
     for shape in SHAPES {
-        let input = Plain::new(&mut numbers, 3, shape.inputs, 12);
-        let weights = numbers.many(shape.weights());
-        let gradient = Plain::new(&mut numbers, 3, shape.outputs, shape.side(12));
-        let (lanes, gradients) = (input.lanes(), gradient.lanes());
-        let input = Images { lanes: &lanes, images: 3, side: 12 };
-        let gradient = Images { lanes: &gradients, images: 3, side: gradient.side };
+        let input = Plain::new(&mut random, 3, shape.inputs, 12);
+        let weights = random.floats(shape.weights());
+        let gradient = Plain::new(&mut random, 3, shape.outputs, shape.side(12));
+        let (blocks, gradients) = (input.blocks(), gradient.blocks());
+        let input = Images { blocks: &blocks, images: 3, side: 12 };
+        let gradient = Images { blocks: &gradients, images: 3, side: gradient.side };
         let results = [1, 2, 5].map(|threads| {
             let team = Team::new(threads);
             (
-                train::forward(&team, shape, input, &weights, None, false),
-                train::input_gradient(&team, shape, 12, gradient, &weights, None),
-                train::weight_gradient(&team, shape, input, gradient),
+                conv::forward(&team, shape, input, &weights, None, false),
+                conv::input_gradient(&team, shape, 12, gradient, &weights, None),
+                conv::weight_gradient(&team, shape, input, gradient),
             )
         });
         assert!(results.windows(2).all(|pair| pair[0] == pair[1]), "{shape:?}");
@@ -275,19 +276,19 @@ fn the_number_of_threads_changes_no_bit() {
 }
 
 #[test]
-fn the_first_layer_of_a_plan_sees_shifted_channels_and_zeros_around_them() {
-    let mut numbers = Numbers(6);
-    let channels = Channels { scale: vec![0.02, 0.018, 0.017], shift: vec![-2.1, 1.5, -0.3] };
+fn the_first_convolution_of_a_graph_pads_shifted_channels_with_zeros() {
+    let mut random = Random(6);
+    let channels = ChannelAffine { scale: vec![0.02, 0.018, 0.017], shift: vec![-2.1, 1.5, -0.3] };
     let resnet = ConvShape { inputs: 3, outputs: 20, kernel: 7, stride: 2, padding: 3 };
     let chain = ConvShape { inputs: 3, outputs: 16, kernel: 3, stride: 1, padding: 1 };
     for (shape, side) in [(resnet, 3), (resnet, 9), (resnet, 16), (chain, 1), (chain, 7)] {
-        let (weights, bias) = (numbers.many(shape.weights()), numbers.many(shape.outputs));
-        let first = Layer { shape, weights: weights.clone(), bias: bias.clone() };
+        let (weights, bias) = (random.floats(shape.weights()), random.floats(shape.outputs));
+        let first = ConvLayer { shape, weights: weights.clone(), bias: bias.clone() };
         let grey: Vec<Vec<u8>> =
             (0..3).map(|image| (0..side * side).map(|i| (i * 37 + image * 91) as u8).collect()).collect();
         for team in teams() {
-            let means = Means { of: Slot(0), grid: shape.side(side) };
-            let plan = Plan::new(&team, side, &first, &channels, &[], means);
+            let means = GridMean { input: Slot(0), grid: shape.side(side) };
+            let graph = Graph::new(&team, side, &first, &channels, &[], means);
             // Fewer images after more, in the same buffers.
             for images in [3, 1, 2] {
                 let input = Plain { images, side, channels: 3, values: shifted(&grey[..images], &channels) };
@@ -296,7 +297,7 @@ fn the_first_layer_of_a_plan_sees_shifted_channels_and_zeros_around_them() {
                 let images: Vec<&[u8]> = grey[..images].iter().map(Vec::as_slice).collect();
                 let pixels = shape.side(side).pow(2) * shape.outputs;
                 let features: Vec<f32> =
-                    plan.features(&team, &images).iter().flat_map(|image| image[..pixels].to_vec()).collect();
+                    graph.features(&team, &images).iter().flat_map(|image| image[..pixels].to_vec()).collect();
                 let error = error(&features, &expected);
                 assert!(
                     error < bound(team.level(), 2e-6),
@@ -309,8 +310,8 @@ fn the_first_layer_of_a_plan_sees_shifted_channels_and_zeros_around_them() {
     }
 }
 
-/// Each image's channels.
-fn shifted(images: &[Vec<u8>], channels: &Channels) -> Vec<f32> {
+/// Channels of each image after the affine map.
+fn shifted(images: &[Vec<u8>], channels: &ChannelAffine) -> Vec<f32> {
     let factors = || channels.scale.iter().zip(&channels.shift);
     let of = |image: &Vec<u8>| {
         factors()
@@ -321,25 +322,25 @@ fn shifted(images: &[Vec<u8>], channels: &Channels) -> Vec<f32> {
 }
 
 #[test]
-fn a_relu_does_not_hide_what_is_not_a_number() {
+fn a_relu_of_a_graph_propagates_nan() {
     let shape = ConvShape { inputs: 16, outputs: 16, kernel: 1, stride: 1, padding: 0 };
-    let mut numbers = Numbers(4);
-    let first = Layer {
+    let mut random = Random(4);
+    let first = ConvLayer {
         shape: ConvShape { inputs: 1, outputs: 16, kernel: 3, stride: 1, padding: 1 },
-        weights: numbers.many(16 * 9),
-        bias: numbers.many(16),
+        weights: random.floats(16 * 9),
+        bias: random.floats(16),
     };
     for broken in [f32::NAN, 0.5] {
-        let mut weights = numbers.many(shape.weights());
+        let mut weights = random.floats(shape.weights());
         weights[3] = broken;
-        let layer = Layer { shape, weights, bias: numbers.many(16) };
-        let steps = [Step::Convolve { layer, input: Slot(0), output: Slot(1), residual: None, relu: true }];
-        let channels = Channels { scale: vec![0.01], shift: vec![0.0] };
+        let layer = ConvLayer { shape, weights, bias: random.floats(16) };
+        let ops = [Op::Conv { layer, input: Slot(0), output: Slot(1), residual: None, relu: true }];
+        let channels = ChannelAffine { scale: vec![0.01], shift: vec![0.0] };
         for team in teams() {
-            let plan = Plan::new(&team, 8, &first, &channels, &steps, Means { of: Slot(1), grid: 1 });
-            let features = plan.features(&team, &[&[100; 64]]);
+            let graph = Graph::new(&team, 8, &first, &channels, &ops, GridMean { input: Slot(1), grid: 1 });
+            let features = graph.features(&team, &[&[100; 64]]);
             assert_eq!(features[0][0].is_nan(), broken.is_nan(), "{:?}", team.level());
-            assert!(features[0][1..].iter().all(|feature| feature.is_finite()), "only what the weight reaches");
+            assert!(features[0][1..].iter().all(|feature| feature.is_finite()), "other outputs stay finite");
         }
     }
 }

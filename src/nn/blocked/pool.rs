@@ -1,4 +1,4 @@
-//! Maxima over windows, the mean at the end, and every second pixel for convolutions with a stride of 2.
+//! Max pooling, global mean, and stride-2 subsampling.
 
 use burn::{
     backend::{
@@ -12,105 +12,106 @@ use burn::{
     tensor::{Bytes, Tensor},
 };
 use thorax_kernels::{
-    WIDTH,
-    pool::{self, Origin},
-    team, thin,
+    BLOCK,
+    pool::{self, ArgMax},
+    subsample, team,
 };
 
-use super::{extents, into_primitive, record, storage, way_back};
+use super::{backward_unary, extents, into_primitive, record, storage};
 
-/// Maximum over windows with a stride of 2: of 3x3, padded by one pixel, or of 2x2.
+/// Max pooling with stride 2: 3x3 with a padding of 1, or 2x2.
 pub(in crate::nn) fn max_pool<const WINDOW: usize>(input: Tensor<5>) -> Tensor<5> {
     let input = into_primitive(input);
     let node = input.node();
     let input = input.into_primitive();
     let [_, images, side] = extents(&input);
-    let (output, origins) = pool::max_pool::<WINDOW>(team(), storage::images(&storage::lanes(&input), extents(&input)));
+    let (output, argmax) = pool::max_pool::<WINDOW>(team(), storage::images(&storage::blocks(&input), extents(&input)));
     drop(input);
-    let output = storage::blocked(output, images, pool::pooled(side, WINDOW));
-    record(MaxPool::<WINDOW>, [node], MaxPooled { side, origins }, output)
+    let output = storage::blocked(output, images, pool::pooled_side(side, WINDOW));
+    record(MaxPoolBackward::<WINDOW>, [node], MaxPoolState { side, argmax }, output)
 }
 
-/// Mean of each channel of each image, `[images, channels]`.
+/// MeanBackward of each channel of each image, `[images, channels]`.
 pub(in crate::nn) fn mean(input: Tensor<5>) -> Tensor<2> {
     let input = into_primitive(input);
     let node = input.node();
     let input = input.into_primitive();
-    let [lanes, images, side] = extents(&input);
-    let channels = lanes * WIDTH;
-    let means = pool::mean(storage::images(&storage::lanes(&input), extents(&input)), channels);
+    let [blocks, images, side] = extents(&input);
+    let channels = blocks * BLOCK;
+    let means = pool::mean(storage::images(&storage::blocks(&input), extents(&input)), channels);
     drop(input);
     let output = storage::plain(Bytes::from_elems(means), [images, channels]);
-    record(Mean, [node], Averaged { images, channels, side }, output)
+    record(MeanBackward, [node], MeanState { images, channels, side }, output)
 }
 
-/// The pixels whose row and column are even: `[lanes, images, side, side, 16]` to `[lanes, images, side / 2, side / 2, 16]`, rounded up.
-pub(in crate::nn) fn thin(input: Tensor<5>) -> Tensor<5> {
+/// Pixels whose row and column are even: `[blocks, images, side, side, 16]` to `[blocks, images, side / 2, side / 2,
+/// 16]`, rounded up.
+pub(in crate::nn) fn subsample2(input: Tensor<5>) -> Tensor<5> {
     let input = into_primitive(input);
     let node = input.node();
     let input = input.into_primitive();
     let [_, images, side] = extents(&input);
-    let output = thin::thin(team(), storage::images(&storage::lanes(&input), extents(&input)));
+    let output = subsample::subsample2(team(), storage::images(&storage::blocks(&input), extents(&input)));
     drop(input);
-    record(Thin, [node], side, storage::blocked(output, images, thin::thinned(side)))
+    record(SubsampleBackward, [node], side, storage::blocked(output, images, subsample::subsampled_side(side)))
 }
 
-/// What the backward pass of the maximum needs.
+/// State for the backward pass of max pooling.
 #[derive(Clone, Debug)]
-struct MaxPooled {
-    /// The input's.
+struct MaxPoolState {
+    /// Side of the input.
     side: usize,
-    origins: Vec<Origin>,
+    argmax: Vec<ArgMax>,
 }
 
 #[derive(Debug)]
-struct MaxPool<const WINDOW: usize>;
+struct MaxPoolBackward<const WINDOW: usize>;
 
-impl<const WINDOW: usize> Backward<Flex, 1> for MaxPool<WINDOW> {
-    type State = MaxPooled;
+impl<const WINDOW: usize> Backward<Flex, 1> for MaxPoolBackward<WINDOW> {
+    type State = MaxPoolState;
 
-    fn backward(self, ops: Ops<MaxPooled, 1>, gradients: &mut Gradients, _: &mut Checkpointer) {
-        way_back(ops, gradients, |MaxPooled { side, origins }, gradient| {
+    fn backward(self, ops: Ops<MaxPoolState, 1>, gradients: &mut Gradients, _: &mut Checkpointer) {
+        backward_unary(ops, gradients, |MaxPoolState { side, argmax }, gradient| {
             let [_, images, _] = extents(gradient);
-            let lanes = pool::max_pool_backward::<WINDOW>(team(), side, &storage::lanes(gradient), &origins);
-            storage::blocked(lanes, images, side)
+            let blocks = pool::max_pool_backward::<WINDOW>(team(), side, &storage::blocks(gradient), &argmax);
+            storage::blocked(blocks, images, side)
         });
     }
 }
 
-/// What the backward pass of the mean needs.
+/// State for the backward pass of the mean.
 #[derive(Clone, Debug)]
-struct Averaged {
+struct MeanState {
     images: usize,
     channels: usize,
     side: usize,
 }
 
 #[derive(Debug)]
-struct Mean;
+struct MeanBackward;
 
-impl Backward<Flex, 1> for Mean {
-    type State = Averaged;
+impl Backward<Flex, 1> for MeanBackward {
+    type State = MeanState;
 
-    fn backward(self, ops: Ops<Averaged, 1>, gradients: &mut Gradients, _: &mut Checkpointer) {
-        way_back(ops, gradients, |Averaged { images, channels, side }, gradient| {
-            let lanes = pool::mean_backward(&storage::numbers(gradient), channels, side);
-            storage::blocked(lanes, images, side)
+    fn backward(self, ops: Ops<MeanState, 1>, gradients: &mut Gradients, _: &mut Checkpointer) {
+        backward_unary(ops, gradients, |MeanState { images, channels, side }, gradient| {
+            let blocks = pool::mean_backward(&storage::numbers(gradient), channels, side);
+            storage::blocked(blocks, images, side)
         });
     }
 }
 
-/// Its state is the input's side.
+/// The state is the side of the input.
 #[derive(Debug)]
-struct Thin;
+struct SubsampleBackward;
 
-impl Backward<Flex, 1> for Thin {
+impl Backward<Flex, 1> for SubsampleBackward {
     type State = usize;
 
     fn backward(self, ops: Ops<usize, 1>, gradients: &mut Gradients, _: &mut Checkpointer) {
-        way_back(ops, gradients, |side, gradient| {
+        backward_unary(ops, gradients, |side, gradient| {
             let [_, images, _] = extents(gradient);
-            storage::blocked(thin::thin_backward(team(), side, &storage::lanes(gradient)), images, side)
+            storage::blocked(subsample::subsample2_backward(team(), side, &storage::blocks(gradient)), images, side)
         });
     }
 }

@@ -1,4 +1,4 @@
-//! Convolutions with bias and ReLU: what stands where no batch normalisation follows.
+//! Convolutions with bias and ReLU, for networks without operands normalisation.
 
 use burn::{
     backend::{
@@ -14,16 +14,16 @@ use burn::{
     nn::conv::Conv2d,
     tensor::{Bytes, Tensor},
 };
-use thorax_kernels::{relu, team, train};
+use thorax_kernels::{conv as kernels, relu, team};
 
 use super::{
     Cpu,
-    conv::{Convolved, First, first, shape},
+    conv::{ConvState, StemOperands, shape, stem_operands},
     extents, into_primitive, record, storage,
 };
 use crate::nn::Input;
 
-/// A convolution and its ReLU, `[lanes, images, side, side, 16]` to the same.
+/// Convolution and ReLU, `[blocks, images, side, side, 16]` to the same.
 ///
 /// # Panics
 /// If the convolution has no bias.
@@ -33,29 +33,29 @@ pub(in crate::nn) fn conv_relu(conv: &Conv2d, input: Tensor<5>) -> Tensor<5> {
     let nodes = [input.node(), weights.node(), bias.node()];
     let (input, weights, bias) = (input.into_primitive(), weights.into_primitive(), bias.into_primitive());
     let [_, images, side] = extents(&input);
-    let output = train::forward(
+    let output = kernels::forward(
         team(),
         shape,
-        storage::images(&storage::lanes(&input), extents(&input)),
+        storage::images(&storage::blocks(&input), extents(&input)),
         &storage::numbers(&weights),
         Some(&storage::numbers(&bias)),
         true,
     );
     let output = storage::blocked(output, images, shape.side(side));
-    let convolved = Convolved { shape, input, weights, beside: false };
-    record(ConvRelu, nodes, Activated { convolved, output: output.clone() }, output)
+    let convolved = ConvState { shape, input, weights, with_shortcut: false };
+    record(ConvReluBackward, nodes, ReluState { convolved, output: output.clone() }, output)
 }
 
-/// The first convolution and its ReLU: to `[lanes, images, side, side, 16]`. The images get no gradient.
+/// The stem_operands convolution and ReLU, to `[blocks, images, side, side, 16]`. The images get no gradient.
 ///
 /// # Panics
 /// If the convolution has no bias.
 pub(in crate::nn) fn stem_relu(conv: &Conv2d, input: &Input) -> Tensor<5> {
-    let First { shape, images, side, planes: input, weights } = first(conv, input);
+    let StemOperands { shape, images, side, planes: input, weights } = stem_operands(conv, input);
     let bias = bias(conv);
     let nodes = [weights.node(), bias.node()];
     let (weights, bias) = (weights.into_primitive(), bias.into_primitive());
-    let output = train::stem_forward(
+    let output = kernels::stem_forward(
         team(),
         shape,
         &storage::numbers(&input),
@@ -65,40 +65,40 @@ pub(in crate::nn) fn stem_relu(conv: &Conv2d, input: &Input) -> Tensor<5> {
         true,
     );
     let output = storage::blocked(output, images, shape.side(side));
-    let convolved = Convolved { shape, input, weights, beside: false };
-    record(StemRelu, nodes, Activated { convolved, output: output.clone() }, output)
+    let convolved = ConvState { shape, input, weights, with_shortcut: false };
+    record(StemReluBackward, nodes, ReluState { convolved, output: output.clone() }, output)
 }
 
 fn bias(conv: &Conv2d) -> FloatTensor<Cpu> {
     into_primitive(conv.bias.as_ref().expect("a convolution with a bias").val())
 }
 
-/// What the backward pass needs: what the convolution's does, and what the ReLU gave.
+/// State for the backward pass: that of the convolution, and the output of the ReLU.
 #[derive(Clone, Debug)]
-struct Activated {
-    convolved: Convolved,
+struct ReluState {
+    convolved: ConvState,
     output: FlexTensor,
 }
 
-impl Activated {
-    /// From the gradient of the output that of the convolution before its ReLU, in place, and that of the bias.
-    fn through_relu(&self, gradient: FlexTensor) -> (FlexTensor, FlexTensor) {
+impl ReluState {
+    /// Gradients of the convolution's output (in place) and of the bias, from the gradient of the ReLU's output.
+    fn relu_backward(&self, gradient: FlexTensor) -> (FlexTensor, FlexTensor) {
         let outputs = self.convolved.shape.outputs;
-        let mut gradient = storage::owned(gradient);
-        let bias = relu::backward(team(), &storage::lanes(&self.output), storage::lanes_mut(&mut gradient), outputs);
+        let mut gradient = storage::make_unique(gradient);
+        let bias = relu::backward(team(), &storage::blocks(&self.output), storage::blocks_mut(&mut gradient), outputs);
         (gradient, storage::plain(Bytes::from_elems(bias), [outputs]))
     }
 }
 
 #[derive(Debug)]
-struct ConvRelu;
+struct ConvReluBackward;
 
-impl Backward<Flex, 3> for ConvRelu {
-    type State = Activated;
+impl Backward<Flex, 3> for ConvReluBackward {
+    type State = ReluState;
 
-    fn backward(self, ops: Ops<Activated, 3>, gradients: &mut Gradients, _: &mut Checkpointer) {
+    fn backward(self, ops: Ops<ReluState, 3>, gradients: &mut Gradients, _: &mut Checkpointer) {
         let [input_node, weight_node, bias_node] = ops.parents;
-        let (gradient, bias) = ops.state.through_relu(gradients.consume::<Flex>(&ops.node));
+        let (gradient, bias) = ops.state.relu_backward(gradients.consume::<Flex>(&ops.node));
         if let Some(node) = bias_node {
             gradients.register::<Flex>(node.id, bias);
         }
@@ -112,14 +112,14 @@ impl Backward<Flex, 3> for ConvRelu {
 }
 
 #[derive(Debug)]
-struct StemRelu;
+struct StemReluBackward;
 
-impl Backward<Flex, 2> for StemRelu {
-    type State = Activated;
+impl Backward<Flex, 2> for StemReluBackward {
+    type State = ReluState;
 
-    fn backward(self, ops: Ops<Activated, 2>, gradients: &mut Gradients, _: &mut Checkpointer) {
+    fn backward(self, ops: Ops<ReluState, 2>, gradients: &mut Gradients, _: &mut Checkpointer) {
         let [weight_node, bias_node] = ops.parents;
-        let (gradient, bias) = ops.state.through_relu(gradients.consume::<Flex>(&ops.node));
+        let (gradient, bias) = ops.state.relu_backward(gradients.consume::<Flex>(&ops.node));
         if let Some(node) = bias_node {
             gradients.register::<Flex>(node.id, bias);
         }

@@ -1,4 +1,5 @@
-//! Between Burn's tensors and the kernels' buffers, without copies where the buffers are the kernels' own.
+//! Conversion between Burn's tensors and the kernels' buffers, without a copy where a tensor already uses such a
+//! buffer.
 
 use std::{borrow::Cow, ops::Deref};
 
@@ -6,20 +7,20 @@ use burn::{
     backend::flex::{FlexTensor, Layout},
     tensor::{Bytes, DType, Shape},
 };
-use thorax_kernels::{Images, Lane, WIDTH, memory::Buffer};
+use thorax_kernels::{BLOCK, ChannelBlock, Images, memory::Buffer};
 
-/// Lanes as a tensor `[lanes, images, side, side, 16]`.
-pub(super) fn blocked(lanes: Buffer, images: usize, side: usize) -> FlexTensor {
-    let shape = [lanes.len() / (images * side * side), images, side, side, WIDTH];
-    plain(lanes, shape)
+/// A tensor `[blocks, images, side, side, 16]` from blocks.
+pub(super) fn blocked(blocks: Buffer, images: usize, side: usize) -> FlexTensor {
+    let shape = [blocks.len() / (images * side * side), images, side, side, BLOCK];
+    plain(blocks, shape)
 }
 
-/// Numbers as a tensor.
+/// A tensor from numbers.
 pub(super) fn plain<const D: usize>(numbers: impl Into<Bytes>, shape: [usize; D]) -> FlexTensor {
     FlexTensor::new(numbers.into(), Layout::contiguous(Shape::new(shape)), DType::F32)
 }
 
-/// The numbers of a tensor, row by row; copied only out of another order.
+/// Numbers of a tensor in row-major order; copied only if the tensor is not contiguous.
 pub(super) fn numbers(tensor: &FlexTensor) -> Cow<'_, [f32]> {
     match tensor.as_slice() {
         Some(numbers) => Cow::Borrowed(numbers),
@@ -27,39 +28,39 @@ pub(super) fn numbers(tensor: &FlexTensor) -> Cow<'_, [f32]> {
     }
 }
 
-/// The lanes of a blocked tensor.
-pub(super) enum Lanes<'a> {
-    /// As they lie.
-    Borrowed(&'a [Lane]),
-    /// Out of a buffer that is not the kernels', and so not aligned.
+/// Blocks of a blocked tensor.
+pub(super) enum Blocks<'a> {
+    /// Storage of the tensor.
+    Borrowed(&'a [ChannelBlock]),
+    /// Copy of a storage that is not aligned to blocks.
     Copied(Buffer),
 }
 
-impl Deref for Lanes<'_> {
-    type Target = [Lane];
+impl Deref for Blocks<'_> {
+    type Target = [ChannelBlock];
 
-    fn deref(&self) -> &[Lane] {
+    fn deref(&self) -> &[ChannelBlock] {
         match self {
-            Self::Borrowed(lanes) => lanes,
-            Self::Copied(lanes) => lanes,
+            Self::Borrowed(blocks) => blocks,
+            Self::Copied(blocks) => blocks,
         }
     }
 }
 
-/// The lanes of a blocked tensor; copied only out of a buffer that is not the kernels'.
-pub(super) fn lanes(tensor: &FlexTensor) -> Lanes<'_> {
+/// Blocks of a blocked tensor; copied only if the storage is not aligned.
+pub(super) fn blocks(tensor: &FlexTensor) -> Blocks<'_> {
     match numbers(tensor) {
         Cow::Borrowed(numbers) => match bytemuck::try_cast_slice(numbers) {
-            Ok(lanes) => Lanes::Borrowed(lanes),
-            Err(_) => Lanes::Copied(copied(numbers)),
+            Ok(blocks) => Blocks::Borrowed(blocks),
+            Err(_) => Blocks::Copied(copied(numbers)),
         },
-        Cow::Owned(numbers) => Lanes::Copied(copied(&numbers)),
+        Cow::Owned(numbers) => Blocks::Copied(copied(&numbers)),
     }
 }
 
-/// A blocked tensor in a buffer that is its alone, to be written through [`lanes_mut`]; copied only if it is not so already.
-pub(super) fn owned(tensor: FlexTensor) -> FlexTensor {
-    let whole = tensor.layout().start_offset() == 0 && matches!(lanes(&tensor), Lanes::Borrowed(_));
+/// A blocked tensor with a unique, aligned storage, for [`blocks_mut`]; copied only if needed.
+pub(super) fn make_unique(tensor: FlexTensor) -> FlexTensor {
+    let whole = tensor.layout().start_offset() == 0 && matches!(blocks(&tensor), Blocks::Borrowed(_));
     if whole && tensor.is_unique() {
         return tensor;
     }
@@ -67,18 +68,18 @@ pub(super) fn owned(tensor: FlexTensor) -> FlexTensor {
     blocked(copied(&numbers(&tensor)), images, side)
 }
 
-/// The lanes of a tensor from [`owned`].
-pub(super) fn lanes_mut(tensor: &mut FlexTensor) -> &mut [Lane] {
+/// Blocks of a tensor from [`make_unique`].
+pub(super) fn blocks_mut(tensor: &mut FlexTensor) -> &mut [ChannelBlock] {
     bytemuck::cast_slice_mut(tensor.try_storage_mut::<f32>().expect("a buffer that is this tensor's alone"))
 }
 
-/// Lanes as the kernels take images.
-pub(super) fn images(lanes: &[Lane], [_, images, side]: [usize; 3]) -> Images<'_> {
-    Images { lanes, images, side }
+/// Blocks as the kernels' image type.
+pub(super) fn images(blocks: &[ChannelBlock], [_, images, side]: [usize; 3]) -> Images<'_> {
+    Images { blocks, images, side }
 }
 
 fn copied(numbers: &[f32]) -> Buffer {
-    let mut lanes = Buffer::new(numbers.len() / WIDTH);
-    bytemuck::cast_slice_mut(&mut lanes).copy_from_slice(numbers);
-    lanes
+    let mut blocks = Buffer::new(numbers.len() / BLOCK);
+    bytemuck::cast_slice_mut(&mut blocks).copy_from_slice(numbers);
+    blocks
 }

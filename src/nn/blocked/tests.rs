@@ -1,4 +1,4 @@
-//! The blocked layers against Burn's own modules and autodiff.
+//! The blocked layers compared with Burn's own modules and autodiff.
 
 use std::collections::BTreeMap;
 
@@ -18,12 +18,12 @@ use crate::{
 
 const CLASSES: usize = 3;
 
-/// Another one for each channel.
+/// A different normalisation for each channel.
 fn normalisation() -> Normalisation {
     Normalisation { scale: 1.0 / 255.0, mean: [0.4, 0.5, 0.6], std: [0.2, 0.25, 0.3] }
 }
 
-/// Gradients, or statistics, by the parameter's name.
+/// Gradients or statistics by parameter name.
 type Named = BTreeMap<String, Vec<f32>>;
 
 fn spec(block_variant: BlockVariant) -> ModelSpec {
@@ -37,7 +37,7 @@ fn spec(block_variant: BlockVariant) -> ModelSpec {
     }
 }
 
-/// Grey noise with a class each, which the seed draws.
+/// Grey noise and a class per image, from a seed.
 fn batch(seed: u64, images: usize, side: usize) -> (Input, Tensor<1, Int>) {
     let device = Device::flex().autodiff();
     let mut generator = ChaCha8Rng::seed_from_u64(seed);
@@ -50,12 +50,12 @@ fn batch(seed: u64, images: usize, side: usize) -> (Input, Tensor<1, Int>) {
     )
 }
 
-/// Whether products are those of single precision, as Burn's are.
+/// True if products are in single precision, as Burn's are.
 fn is_f32() -> bool {
-    Precision::chosen() == Precision::F32
+    Precision::selected() == Precision::F32
 }
 
-/// The same with as much noise, as a share of white and up and down, as products are off by.
+/// The same operands with noise of the size of the error of the products.
 fn noisy(seed: u64, images: usize, side: usize) -> (Input, Tensor<1, Int>) {
     let (input, classes) = batch(seed, images, side);
     let (noise, _) = batch(seed + 1, images, side);
@@ -64,7 +64,7 @@ fn noisy(seed: u64, images: usize, side: usize) -> (Input, Tensor<1, Int>) {
     (Input { grey: input.grey.clone() + noise.mul_scalar(share), ..input }, classes)
 }
 
-/// The mean cross-entropy, through the blocked layers or Burn's modules.
+/// MeanBackward cross-entropy, through the blocked layers or through Burn's modules.
 fn loss(network: &Network, (input, classes): (Input, Tensor<1, Int>), blocked: bool) -> Tensor<1> {
     let features = match &network.body {
         body if blocked => body.forward(&input),
@@ -76,7 +76,7 @@ fn loss(network: &Network, (input, classes): (Input, Tensor<1, Int>), blocked: b
     CrossEntropyLossConfig::new().init(&logits.device()).forward(logits, classes)
 }
 
-/// The same random ResNet twice; `change` may change a tensor of the body.
+/// The same random ResNet twice; `change` may modify a tensor of the body.
 fn networks(variant: BlockVariant, change: impl Fn(&str, &mut [f32])) -> [Network; 2] {
     twice(&spec(variant), change)
 }
@@ -90,9 +90,9 @@ fn twice(spec: &ModelSpec, change: impl Fn(&str, &mut [f32])) -> [Network; 2] {
     [(); 2].map(|()| Network::from_bytes(&file, &Device::flex()).unwrap().0.for_step(Scope::All))
 }
 
-/// Sets the body's batch normalisations so that no ReLU is near its corner: a channel is open or shut on all images. Else the last
-/// digit of an input decides for some units whether their gradient counts at all.
-fn settle(name: &str, values: &mut [f32]) {
+/// Sets the operands normalisations of the body so that no ReLU is near zero: a channel is positive or negative on all
+/// images. Otherwise the last digit of an input decides for some units whether they have a gradient.
+fn separate_from_zero(name: &str, values: &mut [f32]) {
     let is_norm = name.contains("bn") || name.contains("downsample.1");
     for (channel, value) in values.iter_mut().enumerate() {
         match name.rsplit('.').next() {
@@ -128,8 +128,8 @@ fn gradients(network: &Network, loss: &Tensor<1>) -> Named {
     found
 }
 
-/// How far one is from the other, as a share of its length.
-fn apart(one: &[f32], other: &[f32]) -> f64 {
+/// Distance of two vectors, relative to the length of the second.
+fn relative_error(one: &[f32], other: &[f32]) -> f64 {
     let length = |numbers: &mut dyn Iterator<Item = f64>| numbers.map(|number| number * number).sum::<f64>().sqrt();
     let difference = length(&mut one.iter().zip(other).map(|(a, b)| f64::from(a - b)));
     difference / length(&mut other.iter().copied().map(f64::from))
@@ -139,8 +139,8 @@ fn is_bias_of_a_convolution(name: &str) -> bool {
     name.ends_with(".bias") && (name.contains("conv") || name.contains("downsample.0"))
 }
 
-/// The gradients of a batch normalisation's scale and shift together: where no ReLU turns a shift into something else, the next
-/// normalisation takes it out, and its own gradient is nothing but rounding.
+/// Gradients of a operands normalisation's scale and shift together. Where no ReLU follows, the next normalisation
+/// cancels the shift, whose gradient is then only rounding error.
 fn with_shift(name: &str, gradients: &Named) -> Vec<f32> {
     let shift = name.strip_suffix("weight").and_then(|norm| gradients.get(&format!("{norm}bias")));
     let is_norm = name.contains("bn") || name.contains("downsample.1") || name.contains("head.norm");
@@ -148,50 +148,50 @@ fn with_shift(name: &str, gradients: &Named) -> Vec<f32> {
 }
 
 #[test]
-fn gradients_and_statistics_are_those_of_burns_modules() {
+fn gradients_and_statistics_match_burns_modules() {
     for variant in [BlockVariant::V1, BlockVariant::V1_5] {
-        let [blocked, plain] = networks(variant, settle);
+        let [blocked, plain] = networks(variant, separate_from_zero);
         let found = gradients(&blocked, &loss(&blocked, batch(5, 8, 64), true));
         let expected = gradients(&plain, &loss(&plain, batch(5, 8, 64), false));
         let weights: Vec<&String> = expected.keys().filter(|name| name.ends_with("weight")).collect();
         assert_eq!(weights.len(), 53 + 53 + 1 + 5);
         for name in weights {
-            let apart = apart(&with_shift(name, &found), &with_shift(name, &expected));
-            assert!(apart < 1e-3, "{variant:?}: the gradient of {name} is {apart:e} of its length away");
+            let error = relative_error(&with_shift(name, &found), &with_shift(name, &expected));
+            assert!(error < 1e-3, "{variant:?}: the gradient of {name} is {error:e} (relative error)");
         }
         let [found, expected] = [&blocked, &plain].map(|network| tensors::collect(&network.body));
         for (name, expected) in expected.iter().filter(|(name, _)| name.contains("running")) {
-            let apart = apart(&found[name].values, &expected.values);
-            assert!(apart < if is_f32() { 1e-5 } else { 5e-5 }, "{variant:?}: {name} is {apart:e} of its length away");
+            let error = relative_error(&found[name].values, &expected.values);
+            assert!(error < if is_f32() { 1e-5 } else { 5e-5 }, "{variant:?}: {name} is {error:e} (relative error)");
         }
     }
 }
 
 #[test]
-fn gradients_of_chains_are_those_of_burns_modules() {
-    // Convolutions, batch norm and layers of the head.
+fn gradients_of_chains_match_burns_modules() {
+    // Convolutions, operands norms and layers of the head.
     for (architecture, parameters) in [(Architecture::Vgg16, 2 * (13 + 1 + 5)), (Architecture::SimpleCnn, 2 * (3 + 2))]
     {
         let spec = ModelSpec { architecture, ..spec(BlockVariant::V1) };
-        // Biases of both signs, so that some units are shut.
+        // Biases of both signs, so that some units are inactive.
         let biased = |name: &str, values: &mut [f32]| {
             let biases = values.iter_mut().enumerate().filter(|_| name.ends_with("bias"));
             biases.for_each(|(channel, bias)| *bias = 0.02 * ((channel % 5) as f32 - 2.0));
         };
-        // A side that no pooling divides: 45, 22, 11, 5, 2, 1.
+        // A side that pooling never divides evenly: 45, 22, 11, 5, 2, 1.
         for side in [32, 45] {
             let [blocked, plain] = twice(&spec, biased);
             let found = gradients(&blocked, &loss(&blocked, batch(5, 4, side), true));
             let expected = gradients(&plain, &loss(&plain, batch(5, 4, side), false));
             assert_eq!((found.len(), expected.len()), (parameters, parameters), "{architecture:?}");
-            // One of two maxima that are nearly alike, taken otherwise, moves a hundredth of all gradients below it, and noise of 1e-5 in the
-            // input a tenth.
+            // If max pooling picks the other of two nearly equal values, all gradients below change by a hundredth;
+            // noise of 1e-5 in the input changes them by a tenth.
             let bound = if is_f32() { 1e-3 } else { 2e-2 };
             for (name, expected) in &expected {
-                let apart = apart(&found[name], expected);
+                let error = relative_error(&found[name], expected);
                 assert!(
-                    apart < bound,
-                    "{architecture:?}, {side}: the gradient of {name} is {apart:e} of its length away"
+                    error < bound,
+                    "{architecture:?}, {side}: the gradient of {name} is {error:e} (relative error)"
                 );
             }
         }
@@ -199,36 +199,36 @@ fn gradients_of_chains_are_those_of_burns_modules() {
 }
 
 #[test]
-fn a_bias_before_a_normalisation_gets_no_gradient_and_needs_none() {
-    let [blocked, plain] = networks(BlockVariant::V1_5, settle);
+fn a_bias_before_a_normalisation_needs_no_gradient() {
+    let [blocked, plain] = networks(BlockVariant::V1_5, separate_from_zero);
     let found = gradients(&blocked, &loss(&blocked, batch(5, 4, 32), true));
     let expected = gradients(&plain, &loss(&plain, batch(5, 4, 32), false));
     let length = |numbers: &[f32]| numbers.iter().map(|number| f64::from(*number).powi(2)).sum::<f64>().sqrt();
     for (name, gradient) in expected.iter().filter(|(name, _)| is_bias_of_a_convolution(name)) {
         let weights = &expected[&name.replace("bias", "weight")];
         assert!(!found.contains_key(name));
-        assert!(length(gradient) < 1e-3 * length(weights), "{name}: {} beside {}", length(gradient), length(weights));
+        assert!(length(gradient) < 1e-3 * length(weights), "{name}: {} of {}", length(gradient), length(weights));
     }
 }
 
 #[test]
-fn random_weights_are_no_further_from_burns_than_noise_brings_burns_from_itself() {
+fn the_error_with_random_weights_is_below_that_of_input_noise() {
     let [blocked, plain] = networks(BlockVariant::V1_5, |_, _| ());
     let found = gradients(&blocked, &loss(&blocked, batch(5, 8, 32), true));
     let expected = gradients(&plain, &loss(&plain, batch(5, 8, 32), false));
     let moved = gradients(&plain, &loss(&plain, noisy(5, 8, 32), false));
     let median = |gradients: &Named| {
         let names = expected.keys().filter(|name| !is_bias_of_a_convolution(name));
-        let mut apart: Vec<f64> = names.map(|name| apart(&gradients[name], &expected[name])).collect();
-        apart.sort_by(f64::total_cmp);
-        apart[apart.len() / 2]
+        let mut error: Vec<f64> = names.map(|name| relative_error(&gradients[name], &expected[name])).collect();
+        error.sort_by(f64::total_cmp);
+        error[error.len() / 2]
     };
     assert!(median(&found) < median(&moved), "{} and {}", median(&found), median(&moved));
 }
 
 #[test]
-fn thirty_steps_give_the_same_losses() {
-    let [blocked, plain] = networks(BlockVariant::V1_5, settle);
+fn thirty_steps_give_the_same_losses_as_burns_modules() {
+    let [blocked, plain] = networks(BlockVariant::V1_5, separate_from_zero);
     let curve = |mut network: Network, mut optimizer: ModuleOptimizer, blocked: bool| -> Vec<f32> {
         let step = |step: u64| {
             let loss = loss(&network, batch(step % 2, 8, 32), blocked);
@@ -240,7 +240,7 @@ fn thirty_steps_give_the_same_losses() {
     };
     let found = curve(blocked, adam(), true);
     let expected = curve(plain, AdamConfig::new().with_epsilon(1e-7).init(), false);
-    assert!(expected[29] < expected[0] / 2.0, "it learns: {expected:?}");
-    let apart = found.iter().zip(&expected).fold(0.0, |most, (a, b)| f32::max(most, (a - b).abs()));
-    assert!(apart < 0.02, "{found:?}\n{expected:?}");
+    assert!(expected[29] < expected[0] / 2.0, "the loss must fall: {expected:?}");
+    let error = found.iter().zip(&expected).fold(0.0, |most, (a, b)| f32::max(most, (a - b).abs()));
+    assert!(error < 0.02, "{found:?}\n{expected:?}");
 }

@@ -1,4 +1,4 @@
-//! Grad-CAM against its definition, by Burn's autodiff, and by differences.
+//! Grad-CAM compared with its definition (by Burn's autodiff) and with finite differences.
 
 use burn::tensor::{Device, Tensor, TensorData, activation::relu};
 use rand::{Rng, SeedableRng};
@@ -21,16 +21,16 @@ fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
     tensor.into_data().try_into_vec().unwrap()
 }
 
-/// Largest difference as a share of the largest value; where all are zero nothing is compared.
-fn apart(found: &[f32], expected: &[f32]) -> f32 {
+/// Largest error, relative to the largest value, which must not be zero.
+fn relative_error(found: &[f32], expected: &[f32]) -> f32 {
     assert_eq!(found.len(), expected.len());
     let largest = expected.iter().fold(0.0_f32, |largest, value| largest.max(value.abs()));
-    assert!(largest > 0.0, "there is something to compare");
+    assert!(largest > 0.0, "there must be a non-zero value to compare");
     found.iter().zip(expected).fold(0.0_f32, |most, (a, b)| most.max((a - b).abs())) / largest
 }
 
-/// As the paper has it: the gradient of the highest logit with respect to each pixel of the last maps, averaged over each map, weighs
-/// the map. For heads without a norm and without dropout, which on an autodiff device do what they do in training.
+/// The definition in the paper: each map is weighted with the mean, over its pixels, of the gradient of the highest
+/// logit. For heads without a norm and dropout, which would behave as in training on an autodiff device.
 fn by_definition(network: &Network, spec: &ModelSpec, images: &[Vec<u8>]) -> Vec<f32> {
     let input = Input::new(&views(images), spec.image_size, &spec.normalisation, &Device::flex());
     let maps = network.body.maps(&input);
@@ -44,7 +44,7 @@ fn by_definition(network: &Network, spec: &ModelSpec, images: &[Vec<u8>]) -> Vec
 }
 
 #[test]
-fn the_activation_is_grad_cam_by_its_definition() {
+fn the_activation_matches_the_definition_of_grad_cam() {
     for (count, side) in [(1, 32), (3, 45), (2, 64)] {
         let spec = ModelSpec { architecture: Architecture::SimpleCnn, dropout: 0.0, ..spec(BlockVariant::V1, side) };
         let (network, images) = (Network::random(&spec, 7, &Device::flex()), squares(count, side as usize));
@@ -52,17 +52,18 @@ fn the_activation_is_grad_cam_by_its_definition() {
         let (logits, activation) = compiled.logits_and_activation(&views(&images));
         let cells = (side / 8) as usize;
         assert_eq!(activation.dims(), [count, cells, cells]);
-        assert!(apart(&values(logits), &values(compiled.logits(&views(&images)))) < 1e-6);
+        assert!(relative_error(&values(logits), &values(compiled.logits(&views(&images)))) < 1e-6);
         let expected = by_definition(&network, &spec, &images);
-        // The weights differ by a factor that all maps share: the definition takes the mean, this the sum.
+        // The definition takes the mean, the implementation the sum: the weights differ by a factor that all maps
+        // share.
         let found: Vec<f32> = values(activation).iter().map(|value| value / (cells * cells) as f32).collect();
-        let apart = apart(&found, &expected);
-        assert!(apart < 1e-3, "{count} of {side}: {apart:e}");
+        let error = relative_error(&found, &expected);
+        assert!(error < 1e-3, "{count} of {side}: {error:e}");
     }
 }
 
 #[test]
-fn the_gradient_of_a_head_with_norm_and_hidden_layers_is_what_differences_give() {
+fn the_gradient_of_a_head_matches_finite_differences() {
     let spec = spec(BlockVariant::V1, 32);
     let head = trained(&spec).head;
     let mut noise = ChaCha8Rng::seed_from_u64(11);
@@ -86,9 +87,9 @@ fn the_gradient_of_a_head_with_norm_and_hidden_layers_is_what_differences_give()
 }
 
 #[test]
-fn the_plan_hands_out_the_features_and_maps_that_burns_modules_give() {
+fn features_and_maps_of_the_graph_match_burns_modules() {
     for architecture in [Architecture::ResNet50, Architecture::Vgg16, Architecture::SimpleCnn] {
-        // More images than go through together, and a side that is no multiple of anything.
+        // More images than one pass takes, and a side that is not a multiple of any stride.
         for (count, side) in [(1, 64), (10, 70)] {
             let spec = ModelSpec { architecture, ..spec(BlockVariant::V1, side) };
             let (network, images) = (trained(&spec), squares(count, side as usize));
@@ -99,9 +100,11 @@ fn the_plan_hands_out_the_features_and_maps_that_burns_modules_give() {
             let [(features, maps), (expected_features, expected_maps)] =
                 [plan, modules].map(|compiled| compiled.features_and_maps(&views(&images)));
             assert_eq!(maps.dims(), expected_maps.dims());
-            let apart =
-                [apart(&values(features), &values(expected_features)), apart(&values(maps), &values(expected_maps))];
-            assert!(apart.iter().all(|apart| *apart < 1e-4), "{architecture:?}, {count} of {side}: {apart:?}");
+            let error = [
+                relative_error(&values(features), &values(expected_features)),
+                relative_error(&values(maps), &values(expected_maps)),
+            ];
+            assert!(error.iter().all(|error| *error < 1e-4), "{architecture:?}, {count} of {side}: {error:?}");
         }
     }
 }

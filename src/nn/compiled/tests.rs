@@ -1,4 +1,4 @@
-//! The compiled network against the same network in plain loops and double precision.
+//! The compiled network compared with the same network in plain loops and double precision.
 
 use burn::tensor::Device;
 use rand::{Rng, SeedableRng};
@@ -25,7 +25,7 @@ pub(super) fn spec(block_variant: BlockVariant, image_size: u32) -> ModelSpec {
     }
 }
 
-/// Grey squares of noise over a slope.
+/// Square grey images of noise over a gradient.
 pub(super) fn squares(count: usize, side: usize) -> Vec<Vec<u8>> {
     let mut noise = ChaCha8Rng::seed_from_u64(5);
     (0..count)
@@ -33,7 +33,7 @@ pub(super) fn squares(count: usize, side: usize) -> Vec<Vec<u8>> {
         .collect()
 }
 
-/// A network whose batch norms have statistics of their own, as after training.
+/// A network whose batch norms have non-trivial statistics, as after training.
 pub(super) fn trained(spec: &ModelSpec) -> Network {
     let network = Network::random(spec, 3, &Device::flex());
     let mut noise = ChaCha8Rng::seed_from_u64(4);
@@ -55,7 +55,7 @@ pub(super) fn trained(spec: &ModelSpec) -> Network {
     }
 }
 
-/// Largest difference as a share of the largest logit.
+/// Largest error, relative to the largest logit.
 fn error(network: &Network, spec: &ModelSpec, images: &[Vec<u8>]) -> f64 {
     let views: Vec<&[u8]> = images.iter().map(Vec::as_slice).collect();
     let compiled = Compiled::new(network, spec, &Device::flex());
@@ -69,7 +69,7 @@ fn error(network: &Network, spec: &ModelSpec, images: &[Vec<u8>]) -> f64 {
 }
 
 #[test]
-fn random_networks_give_the_logits_of_double_precision() {
+fn logits_of_random_networks_match_double_precision() {
     for variant in [BlockVariant::V1, BlockVariant::V1_5] {
         for (count, side) in [(1, 64), (3, 33), (5, 48)] {
             let spec = spec(variant, side);
@@ -80,7 +80,7 @@ fn random_networks_give_the_logits_of_double_precision() {
 }
 
 #[test]
-fn chains_give_the_logits_of_burns_modules() {
+fn logits_of_chains_match_burns_modules() {
     for architecture in [Architecture::Vgg16, Architecture::SimpleCnn] {
         for (count, side) in [(1, 32), (3, 45)] {
             let spec = ModelSpec { architecture, ..spec(BlockVariant::V1, side) };
@@ -92,14 +92,14 @@ fn chains_give_the_logits_of_burns_modules() {
                 .map(|logits| -> Vec<f32> { logits.into_data().try_into_vec().unwrap() });
             assert_eq!(found.len(), 3 * count);
             let largest = expected.iter().fold(0.0_f32, |largest, logit| largest.max(logit.abs()));
-            let apart = found.iter().zip(&expected).fold(0.0_f32, |most, (a, b)| most.max((a - b).abs())) / largest;
-            assert!(apart < 1e-4, "{architecture:?}, {count} of {side}: {apart:e}");
+            let error = found.iter().zip(&expected).fold(0.0_f32, |most, (a, b)| most.max((a - b).abs())) / largest;
+            assert!(error < 1e-4, "{architecture:?}, {count} of {side}: {error:e}");
         }
     }
 }
 
 #[test]
-fn imagenet_weights_give_the_logits_of_double_precision() {
+fn logits_of_imagenet_weights_match_double_precision() {
     let Some(package) = crate::fixtures::imagenet_weights() else { return };
     let body = import_weights(&package).unwrap().bytes;
     let (variant, normalisation) = body_spec(&body).unwrap();
@@ -112,7 +112,7 @@ fn imagenet_weights_give_the_logits_of_double_precision() {
     }
 }
 
-/// The network from its tensors, each layer a plain loop.
+/// The network from its tensors, each layer as a plain loop.
 struct Reference<'a> {
     body: NamedTensors,
     head: NamedTensors,
@@ -120,7 +120,7 @@ struct Reference<'a> {
     spec: &'a ModelSpec,
 }
 
-/// Channels of a square image, one after the other.
+/// Channels of a square image, in channel-major order.
 #[derive(Clone)]
 struct Maps {
     channels: Vec<Vec<f64>>,
@@ -136,7 +136,7 @@ impl<'a> Reference<'a> {
     fn logits(&self, image: &[u8]) -> Vec<f64> {
         let features = self.features(image);
         let normed = Maps { channels: features.into_iter().map(|value| vec![value]).collect(), side: 1 };
-        // The head's norm keeps Burn's default epsilon.
+        // The norm of the head keeps Burn's default epsilon.
         let normed = norm(&self.head, "norm", 1e-5, normed);
         let mut x: Vec<f64> = normed.channels.concat();
         for layer in 0..5 {
@@ -207,7 +207,7 @@ fn convolve(weight: &HostTensor, bias: &HostTensor, stride: usize, input: &Maps)
                         continue;
                     };
                     let row = &input.channels[i][row * input.side..][..input.side];
-                    // The outputs whose column lies within the image.
+                    // Outputs whose tap lies inside the image.
                     let first = padding.saturating_sub(right).div_ceil(stride);
                     let columns = row[first * stride + right - padding..].iter().step_by(stride);
                     for (sum, value) in map[y * side..][first..side].iter_mut().zip(columns) {
@@ -235,7 +235,7 @@ fn relu(mut maps: Maps) -> Maps {
     maps
 }
 
-/// 3x3 of every second pixel, padded by one.
+/// 3x3 max pooling with stride 2 and padding 1.
 fn max_pool(input: Maps) -> Maps {
     let side = (input.side + 2 - 3) / 2 + 1;
     let near = |at: usize| (2 * at).saturating_sub(1)..(2 * at + 2).min(input.side);

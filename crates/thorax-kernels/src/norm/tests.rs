@@ -1,17 +1,17 @@
-//! Against plain loops in double precision, at every level, with odd sizes and several teams.
+//! Comparison with plain loops in double precision, at every level, with odd sizes and several team sizes.
 
 use super::*;
-use crate::fixtures::{close, drawn, lanes_of, levels, numbers_of};
+use crate::fixtures::{assert_close, from_blocks, levels, random_values, to_blocks};
 
-/// Channels and pixels: less than a lane and a block, odd ones, and more than a piece.
+/// Channels and pixels: less than a block and a run, odd sizes, and more than a piece.
 const SIZES: [(usize, usize); 4] = [(5, 3), (16, 257), (40, 1_000), (33, 5_000)];
 
-/// What the twin needs: channel by channel.
+/// Input of the reference, in channel-major order.
 struct Case {
     channels: usize,
     pixels: usize,
     input: Vec<f64>,
-    around: Vec<f64>,
+    shortcut: Vec<f64>,
     gradient: Vec<f64>,
     gamma: Vec<f32>,
     beta: Vec<f32>,
@@ -23,7 +23,7 @@ impl Case {
     /// Channels of different spread, far from zero.
     fn new(channels: usize, pixels: usize) -> Self {
         let count = channels * pixels;
-        let input = drawn(1, count).into_iter().enumerate().map(|(i, x)| {
+        let input = random_values(1, count).into_iter().enumerate().map(|(i, x)| {
             let channel = i / pixels;
             f64::from((x * (1.0 + channel as f64) + 10.0 * channel as f64 - 30.0) as f32)
         });
@@ -31,26 +31,26 @@ impl Case {
             channels,
             pixels,
             input: input.collect(),
-            around: drawn(2, count),
-            gradient: drawn(3, count),
-            gamma: drawn(4, channels).iter().map(|&x| x as f32).collect(),
-            beta: drawn(5, channels).iter().map(|&x| x as f32).collect(),
+            shortcut: random_values(2, count),
+            gradient: random_values(3, count),
+            gamma: random_values(4, channels).iter().map(|&x| x as f32).collect(),
+            beta: random_values(5, channels).iter().map(|&x| x as f32).collect(),
         }
     }
 
-    fn norm(&self) -> Norm<'_> {
-        Norm { gamma: &self.gamma, beta: &self.beta, epsilon: EPSILON }
+    fn norm(&self) -> Parameters<'_> {
+        Parameters { gamma: &self.gamma, beta: &self.beta, epsilon: EPSILON }
     }
 
-    fn lanes(&self, numbers: &[f64]) -> Vec<Lane> {
-        lanes_of(numbers, self.channels)
+    fn blocks(&self, numbers: &[f64]) -> Vec<ChannelBlock> {
+        to_blocks(numbers, self.channels)
     }
 
-    fn numbers(&self, lanes: &[Lane]) -> Vec<f64> {
-        numbers_of(lanes, self.channels)
+    fn numbers(&self, blocks: &[ChannelBlock]) -> Vec<f64> {
+        from_blocks(blocks, self.channels)
     }
 
-    /// Mean, variance and their normalised input.
+    /// Mean, variance and normalised input.
     fn normalised(&self) -> (Vec<f64>, Vec<f64>, Vec<f64>) {
         let count = self.pixels as f64;
         let mut normalised = Vec::new();
@@ -65,8 +65,8 @@ impl Case {
         (means, variances, normalised)
     }
 
-    /// Output, and the gradients of input, way around, gamma and beta.
-    fn twin(&self, relu: bool, add: bool) -> (Vec<f64>, [Vec<f64>; 4]) {
+    /// Output, and the gradients of input, shortcut, gamma and beta.
+    fn reference(&self, relu: bool, add: bool) -> (Vec<f64>, [Vec<f64>; 4]) {
         let (_, variances, normalised) = self.normalised();
         let (count, channel_of) = (self.pixels as f64, |i: usize| i / self.pixels);
         let output: Vec<f64> = normalised
@@ -76,7 +76,7 @@ impl Case {
                 let channel = channel_of(i);
                 let y = x * f64::from(self.gamma[channel])
                     + f64::from(self.beta[channel])
-                    + if add { self.around[i] } else { 0.0 };
+                    + if add { self.shortcut[i] } else { 0.0 };
                 if relu { y.max(0.0) } else { y }
             })
             .collect();
@@ -101,74 +101,74 @@ fn singles(numbers: &[f32]) -> Vec<f64> {
 }
 
 #[test]
-fn statistics_and_outputs_are_the_twins() {
+fn statistics_and_outputs_match_the_reference() {
     for (case, level) in SIZES.iter().flat_map(|&(c, p)| levels().map(move |level| (Case::new(c, p), level))) {
         let (means, variances, _) = case.normalised();
-        let (input, around) = (case.lanes(&case.input), case.lanes(&case.around));
-        for (then, relu, add) in
-            [(Then::Nothing, false, false), (Then::Relu, true, false), (Then::AddRelu(&around), true, true)]
+        let (input, shortcut) = (case.blocks(&case.input), case.blocks(&case.shortcut));
+        for (post_op, relu, add) in
+            [(PostOp::Identity, false, false), (PostOp::Relu, true, false), (PostOp::AddRelu(&shortcut), true, true)]
         {
-            let (output, statistics) = forward(&Team::with_level(2, level), case.norm(), &input, then);
-            close(&singles(&statistics.mean), &means, 1e-6);
-            close(&singles(&statistics.variance), &variances, 1e-5);
-            close(&case.numbers(&output), &case.twin(relu, add).0, 1e-5);
+            let (output, statistics) = forward(&Team::with_level(2, level), case.norm(), &input, post_op);
+            assert_close(&singles(&statistics.mean), &means, 1e-6);
+            assert_close(&singles(&statistics.variance), &variances, 1e-5);
+            assert_close(&case.numbers(&output), &case.reference(relu, add).0, 1e-5);
         }
     }
 }
 
 #[test]
-fn gradients_are_the_twins() {
+fn gradients_match_the_reference() {
     for (case, level) in SIZES.iter().flat_map(|&(c, p)| levels().map(move |level| (Case::new(c, p), level))) {
-        let (input, around) = (case.lanes(&case.input), case.lanes(&case.around));
+        let (input, shortcut) = (case.blocks(&case.input), case.blocks(&case.shortcut));
         let team = Team::with_level(2, level);
-        for (then, relu) in [(Then::Nothing, false), (Then::Relu, true)] {
-            let (_, statistics) = forward(&team, case.norm(), &input, then);
-            let mut gradient = case.lanes(&case.gradient);
+        for (post_op, relu) in [(PostOp::Identity, false), (PostOp::Relu, true)] {
+            let (_, statistics) = forward(&team, case.norm(), &input, post_op);
+            let mut gradient = case.blocks(&case.gradient);
             let parameters = backward(&team, case.norm(), &statistics, &input, relu, &mut gradient);
-            let (_, [of_input, _, gamma, beta]) = case.twin(relu, false);
-            close(&case.numbers(&gradient), &of_input, 1e-5);
-            close(&singles(&parameters.gamma), &gamma, 1e-5);
-            close(&singles(&parameters.beta), &beta, 1e-5);
+            let (_, [of_input, _, gamma, beta]) = case.reference(relu, false);
+            assert_close(&case.numbers(&gradient), &of_input, 1e-5);
+            assert_close(&singles(&parameters.gamma), &gamma, 1e-5);
+            assert_close(&singles(&parameters.beta), &beta, 1e-5);
         }
-        let (output, statistics) = forward(&team, case.norm(), &input, Then::AddRelu(&around));
-        let mut gradient = case.lanes(&case.gradient);
+        let (output, statistics) = forward(&team, case.norm(), &input, PostOp::AddRelu(&shortcut));
+        let mut gradient = case.blocks(&case.gradient);
         let (result, parameters) = backward_add(&team, case.norm(), &statistics, &input, &output, &mut gradient);
-        let (_, [of_input, of_around, gamma, beta]) = case.twin(true, true);
-        close(&case.numbers(&result), &of_input, 1e-5);
-        close(&case.numbers(&gradient), &of_around, 1e-6);
-        close(&singles(&parameters.gamma), &gamma, 1e-5);
-        close(&singles(&parameters.beta), &beta, 1e-5);
+        let (_, [of_input, of_shortcut, gamma, beta]) = case.reference(true, true);
+        assert_close(&case.numbers(&result), &of_input, 1e-5);
+        assert_close(&case.numbers(&gradient), &of_shortcut, 1e-6);
+        assert_close(&singles(&parameters.gamma), &gamma, 1e-5);
+        assert_close(&singles(&parameters.beta), &beta, 1e-5);
     }
 }
 
 #[test]
-fn the_numbers_do_not_depend_on_the_team() {
+fn results_do_not_depend_on_the_number_of_threads() {
     let case = Case::new(33, 5_000);
-    let (input, around) = (case.lanes(&case.input), case.lanes(&case.around));
+    let (input, shortcut) = (case.blocks(&case.input), case.blocks(&case.shortcut));
     for level in levels() {
         let outcome = |threads| {
             let team = Team::with_level(threads, level);
-            let (output, statistics) = forward(&team, case.norm(), &input, Then::AddRelu(&around));
-            let mut gradient = case.lanes(&case.gradient);
+            let (output, statistics) = forward(&team, case.norm(), &input, PostOp::AddRelu(&shortcut));
+            let mut gradient = case.blocks(&case.gradient);
             let added = backward_add(&team, case.norm(), &statistics, &input, &output, &mut gradient);
-            let mut other = case.lanes(&case.gradient);
+            let mut other = case.blocks(&case.gradient);
             let plain = backward(&team, case.norm(), &statistics, &input, true, &mut other);
             (output, statistics, gradient, added, other, plain)
         };
         let alone = outcome(1);
         for threads in [2, 3, 8] {
-            assert!(outcome(threads) == alone, "{threads} threads gave other numbers at {level:?}");
+            assert!(outcome(threads) == alone, "{threads} threads gave a different result at {level:?}");
         }
     }
 }
 
 #[test]
-fn what_is_not_a_number_is_not_hidden_by_the_relu() {
+fn a_relu_propagates_nan() {
     let case = Case::new(16, 300);
-    let mut input = case.lanes(&case.input);
+    let mut input = case.blocks(&case.input);
     input[7].0[3] = f32::NAN;
     for level in levels() {
-        let (output, _) = forward(&Team::with_level(1, level), case.norm(), &input, Then::Relu);
+        let (output, _) = forward(&Team::with_level(1, level), case.norm(), &input, PostOp::Relu);
         assert!(output.iter().all(|pixel| pixel.0[3].is_nan() && !pixel.0[4].is_nan()), "{level:?}");
     }
 }

@@ -1,4 +1,4 @@
-//! Intel's Advanced Matrix Extensions: what [`tiles`](super::tiles) says, in the processor's instructions.
+//! [`tiles`](super::tiles) in instructions of Intel's Advanced Matrix Extensions (AMX).
 
 use std::{
     arch::{
@@ -15,27 +15,28 @@ use std::{
 };
 
 use super::{
-    Lane, WIDTH,
-    tiles::{Factors, Left, ROWS, Sums, Tile},
+    BLOCK, ChannelBlock,
+    tiles::{TILE_ROWS, Tile, TileOperand, TileSums, TransposedOperands},
 };
 
-/// Bytes between the rows of a tile in memory: they lie side by side.
-const PITCH: usize = size_of::<Lane>();
+/// Bytes between the rows of a tile in memory: rows are adjacent.
+const PITCH: usize = size_of::<ChannelBlock>();
 
-/// Whether processor and system have them. The system gives a process tile registers when it asks, which this does.
+/// True if processor and system support AMX. Linux grants the tile registers to a process on request, which this
+/// function makes.
 pub(super) fn is_available() -> bool {
     const BF16: u32 = 1 << 22;
     const TILE: u32 = 1 << 24;
-    let vectors = is_x86_feature_detected!("avx512bw") && is_x86_feature_detected!("avx512bf16");
-    vectors && __cpuid_count(7, 0).edx & (BF16 | TILE) == BF16 | TILE && permit()
+    let isa = is_x86_feature_detected!("avx512bw") && is_x86_feature_detected!("avx512bf16");
+    isa && __cpuid_count(7, 0).edx & (BF16 | TILE) == BF16 | TILE && permit()
 }
 
 #[cfg(target_os = "linux")]
 fn permit() -> bool {
-    /// As in the kernel's `arch/x86/include/uapi/asm/prctl.h`; the second number is the state component of the tiles' data.
+    /// From Linux' `arch/x86/include/uapi/asm/prctl.h`. The second number is the state component of the tile data.
     const ARCH_REQ_XCOMP_PERM: libc::c_ulong = 0x1023;
     const XFEATURE_XTILEDATA: libc::c_ulong = 18;
-    // SAFETY: the call reads and writes no memory of ours.
+    // SAFETY: the system call does not access memory of this process.
     unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0 }
 }
 
@@ -44,7 +45,7 @@ fn permit() -> bool {
     false
 }
 
-/// What `LDTILECFG` reads.
+/// Operand of `LDTILECFG`.
 #[repr(C, align(64))]
 struct Config {
     palette: u8,
@@ -54,28 +55,28 @@ struct Config {
     rows: [u8; 16],
 }
 
-/// Gives this thread eight tiles of sixteen rows of 64 bytes.
+/// Configures eight tiles of sixteen rows of 64 bytes on this thread.
 ///
 /// # Safety
-/// [`is_available`] must have said so.
-pub(super) unsafe fn begin() {
+/// [`is_available`] must have returned true.
+pub(super) unsafe fn configure() {
     let mut config = Config { palette: 1, start_row: 0, reserved: [0; 14], row_bytes: [0; 16], rows: [0; 16] };
     config.row_bytes[..8].fill(PITCH as u16);
-    config.rows[..8].fill(ROWS as u8);
-    // SAFETY: the configuration is as the instruction wants it.
+    config.rows[..8].fill(TILE_ROWS as u8);
+    // SAFETY: the configuration has the layout that the instruction requires.
     unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const config, options(nostack, readonly)) };
 }
 
-/// Gives them back, so that the system need not save them.
+/// Releases the tiles, so that the system need not save them on a context switch.
 ///
 /// # Safety
-/// As [`begin`].
-pub(super) unsafe fn end() {
-    // SAFETY: as the caller's.
+/// As [`configure`].
+pub(super) unsafe fn release() {
+    // SAFETY: the caller upholds the contract of this function.
     unsafe { asm!("tilerelease", options(nostack, nomem)) };
 }
 
-/// Adds the products of two tiles of rows with two of weights to four tiles of sums.
+/// Accumulates the products of two tiles of rows and two of weights into four tiles of sums.
 macro_rules! four_products {
     () => {
         "tdpbf16ps tmm0, tmm4, tmm6
@@ -85,14 +86,15 @@ macro_rules! four_products {
     };
 }
 
-/// [`Tiles::multiply`](super::tiles::Tiles::multiply).
+/// [`TileRegisters::multiply`](super::tiles::TileRegisters::multiply).
 ///
 /// # Safety
-/// This thread must have called [`begin`]; there must be at least one pair and one place, and all rows and weights.
+/// This thread must have called [`configure`]. There must be at least one pair and one tap, and all rows and weights
+/// must be in bounds.
 #[inline]
-pub(super) unsafe fn multiply(left: Left<'_>, first: usize, right: [&[Lane]; 2], sums: &mut Sums) {
-    let Left { lanes, parts, stride, pairs, places } = left;
-    // SAFETY: as the caller's.
+pub(super) unsafe fn multiply(left: TileOperand<'_>, first: usize, right: [&[ChannelBlock]; 2], sums: &mut TileSums) {
+    let TileOperand { blocks, parts, stride, pairs, tap_offsets } = left;
+    // SAFETY: the caller upholds the contract of this function.
     unsafe {
         asm!(
             "tilezero tmm0",
@@ -139,9 +141,9 @@ pub(super) unsafe fn multiply(left: Left<'_>, first: usize, right: [&[Lane]; 2],
             low = in(reg) parts.count() - 1,
             row = out(reg) _,
             pair = out(reg) _,
-            place = inout(reg) places.as_ptr() => _,
-            end = in(reg) places.as_ptr().add(places.len()),
-            start = in(reg) lanes.as_ptr().add(first),
+            place = inout(reg) tap_offsets.as_ptr() => _,
+            end = in(reg) tap_offsets.as_ptr().add(tap_offsets.len()),
+            start = in(reg) blocks.as_ptr().add(first),
             pairs = in(reg) pairs,
             stride = in(reg) stride * PITCH,
             pitch = in(reg) PITCH,
@@ -155,19 +157,20 @@ pub(super) unsafe fn multiply(left: Left<'_>, first: usize, right: [&[Lane]; 2],
     }
 }
 
-/// [`Tiles::multiply_transposed`](super::tiles::Tiles::multiply_transposed).
+/// [`TileRegisters::multiply_transposed`](super::tiles::TileRegisters::multiply_transposed).
 ///
 /// # Safety
-/// This thread must have called [`begin`], and nobody else may have the sums; there must be all pixels, at least 32.
+/// This thread must have called [`configure`], and have exclusive access to the sums. All pixels must be in bounds;
+/// there must be at least 32.
 #[inline]
-pub(super) unsafe fn multiply_transposed(factors: Factors<'_>, sums: [[*mut Tile; 2]; 2], fresh: bool) {
-    let Factors { parts, inputs, place, outputs } = factors;
-    let rows = parts.count() * ROWS;
+pub(super) unsafe fn multiply_transposed(factors: TransposedOperands<'_>, sums: [[*mut Tile; 2]; 2], overwrite: bool) {
+    let TransposedOperands { parts, inputs, place, outputs } = factors;
+    let rows = parts.count() * TILE_ROWS;
     let (row, steps) = (inputs[0].len() / rows, outputs[0].len() / rows);
-    // SAFETY: as the caller's.
+    // SAFETY: the caller upholds the contract of this function.
     unsafe {
         asm!(
-            "test {fresh}, {fresh}",
+            "test {overwrite}, {overwrite}",
             "jnz 2f",
             "mov {t}, [{sums}]",
             "tileloadd tmm0, [{t} + {pitch}]",
@@ -220,7 +223,7 @@ pub(super) unsafe fn multiply_transposed(factors: Factors<'_>, sums: [[*mut Tile
             "tilestored [{t} + {pitch}], tmm2",
             "mov {t}, [{sums} + 24]",
             "tilestored [{t} + {pitch}], tmm3",
-            fresh = in(reg) usize::from(fresh),
+            overwrite = in(reg) usize::from(overwrite),
             sums = in(reg) sums.as_ptr(),
             t = out(reg) _,
             a = inout(reg) inputs[0].as_ptr().cast::<u16>().add(place) => _,
@@ -228,7 +231,7 @@ pub(super) unsafe fn multiply_transposed(factors: Factors<'_>, sums: [[*mut Tile
             c = inout(reg) outputs[0].as_ptr() => _,
             d = inout(reg) outputs[1].as_ptr() => _,
             row = in(reg) row * PITCH,
-            low = in(reg) (rows - ROWS) * row * PITCH,
+            low = in(reg) (rows - TILE_ROWS) * row * PITCH,
             steps = inout(reg) steps => _,
             pitch = in(reg) PITCH,
             out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
@@ -238,15 +241,15 @@ pub(super) unsafe fn multiply_transposed(factors: Factors<'_>, sums: [[*mut Tile
     }
 }
 
-/// Two lanes' numbers rounded, the first lane's in the lower half.
+/// Two blocks rounded to bfloat16, the first one in the lower half.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 fn high([first, second]: [__m512; 2]) -> __m512i {
-    // SAFETY: the same 512 bits by another name.
+    // SAFETY: both types are 512 bits wide and accept any bit pattern.
     unsafe { transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(second, first)) }
 }
 
-/// What two lanes' numbers have more than these high parts, rounded.
+/// Remainders of two blocks after subtracting the high parts, rounded to bfloat16.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 fn low([first, second]: [__m512; 2], upper: __m512i) -> __m512i {
@@ -258,24 +261,29 @@ fn low([first, second]: [__m512; 2], upper: __m512i) -> __m512i {
 
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn load(lane: &Lane) -> __m512 {
-    // SAFETY: a lane is 64 bytes aligned to 64.
-    unsafe { _mm512_load_ps(lane.0.as_ptr()) }
+fn load(block: &ChannelBlock) -> __m512 {
+    // SAFETY: a block has 64 bytes and is aligned to 64.
+    unsafe { _mm512_load_ps(block.0.as_ptr()) }
 }
 
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn store(numbers: __m512i, lane: &mut Lane) {
-    // SAFETY: a lane is 64 bytes aligned to 64.
-    unsafe { _mm512_store_si512(lane.0.as_mut_ptr().cast(), numbers) }
+fn store(numbers: __m512i, block: &mut ChannelBlock) {
+    // SAFETY: a block has 64 bytes and is aligned to 64.
+    unsafe { _mm512_store_si512(block.0.as_mut_ptr().cast(), numbers) }
 }
 
 /// [`tiles::split`](super::tiles::split).
 ///
 /// # Safety
-/// [`is_available`] must have said so.
+/// [`is_available`] must have returned true.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-pub(super) fn split(first: &[Lane], second: Option<&[Lane]>, upper: &mut [Lane], mut lower: Option<&mut [Lane]>) {
+pub(super) fn split(
+    first: &[ChannelBlock],
+    second: Option<&[ChannelBlock]>,
+    upper: &mut [ChannelBlock],
+    mut lower: Option<&mut [ChannelBlock]>,
+) {
     for pixel in 0..first.len() {
         let second = second.map_or(_mm512_setzero_ps(), |second| load(&second[pixel]));
         let numbers = [load(&first[pixel]), second];
@@ -287,23 +295,27 @@ pub(super) fn split(first: &[Lane], second: Option<&[Lane]>, upper: &mut [Lane],
     }
 }
 
-/// The order in which two lanes' numbers lie side by side.
+/// Permutation that interleaves the numbers of two blocks.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn side_by_side() -> __m512i {
-    let order: [u16; 2 * WIDTH] = std::array::from_fn(|i| (i / 2 + i % 2 * WIDTH) as u16);
-    // SAFETY: any 512 bits are numbers.
-    unsafe { transmute::<[u16; 2 * WIDTH], __m512i>(order) }
+fn interleave_order() -> __m512i {
+    let order: [u16; 2 * BLOCK] = std::array::from_fn(|i| (i / 2 + i % 2 * BLOCK) as u16);
+    // SAFETY: both types are 512 bits wide and accept any bit pattern.
+    unsafe { transmute::<[u16; 2 * BLOCK], __m512i>(order) }
 }
 
-/// [`tiles::split_weights`](super::tiles::split_weights), of 32 inputs.
+/// [`tiles::split_weights`](super::tiles::split_weights) of 32 inputs.
 ///
 /// # Safety
-/// [`is_available`] must have said so.
+/// [`is_available`] must have returned true.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-pub(super) fn split_weights(inputs: &[Lane; 2 * WIDTH], upper: &mut [Lane], mut lower: Option<&mut [Lane]>) {
-    let order = side_by_side();
-    for row in 0..ROWS {
+pub(super) fn split_weights(
+    inputs: &[ChannelBlock; 2 * BLOCK],
+    upper: &mut [ChannelBlock],
+    mut lower: Option<&mut [ChannelBlock]>,
+) {
+    let order = interleave_order();
+    for row in 0..TILE_ROWS {
         let numbers = [load(&inputs[2 * row]), load(&inputs[2 * row + 1])];
         let rounded = high(numbers);
         store(_mm512_permutexvar_epi16(order, rounded), &mut upper[row]);
@@ -316,14 +328,19 @@ pub(super) fn split_weights(inputs: &[Lane; 2 * WIDTH], upper: &mut [Lane], mut 
 /// [`tiles::transpose`](super::tiles::transpose).
 ///
 /// # Safety
-/// [`is_available`] must have said so.
+/// [`is_available`] must have returned true.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-pub(super) fn transpose(pixels: &[Lane; 2 * WIDTH], row: usize, upper: &mut [Lane], lower: Option<&mut [Lane]>) {
-    let order = side_by_side();
-    // Each holds two pixels of sixteen channels.
-    let mut highs = [_mm512_setzero_si512(); ROWS];
+pub(super) fn transpose(
+    pixels: &[ChannelBlock; 2 * BLOCK],
+    row: usize,
+    upper: &mut [ChannelBlock],
+    lower: Option<&mut [ChannelBlock]>,
+) {
+    let order = interleave_order();
+    // Each register holds two pixels of sixteen channels.
+    let mut highs = [_mm512_setzero_si512(); TILE_ROWS];
     let mut lows = highs;
-    for pair in 0..ROWS {
+    for pair in 0..TILE_ROWS {
         let numbers = [load(&pixels[2 * pair]), load(&pixels[2 * pair + 1])];
         let rounded = high(numbers);
         highs[pair] = _mm512_permutexvar_epi16(order, rounded);
@@ -331,46 +348,46 @@ pub(super) fn transpose(pixels: &[Lane; 2 * WIDTH], row: usize, upper: &mut [Lan
             lows[pair] = _mm512_permutexvar_epi16(order, low(numbers, rounded));
         }
     }
-    store_turned(highs, row, upper);
+    store_transposed(highs, row, upper);
     if let Some(lower) = lower {
-        store_turned(lows, row, lower);
+        store_transposed(lows, row, lower);
     }
 }
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-fn store_turned(pairs: [__m512i; ROWS], row: usize, rows: &mut [Lane]) {
-    for (channel, pairs) in turned(pairs).into_iter().enumerate() {
+fn store_transposed(pairs: [__m512i; TILE_ROWS], row: usize, rows: &mut [ChannelBlock]) {
+    for (channel, pairs) in transposed(pairs).into_iter().enumerate() {
         store(pairs, &mut rows[channel * row]);
     }
 }
 
-/// The transpose of sixteen by sixteen 32-bit numbers.
+/// Transposes sixteen by sixteen 32-bit numbers.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-fn turned(rows: [__m512i; ROWS]) -> [__m512i; ROWS] {
-    // First within the quarters of each row, then the quarters themselves.
+fn transposed(rows: [__m512i; TILE_ROWS]) -> [__m512i; TILE_ROWS] {
+    // First within the 128-bit quarters of each row, then the quarters themselves.
     let mut pairs = rows;
-    for i in (0..ROWS).step_by(2) {
+    for i in (0..TILE_ROWS).step_by(2) {
         pairs[i] = _mm512_unpacklo_epi32(rows[i], rows[i + 1]);
         pairs[i + 1] = _mm512_unpackhi_epi32(rows[i], rows[i + 1]);
     }
     let mut fours = pairs;
-    for i in (0..ROWS).step_by(4) {
+    for i in (0..TILE_ROWS).step_by(4) {
         for n in 0..2 {
             fours[i + 2 * n] = _mm512_unpacklo_epi64(pairs[i + n], pairs[i + n + 2]);
             fours[i + 2 * n + 1] = _mm512_unpackhi_epi64(pairs[i + n], pairs[i + n + 2]);
         }
     }
-    // `fours[4 g + c]` has in its quarter `q` the column `4 q + c` of the rows `4 g` to `4 g + 3`.
-    let mut turned = fours;
+    // Quarter `q` of `fours[4 g + c]` holds column `4 q + c` of the rows `4 g` to `4 g + 3`.
+    let mut transposed = fours;
     for c in 0..4 {
         let low = [0, 8].map(|g| _mm512_shuffle_i32x4::<0x44>(fours[g + c], fours[g + 4 + c]));
         let high = [0, 8].map(|g| _mm512_shuffle_i32x4::<0xEE>(fours[g + c], fours[g + 4 + c]));
-        turned[c] = _mm512_shuffle_i32x4::<0x88>(low[0], low[1]);
-        turned[4 + c] = _mm512_shuffle_i32x4::<0xDD>(low[0], low[1]);
-        turned[8 + c] = _mm512_shuffle_i32x4::<0x88>(high[0], high[1]);
-        turned[12 + c] = _mm512_shuffle_i32x4::<0xDD>(high[0], high[1]);
+        transposed[c] = _mm512_shuffle_i32x4::<0x88>(low[0], low[1]);
+        transposed[4 + c] = _mm512_shuffle_i32x4::<0xDD>(low[0], low[1]);
+        transposed[8 + c] = _mm512_shuffle_i32x4::<0x88>(high[0], high[1]);
+        transposed[12 + c] = _mm512_shuffle_i32x4::<0xDD>(high[0], high[1]);
     }
-    turned
+    transposed
 }

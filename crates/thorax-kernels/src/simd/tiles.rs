@@ -1,13 +1,14 @@
-//! Products of tiles of sixteen rows, which some processors do in one instruction, in bfloat16.
+//! Products of bfloat16 tiles of sixteen rows, which AMX performs in one instruction.
 //!
-//! Two of these numbers hold what a single-precision one has but for its last seven bits or so: `high` is the number rounded to
-//! bfloat16, `low` the rest, rounded. `high * high + high * low + low * high`, summed in single precision, differs from the product
-//! by about 2^-16 of it. PyTorch knows it as the precision "high" of its products. That is three times the multiplications, and still
-//! five times as fast as AVX-512. Where the high parts alone are enough, which is what others call bfloat16, it is one.
+//! An f32 operand is represented by two bfloat16 numbers, without its last seven bits or so: `high` is the operand
+//! rounded to bfloat16, and `low` is the rounded remainder. `high * high + high * low + low * high`, accumulated in
+//! f32, differs from the exact product by about 2^-16 of it. PyTorch calls this precision "high" for matrix products.
+//! It takes three times the multiplications and is still five times as fast as AVX-512. In precision `Bf16` only the
+//! high parts are multiplied.
 //!
-//! Where the processor has no such instructions the same is done here in plain Rust, for the tests of what stands on it.
+//! Without AMX the module emulates the tiles in plain Rust, for the tests of the code above it.
 
-mod plain;
+mod emulated;
 #[cfg(test)]
 mod tests;
 
@@ -15,15 +16,15 @@ use std::{marker::PhantomData, sync::OnceLock};
 
 #[cfg(target_arch = "x86_64")]
 use super::amx;
-use super::{Lane, WIDTH};
+use super::{BLOCK, ChannelBlock};
 
 /// Rows of one tile.
-pub(crate) const ROWS: usize = 16;
+pub(crate) const TILE_ROWS: usize = 16;
 
-/// Numbers in a row of one: two lanes' channels, or pixels.
-const NUMBERS: usize = 2 * WIDTH;
+/// Numbers in a row of a tile: the channels of two blocks, or 32 pixels.
+const TILE_ROW_LEN: usize = 2 * BLOCK;
 
-/// Whether processor and system have the instructions.
+/// True if processor and system support the instructions.
 pub(crate) fn is_available() -> bool {
     static FOUND: OnceLock<bool> = OnceLock::new();
     *FOUND.get_or_init(|| {
@@ -34,16 +35,16 @@ pub(crate) fn is_available() -> bool {
     })
 }
 
-/// What factors are made of.
+/// bfloat16 parts of an operand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Parts {
-    /// The high part.
+pub(crate) enum Bf16Parts {
+    /// High part only.
     One,
-    /// The high and the low one.
+    /// High and low part.
     Two,
 }
 
-impl Parts {
+impl Bf16Parts {
     pub(crate) fn count(self) -> usize {
         match self {
             Self::One => 1,
@@ -51,177 +52,210 @@ impl Parts {
         }
     }
 
-    /// The room of the high part, and of the low one, which lies behind it.
-    pub(crate) fn of(self, lanes: &mut [Lane]) -> (&mut [Lane], Option<&mut [Lane]>) {
+    /// Splits a buffer into the high part and the low part after it.
+    pub(crate) fn of(self, blocks: &mut [ChannelBlock]) -> (&mut [ChannelBlock], Option<&mut [ChannelBlock]>) {
         match self {
-            Self::One => (lanes, None),
+            Self::One => (blocks, None),
             Self::Two => {
-                let (high, low) = lanes.split_at_mut(lanes.len() / 2);
+                let (high, low) = blocks.split_at_mut(blocks.len() / 2);
                 (high, Some(low))
             }
         }
     }
 }
 
-/// The left side of a product of tiles.
+/// Left operand of a tiled product.
 #[derive(Clone, Copy)]
-pub(crate) struct Left<'a> {
-    /// Planes of pairs of lanes: of each pair one for each part.
-    pub(crate) lanes: &'a [Lane],
-    pub(crate) parts: Parts,
-    /// Lanes between two planes.
+pub(crate) struct TileOperand<'a> {
+    /// Planes of pairs of channel blocks: one plane per pair and part.
+    pub(crate) blocks: &'a [ChannelBlock],
+    pub(crate) parts: Bf16Parts,
+    /// Distance between two planes.
     pub(crate) stride: usize,
-    /// Pairs of lanes of each place.
+    /// Pairs of channel blocks per tap.
     pub(crate) pairs: usize,
-    /// Where the first row of each place begins in a plane.
-    pub(crate) places: &'a [usize],
+    /// Offset of the first row of each tap in a plane.
+    pub(crate) tap_offsets: &'a [usize],
 }
 
-/// Two by two tiles of sums: 32 rows by two lanes, the second one's after those of the first.
-pub(crate) type Sums = [Lane; 4 * ROWS];
+/// Sums of 32 rows by two output blocks, block by block.
+pub(crate) type TileSums = [ChannelBlock; 4 * TILE_ROWS];
 
-/// The sums of sixteen channels of inputs with a lane of outputs.
-pub(crate) type Tile = [Lane; ROWS];
+/// Sums of sixteen input channels by one output block.
+pub(crate) type Tile = [ChannelBlock; TILE_ROWS];
 
-/// What the sums of two lanes of inputs and two of outputs are made of.
+/// Operands of the sums of two input blocks and two output blocks.
 #[derive(Clone, Copy)]
-pub(crate) struct Factors<'a> {
-    pub(crate) parts: Parts,
-    /// Of each lane of inputs the rows of its sixteen channels, those of the high part first.
-    pub(crate) inputs: [&'a [Lane]; 2],
-    /// Where in its row each channel begins, in numbers.
+pub(crate) struct TransposedOperands<'a> {
+    pub(crate) parts: Bf16Parts,
+    /// Sixteen channel rows of each input block; all high parts come first.
+    pub(crate) inputs: [&'a [ChannelBlock]; 2],
+    /// Offset of the first pixel in each channel row, in numbers.
     pub(crate) place: usize,
-    /// Of each lane of outputs what [`split_weights`] makes of its pixels.
-    pub(crate) outputs: [&'a [Lane]; 2],
+    /// Pixels of each output block, packed by [`split_weights`].
+    pub(crate) outputs: [&'a [ChannelBlock]; 2],
 }
 
-/// This thread's tiles, as long as it lives; the system has to save them whenever it takes the processor away. One at a time.
-pub(crate) struct Tiles(PhantomData<*const ()>);
+/// The tile registers of this thread, configured until this value is dropped. The system must save them on each
+/// context switch. A thread may hold one value at a time.
+pub(crate) struct TileRegisters(PhantomData<*const ()>);
 
-impl Tiles {
+impl TileRegisters {
     #[inline]
-    pub(crate) fn begin() -> Self {
+    pub(crate) fn acquire() -> Self {
         #[cfg(target_arch = "x86_64")]
         if is_available() {
-            // SAFETY: they are available.
-            unsafe { amx::begin() };
+            // SAFETY: AMX is available.
+            unsafe { amx::configure() };
         }
         Self(PhantomData)
     }
 
-    /// The products of 32 rows from `first` on with two panels of weights, summed over all places and pairs.
+    /// Multiplies 32 rows starting at `first` by two weight panels and sums over all taps and pairs.
     ///
     /// # Panics
-    /// If rows or weights are too few.
+    /// If there are too few rows or weights.
     #[inline]
-    pub(crate) fn multiply(&self, left: Left<'_>, first: usize, right: [&[Lane]; 2], sums: &mut Sums) {
-        let Left { lanes, parts, stride, pairs, places } = left;
+    pub(crate) fn multiply(
+        &self,
+        left: TileOperand<'_>,
+        first: usize,
+        right: [&[ChannelBlock]; 2],
+        sums: &mut TileSums,
+    ) {
+        let TileOperand { blocks, parts, stride, pairs, tap_offsets } = left;
         let planes = parts.count() * pairs;
-        let last = places.iter().max().expect("a place") + first + (planes - 1) * stride;
-        assert!(last + 2 * ROWS <= lanes.len(), "rows for each pair");
-        assert!(right.iter().all(|panel| panel.len() == places.len() * planes * ROWS), "weights for each pair");
+        let last = tap_offsets.iter().max().expect("there is at least one tap") + first + (planes - 1) * stride;
+        assert!(last + 2 * TILE_ROWS <= blocks.len(), "the left operand is too short");
+        assert!(
+            right.iter().all(|panel| panel.len() == tap_offsets.len() * planes * TILE_ROWS),
+            "the weights must match the pairs and taps"
+        );
         #[cfg(target_arch = "x86_64")]
         if is_available() {
-            // SAFETY: this thread has begun; all that is read is there.
+            // SAFETY: this thread has configured its tiles, and the assertions above check all bounds.
             return unsafe { amx::multiply(left, first, right, sums) };
         }
-        plain::multiply(left, first, right, sums);
+        emulated::multiply(left, first, right, sums);
     }
 
-    /// Adds the products of channels of inputs with outputs, summed over all pixels, to four tiles of sums, or `fresh` to nothing: those of
-    /// both lanes of inputs with the first lane of outputs, then with the second. Where a lane is there twice, so may be its sums.
+    /// Multiplies channels of inputs and outputs, sums over all pixels, and adds the result to four tiles of sums, or
+    /// replaces them if `overwrite` is set: first both input blocks with the first output block, then with the
+    /// second. If a block is passed twice, its sums may be passed twice too.
     ///
     /// # Safety
-    /// Nobody else may have the sums.
+    /// No other thread may access the sums.
     ///
     /// # Panics
-    /// If a row or the outputs are too short.
+    /// If a channel row or the outputs are too short.
     #[inline]
-    pub(crate) unsafe fn multiply_transposed(&self, factors: Factors<'_>, sums: [[*mut Tile; 2]; 2], fresh: bool) {
-        let Factors { parts, inputs, place, outputs } = factors;
-        let rows = parts.count() * ROWS;
+    pub(crate) unsafe fn multiply_transposed(
+        &self,
+        factors: TransposedOperands<'_>,
+        sums: [[*mut Tile; 2]; 2],
+        overwrite: bool,
+    ) {
+        let TransposedOperands { parts, inputs, place, outputs } = factors;
+        let rows = parts.count() * TILE_ROWS;
         let (row, steps) = (inputs[0].len() / rows, outputs[0].len() / rows);
-        assert!(steps > 0 && steps * NUMBERS + place <= row * NUMBERS, "pixels of each channel");
-        assert!(inputs.iter().all(|inputs| inputs.len() == rows * row), "sixteen rows of each part");
-        assert!(outputs.iter().all(|outputs| outputs.len() == rows * steps), "as many pixels of each output");
+        assert!(steps > 0 && steps * TILE_ROW_LEN + place <= row * TILE_ROW_LEN, "the channel rows are too short");
+        assert!(inputs.iter().all(|inputs| inputs.len() == rows * row), "each part must have sixteen rows");
+        assert!(
+            outputs.iter().all(|outputs| outputs.len() == rows * steps),
+            "all outputs must have the same number of pixels"
+        );
         #[cfg(target_arch = "x86_64")]
         if is_available() {
-            // SAFETY: this thread has begun; all that is read is there; the caller vouches for the sums.
-            return unsafe { amx::multiply_transposed(factors, sums, fresh) };
+            // SAFETY: this thread has configured its tiles, the assertions above check all bounds, and the caller
+            // guarantees exclusive sums.
+            return unsafe { amx::multiply_transposed(factors, sums, overwrite) };
         }
-        // SAFETY: the caller vouches for the sums.
-        unsafe { plain::multiply_transposed(factors, sums, fresh) };
+        // SAFETY: the caller guarantees exclusive sums.
+        unsafe { emulated::multiply_transposed(factors, sums, overwrite) };
     }
 }
 
-impl Drop for Tiles {
+impl Drop for TileRegisters {
     #[inline]
     fn drop(&mut self) {
         #[cfg(target_arch = "x86_64")]
         if is_available() {
-            // SAFETY: they are available.
-            unsafe { amx::end() };
+            // SAFETY: AMX is available.
+            unsafe { amx::release() };
         }
     }
 }
 
-/// Splits the numbers of two lanes, or of one and a lane of zeros, pixel by pixel.
+/// Splits two blocks (or one block and zeros) into bfloat16 parts, pixel by pixel.
 ///
 /// # Panics
-/// If there are not as many of each.
-pub(crate) fn split(first: &[Lane], second: Option<&[Lane]>, high: &mut [Lane], low: Option<&mut [Lane]>) {
-    let others = [second.map(<[Lane]>::len), Some(high.len()), low.as_ref().map(|low| low.len())];
-    assert!(others.into_iter().flatten().all(|length| length == first.len()), "as many pixels of each");
+/// If the lengths differ.
+pub(crate) fn split(
+    first: &[ChannelBlock],
+    second: Option<&[ChannelBlock]>,
+    high: &mut [ChannelBlock],
+    low: Option<&mut [ChannelBlock]>,
+) {
+    let others = [second.map(<[ChannelBlock]>::len), Some(high.len()), low.as_ref().map(|low| low.len())];
+    assert!(others.into_iter().flatten().all(|length| length == first.len()), "all slices must have the same length");
     #[cfg(target_arch = "x86_64")]
     if is_available() {
-        // SAFETY: they are available.
+        // SAFETY: AMX is available.
         return unsafe { amx::split(first, second, high, low) };
     }
-    plain::split(first, second, high, low);
+    emulated::split(first, second, high, low);
 }
 
-/// Makes of a panel `[inputs, sixteen outputs]` what tiles are multiplied with: of each 32 inputs the high parts, then the low ones, in
-/// rows that hold two inputs side by side for each output.
+/// Packs a panel `[inputs, sixteen outputs]` into tiles: for each 32 inputs the high parts, then the low parts, in
+/// rows that hold two inputs per output.
 ///
 /// # Panics
-/// If that are not whole pairs of lanes of inputs, or there is not as much room.
-pub(crate) fn split_weights(panel: &[Lane], parts: Parts, rows: &mut [Lane]) {
+/// If the inputs are not whole pairs of blocks, or `rows` has the wrong length.
+pub(crate) fn split_weights(panel: &[ChannelBlock], parts: Bf16Parts, rows: &mut [ChannelBlock]) {
     let (inputs, rest) = panel.as_chunks();
-    assert!(rest.is_empty() && rows.len() == inputs.len() * parts.count() * ROWS, "pairs of lanes, and their room");
-    let inputs = inputs.iter().zip(rows.chunks_exact_mut(parts.count() * ROWS));
+    assert!(
+        rest.is_empty() && rows.len() == inputs.len() * parts.count() * TILE_ROWS,
+        "the inputs must be whole pairs of blocks, and the output of matching length"
+    );
+    let inputs = inputs.iter().zip(rows.chunks_exact_mut(parts.count() * TILE_ROWS));
     #[cfg(target_arch = "x86_64")]
     if is_available() {
         return inputs.for_each(|(inputs, rows)| {
             let (high, low) = parts.of(rows);
-            // SAFETY: they are available.
+            // SAFETY: AMX is available.
             unsafe { amx::split_weights(inputs, high, low) }
         });
     }
     inputs.for_each(|(inputs, rows)| {
         let (high, low) = parts.of(rows);
-        plain::split_weights(inputs, high, low);
+        emulated::split_weights(inputs, high, low);
     });
 }
 
-/// The same in both parts, which take as much room as the panel.
+/// [`split_weights`] into both parts, in place: they need as much room as the panel.
 ///
 /// # Panics
-/// If that are not whole pairs of lanes of inputs.
-pub(crate) fn split_weights_in_place(panel: &mut [Lane]) {
-    let (inputs, rest) = panel.as_chunks_mut::<NUMBERS>();
-    assert!(rest.is_empty(), "pairs of lanes");
-    inputs.iter_mut().for_each(|rows| split_weights(&rows.clone(), Parts::Two, rows));
+/// If the inputs are not whole pairs of blocks.
+pub(crate) fn split_weights_in_place(panel: &mut [ChannelBlock]) {
+    let (inputs, rest) = panel.as_chunks_mut::<TILE_ROW_LEN>();
+    assert!(rest.is_empty(), "the inputs must be whole pairs of blocks");
+    inputs.iter_mut().for_each(|rows| split_weights(&rows.clone(), Bf16Parts::Two, rows));
 }
 
-/// Splits 32 pixels of a lane into rows of its sixteen channels that begin `row` lanes apart.
+/// Splits 32 pixels of a block and transposes them into rows of its sixteen channels, which are `row` blocks apart.
 ///
 /// # Panics
 /// If there is no room for sixteen rows.
-pub(crate) fn transpose(pixels: &[Lane; NUMBERS], row: usize, high: &mut [Lane], low: Option<&mut [Lane]>) {
+pub(crate) fn transpose(
+    pixels: &[ChannelBlock; TILE_ROW_LEN],
+    row: usize,
+    high: &mut [ChannelBlock],
+    low: Option<&mut [ChannelBlock]>,
+) {
     #[cfg(target_arch = "x86_64")]
     if is_available() {
-        // SAFETY: they are available.
+        // SAFETY: AMX is available.
         return unsafe { amx::transpose(pixels, row, high, low) };
     }
-    plain::transpose(pixels, row, high, low);
+    emulated::transpose(pixels, row, high, low);
 }

@@ -1,19 +1,19 @@
-//! The constant matrices of F(4x4, 3x3), for the points 0, 1, -1, 2, -2 and infinity, and their transposes.
+//! The transform matrices of F(4x4, 3x3) for the points 0, 1, -1, 2, -2 and infinity, and their transposes.
 
 use super::{IN, OUT, TAPS};
 use crate::simd::Vector;
 
-/// A matrix of the algorithm. A trait and not a function that takes a function: what is passed as an argument is compiled without the
-/// processor's vectors.
+/// A transform matrix. It is a trait and not a closure, because closures passed as arguments are compiled without the
+/// vector instructions.
 pub(super) trait Transform<V: Vector, const M: usize, const N: usize> {
-    fn once(values: [V; M]) -> [V; N];
+    fn apply(values: [V; M]) -> [V; N];
 
-    /// The rows, then the columns.
+    /// Applies the matrix to the rows, then to the columns.
     #[inline(always)]
-    fn twice(values: [[V; M]; M]) -> [[V; N]; N] {
+    fn apply_2d(values: [[V; M]; M]) -> [[V; N]; N] {
         let mut rows = [[V::zero(); N]; M];
         for m in 0..M {
-            rows[m] = Self::once(values[m]);
+            rows[m] = Self::apply(values[m]);
         }
         let mut columns = [[V::zero(); N]; N];
         for n in 0..N {
@@ -21,7 +21,7 @@ pub(super) trait Transform<V: Vector, const M: usize, const N: usize> {
             for m in 0..M {
                 column[m] = rows[m][n];
             }
-            let column = Self::once(column);
+            let column = Self::apply(column);
             for m in 0..N {
                 columns[m][n] = column[m];
             }
@@ -30,14 +30,14 @@ pub(super) trait Transform<V: Vector, const M: usize, const N: usize> {
     }
 }
 
-/// Three taps to their six sums: the polynomial's values at 0, 1, -1, 2, -2 and infinity, scaled so that the other two transforms need
-/// no fractions.
-pub(super) struct Weigh;
+/// Kernel transform (G in the paper): three taps to six points, scaled so that the other two transforms need no
+/// fractions.
+pub(super) struct KernelMatrix;
 
-impl<V: Vector> Transform<V, TAPS, IN> for Weigh {
+impl<V: Vector> Transform<V, TAPS, IN> for KernelMatrix {
     #[inline(always)]
-    fn once(taps: [V; TAPS]) -> [V; IN] {
-        let mut sums = Self::bare_once(taps);
+    fn apply(taps: [V; TAPS]) -> [V; IN] {
+        let mut sums = Self::unscaled_all(taps);
         for sum in 0..IN {
             sums[sum] = V::splat(Self::SCALES[sum]).mul(sums[sum]);
         }
@@ -45,13 +45,13 @@ impl<V: Vector> Transform<V, TAPS, IN> for Weigh {
     }
 }
 
-impl Weigh {
-    /// What each of the six sums is multiplied with.
+impl KernelMatrix {
+    /// Scale of each of the six points.
     const SCALES: [f32; IN] = [0.25, -1.0 / 6.0, -1.0 / 6.0, 1.0 / 24.0, 1.0 / 24.0, 1.0];
 
-    /// One of the six sums before it is multiplied; what several have in common the compiler computes once.
+    /// One of the six points before scaling. The compiler shares common subexpressions.
     #[inline(always)]
-    pub(super) fn bare<V: Vector, const SUM: usize>([a, b, c]: [V; TAPS]) -> V {
+    pub(super) fn unscaled<V: Vector, const SUM: usize>([a, b, c]: [V; TAPS]) -> V {
         let (near, far, twice) = (a.add(c), V::splat(4.0).mul_add(c, a), b.add(b));
         match SUM {
             0 => a,
@@ -63,32 +63,32 @@ impl Weigh {
         }
     }
 
-    /// All six.
+    /// All six points before scaling.
     #[inline(always)]
-    pub(super) fn bare_once<V: Vector>(taps: [V; TAPS]) -> [V; IN] {
+    pub(super) fn unscaled_all<V: Vector>(taps: [V; TAPS]) -> [V; IN] {
         [
-            Self::bare::<V, 0>(taps),
-            Self::bare::<V, 1>(taps),
-            Self::bare::<V, 2>(taps),
-            Self::bare::<V, 3>(taps),
-            Self::bare::<V, 4>(taps),
-            Self::bare::<V, 5>(taps),
+            Self::unscaled::<V, 0>(taps),
+            Self::unscaled::<V, 1>(taps),
+            Self::unscaled::<V, 2>(taps),
+            Self::unscaled::<V, 3>(taps),
+            Self::unscaled::<V, 4>(taps),
+            Self::unscaled::<V, 5>(taps),
         ]
     }
 
-    /// What a point's sums are to be multiplied with where its weights were not.
+    /// Scale of a point whose weights are unscaled.
     #[inline(always)]
     pub(super) fn scale(row: usize, column: usize) -> f32 {
         Self::SCALES[row] * Self::SCALES[column]
     }
 }
 
-/// Six inputs to their six sums.
-pub(super) struct EnterSums;
+/// Input transform (Bᵀ): six inputs to six points.
+pub(super) struct InputMatrix;
 
-impl<V: Vector> Transform<V, IN, IN> for EnterSums {
+impl<V: Vector> Transform<V, IN, IN> for InputMatrix {
     #[inline(always)]
-    fn once([a, b, c, d, e, f]: [V; IN]) -> [V; IN] {
+    fn apply([a, b, c, d, e, f]: [V; IN]) -> [V; IN] {
         let (two, four, five) = (V::splat(2.0), V::splat(4.0), V::splat(-5.0));
         let minus_four = V::splat(-4.0);
         let (even, odd) = (minus_four.mul_add(c, e), minus_four.mul_add(b, d)); // e - 4c, d - 4b
@@ -104,12 +104,12 @@ impl<V: Vector> Transform<V, IN, IN> for EnterSums {
     }
 }
 
-/// Six sums to four outputs.
-pub(super) struct LeaveSums;
+/// Output transform (Aᵀ): six points to four outputs.
+pub(super) struct OutputMatrix;
 
-impl<V: Vector> Transform<V, IN, OUT> for LeaveSums {
+impl<V: Vector> Transform<V, IN, OUT> for OutputMatrix {
     #[inline(always)]
-    fn once([a, b, c, d, e, f]: [V; IN]) -> [V; OUT] {
+    fn apply([a, b, c, d, e, f]: [V; IN]) -> [V; OUT] {
         let (sum, difference) = (b.add(c), b.sub(c));
         let (far_sum, far_difference) = (d.add(e), d.sub(e));
         [
@@ -121,12 +121,12 @@ impl<V: Vector> Transform<V, IN, OUT> for LeaveSums {
     }
 }
 
-/// Four gradients of outputs to those of their six sums: the transpose of [`LeaveSums`].
-pub(super) struct SpreadSums;
+/// Transpose of [`OutputMatrix`]: four output gradients to six points.
+pub(super) struct OutputMatrixTransposed;
 
-impl<V: Vector> Transform<V, OUT, IN> for SpreadSums {
+impl<V: Vector> Transform<V, OUT, IN> for OutputMatrixTransposed {
     #[inline(always)]
-    fn once([a, b, c, d]: [V; OUT]) -> [V; IN] {
+    fn apply([a, b, c, d]: [V; OUT]) -> [V; IN] {
         let (two, four) = (V::splat(2.0), V::splat(4.0));
         let (even, odd) = (a.add(c), b.add(d));
         let (far_even, far_odd) = (four.mul_add(c, a), two.mul_add(four.mul_add(d, b), V::zero()));
@@ -134,12 +134,12 @@ impl<V: Vector> Transform<V, OUT, IN> for SpreadSums {
     }
 }
 
-/// Six sums to the gradients of three taps: the transpose of [`Weigh`].
-pub(super) struct WeighBack;
+/// Transpose of [`KernelMatrix`]: six points to the gradients of three taps.
+pub(super) struct KernelMatrixTransposed;
 
-impl<V: Vector> Transform<V, IN, TAPS> for WeighBack {
+impl<V: Vector> Transform<V, IN, TAPS> for KernelMatrixTransposed {
     #[inline(always)]
-    fn once([a, b, c, d, e, f]: [V; IN]) -> [V; TAPS] {
+    fn apply([a, b, c, d, e, f]: [V; IN]) -> [V; TAPS] {
         let (zero, sixth) = (V::zero(), V::splat(1.0 / 6.0));
         let (near, near_difference) = (b.add(c), c.sub(b));
         let (far, far_difference) = (d.add(e), d.sub(e));

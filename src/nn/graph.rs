@@ -1,7 +1,7 @@
-//! From a body to the kernels' plan: each batch norm goes into the convolution before it.
+//! Compilation of a network body to a graph of the kernels. Each batch norm is folded into the preceding convolution.
 
 use burn::nn::conv::Conv2d;
-use thorax_kernels::{ConvShape, Layer, Means, Plan, Slot, Step, team};
+use thorax_kernels::{ConvLayer, ConvShape, Graph, GridMean, Op, Slot, team};
 
 use super::{
     body::Body,
@@ -12,8 +12,8 @@ use super::{
 };
 use crate::domain::{BlockVariant, ModelSpec};
 
-/// The body as a plan for images of the spec's side; `epsilon` is the batch norms'.
-pub(super) fn compile(body: &Body, epsilon: f64, spec: &ModelSpec) -> Plan {
+/// Compiles the body for images of the spec's size; `epsilon` is that of the batch norms.
+pub(super) fn compile(body: &Body, epsilon: f64, spec: &ModelSpec) -> Graph {
     match body {
         Body::ResNet50(body) => resnet(body, epsilon, spec),
         Body::Vgg16(body) => chain(&body.chain(), spec),
@@ -21,38 +21,38 @@ pub(super) fn compile(body: &Body, epsilon: f64, spec: &ModelSpec) -> Plan {
     }
 }
 
-/// Two slots by turns: what one step writes the next one reads.
-fn chain(chain: &Chain<'_>, spec: &ModelSpec) -> Plan {
-    let mut steps = Vec::new();
-    let turn = |step: usize| (Slot(step % 2), Slot((step + 1) % 2));
+/// Alternates between two slots: each op reads what the previous one wrote.
+fn chain(chain: &Chain<'_>, spec: &ModelSpec) -> Graph {
+    let mut ops = Vec::new();
+    let turn = |op: usize| (Slot(op % 2), Slot((op + 1) % 2));
     for group in &chain.groups {
         for conv in group {
-            let (input, output) = turn(steps.len());
-            steps.push(Step::Convolve { layer: with_bias(conv), input, output, residual: None, relu: true });
+            let (input, output) = turn(ops.len());
+            ops.push(Op::Conv { layer: with_bias(conv), input, output, residual: None, relu: true });
         }
-        let (input, output) = turn(steps.len());
-        steps.push(Step::MaxPool { window: 2, input, output });
+        let (input, output) = turn(ops.len());
+        ops.push(Op::MaxPool { window: 2, input, output });
     }
-    let (of, _) = turn(steps.len());
+    let (input, _) = turn(ops.len());
     let (first, channels) = (with_bias(chain.first), channels(&spec.normalisation));
-    Plan::new(team(), spec.image_size as usize, &first, &channels, &steps, Means { of, grid: chain.grid })
+    Graph::new(team(), spec.image_size as usize, &first, &channels, &ops, GridMean { input, grid: chain.grid })
 }
 
-/// A convolution of a chain as it is.
-fn with_bias(conv: &Conv2d) -> Layer {
+/// A convolution with its own bias.
+fn with_bias(conv: &Conv2d) -> ConvLayer {
     let mut tensors = tensors::collect(conv);
     let mut take = |name| tensors.remove(name).expect("a convolution with weights and bias");
     let (weight, bias) = (take("weight"), take("bias"));
     let [outputs, inputs, kernel] = [0, 1, 2].map(|axis| weight.shape[axis]);
     let shape = ConvShape { inputs, outputs, kernel, stride: 1, padding: kernel / 2 };
-    Layer { shape, weights: weight.values, bias: bias.values }
+    ConvLayer { shape, weights: weight.values, bias: bias.values }
 }
 
-fn resnet(body: &ResNet50, epsilon: f64, spec: &ModelSpec) -> Plan {
+fn resnet(body: &ResNet50, epsilon: f64, spec: &ModelSpec) -> Graph {
     let mut builder =
-        Builder { tensors: tensors::collect(body), epsilon, variant: spec.block_variant, steps: Vec::new() };
+        Builder { tensors: tensors::collect(body), epsilon, variant: spec.block_variant, ops: Vec::new() };
     let first = builder.layer("conv1", "bn1", 2);
-    builder.steps.push(Step::MaxPool { window: 3, input: FIRST, output: BLOCKS[0] });
+    builder.ops.push(Op::MaxPool { window: 3, input: FIRST, output: BLOCKS[0] });
     let mut turn = 0;
     for (stage, &(blocks, _, stride)) in STAGES.iter().enumerate() {
         for block in 0..blocks {
@@ -62,53 +62,54 @@ fn resnet(body: &ResNet50, epsilon: f64, spec: &ModelSpec) -> Plan {
         }
     }
     let channels = channels(&spec.normalisation);
-    let result = Means { of: BLOCKS[turn], grid: 1 };
-    Plan::new(team(), spec.image_size as usize, &first, &channels, &builder.steps, result)
+    let result = GridMean { input: BLOCKS[turn], grid: 1 };
+    Graph::new(team(), spec.image_size as usize, &first, &channels, &builder.ops, result)
 }
 
-/// What the first layer writes, and within a block its first layer.
+/// Output of the first convolution, and of the first convolution of each block.
 const FIRST: Slot = Slot(0);
-/// Input and output of a block, by turns.
+/// Input and output of the blocks, alternating.
 const BLOCKS: [Slot; 2] = [Slot(1), Slot(2)];
-/// What a block's second layer writes, and before it what stays of the input where the size changes.
+/// Output of the second convolution of a block, and before it the subsampled input of a block that halves the size.
 const SECOND: Slot = Slot(3);
-/// What goes around a block that changes the size.
-const AROUND: Slot = Slot(4);
+/// Output of the convolution on the shortcut.
+const SHORTCUT: Slot = Slot(4);
 
 struct Builder {
     tensors: NamedTensors,
     epsilon: f64,
     variant: BlockVariant,
-    steps: Vec<Step>,
+    ops: Vec<Op>,
 }
 
 impl Builder {
     fn block(&mut self, name: &str, stride: usize, input: Slot, output: Slot) {
         let named = |part: &str| format!("{name}.{part}");
-        let around = self.tensors.contains_key(&named("downsample.0.weight"));
-        // The convolution around the block has a kernel of 1 and the stride, as has in V1 the first one: both look at the same pixels.
-        let thinned = if stride > 1 { SECOND } else { input };
+        let shortcut = self.tensors.contains_key(&named("downsample.0.weight"));
+        // The convolution on the shortcut is 1x1 with the stride, and so is the first convolution of a V1 block: both
+        // read the same pixels.
+        let subsampled = if stride > 1 { SECOND } else { input };
         if stride > 1 {
-            self.steps.push(Step::Thin { input, output: thinned });
+            self.ops.push(Op::Subsample { input, output: subsampled });
         }
-        if around {
+        if shortcut {
             let layer = self.layer(&named("downsample.0"), &named("downsample.1"), 1);
-            self.steps.push(Step::Convolve { layer, input: thinned, output: AROUND, residual: None, relu: false });
+            self.ops.push(Op::Conv { layer, input: subsampled, output: SHORTCUT, residual: None, relu: false });
         }
         let (first, second) = match self.variant {
-            BlockVariant::V1 => (thinned, 1),
+            BlockVariant::V1 => (subsampled, 1),
             BlockVariant::V1_5 => (input, stride),
         };
-        let residual = Some(if around { AROUND } else { input });
+        let residual = Some(if shortcut { SHORTCUT } else { input });
         let parts = [(1, 1, first, FIRST, None), (2, second, FIRST, SECOND, None), (3, 1, SECOND, output, residual)];
         for (index, stride, input, output, residual) in parts {
             let layer = self.layer(&named(&format!("conv{index}")), &named(&format!("bn{index}")), stride);
-            self.steps.push(Step::Convolve { layer, input, output, residual, relu: true });
+            self.ops.push(Op::Conv { layer, input, output, residual, relu: true });
         }
     }
 
-    /// A convolution with the batch norm after it: `norm(conv(x))` is a convolution too.
-    fn layer(&self, conv: &str, norm: &str, stride: usize) -> Layer {
+    /// A convolution with the batch norm after it: `norm(conv(x))` is itself a convolution.
+    fn layer(&self, conv: &str, norm: &str, stride: usize) -> ConvLayer {
         let tensor = |name: String| -> &HostTensor { &self.tensors[&name] };
         let weight = tensor(format!("{conv}.weight"));
         let [outputs, inputs, kernel] = [0, 1, 2].map(|axis| weight.shape[axis]);
@@ -121,7 +122,7 @@ impl Builder {
         let scaled = |(index, value): (usize, &f32)| (f64::from(*value) * factors[index / row]) as f32;
         let biases = tensor(format!("{conv}.bias")).values.iter().map(|&value| f64::from(value));
         let shifts = biases.zip(numbers("running_mean")).zip(numbers("bias")).zip(&factors);
-        Layer {
+        ConvLayer {
             shape: ConvShape { inputs, outputs, kernel, stride, padding: kernel / 2 },
             weights: weight.values.iter().enumerate().map(scaled).collect(),
             bias: shifts.map(|(((bias, mean), shift), factor)| ((bias - mean) * factor + shift) as f32).collect(),

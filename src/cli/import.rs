@@ -16,7 +16,7 @@ use crate::{
     dataset::{self, ImportFrom, ImportRequest, LabelledFolder},
     domain::ClassList,
     imaging,
-    store::{self, Dataset, Import, PassedOver},
+    store::{self, Dataset, ExcludedRows, Import},
 };
 
 /// Between two lines of progress where the terminal cannot overwrite one.
@@ -124,7 +124,7 @@ fn report(import: &Import, rejections: &[store::ImportRejection]) -> std::io::Re
             None => writeln!(out, "{}: {}", rejection.file, rejection.reason)?,
         }
     }
-    for PassedOver { source, reason, rows } in &import.passed_over {
+    for ExcludedRows { source, reason, rows } in &import.passed_over {
         writeln!(out, "{source}: {rows} rows passed over: {reason}")?;
     }
     let Import { total, created, duplicates, rejected, .. } = import;

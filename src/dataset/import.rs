@@ -22,7 +22,7 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use crate::{
     domain::RadiographId,
     imaging::Limits,
-    store::{self, Attributes, Blobs, Dataset, Db, Import, PassedOver, RejectionKind, StoreError},
+    store::{self, Attributes, Blobs, Dataset, Db, ExcludedRows, Import, RejectionKind, StoreError},
 };
 
 use super::{
@@ -223,7 +223,7 @@ async fn learn_more(
 }
 
 /// All images that are to be imported, and what is passed over; an error means that there is nothing to be imported there.
-fn list(request: &ImportRequest) -> Result<(Vec<Entry>, Vec<PassedOver>), String> {
+fn list(request: &ImportRequest) -> Result<(Vec<Entry>, Vec<ExcludedRows>), String> {
     let classes = &request.dataset.classes;
     match &request.from {
         ImportFrom::Folder(folder) => Ok((layout::entries(folder, classes, &request.limits)?, Vec::new())),

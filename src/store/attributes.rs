@@ -1,4 +1,4 @@
-//! Attributes of radiographs: what the `sources.csv` of an import, or else the DICOM header, says about an image.
+//! Attributes of radiographs: from the `sources.csv` of an import, or else from the DICOM header.
 
 use std::collections::HashMap;
 

@@ -41,7 +41,7 @@ use parking_lot::Mutex;
 use super::{StoreError, files::sync_folder};
 use crate::domain::Sha256;
 
-pub use sweep::{BLOB_GRACE, Swept, sweep_periodically};
+pub use sweep::{BLOB_GRACE, SweepReport, sweep_periodically};
 
 /// Number of folders, one for each first byte of a hash.
 const FOLDERS: usize = 256;

@@ -181,14 +181,16 @@ mod tests {
         let (dir, db) = fixtures::db().await;
         let caches = Caches::new(dir.path());
         caches.sweep(&db).await.unwrap();
-        let kept = caches.folder(fixtures::stored_dataset(&db).await.id);
-        let gone = caches.folder(DatasetId::new());
-        let unknown = dir.path().join("cache/notes/of-somebody.partial");
-        for path in [kept.join("128-a.grey"), kept.join(".tmpx.partial"), gone.join("128-a.grey"), unknown.clone()] {
+        let existing = caches.folder(fixtures::stored_dataset(&db).await.id);
+        let deleted = caches.folder(DatasetId::new());
+        let foreign = dir.path().join("cache/notes/of-somebody.partial");
+        for path in
+            [existing.join("128-a.grey"), existing.join(".tmpx.partial"), deleted.join("128-a.grey"), foreign.clone()]
+        {
             write(&path);
         }
         caches.sweep(&db).await.unwrap();
-        assert_eq!(entries(&kept).await.unwrap(), [kept.join("128-a.grey")]);
-        assert!(!gone.exists() && unknown.is_file());
+        assert_eq!(entries(&existing).await.unwrap(), [existing.join("128-a.grey")]);
+        assert!(!deleted.exists() && foreign.is_file());
     }
 }

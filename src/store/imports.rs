@@ -33,7 +33,7 @@ pub struct Import {
     pub error: Option<String>,
     /// Rows that the rules of a generation exclude.
     #[serde(default)]
-    pub passed_over: Vec<PassedOver>,
+    pub passed_over: Vec<ExcludedRows>,
     /// Time of the start.
     #[schema(value_type = String, format = DateTime)]
     pub started_at: Timestamp,
@@ -44,7 +44,7 @@ pub struct Import {
 
 /// Rows of a source that the rules of a generation exclude for the same reason.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
-pub struct PassedOver {
+pub struct ExcludedRows {
     /// Source, by its name in COVIDx.
     pub source: String,
     /// Reason.

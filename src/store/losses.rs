@@ -18,11 +18,15 @@ pub async fn write_in(tx: &mut SqliteConnection, run: RunId, curve: &LossCurve) 
     let written = steps_in(tx, run).await?;
     set_steps(tx, run, curve.steps()).await?;
     let points = curve.points();
-    let kept: Vec<u64> = points.iter().map(|point| point.step).collect();
-    let (id, kept) = (run.to_string(), columns::to_json("loss_points.step", &kept)?);
-    sqlx::query!("delete from loss_points where run_id = ? and step not in (select value from json_each(?))", id, kept)
-        .execute(&mut *tx)
-        .await?;
+    let steps: Vec<u64> = points.iter().map(|point| point.step).collect();
+    let (id, steps) = (run.to_string(), columns::to_json("loss_points.step", &steps)?);
+    sqlx::query!(
+        "delete from loss_points where run_id = ? and step not in (select value from json_each(?))",
+        id,
+        steps
+    )
+    .execute(&mut *tx)
+    .await?;
     // A curve never gains points before a step that was written.
     for point in points.iter().filter(|point| point.step > written) {
         insert(tx, &id, point).await?;

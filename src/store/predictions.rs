@@ -213,7 +213,7 @@ mod tests {
     async fn counts_feedback_by_class_and_can_withdraw_it() {
         let (_dir, db) = fixtures::db().await;
         let model = ModelId::new();
-        let made = ["normal", "normal", "COVID-19", "normal"].map(|said| fixtures::observed(model, said));
+        let made = ["normal", "normal", "COVID-19", "normal"].map(|class| fixtures::observed(model, class));
         create(&db, &made).await.unwrap();
         let long_ago = Timestamp::now() - 1.hour();
         assert_eq!(feedback_of(&db, model, long_ago).await.unwrap(), []);

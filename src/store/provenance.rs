@@ -12,7 +12,7 @@ use crate::domain::{RunId, Sha256, Split};
 
 /// Device and program that trained a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
-pub struct Origin {
+pub struct RunEnvironment {
     /// Device, `cpu` or `vulkan:N`.
     pub device: String,
     /// Backend, `flex` or `vulkan`.
@@ -35,7 +35,7 @@ pub struct Origin {
 pub struct Provenance {
     /// Device and program.
     #[serde(flatten)]
-    pub origin: Origin,
+    pub environment: RunEnvironment,
     /// Number of images in each split, after a validation split was split off.
     #[schema(value_type = BTreeMap<String, u64>)]
     pub images: BTreeMap<Split, u64>,
@@ -57,7 +57,7 @@ pub struct RunImage {
 pub async fn record(
     db: &Db,
     id: RunId,
-    origin: &Origin,
+    environment: &RunEnvironment,
     initial_weights: Option<&Sha256>,
     images: &[RunImage],
 ) -> Result<(), StoreError> {
@@ -65,7 +65,7 @@ pub async fn record(
     let (run, weights) = (id.to_string(), initial_weights.map(Sha256::as_str));
     let result = sqlx::query!("update runs set initial_weights_sha256 = ? where id = ?", weights, run);
     columns::must_exist(&result.execute(&mut *tx).await?)?;
-    if insert(&mut tx, id, origin).await? {
+    if insert(&mut tx, id, environment).await? {
         insert_images(&mut tx, id, images).await?;
     }
     tx.commit().await?;
@@ -73,18 +73,18 @@ pub async fn record(
 }
 
 /// True if the run had no provenance.
-async fn insert(tx: &mut SqliteConnection, id: RunId, origin: &Origin) -> Result<bool, StoreError> {
-    let (id, recorded_at) = (id.to_string(), columns::time(origin.recorded_at));
+async fn insert(tx: &mut SqliteConnection, id: RunId, environment: &RunEnvironment) -> Result<bool, StoreError> {
+    let (id, recorded_at) = (id.to_string(), columns::time(environment.recorded_at));
     let inserted = sqlx::query!(
         "insert into run_provenance (run_id, device, device_backend, device_description, device_driver, version, git_commit, recorded_at)
            values (?, ?, ?, ?, ?, ?, ?, ?) on conflict (run_id) do nothing",
         id,
-        origin.device,
-        origin.device_backend,
-        origin.device_description,
-        origin.device_driver,
-        origin.version,
-        origin.git_commit,
+        environment.device,
+        environment.device_backend,
+        environment.device_description,
+        environment.device_driver,
+        environment.version,
+        environment.git_commit,
         recorded_at,
     )
     .execute(tx)
@@ -122,7 +122,7 @@ pub async fn get(db: &Db, id: RunId) -> Result<Option<Provenance>, StoreError> {
         let split = columns::parse("run_images.split", &count.split)?;
         images.insert(split, columns::number("images", count.images)?);
     }
-    Ok(Some(Provenance { origin: row.read()?, images }))
+    Ok(Some(Provenance { environment: row.read()?, images }))
 }
 
 /// A page of a run's images in order of their hashes, which are the cursor; optionally of one split.
@@ -161,8 +161,8 @@ struct Row {
 }
 
 impl Row {
-    fn read(self) -> Result<Origin, StoreError> {
-        Ok(Origin {
+    fn read(self) -> Result<RunEnvironment, StoreError> {
+        Ok(RunEnvironment {
             device: self.device,
             device_backend: self.device_backend,
             device_description: self.device_description,
@@ -179,8 +179,8 @@ mod tests {
     use super::*;
     use crate::store::{fixtures, runs};
 
-    fn origin(device: &str) -> Origin {
-        Origin {
+    fn environment(device: &str) -> RunEnvironment {
+        RunEnvironment {
             device: device.into(),
             device_backend: "flex".into(),
             device_description: "a processor".into(),
@@ -201,11 +201,14 @@ mod tests {
         let dataset = fixtures::stored_dataset(&db).await;
         let run = fixtures::stored_run(&db, &dataset).await;
         assert_eq!(get(&db, run.id).await.unwrap(), None);
-        let (origin, weights) = (origin("cpu"), Sha256::of(b"weights"));
+        let (environment, weights) = (environment("cpu"), Sha256::of(b"weights"));
         let mut all = vec![image("a", Split::Train), image("b", Split::Test), image("c", Split::Train)];
-        record(&db, run.id, &origin, Some(&weights), &all).await.unwrap();
+        record(&db, run.id, &environment, Some(&weights), &all).await.unwrap();
         let found = get(&db, run.id).await.unwrap().unwrap();
-        assert_eq!((found.origin, found.images), (origin, BTreeMap::from([(Split::Train, 2), (Split::Test, 1)])));
+        assert_eq!(
+            (found.environment, found.images),
+            (environment, BTreeMap::from([(Split::Train, 2), (Split::Test, 1)]))
+        );
         assert_eq!(runs::get(&db, run.id).await.unwrap().unwrap().initial_weights_sha256, Some(weights));
 
         all.sort_by(|a, b| a.sha256.cmp(&b.sha256));
@@ -227,16 +230,16 @@ mod tests {
         let dataset = fixtures::stored_dataset(&db).await;
         let run = fixtures::stored_run(&db, &dataset).await;
         let images = [image("a", Split::Train)];
-        record(&db, run.id, &origin("cpu"), None, &images).await.unwrap();
-        record(&db, run.id, &origin("vulkan"), None, &images).await.unwrap();
-        let kept = get(&db, run.id).await.unwrap().unwrap();
-        assert_eq!((kept.origin.device.as_str(), kept.images[&Split::Train]), ("cpu", 1));
+        record(&db, run.id, &environment("cpu"), None, &images).await.unwrap();
+        record(&db, run.id, &environment("vulkan"), None, &images).await.unwrap();
+        let found = get(&db, run.id).await.unwrap().unwrap();
+        assert_eq!((found.environment.device.as_str(), found.images[&Split::Train]), ("cpu", 1));
     }
 
     #[tokio::test]
     async fn refuses_the_provenance_of_a_missing_run() {
         let (_dir, db) = fixtures::db().await;
-        let refused = record(&db, RunId::new(), &origin("cpu"), None, &[]).await;
+        let refused = record(&db, RunId::new(), &environment("cpu"), None, &[]).await;
         assert!(matches!(refused, Err(StoreError::Database(sqlx::Error::RowNotFound))));
     }
 }

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use super::{WorkerContext, job::PrepareError};
 use crate::{
     domain::Sha256,
-    store::{Origin, Page, Radiograph, Run, RunImage, StoreError, provenance},
+    store::{Page, Radiograph, Run, RunEnvironment, RunImage, StoreError, provenance},
 };
 
 /// Commit from which the program was built, set by build.rs. Uncommitted changes do not show. Empty if it was built outside a git repository.
@@ -22,12 +22,12 @@ pub(super) async fn record(
     if !has_split_of_repeated(context, run, &images).await? {
         return Err(PrepareError::SplitChanged);
     }
-    Ok(provenance::record(&context.stores.db, run.id, &origin(context), weights, &images).await?)
+    Ok(provenance::record(&context.stores.db, run.id, &environment(context), weights, &images).await?)
 }
 
-fn origin(context: &WorkerContext) -> Origin {
+fn environment(context: &WorkerContext) -> RunEnvironment {
     let info = context.device_info.clone();
-    Origin {
+    RunEnvironment {
         device: info.name,
         device_backend: info.backend,
         device_description: info.description,

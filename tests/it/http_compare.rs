@@ -304,7 +304,7 @@ async fn a_repetition_starts_from_the_weights_of_its_run_or_not_at_all() {
     let unknown = repeat(&server, &run).await;
     assert_eq!(unknown.status, 409);
     assert!(unknown.text("/detail").contains("before its initial weights were recorded"));
-    let origin = thorax::store::Origin {
+    let environment = thorax::store::RunEnvironment {
         device: "cpu".into(),
         device_backend: "flex".into(),
         device_description: "a processor".into(),
@@ -313,7 +313,7 @@ async fn a_repetition_starts_from_the_weights_of_its_run_or_not_at_all() {
         git_commit: None,
         recorded_at: started.started_at.unwrap(),
     };
-    thorax::store::provenance::record(&server.state.stores.db, id, &origin, Some(&old), &[]).await.unwrap();
+    thorax::store::provenance::record(&server.state.stores.db, id, &environment, Some(&old), &[]).await.unwrap();
     let again = repeat(&server, &run).await;
     assert_eq!((again.status, again.text("/initial_weights_sha256")), (202, old.to_string()));
     assert_ne!(old, new);

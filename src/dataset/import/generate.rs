@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use crate::{
     domain::{ClassList, Split},
-    store::PassedOver,
+    store::ExcludedRows,
 };
 
 use super::layout::Entry;
@@ -108,7 +108,7 @@ impl SourceFolders {
 
 /// All images of the sources with their class and split, and how many rows the rules leave out; an error means that a source or label
 /// file cannot be read.
-pub(super) fn entries(generation: &Generation, classes: &ClassList) -> Result<(Vec<Entry>, Vec<PassedOver>), String> {
+pub(super) fn entries(generation: &Generation, classes: &ClassList) -> Result<(Vec<Entry>, Vec<ExcludedRows>), String> {
     let sources = &generation.sources;
     let rules = match &generation.by {
         GenerateBy::Labels(files) => return Ok((labels::entries(sources, files, classes)?, Vec::new())),

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use crate::{
     dataset::Added,
     domain::{ImportStatus, Sha256},
-    store::{Db, Import, ImportRejection, PassedOver, RejectionKind, StoreError, imports},
+    store::{Db, ExcludedRows, Import, ImportRejection, RejectionKind, StoreError, imports},
 };
 
 use super::{Candidate, Refused, layout::Origin};
@@ -33,7 +33,7 @@ impl<'a> Ledger<'a> {
         Self { db, import, progress, unwritten: Vec::new(), reported: Instant::now(), seen: HashMap::new() }
     }
 
-    pub(super) async fn begin(&mut self, total: u64, passed_over: Vec<PassedOver>) -> Result<(), StoreError> {
+    pub(super) async fn begin(&mut self, total: u64, passed_over: Vec<ExcludedRows>) -> Result<(), StoreError> {
         self.import.total = total;
         self.import.passed_over = passed_over;
         self.report().await

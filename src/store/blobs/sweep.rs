@@ -35,7 +35,7 @@ const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 /// Result of a sweep.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Swept {
+pub struct SweepReport {
     /// Files that were removed.
     pub removed: u64,
     /// Folders with files to remove that were passed over because a writer had locked them.
@@ -53,20 +53,26 @@ struct Candidate {
 impl Blobs {
     /// Removes blobs that no row names, and temporary files that a killed process left, if they were written longer than `grace` ago.
     ///
-    /// Safe at any time, whatever other processes do, also with a `grace` of zero. With [`Swept::busy`] above zero another sweep has to
+    /// Safe at any time, whatever other processes do, also with a `grace` of zero. With [`SweepReport::busy`] above zero another sweep has to
     /// follow; the server sweeps every five minutes.
     ///
     /// # Errors
     /// When a folder cannot be read, a file cannot be removed, or the database fails.
-    pub async fn sweep(&self, db: &Db, grace: Duration) -> Result<Swept, StoreError> {
-        let mut swept = Swept::default();
+    pub async fn sweep(&self, db: &Db, grace: Duration) -> Result<SweepReport, StoreError> {
+        let mut swept = SweepReport::default();
         for folder in 0..FOLDERS {
             self.sweep_folder(db, folder, grace, &mut swept).await?;
         }
         Ok(swept)
     }
 
-    async fn sweep_folder(&self, db: &Db, folder: usize, grace: Duration, swept: &mut Swept) -> Result<(), StoreError> {
+    async fn sweep_folder(
+        &self,
+        db: &Db,
+        folder: usize,
+        grace: Duration,
+        swept: &mut SweepReport,
+    ) -> Result<(), StoreError> {
         let path = self.root.join(folder_name(folder));
         // First without a lock: almost always there is nothing to remove.
         let found = candidates(&path).await.map_err(failed(&path))?;
@@ -87,8 +93,8 @@ impl Blobs {
 pub async fn sweep_periodically(blobs: Blobs, db: Db, stop: CancellationToken) {
     loop {
         match blobs.sweep(&db, BLOB_GRACE).await {
-            Ok(Swept { removed: 0, .. }) => {}
-            Ok(Swept { removed, .. }) => tracing::info!(removed, "blobs that no row names removed"),
+            Ok(SweepReport { removed: 0, .. }) => {}
+            Ok(SweepReport { removed, .. }) => tracing::info!(removed, "blobs that no row names removed"),
             Err(error) => tracing::error!(%error, "blobs that no row names cannot be removed"),
         }
         tokio::select! {

@@ -83,7 +83,7 @@ impl Race {
     }
 
     /// Sweeps as another process does: with locks of its own.
-    async fn sweep(&self, grace: Duration) -> Swept {
+    async fn sweep(&self, grace: Duration) -> SweepReport {
         Blobs::open(self.dir.path()).unwrap().sweep(&self.db, grace).await.unwrap()
     }
 
@@ -110,7 +110,7 @@ async fn a_row_keeps_its_blob_in_every_order_of_upload_deletion_and_sweep() {
             }
         }
         assert!(race.is_stored().await, "{order}");
-        assert_eq!(race.sweep(NO_GRACE).await, Swept::default(), "{order}");
+        assert_eq!(race.sweep(NO_GRACE).await, SweepReport::default(), "{order}");
     }
 }
 
@@ -119,9 +119,9 @@ async fn a_sweep_passes_over_a_folder_in_which_a_writer_is_busy() {
     let race = Race::start().await;
     race.delete().await;
     let stored = race.blobs.put(b"shared".to_vec()).await.unwrap();
-    assert_eq!(race.sweep(NO_GRACE).await, Swept { removed: 0, busy: 1 });
+    assert_eq!(race.sweep(NO_GRACE).await, SweepReport { removed: 0, busy: 1 });
     drop(stored);
-    assert_eq!(race.sweep(NO_GRACE).await, Swept { removed: 1, busy: 0 });
+    assert_eq!(race.sweep(NO_GRACE).await, SweepReport { removed: 1, busy: 0 });
     assert!(!race.is_stored().await);
 }
 
@@ -136,7 +136,7 @@ async fn a_sweep_waits_for_a_transaction_that_outlives_its_writers_lock() {
     let sweep = tokio::spawn(async move { blobs.sweep(&db, NO_GRACE).await.unwrap() });
     tokio::time::sleep(Duration::from_millis(100)).await;
     tx.commit().await.unwrap();
-    assert_eq!(sweep.await.unwrap(), Swept::default());
+    assert_eq!(sweep.await.unwrap(), SweepReport::default());
     assert!(race.is_stored().await);
 }
 
@@ -181,13 +181,13 @@ fn age(path: &Path, age: Duration) {
 async fn a_sweep_spares_young_blobs_and_storing_a_blob_again_makes_it_young() {
     let race = Race::start().await;
     race.delete().await;
-    assert_eq!(race.sweep(BLOB_GRACE).await, Swept::default());
+    assert_eq!(race.sweep(BLOB_GRACE).await, SweepReport::default());
     let path = race.blobs.path(&race.new.sha256);
     age(&path, BLOB_GRACE + Duration::from_secs(1));
     put(&race.blobs, b"shared").await;
-    assert_eq!(race.sweep(BLOB_GRACE).await, Swept::default());
+    assert_eq!(race.sweep(BLOB_GRACE).await, SweepReport::default());
     age(&path, BLOB_GRACE + Duration::from_secs(1));
-    assert_eq!(race.sweep(BLOB_GRACE).await, Swept { removed: 1, busy: 0 });
+    assert_eq!(race.sweep(BLOB_GRACE).await, SweepReport { removed: 1, busy: 0 });
 }
 
 #[tokio::test]
@@ -212,7 +212,7 @@ async fn a_sweep_removes_orphans_and_temporary_files_and_nothing_else() {
     let foreign = folder.join("notes.txt");
     std::fs::write(&foreign, "not ours").unwrap();
 
-    assert_eq!(blobs.sweep(&db, NO_GRACE).await.unwrap(), Swept { removed: 251, busy: 0 });
+    assert_eq!(blobs.sweep(&db, NO_GRACE).await.unwrap(), SweepReport { removed: 251, busy: 0 });
     for hash in &named {
         assert!(blobs.get(hash).await.is_ok(), "{hash}");
     }

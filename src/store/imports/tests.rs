@@ -19,7 +19,7 @@ async fn returns_counts_status_and_rejections_in_order() {
     import.status = ImportStatus::Succeeded;
     (import.total, import.created, import.duplicates, import.rejected) = (1531, 1500, 28, 3);
     import.finished_at = Some(Timestamp::now());
-    import.passed_over = vec![PassedOver { source: "cohen".into(), reason: "view \"L\"".into(), rows: 84 }];
+    import.passed_over = vec![ExcludedRows { source: "cohen".into(), reason: "view \"L\"".into(), rows: 84 }];
     update(&db, &import, &[rejection(Some(2))]).await.unwrap();
     assert_eq!(get(&db, import.id).await.unwrap(), Some(import.clone()));
     let expected = [rejection(Some(7)), rejection(None), rejection(Some(2))];

@@ -14,7 +14,7 @@ use crate::{
         match_class,
     },
     domain::{ClassList, Split},
-    store::{Attributes, PassedOver},
+    store::{Attributes, ExcludedRows},
 };
 
 use super::{Rules, Source};
@@ -63,7 +63,7 @@ impl<'a> Collection<'a> {
     }
 
     /// An entry for each image.
-    pub(super) fn finish(self) -> (Vec<Entry>, Vec<PassedOver>) {
+    pub(super) fn finish(self) -> (Vec<Entry>, Vec<ExcludedRows>) {
         let test = self.test_patients();
         let classes = self.classes;
         let entry = |chosen: Chosen| {
@@ -81,7 +81,7 @@ impl<'a> Collection<'a> {
             };
             Entry { origin: chosen.origin, found: chosen.content.map(candidate) }
         };
-        let passed_over = self.passed_over.into_iter().map(|((source, reason), rows)| PassedOver {
+        let passed_over = self.passed_over.into_iter().map(|((source, reason), rows)| ExcludedRows {
             source: source.as_str().to_owned(),
             reason,
             rows,

@@ -24,7 +24,7 @@ const FIELDS: [&str; 11] = [
 ];
 
 #[test]
-fn it_prints_one_object_a_case_with_plausible_figures() {
+fn bench_prints_one_json_object_per_case_with_plausible_figures() {
     let cases = measured(&["--batch", "2,4", "--runs", "3"]);
     let named: Vec<_> = cases.iter().map(|case| (case["case"].as_str().unwrap(), &case["batch"])).collect();
     assert_eq!(named, [("predict", &2.into()), ("predict", &4.into()), ("train", &2.into()), ("train", &4.into())]);
@@ -49,7 +49,7 @@ fn it_prints_one_object_a_case_with_plausible_figures() {
 }
 
 #[test]
-fn details_add_each_run_and_what_was_computed() {
+fn details_add_each_run_and_the_computed_work() {
     let cases = measured(&["--batch", "2", "--runs", "3", "--details"]);
     let [predict, train] = cases.as_slice() else { panic!("{cases:?}") };
     assert_eq!(predict["samples_ms"].as_array().unwrap().len(), 3);
@@ -79,7 +79,7 @@ fn an_exported_network_computes_what_the_original_does() {
 }
 
 #[test]
-fn what_is_kept_to_f32_says_so_and_differs_by_little() {
+fn cpu_f32_reports_its_precision_and_differs_little_from_the_default() {
     let flags = ["--case", "predict", "--batch", "4", "--runs", "1", "--details", "--json"];
     let exact = &objects(bench(&flags).args(["--device", "cpu:f32"]).output().unwrap())[0];
     assert_eq!([&exact["device"], &exact["precision"]], ["cpu", "f32"]);
@@ -94,7 +94,7 @@ fn what_is_kept_to_f32_says_so_and_differs_by_little() {
 }
 
 #[test]
-fn bfloat16_is_computed_where_it_is_asked_for_and_the_processor_has_it() {
+fn bf16_is_used_on_request_if_the_processor_supports_it() {
     let flags = ["--batch", "4", "--runs", "1", "--details", "--json"];
     let output = bench(&flags).args(["--device", "cpu:bf16"]).output().unwrap();
     if objects(bench(&flags).output().unwrap())[0]["precision"] == "f32" {
@@ -117,7 +117,7 @@ fn bfloat16_is_computed_where_it_is_asked_for_and_the_processor_has_it() {
 }
 
 #[test]
-fn what_it_cannot_measure_is_refused_with_the_reason() {
+fn rejects_cases_that_it_cannot_measure_with_the_reason() {
     let folder = tempfile::tempdir().unwrap();
     let nonsense = folder.path().join("nonsense");
     std::fs::write(&nonsense, "no weights").unwrap();
@@ -165,7 +165,7 @@ fn without_json_it_prints_a_table() {
 }
 
 #[test]
-fn as_many_threads_compute_as_it_says() {
+fn computes_with_the_reported_number_of_threads() {
     let counts = [1, 3, 6].map(|threads: usize| {
         let flags = ["--case", "train", "--batch", "16", "--runs", "60", "--threads", &threads.to_string()];
         let (cases, most) = with_tasks(&mut bench(&[&flags[..], &["--json"]].concat()));

@@ -52,7 +52,7 @@ fn arrays_are_written_and_imported() {
 }
 
 #[test]
-fn what_is_wrong_is_told() {
+fn dataset_commands_report_what_is_wrong() {
     let folder = with_phantoms();
     let folder = folder.path();
     std::fs::write(folder.join("bad.txt"), "1 a.png normal\n2 b.png effusion\n").unwrap();

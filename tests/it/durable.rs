@@ -190,7 +190,7 @@ fn a_run_whose_server_is_killed_at_each_kind_of_point_ends_with_the_same_numbers
 }
 
 #[test]
-fn a_run_goes_on_after_an_orderly_end_of_the_server() {
+fn a_run_resumes_after_a_graceful_shutdown() {
     let folder = with_phantoms();
     let mut server = Running::start(folder.path(), &[]);
     let run = server.submit("simple-cnn", &plan());
@@ -201,7 +201,7 @@ fn a_run_goes_on_after_an_orderly_end_of_the_server() {
 }
 
 #[test]
-fn a_torn_checkpoint_is_noticed_and_the_one_before_used_and_without_any_it_begins_anew() {
+fn a_torn_checkpoint_is_detected_and_the_previous_one_used_or_else_the_run_restarts() {
     let folder = with_phantoms();
     let server = Running::start(folder.path(), &[]);
     let run = server.submit("simple-cnn", &plan());
@@ -231,7 +231,7 @@ fn pause_and_wait(server: &Running, run: &str) {
 }
 
 #[test]
-fn a_paused_run_lets_others_go_first_and_resumed_from_two_sides_ends_with_the_same_numbers() {
+fn a_paused_run_lets_others_train_and_concurrent_resumes_end_with_the_same_numbers() {
     let folder = with_phantoms();
     let server = Running::start(folder.path(), &[]);
     let run = server.submit("simple-cnn", &plan());

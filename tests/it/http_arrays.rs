@@ -35,7 +35,7 @@ fn elements<'a>(answer: &'a Answer, descr: &str, shape: &str) -> &'a [u8] {
 }
 
 #[tokio::test]
-async fn arrays_have_the_pixels_that_a_network_sees_and_the_classes_in_the_same_order() {
+async fn exported_arrays_hold_the_networks_input_pixels_and_the_labels_in_the_same_order() {
     let server = server().await;
     let exports = filled(&server).await;
     let shown = server.get(&exports.replace("/exports", "/radiographs?split=train")).await;
@@ -64,7 +64,7 @@ async fn arrays_have_the_pixels_that_a_network_sees_and_the_classes_in_the_same_
 }
 
 #[tokio::test]
-async fn what_is_no_array_is_refused() {
+async fn rejects_requests_for_arrays_that_do_not_exist() {
     let server = server().await;
     let exports = filled(&server).await;
     for name in
@@ -108,7 +108,7 @@ async fn exported_arrays_are_imported_pixel_for_pixel() {
 }
 
 #[tokio::test]
-async fn of_several_sizes_the_largest_is_imported_and_damaged_arrays_are_told() {
+async fn imports_the_largest_of_several_sizes_and_reports_damaged_arrays() {
     let server = server().await;
     let exports = filled(&server).await;
     for side in [32, 64, 48] {
@@ -135,7 +135,7 @@ async fn of_several_sizes_the_largest_is_imported_and_damaged_arrays_are_told() 
 }
 
 #[tokio::test]
-async fn labels_that_do_not_fit_are_told_row_by_row() {
+async fn reports_labels_that_do_not_match_row_by_row() {
     let server = server().await;
     let exports = filled(&server).await;
     let folder = server.folder.path().join("root/set");
@@ -215,7 +215,7 @@ numpy.save(folder + 'x_val.npy', numpy.array([{}], dtype=object))
 }
 
 #[tokio::test]
-async fn an_array_ends_early_where_an_image_is_lost() {
+async fn an_export_breaks_off_at_an_image_that_cannot_be_read() {
     let server = server().await;
     let dataset = server.dataset("chests").await;
     let image = png(48, 48, 1);

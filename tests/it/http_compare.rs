@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 const TEST_IMAGES: u64 = 9;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn runs_stand_side_by_side_in_the_order_asked_for_with_what_differs_between_them() {
+async fn compares_runs_in_the_requested_order_with_their_differences() {
     let server = Server::start().await;
     let dataset = drawn(&server, "drawn").await;
     let worker = server.train();
@@ -76,7 +76,7 @@ async fn runs_stand_side_by_side_in_the_order_asked_for_with_what_differs_betwee
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn each_model_is_tested_against_the_first_on_the_images_that_both_saw() {
+async fn each_model_is_tested_against_the_first_on_their_common_images() {
     let server = Server::start().await;
     let (dataset, other) = (drawn(&server, "drawn").await, server.dataset("other").await);
     server.fill(&other, "train", 200, 4).await;
@@ -110,7 +110,7 @@ async fn each_model_is_tested_against_the_first_on_the_images_that_both_saw() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_evaluation_says_of_each_image_what_was_predicted() {
+async fn an_evaluation_lists_the_prediction_for_each_image() {
     let server = Server::start().await;
     let dataset = drawn(&server, "drawn").await;
     let _worker = server.train();
@@ -133,7 +133,7 @@ async fn an_evaluation_says_of_each_image_what_was_predicted() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_comparison_is_also_a_table_in_markdown_and_csv_and_nothing_else() {
+async fn a_comparison_is_available_as_markdown_and_csv_and_in_no_other_type() {
     let server = Server::start().await;
     let dataset = drawn(&server, "drawn").await;
     let worker = server.train();
@@ -175,7 +175,7 @@ async fn a_comparison_is_also_a_table_in_markdown_and_csv_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn a_wrong_question_is_refused_with_all_its_wrong_fields_at_once() {
+async fn rejects_an_invalid_comparison_with_all_invalid_fields() {
     let server = Server::start().await;
     let run = submit(&server, &drawn(&server, "drawn").await, 1, json!({})).await;
     let pointers = async |query: &str| {
@@ -196,7 +196,7 @@ async fn a_wrong_question_is_refused_with_all_its_wrong_fields_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_run_records_on_what_and_by_what_it_was_trained() {
+async fn a_run_records_its_data_code_and_device() {
     let server = Server::start().await;
     let dataset = drawn(&server, "drawn").await;
     let worker = server.train();
@@ -253,7 +253,7 @@ async fn a_repeated_run_gives_the_same_numbers() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_run_whose_data_changed_is_not_repeated() {
+async fn does_not_repeat_a_run_whose_data_changed() {
     let server = Server::start().await;
     let dataset = drawn(&server, "drawn").await;
     let run = submit(&server, &dataset, 1, json!({})).await;
@@ -273,7 +273,7 @@ async fn a_run_whose_data_changed_is_not_repeated() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_repetition_whose_validation_images_would_be_others_fails_and_says_so() {
+async fn a_repetition_with_different_validation_images_fails_with_the_reason() {
     let server = Server::start().await;
     let dataset = drawn(&server, "drawn").await;
     let _worker = server.train();
@@ -292,7 +292,7 @@ async fn a_repetition_whose_validation_images_would_be_others_fails_and_says_so(
 }
 
 #[tokio::test]
-async fn a_repetition_starts_from_the_weights_of_its_run_or_not_at_all() {
+async fn a_repetition_needs_the_initial_weights_of_its_run() {
     let server = Server::start().await;
     let dataset = drawn(&server, "drawn").await;
     let (old, new) = (import_weights(&server, b"old").await, import_weights(&server, b"new").await);

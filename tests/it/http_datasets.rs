@@ -10,7 +10,7 @@ use crate::support::{Answer, MAX_UPLOAD_BYTES, Part, Server, bomb, png};
 const NOBODY: &str = "01890a5d-ac96-774b-bcce-b302099a8057";
 
 #[tokio::test]
-async fn a_data_set_is_made_listed_shown_and_removed() {
+async fn creates_lists_shows_and_deletes_a_data_set() {
     let server = Server::start().await;
     let made = server.post("/v1/datasets", json!({"name": "chests", "description": "of a test"})).await;
     assert_eq!(made.status, 201);
@@ -26,7 +26,7 @@ async fn a_data_set_is_made_listed_shown_and_removed() {
 }
 
 #[tokio::test]
-async fn a_wrong_data_set_is_refused_with_every_wrong_field() {
+async fn rejects_an_invalid_data_set_with_every_invalid_field() {
     let server = Server::start().await;
     let body = json!({"name": " ", "classes": ["one"], "description": 3, "colour": "blue"});
     let answer = server.post("/v1/datasets", body).await;
@@ -38,14 +38,14 @@ async fn a_wrong_data_set_is_refused_with_every_wrong_field() {
 }
 
 #[tokio::test]
-async fn a_name_is_taken_once() {
+async fn data_set_names_are_unique() {
     let server = Server::start().await;
     server.dataset("chests").await;
     server.post("/v1/datasets", json!({"name": "chests"})).await.assert_problem(409, "/v1/datasets");
 }
 
 #[tokio::test]
-async fn what_is_not_json_is_malformed_and_another_type_unsupported() {
+async fn rejects_malformed_json_with_400_and_other_media_types_with_415() {
     let server = Server::start().await;
     let malformed = server.request("POST", "/v1/datasets", "application/json", b"{\"name\": ".to_vec()).await;
     malformed.assert_problem(400, "/v1/datasets");
@@ -54,7 +54,7 @@ async fn what_is_not_json_is_malformed_and_another_type_unsupported() {
 }
 
 #[tokio::test]
-async fn unknown_and_impossible_identifiers_and_methods_are_problem_documents() {
+async fn unknown_ids_invalid_ids_and_wrong_methods_return_problem_documents() {
     let server = Server::start().await;
     for path in ["/v1/datasets", "/v1/radiographs", "/v1/imports"] {
         for id in [NOBODY, "17", "not-an-id"] {
@@ -67,7 +67,7 @@ async fn unknown_and_impossible_identifiers_and_methods_are_problem_documents() 
 }
 
 #[tokio::test]
-async fn a_list_goes_on_after_its_cursor() {
+async fn a_list_continues_after_its_cursor() {
     let server = Server::start().await;
     for name in ["a", "b", "c"] {
         server.dataset(name).await;
@@ -82,7 +82,7 @@ async fn a_list_goes_on_after_its_cursor() {
 }
 
 #[tokio::test]
-async fn an_upload_is_stored_with_its_fields_whatever_their_order() {
+async fn an_upload_accepts_its_fields_in_any_order() {
     let server = Server::start().await;
     let dataset = server.dataset("chests").await;
     let image = png(64, 48, 1);
@@ -120,7 +120,7 @@ async fn the_same_bytes_again_are_a_duplicate_and_change_nothing() {
 }
 
 #[tokio::test]
-async fn of_many_files_each_is_answered_for_itself() {
+async fn each_file_of_a_batch_upload_has_its_own_result() {
     let server = Server::start().await;
     let dataset = server.dataset("chests").await;
     let (image, bomb) = (png(48, 48, 1), bomb(60_000, 60_000));
@@ -142,7 +142,7 @@ async fn of_many_files_each_is_answered_for_itself() {
 }
 
 #[tokio::test]
-async fn one_file_alone_answers_with_its_own_status() {
+async fn a_single_file_upload_returns_the_status_of_the_file() {
     let server = Server::start().await;
     let dataset = server.dataset("chests").await;
     let path = format!("/v1/datasets/{dataset}/radiographs");
@@ -155,7 +155,7 @@ async fn one_file_alone_answers_with_its_own_status() {
 }
 
 #[tokio::test]
-async fn a_wrong_form_names_each_wrong_part() {
+async fn rejects_an_invalid_form_with_each_invalid_part() {
     let server = Server::start().await;
     let dataset = server.dataset("chests").await;
     let image = png(48, 48, 1);
@@ -173,7 +173,7 @@ async fn a_wrong_form_names_each_wrong_part() {
 }
 
 #[tokio::test]
-async fn a_body_over_the_limit_and_a_body_that_is_no_form_are_refused() {
+async fn rejects_bodies_over_the_limit_and_bodies_that_are_not_forms() {
     let server = Server::start().await;
     let dataset = server.dataset("chests").await;
     let path = format!("/v1/datasets/{dataset}/radiographs");
@@ -185,7 +185,7 @@ async fn a_body_over_the_limit_and_a_body_that_is_no_form_are_refused() {
 }
 
 #[tokio::test]
-async fn patient_ids_are_hidden() {
+async fn patient_ids_are_stored_as_keyed_hashes() {
     let server = Server::start().await;
     let dataset = server.dataset("chests").await;
     let answer =
@@ -215,7 +215,7 @@ async fn radiographs_are_filtered_and_paged() {
 }
 
 #[tokio::test]
-async fn a_radiograph_is_changed_field_by_field() {
+async fn updates_single_fields_of_a_radiograph() {
     let server = Server::start().await;
     let dataset = server.dataset("chests").await;
     let answer = server.upload(&dataset, &[Part::File("a.png", &png(48, 48, 1)), Part::Text("view", "AP")]).await;
@@ -233,7 +233,7 @@ async fn a_radiograph_is_changed_field_by_field() {
 }
 
 #[tokio::test]
-async fn the_image_comes_back_as_sent_or_resized() {
+async fn returns_the_image_as_stored_or_resized() {
     let server = Server::start().await;
     let dataset = server.dataset("chests").await;
     let image = png(64, 48, 1);
@@ -251,7 +251,7 @@ async fn the_image_comes_back_as_sent_or_resized() {
 }
 
 #[tokio::test]
-async fn decoded_images_go_with_their_data_set_and_with_any_radiograph_of_it() {
+async fn the_decoded_image_cache_is_deleted_when_the_data_set_changes() {
     let server = Server::start().await;
     let (one, two) = (server.dataset("one").await, server.dataset("two").await);
     let folder = |dataset: &str| server.state.stores.caches.folder(dataset.parse().unwrap());
@@ -290,7 +290,7 @@ async fn a_sweep_removes_an_image_after_the_last_radiograph_that_names_it() {
 }
 
 #[tokio::test]
-async fn a_data_set_counts_images_and_patients_and_tells_leakage() {
+async fn a_data_set_reports_image_counts_patient_counts_and_leakage() {
     let server = Server::start().await;
     let dataset = server.dataset("chests").await;
     let place = format!("/v1/datasets/{dataset}");
@@ -315,7 +315,7 @@ async fn a_data_set_counts_images_and_patients_and_tells_leakage() {
 }
 
 #[tokio::test]
-async fn a_split_is_by_patient_and_the_same_for_the_same_seed() {
+async fn splits_by_patient_and_deterministically_by_seed() {
     let server = Server::start().await;
     let dataset = server.dataset("chests").await;
     server.fill(&dataset, "train", 0, 10).await;
@@ -334,7 +334,7 @@ async fn a_split_is_by_patient_and_the_same_for_the_same_seed() {
 }
 
 #[tokio::test]
-async fn an_import_runs_in_the_background_and_reports_what_it_refused() {
+async fn an_import_runs_in_the_background_and_reports_rejected_files() {
     let server = Server::with(|state, folder| {
         draw_covidx(&folder.join("root/set"));
         state.intake.import_root = Some(folder.join("root"));

@@ -111,7 +111,7 @@ async fn upload(server: &Server, dataset: &str, name: &str, bytes: &[u8]) -> Ans
 }
 
 #[tokio::test]
-async fn nothing_that_names_a_patient_is_found_in_the_data_folder() {
+async fn no_patient_identifier_reaches_the_data_folder() {
     let server = Server::start().await;
     let dataset = server.dataset("chests").await;
     let planted = file(radiograph(0));
@@ -137,7 +137,7 @@ fn text_chunk(text: &str) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn a_dicom_is_stored_as_grey_png_with_the_allowed_attributes() {
+async fn stores_a_dicom_as_greyscale_png_with_the_allowed_attributes() {
     let server = Server::start().await;
     let dataset = server.dataset("chests").await;
     let bytes = file(radiograph(0));
@@ -162,7 +162,7 @@ async fn a_dicom_is_stored_as_grey_png_with_the_allowed_attributes() {
 }
 
 #[tokio::test]
-async fn the_same_file_is_a_duplicate_as_it_was_sent_and_as_it_is_stored() {
+async fn detects_duplicates_of_the_uploaded_and_of_the_stored_file() {
     let server = Server::start().await;
     let dataset = server.dataset("chests").await;
     let bytes = file(radiograph(0));
@@ -185,7 +185,7 @@ async fn the_same_file_is_a_duplicate_as_it_was_sent_and_as_it_is_stored() {
 }
 
 #[tokio::test]
-async fn what_looks_wrong_is_flagged_and_what_is_no_radiograph_refused() {
+async fn flags_quality_problems_and_rejects_files_that_are_not_radiographs() {
     let server = Server::start().await;
     let dataset = server.dataset("chests").await;
     let path = format!("/v1/datasets/{dataset}/radiographs");
@@ -207,7 +207,7 @@ async fn what_looks_wrong_is_flagged_and_what_is_no_radiograph_refused() {
 }
 
 #[tokio::test]
-async fn a_data_set_refuses_what_it_was_told_to() {
+async fn a_data_set_rejects_the_flags_that_it_is_configured_to_reject() {
     let server = Server::start().await;
     let made = server.post("/v1/datasets", json!({ "name": "frontal", "refuse": ["lateral_view"] })).await;
     assert_eq!((made.status, made.at("/refuse")), (201, json!(["lateral_view"])), "{made:?}");
@@ -223,7 +223,7 @@ async fn a_data_set_refuses_what_it_was_told_to() {
 }
 
 #[tokio::test]
-async fn age_and_sex_of_a_dicom_are_in_the_report() {
+async fn the_report_has_age_and_sex_of_dicom_files() {
     let server = Server::start().await;
     let dataset = server.dataset("chests").await;
     upload(&server, &dataset, "x", &file(radiograph(0))).await;
@@ -250,7 +250,7 @@ async fn push(server: &Server, path: &str, parts: &[Vec<u8>]) -> Answer {
 }
 
 #[tokio::test]
-async fn a_push_is_stored_without_label_and_answered_as_the_standard_says() {
+async fn a_push_is_stored_without_label_and_returns_the_response_of_the_standard() {
     let server = Server::start().await;
     let pushed = push(&server, "/dicomweb/studies", &[file(radiograph(0)), file(radiograph(9))]).await;
     assert_eq!((pushed.status, pushed.header("content-type")), (200, "application/dicom+json"), "{pushed:?}");
@@ -272,7 +272,7 @@ async fn a_push_is_stored_without_label_and_answered_as_the_standard_says() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_stored_of_a_push_is_named_with_its_reason() {
+async fn a_push_names_each_instance_that_cannot_be_stored_with_the_reason() {
     let server = Server::start().await;
     let ct = changed(tags::SOP_CLASS_UID, VR::UI, uids::CT_IMAGE_STORAGE);
     let mixed = push(&server, "/dicomweb/studies", &[ct.clone(), file(radiograph(0)), b"no DICOM".to_vec()]).await;
@@ -295,7 +295,7 @@ async fn what_cannot_be_stored_of_a_push_is_named_with_its_reason() {
 }
 
 #[tokio::test]
-async fn a_push_that_ends_early_or_is_too_large_says_what_is_stored() {
+async fn a_truncated_or_oversized_push_reports_what_is_stored() {
     let server = Server::start().await;
     let whole = file(radiograph(0));
     let head = b"--edge\r\nContent-Type: application/dicom\r\n\r\n";
@@ -311,13 +311,13 @@ async fn a_push_that_ends_early_or_is_too_large_says_what_is_stored() {
 }
 
 #[tokio::test]
-async fn a_push_needs_the_key_where_there_is_one() {
+async fn a_push_needs_the_admin_key_if_one_is_set() {
     let server = Server::with(|state, _| state.access.admin_key = Some("a-key-of-the-tests".into())).await;
     push(&server, "/dicomweb/studies", &[file(radiograph(0))]).await.assert_problem(401, "/dicomweb/studies");
 }
 
 #[tokio::test]
-async fn folders_with_dicom_are_imported_whatever_the_files_are_called() {
+async fn imports_dicom_files_whatever_their_names() {
     let server = Server::with(|state, folder| {
         let class = folder.join("root/set/normal");
         std::fs::create_dir_all(&class).unwrap();
@@ -338,7 +338,7 @@ async fn folders_with_dicom_are_imported_whatever_the_files_are_called() {
 }
 
 #[tokio::test]
-async fn a_prediction_warns_and_is_that_of_the_stored_image() {
+async fn a_prediction_of_a_dicom_has_warnings_and_equals_that_of_the_stored_image() {
     let server = Server::start().await;
     server.crown(model::small(32, 1)).await;
     let lateral = changed(tags::VIEW_POSITION, VR::CS, "LL");

@@ -21,7 +21,7 @@ const NOBODY: &str = "01890a5d-ac96-774b-bcce-b302099a8057";
 const PATIENCE: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_run_is_told_from_its_submission_to_its_end_and_then_the_stream_ends() {
+async fn streams_the_events_of_a_run_from_submission_to_end() {
     let server = Server::start().await;
     let run = server.queue(3).await;
     let mut watch = Watch::open(&server, &format!("{run}/events"), &[]).await;
@@ -66,7 +66,7 @@ async fn a_run_is_told_from_its_submission_to_its_end_and_then_the_stream_ends()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stream_that_was_cut_goes_on_after_the_last_event_without_gap_or_duplicate() {
+async fn a_reconnected_stream_resumes_without_gap_or_duplicate() {
     let server = Server::start().await;
     let run = server.queue(12).await;
     let worker = server.train();
@@ -96,7 +96,7 @@ async fn a_stream_that_was_cut_goes_on_after_the_last_event_without_gap_or_dupli
 }
 
 #[tokio::test]
-async fn the_list_goes_page_by_page_and_the_type_is_as_asked() {
+async fn events_are_paged_as_json_and_content_negotiated() {
     let server = Server::start().await;
     let run = server.queue(1).await;
     server.post(&format!("{run}/cancel"), json!({})).await;
@@ -120,7 +120,7 @@ async fn the_list_goes_page_by_page_and_the_type_is_as_asked() {
 }
 
 #[tokio::test]
-async fn the_end_of_the_server_ends_the_streams_at_once() {
+async fn shutdown_ends_event_streams_at_once() {
     let server = Server::start().await;
     let run = server.queue(1).await;
     let mut watch = Watch::open(&server, &format!("{run}/events"), &[]).await;
@@ -133,7 +133,7 @@ async fn the_end_of_the_server_ends_the_streams_at_once() {
 }
 
 #[tokio::test]
-async fn there_are_so_many_streams_and_one_that_was_left_makes_room() {
+async fn limits_concurrent_streams_and_frees_closed_ones() {
     let server = Server::with(|state, _| state.event_streams = EventStreams::new(1)).await;
     let path = format!("{}/events", server.queue(1).await);
     let mut watch = Watch::open(&server, &path, &[]).await;
@@ -149,7 +149,7 @@ async fn there_are_so_many_streams_and_one_that_was_left_makes_room() {
 }
 
 #[tokio::test]
-async fn what_another_process_writes_is_told_too() {
+async fn streams_events_that_another_process_writes() {
     let server = Server::start().await;
     let run = server.queue(1).await;
     let mut watch = Watch::open(&server, &format!("{run}/events"), &[]).await;
@@ -162,7 +162,7 @@ async fn what_another_process_writes_is_told_too() {
 }
 
 #[tokio::test]
-async fn a_client_that_reads_late_misses_batches_but_no_event() {
+async fn a_slow_reader_misses_batches_but_no_event() {
     let server = Server::start().await;
     let run = server.queue(1).await;
     let id: RunId = run.rsplit('/').next().unwrap().parse().unwrap();

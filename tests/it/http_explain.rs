@@ -13,7 +13,7 @@ const EXPLAINED: &str = "/v1/predictions?explain=true";
 const SIDE: usize = 64;
 
 #[tokio::test]
-async fn an_explanation_has_a_grid_a_link_and_a_caveat_and_only_who_asks_gets_one() {
+async fn an_explanation_has_a_grid_a_link_and_a_caveat_and_is_only_made_on_request() {
     let server = Server::start().await;
     server.crown(model::small(SIDE as u32, 1)).await;
     let plain = post(&server, "/v1/predictions", png(96, 48, 1)).await;
@@ -39,7 +39,7 @@ async fn an_explanation_has_a_grid_a_link_and_a_caveat_and_only_who_asks_gets_on
 }
 
 #[tokio::test]
-async fn each_file_of_a_form_is_explained_and_a_malformed_wish_is_refused() {
+async fn explains_each_file_of_a_form_and_rejects_a_malformed_parameter() {
     let server = Server::start().await;
     server.crown(model::small(SIDE as u32, 1)).await;
     let (content_type, body) = multipart(&[
@@ -61,7 +61,7 @@ async fn each_file_of_a_form_is_explained_and_a_malformed_wish_is_refused() {
 }
 
 #[tokio::test]
-async fn only_the_last_128_overlays_are_kept() {
+async fn keeps_only_the_last_128_overlays() {
     let server = Server::start().await;
     server.crown(model::small(32, 1)).await;
     let image = png(32, 32, 1);
@@ -76,7 +76,7 @@ async fn only_the_last_128_overlays_are_kept() {
 
 /// Adebayo et al. 2018 (arXiv:1810.03292): an explanation that does not depend on the weights explains nothing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_explanation_follows_the_finding_and_is_lost_with_the_weights() {
+async fn an_explanation_follows_the_finding_and_changes_with_randomised_weights() {
     let server = Server::start().await;
     train_on_blobs(&server).await;
     let places: Vec<(usize, usize)> = vec![(12, 12), (12, 44), (44, 12), (44, 44), (28, 12), (28, 44)];
@@ -114,7 +114,7 @@ async fn an_explanation_follows_the_finding_and_is_lost_with_the_weights() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_explained_prediction_takes_at_most_half_as_long_again_as_a_plain_one() {
+async fn an_explanation_adds_at_most_half_to_the_time_of_a_prediction() {
     let server = Server::start().await;
     server.crown(model::resnet(224, 1)).await;
     let image = png(1000, 900, 3);

@@ -17,7 +17,7 @@ const VALIDATION: &str = "p4 e.png COVID-19 cohen\n";
 const SPLITS: [(&str, &str); 3] = [("train", TRAIN), ("validation", VALIDATION), ("test", TEST)];
 
 #[tokio::test]
-async fn label_files_come_back_as_they_were_imported() {
+async fn exported_label_files_equal_the_imported_ones() {
     let server = Server::with(|state, folder| {
         let root = folder.join("root");
         draw(&root.join("set"));
@@ -49,7 +49,7 @@ async fn label_files_come_back_as_they_were_imported() {
 }
 
 #[tokio::test]
-async fn what_a_label_file_cannot_say_is_a_conflict() {
+async fn a_label_file_that_cannot_be_written_is_a_conflict() {
     let server = Server::start().await;
     for (name, files) in [("space", ["a b.png", "c.png"]), ("twice", ["a.png", "a.png"])] {
         let dataset = server.dataset(name).await;
@@ -66,7 +66,7 @@ async fn what_a_label_file_cannot_say_is_a_conflict() {
 }
 
 #[tokio::test]
-async fn exports_of_nothing_are_not_found() {
+async fn unknown_exports_return_404() {
     let server = Server::start().await;
     let dataset = server.dataset("chests").await;
     for path in [
@@ -82,7 +82,7 @@ async fn exports_of_nothing_are_not_found() {
 }
 
 #[tokio::test]
-async fn a_distribution_is_told_as_markdown_and_as_text() {
+async fn a_distribution_is_available_as_markdown_and_as_text() {
     let server = Server::start().await;
     let dataset = server.dataset("chests").await;
     server.fill(&dataset, "train", 0, 2).await;

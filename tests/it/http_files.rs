@@ -19,7 +19,7 @@ const NDJSON: &str = "application/x-ndjson";
 const PATIENCE: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn files_are_answered_in_their_order_and_a_bad_one_has_its_problem_in_its_place() {
+async fn results_keep_the_order_of_the_files_and_a_bad_file_has_a_problem_in_its_place() {
     let server = started().await;
     let images = images(9);
     let alone: Vec<Value> = join_in_turn(&server, &images).await;
@@ -39,7 +39,7 @@ async fn files_are_answered_in_their_order_and_a_bad_one_has_its_problem_in_its_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn lines_carry_index_and_name_and_are_the_same_answers() {
+async fn ndjson_lines_have_index_and_name_and_equal_the_json_results() {
     let server = started().await;
     let images = images(6);
     let alone = join_in_turn(&server, &images).await;
@@ -63,7 +63,7 @@ async fn lines_carry_index_and_name_and_are_the_same_answers() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_wrong_with_the_whole_request_has_a_status_or_else_the_last_line() {
+async fn an_error_of_the_whole_request_is_the_status_or_the_last_line() {
     let server = started().await;
     for accept in ["application/json", NDJSON] {
         post(&server, &[], accept).await.assert_problem(422, PREDICTIONS);
@@ -91,7 +91,7 @@ async fn what_is_wrong_with_the_whole_request_has_a_status_or_else_the_last_line
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_line_comes_before_the_next_file_is_sent() {
+async fn streams_a_line_before_the_next_file_is_sent() {
     let server = started().await;
     let mut sent = Sent::open(&server).await;
     for index in 0..4_u8 {
@@ -105,7 +105,7 @@ async fn a_line_comes_before_the_next_file_is_sent() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn forms_never_take_more_places_than_there_are_and_leave_half_to_others() {
+async fn forms_stay_within_the_concurrency_limit_and_leave_half_to_others() {
     let server = started().await;
     let images = images(8);
     let watch = tokio::spawn({
@@ -145,7 +145,7 @@ async fn forms_never_take_more_places_than_there_are_and_leave_half_to_others() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_client_that_hangs_up_stops_the_work_and_gives_its_places_back() {
+async fn a_disconnected_client_stops_the_work_and_releases_its_permits() {
     let server = started().await;
     let mut sent = Sent::open(&server).await;
     sent.file("0.png", &png(48, 48, 0)).await;

@@ -59,7 +59,7 @@ fn gate(dataset: &str, metric: &str) -> Value {
 }
 
 #[tokio::test]
-async fn a_worse_model_does_not_become_champion_and_the_answer_compares_both() {
+async fn a_worse_model_is_not_promoted_and_the_response_compares_both() {
     let (server, dataset, champion) = with_champion(7).await;
     let worse = uploaded(&server, 2).await;
     evaluate(&server, &dataset, &worse, 6).await;
@@ -79,7 +79,7 @@ async fn a_worse_model_does_not_become_champion_and_the_answer_compares_both() {
 }
 
 #[tokio::test]
-async fn one_that_scores_the_same_passes_and_so_does_any_where_nothing_is_to_be_compared_with() {
+async fn a_model_with_equal_scores_passes_and_so_does_one_without_a_rival() {
     let (server, dataset, _) = with_champion(7).await;
     let equal = uploaded(&server, 2).await;
     evaluate(&server, &dataset, &equal, 7).await;
@@ -91,7 +91,7 @@ async fn one_that_scores_the_same_passes_and_so_does_any_where_nothing_is_to_be_
 }
 
 #[tokio::test]
-async fn the_newest_evaluation_of_the_data_as_they_are_counts() {
+async fn the_gate_uses_the_newest_evaluation_on_the_current_data() {
     let (server, dataset, champion) = with_champion(7).await;
     let other = uploaded(&server, 2).await;
     let missing = put(&server, &other, gate(&dataset, "accuracy")).await;
@@ -106,7 +106,7 @@ async fn the_newest_evaluation_of_the_data_as_they_are_counts() {
 }
 
 #[tokio::test]
-async fn a_gate_that_names_what_is_not_there_is_refused() {
+async fn rejects_a_gate_with_unknown_names() {
     let (server, dataset, champion) = with_champion(7).await;
     for (field, value, pointer) in [
         ("not_worse_than", NOBODY, "/require/not_worse_than"),
@@ -125,7 +125,7 @@ async fn a_gate_that_names_what_is_not_there_is_refused() {
 }
 
 #[tokio::test]
-async fn an_alias_tells_where_it_has_pointed() {
+async fn an_alias_lists_its_history() {
     let (server, _, first) = with_champion(7).await;
     let second = uploaded(&server, 2).await;
     let body = json!({ "model_id": second }).to_string();

@@ -129,7 +129,7 @@ async fn the_rules_of_covidx_v7a_choose_images_classes_and_splits() {
 }
 
 #[tokio::test]
-async fn the_same_sources_give_the_same_data_set_and_a_second_time_nothing_new() {
+async fn the_same_sources_give_the_same_data_set_and_a_repeated_import_adds_nothing() {
     let server = server().await;
     let (first, second) = (server.dataset("first").await, server.dataset("second").await);
     let created = generate(&server, &first, all()).await.at("/created");
@@ -155,7 +155,7 @@ async fn the_same_sources_give_the_same_data_set_and_a_second_time_nothing_new()
 }
 
 #[tokio::test]
-async fn sections_of_the_rules_take_the_place_of_the_built_in_ones() {
+async fn sections_of_the_rules_replace_the_built_in_ones() {
     let server = server().await;
     let dataset = server.dataset("covidx").await;
     let body = json!({"cohen": "cohen", "radiography": "radiography", "rules": {
@@ -172,7 +172,7 @@ async fn sections_of_the_rules_take_the_place_of_the_built_in_ones() {
 }
 
 #[tokio::test]
-async fn published_label_files_are_matched_by_name_and_what_is_not_found_is_told() {
+async fn published_label_files_are_matched_by_name_and_missing_images_reported() {
     let server = server().await;
     let dataset = server.dataset("covidx").await;
     let mut body = all();
@@ -217,7 +217,7 @@ async fn published_label_files_are_matched_by_name_and_what_is_not_found_is_told
 }
 
 #[tokio::test]
-async fn a_source_that_cannot_be_read_fails_the_generation_by_name() {
+async fn an_unreadable_source_fails_the_generation_and_is_named() {
     let server = server().await;
     let dataset = server.dataset("covidx").await;
     let root = server.folder.path().join("root");
@@ -238,7 +238,7 @@ async fn a_source_that_cannot_be_read_fails_the_generation_by_name() {
 }
 
 #[tokio::test]
-async fn a_wrong_request_names_each_wrong_field() {
+async fn rejects_an_invalid_generation_with_each_invalid_field() {
     let server = server().await;
     let path = format!("/v1/datasets/{}/generate", server.dataset("covidx").await);
     for (body, pointers) in [
@@ -287,7 +287,7 @@ fn replace_by_link(file: &Path, target: &Path) {
 }
 
 #[tokio::test]
-async fn a_generation_that_was_interrupted_goes_on_with_its_rules() {
+async fn an_interrupted_generation_resumes_with_its_rules() {
     let server = server().await;
     let dataset = server.dataset("covidx").await;
     let asked = json!({"fig1": "fig1", "rules": {"classes": {"COVID-19": "pneumonia"}}});

@@ -29,7 +29,7 @@ async fn live(server: &Server, model: &str) -> Answer {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_model_that_is_asked_for_by_name_answers_beside_the_champion() {
+async fn serves_a_named_model_beside_the_champion() {
     let server = Server::start().await;
     let champion = server.crown(model::small(32, 1)).await;
     let others = [upload(&server, 2).await, upload(&server, 3).await];
@@ -54,7 +54,7 @@ async fn a_model_that_is_asked_for_by_name_answers_beside_the_champion() {
 }
 
 #[tokio::test]
-async fn a_model_whose_file_is_damaged_is_not_loaded_and_the_champion_goes_on() {
+async fn a_damaged_model_file_is_not_loaded_and_the_champion_keeps_serving() {
     let server = Server::start().await;
     server.crown(model::small(32, 1)).await;
     let broken = server.request("POST", "/v1/models", "application/octet-stream", model::small(32, 2)).await;
@@ -66,7 +66,7 @@ async fn a_model_whose_file_is_damaged_is_not_loaded_and_the_champion_goes_on() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_challenger_looks_at_what_the_champion_answers_and_its_disagreement_is_told() {
+async fn a_challenger_is_compared_with_the_champion_and_disagreement_reported() {
     let server = Server::start().await;
     let champion = server.crown(model::small(32, 1)).await;
     let challenger = upload(&server, 2).await;
@@ -114,7 +114,7 @@ async fn compared(server: &Server, challenger: &str, count: u64) -> Answer {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn traffic_classes_times_and_drift_are_told_by_the_hour() {
+async fn live_statistics_report_traffic_classes_latency_and_drift_by_the_hour() {
     let server = Server::start().await;
     let run = server.queue(1).await;
     let worker = server.train();
@@ -155,7 +155,7 @@ async fn traffic_classes_times_and_drift_are_told_by_the_hour() {
 }
 
 #[tokio::test]
-async fn feedback_is_kept_counted_and_taken_back() {
+async fn feedback_is_stored_counted_and_withdrawn() {
     let server = Server::start().await;
     let model = server.crown(model::small(32, 1)).await;
     let told = classify(&server, "", 1).await;
@@ -181,7 +181,7 @@ async fn feedback_is_kept_counted_and_taken_back() {
 }
 
 #[tokio::test]
-async fn feedback_with_the_image_puts_it_into_a_data_set() {
+async fn feedback_with_the_image_adds_it_to_a_data_set() {
     let server = Server::start().await;
     server.crown(model::small(32, 1)).await;
     let told = classify(&server, "", 1).await;

@@ -15,7 +15,7 @@ const PREDICTIONS: &str = "/v1/predictions";
 const PATIENCE: Duration = Duration::from_secs(60);
 
 #[tokio::test]
-async fn a_parser_of_the_format_reads_what_is_measured_of_requests_and_predictions() {
+async fn metrics_of_requests_and_predictions_parse_as_openmetrics() {
     let server = Server::start().await;
     server.crown(model::small(32, 1)).await;
     for shade in 0..3 {
@@ -49,7 +49,7 @@ async fn a_parser_of_the_format_reads_what_is_measured_of_requests_and_predictio
 }
 
 #[tokio::test]
-async fn each_family_has_its_type_its_help_and_a_name_after_the_conventions() {
+async fn each_metric_family_has_type_help_and_a_conventional_name() {
     let server = Server::start().await;
     server.get("/health/live").await;
     let measured = Measured::of(&server).await;
@@ -63,7 +63,7 @@ async fn each_family_has_its_type_its_help_and_a_name_after_the_conventions() {
 }
 
 #[tokio::test]
-async fn a_run_shows_its_loss_and_rate_while_it_trains_and_nothing_afterwards() {
+async fn training_metrics_exist_only_while_a_run_trains() {
     let server = Server::start().await;
     let idle = Measured::of(&server).await;
     assert_eq!(idle.value("thorax_training_running"), 0.0);
@@ -85,7 +85,7 @@ async fn a_run_shows_its_loss_and_rate_while_it_trains_and_nothing_afterwards() 
 }
 
 #[tokio::test]
-async fn whatever_clients_ask_for_there_are_no_more_series_than_routes() {
+async fn the_number_of_series_does_not_grow_with_request_paths() {
     let server = Server::start().await;
     // So that each kind of answer has been given once.
     let ask = async |from: u32, to: u32| {
@@ -115,7 +115,7 @@ async fn whatever_clients_ask_for_there_are_no_more_series_than_routes() {
 }
 
 #[tokio::test]
-async fn a_scraper_needs_no_key_and_learns_no_name() {
+async fn metrics_need_no_key_and_expose_no_names() {
     let server = Server::with(|state, _| state.access.admin_key = Some(Arc::from("a-key-of-the-tests"))).await;
     assert_eq!(server.get("/v1/models").await.status, 401);
     assert_eq!(
@@ -130,7 +130,7 @@ async fn a_scraper_needs_no_key_and_learns_no_name() {
 }
 
 #[tokio::test]
-async fn the_dashboard_for_grafana_asks_for_nothing_that_is_not_there() {
+async fn the_grafana_dashboard_queries_only_existing_metrics() {
     let server = Server::start().await;
     server.get("/health/live").await;
     // As on a GPU: the CPU has no memory of its own.

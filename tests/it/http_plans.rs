@@ -7,7 +7,7 @@ use crate::support::Server;
 const NOBODY: &str = "01890a5d-ac96-774b-bcce-b302099a8057";
 
 #[tokio::test]
-async fn a_preview_shows_a_radiograph_and_its_changes_by_seed() {
+async fn a_preview_shows_a_radiograph_and_its_augmentations_by_seed() {
     let server = Server::start().await;
     let dataset = trainable(&server).await;
     let radiograph = server.get(&format!("/v1/datasets/{dataset}/radiographs?limit=1")).await.text("/items/0/id");
@@ -30,7 +30,7 @@ async fn a_preview_shows_a_radiograph_and_its_changes_by_seed() {
 }
 
 #[tokio::test]
-async fn a_preview_of_nothing_says_what_is_missing() {
+async fn rejects_a_preview_with_missing_or_invalid_parameters() {
     let server = Server::start().await;
     let radiograph = |name: &str, query: &str| (format!("/v1/recipes/{name}/preview"), query.to_owned());
     let cases = [
@@ -47,7 +47,7 @@ async fn a_preview_of_nothing_says_what_is_missing() {
 }
 
 #[tokio::test]
-async fn overrides_say_how_batches_are_trained_and_what_is_wrong_with_them_is_named() {
+async fn plan_overrides_set_the_training_options_and_invalid_ones_are_named() {
     let server = Server::start().await;
     let dataset = trainable(&server).await;
     let submit = |plan: Value| json!({"dataset_id": dataset, "recipe": "simple-cnn", "plan": plan});

@@ -70,7 +70,7 @@ fn zip(files: &[(&str, &[u8])]) -> Vec<u8> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_data_set_is_scored_as_each_of_its_images_would_be() {
+async fn a_job_scores_a_data_set_like_single_predictions() {
     let server = Server::start().await;
     server.crown(model::small(32, 1)).await;
     let dataset = server.dataset("drawn").await;
@@ -109,7 +109,7 @@ async fn a_data_set_is_scored_as_each_of_its_images_would_be() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn archives_of_each_kind_are_scored_and_gone_afterwards() {
+async fn archives_of_each_kind_are_scored_and_then_deleted() {
     let server = Server::start().await;
     server.crown(model::small(32, 1)).await;
     let other = server.request("POST", "/v1/models", "application/octet-stream", model::small(48, 2)).await.text("/id");
@@ -150,7 +150,7 @@ async fn archives_of_each_kind_are_scored_and_gone_afterwards() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_job_that_was_interrupted_goes_on_after_its_last_result() {
+async fn an_interrupted_job_resumes_after_its_last_result() {
     let server = Server::start().await;
     server.crown(model::small(32, 1)).await;
     let images: Vec<Vec<u8>> = (0..40).map(|shade| png(48, 48, shade)).collect();
@@ -225,7 +225,7 @@ fn before(sequence: u64, radiograph_id: Option<thorax::domain::RadiographId>) ->
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn clients_are_answered_while_a_job_runs_and_a_job_can_be_ended() {
+async fn serves_clients_while_a_job_runs_and_a_job_can_be_cancelled() {
     let server = Server::start().await;
     server.crown(model::resnet(64, 1)).await;
     let image = png(48, 48, 1);
@@ -254,7 +254,7 @@ async fn clients_are_answered_while_a_job_runs_and_a_job_can_be_ended() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_cannot_be_scored_is_refused_at_once() {
+async fn rejects_jobs_that_cannot_be_scored() {
     let server = Server::start().await;
     let dataset = server.dataset("empty").await;
     let of = |dataset: &str| json!({"dataset_id": dataset});
@@ -281,7 +281,7 @@ async fn what_cannot_be_scored_is_refused_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_job_whose_model_was_removed_fails_and_says_so() {
+async fn a_job_whose_model_was_deleted_fails_with_the_reason() {
     let server = Server::start().await;
     server.crown(model::small(32, 1)).await;
     let other = server.request("POST", "/v1/models", "application/octet-stream", model::small(32, 2)).await;

@@ -17,7 +17,7 @@ const PREDICTIONS: &str = "/v1/predictions";
 const CHAMPION: &str = "/v1/models/aliases/champion";
 
 #[tokio::test]
-async fn without_a_model_the_answer_is_to_come_back() {
+async fn without_a_model_predictions_return_503_with_retry_after() {
     let server = Server::start().await;
     let answer = classify(&server, png(48, 48, 1)).await;
     answer.assert_problem(503, PREDICTIONS);
@@ -27,7 +27,7 @@ async fn without_a_model_the_answer_is_to_come_back() {
 }
 
 #[tokio::test]
-async fn an_uploaded_model_is_shown_and_comes_back_byte_for_byte() {
+async fn an_uploaded_model_is_shown_and_downloads_byte_for_byte() {
     let server = Server::start().await;
     let file = model::small(32, 1);
     let made = upload_model(&server, "?name=mine&synthetic=true", file.clone()).await;
@@ -41,7 +41,7 @@ async fn an_uploaded_model_is_shown_and_comes_back_byte_for_byte() {
 }
 
 #[tokio::test]
-async fn what_is_no_model_is_refused() {
+async fn rejects_files_that_are_not_models() {
     let server = Server::start().await;
     upload_model(&server, "", b"not a model".to_vec()).await.assert_problem(422, "/v1/models");
     let file = model::small(32, 1);
@@ -52,7 +52,7 @@ async fn what_is_no_model_is_refused() {
 }
 
 #[tokio::test]
-async fn an_alias_names_a_model_that_exists_and_keeps_it() {
+async fn an_alias_points_to_an_existing_model_and_protects_it() {
     let server = Server::start().await;
     let id = server.crown(model::small(32, 1)).await;
     assert_eq!(server.get(CHAMPION).await.text("/id"), id);
@@ -69,7 +69,7 @@ async fn an_alias_names_a_model_that_exists_and_keeps_it() {
 }
 
 #[tokio::test]
-async fn a_champion_that_cannot_be_loaded_leaves_the_old_one_serving() {
+async fn a_champion_that_cannot_be_loaded_leaves_the_previous_one_serving() {
     let server = Server::start().await;
     let id = server.crown(model::small(32, 1)).await;
     let broken = upload_model(&server, "", model::small(32, 2)).await;
@@ -81,7 +81,7 @@ async fn a_champion_that_cannot_be_loaded_leaves_the_old_one_serving() {
 }
 
 #[tokio::test]
-async fn a_prediction_names_class_model_time_and_notice_and_is_recorded() {
+async fn a_prediction_has_class_model_timing_and_notice_and_is_recorded() {
     let server = Server::start().await;
     let id = server.crown(model::small(32, 1)).await;
     let answer = classify(&server, png(48, 48, 1)).await;
@@ -95,7 +95,7 @@ async fn a_prediction_names_class_model_time_and_notice_and_is_recorded() {
 }
 
 #[tokio::test]
-async fn a_form_answers_for_one_file_or_for_each_of_several() {
+async fn a_form_returns_one_result_or_one_per_file() {
     let server = Server::start().await;
     server.crown(model::small(32, 1)).await;
     let (good, bad) = (png(48, 48, 1), b"no image".to_vec());
@@ -115,7 +115,7 @@ async fn a_form_answers_for_one_file_or_for_each_of_several() {
 }
 
 #[tokio::test]
-async fn every_kind_of_png_and_jpeg_is_read() {
+async fn reads_every_kind_of_png_and_jpeg() {
     let server = Server::start().await;
     server.crown(model::small(32, 1)).await;
     let grey = image::load_from_memory(&png(48, 48, 1)).unwrap();
@@ -136,7 +136,7 @@ async fn every_kind_of_png_and_jpeg_is_read() {
 }
 
 #[tokio::test]
-async fn what_is_no_usable_image_is_refused_before_it_costs_anything() {
+async fn rejects_unusable_images_before_decoding_them() {
     let server = Server::start().await;
     server.crown(model::small(32, 1)).await;
     let text = b"a text file named scan.png".to_vec();
@@ -153,7 +153,7 @@ async fn what_is_no_usable_image_is_refused_before_it_costs_anything() {
 }
 
 #[tokio::test]
-async fn the_model_that_is_asked_for_answers_and_no_other_is_pretended() {
+async fn the_requested_model_serves_and_no_other_is_substituted() {
     let server = Server::start().await;
     server.crown(model::small(32, 1)).await;
     let other = upload_model(&server, "", model::small(32, 2)).await.text("/id");
@@ -168,7 +168,7 @@ async fn the_model_that_is_asked_for_answers_and_no_other_is_pretended() {
 }
 
 #[tokio::test]
-async fn a_full_queue_says_so_and_empties() {
+async fn a_full_queue_returns_429_and_then_drains() {
     let server = Server::with(|state, _| {
         let engine =
             EngineConfig { max_concurrent_requests: 1, max_batch_size: 1, max_batch_delay_ms: 0, max_loaded_models: 1 };
@@ -189,7 +189,7 @@ async fn a_full_queue_says_so_and_empties() {
 }
 
 #[tokio::test]
-async fn clients_at_once_get_what_each_would_get_alone() {
+async fn concurrent_clients_get_the_same_results_as_sequential_ones() {
     let server = Server::start().await;
     server.crown(model::small(32, 1)).await;
     let (a, b) = (classify(&server, png(48, 48, 1)).await, classify(&server, png(64, 64, 90)).await);

@@ -111,7 +111,7 @@ fn run_on(dataset: &str) -> Value {
 }
 
 #[tokio::test]
-async fn a_clean_data_set_has_no_findings_and_needs_nothing_to_be_trained_on() {
+async fn a_clean_data_set_has_no_findings_and_needs_no_acknowledgement() {
     let (server, dataset) = imported(Planted::default()).await;
     let report = report(&server, &dataset).await;
     assert_eq!((report.at("/leakage"), report.at("/duplicates/groups/count")), (json!([]), json!(0)), "{report:?}");
@@ -123,7 +123,7 @@ async fn a_clean_data_set_has_no_findings_and_needs_nothing_to_be_trained_on() {
 }
 
 #[tokio::test]
-async fn what_sources_csv_says_is_in_the_tables() {
+async fn the_tables_have_the_attributes_of_sources_csv() {
     let (server, dataset) = imported(Planted::default()).await;
     let report = report(&server, &dataset).await;
     let attributes = report.at("/attributes").as_array().cloned().unwrap();
@@ -140,7 +140,7 @@ async fn what_sources_csv_says_is_in_the_tables() {
 }
 
 #[tokio::test]
-async fn a_patient_in_two_splits_has_to_be_acknowledged() {
+async fn a_patient_in_two_splits_must_be_acknowledged() {
     let (server, dataset) = imported(Planted { overlap: true, ..Planted::default() }).await;
     let found = report(&server, &dataset).await;
     assert_eq!(found.at("/patients_in_several_splits/count"), json!(1));
@@ -171,7 +171,7 @@ async fn a_patient_in_two_splits_has_to_be_acknowledged() {
 }
 
 #[tokio::test]
-async fn a_copy_in_another_split_is_found_shown_and_has_to_be_acknowledged() {
+async fn a_duplicate_in_another_split_is_found_and_must_be_acknowledged() {
     let (server, dataset) = imported(Planted { copy: true, ..Planted::default() }).await;
     // Nobody has asked for a report yet.
     let refused = server.post("/v1/training-runs", run_on(&dataset)).await;
@@ -197,7 +197,7 @@ async fn a_copy_in_another_split_is_found_shown_and_has_to_be_acknowledged() {
 }
 
 #[tokio::test]
-async fn a_planted_shortcut_lies_above_the_majority_and_the_verdict_says_so() {
+async fn a_planted_shortcut_beats_the_majority_class_baseline() {
     let (server, dataset) = imported(Planted { shortcut: true, ..Planted::default() }).await;
     let report = report(&server, &dataset).await;
     for name in ["source", "thumbnail"] {
@@ -217,7 +217,7 @@ async fn a_planted_shortcut_lies_above_the_majority_and_the_verdict_says_so() {
 }
 
 #[tokio::test]
-async fn label_problems_are_told_by_kind_and_go_when_they_are_mended() {
+async fn label_problems_are_reported_by_kind_until_they_are_fixed() {
     let (server, dataset) = imported(Planted { labels: true, ..Planted::default() }).await;
     let broken = report(&server, &dataset).await;
     let labels = broken.at("/labels");
@@ -239,7 +239,7 @@ async fn label_problems_are_told_by_kind_and_go_when_they_are_mended() {
 }
 
 #[tokio::test]
-async fn a_report_is_kept_until_the_data_set_changes() {
+async fn a_report_is_cached_until_the_data_set_changes() {
     let (server, dataset) = imported(Planted::default()).await;
     let (first, second) = tokio::join!(report(&server, &dataset), report(&server, &dataset));
     assert_eq!(first.at("/made_at"), second.at("/made_at"), "two who ask at once get the same");
@@ -262,7 +262,7 @@ async fn a_report_is_kept_until_the_data_set_changes() {
 }
 
 #[tokio::test]
-async fn leakage_is_computed_once_until_the_data_set_changes_and_a_report_knows_better() {
+async fn leakage_is_cached_until_the_data_set_changes_and_a_report_refines_it() {
     let (server, dataset) = imported(Planted { overlap: true, ..Planted::default() }).await;
     let submit = || server.post("/v1/training-runs", run_on(&dataset));
     assert_eq!(submit().await.status, 409);
@@ -280,7 +280,7 @@ async fn leakage_is_computed_once_until_the_data_set_changes_and_a_report_knows_
 }
 
 #[tokio::test]
-async fn a_report_comes_as_markdown_and_an_empty_data_set_has_one() {
+async fn a_report_is_available_as_markdown_and_for_an_empty_data_set() {
     let server = Server::start().await;
     let dataset = server.dataset("empty").await;
     let path = format!("/v1/datasets/{dataset}/report");
@@ -295,7 +295,7 @@ async fn a_report_comes_as_markdown_and_an_empty_data_set_has_one() {
 }
 
 #[tokio::test]
-async fn an_image_that_came_in_before_there_were_looks_is_compared_as_soon_as_a_report_is_made() {
+async fn images_without_a_fingerprint_get_one_when_a_report_is_made() {
     let (server, dataset) = imported(Planted { copy: true, ..Planted::default() }).await;
     let id = server.get(&format!("/v1/datasets/{dataset}/radiographs?limit=1")).await.text("/items/0/id");
     let look = thorax::domain::Fingerprint { hash: None, plane: vec![0; 64 * 64] };
@@ -305,7 +305,7 @@ async fn an_image_that_came_in_before_there_were_looks_is_compared_as_soon_as_a_
 }
 
 #[tokio::test]
-async fn an_upload_that_copies_another_split_leaks_too() {
+async fn an_upload_that_duplicates_an_image_of_another_split_is_leakage() {
     let server = Server::start().await;
     let dataset = server.dataset("uploaded").await;
     for number in 0..9 {
@@ -325,7 +325,7 @@ async fn an_upload_that_copies_another_split_leaks_too() {
 }
 
 #[tokio::test]
-async fn the_command_prints_the_report_and_fails_for_leakage_that_is_not_acknowledged() {
+async fn dataset_check_prints_the_report_and_fails_on_unacknowledged_leakage() {
     let (server, dataset) = imported(Planted { overlap: true, copy: true, ..Planted::default() }).await;
     let data = server.folder.path().join("data");
     let check = |more: &[&str]| -> Output {

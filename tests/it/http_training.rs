@@ -26,7 +26,7 @@ async fn recipes_are_listed_and_shown_with_their_plan() {
 }
 
 #[tokio::test]
-async fn a_run_is_queued_with_its_whole_plan_and_the_worker_is_woken() {
+async fn queues_a_run_with_its_whole_plan_and_wakes_the_worker() {
     let server = Server::start().await;
     let dataset = trainable(&server).await;
     let body = json!({
@@ -51,7 +51,7 @@ async fn a_run_is_queued_with_its_whole_plan_and_the_worker_is_woken() {
 }
 
 #[tokio::test]
-async fn overrides_alone_are_a_plan_on_the_default_recipe() {
+async fn overrides_without_a_recipe_apply_to_the_default_recipe() {
     let server = Server::start().await;
     let dataset = trainable(&server).await;
     let run = server
@@ -65,7 +65,7 @@ async fn overrides_alone_are_a_plan_on_the_default_recipe() {
 }
 
 #[tokio::test]
-async fn a_wrong_submission_is_refused_with_all_its_wrong_fields_at_once() {
+async fn rejects_an_invalid_submission_with_all_invalid_fields() {
     let server = Server::start().await;
     let body = json!({
         "dataset_id": NOBODY, "recipe": "none", "seed": -1, "name": "", "colour": 1,
@@ -111,14 +111,14 @@ async fn a_wrong_submission_is_refused_with_all_its_wrong_fields_at_once() {
 }
 
 #[tokio::test]
-async fn a_submission_without_a_data_set_says_so() {
+async fn rejects_a_submission_without_a_data_set() {
     let server = Server::start().await;
     let answer = server.post("/v1/training-runs", json!({"recipe": "simple-cnn"})).await;
     assert_eq!((answer.status, answer.pointers()), (422, vec!["/dataset_id".into()]));
 }
 
 #[tokio::test]
-async fn data_that_cannot_be_trained_on_is_refused() {
+async fn rejects_data_that_cannot_be_trained_on() {
     let server = Server::start().await;
     let dataset = server.dataset("empty").await;
     let submit = |plan: Value| json!({"dataset_id": dataset, "recipe": "simple-cnn", "plan": plan});
@@ -135,7 +135,7 @@ async fn data_that_cannot_be_trained_on_is_refused() {
 }
 
 #[tokio::test]
-async fn a_pretrained_plan_needs_imported_weights_and_an_architecture_that_has_some() {
+async fn a_pretrained_plan_needs_imported_weights_and_an_architecture_with_weights() {
     let server = Server::start().await;
     let dataset = trainable(&server).await;
     let submit = json!({"dataset_id": dataset});
@@ -151,7 +151,7 @@ async fn a_pretrained_plan_needs_imported_weights_and_an_architecture_that_has_s
 }
 
 #[tokio::test]
-async fn runs_are_listed_by_state_and_page_by_page() {
+async fn lists_runs_by_status_and_in_pages() {
     let server = Server::start().await;
     let dataset = trainable(&server).await;
     let ids = [queued(&server, &dataset).await, queued(&server, &dataset).await, queued(&server, &dataset).await];
@@ -166,7 +166,7 @@ async fn runs_are_listed_by_state_and_page_by_page() {
 }
 
 #[tokio::test]
-async fn a_queued_run_is_cancelled_at_once_and_again_without_complaint() {
+async fn cancelling_a_queued_run_is_immediate_and_idempotent() {
     let server = Server::start().await;
     let run = queued(&server, &trainable(&server).await).await;
     for _ in 0..2 {
@@ -177,7 +177,7 @@ async fn a_queued_run_is_cancelled_at_once_and_again_without_complaint() {
 }
 
 #[tokio::test]
-async fn a_running_run_is_asked_to_stop_and_asking_again_changes_nothing() {
+async fn cancelling_a_running_run_is_idempotent() {
     let server = Server::start().await;
     let run = queued(&server, &trainable(&server).await).await;
     runs::claim(&server.state.stores.db, "cpu").await.unwrap().unwrap();
@@ -188,7 +188,7 @@ async fn a_running_run_is_asked_to_stop_and_asking_again_changes_nothing() {
 }
 
 #[tokio::test]
-async fn a_run_that_ended_otherwise_cannot_be_cancelled() {
+async fn a_run_that_has_ended_cannot_be_cancelled() {
     let server = Server::start().await;
     let dataset = trainable(&server).await;
     for status in [RunStatus::Succeeded, RunStatus::Failed] {
@@ -203,7 +203,7 @@ async fn a_run_that_ended_otherwise_cannot_be_cancelled() {
 }
 
 #[tokio::test]
-async fn only_a_run_that_ended_can_be_removed() {
+async fn only_a_run_that_has_ended_can_be_deleted() {
     let server = Server::start().await;
     let dataset = trainable(&server).await;
     let waiting = format!("/v1/training-runs/{}", queued(&server, &dataset).await);
@@ -215,7 +215,7 @@ async fn only_a_run_that_ended_can_be_removed() {
 }
 
 #[tokio::test]
-async fn data_that_a_run_waits_for_stays_as_it_is() {
+async fn the_data_of_an_active_run_cannot_be_changed() {
     let server = Server::start().await;
     let dataset = trainable(&server).await;
     let run = queued(&server, &dataset).await;
@@ -233,7 +233,7 @@ async fn data_that_a_run_waits_for_stays_as_it_is() {
 }
 
 #[tokio::test]
-async fn epochs_go_on_after_their_sequence() {
+async fn epochs_are_paged_by_sequence() {
     let server = Server::start().await;
     let run = queued(&server, &trainable(&server).await).await;
     let id: RunId = run.parse().unwrap();
@@ -253,7 +253,7 @@ async fn epochs_go_on_after_their_sequence() {
 }
 
 #[tokio::test]
-async fn evaluations_name_their_n_their_intervals_and_their_caveat() {
+async fn evaluations_have_n_confidence_intervals_and_a_caveat() {
     let server = Server::start().await;
     let run = queued(&server, &trainable(&server).await).await;
     evaluate(&server, run.parse().unwrap()).await;
@@ -276,7 +276,7 @@ async fn evaluations_name_their_n_their_intervals_and_their_caveat() {
 }
 
 #[tokio::test]
-async fn waiting_runs_have_a_place_and_no_time_is_guessed_where_nothing_was_measured() {
+async fn queued_runs_have_a_position_and_no_start_estimate_without_measurements() {
     let server = Server::start().await;
     let dataset = trainable(&server).await;
     let runs = [queued(&server, &dataset).await, queued(&server, &dataset).await, queued(&server, &dataset).await];
@@ -296,7 +296,7 @@ async fn waiting_runs_have_a_place_and_no_time_is_guessed_where_nothing_was_meas
 }
 
 #[tokio::test]
-async fn the_times_of_waiting_runs_follow_from_the_running_one_and_from_what_was_measured() {
+async fn start_estimates_follow_from_the_running_run_and_from_measured_rates() {
     let cpu = DeviceInfo {
         name: "cpu".into(),
         backend: "flex".into(),
@@ -345,7 +345,7 @@ async fn the_times_of_waiting_runs_follow_from_the_running_one_and_from_what_was
 }
 
 #[tokio::test]
-async fn the_description_names_every_operation_and_its_problems() {
+async fn the_openapi_document_lists_every_operation_and_its_problems() {
     let description = serde_json::to_value(thorax::http::openapi()).unwrap();
     let operation = &description["paths"]["/v1/training-runs"]["post"];
     assert_eq!(operation["operationId"], "create_training_run");

@@ -30,7 +30,7 @@ async fn a_server_without_a_model_is_live_and_not_ready() {
 }
 
 #[tokio::test]
-async fn a_model_is_known_by_its_aliases_and_its_identifier_and_says_what_it_takes() {
+async fn a_model_is_addressed_by_alias_or_id_and_describes_its_inputs() {
     let server = Server::start().await;
     let id = server.crown(model::small(32, 1)).await;
     assert_eq!(server.get("/v2/health/ready").await.at("/ready"), json!(true));
@@ -70,7 +70,7 @@ async fn a_model_is_known_by_its_aliases_and_its_identifier_and_says_what_it_tak
 }
 
 #[tokio::test]
-async fn every_way_to_send_an_image_gets_the_answer_of_a_plain_prediction() {
+async fn every_input_encoding_gives_the_result_of_a_plain_prediction() {
     let server = Server::start().await;
     server.crown(model::small(32, 1)).await;
     let (file, levels) = (png(40, 32, 9), levels(40, 32, 9));
@@ -112,7 +112,7 @@ async fn every_way_to_send_an_image_gets_the_answer_of_a_plain_prediction() {
 }
 
 #[tokio::test]
-async fn raw_tensors_go_in_and_out_behind_the_json() {
+async fn binary_tensors_are_read_and_written_after_the_json() {
     let server = Server::start().await;
     server.crown(model::small(32, 1)).await;
     let files = [png(40, 32, 9), png(48, 48, 100), png(32, 64, 200)];
@@ -147,7 +147,7 @@ async fn raw_tensors_go_in_and_out_behind_the_json() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_inferred_is_an_error_in_the_protocols_form() {
+async fn errors_have_the_form_of_the_protocol() {
     let server = Server::start().await;
     server.crown(model::small(32, 1)).await;
     let good = json!({"name": "image", "datatype": "BYTES", "shape": [1], "data": [base64(&png(48, 48, 1))]});
@@ -191,7 +191,7 @@ async fn what_cannot_be_inferred_is_an_error_in_the_protocols_form() {
 }
 
 #[tokio::test]
-async fn loading_and_unloading_change_what_serves() {
+async fn loading_and_unloading_change_the_served_models() {
     let server = Server::start().await;
     let first = server.crown(model::small(32, 1)).await;
     let second =
@@ -236,7 +236,7 @@ async fn loading_and_unloading_change_what_serves() {
 }
 
 #[tokio::test]
-async fn all_but_the_probes_needs_the_key() {
+async fn every_endpoint_but_the_probes_needs_the_key() {
     let server = Server::with(|state, _| state.access.admin_key = Some(Arc::from("a-long-enough-key"))).await;
     assert_eq!(server.get("/v2/health/live").await.status, 200);
     assert_error(&server.get("/v2/health/ready").await, 503, "no model serves");

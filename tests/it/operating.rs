@@ -28,7 +28,7 @@ const PREDICTIONS: &str = "/v1/predictions";
 const READY: &str = "/health/ready";
 
 #[test]
-fn each_line_of_the_log_is_an_object_that_names_its_request_and_its_trace() {
+fn each_log_line_is_a_json_object_with_request_id_and_trace_id() {
     let folder = tempfile::tempdir().unwrap();
     let mut server = Running::start(folder.path(), &[("THORAX_LOG_FORMAT", "json")]);
     let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
@@ -58,7 +58,7 @@ fn each_line_of_the_log_is_an_object_that_names_its_request_and_its_trace() {
 }
 
 #[test]
-fn each_request_is_a_span_for_the_collector_under_the_trace_of_its_client() {
+fn each_request_exports_a_span_in_the_trace_of_its_client() {
     let collector = TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoint = format!("http://{}", collector.local_addr().unwrap());
     let received = thread::spawn(move || collected(&collector));
@@ -109,7 +109,7 @@ fn hexadecimal(digits: &str) -> Vec<u8> {
 }
 
 #[test]
-fn a_server_that_ends_says_so_at_once_answers_what_is_under_way_and_sends_others_away() {
+fn a_draining_server_finishes_requests_in_flight_and_turns_new_ones_away() {
     let folder = with_phantoms();
     let mut server = Running::start(folder.path(), &[("THORAX_DRAIN_SECONDS", "2")]);
     let run = server.start_training();
@@ -155,7 +155,7 @@ fn a_server_that_ends_says_so_at_once_answers_what_is_under_way_and_sends_others
 }
 
 #[test]
-fn a_request_that_never_ends_is_waited_for_so_long_and_no_longer() {
+fn shutdown_waits_for_a_stuck_request_until_its_timeout() {
     let folder = tempfile::tempdir().unwrap();
     let server = Running::start(folder.path(), &[("THORAX_SHUTDOWN_SECONDS", "1"), ("THORAX_DRAIN_SECONDS", "0")]);
     let mut server = server;
@@ -169,7 +169,7 @@ fn a_request_that_never_ends_is_waited_for_so_long_and_no_longer() {
 }
 
 #[test]
-fn two_servers_are_replaced_one_after_the_other_under_load_and_no_request_fails() {
+fn a_rolling_replacement_under_load_fails_no_request() {
     let folders = [serving_folder(), serving_folder()];
     let mut servers = folders.each_ref().map(|folder| Running::start(folder.path(), &[]));
     let balancer = Balancer::over(&servers);
@@ -193,7 +193,7 @@ fn two_servers_are_replaced_one_after_the_other_under_load_and_no_request_fails(
 }
 
 #[test]
-fn at_ten_times_the_load_each_request_is_answered_or_sent_away_with_a_time() {
+fn at_ten_times_the_load_each_request_is_served_or_gets_a_retry_after() {
     const QUEUE: usize = 4;
     let folder = serving_folder();
     let server = Running::start(folder.path(), &[("THORAX_MAX_QUEUE", "4"), ("THORAX_MAX_BATCH_SIZE", "4")]);

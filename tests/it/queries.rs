@@ -15,7 +15,7 @@ const VIEW: &str = "blob_names";
 const WHOLE: [&str; 3] = ["patient_id_hashed = 0", "request_json is not null", "request_json is null"];
 
 #[tokio::test]
-async fn no_query_goes_through_a_table_that_grows() {
+async fn no_query_scans_a_growing_table() {
     let folder = tempfile::tempdir().unwrap();
     Db::open(folder.path()).await.unwrap().close().await;
     let database = folder.path().join("thorax.sqlite");

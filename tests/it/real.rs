@@ -10,7 +10,7 @@ use crate::{
 };
 
 #[tokio::test]
-async fn the_covidx_folder_imports_whole_and_again_adds_nothing() {
+async fn imports_the_whole_covidx_folder_and_a_repeated_import_adds_nothing() {
     let Some(root) = shared_folder("") else { return };
     let server = Server::with(|state, _| state.intake.import_root = Some(root)).await;
     let dataset = server.dataset("covidx").await;
@@ -57,7 +57,7 @@ async fn the_report_on_the_covidx_folder_shows_its_confounders_and_no_leakage() 
 }
 
 #[tokio::test]
-async fn every_original_is_uploaded_and_classified() {
+async fn uploads_and_classifies_every_original() {
     let Some(root) = shared_folder("") else { return };
     let server = Server::with(|state, _| {
         state.limits.max_upload_bytes = 64 << 20;

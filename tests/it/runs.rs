@@ -17,7 +17,7 @@ use thorax::{
 };
 
 #[tokio::test]
-async fn runs_are_listed_oldest_first_and_by_state() {
+async fn lists_runs_oldest_first_and_by_status() {
     let (folder, db) = data_folder().await;
     let ids = [stored(&db, "first", "covid-resnet").await, stored(&db, "second", "vgg16-scratch").await];
     runs::claim(&db, "cpu").await.unwrap().unwrap();
@@ -33,7 +33,7 @@ async fn runs_are_listed_oldest_first_and_by_state() {
 }
 
 #[tokio::test]
-async fn as_json_the_list_has_every_run_as_the_interface_has_it() {
+async fn the_json_list_equals_that_of_the_http_api() {
     let (folder, db) = data_folder().await;
     // More than are read at once.
     for number in 0..203 {
@@ -46,7 +46,7 @@ async fn as_json_the_list_has_every_run_as_the_interface_has_it() {
 }
 
 #[tokio::test]
-async fn a_run_is_shown_with_its_epochs_and_scores() {
+async fn shows_a_run_with_its_epochs_and_scores() {
     let (folder, db) = data_folder().await;
     let id = stored(&db, "told", "covid-resnet").await;
     tell(&db, id.parse().unwrap()).await;
@@ -74,7 +74,7 @@ async fn a_run_is_shown_with_its_epochs_and_scores() {
 }
 
 #[tokio::test]
-async fn a_name_does_not_reach_the_terminal_as_a_command() {
+async fn control_characters_of_a_name_do_not_reach_the_terminal() {
     let (folder, db) = data_folder().await;
     let id = stored(&db, "clear\u{1b}[2J", "simple-cnn").await;
     db.close().await;
@@ -85,7 +85,7 @@ async fn a_name_does_not_reach_the_terminal_as_a_command() {
 }
 
 #[tokio::test]
-async fn what_is_not_there_is_an_error_that_names_it() {
+async fn an_unknown_run_is_an_error_that_names_it() {
     let (folder, db) = data_folder().await;
     db.close().await;
     let nobody = RunId::new().to_string();

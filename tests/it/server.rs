@@ -13,7 +13,7 @@ use serde_json::json;
 use crate::process::{PATIENCE, Running, succeeds, thorax, with_phantoms};
 
 #[test]
-fn it_starts_empty_says_what_to_do_next_and_ends_on_a_signal() {
+fn starts_empty_prints_the_next_steps_and_stops_on_a_signal() {
     for signal in ["-TERM", "-INT"] {
         let folder = tempfile::tempdir().unwrap();
         let mut server = Running::start(folder.path(), &[]);
@@ -29,7 +29,7 @@ fn it_starts_empty_says_what_to_do_next_and_ends_on_a_signal() {
 }
 
 #[test]
-fn a_second_server_of_the_same_folder_is_refused() {
+fn refuses_a_second_server_on_the_same_folder() {
     let folder = tempfile::tempdir().unwrap();
     let _server = Running::start(folder.path(), &[]);
     let second = refused(folder.path(), "127.0.0.1:0");
@@ -37,7 +37,7 @@ fn a_second_server_of_the_same_folder_is_refused() {
 }
 
 #[test]
-fn without_a_key_only_this_machine_is_served_and_with_one_it_is_asked_for() {
+fn without_an_admin_key_only_loopback_is_allowed_and_with_one_it_is_required() {
     let folder = tempfile::tempdir().unwrap();
     let open = refused(folder.path(), "0.0.0.0:0");
     assert!(open.contains("THORAX_ADMIN_KEY"), "{open}");
@@ -46,7 +46,7 @@ fn without_a_key_only_this_machine_is_served_and_with_one_it_is_asked_for() {
 }
 
 #[test]
-fn a_run_that_is_being_watched_does_not_hold_the_server_back() {
+fn an_open_event_stream_does_not_delay_shutdown() {
     let folder = with_phantoms();
     let mut server = Running::start(folder.path(), &[]);
     let run = server.start_training();
@@ -69,7 +69,7 @@ fn a_run_that_is_being_watched_does_not_hold_the_server_back() {
 }
 
 #[test]
-fn a_finished_run_leaves_its_decoded_images_and_a_start_clears_away_what_was_not_finished() {
+fn a_finished_run_leaves_its_image_cache_and_a_start_deletes_unfinished_files() {
     let folder = with_phantoms();
     let mut server = Running::start(folder.path(), &[]);
     server.start_training();
@@ -91,7 +91,7 @@ fn a_finished_run_leaves_its_decoded_images_and_a_start_clears_away_what_was_not
 }
 
 #[test]
-fn a_running_run_is_cancelled_while_the_server_goes_on_answering() {
+fn a_running_run_is_cancelled_while_the_server_keeps_serving() {
     let folder = with_phantoms();
     let server = Running::start(folder.path(), &[]);
     let path = format!("/v1/training-runs/{}", server.start_training());
@@ -108,7 +108,7 @@ fn refused(folder: &Path, listen: &str) -> String {
 }
 
 #[test]
-fn an_import_goes_on_at_the_next_start_after_a_kill_and_after_a_stop() {
+fn an_import_resumes_at_the_next_start_after_a_kill_and_after_a_shutdown() {
     let folder = tempfile::tempdir().unwrap();
     succeeds(thorax(folder.path()).args(["phantoms", "--out", "root/set", "--count", "900", "--seed", "7"]));
     for signal in ["-KILL", "-TERM"] {

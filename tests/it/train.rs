@@ -43,7 +43,7 @@ fn outcome(server: &Running) -> (Value, Vec<Value>, Vec<Value>) {
 }
 
 #[test]
-fn the_command_leaves_the_rows_and_models_that_a_server_leaves() {
+fn train_leaves_the_same_rows_and_models_as_a_server() {
     let folder = with_phantoms();
     let (succeeded, shown, told) = said(train(folder.path(), &plan(2)).args(["--name", "by hand"]).output().unwrap());
     assert!(succeeded, "{told}");
@@ -68,7 +68,7 @@ fn the_command_leaves_the_rows_and_models_that_a_server_leaves() {
 }
 
 #[test]
-fn an_interrupted_run_goes_on_and_ends_as_an_undisturbed_one() {
+fn an_interrupted_run_resumes_and_ends_like_an_undisturbed_one() {
     let folder = with_phantoms();
     let plan = plan(60);
     let mut process = train(folder.path(), &plan).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
@@ -89,14 +89,14 @@ fn an_interrupted_run_goes_on_and_ends_as_an_undisturbed_one() {
 }
 
 #[test]
-fn only_the_stages_asked_for_are_trained() {
+fn trains_only_the_requested_stages() {
     let folder = with_phantoms();
     let (succeeded, _, told) = said(train(folder.path(), &plan(1)).args(["--stages", "2"]).output().unwrap());
     assert!(succeeded && told.contains("stage 1 of 1 (48 px)"), "{told}");
 }
 
 #[test]
-fn what_cannot_be_trained_is_refused_with_what_is_wrong() {
+fn rejects_runs_that_cannot_be_trained_with_the_reason() {
     let folder = with_phantoms();
     let wrong = json!({"batch_size": 0, "mixup": -1});
     let cases: [(&[&str], Value, &str); 9] = [

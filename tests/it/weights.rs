@@ -78,7 +78,7 @@ const TORCHVISION: [Reference; 3] = [
 ];
 
 #[test]
-fn the_logits_of_torchvisions_names_are_pytorchs() {
+fn torchvision_weights_give_the_logits_of_pytorch() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("resnet50.safetensors");
     std::fs::write(&path, torchvision()).unwrap();
@@ -96,7 +96,7 @@ fn the_logits_of_torchvisions_names_are_pytorchs() {
 }
 
 #[test]
-fn the_logits_of_the_tensorflow_js_package_are_tensorflows() {
+fn tensorflow_js_weights_give_the_logits_of_tensorflow() {
     let Some(package) = imagenet_weights() else { return };
     let weights = import_weights(&package).unwrap();
     assert_eq!((weights.variant, weights.origin), (BlockVariant::V1, "keras-tfjs"));
@@ -109,7 +109,7 @@ fn the_logits_of_the_tensorflow_js_package_are_tensorflows() {
 
 /// The test above would see the stride in the wrong place.
 #[test]
-fn the_other_stride_gives_other_logits() {
+fn the_other_block_variant_gives_different_logits() {
     let Some(package) = imagenet_weights() else { return };
     let weights = import_weights(&package).unwrap();
     let (before, after) = (r#""variant":"resnet50""#, r#""variant":"resnet50-v1.5""#);

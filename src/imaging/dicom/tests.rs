@@ -1,5 +1,6 @@
 //! DICOM files made here with dicom-rs's writer, of each syntax and each kind of grey, and files that mean harm.
 
+mod charls;
 mod packed;
 mod real;
 

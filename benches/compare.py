@@ -1,5 +1,5 @@
-"""`thorax bench` beside ONNX Runtime, OpenVINO and PyTorch: the same network on the same inputs, in turns, each engine in a process of
-its own. Nothing is timed before all agree on what they compute. See README.md."""
+"""Compares `thorax bench` with ONNX Runtime, OpenVINO and PyTorch: the same network on the same inputs, in turns, each engine in a process of
+its own. Nothing is timed before their results agree. See README.md."""
 
 import argparse
 import json
@@ -19,8 +19,8 @@ import torch
 
 import network
 
-AGREEMENT = 1e-4  # largest difference of a probability, and of the first step's loss as a share of it
-PAUSE_SECONDS = 0.2  # in which the threads of the engine before go to sleep
+AGREEMENT = 1e-4  # maximum absolute difference of a probability, and relative difference of the first step's loss
+PAUSE_SECONDS = 0.2  # lets the threads of the previous engine go to sleep
 CPU_PREDICT = ("contiguous", "channels_last")
 CPU_TRAIN = ("contiguous, Adam", "channels_last, Adam", "channels_last, foreach Adam", "channels_last, fused Adam",
              "channels_last, fused Adam, no biases", "channels_last, fused Adam, no biases, bf16")
@@ -28,25 +28,25 @@ GPU_PREDICT = ("contiguous", "contiguous, TF32", "channels_last, TF32", "channel
 GPU_TRAIN = ("contiguous, fused Adam", "contiguous, fused Adam, TF32", "channels_last, fused Adam, TF32",
              "channels_last, fused Adam, no biases, TF32", "channels_last, fused Adam, no biases, f16",
              "channels_last, fused Adam, no biases, bf16")
-# Chosen for machines other than this one, perhaps.
+# May have been set for another machine.
 NOT_FOR_CHILDREN = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS")
 
 
 def arguments():
     numbers = lambda text: [int(part) for part in text.split(",")]
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--thorax", default="target/release/thorax", help="the program")
+    parser.add_argument("--thorax", default="target/release/thorax", help="path of the program")
     parser.add_argument("--case", choices=("predict", "train", "all"), default="all")
     parser.add_argument("--image-size", type=numbers, help="default: predict 224; train 128,224,229")
     parser.add_argument("--batch", type=numbers, help="default: predict 1,8,32; train 32 up to 128 pixels, above that 8")
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of each engine on the CPU")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads per engine on the CPU")
     parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu", help="gpu: Vulkan for Thorax, CUDA for PyTorch")
     parser.add_argument("--weights", help="a Thorax model file of a ResNet-50; without one the weights are random")
-    parser.add_argument("--variant", choices=("resnet50", "resnet50-v1.5"), default="resnet50", help="of random weights")
+    parser.add_argument("--variant", choices=("resnet50", "resnet50-v1.5"), default="resnet50", help="block variant for random weights")
     parser.add_argument("--rounds", type=int, help="turns of each engine; default: predict 10, train 4")
-    parser.add_argument("--runs", type=int, help="measured runs a turn; default: predict 3, train 5")
-    parser.add_argument("--forms", help="only PyTorch's forms that hold this text")
-    parser.add_argument("--json", help="writes all figures, each run's time among them, into this file")
+    parser.add_argument("--runs", type=int, help="measured runs per turn; default: predict 3, train 5")
+    parser.add_argument("--forms", help="run only the PyTorch forms whose name contains this text")
+    parser.add_argument("--json", help="write all results, including the time of each run, to this file")
     return parser.parse_args()
 
 
@@ -88,7 +88,7 @@ def processor():
 
 
 def has_tiles():
-    """Whether the processor multiplies bfloat16 in tiles."""
+    """True if the processor has AMX tiles for bfloat16."""
     try:
         return "amx_bf16" in pathlib.Path("/proc/cpuinfo").read_text()
     except FileNotFoundError:
@@ -96,7 +96,7 @@ def has_tiles():
 
 
 def cases(options):
-    """As `thorax bench` chooses them."""
+    """The defaults of `thorax bench`."""
     for work in ("predict", "train") if options.case == "all" else (options.case,):
         for side in options.image_size or ([224] if work == "predict" else [128, 224, 229]):
             usual = [1, 8, 32] if work == "predict" else [32] if side <= 128 else [8]
@@ -105,7 +105,7 @@ def cases(options):
 
 
 class Comparison:
-    """One case by all engines."""
+    """One case, run by all engines."""
 
     def __init__(self, options, scratch, work, side, batch):
         self.options, self.scratch, self.work, self.side, self.batch = options, scratch, work, side, batch
@@ -128,7 +128,7 @@ class Comparison:
         return path
 
     def measure(self):
-        # Whose turn it is comes round `rounds` times, so that a machine that slows down does so for all.
+        # Every engine gets `rounds` turns, so that a slow phase of the machine affects all of them.
         engines = self.start()
         try:
             self.check(engines)
@@ -166,17 +166,17 @@ class Comparison:
                                 "torch_device": self.torch_device})
 
     def export(self):
-        """The network for this batch as ONNX, its norms folded by the exporter."""
+        """Exports the network for this batch size as ONNX; the exporter folds the norms."""
         path = str(self.scratch / "model.onnx")
         model, _ = network.load(self.model)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the newer exporter wants another package, and this one does
+            warnings.simplefilter("ignore")  # deprecated, but the newer exporter needs another package
             torch.onnx.export(model, (torch.from_numpy(np.load(self.input)),), path, opset_version=17, dynamo=False,
                               input_names=["input"], output_names=["logits"])
         return path
 
     def forms(self):
-        """Thorax's forms and their devices: as it is, and where that is not f32 in f32 throughout and in bf16."""
+        """Thorax's forms and their devices: the default, and where that is not f32, also f32 and bf16."""
         if self.options.device == "gpu":
             return {"Thorax": "vulkan"}
         found = self.thorax(self.model, 1, "cpu")["precision"]
@@ -185,7 +185,7 @@ class Comparison:
         return {f"Thorax, {found}": "cpu", "Thorax": "cpu:f32", "Thorax, bf16": "cpu:bf16"}
 
     def thorax(self, model, runs, device):
-        """A process of its own, warm-up and all."""
+        """Runs Thorax in a process of its own, with warm-up."""
         options = self.options
         threads = [] if options.device == "gpu" else ["--threads", str(options.threads)]
         command = [options.thorax, "bench", "--case", self.work, "--image-size", str(self.side), "--batch", str(self.batch),
@@ -193,7 +193,7 @@ class Comparison:
         return json.loads(subprocess.run(command, check=True, capture_output=True, text=True, env=environment()).stdout)
 
     def check(self, engines):
-        """Ends the comparison where an engine computes something else."""
+        """Aborts the comparison if an engine's results differ."""
         if self.work == "predict":
             self.check_probabilities(engines)
         else:
@@ -211,7 +211,7 @@ class Comparison:
             print(f"{self}: all probabilities are near 0 or 1, so that the agreement says little")
 
     def check_losses(self):
-        """Without dropout, whose draws are each engine's own, the losses of the first steps are the same."""
+        """Compares the losses of the first steps without dropout, whose random numbers differ between engines."""
         model = str(self.scratch / "without-dropout.safetensors")
         network.without_dropout(self.model, model)
         ours = {name: self.thorax(model, 1, device)["losses"] for name, device in self.ours.items()}
@@ -248,17 +248,17 @@ def row(name, times, batch, peak, ours):
 
 
 def precision(name):
-    """The last word of a form that computes in less than f32."""
+    """Precision of a form: the last word of its name if it is below f32."""
     return next((word for word in ("TF32", "f16", "bf16", "bf16x3") if name.endswith(f", {word}")), "f32")
 
 
 def agrees(name):
-    """Whether a form's numbers must be those of f32 to 1e-4."""
+    """True if a form's results must agree with f32 to 1e-4."""
     return precision(name) in ("f32", "bf16x3")
 
 
 class Worker:
-    """A process of engines.py, ready."""
+    """A process of engines.py, ready to run."""
 
     def __init__(self, config):
         script = pathlib.Path(__file__).with_name("engines.py")

@@ -1,7 +1,7 @@
-"""One engine in a process of its own, so that no other's threads, caches or memory are in its figures.
+"""One engine in a process of its own, so that no other engine's threads, caches or memory are in its figures.
 
-compare.py starts it with one JSON object as argument and talks to it by lines: it answers what it computed when it is ready, then for
-each number N the times of N runs and the most memory that it has held.
+compare.py starts it with one JSON object as argument and talks to it line by line: it writes its results when it is ready, then for each
+number N that it reads the times of N runs and its peak memory.
 """
 
 import json
@@ -11,20 +11,20 @@ import time
 
 import numpy as np
 
-LEARNING_RATE = 1e-3  # of the recipe covid-resnet, as its optimizer's:
+LEARNING_RATE = 1e-3  # of the recipe covid-resnet, as are the optimizer's settings:
 ADAM = {"lr": LEARNING_RATE, "betas": (0.9, 0.999), "eps": 1e-7}
 WARM_UP_PREDICT, WARM_UP_TRAIN = 3, 2
 
 
 def main():
     config = json.loads(sys.argv[1])
-    # Libraries print; the lines are ours alone.
+    # Libraries print to stdout, which is reserved for the protocol.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     run, outcome, peak = ENGINES[config["engine"]](config)
     print(json.dumps(outcome), file=answers, flush=True)
     for line in sys.stdin:
-        run()  # back from the pause in which the others ran
+        run()  # warm up after the turns of the other engines
         print(json.dumps({"samples_ms": [timed(run) for _ in range(int(line))], "peak_memory_bytes": peak()}),
               file=answers, flush=True)
 
@@ -36,7 +36,7 @@ def timed(run):
 
 
 def process_peak():
-    """The largest resident set of this process; none where the system does not tell."""
+    """Peak resident memory of this process in bytes; None if the system does not report it."""
     try:
         with open("/proc/self/status") as status:
             kibibytes = next(line.split()[1] for line in status if line.startswith("VmHWM:"))
@@ -76,7 +76,7 @@ def openvino(config):
 
 
 def torch_forms(config):
-    """PyTorch as the form says, word by word: device, memory format, TF32 and autocast."""
+    """PyTorch configured by the words of the form: device, memory format, TF32 and autocast."""
     import torch
     words, device = config["form"].replace(",", "").split(), config["torch_device"]
     torch.set_num_threads(config["threads"])
@@ -116,7 +116,7 @@ def adam(torch, parameters, form):
 
 
 def torch_train(config):
-    """A step: forward, mean cross-entropy, backward, Adam; the loss is read after it."""
+    """One training step: forward, mean cross-entropy, backward, Adam. The loss is read afterwards."""
     from network import load
     torch, device, memory_format, autocast = torch_forms(config)
     torch.manual_seed(1)

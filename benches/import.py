@@ -1,6 +1,6 @@
-"""How fast radiographs come in: `thorax import` beside a Pillow loop with as many threads that does the same to each file (read it, take its
-SHA-256, decode it to grey, shrink it to 64 x 64, write it under its hash so that it survives a power failure, add a row with the small
-plane to an SQLite database). See README.md."""
+"""Import speed: `thorax import` compared with a Pillow loop with the same number of threads that does the same to each file (read it, compute its
+SHA-256, decode it to grey, shrink it to 64 x 64, write it durably under its hash, insert a row with the small plane into SQLite).
+See README.md."""
 
 import argparse
 import concurrent.futures

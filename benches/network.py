@@ -13,12 +13,12 @@ MIDDLE = (64, 128, 256, 512)
 HIDDEN = (256, 128, 64, 32)
 FEATURES = 2048
 METADATA_KEY = "thorax"
-# Of a block's own branch in a network with random weights: at 1 rounding errors grow from block to block, as they do in no trained one.
+# Scale of the residual branch in a network with random weights: at 1, rounding errors grow from block to block, unlike in a trained network.
 RESIDUAL = 0.25
 
 
 def read_file(path):
-    """What a model or body file says of itself, and its tensors by name."""
+    """The metadata of a model or body file, and its tensors by name."""
     with safe_open(path, "pt") as file:
         return json.loads(file.metadata()[METADATA_KEY]), {name: file.get_tensor(name) for name in file.keys()}
 
@@ -34,14 +34,14 @@ def squares(count, side):
 
 
 def network_input(grey, normalisation):
-    """[count, side, side] of bytes to [count, 3, side, side], as the model file says."""
+    """Normalises [count, side, side] bytes to [count, 3, side, side] floats as the model file specifies."""
     channels = [(grey.astype(np.float32) * np.float32(normalisation["scale"]) - np.float32(mean)) / np.float32(std)
                 for mean, std in zip(normalisation["mean"], normalisation["std"])]
     return np.stack(channels, axis=1)
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3, 1x1 and the way around them."""
+    """Bottleneck block: convolutions 1x1, 3x3, 1x1, and a shortcut."""
 
     def __init__(self, channels, middle, stride, variant, epsilon, biases):
         super().__init__()
@@ -124,7 +124,7 @@ class Network(nn.Module):
 
 
 def load(path, biases=True):
-    """The network of a model file in inference mode, and what the file says of itself.
+    """The network of a model file in inference mode, and the file's metadata.
 
     Without `biases` those of the convolutions go into the norms behind them, as torchvision builds the network: the same function
     with less to compute in training.
@@ -137,7 +137,7 @@ def load(path, biases=True):
 
 
 def set_tensors(module, tensors):
-    """Error unless the names are the module's own."""
+    """Raises an error unless the names are those of the module."""
     missing, surplus = module.load_state_dict(tensors, strict=False)
     missing = [name for name in missing if not name.endswith("num_batches_tracked")]
     if missing or surplus:
@@ -145,7 +145,7 @@ def set_tensors(module, tensors):
 
 
 def without_biases(tensors):
-    """Takes each convolution's bias off the running mean of the norm behind it."""
+    """Merges each convolution's bias into the running mean of the norm behind it."""
     kept = dict(tensors)
     for name in tensors:
         if name.endswith(".weight") and tensors[name].ndim == 4:
@@ -156,14 +156,14 @@ def without_biases(tensors):
 
 
 def norm_behind(convolution):
-    """`layer1.0.conv2` to `layer1.0.bn2`, `layer1.0.downsample.0` to `layer1.0.downsample.1`."""
+    """The name of the norm behind a convolution: `layer1.0.conv2` -> `layer1.0.bn2`, `layer1.0.downsample.0` -> `layer1.0.downsample.1`."""
     if convolution.endswith("downsample.0"):
         return convolution.removesuffix("0") + "1"
     return convolution.replace("conv", "bn")
 
 
 def settle(path, variant, side):
-    """Gives the norms of a model file the statistics of the inputs, as training would have done.
+    """Sets the norms of a model file to the statistics of the inputs, as training would.
 
     With the statistics that random weights begin with, activations double from block to block and every probability is 0 or 1: any
     two engines would agree on that.
@@ -187,6 +187,6 @@ def settle(path, variant, side):
 
 
 def without_dropout(path, target):
-    """The same model file with dropout 0: then a step's loss does not depend on whose random numbers it draws."""
+    """The same model file with dropout 0, so that the loss of a step does not depend on random numbers."""
     metadata, tensors = read_file(path)
     write_file(target, metadata | {"dropout": 0.0}, tensors)

@@ -1,4 +1,4 @@
-"""The servers that serve.py compares with: how each is started, and how a radiograph is sent to it."""
+"""The servers that serve.py compares Thorax with: how to start each, and how to send it a radiograph."""
 
 import base64
 import contextlib
@@ -20,7 +20,7 @@ HERE = pathlib.Path(__file__).parent
 
 
 class Server:
-    """A process that listens; ended with the block."""
+    """A server process, terminated at the end of the block."""
 
     def __init__(self, command, **more):
         settings = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True, "start_new_session": True}
@@ -33,7 +33,7 @@ class Server:
         self.process.send_signal(signal.SIGTERM)
         self.process.wait(60)
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)  # workers that outlive their server
+            os.killpg(self.process.pid, signal.SIGKILL)  # also ends workers that outlive their server
 
     def memory(self):
         status = pathlib.Path(f"/proc/{self.process.pid}/status").read_text()
@@ -42,7 +42,7 @@ class Server:
 
 @dataclasses.dataclass
 class Opponent:
-    """A server that can be started, and its way to be asked."""
+    """A server that can be started, and the format of its requests."""
 
     start: Callable[[], Server]
     path: str
@@ -51,7 +51,7 @@ class Opponent:
 
 
 def of(options, model, scratch):
-    """Each opponent in two forms: one worker with all threads and batches of 8, and a worker for each core."""
+    """Each server in two forms: one worker with all threads and batches of 8, and one worker per core."""
     forms = {"batches of 8": (1, 8), "a worker a core": (options.threads, 1)}
     archive, found = archived(model, scratch), {}
     for name, form in forms.items():
@@ -95,15 +95,15 @@ def torchserve(store, scratch, workers, batch):
         f"models={json.dumps({'radiographs': model})}\n")
     command = [beside_python("torchserve"), "--start", "--foreground", "--ncs", "--disable-token-auth", "--ts-config", str(settings / "config.properties")]
     threads = str(max(1, os.cpu_count() // workers))
-    # Of those with one folder of temporary files only one can run.
+    # Only one instance can run per folder of temporary files.
     folders = {name: str(settings) for name in ("LOG_LOCATION", "METRICS_LOCATION", "TMPDIR", "TEMP")}
-    # It says much, and stands still when nobody reads it.
+    # It logs a lot, and blocks when the pipe is full.
     server = Server(command, env=environment() | folders | {"SERVE_THREADS": threads}, cwd=settings, stdout=subprocess.DEVNULL)
     return when_healthy(server, port, "/ping")
 
 
 def beside_python(program):
-    """A program of this Python's packages."""
+    """Path of a program that a package of this Python environment installed."""
     return str(pathlib.Path(sys.executable).with_name(program))
 
 
@@ -122,7 +122,7 @@ def is_healthy(address, path):
         connection.request("GET", path)
         answer = connection.getresponse()
         body = answer.read()
-        # TorchServe answers 200 with another status before its workers are there.
+        # TorchServe returns 200 with another status before its workers are ready.
         return answer.status == 200 and (b"status" not in body or b'"Healthy"' in body)
     except OSError:
         return False

@@ -1,4 +1,4 @@
-"""The whole server under load, over HTTP: beside its own engine alone, beside LitServe and TorchServe, while it trains, and at twice what it can do.
+"""The whole server under load, over HTTP: compared with its engine alone, LitServe and TorchServe, while it trains, and at twice its capacity.
 See README.md."""
 
 import argparse
@@ -31,11 +31,11 @@ IMAGES = 64
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--thorax", default="target/release/thorax", help="the program")
+    parser.add_argument("--thorax", default="target/release/thorax", help="path of the program")
     parser.add_argument("--radiographs", default="../shared/radiographs", help="a folder in the COVIDx layout")
     parser.add_argument("--case", choices=("throughput", "training", "reads", "overload"), required=True)
-    parser.add_argument("--rounds", type=int, default=3, help="throughput: turns of each")
-    parser.add_argument("--seconds", type=float, help="of each turn; default: throughput 12, training and reads 60, overload 600")
+    parser.add_argument("--rounds", type=int, default=3, help="throughput: turns of each server")
+    parser.add_argument("--seconds", type=float, help="duration of each turn; default: throughput 12, training and reads 60, overload 600")
     options = parser.parse_args()
     return argparse.Namespace(**vars(options), threads=os.cpu_count(), device="cpu")
 
@@ -90,14 +90,14 @@ def export(options, scratch):
 
 
 def engine_alone(options, batch, more=()):
-    """Images a second of `thorax bench`."""
+    """Images per second of `thorax bench`."""
     command = [options.thorax, "bench", "--case", "predict", "--image-size", str(SIDE), "--batch", str(batch), "--json", *more]
     lines = subprocess.run(command, capture_output=True, text=True, check=True, env=environment()).stdout.splitlines()
     return json.loads(lines[-1])
 
 
 def load(address, path, bodies, content_type, clients, seconds):
-    """As many clients as that, each with one request at a time. Milliseconds of each answer, and how many there were of each status."""
+    """Runs that many clients, each with one request at a time. Returns the milliseconds of each response, and the number of responses by status."""
     times, statuses, lock = [], {}, threading.Lock()
     end = time.perf_counter() + seconds
 
@@ -131,7 +131,7 @@ def percentile(values, share):
 
 
 def turns(options, model, servers, seconds):
-    """Each server with many clients and with one, and the engine alone, one after the other and again."""
+    """Each server with many clients and with one, and the engine alone, in turns."""
     found = {}
     for _ in range(options.rounds):
         for batch in (1, 8, 32):
@@ -170,7 +170,7 @@ def throughput(options, scratch, images):
 
 
 def start_training(options, server):
-    """A run of the real network on real radiographs that outlasts the measurement."""
+    """Starts a run of the real network on real radiographs that lasts longer than the measurement."""
     dataset = ask(server.address, "POST", "/v1/datasets", {"name": "radiographs"})["id"]
     moved = ask(server.address, "POST", f"/v1/datasets/{dataset}/imports", {"path": "."})
     while ask(server.address, "GET", f"/v1/imports/{moved['id']}")["status"] == "running":
@@ -186,7 +186,7 @@ LEAKAGE = ["patient-overlap", "duplicate-across-splits"]
 
 
 def training(options, scratch, images):
-    """One client at a time, idle and while a run trains."""
+    """One request at a time, idle and while a run trains."""
     model, seconds = export(options, scratch), options.seconds or 60
     with thorax(options, scratch / "data", "--import-root", options.radiographs) as server:
         crown(server, model)
@@ -208,7 +208,7 @@ def training(options, scratch, images):
 
 
 def pace(address, images, rate, seconds):
-    """Requests at a fixed rate, whatever the server does; milliseconds of each."""
+    """Sends requests at a fixed rate, independently of the responses (open loop). Returns the milliseconds of each."""
     began, times = time.perf_counter(), []
     with concurrent.futures.ThreadPoolExecutor(CLIENTS) as pool:
         waiting = []
@@ -230,7 +230,7 @@ RUNS, PREDICTIONS = 1000, 200_000
 
 
 def reads(options, scratch, images):
-    """GET endpoints at 200 requests a second while a run trains, with 1,000 runs and 200,000 predictions stored."""
+    """GET endpoints at 200 requests per second while a run trains, with 1,000 runs and 200,000 predictions stored."""
     model, seconds, folder = export(options, scratch), options.seconds or 60, scratch / "data"
     with thorax(options, folder, "--import-root", options.radiographs) as server:
         crown(server, model)
@@ -267,7 +267,7 @@ def reads(options, scratch, images):
 
 
 def fill(database):
-    """Copies of the rows that are there, under identifiers of earlier times."""
+    """Inserts copies of the existing rows under ids of earlier times."""
     connection = sqlite3.connect(database)
     columns = {table: [row[1] for row in connection.execute(f"pragma table_info({table})")] for table in ("runs", "predictions")}
     now = int(time.time() * 1000)
@@ -281,7 +281,7 @@ def fill(database):
 
 
 def identifier(milliseconds, number):
-    """A UUIDv7 of that time."""
+    """A UUIDv7 with that timestamp."""
     return str(uuid.UUID(int=(milliseconds << 80) | (7 << 76) | (2 << 62) | number))
 
 
@@ -315,7 +315,7 @@ def paced_reads(address, paths, rate, seconds):
 
 
 def overload(options, scratch, images):
-    """Twice as many requests as the server can answer, each from a client of its own; memory by the second."""
+    """Sends twice as many requests as the server can process, each on a connection of its own; records its memory every second."""
     model, seconds = export(options, scratch), options.seconds or 600
     with thorax(options, scratch / "data") as server:
         crown(server, model)

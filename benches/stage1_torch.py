@@ -1,7 +1,7 @@
-"""What stage1.py times on PyTorch's side: one stage of covid-resnet as PyTorch does it fastest, in f32.
+"""PyTorch's side of stage1.py: one stage of covid-resnet in PyTorch's fastest form, in f32.
 
-One JSON object as argument, one as answer. Memory format channels_last, fused Adam, convolutions without the biases that the norms
-behind them make void, images decoded once by all cores and kept as bytes, the frozen body's features computed once.
+Takes one JSON object as argument and prints one. Memory format channels_last, fused Adam, convolutions without the biases that the norms
+behind them cancel, images decoded once on all cores and stored as bytes, features of the frozen body computed once.
 """
 
 import copy
@@ -52,7 +52,7 @@ class Stage:
             (self.train_head if step["scope"] == "head" else self.train_all)(step)
 
     def train_head(self, step):
-        """The body's features once, then epochs on them alone."""
+        """Computes the features of the body once, then trains the head on them."""
         self.network.eval()
         features = {split: self.features(split) for split in ("train", "validation")}
         self.fit(step, self.network.head, lambda split, indices: features[split][indices])
@@ -80,11 +80,11 @@ class Stage:
         size = self.plan["batch_size"]
         order = list(order)
         batches = [order[at:at + size] for at in range(0, len(order), size)]
-        # The variance of one image is no variance.
+        # Batch norm needs more than one image to compute a variance.
         return batches[:-1] if training and len(batches) > 1 and len(batches[-1]) == 1 else batches
 
     def confusion(self, module, split, given):
-        """Rows are true classes."""
+        """Confusion matrix; rows are true classes."""
         module.eval()
         counts = np.zeros((self.classes, self.classes), int)
         with torch.inference_mode():
@@ -98,14 +98,14 @@ class Stage:
             self.best = (accuracy, copy.deepcopy(self.network.state_dict()))
 
     def evaluate(self):
-        """The best epoch's network on every split; it is kept, as a run keeps its model."""
+        """Evaluates the network of the best epoch on every split and saves it, as a run of Thorax does."""
         self.network.load_state_dict(self.best[1])
         torch.save(self.best[1], io.BytesIO())
         return {split: self.confusion(self.network, split, self.input).tolist() for split in self.truth}
 
 
 def decode(paths, side, threads):
-    """[images, side, side] of bytes."""
+    """The images as bytes: [images, side, side]."""
     def square(path):
         return np.asarray(Image.open(path).convert("L").resize((side, side), Image.Resampling.BILINEAR))
     with ThreadPoolExecutor(threads) as pool:

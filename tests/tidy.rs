@@ -2,7 +2,7 @@
 //! without its `//!` line, unfinished marks, unsafe code, files that grew too long, and documents that no longer tell the truth.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
 };
@@ -94,6 +94,21 @@ const LONGEST_FILE: usize = 600;
 #[test]
 fn no_arrow_between_rooms_points_back() {
     assert_clean(rust_files("src").iter().flat_map(|(path, text)| wrong_arrows(path, text)));
+}
+
+#[test]
+fn the_layer_table_of_architecture_md_equals_the_enforced_one() {
+    let page = read("ARCHITECTURE.md");
+    let table = between(&page, "<!-- layers -->", "<!-- end of layers -->").expect("ARCHITECTURE.md marks the table");
+    let names = |cell: &str| -> BTreeSet<String> { cell.split('`').skip(1).step_by(2).map(str::to_owned).collect() };
+    let rows = table.lines().filter(|line| line.starts_with("| `")).map(|line| {
+        let cells: Vec<&str> = line.trim_end_matches(" |").split('|').collect();
+        (cells[1].trim().trim_matches('`').to_owned(), names(cells[cells.len() - 1]))
+    });
+    let documented: BTreeMap<String, BTreeSet<String>> = rows.collect();
+    let names = |allowed: &[&str]| allowed.iter().map(|name| (*name).to_owned()).collect();
+    let enforced = MAY_USE.iter().map(|(module, allowed)| ((*module).to_owned(), names(allowed))).collect();
+    assert_eq!(documented, enforced, "left: ARCHITECTURE.md; right: tests/tidy.rs");
 }
 
 #[test]

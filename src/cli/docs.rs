@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 
 use super::{Cli, CliError};
 use crate::{
+    app,
     domain::{self, Recipe, Scope, Step, TrainingPlan},
-    http,
 };
 
 #[derive(Args, Debug)]
@@ -149,9 +149,36 @@ A plan with all optional fields at their defaults:
 const TYPES: [&str; 8] =
     ["TrainingPlan", "Stage", "Step", "Selection", "Schedule", "EarlyStopping", "RangeTest", "Augmentation"];
 
+/// Meaning of the values of the plan's enums. The schema has their names only; a value without a meaning fails.
+const VALUES: [(&str, &str, &str); 15] = [
+    ("Architecture", "resnet50", "ResNet-50 (He et al. 2015)"),
+    (
+        "Architecture",
+        "vgg16",
+        "VGG-16 (Simonyan & Zisserman 2015) with global average pooling; random initial weights only",
+    ),
+    ("Architecture", "simple-cnn", "three 3x3 convolutions and a dense layer of 128; random initial weights only"),
+    ("InitialWeights", "imagenet", "imported ImageNet weights; `resnet50` only"),
+    ("InitialWeights", "random", "He initialisation"),
+    ("Optimizer", "adam", "Adam (Kingma & Ba 2014) with β₁ = 0.9, β₂ = 0.999 and ε = 1e-7, as in Keras"),
+    ("Scope", "head", "the classification head; the body is frozen, including its batch-norm statistics"),
+    ("Scope", "all", "the whole network"),
+    ("SelectionMetric", "accuracy", "share of correctly classified images; higher is better"),
+    ("SelectionMetric", "macro_f1", "unweighted mean of the F1 scores of the classes; higher is better"),
+    ("SelectionMetric", "loss", "mean cross-entropy; lower is better"),
+    ("ClassWeights", "none", "every image has the weight 1"),
+    (
+        "ClassWeights",
+        "balanced",
+        "an image of class c has the weight n / (k · n_c), for n training images, k classes and n_c images of the class",
+    ),
+    ("Sampling", "shuffle", "each image once per epoch"),
+    ("Sampling", "balanced", "as many images as with `shuffle`, but the same number of each class"),
+];
+
 /// Fields of a plan by type, from the OpenAPI schema, and the recipes.
 fn plan_reference() -> Result<String, CliError> {
-    let document = serde_json::to_value(http::openapi())?;
+    let document = serde_json::to_value(app::openapi())?;
     let schemas = &document["components"]["schemas"];
     let example: TrainingPlan = serde_json::from_value(example())?;
     let plan = serde_json::to_value(&example)?;
@@ -165,7 +192,16 @@ fn plan_reference() -> Result<String, CliError> {
             "Schedule" => json!({"final_fraction": 0.0}),
             _ => Value::Null,
         };
-        schema(&mut page, name, &schemas[name], &defaults);
+        schema(&mut page, name, schemas, &defaults);
+    }
+    page.push_str("\n## Values\n\n| type | value | meaning |\n| --- | --- | --- |\n");
+    for name in ["Architecture", "InitialWeights", "Optimizer", "Scope", "SelectionMetric", "ClassWeights", "Sampling"]
+    {
+        for value in schemas[name]["enum"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+            let known = VALUES.iter().find(|(of, known, _)| *of == name && *known == value);
+            let meaning = known.map(|(.., meaning)| *meaning).expect("VALUES has every value");
+            let _ = writeln!(page, "| {name} | `{value}` | {meaning} |");
+        }
     }
     page.push_str("\n## Recipes\n");
     domain::recipes().iter().for_each(|recipe| summary(&mut page, recipe));
@@ -181,21 +217,22 @@ fn example() -> Value {
 }
 
 /// A section of one type: its description and the table of its fields, or one table for each of its kinds.
-fn schema(page: &mut String, name: &str, schema: &Value, defaults: &Value) {
+fn schema(page: &mut String, name: &str, schemas: &Value, defaults: &Value) {
+    let schema = &schemas[name];
     let _ = write!(page, "\n## {name}\n\n{}\n", description(schema));
     match schema["oneOf"].as_array() {
         Some(kinds) => {
             for kind in kinds {
                 let tag = kind["properties"]["kind"]["enum"][0].as_str().unwrap_or_default();
                 let _ = write!(page, "\n### `{{\"kind\": \"{tag}\"}}`\n\n{}\n", description(kind));
-                fields(page, kind, defaults);
+                fields(page, kind, schemas, defaults);
             }
         }
-        None => fields(page, schema, defaults),
+        None => fields(page, schema, schemas, defaults),
     }
 }
 
-fn fields(page: &mut String, schema: &Value, defaults: &Value) {
+fn fields(page: &mut String, schema: &Value, schemas: &Value, defaults: &Value) {
     let Some(properties) = schema["properties"].as_object() else { return };
     let rows: Vec<_> = properties.iter().filter(|(name, _)| *name != "kind").collect();
     if rows.is_empty() {
@@ -213,22 +250,23 @@ fn fields(page: &mut String, schema: &Value, defaults: &Value) {
         };
         let text =
             [description(field), description(&field["oneOf"][0])].concat().replace('\n', " ").replace('|', "\\|");
-        let _ = writeln!(page, "| `{name}` | {} | {default} | {text} |", type_of(field));
+        let _ = writeln!(page, "| `{name}` | {} | {default} | {text} |", type_of(field, schemas));
     }
 }
 
 /// The type of a field and its range: a link where it is a type of the page.
-fn type_of(field: &Value) -> String {
+fn type_of(field: &Value, schemas: &Value) -> String {
     if let Some(reference) = field["$ref"].as_str().or(field["oneOf"][0]["$ref"].as_str()) {
         let name = reference.rsplit('/').next().unwrap_or_default();
         return if TYPES.contains(&name) || name == "WeightAveraging" {
             format!("[{name}](#{})", name.to_lowercase())
         } else {
-            values(name)
+            let values = schemas[name]["enum"].as_array().into_iter().flatten();
+            values.map(|value| format!("`{value}`")).collect::<Vec<_>>().join(", ")
         };
     }
     if field["type"] == "array" {
-        return format!("list of {}", type_of(&field["items"]));
+        return format!("list of {}", type_of(&field["items"], schemas));
     }
     let bound = |key: &str, sign: &str| field[key].as_f64().map(|bound| format!("{sign} {bound}"));
     let bounds =
@@ -236,15 +274,6 @@ fn type_of(field: &Value) -> String {
     let range: Vec<String> = bounds.into_iter().flatten().collect();
     let name = field["type"].as_str().unwrap_or_default();
     if range.is_empty() { name.to_owned() } else { format!("{name}, {}", range.join(", ")) }
-}
-
-/// The values of an enum.
-fn values(name: &str) -> String {
-    let document = http::openapi();
-    let schemas = document.components.map(|components| components.schemas).unwrap_or_default();
-    let schema = schemas.get(name).and_then(|schema| serde_json::to_value(schema).ok()).unwrap_or_default();
-    let values = schema["enum"].as_array().cloned().unwrap_or_default();
-    values.iter().map(|value| format!("`{value}`")).collect::<Vec<_>>().join(", ")
 }
 
 fn description(schema: &Value) -> &str {

@@ -1,6 +1,7 @@
 //! The documentation agrees with the program: generated pages, configuration variables, links, and the kinds of code blocks.
 
 use std::{
+    collections::HashSet,
     fs,
     path::{Path, PathBuf},
     process::Command,
@@ -60,6 +61,52 @@ fn relative_links_lead_somewhere() {
         }
     }
     assert!(broken.is_empty(), "broken links:\n{}", broken.join("\n"));
+}
+
+#[test]
+fn paths_and_identifiers_in_the_developer_pages_exist() {
+    let mut sources = String::new();
+    for folder in ["src", "crates", "tests", "build.rs"] {
+        read_sources(&Path::new(ROOT).join(folder), &mut sources);
+    }
+    let known: HashSet<&str> = sources.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).collect();
+    let mut missing = Vec::new();
+    for page in ["ARCHITECTURE.md", "CONTRIBUTING.md"] {
+        let text = fs::read_to_string(Path::new(ROOT).join(page)).unwrap();
+        let prose: String = text.split("```").step_by(2).collect();
+        for code in prose.split('`').skip(1).step_by(2) {
+            let exists = if is_path(code) {
+                Path::new(ROOT).join(code).exists()
+            } else {
+                !is_identifier(code) || code.split("::").all(|segment| known.contains(segment))
+            };
+            if !exists {
+                missing.push(format!("{page}: {code}"));
+            }
+        }
+    }
+    assert!(missing.is_empty(), "not in the sources:\n{}", missing.join("\n"));
+}
+
+/// A path from the root of the repository.
+fn is_path(code: &str) -> bool {
+    let folders =
+        ["src/", "crates/", "tests/", "docs/", "benches/", "fuzz/", "static/", "openapi/", "migrations/", ".ci/"];
+    folders.iter().any(|folder| code.starts_with(folder)) && !code.contains(' ')
+}
+
+/// A name of the code rather than a command or a word: `Engine::admit`, `ModelSpec`, `MAX_FILES`.
+fn is_identifier(code: &str) -> bool {
+    let plain = code.chars().all(|c| c.is_ascii_alphanumeric() || "_:".contains(c));
+    plain && (code.contains("::") || code.contains('_') || code.starts_with(|c: char| c.is_ascii_uppercase()))
+}
+
+fn read_sources(path: &Path, text: &mut String) {
+    if path.is_dir() {
+        fs::read_dir(path).unwrap().for_each(|entry| read_sources(&entry.unwrap().path(), text));
+    } else if path.extension().is_some_and(|end| end == "rs") {
+        text.push_str(&fs::read_to_string(path).unwrap());
+    }
 }
 
 /// The Markdown files of the repository with their texts.

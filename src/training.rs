@@ -1,28 +1,40 @@
-//! The training loop: plan, data, device and observer in, stage models and numbers out. Knows no HTTP and no SQL.
+//! Training: takes a plan, data, a device and an observer; produces one model per stage, metrics and checkpoints. Knows neither HTTP nor SQL.
+//!
+//! A [`TrainingPlan`] is a list of stages (one image size each), a stage is a list of steps (one learning-rate schedule and scope each), and
+//! a step is a number of epochs. The code follows that nesting:
+//! - [`train`] goes through the stages;
+//! - [`stage::train`] opens the decoded images of the stage, goes through its steps and evaluates the best epoch;
+//! - [`fit_job::FitJob::run`] goes through the epochs and batches of a step: this is the training loop;
+//! - [`training_step`] trains on one batch: forward, loss, backward, update.
+//!
+//! Everything random (order, augmentation, mixup, dropout) is a pure function of the seed and of the position in the plan. A run can
+//! therefore resume from a checkpoint at any batch and end with the same numbers.
 
-mod augment;
-mod average;
+mod augmenter;
+mod batch_loader;
 mod batches;
-mod best;
+mod best_epoch;
+mod bits;
+mod cache_file;
+mod cached_images;
 mod checkpoint;
-mod course;
 mod decode;
 mod features;
-mod feed;
-mod fit;
-mod grey_file;
-mod images;
+mod fit_job;
 mod loss;
-mod meter;
 mod mixup;
+mod position;
+mod progress_meter;
 mod random;
 mod range_test;
+mod running_metrics;
 mod session;
+mod setup;
 mod stage;
-mod start;
-mod tally;
+mod step_trainer;
 #[cfg(test)]
 mod tests;
+mod weight_average;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -35,190 +47,190 @@ use crate::{
     },
     nn::{self, NnError},
 };
-use checkpoint::Standing;
-pub use checkpoint::{Checkpoint, CheckpointError};
-pub use fit::{optimizer, training_step};
+pub use checkpoint::Checkpoint;
+use checkpoint::ResumeState;
 pub use loss::mean_cross_entropy;
+pub use running_metrics::RunningMetrics;
 use session::Session;
-pub use tally::Tally;
+pub use step_trainer::{optimizer, training_step};
 
-/// One labelled image of a training set, still to be decoded.
+/// A labelled image of the data set, not decoded yet.
 #[derive(Clone, Debug)]
 pub struct Sample {
     /// Index into the class list.
     pub class: usize,
-    /// Which split it is in.
+    /// The split it belongs to.
     pub split: Split,
-    /// Where its bytes are; other bytes have another key.
+    /// Key of its encoded bytes. Different bytes have different keys.
     pub key: String,
 }
 
-/// Gives the bytes of a sample. Called from the training thread and its loaders.
+/// Reads the encoded bytes of a sample. Called from the training thread and its loader threads.
 pub type ReadImage = Arc<dyn Fn(&Sample) -> std::io::Result<Vec<u8>> + Send + Sync>;
 
-/// Returns when no prediction waits for the device. Called from the training thread.
-pub type GiveWay = Arc<dyn Fn() + Send + Sync>;
+/// Blocks until no prediction waits for the device. Called from the training thread.
+pub type WaitUntilIdle = Arc<dyn Fn() + Send + Sync>;
 
-/// All a run needs.
+/// Everything that determines a training run.
 pub struct TrainingJob {
-    /// Checked with [`TrainingPlan::problems`].
+    /// The plan. [`train`] refuses an invalid one.
     pub plan: TrainingPlan,
-    /// Outputs in order.
+    /// The classes, in the order of the network's outputs.
     pub classes: ClassList,
-    /// Train, validation and test samples.
+    /// The samples of all splits.
     pub samples: Vec<Sample>,
-    /// Their bytes.
+    /// Reads the bytes of a sample.
     pub read: ReadImage,
-    /// Folder of the decoded images of this data set, made when missing: what is in there can be made again at any time.
+    /// Folder for the decoded images of this data set, created if missing. Its contents can be deleted at any time.
     pub cache: PathBuf,
-    /// Largest accepted image.
+    /// Maximum number of pixels of an image.
     pub max_pixels: u64,
-    /// Canonical ImageNet body weights when the plan asks for them.
+    /// Canonical ImageNet body weights, required if the plan starts from them.
     pub body: Option<Vec<u8>>,
-    /// Shuffling, initialisation and dropout.
+    /// Random seed for shuffling, initialisation, augmentation and dropout.
     pub seed: u64,
-    /// Without autodiff; the loop adds it.
+    /// The device, without autodiff.
     pub device: Device,
-    /// Called before each batch, and within those that hold a GPU for longer than `max_yield`. On the CPU, operations themselves give way
-    /// to those of other threads ([`nn::lower_thread_priority`]).
-    pub give_way: GiveWay,
-    /// For how long a GPU may be held at a stretch; at least one block of the network.
+    /// Called before each batch, and on a GPU also within batches that take longer than `max_yield`. On the CPU, the kernels of the
+    /// training thread yield to those of other threads by themselves.
+    pub wait_until_idle: WaitUntilIdle,
+    /// Maximum time for which a GPU is occupied without yielding to predictions; at least one block of the network.
     pub max_yield: Duration,
-    /// Where an earlier call with the same job came to; none: from the beginning.
+    /// Checkpoint of an earlier run of the same job, to resume from. `None`: start from the beginning.
     pub checkpoint: Option<Checkpoint>,
 }
 
-/// Predictions of a model on one split.
+/// Evaluation of a model on one split.
 pub struct SplitEvaluation {
     /// The split.
     pub split: Split,
-    /// Counts.
+    /// Confusion matrix.
     pub confusion: ConfusionMatrix,
     /// Mean cross-entropy.
     pub loss: f64,
-    /// Wall time.
+    /// Wall time in seconds.
     pub seconds: f64,
-    /// What was predicted of each image, in the job's order.
+    /// The prediction for each sample of the split, in the job's order.
     pub outcomes: Vec<SampleOutcome>,
 }
 
-/// What a model made of one sample.
+/// Prediction of a model for one sample.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SampleOutcome {
     /// The sample's key.
     pub key: String,
-    /// The sample's class.
+    /// The labelled class.
     pub truth: usize,
-    /// The most probable class.
+    /// The class with the highest probability.
     pub predicted: usize,
-    /// In the order of the class list.
+    /// Probability of each class, in the order of the class list.
     pub probabilities: Vec<f32>,
 }
 
-/// The best epoch of a stage.
+/// The model of a stage: its best epoch.
 pub struct StageModel {
-    /// From 1.
+    /// Number of the stage, from 1.
     pub stage: u32,
-    /// What the tensors are.
+    /// Specification of the model.
     pub spec: ModelSpec,
     /// The model file ([`crate::nn::Network::to_bytes`]).
     pub bytes: Arc<Vec<u8>>,
-    /// On every split that has images.
+    /// Evaluation on every split that has images.
     pub evaluations: Vec<SplitEvaluation>,
 }
 
-/// How a stage got its images.
+/// How a stage obtained its decoded images.
 #[derive(Clone, Debug)]
 pub struct ImageCache {
     /// Side of the images in pixels.
     pub side: u32,
-    /// How many.
+    /// Number of images.
     pub images: usize,
-    /// Size of their file.
+    /// Size of the cache file in bytes.
     pub bytes: u64,
-    /// Whether it was there.
+    /// Whether the file was reused or created.
     pub origin: CacheOrigin,
-    /// Wall time until all of it was checked or made.
+    /// Wall time for checking or creating the file.
     pub time: Duration,
 }
 
-/// Where the file of a stage's images came from.
+/// Origin of a cache file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CacheOrigin {
-    /// From an earlier stage or run.
+    /// Created by an earlier stage or run.
     Reused,
     /// Decoded and resized now.
-    Made {
-        /// What was wrong with the one that was there.
+    Created {
+        /// What was wrong with the previous file, if there was one.
         damage: Option<String>,
     },
 }
 
-/// Told what happens; an error from it ends the run.
+/// Receives the events of a run. An error from it ends the run.
 pub trait Observer {
-    /// After each batch and at each change of stage, step and epoch. Step 0: the images are being decoded; epoch 0: the
-    /// frozen body computes its features, or a range test runs.
+    /// Called after each batch and at each change of stage, step and epoch. Step 0 means that the images are being decoded; epoch 0 that
+    /// the frozen body computes its features or that a range test is running.
     fn progress(&mut self, progress: &RunProgress) -> Result<(), ObserverError>;
-    /// After each batch that the network was trained on, before its progress.
+    /// Called after each training batch, before [`Observer::progress`].
     fn batch(&mut self, _batch: &TrainedBatch) -> Result<(), ObserverError> {
         Ok(())
     }
-    /// After each epoch, with the checkpoint that follows it.
+    /// Called after each epoch, with a checkpoint taken after it.
     fn epoch(&mut self, epoch: &EpochRecord, checkpoint: Checkpoint) -> Result<(), ObserverError>;
-    /// After each stage, with the checkpoint that follows it.
+    /// Called after each stage, with a checkpoint taken after it.
     fn stage(&mut self, model: StageModel, checkpoint: Checkpoint) -> Result<(), ObserverError>;
-    /// Within an epoch: when the plan's time for it is over, and before the run ends with [`Stop::ToGoOn`].
+    /// Called with checkpoints within an epoch: at the plan's checkpoint interval, and before a run ends with [`Stop::Suspend`].
     fn checkpoint(&mut self, checkpoint: Checkpoint) -> Result<(), ObserverError>;
-    /// When a stage has its images.
+    /// Called when the decoded images of a stage are available.
     fn image_cache(&mut self, _cache: &ImageCache) {}
-    /// After each pass of the frozen body over `images` images, whose features then serve every epoch of a head step.
+    /// Called after a pass of the frozen body over `images` images. Every epoch of a head step reuses these features.
     fn body_pass(&mut self, _images: usize, _time: Duration) {}
-    /// After the range test of a step.
+    /// Called after the learning-rate range test of a step.
     fn rate_choice(&mut self, _choice: &RangeTestResult) {}
-    /// Asked before each batch: any answer ends the run with [`TrainingError::Stopped`].
+    /// Called before each batch. `Some` ends the run with [`TrainingError::Stopped`].
     fn should_stop(&mut self) -> Option<Stop>;
 }
 
-/// How a run is stopped.
+/// The way in which a run is stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
-    /// What it has learnt since its last checkpoint is not wanted.
-    ForGood,
-    /// It writes a checkpoint first.
-    ToGoOn,
+    /// The run is cancelled: no further checkpoint is written.
+    Cancel,
+    /// The run is suspended: it writes a checkpoint first, so that it can resume.
+    Suspend,
 }
 
-/// The observer's own failure (database, disk).
+/// Failure of the observer (database or disk).
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct ObserverError(pub String);
 
-/// Why a run ended early.
+/// Error of a training run.
 #[derive(Debug, thiserror::Error)]
 pub enum TrainingError {
-    /// Asked to stop.
+    /// The observer stopped the run.
     #[error("stopped on request")]
     Stopped,
-    /// Nothing to train on, a class without training images, an empty selection split.
-    #[error("the data set cannot be trained on: {0}")]
+    /// The plan or the data set cannot be used: for example a class without training images, or an empty selection split.
+    #[error("cannot train on this data set: {0}")]
     Data(String),
     /// An image is missing or unreadable.
     #[error("image {key}: {problem}")]
     Image {
-        /// Its key.
+        /// Key of the sample.
         key: String,
         /// What is wrong.
         problem: String,
     },
-    /// The file of decoded images cannot be written or read, or no longer holds what was written.
-    #[error("the image cache {path}: {problem}")]
+    /// The cache file of decoded images cannot be written or read, or is damaged.
+    #[error("image cache {path}: {problem}")]
     Cache {
         /// The file.
         path: PathBuf,
-        /// What is wrong, and what helps.
+        /// What is wrong, and what to do.
         problem: String,
     },
-    /// NaN or infinity.
+    /// The loss is NaN or infinite.
     #[error("the loss is not finite in stage {stage}, step {step}, epoch {epoch}: lower the learning rate")]
     NotFinite {
         /// Stage.
@@ -228,10 +240,10 @@ pub enum TrainingError {
         /// Epoch.
         epoch: u32,
     },
-    /// The checkpoint to go on from is none, or not of this job.
+    /// The checkpoint to resume from is not a valid checkpoint of this job.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
-    /// Weights or device.
+    /// Weights or device failed.
     #[error(transparent)]
     Network(#[from] NnError),
     /// The observer failed.
@@ -239,43 +251,48 @@ pub enum TrainingError {
     Observer(#[from] ObserverError),
 }
 
-/// Trains all stages, or what a checkpoint left of them: each starts from the best epoch of the one before. The same job, seed and device
-/// give the same numbers, whether or not it went on from a checkpoint, as long as nothing else in the process draws random numbers on the
-/// device meanwhile.
+/// A file that is not a usable checkpoint of the job.
+#[derive(Debug, thiserror::Error)]
+#[error("the checkpoint cannot be used: {0}")]
+pub struct CheckpointError(String);
+
+/// Trains all stages of the plan, or those that remain after the job's checkpoint. Each stage starts from the best epoch of the previous
+/// one. The same job, seed and device give the same numbers, whether or not the run was resumed, as long as nothing else in the process
+/// draws random numbers on the device.
 ///
 /// # Errors
-/// [`TrainingError`]; the epochs, stages and checkpoints of before stay with the observer.
+/// [`TrainingError`]. The observer has received all epochs, stages and checkpoints up to the error.
 pub fn train(job: TrainingJob, observer: &mut dyn Observer) -> Result<(), TrainingError> {
-    start::check(&job)?;
-    let (mut standing, spec) = standing(&job)?;
+    setup::validate(&job)?;
+    let (mut state, spec) = initial_state(&job)?;
     let mut session = Session::new(&job, observer);
-    let _memory = Memory;
-    while let Some(stage) = job.plan.stages.get(standing.position.stage as usize - 1) {
+    let _memory = ReleaseMemoryOnDrop;
+    while let Some(stage) = job.plan.stages.get(state.position.stage as usize - 1) {
         let spec = ModelSpec { image_size: stage.image_size, ..spec.clone() };
-        standing = stage::train(&mut session, standing.position.stage, stage, &spec, standing)?;
+        state = stage::train(&mut session, state.position.stage, stage, &spec, state)?;
     }
     session.finish()
 }
 
-/// Where the job begins or goes on, and what its network is.
-fn standing(job: &TrainingJob) -> Result<(Standing, ModelSpec), TrainingError> {
+/// The state in which the run starts or resumes, and the specification of its network.
+fn initial_state(job: &TrainingJob) -> Result<(ResumeState, ModelSpec), TrainingError> {
     if let Some(checkpoint) = &job.checkpoint {
-        return checkpoint.standing(&job.plan, &job.device);
+        return checkpoint.resume_state(&job.plan, &job.device);
     }
-    let (network, spec) = start::network(job)?;
-    Ok((Standing::at_stage(1, network, &job.plan, job.classes.len()), spec))
+    let (network, spec) = setup::initial_network(job)?;
+    Ok((ResumeState::start_of_stage(1, network, &job.plan, job.classes.len()), spec))
 }
 
-/// Gives the memory of the steps back, however the run ends.
-struct Memory;
+/// Releases the memory that training steps have cached, however the run ends.
+struct ReleaseMemoryOnDrop;
 
-impl Drop for Memory {
+impl Drop for ReleaseMemoryOnDrop {
     fn drop(&mut self) {
         nn::release_memory();
     }
 }
 
-/// The score by which epochs and stages are compared; higher is better.
+/// The selection score of an epoch or stage. Higher is better.
 pub fn selection_score(metric: SelectionMetric, confusion: &ConfusionMatrix, loss: f64) -> f64 {
     match metric {
         SelectionMetric::Accuracy => confusion.averages().accuracy,

@@ -150,7 +150,7 @@ fn run(device: &Device, max_yield: Duration) -> Told {
         body: None,
         seed: 1,
         device: device.clone(),
-        give_way: Arc::new(move || {
+        wait_until_idle: Arc::new(move || {
             count.fetch_add(1, Ordering::Relaxed);
         }),
         max_yield,

@@ -186,7 +186,7 @@ impl Server {
         let AppState { stores, serving, training, limits, telemetry, .. } = self.state.clone();
         let (gate, engine) = (serving.engine.clone(), serving.engine);
         WorkerContext {
-            give_way: Arc::new(move || gate.wait_until_idle()),
+            wait_until_idle: Arc::new(move || gate.wait_until_idle()),
             max_yield: self.max_yield,
             publish: Arc::new(move |id, bytes| publish(&engine, id, bytes)),
             batches: training.batches,

@@ -1,87 +1,77 @@
-//! The order of the training images: a pure function of seed and place, so that a run can be repeated.
+//! The order of the training images: a pure function of the seed and the epoch, so that a run is reproducible.
 
 use rand::{RngCore, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
-use serde::{Deserialize, Serialize};
 
-use super::{TrainingJob, random::seeded};
+use super::{TrainingJob, position::EpochIndex, random::seeded};
 use crate::domain::Sampling;
 
-/// Where in a plan an epoch stands; each counts from 1.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Place {
-    pub(super) stage: u32,
-    pub(super) step: u32,
-    pub(super) epoch: u32,
-}
-
-/// The batches of one epoch.
-pub(super) struct Epoch {
+/// The training batches of one epoch, as indices of samples.
+pub(super) struct EpochBatches {
     pub(super) batches: Vec<Vec<usize>>,
     seed: u64,
-    place: Place,
+    index: EpochIndex,
 }
 
-impl Epoch {
-    /// The epoch at `place` as the plan asks for it, of the samples at `train`.
-    pub(super) fn draw(job: &TrainingJob, train: &[usize], place: Place) -> Self {
+impl EpochBatches {
+    /// The batches of an epoch of the samples at `train`, with the sampling of the plan.
+    pub(super) fn new(job: &TrainingJob, train: &[usize], index: EpochIndex) -> Self {
         match job.plan.sampling {
-            Sampling::Shuffle => Self::shuffled(train, job.plan.batch_size, job.seed, place),
-            Sampling::Balanced => Self::balanced(&by_class(job, train), job.plan.batch_size, job.seed, place),
+            Sampling::Shuffle => Self::shuffled(train, job.plan.batch_size, job.seed, index),
+            Sampling::Balanced => Self::balanced(&by_class(job, train), job.plan.batch_size, job.seed, index),
         }
     }
 
-    /// Shuffles the samples at `train` and cuts them into batches. The last batch may be smaller; it is left out when
-    /// it would hold a single image among larger ones, because the variance of one image is zero and batch
-    /// normalisation would learn from it that all activations are alike.
-    pub(super) fn shuffled(train: &[usize], batch_size: u32, seed: u64, place: Place) -> Self {
-        let mut rng = rng(seed, place);
+    /// Shuffles the samples at `train` and splits them into batches. The last batch may be smaller. It is dropped if it would hold a single
+    /// image while others are larger: the variance of one image is zero, which would corrupt the running statistics of batch normalisation.
+    pub(super) fn shuffled(train: &[usize], batch_size: u32, seed: u64, index: EpochIndex) -> Self {
+        let mut rng = rng(seed, index);
         let mut order = train.to_vec();
         order.shuffle(&mut rng);
-        Self::cut(&order, batch_size, seed, place)
+        Self::split(&order, batch_size, seed, index)
     }
 
-    /// As many samples as there are, of each class equally many, in batches as [`Epoch::shuffled`] cuts them. A class that is too small
-    /// is gone through several times; of one that is too large some samples wait for another epoch.
-    fn balanced(classes: &[Vec<usize>], batch_size: u32, seed: u64, place: Place) -> Self {
-        let mut rng = rng(seed, place);
+    /// Class-balanced sampling: as many samples as the split has, equally many of each class, in batches as in
+    /// [`EpochBatches::shuffled`]. Samples of a small class occur several times; some samples of a large class are left out in this epoch.
+    fn balanced(classes: &[Vec<usize>], batch_size: u32, seed: u64, index: EpochIndex) -> Self {
+        let mut rng = rng(seed, index);
         let all: usize = classes.iter().map(Vec::len).sum();
         let mut order = Vec::with_capacity(all);
         for (class, samples) in classes.iter().enumerate() {
-            let wanted = all / classes.len() + usize::from(class < all % classes.len());
-            order.extend(in_turns(samples, &mut rng).take(wanted));
+            let count = all / classes.len() + usize::from(class < all % classes.len());
+            order.extend(repeated_shuffles(samples, &mut rng).take(count));
         }
         order.shuffle(&mut rng);
-        Self::cut(&order, batch_size, seed, place)
+        Self::split(&order, batch_size, seed, index)
     }
 
-    fn cut(order: &[usize], batch_size: u32, seed: u64, place: Place) -> Self {
+    fn split(order: &[usize], batch_size: u32, seed: u64, index: EpochIndex) -> Self {
         let size = batch_size as usize;
-        let mut batches = in_order(order, batch_size);
+        let mut batches = sequential(order, batch_size);
         if batches.len() > 1 && size > 1 {
             batches.pop_if(|last| last.len() == 1);
         }
-        Self { batches, seed, place }
+        Self { batches, seed, index }
     }
 
-    /// What the dropout of a batch is seeded with: of this batch alone, so that an epoch can go on in its midst.
+    /// Seed of the dropout of a batch. It depends on no other batch, so that an epoch can resume at any batch.
     pub(super) fn dropout_seed(&self, batch: usize) -> u64 {
-        let mut rng = rng(self.seed, self.place);
-        // The first stream has shuffled.
+        let mut rng = rng(self.seed, self.index);
+        // Stream 0 shuffles.
         rng.set_stream(1 + batch as u64);
         rng.next_u64()
     }
 }
 
-/// The samples at `indices` by their class.
+/// The samples at `indices`, grouped by class.
 fn by_class(job: &TrainingJob, indices: &[usize]) -> Vec<Vec<usize>> {
     let mut classes = vec![Vec::new(); job.classes.len()];
     indices.iter().for_each(|&index| classes[job.samples[index].class].push(index));
     classes
 }
 
-/// All samples in a drawn order, then all of them in another one, without end.
-fn in_turns(samples: &[usize], rng: &mut ChaCha8Rng) -> impl Iterator<Item = usize> {
+/// An endless sequence of shuffled copies of `samples`.
+fn repeated_shuffles(samples: &[usize], rng: &mut ChaCha8Rng) -> impl Iterator<Item = usize> {
     std::iter::repeat_with(|| {
         let mut order = samples.to_vec();
         order.shuffle(rng);
@@ -90,13 +80,13 @@ fn in_turns(samples: &[usize], rng: &mut ChaCha8Rng) -> impl Iterator<Item = usi
     .flatten()
 }
 
-/// Batches of the samples at `indices` as they stand.
-pub(super) fn in_order(indices: &[usize], batch_size: u32) -> Vec<Vec<usize>> {
+/// Batches of the samples at `indices`, in order.
+pub(super) fn sequential(indices: &[usize], batch_size: u32) -> Vec<Vec<usize>> {
     indices.chunks(batch_size as usize).map(<[usize]>::to_vec).collect()
 }
 
-/// A generator of its own for each epoch: an epoch can be repeated without the ones before it.
-fn rng(seed: u64, Place { stage, step, epoch }: Place) -> ChaCha8Rng {
+/// Random number generator of an epoch; independent of all other epochs.
+fn rng(seed: u64, EpochIndex { stage, step, epoch }: EpochIndex) -> ChaCha8Rng {
     seeded(seed, &[stage, step, epoch])
 }
 
@@ -104,14 +94,14 @@ fn rng(seed: u64, Place { stage, step, epoch }: Place) -> ChaCha8Rng {
 mod tests {
     use super::*;
 
-    const FIRST: Place = Place { stage: 1, step: 1, epoch: 1 };
+    const FIRST: EpochIndex = EpochIndex { stage: 1, step: 1, epoch: 1 };
 
-    fn batches(images: usize, size: u32, seed: u64, place: Place) -> Vec<Vec<usize>> {
-        Epoch::shuffled(&(0..images).collect::<Vec<_>>(), size, seed, place).batches
+    fn batches(images: usize, size: u32, seed: u64, index: EpochIndex) -> Vec<Vec<usize>> {
+        EpochBatches::shuffled(&(0..images).collect::<Vec<_>>(), size, seed, index).batches
     }
 
     #[test]
-    fn every_image_comes_once_an_epoch_the_last_batch_smaller() {
+    fn an_epoch_has_every_image_once_and_a_smaller_last_batch() {
         let batches = batches(10, 4, 1, FIRST);
         assert_eq!(batches.iter().map(Vec::len).collect::<Vec<_>>(), [4, 4, 2]);
         let mut all = batches.concat();
@@ -120,49 +110,51 @@ mod tests {
     }
 
     #[test]
-    fn a_single_left_over_image_waits_for_another_epoch() {
+    fn drops_a_last_batch_of_a_single_image() {
         assert_eq!(batches(9, 4, 1, FIRST).concat().len(), 8);
         assert_eq!(batches(9, 1, 1, FIRST).concat().len(), 9);
         assert_eq!(batches(1, 4, 1, FIRST).concat().len(), 1);
     }
 
     #[test]
-    fn each_batch_has_draws_of_its_own_which_depend_on_seed_and_place() {
-        let seeds = |seed, place| {
-            let epoch = Epoch::shuffled(&[0, 1, 2], 1, seed, place);
+    fn dropout_seeds_depend_on_seed_epoch_and_batch() {
+        let seeds = |seed, index| {
+            let epoch = EpochBatches::shuffled(&[0, 1, 2], 1, seed, index);
             (0..3).map(|batch| epoch.dropout_seed(batch)).collect::<Vec<_>>()
         };
-        let drawn = seeds(1, FIRST);
-        assert_eq!(drawn, seeds(1, FIRST));
-        let others = [drawn.clone(), seeds(2, FIRST), seeds(1, Place { epoch: 2, ..FIRST })].concat();
+        let first = seeds(1, FIRST);
+        assert_eq!(first, seeds(1, FIRST));
+        let others = [first.clone(), seeds(2, FIRST), seeds(1, EpochIndex { epoch: 2, ..FIRST })].concat();
         assert_eq!(std::collections::BTreeSet::from_iter(&others).len(), 9, "{others:?}");
     }
 
     #[test]
-    fn a_balanced_epoch_is_as_long_and_has_every_class_equally_often() {
+    fn balanced_epoch_has_the_same_length_and_every_class_equally_often() {
         let classes = [(0..20).collect::<Vec<_>>(), vec![20, 21], vec![22, 23, 24, 25, 26]];
-        let epoch = |epoch| Epoch::balanced(&classes, 4, 1, Place { epoch, ..FIRST }).batches;
+        let epoch = |epoch| EpochBatches::balanced(&classes, 4, 1, EpochIndex { epoch, ..FIRST }).batches;
         let batches = epoch(1);
         assert_eq!(batches.iter().map(Vec::len).collect::<Vec<_>>(), [4, 4, 4, 4, 4, 4, 3]);
-        let drawn = batches.concat();
+        let sampled = batches.concat();
         for class in &classes {
             let times: Vec<_> =
-                class.iter().map(|sample| drawn.iter().filter(|drawn| *drawn == sample).count()).collect();
+                class.iter().map(|sample| sampled.iter().filter(|sampled| *sampled == sample).count()).collect();
             assert_eq!(times.iter().sum::<usize>(), 9, "{times:?}");
             let (least, most) = (times.iter().min().unwrap(), times.iter().max().unwrap());
-            assert!(most - least <= 1, "no sample comes twice as long as another waits: {times:?}");
+            assert!(most - least <= 1, "no sample occurs twice before every other has occurred: {times:?}");
         }
         assert_eq!(batches, epoch(1));
         assert_ne!(batches, epoch(2));
     }
 
     #[test]
-    fn the_order_depends_on_seed_and_place_alone() {
+    fn order_depends_only_on_seed_and_epoch() {
         let order = batches(50, 50, 1, FIRST);
         assert_eq!(order, batches(50, 50, 1, FIRST));
         assert_ne!(order, batches(50, 50, 2, FIRST));
-        for place in [Place { stage: 2, ..FIRST }, Place { step: 2, ..FIRST }, Place { epoch: 2, ..FIRST }] {
-            assert_ne!(order, batches(50, 50, 1, place), "{place:?}");
+        for index in
+            [EpochIndex { stage: 2, ..FIRST }, EpochIndex { step: 2, ..FIRST }, EpochIndex { epoch: 2, ..FIRST }]
+        {
+            assert_ne!(order, batches(50, 50, 1, index), "{index:?}");
         }
     }
 }

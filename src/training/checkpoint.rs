@@ -1,4 +1,5 @@
-//! All that a run needs to go on where it stood, in one file: safetensors whose tensors are whole files of bytes.
+//! Checkpoints: everything a run needs to resume, in one safetensors file. Each of its tensors holds the bytes of a whole file (network,
+//! optimizer record); a JSON header is in the metadata.
 
 use std::{borrow::Cow, collections::HashMap, path::Path, sync::Arc};
 
@@ -7,42 +8,43 @@ use safetensors::{Dtype, SafeTensors, View};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    TrainingError,
-    average::Average,
-    best::{Best, Found},
-    course::{Course, CourseStanding},
-    meter,
-    tally::Tally,
+    CheckpointError, TrainingError,
+    best_epoch::{BestEpoch, BestEpochTracker},
+    progress_meter::MeterReading,
+    running_metrics::RunningMetrics,
+    step_trainer::{StepResumeState, StepState, StepTrainer},
+    weight_average::WeightAverage,
 };
 use crate::{
     domain::{ModelSpec, Position, TrainingPlan},
     nn::{Identities, Network},
 };
 
-/// Of the format: a checkpoint of another one is not read.
+/// Format version. Checkpoints of other versions are refused.
 const VERSION: u32 = 1;
 
 const METADATA_KEY: &str = "thorax-checkpoint";
 
-/// Names of the parts.
+/// Names of the tensors.
 const NETWORK: &str = "network";
 const BEST: &str = "best";
 const OPTIMIZER: &str = "optimizer";
 const AVERAGE: &str = "average";
 
-/// Where a run stands.
+/// State of a run between two batches.
 ///
-/// Nothing random is in it but the seed of the run: the order of an epoch's images and what its dropout draws follow from seed and place.
+/// It holds no state of random number generators: the order of the images, their augmentation and dropout are functions of the seed and the
+/// position.
 #[derive(Debug)]
 pub struct Checkpoint {
     header: Header,
-    /// A model file.
+    /// Model file of the network.
     network: Arc<Vec<u8>>,
-    /// The model file of the stage's best epoch; shared with the network where that is it.
+    /// Model file of the stage's best epoch. Shares its bytes with `network` if that is the best epoch.
     best: Option<Arc<Vec<u8>>>,
-    /// The optimizer's record, within a step.
+    /// Optimizer record, within a step.
     optimizer: Option<Bytes>,
-    /// The model file of the moving average, within a step that has one.
+    /// Model file of the weight average, within a step that has one.
     average: Option<Vec<u8>>,
 }
 
@@ -50,202 +52,184 @@ pub struct Checkpoint {
 struct Header {
     version: u32,
     position: Position,
-    /// Epochs done in the run.
+    /// Number of finished epochs of the run.
     epochs: u32,
-    /// Of the epoch that `position` is in.
-    epoch: EpochSoFar,
-    best: Option<Found>,
-    /// By which the optimizer knows the network's parameters.
+    /// State of the epoch at `position`.
+    epoch: EpochState,
+    best: Option<BestEpoch>,
+    /// Identities by which the optimizer record refers to the parameters of the network.
     identities: Identities,
-    course: CourseStanding,
-    /// How many batches the moving average has followed.
-    averaged: u64,
-    meter: meter::Reading,
+    #[serde(rename = "course")]
+    step: StepState,
+    /// Number of updates of the weight average.
+    #[serde(rename = "averaged")]
+    average_updates: u64,
+    meter: MeterReading,
 }
 
-/// What an epoch has come to.
+/// State of an unfinished epoch.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct EpochSoFar {
-    pub(super) tally: Tally,
-    /// Wall time.
+pub(super) struct EpochState {
+    #[serde(rename = "tally")]
+    pub(super) metrics: RunningMetrics,
+    /// Wall time so far.
     pub(super) seconds: f64,
 }
 
-impl EpochSoFar {
-    /// Nothing yet.
+impl EpochState {
+    /// Before the first batch.
     pub(super) fn new(classes: usize) -> Self {
-        Self { tally: Tally::new(classes), seconds: 0.0 }
+        Self { metrics: RunningMetrics::new(classes), seconds: 0.0 }
     }
 }
 
-/// What a checkpoint is made of.
+/// The parts of a checkpoint.
 pub(super) struct Parts<'a> {
     pub(super) position: Position,
     pub(super) epochs: u32,
-    pub(super) meter: meter::Reading,
-    pub(super) epoch: EpochSoFar,
+    pub(super) meter: MeterReading,
+    pub(super) epoch: EpochState,
     pub(super) network: Arc<Vec<u8>>,
-    pub(super) best: &'a Best,
-    /// Within a step its course, and the network that it trains.
-    pub(super) within: Option<(&'a Course<'a>, &'a Network)>,
+    pub(super) best: &'a BestEpochTracker,
+    /// Within a step, its trainer and the network that it trains.
+    pub(super) within_step: Option<(&'a StepTrainer<'a>, &'a Network)>,
 }
 
-/// What a step goes on from.
-pub(super) struct WithinStep {
-    /// The optimizer's record.
-    pub(super) optimizer: Bytes,
-    pub(super) average: Option<Average>,
-    pub(super) standing: CourseStanding,
-}
-
-/// Where a stage begins or goes on.
-pub(super) struct Standing {
+/// State in which a stage starts or resumes.
+pub(super) struct ResumeState {
     pub(super) position: Position,
     /// In inference mode.
     pub(super) network: Network,
-    pub(super) best: Best,
-    pub(super) epoch: EpochSoFar,
-    pub(super) within: Option<WithinStep>,
-}
-
-/// Why a file is no checkpoint of a run.
-#[derive(Debug, thiserror::Error)]
-#[error("the checkpoint cannot be used: {0}")]
-pub struct CheckpointError(String);
-
-impl CheckpointError {
-    pub(super) fn of_optimizer(error: burn::store::RecordError) -> Self {
-        Self(format!("the optimizer's state: {error}"))
-    }
+    pub(super) best: BestEpochTracker,
+    pub(super) epoch: EpochState,
+    /// Set if the position is within a step.
+    pub(super) within_step: Option<StepResumeState>,
 }
 
 impl Checkpoint {
-    /// `spec` is the network's.
-    pub(super) fn of(parts: Parts<'_>, spec: &ModelSpec) -> Result<Self, TrainingError> {
-        let Parts { position, epochs, meter, epoch, network, best, within } = parts;
+    /// Assembles a checkpoint; `spec` is the specification of the network.
+    pub(super) fn new(parts: Parts<'_>, spec: &ModelSpec) -> Result<Self, TrainingError> {
+        let Parts { position, epochs, meter, epoch, network, best, within_step } = parts;
         let (best, best_file) = best.parts();
-        let average = within.and_then(|(course, _)| course.average());
+        let average = within_step.and_then(|(trainer, _)| trainer.average());
         let header = Header {
             version: VERSION,
             position,
             epochs,
             epoch,
             best,
-            identities: within.map(|(_, network)| network.identities()).unwrap_or_default(),
-            course: within.map(|(course, _)| course.standing().clone()).unwrap_or_default(),
-            averaged: average.map_or(0, |average| average.batches),
+            identities: within_step.map(|(_, network)| network.identities()).unwrap_or_default(),
+            step: within_step.map(|(trainer, _)| trainer.state().clone()).unwrap_or_default(),
+            average_updates: average.map_or(0, |average| average.updates),
             meter,
         };
-        let optimizer = within.map(|(course, _)| course.optimizer_record()).transpose()?;
+        let optimizer = within_step.map(|(trainer, _)| trainer.optimizer_record()).transpose()?;
         let average = average.map(|average| average.network.to_bytes(spec));
         Ok(Self { header, network, best: best_file, optimizer, average })
     }
 
-    /// The next batch.
+    /// Position of the next batch.
     pub fn position(&self) -> Position {
         self.header.position
     }
 
-    /// Epochs that are done in the run.
+    /// Number of finished epochs of the run.
     pub fn epochs(&self) -> u32 {
         self.header.epochs
     }
 
-    pub(super) fn meter(&self) -> &meter::Reading {
+    pub(super) fn meter(&self) -> &MeterReading {
         &self.header.meter
     }
 
-    /// Writes the file, without syncing it.
+    /// Writes the checkpoint to a file, without syncing it.
     pub fn write(&self, path: &Path) -> std::io::Result<()> {
         let header = serde_json::to_string(&self.header).map_err(std::io::Error::other)?;
         let separate = self.best.as_ref().filter(|best| !Arc::ptr_eq(best, &self.network));
         let parts = [(NETWORK, Some(self.network.as_slice())), (BEST, separate.map(|best| best.as_slice()))];
         let parts =
             parts.into_iter().chain([(OPTIMIZER, self.optimizer.as_deref()), (AVERAGE, self.average.as_deref())]);
-        let parts = parts.filter_map(|(name, bytes)| Some((name, Part::new(bytes?))));
+        let parts = parts.filter_map(|(name, bytes)| Some((name, FileTensor::new(bytes?))));
         let metadata = HashMap::from([(METADATA_KEY.to_string(), header)]);
         safetensors::serialize_to_file(parts, Some(metadata), path).map_err(std::io::Error::other)
     }
 
-    /// Reads what [`Checkpoint::write`] wrote.
+    /// Reads a file written by [`Checkpoint::write`].
+    ///
+    /// # Errors
+    /// If the file is damaged, is not a checkpoint or has another format version.
     pub fn read(file: &[u8]) -> Result<Self, CheckpointError> {
-        let wrong = |error: safetensors::SafeTensorError| CheckpointError(error.to_string());
-        let (_, metadata) = SafeTensors::read_metadata(file).map_err(wrong)?;
+        let invalid = |error: safetensors::SafeTensorError| CheckpointError(error.to_string());
+        let (_, metadata) = SafeTensors::read_metadata(file).map_err(invalid)?;
         let header = metadata.metadata().as_ref().and_then(|entries| entries.get(METADATA_KEY));
         let header = header.ok_or_else(|| CheckpointError(format!("no {METADATA_KEY:?} in its metadata")))?;
         let header: Header = serde_json::from_str(header).map_err(|error| CheckpointError(error.to_string()))?;
         if header.version != VERSION {
-            return Err(CheckpointError(format!("it is of version {}, this program reads {VERSION}", header.version)));
+            return Err(CheckpointError(format!(
+                "its format version is {}, this program reads version {VERSION}",
+                header.version
+            )));
         }
-        let file = SafeTensors::deserialize(file).map_err(wrong)?;
+        let file = SafeTensors::deserialize(file).map_err(invalid)?;
         let part = |name: &str| file.tensor(name).ok().map(|view| view.data().to_vec());
-        let network = part(NETWORK).ok_or_else(|| CheckpointError("it holds no network".into()))?;
+        let network = part(NETWORK).ok_or_else(|| CheckpointError("it contains no network".into()))?;
         let network = Arc::new(network);
         let best = header.best.as_ref().map(|_| part(BEST).map_or_else(|| Arc::clone(&network), Arc::new));
         let optimizer = part(OPTIMIZER).map(Bytes::from_bytes_vec);
         Ok(Self { header, network, best, optimizer, average: part(AVERAGE) })
     }
 
-    /// What training goes on from, on that device, and what the network is.
-    pub(super) fn standing(
+    /// The state to resume from, on `device`, and the specification of the network.
+    pub(super) fn resume_state(
         &self,
         plan: &TrainingPlan,
         device: &Device,
-    ) -> Result<(Standing, ModelSpec), TrainingError> {
+    ) -> Result<(ResumeState, ModelSpec), TrainingError> {
         let (network, spec) = Network::from_bytes(&self.network, device)?;
         let average = self.average.as_ref().map(|file| Network::from_bytes(file, device)).transpose()?;
-        let average = average.map(|(network, _)| Average { network, batches: self.header.averaged });
-        let within = self.optimizer.clone();
-        let standing = Standing {
+        let average = average.map(|(network, _)| WeightAverage { network, updates: self.header.average_updates });
+        let optimizer = self.optimizer.clone();
+        let state = ResumeState {
             position: self.header.position,
             network: network.identified(&self.header.identities),
-            best: Best::of(plan.selection.metric, self.header.best.clone(), self.best.clone()),
+            best: BestEpochTracker::restore(plan.selection.metric, self.header.best.clone(), self.best.clone()),
             epoch: self.header.epoch.clone(),
-            within: within.map(|optimizer| WithinStep { optimizer, average, standing: self.header.course.clone() }),
+            within_step: optimizer.map(|optimizer| StepResumeState {
+                optimizer,
+                average,
+                state: self.header.step.clone(),
+            }),
         };
-        Ok((standing, spec))
+        Ok((state, spec))
     }
 }
 
-impl Standing {
-    /// At the beginning of a stage.
-    pub(super) fn at_stage(stage: u32, network: Network, plan: &TrainingPlan, classes: usize) -> Self {
+impl ResumeState {
+    /// The state at the start of a stage.
+    pub(super) fn start_of_stage(stage: u32, network: Network, plan: &TrainingPlan, classes: usize) -> Self {
         Self {
             position: Position::start_of_stage(stage),
             network,
-            best: Best::new(plan.selection.metric),
-            epoch: EpochSoFar::new(classes),
-            within: None,
+            best: BestEpochTracker::new(plan.selection.metric),
+            epoch: EpochState::new(classes),
+            within_step: None,
         }
     }
 }
 
-/// A number as its bits: read back from decimal digits it may be its neighbour, and the run would not be the same.
-pub(super) mod bits {
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-    pub(in crate::training) fn serialize<S: Serializer>(number: &f64, to: S) -> Result<S::Ok, S::Error> {
-        number.to_bits().serialize(to)
-    }
-
-    pub(in crate::training) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
-        u64::deserialize(from).map(f64::from_bits)
-    }
-}
-
-/// Bytes as a tensor.
-struct Part<'a> {
+/// The bytes of a file as a one-dimensional tensor.
+struct FileTensor<'a> {
     bytes: &'a [u8],
     shape: [usize; 1],
 }
 
-impl<'a> Part<'a> {
+impl<'a> FileTensor<'a> {
     fn new(bytes: &'a [u8]) -> Self {
         Self { bytes, shape: [bytes.len()] }
     }
 }
 
-impl View for Part<'_> {
+impl View for FileTensor<'_> {
     fn dtype(&self) -> Dtype {
         Dtype::U8
     }

@@ -1,4 +1,4 @@
-//! Decodes and resizes a job's images into a file.
+//! Decodes and resizes a job's images into a cache file.
 
 use std::{
     sync::{
@@ -10,48 +10,50 @@ use std::{
 
 use super::{
     Sample, Session, TrainingError, TrainingJob,
-    grey_file::{Contents, Draft, GreyFile},
+    cache_file::{CacheFile, CacheFileWriter, Contents},
 };
 use crate::imaging::{self, Limits};
 
-/// Makes the file of `contents`; `order` has the sample of each slot. Nothing is left of it when that is stopped or fails.
+/// Creates the cache file of `contents`; `order` holds the sample of each slot. Leaves no file behind if it is stopped or fails.
 pub(super) fn into_file(
     session: &mut Session<'_>,
     contents: Contents,
     order: &[usize],
-) -> Result<GreyFile, TrainingError> {
+) -> Result<CacheFile, TrainingError> {
     let folder = &session.job.cache;
     let (side, path, bytes) = (contents.side, contents.path(folder), contents.bytes());
     let unwritable = |error: std::io::Error| TrainingError::Cache {
         path: path.clone(),
-        problem: format!("cannot be written: {error}; make room for {bytes} bytes, or let the server write there"),
+        problem: format!(
+            "cannot be written: {error}; free {bytes} bytes of disk space, or grant the server write access"
+        ),
     };
-    let draft = Draft::begin(folder, contents).map_err(unwritable)?;
-    decode_all(session, order, side, |slot, square| draft.put(slot, square).map_err(unwritable))?;
-    draft.finish().map_err(unwritable)
+    let writer = CacheFileWriter::create(folder, contents).map_err(unwritable)?;
+    decode_all(session, order, side, |slot, image| writer.write(slot, image).map_err(unwritable))?;
+    writer.finish().map_err(unwritable)
 }
 
-/// Decodes on all cores and gives `keep` each square with its slot; asks between images whether to stop.
+/// Decodes on all cores and passes each image with its slot to `store`. Checks between images whether to stop.
 fn decode_all(
     session: &mut Session<'_>,
     order: &[usize],
     side: u32,
-    keep: impl Fn(usize, &[u8]) -> Result<(), TrainingError>,
+    store: impl Fn(usize, &[u8]) -> Result<(), TrainingError>,
 ) -> Result<(), TrainingError> {
     let job = session.job;
     let next = AtomicUsize::new(0);
     let threads = thread::available_parallelism().map_or(1, usize::from);
     thread::scope(|scope| {
-        // Bounded, so that loaders do not run ahead of a stop; when the receiver goes, they end.
+        // Bounded, so that few images are decoded after a stop. The threads end when the receiver is dropped.
         let (sender, receiver) = mpsc::sync_channel(threads);
         for _ in 0..threads {
             let (sender, next) = (sender.clone(), &next);
             scope.spawn(move || decode_each(job, order, side, next, &sender));
         }
         drop(sender);
-        for (slot, square) in receiver {
-            session.stop_if_asked()?;
-            keep(slot, &square?)?;
+        for (slot, image) in receiver {
+            session.check_stop()?;
+            store(slot, &image?)?;
         }
         Ok(())
     })
@@ -59,7 +61,7 @@ fn decode_all(
 
 type Decoded = (usize, Result<Vec<u8>, TrainingError>);
 
-/// Takes the next undecoded image until there is none left or nobody listens any more.
+/// Decodes the next image until there is none left or the receiver is dropped.
 fn decode_each(job: &TrainingJob, order: &[usize], side: u32, next: &AtomicUsize, sender: &mpsc::SyncSender<Decoded>) {
     loop {
         let slot = next.fetch_add(1, Ordering::Relaxed);

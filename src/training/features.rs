@@ -1,40 +1,37 @@
-//! What a frozen body makes of the images: computed once an image and reused in every epoch of a head step.
+//! Features of a frozen body: computed once for each image and reused in every epoch of a head step.
 
 use std::{sync::Arc, time::Instant};
 
 use burn::tensor::{Tensor, TensorData};
 
 use super::{
-    Session, TrainingError,
-    batches::{self, Place},
-    feed::Feed,
-    images::Images,
+    Session, TrainingError, batch_loader::BatchLoader, batches, cached_images::CachedImages, position::EpochIndex,
 };
 use crate::nn::Compiled;
 
-/// A row of features for each sample that was asked for, by its index in the job.
+/// A feature vector for each of the requested samples, by their index in the job.
 pub(super) struct Features {
     rows: Vec<Vec<f32>>,
     width: usize,
 }
 
 impl Features {
-    /// One pass of the network's body over the samples at `indices`.
+    /// Runs the body of the network on the samples at `indices`.
     pub(super) fn compute(
         session: &mut Session<'_>,
-        place: Place,
+        index: EpochIndex,
         network: &Compiled,
-        images: &Arc<Images>,
+        images: &Arc<CachedImages>,
         indices: &[usize],
     ) -> Result<Arc<Self>, TrainingError> {
         let started = Instant::now();
-        let batches = batches::in_order(indices, session.job.plan.batch_size);
+        let batches = batches::sequential(indices, session.job.plan.batch_size);
         let mut features = Self { rows: vec![Vec::new(); session.job.samples.len()], width: 0 };
-        let mut feed = images.feed(&batches);
-        session.begin(Place { epoch: 0, ..place }, batches.len(), 0)?;
+        let mut loader = images.loader(&batches);
+        session.begin_pass(EpochIndex { epoch: 0, ..index }, batches.len(), 0)?;
         for batch in &batches {
             session.before_batch()?;
-            features.add(batch, network.features(&feed.next_input()?.views()));
+            features.add(batch, network.features(&loader.next_batch()?.views()));
             session.meter.forward(batch.len(), images.side());
             session.batch_done(batch.len())?;
         }
@@ -50,10 +47,10 @@ impl Features {
         }
     }
 
-    /// Head input `[batch, features]` of the samples in each of `batches`.
-    pub(super) fn feed(self: &Arc<Self>, batches: &[Vec<usize>]) -> Feed<TensorData> {
+    /// Loads the head input `[batch, features]` of each of `batches`.
+    pub(super) fn loader(self: &Arc<Self>, batches: &[Vec<usize>]) -> BatchLoader<TensorData> {
         let (features, batches) = (Arc::clone(self), batches.to_vec());
-        Feed::new(batches.into_iter().map(move |batch| Ok(features.input(&batch))))
+        BatchLoader::new(batches.into_iter().map(move |batch| Ok(features.input(&batch))))
     }
 
     fn input(&self, indices: &[usize]) -> TensorData {

@@ -1,30 +1,30 @@
-//! Generators for what is drawn within an epoch: each a pure function of the run's seed and of what it is for, whatever was drawn before
-//! and on which thread.
+//! Random number generators of a run. Each is a pure function of the seed and of what it is used for; it does not depend on what was drawn
+//! before or on which thread.
 
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
-use super::batches::Place;
+use super::position::EpochIndex;
 
-/// What is drawn.
+/// What a generator is used for.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Draw {
-    /// The change of an image, by its position in the batch.
-    Change(usize),
-    /// With which images those of a batch are mixed, and how much.
-    Mix,
+pub(super) enum Purpose {
+    /// Augmentation of an image, given its position in the batch.
+    Augmentation(usize),
+    /// Mixup of a batch.
+    Mixup,
 }
 
-/// The generator of a draw in batch `batch` (from 0) of an epoch.
-pub(super) fn generator(seed: u64, place: Place, batch: usize, draw: Draw) -> ChaCha8Rng {
-    let (purpose, image) = match draw {
-        Draw::Change(image) => (1, image),
-        Draw::Mix => (2, 0),
+/// The generator for batch `batch` (from 0) of an epoch.
+pub(super) fn generator(seed: u64, epoch: EpochIndex, batch: usize, purpose: Purpose) -> ChaCha8Rng {
+    let (purpose, image) = match purpose {
+        Purpose::Augmentation(image) => (1, image),
+        Purpose::Mixup => (2, 0),
     };
-    seeded(seed, &[place.stage, place.step, place.epoch, batch as u32, image as u32, purpose])
+    seeded(seed, &[epoch.stage, epoch.step, epoch.epoch, batch as u32, image as u32, purpose])
 }
 
-/// The generator of a run's seed and of at most six numbers that say what it is for.
+/// A generator seeded with the run's seed and at most six numbers that identify its use.
 pub(super) fn seeded(seed: u64, parts: &[u32]) -> ChaCha8Rng {
     let mut bytes = [0; 32];
     bytes[..8].copy_from_slice(&seed.to_le_bytes());

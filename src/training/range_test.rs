@@ -1,35 +1,30 @@
-//! Runs the learning-rate range test of a step.
+//! Learning-rate range test of a step (Smith 2017, arXiv:1506.01186).
 
 use burn::module::Module;
 
 use super::{
-    Session, TrainingError,
-    augment::Changes,
-    batches::{Epoch, Place},
-    course::Course,
-    fit::Fit,
-    loss::Targets,
-    tally::Tally,
+    Session, TrainingError, augmenter::BatchAugmenter, batches::EpochBatches, fit_job::FitJob, loss::Targets,
+    position::EpochIndex, running_metrics::RunningMetrics, step_trainer::StepTrainer,
 };
 use crate::{
     domain::{BodyMode, RangeTest, RangeTestCurve, RangeTestResult, Split},
     nn::Network,
 };
 
-impl<I: Send + 'static> Fit<'_, I> {
-    /// The step's learning rate: what its range test finds on a copy of `network`, which is in inference mode, or what the plan says
-    /// where there is no test or the test finds nothing. The observer is told.
+impl<I: Send + 'static> FitJob<'_, I> {
+    /// The learning rate of the step: the one that its range test chooses on a copy of `network` (in inference mode), or the planned one if
+    /// there is no test or the test chooses none. Reports the result to the observer.
     pub(super) fn learning_rate(&self, session: &mut Session<'_>, network: &Network) -> Result<f64, TrainingError> {
         let planned = self.step.learning_rate;
         let Some(test) = self.step.range_test else { return Ok(planned) };
         let curve = self.curve(session, test, network)?;
-        let Place { stage, step, .. } = self.place;
+        let EpochIndex { stage, step, .. } = self.index;
         let chosen = curve.steepest();
         session.observer.rate_choice(&RangeTestResult { stage, step, curve: curve.points, chosen, planned });
         Ok(chosen.unwrap_or(planned))
     }
 
-    /// The batches are those of an epoch 0, as often as it takes.
+    /// Trains on the batches of an epoch 0, repeated as often as needed, at rising learning rates. Ends early when the loss diverges.
     fn curve(
         &self,
         session: &mut Session<'_>,
@@ -38,28 +33,28 @@ impl<I: Send + 'static> Fit<'_, I> {
     ) -> Result<RangeTestCurve, TrainingError> {
         let job = session.job;
         let device = job.device.clone().autodiff();
-        let place = Place { epoch: 0, ..self.place };
-        let (changes, body) = (Changes::new(job, place), BodyMode::of(&job.plan, self.step));
-        let epoch = Epoch::draw(job, &session.split(Split::Train), place);
+        let index = EpochIndex { epoch: 0, ..self.index };
+        let (augmenter, body) = (BatchAugmenter::new(job, index), BodyMode::of(&job.plan, self.step));
+        let epoch = EpochBatches::new(job, &session.split_indices(Split::Train), index);
         let batches: Vec<_> = epoch.batches.iter().cycle().take(test.batches as usize).cloned().collect();
-        // Not a clone, which would share the running statistics.
+        // A copy by `valid`: a clone would share the running statistics.
         let mut network = network.valid().for_step(self.step.scope);
-        let mut course = Course::new(job, self.step, test.from, &network).without_average();
+        let mut trainer = StepTrainer::new(job, self.step, test.from, &network).without_average();
         let mut curve = RangeTestCurve::default();
-        let mut feed = (self.training_feed)(changes, 0, &batches);
-        session.begin(place, batches.len(), 0)?;
+        let mut loader = (self.training_loader)(augmenter, 0, &batches);
+        session.begin_pass(index, batches.len(), 0)?;
         for (number, batch) in (0..).zip(&batches) {
             session.before_batch()?;
-            let targets = Targets::new(session.truth(batch), changes.mix(number as usize, batch.len()));
-            let input = feed.next_input()?;
+            let targets = Targets::new(session.labels(batch), augmenter.mixup(number as usize, batch.len()));
+            let input = loader.next_batch()?;
             let forward = |network: &Network| (self.forward)(network, input, &device);
             let logits;
             network.seed_dropout(epoch.dropout_seed(number as usize));
-            (network, logits) = course.train_at(test.learning_rate(number), network, forward, &targets);
-            let mut tally = Tally::new(job.classes.len());
+            (network, logits) = trainer.train_at(test.learning_rate(number), network, forward, &targets);
+            let mut metrics = RunningMetrics::new(job.classes.len());
             session.meter.trained(body, batch.len(), self.spec.image_size);
             session.batch_done(batch.len())?;
-            if !tally.add_mixed(logits, &targets) || !curve.push(test.learning_rate(number), tally.loss()) {
+            if !metrics.add_mixed(logits, &targets) || !curve.push(test.learning_rate(number), metrics.loss()) {
                 break;
             }
         }

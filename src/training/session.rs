@@ -1,4 +1,4 @@
-//! What the parts of a run share: the job, the observer and how far it is.
+//! State shared by all parts of a run: the job, the observer and the progress.
 
 use std::{
     sync::Arc,
@@ -9,38 +9,38 @@ use burn::tensor::Device;
 use parking_lot::Mutex;
 
 use super::{
-    Checkpoint, GiveWay, Observer, StageModel, Stop, TrainingError, TrainingJob,
-    batches::Place,
-    meter::{self, Meter},
+    Checkpoint, Observer, StageModel, Stop, TrainingError, TrainingJob, WaitUntilIdle,
+    position::EpochIndex,
+    progress_meter::{MeterReading, ProgressMeter},
 };
 use crate::{
     domain::{EpochRecord, RunProgress, Split, TrainedBatch},
     nn::{self, Pauses},
 };
 
-/// One call of [`super::train`].
+/// The run of one call of [`super::train`].
 pub(super) struct Session<'a> {
     pub(super) job: &'a TrainingJob,
     pub(super) observer: &'a mut dyn Observer,
-    pub(super) meter: Meter,
+    pub(super) meter: ProgressMeter,
     progress: RunProgress,
-    /// Images and time of the current epoch or pass.
+    /// Images of the current pass so far, and its start.
     images: usize,
     since: Instant,
+    /// Number of finished epochs of the run.
     epochs: u32,
-    /// When there was a checkpoint last.
-    kept: Instant,
+    last_checkpoint: Instant,
     stop: Option<Stop>,
-    /// How long predictions went first, in all and when the current epoch or pass began.
-    waited: Waited,
-    waited_before: Duration,
+    /// Time spent waiting for predictions: in all, and until the current pass began.
+    yielded: YieldTimer,
+    yielded_before: Duration,
 }
 
 impl<'a> Session<'a> {
     pub(super) fn new(job: &'a TrainingJob, observer: &'a mut dyn Observer) -> Self {
         let (epochs, reading) =
             job.checkpoint.as_ref().map_or_else(Default::default, |from| (from.epochs(), from.meter().clone()));
-        let (meter, progress, now) = (Meter::new(job, reading), RunProgress::default(), Instant::now());
+        let (meter, progress, now) = (ProgressMeter::new(job, reading), RunProgress::default(), Instant::now());
         Self {
             job,
             observer,
@@ -49,80 +49,82 @@ impl<'a> Session<'a> {
             images: 0,
             since: now,
             epochs,
-            kept: now,
+            last_checkpoint: now,
             stop: None,
-            waited: Waited::default(),
-            waited_before: Duration::ZERO,
+            yielded: YieldTimer::default(),
+            yielded_before: Duration::ZERO,
         }
     }
 
     /// Indices of the samples of a split, in the job's order.
-    pub(super) fn split(&self, split: Split) -> Vec<usize> {
+    pub(super) fn split_indices(&self, split: Split) -> Vec<usize> {
         let samples = self.job.samples.iter().enumerate();
         samples.filter(|(_, sample)| sample.split == split).map(|(index, _)| index).collect()
     }
 
-    /// The classes of the samples at `indices`.
-    pub(super) fn truth(&self, indices: &[usize]) -> Vec<usize> {
+    /// Labels of the samples at `indices`.
+    pub(super) fn labels(&self, indices: &[usize]) -> Vec<usize> {
         indices.iter().map(|&index| self.job.samples[index].class).collect()
     }
 
-    pub(super) fn stop_if_asked(&mut self) -> Result<(), TrainingError> {
+    /// Ends the run with [`TrainingError::Stopped`] if the observer requests it.
+    pub(super) fn check_stop(&mut self) -> Result<(), TrainingError> {
         self.stop = self.observer.should_stop();
         if self.stop.is_some() { Err(TrainingError::Stopped) } else { Ok(()) }
     }
 
-    /// Whether the run was stopped to go on later.
-    pub(super) fn is_interrupted(&self) -> bool {
-        self.stop == Some(Stop::ToGoOn)
+    /// True if the run was stopped with [`Stop::Suspend`].
+    pub(super) fn is_suspended(&self) -> bool {
+        self.stop == Some(Stop::Suspend)
     }
 
-    /// Share of the time since then in which predictions went first, of the current epoch or pass.
+    /// Fraction of the current pass, which began at `started`, that was spent waiting for predictions.
     pub(super) fn serving_wait_share(&self, started: Instant) -> f64 {
-        let waited = self.waited.total().saturating_sub(self.waited_before);
-        waited.as_secs_f64() / started.elapsed().as_secs_f64().max(f64::MIN_POSITIVE)
+        let yielded = self.yielded.total().saturating_sub(self.yielded_before);
+        yielded.as_secs_f64() / started.elapsed().as_secs_f64().max(f64::MIN_POSITIVE)
     }
 
-    /// Comes before each batch of any kind: stops if asked to and lets predictions go first.
+    /// Called before each batch of any pass: stops the run if requested, and waits for predictions.
     pub(super) fn before_batch(&mut self) -> Result<(), TrainingError> {
-        self.stop_if_asked()?;
-        self.waited.during(&self.job.give_way);
+        self.check_stop()?;
+        self.yielded.measure(&self.job.wait_until_idle);
         Ok(())
     }
 
-    /// For the passes of one kind, training or not, over one network at one image size: those on a GPU may pause.
+    /// Pauses for passes of one kind (training or inference) over one network at one image size. `None` on the CPU, where kernels yield by
+    /// themselves.
     pub(super) fn pauses(&self) -> Option<Pauses> {
-        let TrainingJob { device, max_yield, give_way, .. } = self.job;
-        let (waited, give_way) = (self.waited.clone(), Arc::clone(give_way));
+        let TrainingJob { device, max_yield, wait_until_idle, .. } = self.job;
+        let (yielded, wait_until_idle) = (self.yielded.clone(), Arc::clone(wait_until_idle));
         let on_gpu = *device != Device::flex();
-        on_gpu.then(|| Pauses::new(device, *max_yield, Arc::new(move || waited.during(&give_way))))
+        on_gpu.then(|| Pauses::new(device, *max_yield, Arc::new(move || yielded.measure(&wait_until_idle))))
     }
 
-    /// An epoch or pass of `batches` batches begins, or goes on after `done` of them; step 0 and epoch 0 come before the first.
-    pub(super) fn begin(
+    /// Starts a pass of `batches` batches, or resumes it after `done` of them. Step 0 and epoch 0 stand for what comes before the first one.
+    pub(super) fn begin_pass(
         &mut self,
-        Place { stage, step, epoch }: Place,
+        EpochIndex { stage, step, epoch }: EpochIndex,
         batches: usize,
         done: usize,
     ) -> Result<(), TrainingError> {
-        (self.images, self.since, self.waited_before) = (0, Instant::now(), self.waited.total());
+        (self.images, self.since, self.yielded_before) = (0, Instant::now(), self.yielded.total());
         let (batch, batches) = (done as u32, batches as u32);
         self.progress = RunProgress { stage, step, epoch, batch, batches, ..RunProgress::default() };
-        self.report()
+        self.report_progress()
     }
 
-    /// A batch of `images` is done.
+    /// Records a batch of `images` without training.
     pub(super) fn batch_done(&mut self, images: usize) -> Result<(), TrainingError> {
         self.count(images);
-        self.report()
+        self.report_progress()
     }
 
-    /// The network was trained on a batch of `images`, whose mean loss was `loss` before the update.
+    /// Records a training batch of `images` with mean loss `loss` before the update.
     pub(super) fn batch_trained(&mut self, images: usize, loss: f64, learning_rate: f64) -> Result<(), TrainingError> {
         self.count(images);
         let RunProgress { stage, step, epoch, batch, images_per_second, .. } = self.progress;
         self.observer.batch(&TrainedBatch { stage, step, epoch, batch, loss, learning_rate, images_per_second })?;
-        self.report()
+        self.report_progress()
     }
 
     fn count(&mut self, images: usize) {
@@ -131,45 +133,45 @@ impl<'a> Session<'a> {
         self.progress.images_per_second = rate(self.images, self.since.elapsed().as_secs_f64());
     }
 
-    /// An epoch is done. Numbers it within the run.
+    /// Records a finished epoch and sets its sequence number within the run.
     pub(super) fn number_epoch(&mut self, record: &mut EpochRecord) {
         self.epochs += 1;
         record.sequence = self.epochs;
         self.meter.epoch_done();
     }
 
-    /// Epochs done, and what the meter shows: what a checkpoint keeps of the session.
-    pub(super) fn standing(&self) -> (u32, meter::Reading) {
+    /// Number of finished epochs and reading of the meter, for a checkpoint.
+    pub(super) fn progress_state(&self) -> (u32, MeterReading) {
         (self.epochs, self.meter.reading())
     }
 
-    /// Tells the observer of the end of an epoch.
-    pub(super) fn keep_epoch(&mut self, record: &EpochRecord, checkpoint: Checkpoint) -> Result<(), TrainingError> {
+    /// Reports a finished epoch to the observer.
+    pub(super) fn report_epoch(&mut self, record: &EpochRecord, checkpoint: Checkpoint) -> Result<(), TrainingError> {
         self.observer.epoch(record, checkpoint)?;
-        self.kept = Instant::now();
+        self.last_checkpoint = Instant::now();
         Ok(())
     }
 
-    /// Tells the observer of the end of a stage.
-    pub(super) fn keep_stage(&mut self, model: StageModel, checkpoint: Checkpoint) -> Result<(), TrainingError> {
+    /// Reports a finished stage to the observer.
+    pub(super) fn report_stage(&mut self, model: StageModel, checkpoint: Checkpoint) -> Result<(), TrainingError> {
         self.observer.stage(model, checkpoint)?;
-        self.kept = Instant::now();
+        self.last_checkpoint = Instant::now();
         Ok(())
     }
 
-    /// Gives the observer a checkpoint from within an epoch.
-    pub(super) fn keep(&mut self, checkpoint: Checkpoint) -> Result<(), TrainingError> {
+    /// Reports a checkpoint within an epoch to the observer.
+    pub(super) fn report_checkpoint(&mut self, checkpoint: Checkpoint) -> Result<(), TrainingError> {
         self.observer.checkpoint(checkpoint)?;
-        self.kept = Instant::now();
+        self.last_checkpoint = Instant::now();
         Ok(())
     }
 
-    /// Whether an epoch goes on for so long that it needs a checkpoint within it.
+    /// True if the checkpoint interval of the plan has passed since the last checkpoint.
     pub(super) fn is_checkpoint_due(&self) -> bool {
-        self.kept.elapsed().as_secs_f64() >= 60.0 * self.job.plan.checkpoint_minutes
+        self.last_checkpoint.elapsed().as_secs_f64() >= 60.0 * self.job.plan.checkpoint_minutes
     }
 
-    fn report(&mut self) -> Result<(), TrainingError> {
+    fn report_progress(&mut self) -> Result<(), TrainingError> {
         let RunProgress { epoch, batch, batches, .. } = self.progress;
         let current = if epoch == 0 { 0.0 } else { f64::from(batch) / f64::from(batches.max(1)) };
         self.progress.fraction = self.meter.fraction(current);
@@ -177,7 +179,7 @@ impl<'a> Session<'a> {
         Ok(self.observer.progress(&self.progress)?)
     }
 
-    /// The last report of a run: everything is done.
+    /// Reports the end of the run.
     pub(super) fn finish(&mut self) -> Result<(), TrainingError> {
         self.progress.fraction = self.meter.fraction(0.0);
         self.progress.eta_seconds = Some(0.0);
@@ -185,18 +187,18 @@ impl<'a> Session<'a> {
     }
 }
 
-/// Counts how long predictions went first. Clones count together.
+/// Measures the time spent waiting for predictions. Clones share the total.
 #[derive(Clone, Debug, Default)]
-struct Waited(Arc<Mutex<Duration>>);
+struct YieldTimer(Arc<Mutex<Duration>>);
 
-impl Waited {
-    fn during(&self, give_way: &GiveWay) {
-        let asked = Instant::now();
-        give_way();
-        *self.0.lock() += asked.elapsed();
+impl YieldTimer {
+    fn measure(&self, wait_until_idle: &WaitUntilIdle) {
+        let started = Instant::now();
+        wait_until_idle();
+        *self.0.lock() += started.elapsed();
     }
 
-    /// Between batches and parts of them, and within the operations of the CPU.
+    /// Total time: between batches, between parts of a batch, and within the kernels of the CPU.
     fn total(&self) -> Duration {
         *self.0.lock() + nn::preempted_time()
     }

@@ -1,9 +1,9 @@
-//! Runs on drawn images: small enough for seconds, real enough to learn.
+//! Training runs on small synthetic images: they take seconds, and the networks learn from them.
 
 mod cache;
-mod how;
+mod options;
+mod recording_observer;
 mod resume;
-mod told;
 
 use std::{
     collections::BTreeMap,
@@ -24,34 +24,34 @@ use crate::{
     imaging::{GreyImage, encode_png},
     nn::{DeviceChoice, Input, Network},
 };
-use told::Told;
+use recording_observer::RecordingObserver;
 
-/// The side of the drawn images and of the networks' input.
+/// Side of the synthetic images and of the networks' input.
 const SIDE: u32 = 32;
 
 #[test]
-fn overfits_eight_drawn_images() {
+fn overfits_eight_synthetic_images() {
     let plan = plan(SimpleCnn, &[&[(All, 1e-3, 15)]]);
-    let told = run(job(plan)).unwrap();
-    let evaluation = &told.stages[0].evaluations[0];
+    let recorded = run(job(plan)).unwrap();
+    let evaluation = &recorded.stages[0].evaluations[0];
     assert_eq!((evaluation.split, evaluation.confusion.total()), (Split::Train, 8));
     assert_eq!(evaluation.confusion.correct(), 8, "{:?}", evaluation.confusion);
-    let (first, last) = (&told.epochs[0], &told.epochs[14]);
+    let (first, last) = (&recorded.epochs[0], &recorded.epochs[14]);
     assert!(last.train.loss < first.train.loss / 2.0, "{} to {}", first.train.loss, last.train.loss);
 }
 
 #[test]
-fn a_vgg_16_from_random_weights_learns() {
-    let told = run(job(plan(Vgg16, &[&[(All, 1e-4, 8)]]))).unwrap();
-    let (first, last) = (&told.epochs[0], &told.epochs[7]);
+fn vgg16_learns_from_random_weights() {
+    let recorded = run(job(plan(Vgg16, &[&[(All, 1e-4, 8)]]))).unwrap();
+    let (first, last) = (&recorded.epochs[0], &recorded.epochs[7]);
     assert!(last.train.loss < first.train.loss / 2.0, "{} to {}", first.train.loss, last.train.loss);
-    assert_eq!(told.stages[0].spec.architecture, Vgg16);
+    assert_eq!(recorded.stages[0].spec.architecture, Vgg16);
 }
 
 #[test]
-fn an_evaluation_says_of_each_image_what_was_predicted() {
-    let told = run(job(plan(SimpleCnn, &[&[(All, 1e-3, 2)]]))).unwrap();
-    for evaluation in &told.stages[0].evaluations {
+fn an_evaluation_has_the_prediction_for_each_image() {
+    let recorded = run(job(plan(SimpleCnn, &[&[(All, 1e-3, 2)]]))).unwrap();
+    for evaluation in &recorded.stages[0].evaluations {
         let keys: Vec<&str> = evaluation.outcomes.iter().map(|outcome| outcome.key.as_str()).collect();
         let images = evaluation.confusion.total();
         assert_eq!(keys, (0..images).map(|i| format!("{}-{i}", evaluation.split)).collect::<Vec<_>>());
@@ -66,53 +66,53 @@ fn an_evaluation_says_of_each_image_what_was_predicted() {
 }
 
 #[test]
-fn a_head_alone_learns_on_cached_features() {
-    let told = run(job(plan(SimpleCnn, &[&[(Head, 1e-3, 15)]]))).unwrap();
-    assert_eq!(told.stages[0].evaluations[0].confusion.correct(), 8);
+fn the_head_learns_on_precomputed_features() {
+    let recorded = run(job(plan(SimpleCnn, &[&[(Head, 1e-3, 15)]]))).unwrap();
+    assert_eq!(recorded.stages[0].evaluations[0].confusion.correct(), 8);
 }
 
 #[test]
-fn the_same_seed_gives_the_same_losses_bit_for_bit_and_another_seed_others() {
+fn losses_are_bit_identical_for_the_same_seed_and_differ_for_another() {
     let losses = |seed| {
         let mut plan = plan(SimpleCnn, &[&[(Head, 1e-3, 2), (All, 1e-3, 2)]]);
         plan.dropout = 0.5;
-        let told = run(TrainingJob { seed, ..job(plan) }).unwrap();
+        let recorded = run(TrainingJob { seed, ..job(plan) }).unwrap();
         let bits = |epoch: &EpochRecord| (epoch.train.loss.to_bits(), epoch.selection.loss.to_bits());
-        (told.epochs.iter().map(bits).collect::<Vec<_>>(), told.stages[0].bytes.clone())
+        (recorded.epochs.iter().map(bits).collect::<Vec<_>>(), recorded.stages[0].bytes.clone())
     };
-    let once = losses(1);
-    assert!(once == losses(1), "the same seed gave other numbers");
-    assert_ne!(once.0, losses(2).0);
+    let first = losses(1);
+    assert!(first == losses(1), "the same seed gave other numbers");
+    assert_ne!(first.0, losses(2).0);
 }
 
 #[test]
 fn a_head_step_leaves_the_body_and_its_batch_norm_statistics_bit_identical() {
     let job = job(plan(ResNet50, &[&[(Head, 1e-2, 2)]]));
-    let (network, spec) = start::network(&job).unwrap();
+    let (network, spec) = setup::initial_network(&job).unwrap();
     let before = network.to_bytes(&spec);
     let after = run(job).unwrap().stages.remove(0).bytes;
-    assert!(part(&before, "body.").keys().any(|name| name.ends_with("running_mean")));
-    assert!(part(&before, "body.") == part(&after, "body."), "the frozen body moved");
-    assert!(part(&before, "head.") != part(&after, "head."), "the head did not learn");
+    assert!(tensors(&before, "body.").keys().any(|name| name.ends_with("running_mean")));
+    assert!(tensors(&before, "body.") == tensors(&after, "body."), "the frozen body changed");
+    assert!(tensors(&before, "head.") != tensors(&after, "head."), "the head did not learn");
 }
 
 #[test]
-fn a_step_on_the_whole_network_moves_the_body_and_its_statistics() {
+fn a_step_on_the_whole_network_updates_the_body_and_its_batch_norm_statistics() {
     let job = job(plan(ResNet50, &[&[(All, 1e-3, 1)]]));
-    let (network, spec) = start::network(&job).unwrap();
+    let (network, spec) = setup::initial_network(&job).unwrap();
     let (before, after) = (network.to_bytes(&spec), run(job).unwrap().stages.remove(0).bytes);
-    let (before, after) = (part(&before, "body."), part(&after, "body."));
+    let (before, after) = (tensors(&before, "body."), tensors(&after, "body."));
     for name in ["body.conv1.weight", "body.bn1.running_mean", "body.bn1.running_var"] {
-        assert!(before[name] != after[name], "{name} did not move");
+        assert!(before[name] != after[name], "{name} did not change");
     }
 }
 
 #[test]
-fn three_head_epochs_take_one_pass_of_the_body() {
-    let told = run(job(plan(SimpleCnn, &[&[(Head, 1e-3, 3)], &[(Head, 1e-3, 2), (All, 1e-3, 1)]]))).unwrap();
-    // Eight images to train on and four to select with, once for each head step and not once for each epoch.
-    assert_eq!(told.body_passes, [12, 12]);
-    assert_eq!(told.epochs.len(), 6);
+fn head_epochs_share_one_pass_of_the_body() {
+    let recorded = run(job(plan(SimpleCnn, &[&[(Head, 1e-3, 3)], &[(Head, 1e-3, 2), (All, 1e-3, 1)]]))).unwrap();
+    // Eight training and four validation images, once for each head step instead of once for each epoch.
+    assert_eq!(recorded.body_passes, [12, 12]);
+    assert_eq!(recorded.epochs.len(), 6);
 }
 
 #[test]
@@ -123,60 +123,64 @@ fn the_next_stage_starts_from_the_best_epoch() {
     for sample in job.samples.iter_mut().filter(|sample| sample.split == Split::Validation) {
         sample.class = 1 - sample.class;
     }
-    let told = run(job).unwrap();
-    let losses: Vec<f64> = told.epochs[..4].iter().map(|epoch| epoch.selection.loss).collect();
+    let recorded = run(job).unwrap();
+    let losses: Vec<f64> = recorded.epochs[..4].iter().map(|epoch| epoch.selection.loss).collect();
     let best = losses.iter().copied().fold(f64::INFINITY, f64::min);
-    assert!(best < losses[3], "the best epoch is to be another than the last: {losses:?}");
-    let kept = told.stages[0].evaluations.iter().find(|evaluation| evaluation.split == Split::Validation).unwrap();
-    assert_eq!(kept.loss, best);
-    assert!(part(&told.stages[0].bytes, "body.") == part(&told.stages[1].bytes, "body."), "not the best epoch's body");
+    assert!(best < losses[3], "the last epoch must not be the best one: {losses:?}");
+    let validation =
+        recorded.stages[0].evaluations.iter().find(|evaluation| evaluation.split == Split::Validation).unwrap();
+    assert_eq!(validation.loss, best);
+    assert!(
+        tensors(&recorded.stages[0].bytes, "body.") == tensors(&recorded.stages[1].bytes, "body."),
+        "the second stage did not start from the best epoch"
+    );
 }
 
 #[test]
-fn of_equally_good_epochs_the_first_is_kept() {
+fn the_first_of_equally_good_epochs_is_selected() {
     let mut job = job(plan(SimpleCnn, &[&[(Head, 1e-3, 15)]]));
     job.plan.selection.metric = SelectionMetric::Accuracy;
-    let told = run(job).unwrap();
-    let first = told.epochs.iter().find(|epoch| epoch.selection.accuracy == 1.0).unwrap();
-    assert!(first.epoch < 15 && told.epochs[14].selection.accuracy == 1.0, "two epochs are to be equally good");
-    let kept = &told.stages[0].evaluations[1];
-    assert_eq!((kept.split, kept.loss), (Split::Validation, first.selection.loss));
+    let recorded = run(job).unwrap();
+    let first = recorded.epochs.iter().find(|epoch| epoch.selection.accuracy == 1.0).unwrap();
+    assert!(first.epoch < 15 && recorded.epochs[14].selection.accuracy == 1.0, "two epochs must be equally good");
+    let selected = &recorded.stages[0].evaluations[1];
+    assert_eq!((selected.split, selected.loss), (Split::Validation, first.selection.loss));
 }
 
 #[test]
-fn a_stop_ends_the_run_before_the_next_batch_wherever_it_is() {
-    let asked = run(job(plan(SimpleCnn, &[&[(Head, 1e-3, 1), (All, 1e-3, 1)]]))).unwrap().asked;
-    for patience in 0..asked {
-        let mut told = Told { patience: Some(patience), ..Told::default() };
+fn a_stop_ends_the_run_before_the_next_batch_at_any_point() {
+    let stop_checks = run(job(plan(SimpleCnn, &[&[(Head, 1e-3, 1), (All, 1e-3, 1)]]))).unwrap().stop_checks;
+    for stop_after in 0..stop_checks {
+        let mut recorded = RecordingObserver { stop_after: Some(stop_after), ..RecordingObserver::default() };
         let folder = tempfile::tempdir().unwrap();
         let job = job(plan(SimpleCnn, &[&[(Head, 1e-3, 1), (All, 1e-3, 1)]]));
-        let outcome = train(TrainingJob { cache: folder.path().into(), ..job }, &mut told);
+        let outcome = train(TrainingJob { cache: folder.path().into(), ..job }, &mut recorded);
         assert!(matches!(outcome, Err(TrainingError::Stopped)), "{outcome:?}");
-        assert_eq!((told.asked, told.after_stop), (patience + 1, 0));
+        assert_eq!((recorded.stop_checks, recorded.after_stop), (stop_after + 1, 0));
     }
 }
 
 #[test]
-fn predictions_go_first_before_each_batch() {
+fn training_yields_to_predictions_before_each_batch() {
     let yielded = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&yielded);
-    let give_way: GiveWay = Arc::new(move || {
+    let wait_until_idle: WaitUntilIdle = Arc::new(move || {
         count.fetch_add(1, Ordering::Relaxed);
         std::thread::sleep(Duration::from_millis(1));
     });
-    let job = TrainingJob { give_way, ..job(plan(SimpleCnn, &[&[(Head, 1e-3, 1), (All, 1e-3, 1)]])) };
-    let told = run(job).unwrap();
+    let job = TrainingJob { wait_until_idle, ..job(plan(SimpleCnn, &[&[(Head, 1e-3, 1), (All, 1e-3, 1)]])) };
+    let recorded = run(job).unwrap();
     let yielded = yielded.load(Ordering::Relaxed);
-    // Batches of four. Features: 12 images in 3. Each epoch: 2 to train, 1 to select. Evaluation: 2 + 1 + 1.
+    // Batches of four images. Features: 3. Each epoch: 2 for training and 1 for selection. Evaluation of all splits: 2 + 1 + 1.
     assert_eq!(yielded, 3 + 2 * (2 + 1) + 4);
-    assert!(told.epochs.iter().all(|epoch| epoch.serving_wait_share.unwrap() > 0.0), "{:?}", told.epochs);
-    assert_eq!(told.asked, yielded + 16, "asked as often, and once for each image decoded");
+    assert!(recorded.epochs.iter().all(|epoch| epoch.serving_wait_share.unwrap() > 0.0), "{:?}", recorded.epochs);
+    assert_eq!(recorded.stop_checks, yielded + 16, "a stop check before each batch, and one for each decoded image");
 }
 
 #[test]
 fn every_split_with_images_is_evaluated_after_each_stage() {
-    let told = run(job(plan(SimpleCnn, &[&[(All, 1e-3, 1)], &[(All, 1e-3, 1)]]))).unwrap();
-    for (stage, number) in told.stages.iter().zip(1..) {
+    let recorded = run(job(plan(SimpleCnn, &[&[(All, 1e-3, 1)], &[(All, 1e-3, 1)]]))).unwrap();
+    for (stage, number) in recorded.stages.iter().zip(1..) {
         let counts: Vec<_> = stage.evaluations.iter().map(|e| (e.split, e.confusion.total())).collect();
         assert_eq!(counts, [(Split::Train, 8), (Split::Validation, 4), (Split::Test, 4)]);
         assert_eq!((stage.stage, stage.spec.image_size), (number, SIDE));
@@ -186,28 +190,28 @@ fn every_split_with_images_is_evaluated_after_each_stage() {
 }
 
 #[test]
-fn progress_only_grows_and_ends_at_one() {
-    let told = run(job(plan(SimpleCnn, &[&[(Head, 1e-3, 2), (All, 1e-3, 2)], &[(All, 1e-3, 1)]]))).unwrap();
-    let fractions: Vec<f64> = told.progress.iter().map(|progress| progress.fraction).collect();
+fn progress_never_decreases_and_ends_at_one() {
+    let recorded = run(job(plan(SimpleCnn, &[&[(Head, 1e-3, 2), (All, 1e-3, 2)], &[(All, 1e-3, 1)]]))).unwrap();
+    let fractions: Vec<f64> = recorded.progress.iter().map(|progress| progress.fraction).collect();
     assert!(fractions.is_sorted(), "{fractions:?}");
     assert_eq!((fractions[0], fractions[fractions.len() - 1]), (0.0, 1.0));
-    assert!(told.progress.iter().skip_while(|p| p.batch == 0).all(|p| p.eta_seconds.is_some()));
-    assert_eq!(told.epochs.iter().map(|epoch| epoch.sequence).collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
-    let waited: Vec<f64> = told.epochs.iter().map(|epoch| epoch.data_wait_share.unwrap()).collect();
+    assert!(recorded.progress.iter().skip_while(|p| p.batch == 0).all(|p| p.eta_seconds.is_some()));
+    assert_eq!(recorded.epochs.iter().map(|epoch| epoch.sequence).collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
+    let waited: Vec<f64> = recorded.epochs.iter().map(|epoch| epoch.data_wait_share.unwrap()).collect();
     assert!(waited.iter().all(|share| *share > 0.0 && *share < 1.0), "{waited:?}");
-    let places: Vec<_> = told.epochs.iter().map(|epoch| (epoch.stage, epoch.step, epoch.epoch)).collect();
-    assert_eq!(places, [(1, 1, 1), (1, 1, 2), (1, 2, 1), (1, 2, 2), (2, 1, 1)]);
+    let positions: Vec<_> = recorded.epochs.iter().map(|epoch| (epoch.stage, epoch.step, epoch.epoch)).collect();
+    assert_eq!(positions, [(1, 1, 1), (1, 1, 2), (1, 2, 1), (1, 2, 2), (2, 1, 1)]);
 }
 
 #[test]
-fn the_loss_of_each_trained_batch_is_told_and_their_mean_is_the_epochs() {
-    let told = run(job(plan(SimpleCnn, &[&[(Head, 1e-3, 1), (All, 1e-4, 2)]]))).unwrap();
-    let places: Vec<_> = told.batches.iter().map(|b| (b.step, b.epoch, b.batch, b.learning_rate)).collect();
+fn batch_losses_are_reported_and_their_mean_is_the_epoch_loss() {
+    let recorded = run(job(plan(SimpleCnn, &[&[(Head, 1e-3, 1), (All, 1e-4, 2)]]))).unwrap();
+    let positions: Vec<_> = recorded.batches.iter().map(|b| (b.step, b.epoch, b.batch, b.learning_rate)).collect();
     let expected =
         [(1, 1, 1, 1e-3), (1, 1, 2, 1e-3), (2, 1, 1, 1e-4), (2, 1, 2, 1e-4), (2, 2, 1, 1e-4), (2, 2, 2, 1e-4)];
-    assert_eq!(places, expected, "neither the pass of the body nor those over the selection split");
-    // Eight images in batches of four: the batches weigh alike.
-    for (epoch, batches) in told.epochs.iter().zip(told.batches.chunks(2)) {
+    assert_eq!(positions, expected, "training batches only: not the pass of the body and not the selection split");
+    // Eight images in batches of four: all batches have the same weight.
+    for (epoch, batches) in recorded.epochs.iter().zip(recorded.batches.chunks(2)) {
         let mean = (batches[0].loss + batches[1].loss) / 2.0;
         assert!((mean - epoch.train.loss).abs() < 1e-12, "{mean} {}", epoch.train.loss);
         assert!(batches.iter().all(|batch| batch.images_per_second > 0.0));
@@ -215,34 +219,34 @@ fn the_loss_of_each_trained_batch_is_told_and_their_mean_is_the_epochs() {
 }
 
 #[test]
-fn a_loss_that_is_not_finite_ends_the_run_at_once() {
+fn a_non_finite_loss_ends_the_run_immediately() {
     let folder = tempfile::tempdir().unwrap();
     let job = TrainingJob { cache: folder.path().into(), ..job(plan(SimpleCnn, &[&[(All, 1.0, 3)]])) };
-    let mut told = Told::default();
-    let mut session = Session::new(&job, &mut told);
-    let (network, spec) = start::network(&job).unwrap();
-    let images = images::Images::open(&mut session, SIDE).unwrap();
-    let diverged = |network: &Network, squares: images::Squares, device: &Device| {
-        network.forward(&Input::new(&squares.views(), SIDE, &spec.normalisation, device)).mul_scalar(f32::INFINITY)
+    let mut recorded = RecordingObserver::default();
+    let mut session = Session::new(&job, &mut recorded);
+    let (network, spec) = setup::initial_network(&job).unwrap();
+    let images = cached_images::CachedImages::open(&mut session, SIDE).unwrap();
+    let diverged = |network: &Network, images: cached_images::ImageBatch, device: &Device| {
+        network.forward(&Input::new(&images.views(), SIDE, &spec.normalisation, device)).mul_scalar(f32::INFINITY)
     };
-    let place = batches::Place { stage: 1, step: 1, epoch: 0 };
-    let fit = fit::Fit {
-        place,
+    let index = position::EpochIndex { stage: 1, step: 1, epoch: 0 };
+    let fit = fit_job::FitJob {
+        index,
         step: &job.plan.stages[0].steps[0],
         spec: &spec,
-        feed: &|batches| images.feed(batches),
-        training_feed: &|changes, first, batches| images.changed_feed(changes, first, batches),
+        loader: &|batches| images.loader(batches),
+        training_loader: &|augmenter, first, batches| images.augmented_loader(augmenter, first, batches),
         forward: &diverged,
-        ready: &|_| unreachable!("the first batch ends the run"),
+        inference: &|_| unreachable!("the run ends at the first batch"),
     };
-    let from = Standing::at_stage(1, network, &job.plan, job.classes.len());
+    let from = ResumeState::start_of_stage(1, network, &job.plan, job.classes.len());
     let outcome = fit.run(&mut session, from).map(|_| ());
     assert!(matches!(outcome, Err(TrainingError::NotFinite { stage: 1, step: 1, epoch: 1 })), "{outcome:?}");
-    assert_eq!(told.progress.iter().map(|progress| progress.batch).max(), Some(0), "not even one batch counted");
+    assert_eq!(recorded.progress.iter().map(|progress| progress.batch).max(), Some(0), "no batch was counted");
 }
 
 #[test]
-fn data_that_cannot_be_trained_on_is_refused_with_the_fix() {
+fn unusable_data_is_refused_with_advice() {
     let refused = |change: &dyn Fn(&mut TrainingJob)| {
         let mut job = job(plan(SimpleCnn, &[&[(All, 1e-3, 1)]]));
         change(&mut job);
@@ -258,17 +262,17 @@ fn data_that_cannot_be_trained_on_is_refused_with_the_fix() {
     assert!(missing.contains("gone"), "{missing}");
 }
 
-/// With a cache of its own, which is empty.
-fn run(job: TrainingJob) -> Result<Told, TrainingError> {
+/// Trains with an empty cache.
+fn run(job: TrainingJob) -> Result<RecordingObserver, TrainingError> {
     run_in(tempfile::tempdir().unwrap().path(), job)
 }
 
-fn run_in(cache: &Path, job: TrainingJob) -> Result<Told, TrainingError> {
-    let mut told = Told::default();
-    train(TrainingJob { cache: cache.into(), ..job }, &mut told).map(|()| told)
+fn run_in(cache: &Path, job: TrainingJob) -> Result<RecordingObserver, TrainingError> {
+    let mut recorded = RecordingObserver::default();
+    train(TrainingJob { cache: cache.into(), ..job }, &mut recorded).map(|()| recorded)
 }
 
-/// Without dropout, in batches of four, the best epoch by accuracy on the validation split.
+/// A plan without dropout, with batches of four; the best epoch is selected by accuracy on the validation split.
 fn plan(architecture: Architecture, stages: &[&[(Scope, f64, u32)]]) -> TrainingPlan {
     let step = |&(scope, learning_rate, epochs): &(Scope, f64, u32)| Step::new(scope, learning_rate, epochs);
     let stage = |steps: &&[_]| Stage { image_size: SIDE, steps: steps.iter().map(step).collect() };
@@ -285,7 +289,7 @@ fn plan(architecture: Architecture, stages: &[&[(Scope, f64, u32)]]) -> Training
     }
 }
 
-/// Eight images to train on, four to select with, four to test with: a bright disc left or right.
+/// A job on images of a bright disc on the left or the right: eight for training, four for validation, four for testing.
 fn job(plan: TrainingPlan) -> TrainingJob {
     let mut samples = Vec::new();
     for (split, count) in [(Split::Train, 8), (Split::Validation, 4), (Split::Test, 4)] {
@@ -301,13 +305,13 @@ fn job(plan: TrainingPlan) -> TrainingJob {
         body: None,
         seed: 1,
         device: device(),
-        give_way: Arc::new(|| {}),
+        wait_until_idle: Arc::new(|| {}),
         max_yield: Duration::from_millis(20),
         checkpoint: None,
     }
 }
 
-/// Odd numbers on the right; the number moves the disc down and makes it wider.
+/// An image of a disc, on the right for odd numbers. A larger number moves the disc down and enlarges it.
 fn disc(number: u32) -> GreyImage {
     let (x0, y0, radius) =
         (if number.is_multiple_of(2) { 9.0 } else { 23.0 }, 10.0 + f64::from(number), 4.0 + f64::from(number) / 4.0);
@@ -323,9 +327,9 @@ fn device() -> Device {
     DeviceChoice::Cpu.open(None).unwrap().0
 }
 
-/// The bytes of a model file's tensors whose names start with `prefix`.
-fn part(file: &[u8], prefix: &str) -> BTreeMap<String, Vec<u8>> {
+/// The tensors of a model file whose names start with `prefix`, as bytes.
+fn tensors(file: &[u8], prefix: &str) -> BTreeMap<String, Vec<u8>> {
     let tensors = SafeTensors::deserialize(file).unwrap();
-    let part = tensors.iter().filter(|(name, _)| name.starts_with(prefix));
-    part.map(|(name, view)| (name.to_string(), view.data().to_vec())).collect()
+    let selected = tensors.iter().filter(|(name, _)| name.starts_with(prefix));
+    selected.map(|(name, view)| (name.to_string(), view.data().to_vec())).collect()
 }

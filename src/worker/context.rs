@@ -10,7 +10,7 @@ use crate::{
     domain::{DeviceInfo, ModelId},
     metrics::Training,
     store::Stores,
-    training::GiveWay,
+    training::WaitUntilIdle,
 };
 
 /// Stores, device and hooks of a worker.
@@ -25,7 +25,7 @@ pub struct WorkerContext {
     /// Maximum size of an image, in pixels.
     pub max_pixels: u64,
     /// Called by the trainer between batches; blocks while predictions are in flight.
-    pub give_way: GiveWay,
+    pub wait_until_idle: WaitUntilIdle,
     /// Maximum time for which training occupies a GPU without a pause.
     pub max_yield: Duration,
     /// Called with a model that became champion, so that it is served. Must not block.
@@ -48,7 +48,7 @@ impl WorkerContext {
             device,
             device_info,
             max_pixels,
-            give_way: Arc::new(|| {}),
+            wait_until_idle: Arc::new(|| {}),
             max_yield: Duration::MAX,
             publish: Arc::new(|_, _| {}),
             batches: LiveBatches::new(),

@@ -59,7 +59,7 @@ pub(super) struct PreparedJob {
 
 /// Reads everything that the run needs except the images.
 pub(super) async fn prepare(context: &WorkerContext, run: &Run) -> Result<PreparedJob, PrepareError> {
-    let WorkerContext { stores, device, max_pixels, give_way, max_yield, .. } = context;
+    let WorkerContext { stores, device, max_pixels, wait_until_idle, max_yield, .. } = context;
     let Stores { db, blobs, caches, .. } = stores;
     let dataset = datasets::get(db, run.dataset_id).await?.ok_or(PrepareError::NoDataset)?;
     if datasets::fingerprint(db, run.dataset_id).await? != run.dataset_fingerprint {
@@ -80,7 +80,7 @@ pub(super) async fn prepare(context: &WorkerContext, run: &Run) -> Result<Prepar
         body: body(blobs, weights.as_ref()).await?,
         seed: run.seed.into(),
         device: device.clone(),
-        give_way: Arc::clone(give_way),
+        wait_until_idle: Arc::clone(wait_until_idle),
         max_yield: *max_yield,
         checkpoint,
     };

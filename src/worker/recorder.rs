@@ -208,10 +208,10 @@ impl Observer for Recorder {
         let (run, seconds) = (self.run(), time.as_secs_f64());
         match origin {
             CacheOrigin::Reused => tracing::info!(%run, side, images, bytes, seconds, "image cache checked"),
-            CacheOrigin::Made { damage: None } => {
+            CacheOrigin::Created { damage: None } => {
                 tracing::info!(%run, side, images, bytes, seconds, "image cache created")
             }
-            CacheOrigin::Made { damage: Some(damage) } => {
+            CacheOrigin::Created { damage: Some(damage) } => {
                 tracing::warn!(%run, side, images, bytes, seconds, damage, "image cache was damaged and is created again");
                 self.warn(format!("the image cache of {side} px was damaged and was created again: {damage}"));
             }

@@ -29,7 +29,7 @@ pub(super) enum StopReason {
 
 impl StopReason {
     pub(super) fn stop(&self) -> Stop {
-        if matches!(self, Self::Cancelled) { Stop::ForGood } else { Stop::ToGoOn }
+        if matches!(self, Self::Cancelled) { Stop::Cancel } else { Stop::Suspend }
     }
 }
 

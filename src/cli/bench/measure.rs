@@ -16,7 +16,7 @@ use crate::{
     domain::{ModelId, Scope},
     inference::Classifier,
     nn::{self, Network, Precision},
-    training::{Tally, mean_cross_entropy, optimizer, training_step},
+    training::{RunningMetrics, mean_cross_entropy, optimizer, training_step},
 };
 
 /// All that the cases have in common.
@@ -88,17 +88,17 @@ impl Bench {
         let mut losses = Vec::new();
         let mut clock = Clock::new(case, &self.device);
         while clock.goes_on() {
-            let mut tally = Tally::new(classes);
+            let mut metrics = RunningMetrics::new(classes);
             network = clock.time(|| {
                 let input = nn::Input::new(images, case.image_size, &spec.normalisation, &device);
                 let forward = |network: &Network| network.forward(&input);
                 let loss = |logits| mean_cross_entropy(logits, &truth);
                 let (trained, logits) = training_step(network, &mut optimizer, learning_rate, forward, loss);
-                let finite = tally.add(logits, &truth);
+                let finite = metrics.add(logits, &truth);
                 self.device.sync().map_err(BenchError::Device)?;
                 if finite { Ok(trained) } else { Err(BenchError::NotFinite(losses.len() + 1)) }
             })?;
-            losses.push(tally.loss());
+            losses.push(metrics.loss());
         }
         Ok(clock.stop(Outcome::Losses(losses)))
     }

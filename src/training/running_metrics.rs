@@ -1,47 +1,47 @@
-//! Loss and confusion counted over batches, on the host in double precision.
+//! Loss and confusion matrix accumulated over batches, on the host in double precision.
 
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
-use super::{checkpoint::bits, loss::Targets};
+use super::{bits, loss::Targets};
 use crate::domain::{ConfusionMatrix, EpochScores};
 
-/// Sums over the images seen so far, and what was predicted of each.
+/// Metrics over the images added so far, and the prediction for each of them.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Tally {
+pub struct RunningMetrics {
     confusion: ConfusionMatrix,
     #[serde(with = "bits")]
     loss_sum: f64,
-    /// Mean over the last batch.
+    /// Mean loss of the last batch.
     #[serde(skip)]
     batch_loss: f64,
-    /// A row for each image, in the order in which they were counted. Not kept in a checkpoint: an epoch's are not asked for, and
-    /// an evaluation is not interrupted.
+    /// Logits of each image, in the order in which they were added. They are not stored in checkpoints: nothing reads those of a training
+    /// epoch, and there is no checkpoint during an evaluation.
     #[serde(skip)]
     logits: Vec<f32>,
 }
 
-impl Tally {
-    /// Nothing counted yet, of `classes` classes.
+impl RunningMetrics {
+    /// Metrics of no images yet.
     pub fn new(classes: usize) -> Self {
         Self { confusion: ConfusionMatrix::new(classes), loss_sum: 0.0, batch_loss: 0.0, logits: Vec::new() }
     }
 
-    /// Counts logits `[batch, classes]`; false when the loss is not finite. Waits for the device.
+    /// Adds a batch with logits `[batch, classes]`. Returns false if the loss is not finite. Waits for the device.
     #[must_use]
     pub fn add(&mut self, logits: Tensor<2>, truth: &[usize]) -> bool {
-        self.count(logits, truth, |row, image| cross_entropy(row, truth[image]))
+        self.accumulate(logits, truth, |row, image| cross_entropy(row, truth[image]))
     }
 
-    /// As [`Tally::add`], of images that may be mixed: their loss is the mix of both, and right is who finds the larger part.
+    /// Adds a batch that may have mixup. The loss is the weighted sum over both labels; accuracy counts the label with the larger weight.
     #[must_use]
     pub(super) fn add_mixed(&mut self, logits: Tensor<2>, targets: &Targets) -> bool {
-        self.count(logits, &targets.larger(), |row, image| {
-            targets.shares(image).map(|(class, share)| share * cross_entropy(row, class)).sum()
+        self.accumulate(logits, &targets.dominant_labels(), |row, image| {
+            targets.weighted_labels(image).map(|(class, weight)| weight * cross_entropy(row, class)).sum()
         })
     }
 
-    fn count(&mut self, logits: Tensor<2>, truth: &[usize], loss: impl Fn(&[f32], usize) -> f64) -> bool {
+    fn accumulate(&mut self, logits: Tensor<2>, truth: &[usize], loss: impl Fn(&[f32], usize) -> f64) -> bool {
         let classes = self.confusion.rows().len();
         let logits: Vec<f32> = logits.into_data().convert::<f32>().try_into_vec().expect("converted to f32");
         let mut batch_sum = 0.0;
@@ -52,33 +52,33 @@ impl Tally {
             if !self.loss_sum.is_finite() {
                 return false;
             }
-            self.confusion.record(truth, largest(row));
+            self.confusion.record(truth, argmax(row));
         }
         self.batch_loss = batch_sum / truth.len().max(1) as f64;
         self.logits.extend(logits);
         true
     }
 
-    /// What was predicted of each image: the class, and the probabilities of all classes.
+    /// Prediction for each image: the most probable class and the probabilities of all classes.
     pub(super) fn predictions(&self) -> impl Iterator<Item = (usize, Vec<f32>)> {
-        self.logits.chunks_exact(self.confusion.rows().len()).map(|row| (largest(row), softmax(row)))
+        self.logits.chunks_exact(self.confusion.rows().len()).map(|row| (argmax(row), softmax(row)))
     }
 
     pub(super) fn confusion(&self) -> &ConfusionMatrix {
         &self.confusion
     }
 
-    /// Mean over the images, in nats; 0 for none.
+    /// Mean loss over all images, in nats; 0 if there are none.
     pub fn loss(&self) -> f64 {
         self.loss_sum / self.confusion.total().max(1) as f64
     }
 
-    /// Mean over the images that were added last, in nats.
+    /// Mean loss of the last batch, in nats.
     pub(super) fn batch_loss(&self) -> f64 {
         self.batch_loss
     }
 
-    /// Scores without macro-F1, which says little while the weights move.
+    /// Training scores, without macro-F1: it means little while the weights change from batch to batch.
     pub(super) fn training_scores(&self) -> EpochScores {
         EpochScores { loss: self.loss(), accuracy: self.confusion.averages().accuracy, macro_f1: None }
     }
@@ -88,22 +88,22 @@ impl Tally {
     }
 }
 
-/// `ln(sum(exp(logits))) - logits[truth]`, shifted so that nothing overflows; not finite when the logit of the truth
-/// or the largest one is not.
+/// Cross-entropy `ln(sum(exp(logits))) - logits[truth]`, shifted by the maximum to avoid overflow. Not finite if the logit of `truth` or the
+/// largest one is not.
 fn cross_entropy(logits: &[f32], truth: usize) -> f64 {
-    let shift = f64::from(logits[largest(logits)]);
+    let shift = f64::from(logits[argmax(logits)]);
     let sum: f64 = logits.iter().map(|&logit| (f64::from(logit) - shift).exp()).sum();
     sum.ln() + shift - f64::from(logits[truth])
 }
 
 fn softmax(logits: &[f32]) -> Vec<f32> {
-    let shift = f64::from(logits[largest(logits)]);
+    let shift = f64::from(logits[argmax(logits)]);
     let parts: Vec<f64> = logits.iter().map(|&logit| (f64::from(logit) - shift).exp()).collect();
     let sum: f64 = parts.iter().sum();
     parts.into_iter().map(|part| (part / sum) as f32).collect()
 }
 
-fn largest(logits: &[f32]) -> usize {
+fn argmax(logits: &[f32]) -> usize {
     (1..logits.len()).fold(0, |best, i| if logits[i] > logits[best] { i } else { best })
 }
 
@@ -112,7 +112,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cross_entropy_is_minus_the_log_of_the_softmax() {
+    fn cross_entropy_is_the_negative_log_softmax() {
         let expected = -(2.0f64.exp() / (1.0f64.exp() + 2.0f64.exp() + 0.5f64.exp())).ln();
         assert!((cross_entropy(&[1.0, 2.0, 0.5], 1) - expected).abs() < 1e-12);
         assert!((cross_entropy(&[0.0; 3], 2) - 3.0f64.ln()).abs() < 1e-12);
@@ -120,19 +120,19 @@ mod tests {
     }
 
     #[test]
-    fn what_was_predicted_of_each_image_is_kept_in_the_order_of_the_batches() {
-        let mut tally = Tally::new(2);
+    fn predictions_are_in_the_order_of_the_batches() {
+        let mut metrics = RunningMetrics::new(2);
         let device = Default::default();
-        assert!(tally.add(Tensor::from_data([[0.0, 3.0f32.ln()], [1.0, 0.0]], &device), &[1, 1]));
-        assert!(tally.add(Tensor::from_data([[-200.0, 200.0f32]], &device), &[0]));
-        let predictions: Vec<_> = tally.predictions().collect();
+        assert!(metrics.add(Tensor::from_data([[0.0, 3.0f32.ln()], [1.0, 0.0]], &device), &[1, 1]));
+        assert!(metrics.add(Tensor::from_data([[-200.0, 200.0f32]], &device), &[0]));
+        let predictions: Vec<_> = metrics.predictions().collect();
         assert_eq!(predictions.iter().map(|(class, _)| *class).collect::<Vec<_>>(), [1, 0, 1]);
         assert_eq!(predictions[2].1, [0.0, 1.0]);
         assert!((predictions[0].1[0] - 0.25).abs() < 1e-6 && (predictions[0].1[1] - 0.75).abs() < 1e-6);
     }
 
     #[test]
-    fn a_logit_that_is_no_number_makes_the_loss_none() {
+    fn a_non_finite_logit_makes_the_loss_non_finite() {
         for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             for truth in 0..2 {
                 let finite = cross_entropy(&[bad, 1.0], truth).is_finite();

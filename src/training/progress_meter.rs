@@ -1,4 +1,4 @@
-//! How far a run is and how long it will take, from what was measured.
+//! Progress and remaining time of a run, from measured work.
 
 use std::time::Instant;
 
@@ -7,30 +7,31 @@ use serde::{Deserialize, Serialize};
 use super::TrainingJob;
 use crate::domain::{BodyMode, ImageCounts, Split, pixels};
 
-/// Counts work in forward passes over one pixel, so that stages of different sizes compare. Epochs on features that are kept count
-/// nothing: beside the one pass of the body they take no time worth estimating.
-pub(super) struct Meter {
+/// Measures work in forward passes over one pixel, so that stages with different image sizes are comparable. Epochs on precomputed features
+/// count as no work: compared with the pass of the body they take negligible time.
+pub(super) struct ProgressMeter {
     started: Instant,
     images: ImageCounts,
     total: f64,
     epochs: u32,
-    reading: Reading,
+    reading: MeterReading,
 }
 
-/// What it shows.
+/// State of the meter, for checkpoints.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub(super) struct Reading {
+pub(super) struct MeterReading {
+    /// Work done.
     done: f64,
-    /// Work of epochs that will never be, since their step ended early.
+    /// Work of epochs that are left out because of early stopping.
     skipped: f64,
     epochs_done: u32,
-    /// Wall time up to [`Meter::started`].
+    /// Wall time of earlier parts of the run.
     seconds: f64,
 }
 
-impl Meter {
-    /// Goes on from what it showed last.
-    pub(super) fn new(job: &TrainingJob, reading: Reading) -> Self {
+impl ProgressMeter {
+    /// Continues from an earlier reading.
+    pub(super) fn new(job: &TrainingJob, reading: MeterReading) -> Self {
         let count = |split| job.samples.iter().filter(|sample| sample.split == split).count() as f64;
         let images = ImageCounts {
             train: count(Split::Train),
@@ -41,25 +42,25 @@ impl Meter {
         Self { started: Instant::now(), images, total, epochs, reading }
     }
 
-    pub(super) fn reading(&self) -> Reading {
-        Reading { seconds: self.seconds(), ..self.reading }
+    pub(super) fn reading(&self) -> MeterReading {
+        MeterReading { seconds: self.seconds(), ..self.reading }
     }
 
     fn seconds(&self) -> f64 {
         self.reading.seconds + self.started.elapsed().as_secs_f64()
     }
 
-    /// `images` went forward at `side` pixels.
+    /// Records a forward pass over `images` at `side` pixels.
     pub(super) fn forward(&mut self, images: usize, side: u32) {
         self.reading.done += images as f64 * pixels(side);
     }
 
-    /// An epoch trained on `images` at `side` pixels.
+    /// Records training on `images` at `side` pixels.
     pub(super) fn trained(&mut self, body: BodyMode, images: usize, side: u32) {
         self.reading.done += body.passes_per_training_image() * images as f64 * pixels(side);
     }
 
-    /// An epoch was scored on `images` at `side` pixels.
+    /// Records an evaluation of the selection split with `images` at `side` pixels.
     pub(super) fn scored(&mut self, body: BodyMode, images: usize, side: u32) {
         self.reading.done += body.passes_per_selection_image() * images as f64 * pixels(side);
     }
@@ -68,20 +69,20 @@ impl Meter {
         self.reading.epochs_done += 1;
     }
 
-    /// So many epochs of a step, which ends early, will not be: they count as done, and their work as never asked for.
+    /// Leaves out `epochs` epochs of a step that stops early: the epochs count as done, and their work is subtracted from the total.
     pub(super) fn skip(&mut self, body: BodyMode, epochs: u32, side: u32) {
         self.reading.epochs_done += epochs;
         self.reading.skipped += f64::from(epochs) * body.passes_per_epoch(self.images) * pixels(side);
     }
 
-    /// Share of the run's epochs that is done, `current` being the share of the one that runs.
+    /// Fraction of the epochs of the run that is done; `current` is the fraction of the running epoch.
     pub(super) fn fraction(&self, current: f64) -> f64 {
         (f64::from(self.reading.epochs_done) + current) / f64::from(self.epochs.max(1))
     }
 
-    /// Seconds to the end if the rest goes as fast as the run did so far.
+    /// Estimated seconds to the end of the run, at the average speed so far.
     pub(super) fn eta_seconds(&self) -> Option<f64> {
-        let Reading { done, skipped, .. } = self.reading;
+        let MeterReading { done, skipped, .. } = self.reading;
         (done > 0.0).then(|| self.seconds() / done * (self.total - skipped - done).max(0.0))
     }
 }

@@ -1,9 +1,9 @@
-//! An observer that remembers.
+//! An observer that records all events.
 
 use super::*;
 
-/// What the observer was told.
-pub(super) struct Told {
+/// Records the events of a run, and stops it if requested.
+pub(super) struct RecordingObserver {
     pub(super) progress: Vec<RunProgress>,
     pub(super) batches: Vec<TrainedBatch>,
     pub(super) epochs: Vec<EpochRecord>,
@@ -11,18 +11,19 @@ pub(super) struct Told {
     pub(super) body_passes: Vec<usize>,
     pub(super) caches: Vec<ImageCache>,
     pub(super) rate_choices: Vec<RangeTestResult>,
-    pub(super) asked: usize,
-    /// How often it may be asked before it says stop.
-    pub(super) patience: Option<usize>,
-    /// In which way.
-    pub(super) how: Stop,
-    /// Calls that came after it said stop.
+    /// Number of stop checks.
+    pub(super) stop_checks: usize,
+    /// Number of stop checks after which it stops the run.
+    pub(super) stop_after: Option<usize>,
+    /// How it stops the run.
+    pub(super) stop_mode: Stop,
+    /// Number of events received after the stop.
     pub(super) after_stop: usize,
-    /// The last one, as it was written.
+    /// File of the last checkpoint.
     pub(super) checkpoint: Option<Vec<u8>>,
 }
 
-impl Default for Told {
+impl Default for RecordingObserver {
     fn default() -> Self {
         Self {
             progress: Vec::new(),
@@ -31,9 +32,9 @@ impl Default for Told {
             stages: Vec::new(),
             body_passes: Vec::new(),
             caches: Vec::new(),
-            asked: 0,
-            patience: None,
-            how: Stop::ForGood,
+            stop_checks: 0,
+            stop_after: None,
+            stop_mode: Stop::Cancel,
             after_stop: 0,
             checkpoint: None,
             rate_choices: Vec::new(),
@@ -41,8 +42,8 @@ impl Default for Told {
     }
 }
 
-impl Told {
-    fn keep(&mut self, checkpoint: &Checkpoint) {
+impl RecordingObserver {
+    fn write(&mut self, checkpoint: &Checkpoint) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("checkpoint");
         checkpoint.write(&path).unwrap();
@@ -50,11 +51,11 @@ impl Told {
     }
 
     fn note(&mut self) {
-        self.after_stop += usize::from(self.patience.is_some_and(|patience| self.asked > patience));
+        self.after_stop += usize::from(self.stop_after.is_some_and(|stop_after| self.stop_checks > stop_after));
     }
 }
 
-impl Observer for Told {
+impl Observer for RecordingObserver {
     fn progress(&mut self, progress: &RunProgress) -> Result<(), ObserverError> {
         self.note();
         self.progress.push(progress.clone());
@@ -70,19 +71,19 @@ impl Observer for Told {
     fn epoch(&mut self, epoch: &EpochRecord, checkpoint: Checkpoint) -> Result<(), ObserverError> {
         self.note();
         self.epochs.push(epoch.clone());
-        self.keep(&checkpoint);
+        self.write(&checkpoint);
         Ok(())
     }
 
     fn stage(&mut self, model: StageModel, checkpoint: Checkpoint) -> Result<(), ObserverError> {
         self.note();
         self.stages.push(model);
-        self.keep(&checkpoint);
+        self.write(&checkpoint);
         Ok(())
     }
 
     fn checkpoint(&mut self, checkpoint: Checkpoint) -> Result<(), ObserverError> {
-        self.keep(&checkpoint);
+        self.write(&checkpoint);
         Ok(())
     }
 
@@ -99,7 +100,7 @@ impl Observer for Told {
     }
 
     fn should_stop(&mut self) -> Option<Stop> {
-        self.asked += 1;
-        self.patience.is_some_and(|patience| self.asked > patience).then_some(self.how)
+        self.stop_checks += 1;
+        self.stop_after.is_some_and(|stop_after| self.stop_checks > stop_after).then_some(self.stop_mode)
     }
 }

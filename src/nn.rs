@@ -1,20 +1,18 @@
 //! Networks, weights and devices.
 //!
-//! A [`Network`] is a body that turns images into features and a head that turns features into logits. Burn has no
-//! train flag to pass around: a batch norm uses and updates batch statistics, and a dropout drops, exactly when
-//! the tensor that comes in is on an autodiff device. Hence the three states that training and serving need:
-//! - serving: the network as [`Network::from_bytes`] or `burn::module::Module::valid` gives it, plain input;
-//! - step `head`: [`Network::for_step`] leaves the body plain, so that [`Network::features`] of plain input neither
-//!   uses nor touches its statistics; the features are lifted with `Tensor::autodiff` for the head;
-//! - step `all`: [`Network::for_step`] puts both on the autodiff device; so must the input be.
+//! A [`Network`] is a body, which computes features of images, and a head, which computes logits of features. Burn modules have no training
+//! flag. Instead, batch normalisation uses and updates batch statistics, and dropout is active, if and only if the input tensor is on an
+//! autodiff device. Training and inference therefore need three states:
+//! - inference: the network as returned by [`Network::from_bytes`] or `burn::module::Module::valid`, input without autodiff;
+//! - step of scope `head`: [`Network::for_step`] leaves the body without autodiff, so that [`Network::features`] of input without autodiff
+//!   neither uses batch statistics nor updates the running ones; `Tensor::autodiff` moves the features to the autodiff device for the head;
+//! - step of scope `all`: [`Network::for_step`] moves body and head to the autodiff device, where the input must be as well.
 
 mod adam;
-mod average;
 mod blocked;
 mod body;
 mod chain;
 mod compiled;
-mod depth;
 mod device;
 mod dropout;
 mod file;
@@ -22,8 +20,10 @@ mod graph;
 mod head;
 mod identity;
 mod import;
-mod initial;
+mod init;
 mod input;
+mod layer_rates;
+mod lerp;
 mod network;
 mod pauses;
 mod probe;
@@ -35,43 +35,43 @@ mod vgg;
 
 pub use adam::adam;
 pub use compiled::Compiled;
-pub use depth::LayerRates;
 pub use device::{DeviceChoice, devices};
 pub use file::{body_spec, parameter_count};
 pub use identity::Identities;
 pub use import::{BodyWeights, import_weights};
 pub use input::Input;
+pub use layer_rates::LayerRates;
 pub use network::{Network, trains_body};
 pub use pauses::Pauses;
-pub use probe::still_computes;
+pub use probe::check_device;
 pub use thorax_kernels::{
     Precision,
     preemption::{is_low_priority_active as is_training, lower_thread_priority, preempted_time},
 };
 
-/// Gives back the memory that training on the CPU keeps from step to step.
+/// Releases the memory that training on the CPU caches between steps.
 pub fn release_memory() {
     thorax_kernels::memory::release();
 }
 
-/// What can go wrong with weights, models and devices.
+/// Error of weights, models and devices.
 #[derive(Debug, thiserror::Error)]
 pub enum NnError {
-    /// Unknown container or names.
-    #[error("not a weight file we read: {0}")]
+    /// Unknown file format, or invalid metadata.
+    #[error("unsupported weight file: {0}")]
     UnknownFormat(String),
-    /// A tensor is missing, surplus or of the wrong shape.
+    /// A tensor is missing, unexpected or of the wrong shape.
     #[error("tensor {name}: {problem}")]
     Tensor {
-        /// Its name in the file.
+        /// Name of the tensor in the file.
         name: String,
         /// What is wrong.
         problem: String,
     },
-    /// Reading failed.
+    /// I/O error.
     #[error("cannot read the weights: {0}")]
     Io(#[from] std::io::Error),
-    /// The device is not to be had.
+    /// The device is unavailable or failed.
     #[error("device {0}")]
     Device(String),
 }

@@ -3,8 +3,8 @@
 //! A [`TrainingPlan`] is a list of stages (one image size each), a stage is a list of steps (one learning-rate schedule and scope each), and
 //! a step is a number of epochs. The code follows that nesting:
 //! - [`train`] goes through the stages;
-//! - [`stage::train`] opens the decoded images of the stage, goes through its steps and evaluates the best epoch;
-//! - [`fit_job::FitJob::run`] goes through the epochs and batches of a step: this is the training loop;
+//! - `stage::train` opens the decoded images of the stage, goes through its steps and evaluates the best epoch;
+//! - `FitJob::run` goes through the epochs and batches of a step: this is the training loop;
 //! - [`training_step`] trains on one batch: forward, loss, backward, update.
 //!
 //! Everything random (order, augmentation, mixup, dropout) is a pure function of the seed and of the position in the plan. A run can

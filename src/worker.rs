@@ -231,7 +231,7 @@ impl Worker {
     async fn diagnose(&self, panic: &str) -> String {
         let WorkerContext { device, device_info, .. } = &self.context;
         let device = device.clone();
-        let probed = tokio::task::spawn_blocking(move || nn::still_computes(&device)).await;
+        let probed = tokio::task::spawn_blocking(move || nn::check_device(&device)).await;
         match probed.map_err(|error| error.to_string()).flatten() {
             Ok(()) => format!("training panicked: {panic}; the run can be resumed from its last checkpoint"),
             Err(why) => {

@@ -161,7 +161,7 @@ fn the_checker_sees_each_kind_of_arrow() {
     assert_eq!(arrows("src/http/runs.rs", "let row = sqlx::query(\"\");"), 1, "a crate outside its rooms");
     assert_eq!(arrows("src/store/runs.rs", "use burn_std::Bytes;"), 1, "a crate of the same family");
     assert_eq!(arrows("src/store/runs.rs", "use burn_std as b;"), 1, "a crate under another name");
-    assert_eq!(arrows("src/training/fit.rs", "thorax_kernels::team();"), 1, "the kernels outside nn");
+    assert_eq!(arrows("src/training/fit_job.rs", "thorax_kernels::team();"), 1, "the kernels outside nn");
     assert_eq!(arrows("src/domain/run.rs", "use crate::telemetry::Gone;"), 1, "a room that is no neighbour");
 }
 

@@ -301,9 +301,9 @@ impl Engine {
             None => self.current().ok_or(EngineError::NoModel)?.1,
         };
         let (source, side) = (Arc::clone(&image), spec.image_size);
-        let square = self.prepare(Stage::Resize, move || resize_square(&source, side)).await?;
+        let resized = self.prepare(Stage::Resize, move || resize_square(&source, side)).await?;
         let (reply, response) = oneshot::channel();
-        Ok((Request { model, original: image, square, explain, queued: Instant::now(), reply, _permit }, response))
+        Ok((Request { model, original: image, resized, explain, queued: Instant::now(), reply, _permit }, response))
     }
 
     /// Blocks until no prediction is in flight. The trainer calls it between batches.

@@ -45,7 +45,7 @@ pub(super) struct Request {
     /// The decoded image, resized again if the serving model has changed to another input size.
     pub(super) original: Arc<GreyImage>,
     /// The image, resized for the model that served when the request arrived.
-    pub(super) square: GreyImage,
+    pub(super) resized: GreyImage,
     /// True if a class activation map is requested.
     pub(super) explain: bool,
     pub(super) queued: Instant,
@@ -283,10 +283,10 @@ type Output = (Vec<f32>, Option<ActivationMap>);
 /// Runs the network on a batch. Computes class activation maps for all images if any request of the batch needs one.
 fn classify(classifier: &Classifier, batch: &mut [Request]) -> Result<Vec<Output>, NnError> {
     let side = classifier.spec().image_size;
-    for request in batch.iter_mut().filter(|request| request.square.width != side) {
-        request.square = resize_square(&request.original, side);
+    for request in batch.iter_mut().filter(|request| request.resized.width != side) {
+        request.resized = resize_square(&request.original, side);
     }
-    let images: Vec<&[u8]> = batch.iter().map(|request| request.square.pixels.as_slice()).collect();
+    let images: Vec<&[u8]> = batch.iter().map(|request| request.resized.pixels.as_slice()).collect();
     if batch.iter().any(|request| request.explain) {
         let (probabilities, maps) = classifier.explained(&images)?;
         Ok(probabilities.into_iter().zip(maps.into_iter().map(Some)).collect())

@@ -124,10 +124,10 @@ mod tests {
     fn evicts_the_least_recently_used_model_but_never_the_serving_one() {
         let view = PoolView::default();
         let mut models = ModelPool::new(3, view.clone());
-        let made = [classifier(), classifier(), classifier(), classifier(), classifier()];
-        let ids = made.each_ref().map(Classifier::id);
-        let mut made = made.into_iter();
-        let mut install = |models: &mut ModelPool, serve| models.install(made.next().unwrap(), serve).unwrap();
+        let classifiers = [classifier(), classifier(), classifier(), classifier(), classifier()];
+        let ids = classifiers.each_ref().map(Classifier::id);
+        let mut classifiers = classifiers.into_iter();
+        let mut install = |models: &mut ModelPool, serve| models.install(classifiers.next().unwrap(), serve).unwrap();
         install(&mut models, true);
         install(&mut models, false);
         install(&mut models, false);

@@ -1,4 +1,4 @@
-//! Adam: on the CPU in one pass over each parameter, elsewhere Burn's.
+//! Adam (Kingma & Ba 2015, arXiv:1412.6980): on the CPU a kernel that makes one pass over each parameter, on GPUs Burn's implementation.
 
 use burn::{
     backend::Flex,
@@ -19,19 +19,20 @@ const BETA_1: f32 = 0.9;
 const BETA_2: f32 = 0.999;
 const EPSILON: f32 = 1e-7;
 
-/// Adam with Keras' defaults.
+/// Adam with the defaults of Keras: beta 0.9 and 0.999, epsilon 1e-7.
 pub fn adam() -> ModuleOptimizer {
     let config = AdamConfig::new().with_beta_1(BETA_1).with_beta_2(BETA_2).with_epsilon(EPSILON);
-    Adam { elsewhere: config.build() }.into()
+    Adam { on_gpu: config.build() }.into()
 }
 
 #[derive(Clone)]
 struct Adam {
-    elsewhere: optim::Adam,
+    /// Used on devices other than the CPU.
+    on_gpu: optim::Adam,
 }
 
-/// Adam's state of a parameter. Read from a record it comes to main memory, from where a step takes it to the parameter's device: Burn
-/// would put it on its default device, which is a GPU's even where the network trains on the CPU.
+/// Adam's state of a parameter. When it is read from a record, it is loaded into main memory, and the next update moves it to the device of
+/// the parameter. Burn would load it to its default device, which is a GPU even if the network trains on the CPU.
 #[derive(Clone)]
 struct State<const D: usize>(AdamState<D>);
 
@@ -57,10 +58,10 @@ impl Optimizer for Adam {
     ) -> (Tensor<D>, Option<State<D>>) {
         if parameter.device() != Device::flex() {
             let (parameter, state) =
-                self.elsewhere.step(learning_rate, parameter, gradient, state.map(|State(state)| state));
+                self.on_gpu.step(learning_rate, parameter, gradient, state.map(|State(state)| state));
             return (parameter, state.map(State));
         }
-        let momentum = state.map_or_else(|| at_rest(&parameter), |State(state)| state.momentum);
+        let momentum = state.map_or_else(|| initial_momentum(&parameter), |State(state)| state.momentum);
         let time = momentum.time + 1;
         let step = adam::Adam {
             beta_1: BETA_1,
@@ -71,7 +72,7 @@ impl Optimizer for Adam {
         };
         let [mut parameter, gradient, mut mean, mut square] =
             [parameter, gradient, momentum.moment_1, momentum.moment_2].map(rows);
-        // In place, unless somebody else holds the tensor, as a snapshot of the best epoch does.
+        // In place, unless the tensor is shared, for example with a snapshot of the best epoch.
         step.step(
             team(),
             ParameterState {
@@ -90,7 +91,7 @@ impl Optimizer for Adam {
     }
 }
 
-/// The state before the first step.
-fn at_rest<const D: usize>(parameter: &Tensor<D>) -> AdaptiveMomentumState<D> {
+/// The state before the first update.
+fn initial_momentum<const D: usize>(parameter: &Tensor<D>) -> AdaptiveMomentumState<D> {
     AdaptiveMomentumState::new(0, parameter.zeros_like(), parameter.zeros_like())
 }

@@ -1,4 +1,4 @@
-//! Bodies: what turns an image into features.
+//! Bodies: the convolutional parts of the networks, which compute features of images.
 
 use burn::{
     module::{Module, ParamGroup},
@@ -14,29 +14,26 @@ use super::{
 };
 use crate::domain::{Architecture, ModelSpec};
 
-/// The simple network's feature map is averaged to this side, so that one dense layer serves every image size.
+/// Side to which the last feature maps of the simple CNN are average-pooled, so that its head is independent of the image size.
 const SIMPLE_GRID: usize = 7;
 
-/// Channels of the simple network's convolutions, input first.
+/// Channels of the simple CNN: of the input, then of each convolution.
 const SIMPLE_CHANNELS: [usize; 4] = [3, 32, 32, 64];
 
-/// A body of any architecture.
+/// The body of a network.
 #[derive(Module, Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "one value a process holds; boxing would put an indirection before every layer"
-)]
+#[expect(clippy::large_enum_variant, reason = "few values exist; boxing would add an indirection to every layer")]
 pub(crate) enum Body {
-    /// The main model's.
+    /// The main architecture.
     ResNet50(ResNet50),
-    /// What is compared with it.
+    /// For comparison.
     Vgg16(Vgg16),
-    /// The yardstick's.
+    /// The small baseline network.
     SimpleCnn(SimpleCnn),
 }
 
 impl Body {
-    /// A body of zeros to load weights into; `epsilon` is the batch norms'.
+    /// A body with all weights zero, to load weights into. `epsilon` is that of batch normalisation.
     pub(crate) fn new(spec: &ModelSpec, epsilon: f64, device: &Device) -> Self {
         match spec.architecture {
             Architecture::ResNet50 => Self::ResNet50(ResNet50::new(spec.block_variant, epsilon, device)),
@@ -45,7 +42,7 @@ impl Body {
         }
     }
 
-    /// Features, `[batch, features]`.
+    /// Features `[batch, features]`.
     pub(crate) fn forward(&self, input: &Input) -> Tensor<2> {
         match self {
             Self::ResNet50(body) => body.forward(input),
@@ -54,7 +51,7 @@ impl Body {
         }
     }
 
-    /// What the features are averages of, in inference: `[batch, channels, side, side]`.
+    /// The last feature maps `[batch, channels, side, side]`, in inference mode.
     pub(super) fn maps(&self, input: &Input) -> Tensor<4> {
         match self {
             Self::ResNet50(body) => body.maps(input),
@@ -63,10 +60,10 @@ impl Body {
         }
     }
 
-    /// [`Body::maps`] to features.
+    /// Features `[batch, features]`, pooled from the feature maps of [`Body::maps`].
     pub(super) fn average(&self, maps: Tensor<4>) -> Tensor<2> {
         match self {
-            Self::ResNet50(_) => resnet::pooled(maps),
+            Self::ResNet50(_) => resnet::global_average_pool(maps),
             Self::Vgg16(body) => body.chain().average(maps),
             Self::SimpleCnn(body) => body.chain().average(maps),
         }
@@ -74,17 +71,17 @@ impl Body {
 }
 
 impl Body {
-    /// Its parameters from the layers next to the head down to the first, for rates by depth.
-    pub(crate) fn groups(&self) -> Vec<ParamGroup> {
+    /// Parameter groups from the layers next to the head to the first layer, for layer-wise learning rates.
+    pub(crate) fn parameter_groups(&self) -> Vec<ParamGroup> {
         match self {
-            Self::ResNet50(body) => body.groups(),
-            Self::Vgg16(body) => body.chain().depths(),
-            Self::SimpleCnn(body) => body.chain().depths(),
+            Self::ResNet50(body) => body.parameter_groups(),
+            Self::Vgg16(body) => body.chain().parameter_groups(),
+            Self::SimpleCnn(body) => body.chain().parameter_groups(),
         }
     }
 }
 
-/// Features per image.
+/// Number of features per image.
 pub(crate) fn features(architecture: Architecture) -> usize {
     match architecture {
         Architecture::ResNet50 => resnet::FEATURES,
@@ -93,7 +90,7 @@ pub(crate) fn features(architecture: Architecture) -> usize {
     }
 }
 
-/// The smallest image of which a pixel is left after all poolings.
+/// Smallest image side for which at least one pixel remains after all poolings.
 pub(crate) fn smallest_side(architecture: Architecture) -> u32 {
     match architecture {
         Architecture::ResNet50 => 1,
@@ -102,7 +99,7 @@ pub(crate) fn smallest_side(architecture: Architecture) -> u32 {
     }
 }
 
-/// Three convolutions of 3x3, each with ReLU and max-pooling of 2.
+/// Three 3x3 convolutions, each followed by ReLU and 2x2 max pooling.
 #[derive(Module, Debug)]
 pub(crate) struct SimpleCnn {
     conv: Vec<Conv2d>,
@@ -118,7 +115,7 @@ impl SimpleCnn {
         self.chain().forward(input) // [batch, 64 * 7 * 7]
     }
 
-    /// Its convolutions.
+    /// The convolutions as a chain.
     pub(super) fn chain(&self) -> Chain<'_> {
         Chain::new(self.conv.iter(), &[1, 1, 1], SIMPLE_GRID)
     }

@@ -1,4 +1,4 @@
-//! Which device to compute on.
+//! Compute devices.
 
 use std::{path::Path, str::FromStr};
 
@@ -8,17 +8,18 @@ use thorax_kernels::Precision;
 use super::NnError;
 use crate::domain::DeviceInfo;
 
-/// `THORAX_DEVICE`: `auto`, `vulkan[:N]` or `cpu[:PRECISION]`.
+/// Value of `THORAX_DEVICE`: `auto`, `vulkan[:N]` or `cpu[:PRECISION]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeviceChoice {
-    /// A real GPU if there is one (a software rasteriser is not), else the CPU.
+    /// A GPU if there is one (a software rasteriser does not count), else the CPU.
     Auto,
-    /// Burn's Vulkan backend; error without the `gpu` feature or an adapter, and where the adapter computes wrongly.
+    /// A GPU through Burn's Vulkan backend. Opening it fails without the `gpu` feature or the adapter, or if the adapter computes wrong
+    /// results.
     Vulkan(usize),
-    /// Burn's flex backend and our kernels.
+    /// The CPU, through Burn's flex backend and the CPU kernels, with the fastest precision whose error is at most a few millionths.
     Cpu,
-    /// The same with products in that precision, where `Cpu` takes the fastest that errs by no more than a few millionths.
-    CpuIn(Precision),
+    /// The CPU with products in the given precision.
+    CpuWith(Precision),
 }
 
 impl FromStr for DeviceChoice {
@@ -32,46 +33,49 @@ impl FromStr for DeviceChoice {
             "vulkan" => Some(Self::Vulkan(0)),
             other => match other.split_once(':') {
                 Some(("vulkan", index)) => vulkan(index),
-                Some(("cpu", precision)) => Precision::from_name(precision).map(Self::CpuIn),
+                Some(("cpu", precision)) => Precision::from_name(precision).map(Self::CpuWith),
                 _ => None,
             },
         };
         choice.ok_or_else(|| {
-            NnError::Device(format!("{text:?} is not auto, vulkan, vulkan:N, cpu, cpu:f32, cpu:bf16x3 or cpu:bf16"))
+            NnError::Device(format!("{text:?} must be auto, vulkan, vulkan:N, cpu, cpu:f32, cpu:bf16x3 or cpu:bf16"))
         })
     }
 }
 
 impl DeviceChoice {
-    /// Picks the device and says which it is. What a GPU's kernels were tuned to is kept in a folder, so that the next process need not
-    /// tune them again: in `tuning`, or with the user's caches. The first call of a process decides.
-    pub fn open(self, tuning: Option<&Path>) -> Result<(Device, DeviceInfo), NnError> {
-        gpu::keep_tuning(tuning);
+    /// Opens the device. The results of GPU autotuning are cached in the folder `autotune_cache`, or in the user's cache folder if `None`, so
+    /// that the next process starts without autotuning. The first call of a process decides on the folder.
+    ///
+    /// # Errors
+    /// If the device is unavailable or computes wrong results.
+    pub fn open(self, autotune_cache: Option<&Path>) -> Result<(Device, DeviceInfo), NnError> {
+        gpu::set_autotune_cache(autotune_cache);
         let (device, info) = match self {
             Self::Auto => gpu::first_real()?.unwrap_or_else(cpu),
             Self::Vulkan(index) => gpu::open(index)?,
             Self::Cpu => cpu(),
-            Self::CpuIn(precision) => cpu_in(precision)?,
+            Self::CpuWith(precision) => cpu_with(precision)?,
         };
         Ok((device, DeviceInfo { in_use: true, ..info }))
     }
 }
 
-/// All devices this build can use, `in_use` false. Opens each adapter to learn its name; one that cannot be opened
-/// is described by the reason.
+/// All devices that this build supports, with `in_use` false. Opens each adapter to read its name; the description of an adapter that cannot
+/// be opened is the reason.
 pub fn devices() -> Vec<DeviceInfo> {
     let (_, cpu) = cpu();
     std::iter::once(cpu).chain(gpu::list()).collect()
 }
 
-fn cpu_in(precision: Precision) -> Result<(Device, DeviceInfo), NnError> {
+fn cpu_with(precision: Precision) -> Result<(Device, DeviceInfo), NnError> {
     let name = precision.name();
     if !precision.is_supported() {
-        return Err(NnError::Device(format!("cpu:{name}: products in {name} take a processor with AMX, and Linux")));
+        return Err(NnError::Device(format!("cpu:{name}: precision {name} requires a processor with AMX, and Linux")));
     }
     if !precision.select() {
         let selected = Precision::selected().name();
-        return Err(NnError::Device(format!("cpu:{name}: this process computes products in {selected} already")));
+        return Err(NnError::Device(format!("cpu:{name}: this process already uses precision {selected}")));
     }
     Ok(cpu())
 }
@@ -82,10 +86,10 @@ fn cpu() -> (Device, DeviceInfo) {
     (Device::flex(), info)
 }
 
-/// The processor's own name where the system tells it, else its architecture; and what it computes in.
+/// Model name of the processor if the system reports it, else its architecture; then the number of threads and the precision.
 fn processor_name() -> String {
-    let told = std::fs::read_to_string("/proc/cpuinfo").ok();
-    let line = told.as_deref().and_then(|text| text.lines().find(|line| line.starts_with("model name")));
+    let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").ok();
+    let line = cpuinfo.as_deref().and_then(|text| text.lines().find(|line| line.starts_with("model name")));
     let name = line.and_then(|line| line.split(':').nth(1)).map(|name| name.trim().to_string());
     let name = name.unwrap_or_else(|| std::env::consts::ARCH.into());
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
@@ -107,23 +111,22 @@ mod gpu {
     use crate::nn::probe;
 
     #[cfg(feature = "spirv")]
-    const INTERFACE: DeviceType = DeviceType::Vulkan;
+    const BACKEND: DeviceType = DeviceType::Vulkan;
 
-    /// The first interface that wgpu finds; it asks for Vulkan first.
+    /// The first API that wgpu finds; it tries Vulkan first.
     #[cfg(not(feature = "spirv"))]
-    const INTERFACE: DeviceType = DeviceType::Wgpu;
+    const BACKEND: DeviceType = DeviceType::Wgpu;
 
-    /// Where tuned kernels are kept. Later calls change nothing: the runtime is set up by then.
-    pub(super) fn keep_tuning(folder: Option<&Path>) {
+    /// Sets the folder of the autotune cache. Later calls have no effect, because the runtime is already configured.
+    pub(super) fn set_autotune_cache(folder: Option<&Path>) {
         let mut config = CubeClRuntimeConfig::default().override_from_env();
         config.environment.path = folder.map_or(CacheConfig::Global, |folder| CacheConfig::Directory(folder.into()));
         CubeClRuntimeConfig::try_set(config);
     }
 
-    /// The adapters in Burn's order (discrete, integrated, virtual, CPU, other), none of them opened. Without a
-    /// Vulkan loader or driver there are none.
+    /// The adapters in Burn's order (discrete, integrated, virtual, CPU, other), not opened. Empty without a Vulkan loader or driver.
     fn adapters() -> Vec<Device> {
-        Device::enumerate(INTERFACE).into_iter().collect()
+        Device::enumerate(BACKEND).into_iter().collect()
     }
 
     /// The first adapter that is not a software rasteriser.
@@ -147,7 +150,8 @@ mod gpu {
 
     pub(super) fn open(index: usize) -> Result<(Device, DeviceInfo), NnError> {
         let found = adapters();
-        let missing = || NnError::Device(format!("vulkan:{index} does not exist: {} Vulkan adapters", found.len()));
+        let missing =
+            || NnError::Device(format!("vulkan:{index} does not exist: found {} Vulkan adapters", found.len()));
         let device = found.get(index).cloned().ok_or_else(missing)?;
         let unusable = |why| NnError::Device(format!("vulkan:{index}: {why}"));
         let description = adapter_name(&device).map_err(unusable)?;
@@ -165,22 +169,22 @@ mod gpu {
         DeviceInfo { name: format!("vulkan:{index}"), backend: "vulkan".into(), description, driver, in_use: false }
     }
 
-    /// The driver of the adapter of that name, with its version.
+    /// Name and version of the driver of an adapter, given the adapter's name.
     fn driver(adapter: &str) -> Option<String> {
         let backends = wgpu::Backends::VULKAN;
         let instance = wgpu::Instance::new(wgpu::InstanceDescriptor {
             backends,
             ..wgpu::InstanceDescriptor::new_without_display_handle()
         });
-        // On this side of a browser the list is ready at once.
+        // Outside a browser the list is ready immediately.
         let adapters = instance.enumerate_adapters(backends).now_or_never()?;
         let info = adapters.into_iter().map(|adapter| adapter.get_info()).find(|info| info.name == adapter)?;
         let words = [info.driver.trim(), info.driver_info.trim()];
-        let told = words.into_iter().filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ");
-        (!told.is_empty()).then_some(told)
+        let driver = words.into_iter().filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ");
+        (!driver.is_empty()).then_some(driver)
     }
 
-    /// Opens the adapter. Burn panics where the driver refuses, and hands the panic to the calling thread.
+    /// Opens the adapter and returns its name. Burn panics in the calling thread if the driver refuses.
     fn adapter_name(device: &Device) -> Result<String, String> {
         let opened = catch_unwind(AssertUnwindSafe(|| device.identity()));
         match opened {
@@ -199,7 +203,7 @@ mod gpu {
 
     use super::{DeviceInfo, NnError};
 
-    pub(super) fn keep_tuning(_folder: Option<&Path>) {}
+    pub(super) fn set_autotune_cache(_folder: Option<&Path>) {}
 
     pub(super) fn first_real() -> Result<Option<(Device, DeviceInfo)>, NnError> {
         Ok(None)

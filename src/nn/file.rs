@@ -1,7 +1,7 @@
-//! Safetensors files: models and the canonical weights of a ResNet-50 body.
+//! Safetensors files: models, and the canonical weights of a ResNet-50 body.
 //!
-//! All that is not a tensor stands as one JSON object under the metadata key `thorax`: safetensors writes its
-//! metadata in the order of a hash map, and a file must be the same bytes each time.
+//! Everything that is not a tensor is one JSON object under the metadata key `thorax`. safetensors writes several metadata entries in the
+//! order of a hash map, but a file must have the same bytes each time it is written.
 
 use std::{borrow::Cow, collections::HashMap, fs::File, io::Read, path::Path};
 
@@ -17,42 +17,44 @@ use super::{
 };
 use crate::domain::{BlockVariant, MAX_IMAGE_SIZE, ModelSpec, Normalisation};
 
-/// Before the names of the body's tensors in a model file.
+/// Name prefix of the body's tensors in a model file.
 pub(super) const BODY: &str = "body.";
 
-/// Before the names of the head's.
+/// Name prefix of the head's tensors in a model file.
 pub(super) const HEAD: &str = "head.";
 
-/// Before the names of the ImageNet classifier in a body file; kept so that the weights can be checked by its logits.
+/// Name prefix of the ImageNet classifier in a body file. The classifier is stored so that the weights can be verified by its logits.
 pub(super) const CLASSIFIER: &str = "fc.";
 
 const METADATA_KEY: &str = "thorax";
 
-/// What a canonical body file says of itself.
+/// Metadata of a canonical body file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct BodyMetadata {
-    /// Where the stride stands.
+    /// Placement of the stride within a block.
     pub(super) variant: BlockVariant,
-    /// What the network was trained with.
+    /// Normalisation of the input that the weights were trained with.
     pub(super) normalisation: Normalisation,
-    /// The batch norms' epsilon.
+    /// Epsilon of batch normalisation.
     #[serde(rename = "batch_norm_epsilon")]
     pub(super) epsilon: f64,
-    /// As in [`super::BodyWeights`].
+    /// See [`super::BodyWeights::origin`].
     pub(super) origin: String,
 }
 
 impl BodyMetadata {
-    /// Error if a network of that spec would read its input otherwise than these weights did.
+    /// Checks that `spec` has the block variant and the normalisation of these weights.
     pub(super) fn check_fits(&self, spec: &ModelSpec) -> Result<(), NnError> {
         if spec.block_variant == self.variant && spec.normalisation == self.normalisation {
             return Ok(());
         }
-        Err(NnError::UnknownFormat("the model's variant and normalisation are not those of the body weights".into()))
+        Err(NnError::UnknownFormat(
+            "the block variant or the normalisation of the model differs from that of the body weights".into(),
+        ))
     }
 }
 
-/// A model file, read.
+/// Contents of a model file.
 pub(super) struct ModelFile {
     pub(super) spec: ModelSpec,
     pub(super) epsilon: f64,
@@ -60,7 +62,7 @@ pub(super) struct ModelFile {
     pub(super) head: NamedTensors,
 }
 
-/// What a model file says of itself; flat, so that the object is a [`ModelSpec`] too.
+/// Metadata of a model file. Flattened, so that the object can also be read as a [`ModelSpec`].
 #[derive(Serialize, Deserialize)]
 struct ModelMetadata {
     #[serde(flatten)]
@@ -69,21 +71,21 @@ struct ModelMetadata {
     epsilon: f64,
 }
 
-/// Variant and normalisation stored with canonical body weights.
+/// Reads the block variant and the normalisation from a canonical body file.
 pub fn body_spec(body: &[u8]) -> Result<(BlockVariant, Normalisation), NnError> {
     let metadata: BodyMetadata = metadata(body)?;
     check_numbers(&metadata.normalisation, metadata.epsilon)?;
     Ok((metadata.variant, metadata.normalisation))
 }
 
-/// How many numbers of the model file at `path` training can move: all but the running statistics of batch norms. Reads
-/// the file's header alone.
+/// Number of trainable parameters in the model file at `path`: all numbers except the running statistics of batch normalisation. Reads only
+/// the header of the file.
 pub fn parameter_count(path: &Path) -> Result<u64, NnError> {
     let mut file = File::open(path)?;
     let mut length = [0; 8];
     file.read_exact(&mut length)?;
     let mut header = Vec::new();
-    // A length that lies ends with the file, and what was read is then no JSON.
+    // If the length is too large, the rest of the file is read, which is then not valid JSON.
     file.take(u64::from_le_bytes(length)).read_to_end(&mut header)?;
     let header: Metadata =
         serde_json::from_slice(&header).map_err(|error| NnError::UnknownFormat(format!("safetensors: {error}")))?;
@@ -92,7 +94,7 @@ pub fn parameter_count(path: &Path) -> Result<u64, NnError> {
     Ok(header.tensors().iter().filter(|(name, _)| !statistic(name)).map(|(_, tensor)| size(&tensor.shape)).sum())
 }
 
-/// The body's tensors (without the ImageNet classifier) and what they are.
+/// Reads a canonical body file: its metadata and its tensors without the ImageNet classifier.
 pub(super) fn read_body(bytes: &[u8]) -> Result<(BodyMetadata, NamedTensors), NnError> {
     let metadata: BodyMetadata = metadata(bytes)?;
     check_numbers(&metadata.normalisation, metadata.epsilon)?;
@@ -100,7 +102,7 @@ pub(super) fn read_body(bytes: &[u8]) -> Result<(BodyMetadata, NamedTensors), Nn
     Ok((metadata, tensors))
 }
 
-/// A canonical body file.
+/// Serialises a canonical body file.
 pub(super) fn write_body(metadata: &BodyMetadata, tensors: &NamedTensors) -> Vec<u8> {
     write(tensors, metadata)
 }
@@ -124,32 +126,32 @@ pub(super) fn read_model(bytes: &[u8]) -> Result<ModelFile, NnError> {
     Ok(ModelFile { spec, epsilon, body, head })
 }
 
-/// A model file.
+/// Serialises a model file.
 pub(super) fn write_model(spec: &ModelSpec, epsilon: f64, body: NamedTensors, head: NamedTensors) -> Vec<u8> {
     let body = body.into_iter().map(|(name, tensor)| (format!("{BODY}{name}"), tensor));
     let head = head.into_iter().map(|(name, tensor)| (format!("{HEAD}{name}"), tensor));
     write(&body.chain(head).collect(), &ModelMetadata { spec: spec.clone(), epsilon })
 }
 
-/// The file's tensors but those to be skipped by name. All of them must be f32.
+/// Reads all tensors except those that `skip` selects by name. They must be F32.
 pub(super) fn read_tensors(bytes: &[u8], skip: impl Fn(&str) -> bool) -> Result<NamedTensors, NnError> {
     let file = SafeTensors::deserialize(bytes).map_err(not_safetensors)?;
-    let kept = file.iter().filter(|(name, _)| !skip(name));
-    kept.map(|(name, view)| Ok((name.to_string(), host_tensor(name, &view)?))).collect()
+    let selected = file.iter().filter(|(name, _)| !skip(name));
+    selected.map(|(name, view)| Ok((name.to_string(), host_tensor(name, &view)?))).collect()
 }
 
 fn host_tensor(name: &str, view: &TensorView) -> Result<HostTensor, NnError> {
     if view.dtype() != Dtype::F32 {
         return Err(NnError::tensor(name, format!("holds {:?}, not F32", view.dtype())));
     }
-    // Beside an extent of none any other could stand, however large.
+    // An empty tensor could claim arbitrarily large other dimensions.
     if view.data().is_empty() {
         return Err(NnError::tensor(name, "is empty"));
     }
     Ok(HostTensor { shape: view.shape().to_vec(), values: floats(view.data()) })
 }
 
-/// Little-endian bytes to numbers.
+/// Decodes little-endian floats.
 pub(super) fn floats(bytes: &[u8]) -> Vec<f32> {
     let (quads, _) = bytes.as_chunks::<4>();
     quads.iter().map(|&quad| f32::from_le_bytes(quad)).collect()
@@ -174,14 +176,14 @@ fn check_numbers(normalisation: &Normalisation, epsilon: f64) -> Result<(), NnEr
     check(std.iter().all(|s| s.is_normal()), "normalisation")
 }
 
-fn check(holds: bool, what: &str) -> Result<(), NnError> {
-    if holds { Ok(()) } else { Err(NnError::UnknownFormat(format!("the {what} in the metadata is unusable"))) }
+fn check(valid: bool, what: &str) -> Result<(), NnError> {
+    if valid { Ok(()) } else { Err(NnError::UnknownFormat(format!("the {what} in the metadata is invalid"))) }
 }
 
 fn write<T: Serialize>(tensors: &NamedTensors, metadata: &T) -> Vec<u8> {
-    let text = serde_json::to_string(metadata).expect("the metadata is plain JSON");
+    let text = serde_json::to_string(metadata).expect("the metadata serialises to JSON");
     let entries = HashMap::from([(METADATA_KEY.to_string(), text)]);
-    safetensors::serialize(tensors, Some(entries)).expect("the header is far below its bound")
+    safetensors::serialize(tensors, Some(entries)).expect("the header is far below its size limit")
 }
 
 impl View for &HostTensor {

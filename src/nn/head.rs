@@ -1,4 +1,4 @@
-//! Heads: what turns features into logits.
+//! Heads: the fully connected parts of the networks, which compute logits of features.
 
 use burn::{
     module::{Initializer, Module},
@@ -9,16 +9,16 @@ use burn::{
 use super::{body, dropout::SeededDropout};
 use crate::domain::{Architecture, ModelSpec};
 
-/// Widths between the features and the classes of the head on a ResNet or a VGG.
+/// Widths of the hidden layers of the head on ResNet-50 and VGG-16.
 const HIDDEN: [usize; 4] = [256, 128, 64, 32];
 
-/// Width between the features and the classes of the simple network's head.
+/// Width of the hidden layer of the head on the simple CNN.
 const SIMPLE_HIDDEN: [usize; 1] = [128];
 
-/// Dropout and linear layers with ReLU between, batch-normalised at the entrance but on the simple network.
+/// Batch normalisation (not on the simple CNN), dropout, then linear layers with ReLU in between.
 ///
-/// The norm comes before the dropout: the other way round its running variance is that of thinned features, which
-/// the features in inference are not (Li et al. 2018, arXiv:1801.05134).
+/// Batch normalisation comes before dropout. In the other order its running variance would be that of features with dropout, which differs
+/// from that of the features in inference (Li et al. 2018, arXiv:1801.05134).
 #[derive(Module, Debug)]
 pub(crate) struct Head {
     norm: Option<BatchNorm>,
@@ -27,7 +27,7 @@ pub(crate) struct Head {
 }
 
 impl Head {
-    /// A head of zeros to load weights into.
+    /// A head with all weights zero, to load weights into.
     pub(crate) fn new(spec: &ModelSpec, dropout_seed: u64, device: &Device) -> Self {
         let input = body::features(spec.architecture);
         let (norm, hidden) = match spec.architecture {
@@ -43,18 +43,18 @@ impl Head {
         Self { norm, dropout, linear: widths.windows(2).map(layer).collect() }
     }
 
-    /// Starts the dropout's draws again from `seed`.
+    /// Reseeds dropout.
     pub(crate) fn seed_dropout(&self, seed: u64) {
         self.dropout.seed(seed);
     }
 
-    /// `[batch, features]` to logits `[batch, classes]`.
+    /// Logits `[batch, classes]` of features `[batch, features]`.
     pub(crate) fn forward(&self, features: Tensor<2>) -> Tensor<2> {
         self.layers(features).pop().expect("a head has layers")
     }
 
-    /// In inference, the logits `[batch, classes]` and the gradient of each row's highest one with respect to its features:
-    /// `[batch, features]`. Not by autodiff, on whose device norm and dropout would do what they do in training.
+    /// In inference mode, the logits `[batch, classes]`, and the gradient `[batch, features]` of the largest logit of each row with respect to
+    /// the features. It is computed without autodiff, because on an autodiff device batch normalisation and dropout are in training mode.
     pub(crate) fn forward_with_gradient(&self, features: Tensor<2>) -> (Tensor<2>, Tensor<2>) {
         let mut outputs = self.layers(features);
         let logits = outputs.pop().expect("a head has layers");
@@ -63,14 +63,14 @@ impl Head {
         for (index, layer) in self.linear.iter().enumerate().rev() {
             gradient = gradient.matmul(layer.weight.val().transpose());
             if index > 0 {
-                // A ReLU stands between this layer and the one before it.
+                // ReLU between this layer and the previous one.
                 gradient = gradient * outputs[index - 1].clone().greater_elem(0.0).float();
             }
         }
         (logits, self.through_norm(gradient))
     }
 
-    /// What each linear layer gives, the last one the logits.
+    /// Output of each linear layer; the last one is the logits.
     fn layers(&self, features: Tensor<2>) -> Vec<Tensor<2>> {
         let normed = match &self.norm {
             Some(norm) => norm.forward(features),
@@ -85,7 +85,7 @@ impl Head {
         outputs
     }
 
-    /// From a gradient behind the norm to the one before it: in inference the norm multiplies and shifts.
+    /// Gradient before batch normalisation, given the one after it. In inference mode batch normalisation is affine.
     fn through_norm(&self, gradient: Tensor<2>) -> Tensor<2> {
         let Some(norm) = &self.norm else { return gradient };
         let factors = norm.gamma.val() / norm.running_var.value().add_scalar(norm.epsilon).sqrt();

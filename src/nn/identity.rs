@@ -1,4 +1,4 @@
-//! Parameters' identities: an optimizer knows by them which of its running means are whose.
+//! Parameter identities: an optimizer record refers to the parameters of a network by them.
 
 use std::collections::BTreeMap;
 
@@ -7,17 +7,17 @@ use burn::{
     tensor::Tensor,
 };
 
-/// An identity for each parameter, by its place in the network.
+/// Identity of each parameter, by its path in the network.
 pub type Identities = BTreeMap<String, u64>;
 
-/// The identities of a module's parameters.
+/// Reads the identities of a module's parameters.
 pub(super) fn read<M: Module>(module: &M) -> Identities {
     let mut reader = Reader::default();
     module.visit(&mut reader);
     reader.identities
 }
 
-/// The module with these identities; a parameter that is not among them keeps its own.
+/// Assigns identities to the parameters of a module. Parameters without an entry keep theirs.
 pub(super) fn assign<M: Module>(module: M, identities: &Identities) -> M {
     module.map(&mut Assigner { path: Vec::new(), identities })
 }

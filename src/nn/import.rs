@@ -1,4 +1,4 @@
-//! Weights as others publish them, converted to the canonical body file.
+//! Import of published ImageNet weights, converted to a canonical body file.
 
 mod tfjs;
 mod torchvision;
@@ -14,31 +14,34 @@ use super::{
 use crate::domain::BlockVariant;
 use burn::tensor::Device;
 
-/// Largest weight file read: several times what ResNet-50 needs (103 MB).
+/// Maximum size of a weight file: several times that of ResNet-50 (103 MB).
 const MAX_FILE_BYTES: u64 = 1 << 30;
 
-/// Classes of ImageNet.
+/// Number of ImageNet classes.
 const IMAGENET_CLASSES: usize = 1000;
 
-/// Converted ImageNet weights of the body, as safetensors bytes with canonical names, and what they are.
+/// Converted ImageNet weights of a body.
 pub struct BodyWeights {
-    /// Canonical safetensors (torchvision-like names), with [`crate::domain::Normalisation`] and variant in its
+    /// Canonical body file: safetensors with the names of torchvision, and the [`crate::domain::Normalisation`] and the block variant in its
     /// metadata.
     pub bytes: Vec<u8>,
-    /// Where the stride stands.
+    /// Placement of the stride within a block.
     pub variant: BlockVariant,
-    /// `keras-tfjs`, `torchvision-pth` or `torchvision-safetensors`.
+    /// Source format: `keras-tfjs`, `torchvision-pth` or `torchvision-safetensors`.
     pub origin: &'static str,
 }
 
-/// Weights in canonical names, not yet checked against the network.
+/// Weights with canonical names, not yet checked against the network.
 struct Imported {
     metadata: BodyMetadata,
     tensors: NamedTensors,
     origin: &'static str,
 }
 
-/// Reads a TensorFlow.js package tarball, a torchvision `.pth` or `.safetensors`, told by content.
+/// Reads a TensorFlow.js package tarball, or a torchvision `.pth` or `.safetensors` file. The format is detected from the contents.
+///
+/// # Errors
+/// If the format is unknown, or the tensors are not exactly those of ResNet-50.
 pub fn import_weights(path: &Path) -> Result<BodyWeights, NnError> {
     let imported = read(path)?;
     check(&imported)?;
@@ -50,7 +53,9 @@ fn read(path: &Path) -> Result<Imported, NnError> {
     let mut file = File::open(path)?;
     let length = file.metadata()?.len();
     if length > MAX_FILE_BYTES {
-        return Err(NnError::UnknownFormat(format!("{length} bytes are more than a ResNet-50 has")));
+        return Err(NnError::UnknownFormat(format!(
+            "the file has {length} bytes, more than the limit of {MAX_FILE_BYTES}"
+        )));
     }
     let mut start = Vec::new();
     file.by_ref().take(9).read_to_end(&mut start)?;
@@ -58,11 +63,13 @@ fn read(path: &Path) -> Result<Imported, NnError> {
         [0x1f, 0x8b, ..] => tfjs::read(File::open(path)?),
         [b'P', b'K', 3, 4, ..] => torchvision::read_pth(path),
         [_, _, _, _, _, _, _, _, b'{'] => torchvision::read_safetensors(&std::fs::read(path)?),
-        _ => Err(NnError::UnknownFormat("neither a .tgz package, a PyTorch zip file nor safetensors".into())),
+        _ => {
+            Err(NnError::UnknownFormat("the file is neither a .tgz package, a PyTorch zip file nor safetensors".into()))
+        }
     }
 }
 
-/// Error unless the tensors are exactly a ResNet-50 body's, all finite, with or without ImageNet's classifier.
+/// Checks that the tensors are exactly those of a ResNet-50 body, with or without the ImageNet classifier, and finite.
 fn check(imported: &Imported) -> Result<(), NnError> {
     let BodyMetadata { variant, epsilon, .. } = imported.metadata;
     let network = ResNet50::new(variant, epsilon, &Device::flex());
@@ -76,7 +83,7 @@ fn check(imported: &Imported) -> Result<(), NnError> {
         check_tensor(name, shape, tensor)?;
     }
     match imported.tensors.keys().find(|name| !expected.contains_key(*name)) {
-        Some(name) => Err(NnError::tensor(name, "a ResNet-50 has no such tensor")),
+        Some(name) => Err(NnError::tensor(name, "ResNet-50 has no such tensor")),
         None => Ok(()),
     }
 }

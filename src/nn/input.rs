@@ -1,4 +1,4 @@
-//! From grey images to network input.
+//! Network input from greyscale images.
 
 use burn::tensor::{Device, Tensor, TensorData};
 use thorax_kernels::ChannelAffine;
@@ -6,34 +6,34 @@ use thorax_kernels::ChannelAffine;
 use super::Pauses;
 use crate::domain::Normalisation;
 
-/// Grey images as networks take them: three channels that hold the same grey level, each normalised in its own way.
+/// A batch of greyscale images as network input: three channels with the same grey level, each with its own normalisation.
 ///
-/// Only the grey level goes to the device. The first layer makes of it what it needs.
+/// Only the grey levels are copied to the device; the first layer derives the channels from them.
 #[derive(Clone, Debug)]
 pub struct Input {
-    /// `[batch, 1, side, side]`, from 0 to 255.
+    /// Grey levels `[batch, 1, side, side]`, 0 to 255.
     pub(super) grey: Tensor<4>,
     pub(super) normalisation: Normalisation,
     pub(super) pauses: Option<Pauses>,
 }
 
 impl Input {
-    /// Grey images, each of side*side bytes.
+    /// Copies greyscale images of `side * side` bytes to the device.
     ///
     /// # Panics
-    /// If an image has not side*side bytes.
+    /// If an image does not have `side * side` bytes.
     pub fn new(images: &[&[u8]], side: u32, normalisation: &Normalisation, device: &Device) -> Self {
         let side = side as usize;
         let mut values: Vec<f32> = Vec::with_capacity(images.len() * side * side);
         for image in images {
-            assert_eq!(image.len(), side * side, "an image of {side}x{side} pixels");
+            assert_eq!(image.len(), side * side, "the image has {side}x{side} pixels");
             values.extend(image.iter().map(|&grey| f32::from(grey)));
         }
         let grey = Tensor::from_data(TensorData::new(values, [images.len(), 1, side, side]), device);
         Self { grey, normalisation: normalisation.clone(), pauses: None }
     }
 
-    /// For a pass that begins now and may pause, if there are pauses.
+    /// Starts a pass that pauses at the pause points of `pauses`, if given.
     pub fn pausing(self, pauses: Option<&Pauses>) -> Self {
         if let Some(pauses) = pauses {
             pauses.begin();
@@ -41,32 +41,33 @@ impl Input {
         Self { pauses: pauses.cloned(), ..self }
     }
 
-    /// What a layer gives, at a point at which the pass may pause.
+    /// Inserts a pause point after the output of a layer.
     pub(super) fn pause<const D: usize>(&self, tensor: Tensor<D>) -> Tensor<D> {
         match &self.pauses {
-            Some(pauses) => pauses.at(tensor),
+            Some(pauses) => pauses.insert(tensor),
             None => tensor,
         }
     }
 
-    /// Where it is.
+    /// Device of the input.
     pub(super) fn device(&self) -> Device {
         self.grey.device()
     }
 
-    /// The channels, `[batch, 3, side, side]`, normalised.
+    /// Normalised channels `[batch, 3, side, side]`.
     pub(super) fn channels(&self) -> Tensor<4> {
         let Normalisation { scale, mean, std } = &self.normalisation;
         (self.grey.clone().mul_scalar(*scale) - self.by_channel(mean)) / self.by_channel(std)
     }
 
-    /// What a convolution with folded weights takes in place of the channels, `[batch, 2, side, side]`: the grey level, and one wherever
-    /// there is an image at all.
+    /// Input `[batch, 2, side, side]` of a convolution with folded weights ([`Input::folded`]): the grey levels, and a plane of ones. The ones
+    /// distinguish the image from the zero padding.
     pub(super) fn planes(&self) -> Tensor<4> {
         Tensor::cat(vec![self.grey.clone(), self.grey.ones_like()], 1)
     }
 
-    /// Weights `[outputs, 3, kernel, kernel]` for the channels as weights `[outputs, 2, kernel, kernel]` for the planes, which give the same.
+    /// Folds the normalisation into the weights of the first convolution: from `[outputs, 3, kernel, kernel]` for [`Input::channels`] to
+    /// `[outputs, 2, kernel, kernel]` for [`Input::planes`], with the same output.
     pub(super) fn folded(&self, weights: Tensor<4>) -> Tensor<4> {
         let ChannelAffine { scale, shift } = channels(&self.normalisation);
         let [scale, shift] = [scale, shift].map(|factors| (weights.clone() * self.by_channel(&factors)).sum_dim(1));
@@ -78,7 +79,7 @@ impl Input {
     }
 }
 
-/// The normalisation as a factor and a summand for each channel.
+/// The normalisation as a scale and a shift for each channel.
 pub(super) fn channels(normalisation: &Normalisation) -> ChannelAffine {
     let Normalisation { scale, mean, std } = normalisation;
     ChannelAffine {

@@ -1,4 +1,4 @@
-//! The network: a body and a head.
+//! Networks: a body and a head.
 
 use burn::{
     module::Module,
@@ -11,18 +11,18 @@ use super::{
     file,
     head::Head,
     identity::{self, Identities},
-    initial::{Part, randomise},
+    init::{RandomStream, randomise},
     tensors,
 };
 use crate::domain::{ModelSpec, Scope};
 
-/// Batch-norm epsilon of bodies with random weights; imported weights bring their own.
+/// Batch-normalisation epsilon of bodies with random weights. Imported weights have their own.
 const EPSILON: f64 = 1e-5;
 
-/// The network: body and head.
+/// A network: body and head.
 ///
-/// A clone shares the batch norms' running statistics with its origin (Burn keeps them behind a shared pointer): to
-/// keep a network while its origin trains on, take [`Network::to_bytes`] or `Module::valid`, not a clone.
+/// A clone shares the running statistics of batch normalisation with the original, because Burn stores them behind a shared pointer. To keep
+/// a snapshot while training continues, use [`Network::to_bytes`] or `Module::valid`, not a clone.
 #[derive(Module, Debug)]
 pub struct Network {
     pub(crate) body: Body,
@@ -31,14 +31,15 @@ pub struct Network {
 }
 
 impl Network {
-    /// A network with random weights, drawn from `seed` alone.
+    /// A network with random weights, which depend only on `seed`.
     pub fn random(spec: &ModelSpec, seed: u64, device: &Device) -> Self {
-        let body = randomise(Body::new(spec, EPSILON, device), seed, Part::Body).expect("drawn for this body");
+        let body = randomise(Body::new(spec, EPSILON, device), seed, RandomStream::Body)
+            .expect("the weights are initialised for this body");
         Self { body, head: random_head(spec, seed, device), epsilon: EPSILON }
     }
 
-    /// A random head on the canonical body weights (bytes as in [`super::BodyWeights`]); the spec's variant and
-    /// normalisation must be theirs: see [`super::body_spec`].
+    /// A network with the weights of a canonical body file ([`super::BodyWeights::bytes`]) and a random head. The block variant and the
+    /// normalisation of `spec` must be those of the file ([`super::body_spec`]).
     pub fn pretrained(spec: &ModelSpec, body: &[u8], seed: u64, device: &Device) -> Result<Self, NnError> {
         let (weights, tensors) = file::read_body(body)?;
         weights.check_fits(spec)?;
@@ -56,17 +57,17 @@ impl Network {
         Ok((Self { body, head, epsilon }, spec))
     }
 
-    /// The model file: safetensors with the spec in its metadata. Deterministic.
+    /// Serialises the network to a model file: safetensors with `spec` in its metadata. Deterministic.
     pub fn to_bytes(&self, spec: &ModelSpec) -> Vec<u8> {
         file::write_model(spec, self.epsilon, tensors::collect(&self.body), tensors::collect(&self.head))
     }
 
-    /// Body features, `[batch, 2048]` (vgg16: 512; simple-cnn: all up to the dense layer).
+    /// Features `[batch, features]` of the body: 2048 for ResNet-50, 512 for VGG-16, 3136 for the simple CNN.
     pub fn features(&self, input: &Input) -> Tensor<2> {
         self.body.forward(input)
     }
 
-    /// Head: `[batch, features]` to logits `[batch, classes]`.
+    /// Logits `[batch, classes]` of features `[batch, features]`.
     pub fn classify(&self, features: Tensor<2>) -> Tensor<2> {
         self.head.forward(features)
     }
@@ -76,40 +77,40 @@ impl Network {
         self.classify(self.features(input))
     }
 
-    /// All parameters, for reporting.
+    /// Number of parameters.
     pub fn parameter_count(&self) -> usize {
         self.num_params()
     }
 
-    /// The network made ready for a step: what trains is on the autodiff device, what is frozen is not. See the
-    /// module's page for which input and features each needs.
+    /// Prepares the network for a training step: trained parts are moved to the autodiff device, frozen parts off it. The documentation of
+    /// the [module](super) says which input each part needs.
     pub fn for_step(self, scope: Scope) -> Self {
         let body = if trains_body(scope) { self.body.train() } else { self.body.valid() };
         Self { body, head: self.head.train(), epsilon: self.epsilon }
     }
 
-    /// By which an optimizer knows its parameters.
+    /// Identities by which an optimizer record refers to the parameters.
     pub fn identities(&self) -> Identities {
         identity::read(self)
     }
 
-    /// As another network that an optimizer learnt with, whose identities these are.
+    /// Assigns parameter identities, so that the record of an optimizer that trained another instance applies to this one.
     pub fn identified(self, identities: &Identities) -> Self {
         identity::assign(self, identities)
     }
 
-    /// Starts the dropout's draws again from `seed`; they depend on nothing else. A network read from a file starts
-    /// from 0.
+    /// Reseeds dropout. A network read from a file has seed 0.
     pub fn seed_dropout(&self, seed: u64) {
         self.head.seed_dropout(seed);
     }
 }
 
 fn random_head(spec: &ModelSpec, seed: u64, device: &Device) -> Head {
-    randomise(Head::new(spec, seed, device), seed, Part::Head).expect("drawn for this head")
+    randomise(Head::new(spec, seed, device), seed, RandomStream::Head)
+        .expect("the weights are initialised for this head")
 }
 
-/// Which parameters a step trains; used by the trainer.
+/// True if a step of this scope trains the body.
 pub fn trains_body(scope: Scope) -> bool {
     scope == Scope::All
 }

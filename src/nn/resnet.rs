@@ -1,4 +1,4 @@
-//! ResNet-50 (He et al. 2015, arXiv:1512.03385) without its classifier, in both block variants.
+//! ResNet-50 (He et al. 2015, arXiv:1512.03385) without its classifier, in the block variants v1 and v1.5.
 
 use burn::{
     module::{Initializer, Module, ParamGroup},
@@ -17,20 +17,20 @@ use burn::{
 use super::{Input, blocked};
 use crate::domain::BlockVariant;
 
-/// Features that the body gives per image.
+/// Number of features per image.
 pub(crate) const FEATURES: usize = 2048;
 
-/// Blocks, middle width and stride of the four stages.
+/// Number of blocks, bottleneck width and stride of each of the four stages.
 pub(super) const STAGES: [(usize, usize, usize); 4] = [(3, 64, 1), (4, 128, 2), (6, 256, 2), (3, 512, 2)];
 
-/// A block's output is this much wider than its middle.
+/// Ratio of the output width of a block to its bottleneck width.
 const EXPANSION: usize = 4;
 
-/// How far a batch moves the running statistics: PyTorch's default. Keras' 0.01 needs hundreds of batches to reach
-/// a data set's own statistics, more than an epoch of some forty batches has.
+/// Momentum of the running statistics: PyTorch's default. Keras' 0.01 would need hundreds of batches to reach the statistics of the data set,
+/// while an epoch has about forty.
 const MOMENTUM: f64 = 0.1;
 
-/// The body. Convolutions keep their biases, which Keras' weights have and torchvision's have not (zero).
+/// The body of ResNet-50. Convolutions have biases, as Keras' weights do; with torchvision's weights they are zero.
 #[derive(Module, Debug)]
 pub(crate) struct ResNet50 {
     conv1: Conv2d,
@@ -42,7 +42,7 @@ pub(crate) struct ResNet50 {
 }
 
 impl ResNet50 {
-    /// A body of zeros to load weights into; `epsilon` is the batch norms'.
+    /// A body with all weights zero, to load weights into. `epsilon` is that of batch normalisation.
     pub(crate) fn new(variant: BlockVariant, epsilon: f64, device: &Device) -> Self {
         let build = Builder { variant, epsilon, device };
         let mut channels = 64;
@@ -50,24 +50,24 @@ impl ResNet50 {
         Self { conv1: build.conv([3, 64], 7, 2), bn1: build.norm(64), layer1, layer2, layer3, layer4 }
     }
 
-    /// The parameters of its stages from the last to the first, and of its stem.
-    pub(crate) fn groups(&self) -> Vec<ParamGroup> {
+    /// Parameter groups: the stages from the last to the first, then the stem.
+    pub(crate) fn parameter_groups(&self) -> Vec<ParamGroup> {
         let stages = [&self.layer4, &self.layer3, &self.layer2, &self.layer1];
         let stem = ParamGroup::ids_from_module(self.conv1.clone()).fuse(&ParamGroup::ids_from_module(self.bn1.clone()));
         stages.into_iter().cloned().map(ParamGroup::ids_from_module).chain([stem]).collect()
     }
 
-    /// `[batch, 2048]`.
+    /// Features `[batch, 2048]`.
     pub(crate) fn forward(&self, input: &Input) -> Tensor<2> {
         if blocked::trains_on(&input.device()) { self.forward_blocked(input) } else { self.forward_plain(input) }
     }
 
-    /// Through Burn's modules: on a GPU, and in inference.
+    /// Forward pass with Burn's modules: on GPUs, and in inference.
     pub(super) fn forward_plain(&self, input: &Input) -> Tensor<2> {
-        pooled(self.maps(input))
+        global_average_pool(self.maps(input))
     }
 
-    /// What the features are the means of: `[batch, 2048, side / 32, side / 32]`, through Burn's modules.
+    /// The last feature maps `[batch, 2048, side / 32, side / 32]`, computed with Burn's modules.
     pub(super) fn maps(&self, input: &Input) -> Tensor<4> {
         let stem = relu(self.bn1.forward(self.conv1.forward(input.channels()))); // [batch, 64, side / 2, side / 2]
         let mut x = input.pause(max_pool2d(stem, stem_pool())); // [batch, 64, side / 4, side / 4]
@@ -77,7 +77,7 @@ impl ResNet50 {
         x
     }
 
-    /// The same in training on the CPU, through the kernels.
+    /// Forward pass in training on the CPU, with the CPU kernels. Layout is NCHW16c.
     fn forward_blocked(&self, input: &Input) -> Tensor<2> {
         let stem = blocked::norm(&self.bn1, blocked::stem(&self.conv1, input), true); // [4, batch, side / 2, side / 2, 16]
         let mut x = blocked::max_pool::<3>(stem); // [4, batch, side / 4, side / 4, 16]
@@ -88,17 +88,17 @@ impl ResNet50 {
     }
 }
 
-/// The mean of each map: `[batch, 2048]`.
-pub(super) fn pooled(maps: Tensor<4>) -> Tensor<2> {
+/// Mean of each feature map: `[batch, 2048]`.
+pub(super) fn global_average_pool(maps: Tensor<4>) -> Tensor<2> {
     adaptive_avg_pool2d(maps, [1, 1]).flatten(1, 3)
 }
 
-/// Keras pads with zeros, torchvision with minus infinity: after a ReLU the maximum is the same.
+/// Max pooling of the stem. Keras pads with zeros, torchvision with minus infinity; after a ReLU the maximum is the same.
 fn stem_pool() -> MaxPoolOptions<2> {
     MaxPoolOptions::new([3, 3]).with_stride([2, 2]).with_padding([1, 1])
 }
 
-/// 1x1, 3x3 and 1x1 convolutions, and the shortcut around them.
+/// Bottleneck block: 1x1, 3x3 and 1x1 convolutions with a shortcut around them.
 #[derive(Module, Debug)]
 struct Bottleneck {
     conv1: Conv2d,
@@ -123,11 +123,11 @@ impl Bottleneck {
 
     fn forward_blocked(&self, input: Tensor<5>) -> Tensor<5> {
         let (x, shortcut) = match &self.downsample {
-            // Both look at every second pixel; in the other variant the second one of the block does.
+            // In v1 both convolutions read every second pixel. In v1.5 the second convolution of the block has the stride.
             Some(Downsample { conv, norm }) if conv.stride == [2, 2] && self.conv1.stride == [2, 2] => {
-                let input = blocked::subsample2(input);
-                let shortcut = blocked::norm(norm, blocked::conv_subsampled(conv, input.clone()), false);
-                (blocked::conv_subsampled(&self.conv1, input), shortcut)
+                let input = blocked::thin(input);
+                let shortcut = blocked::norm(norm, blocked::conv_of_thinned(conv, input.clone()), false);
+                (blocked::conv_of_thinned(&self.conv1, input), shortcut)
             }
             Some(Downsample { conv, norm }) => {
                 let shortcut = blocked::norm(norm, blocked::conv(conv, input.clone()), false);
@@ -141,7 +141,7 @@ impl Bottleneck {
     }
 }
 
-/// Brings a stage's input to the width and size of its output; `downsample.0` and `.1` in torchvision.
+/// Shortcut of the first block of a stage: adapts width and size of the input. Named `downsample.0` and `downsample.1` in torchvision.
 #[derive(Module, Debug)]
 pub(super) struct Downsample {
     conv: Conv2d,
@@ -179,7 +179,7 @@ impl Builder<'_> {
         }
     }
 
-    /// Padded by half the kernel on every side, whatever the stride (unlike TensorFlow's `same`).
+    /// A convolution padded by half the kernel on every side, independent of the stride (unlike `same` of TensorFlow).
     fn conv(&self, channels: [usize; 2], kernel: usize, stride: usize) -> Conv2d {
         let pad = kernel / 2;
         Conv2dConfig::new(channels, [kernel, kernel])

@@ -1,7 +1,7 @@
-//! Tensors by name: how a module's parameters leave it and come back.
+//! Reads and replaces the parameters of a module as named tensors.
 //!
-//! Names and layouts are PyTorch's: a batch norm has `weight`, `bias`, `running_mean` and `running_var`, a linear
-//! layer's weight is `[out, in]` (Burn keeps `[in, out]`), and `downsample` is a sequence of two.
+//! Names and layouts are those of PyTorch: batch normalisation has `weight`, `bias`, `running_mean` and `running_var`; the weight of a linear
+//! layer is `[out, in]` (`[in, out]` in Burn); `downsample` is a sequence of two layers.
 
 use std::collections::BTreeMap;
 
@@ -16,14 +16,14 @@ use super::NnError;
 /// A tensor in main memory.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct HostTensor {
-    /// Extents, outermost first.
+    /// Dimensions, outermost first.
     pub(crate) shape: Vec<usize>,
-    /// Row by row.
+    /// Values in row-major order.
     pub(crate) values: Vec<f32>,
 }
 
 impl HostTensor {
-    /// `[rows, columns]` to `[columns, rows]`.
+    /// Transposes `[rows, columns]` to `[columns, rows]`.
     pub(crate) fn transposed(&self) -> Self {
         let (rows, columns) = (self.shape[0], self.shape[1]);
         let column = |c| (0..rows).map(move |r| self.values[r * columns + c]);
@@ -31,26 +31,28 @@ impl HostTensor {
     }
 }
 
-/// Tensors by name, in the order of their names.
+/// Tensors by name, sorted by name.
 pub(crate) type NamedTensors = BTreeMap<String, HostTensor>;
 
-/// The module's tensors, read from the device.
+/// Reads the tensors of a module from the device.
 pub(crate) fn collect<M: Module>(module: &M) -> NamedTensors {
     let mut collector = Collector { path: Path::default(), tensors: NamedTensors::new() };
-    // `valid` takes in the last update of the batch norms' statistics; without it they lag one batch behind.
+    // `valid` applies the last update of the running statistics; without it they are one batch behind.
     module.valid().visit(&mut collector);
     collector.tensors
 }
 
-/// Names and shapes of the module's tensors, without reading them, in the module's order.
+/// Names and shapes of the tensors of a module, in the module's order, without reading the tensors.
 pub(crate) fn layout<M: Module>(module: &M) -> Vec<(String, Vec<usize>)> {
     let mut layout = Layout::default();
     module.visit(&mut layout);
     layout.tensors
 }
 
-/// The module with all its parameters replaced. Error if one is missing, surplus or of another shape; `prefix`
-/// goes before the names in the message.
+/// Replaces all parameters of a module. `prefix` is prepended to the names in error messages.
+///
+/// # Errors
+/// If a tensor is missing, unexpected or of the wrong shape.
 pub(crate) fn replace<M: Module>(module: M, tensors: NamedTensors, prefix: &str) -> Result<M, NnError> {
     let mut replacer = Replacer { path: Path::default(), tensors, prefix, error: None };
     let module = module.map(&mut replacer);
@@ -63,7 +65,7 @@ pub(crate) fn replace<M: Module>(module: M, tensors: NamedTensors, prefix: &str)
     }
 }
 
-/// Where a traversal is.
+/// Path of a traversal in the module tree.
 #[derive(Default)]
 struct Path {
     parts: Vec<(String, String)>,
@@ -79,12 +81,12 @@ impl Path {
     }
 
     fn name(&self) -> String {
-        let named = self.parts.iter().filter(|(_, container)| !container.starts_with("Enum:"));
-        let parts: Vec<&str> = named.map(|(name, container)| torch_name(name, container)).collect();
+        let components = self.parts.iter().filter(|(_, container)| !container.starts_with("Enum:"));
+        let parts: Vec<&str> = components.map(|(name, container)| torch_name(name, container)).collect();
         parts.join(".")
     }
 
-    /// Whether the tensor here is laid out the other way round in PyTorch.
+    /// True if the tensor at this path is transposed in PyTorch.
     fn is_transposed(&self) -> bool {
         self.parts.last().is_some_and(|(name, container)| name == "weight" && container == "Struct:Linear")
     }
@@ -156,7 +158,7 @@ struct Replacer<'a> {
 }
 
 impl Replacer<'_> {
-    /// The tensor for a parameter of that shape, in Burn's layout.
+    /// Removes and returns the tensor for the current parameter of shape `shape`, in Burn's layout.
     fn take(&mut self, mut shape: Vec<usize>) -> Result<HostTensor, NnError> {
         let name = self.path.name();
         let full = format!("{}{name}", self.prefix);
@@ -199,9 +201,9 @@ impl ModuleMapper for Replacer<'_> {
     }
 }
 
-/// The numbers of a tensor on the CPU row by row, in a buffer that holds no others.
+/// The values of a CPU tensor in row-major order, in a buffer of their own.
 pub(super) fn rows<const D: usize>(tensor: Tensor<D>) -> FlexTensor {
-    let tensor = tensor.try_into_primitive::<Flex>().expect("a tensor on the CPU without autodiff");
-    // As it is, where it is so already; the other handle is gone before anybody writes.
+    let tensor = tensor.try_into_primitive::<Flex>().expect("a CPU tensor without autodiff");
+    // Returns the same buffer if it is contiguous already. The argument is dropped here, so the caller can write in place.
     tensor.to_contiguous()
 }

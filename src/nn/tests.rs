@@ -1,4 +1,4 @@
-//! The room's own promises: files, frozen bodies, seeds, heads, input and devices.
+//! Tests of the public surface of the module: files, seeds, heads, input and devices.
 
 use burn::tensor::{Device, Tensor};
 use safetensors::SafeTensors;
@@ -21,7 +21,7 @@ fn simple(seed: u64) -> Network {
     Network::random(&spec(Architecture::SimpleCnn), seed, &Device::flex())
 }
 
-/// Two images of noise.
+/// Two different images of a pseudo-random pattern.
 fn noise() -> Input {
     let image: Vec<u8> = (0..32 * 32_u32).map(|i| (i * 37 % 251) as u8).collect();
     let negative: Vec<u8> = image.iter().map(|grey| 255 - grey).collect();
@@ -34,34 +34,34 @@ fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
 }
 
 #[test]
-fn a_model_file_comes_back_bit_for_bit() {
+fn a_model_file_round_trips_bit_for_bit() {
     for architecture in [Architecture::SimpleCnn, Architecture::Vgg16, Architecture::ResNet50] {
         let spec = spec(architecture);
         let network = Network::random(&spec, 7, &Device::flex());
         let file = network.to_bytes(&spec);
-        let (read, told) = Network::from_bytes(&file, &Device::flex()).unwrap();
-        assert_eq!(told, spec);
-        assert!(read.to_bytes(&spec) == file, "{architecture:?}: another file came back");
+        let (read, read_spec) = Network::from_bytes(&file, &Device::flex()).unwrap();
+        assert_eq!(read_spec, spec);
+        assert!(read.to_bytes(&spec) == file, "{architecture:?}: the file changed");
         assert_eq!(values(network.forward(&noise())), values(read.forward(&noise())));
     }
 }
 
 #[test]
-fn a_seed_decides_the_weights() {
+fn random_weights_depend_on_the_seed() {
     let file = |seed| simple(seed).to_bytes(&spec(Architecture::SimpleCnn));
     assert!(file(1) == file(1));
     assert!(file(1) != file(2));
 }
 
 #[test]
-fn parameters_are_counted() {
+fn parameter_count_of_a_network() {
     let body = 3 * 32 * 9 + 32 + 32 * 32 * 9 + 32 + 32 * 64 * 9 + 64;
     let head = 64 * 49 * 128 + 128 + 128 * 3 + 3;
     assert_eq!(simple(1).parameter_count(), body + head);
 }
 
 #[test]
-fn a_vgg_16_has_torchvisions_names_and_weights() {
+fn vgg16_has_the_names_and_shapes_of_torchvision() {
     let spec = spec(Architecture::Vgg16);
     let network = Network::random(&spec, 1, &Device::flex());
     let file = network.to_bytes(&spec);
@@ -73,13 +73,13 @@ fn a_vgg_16_has_torchvisions_names_and_weights() {
         assert_eq!((shape("weight"), shape("bias")), (vec![outputs, inputs, 3, 3], vec![outputs]));
         inputs = outputs;
     }
-    // Of the batch norm scale, shift and running statistics.
+    // Batch normalisation has scale, shift and two running statistics.
     let head = 4 * 512 + 512 * 256 + 256 + 256 * 128 + 128 + 128 * 64 + 64 + 64 * 32 + 32 + 32 * 3 + 3;
     assert_eq!(network.parameter_count(), 14_714_688 + head);
 }
 
 #[test]
-fn the_parameters_of_a_model_file_are_counted_without_the_statistics_of_batch_norms() {
+fn parameter_count_of_a_model_file_excludes_running_statistics() {
     let folder = tempfile::tempdir().unwrap();
     let count = |architecture| {
         let (path, spec) = (folder.path().join("model"), spec(architecture));
@@ -96,7 +96,7 @@ fn the_parameters_of_a_model_file_are_counted_without_the_statistics_of_batch_no
 }
 
 #[test]
-fn the_head_has_the_reports_widths() {
+fn the_head_has_the_documented_widths() {
     let spec = spec(Architecture::ResNet50);
     let file = Network::random(&spec, 1, &Device::flex()).to_bytes(&spec);
     let tensors = SafeTensors::deserialize(&file).unwrap();
@@ -120,7 +120,7 @@ fn a_truncated_or_foreign_model_file_is_refused() {
 }
 
 #[test]
-fn a_model_file_must_hold_the_networks_tensors_and_no_others() {
+fn a_model_file_must_have_exactly_the_tensors_of_the_network() {
     let whole = spec(Architecture::SimpleCnn);
     let file = simple(1).to_bytes(&whole);
     for (before, after, complaint) in [
@@ -129,7 +129,7 @@ fn a_model_file_must_hold_the_networks_tensors_and_no_others() {
         ("[32,3,3,3]", "[3,32,3,3]", "has shape [3, 32, 3, 3], the network needs [32, 3, 3, 3]"),
         (r#"\"dropout\":0.5"#, r#"\"dropout\":1.5"#, "dropout"),
         (r#"\"dropout\":0.5"#, r#"\"drapout\":0.5"#, "missing field"),
-        (r#"\"image_size\":32"#, r#"\"image_size\":7"#, "image size"), // three poolings leave no pixel
+        (r#"\"image_size\":32"#, r#"\"image_size\":7"#, "image size"), // no pixel is left after three poolings
         (r#"\"image_size\":32"#, r#"\"image_size\":4000000000"#, "image size"),
     ] {
         let error = Network::from_bytes(&replaced(&file, before, after), &Device::flex()).unwrap_err().to_string();
@@ -138,18 +138,18 @@ fn a_model_file_must_hold_the_networks_tensors_and_no_others() {
 }
 
 #[test]
-fn dropout_draws_in_training_alone_and_from_its_seed() {
+fn dropout_is_active_only_in_training_and_depends_on_its_seed() {
     let features = || Tensor::<2>::ones([2, 64 * 49], &Device::flex());
     let network = simple(1);
     assert_eq!(values(network.classify(features())), values(network.classify(features())));
     let training = network.for_step(Scope::Head);
-    let drawn = |seed: Option<u64>| {
+    let logits = |seed: Option<u64>| {
         seed.into_iter().for_each(|seed| training.seed_dropout(seed));
         values(training.classify(features().autodiff()))
     };
-    let first = drawn(Some(5));
-    assert_ne!(first, drawn(None));
-    assert_eq!(first, drawn(Some(5)));
+    let first = logits(Some(5));
+    assert_ne!(first, logits(None));
+    assert_eq!(first, logits(Some(5)));
 }
 
 #[test]
@@ -162,12 +162,12 @@ fn grey_levels_are_normalised_by_channel() {
 }
 
 #[test]
-fn devices_are_named() {
+fn device_names_are_parsed() {
     let parsed = |text: &str| text.parse::<DeviceChoice>().ok();
     assert_eq!(parsed("auto"), Some(DeviceChoice::Auto));
     assert_eq!(parsed("cpu"), Some(DeviceChoice::Cpu));
     for precision in [Precision::F32, Precision::Bf16x3, Precision::Bf16] {
-        assert_eq!(parsed(&format!("cpu:{}", precision.name())), Some(DeviceChoice::CpuIn(precision)));
+        assert_eq!(parsed(&format!("cpu:{}", precision.name())), Some(DeviceChoice::CpuWith(precision)));
     }
     assert_eq!(parsed("vulkan"), Some(DeviceChoice::Vulkan(0)));
     assert_eq!(parsed("vulkan:3"), Some(DeviceChoice::Vulkan(3)));
@@ -177,13 +177,13 @@ fn devices_are_named() {
 }
 
 #[test]
-fn a_vulkan_adapter_that_is_not_there_is_an_error() {
+fn a_missing_vulkan_adapter_is_an_error() {
     let error = DeviceChoice::Vulkan(99).open(None).unwrap_err().to_string();
     assert!(error.contains("vulkan:99"), "{error}");
 }
 
 #[test]
-fn what_is_no_weight_file_is_refused() {
+fn files_that_are_not_weights_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("weights");
     for (bytes, complaint) in [
@@ -199,7 +199,7 @@ fn what_is_no_weight_file_is_refused() {
     }
 }
 
-/// The safetensors file with the first such word of its header changed.
+/// The safetensors file with the first occurrence of `before` in its header replaced.
 fn replaced(file: &[u8], before: &str, after: &str) -> Vec<u8> {
     let length = u64::from_le_bytes(file[..8].try_into().unwrap()) as usize;
     let header = std::str::from_utf8(&file[8..8 + length]).unwrap();
@@ -209,7 +209,7 @@ fn replaced(file: &[u8], before: &str, after: &str) -> Vec<u8> {
 }
 
 #[test]
-fn an_empty_tensor_of_huge_extents_is_refused_before_anything_is_made_of_it() {
+fn an_empty_tensor_with_huge_dimensions_is_refused_before_allocation() {
     let header = br#"{"conv1.weight":{"dtype":"F32","shape":[1099511627776,0,1,1],"data_offsets":[0,0]}}"#;
     let safetensors = [&(header.len() as u64).to_le_bytes()[..], header].concat();
     let model = serde_json::json!({

@@ -1,8 +1,8 @@
 //! VGG-16 (Simonyan & Zisserman 2015, arXiv:1409.1556, configuration D) without its classifier.
 //!
-//! The paper's classifier flattens maps of 7x7 by 512 into two layers of 4096: 119 million weights, eight times as many as all the
-//! convolutions have, and two gigabytes with their gradients and Adam's moments; and it takes images of one size alone. Stages differ in
-//! their image size and each starts from the one before. So the maps are averaged, as a ResNet's are, and the same head follows.
+//! The paper's classifier flattens 512 feature maps of 7x7 into two layers of width 4096. It has 119 million weights, eight times as many as
+//! all convolutions, and needs two gigabytes with gradients and Adam's moments; and it supports a single image size, whereas the stages of a
+//! plan differ in image size. The feature maps are therefore averaged, as in ResNet, and followed by the same head.
 
 use burn::{
     module::Module,
@@ -15,24 +15,24 @@ use super::{
     chain::{self, Chain},
 };
 
-/// Features that the body gives per image.
+/// Number of features per image.
 pub(crate) const FEATURES: usize = 512;
 
-/// Each halves the image.
+/// Number of max poolings; each halves the image side.
 pub(crate) const POOLINGS: usize = 5;
 
-/// Convolutions and channels of the groups before each.
+/// Number of convolutions and channels of the group before each pooling.
 const GROUPS: [(usize, usize); POOLINGS] = [(2, 64), (2, 128), (3, 256), (3, 512), (3, FEATURES)];
 
-/// The body.
+/// The body of VGG-16.
 #[derive(Module, Debug)]
 pub(crate) struct Vgg16 {
-    /// In torchvision's row, where ReLUs and poolings have places too, so that the weights are called the same.
+    /// The layers in the order of torchvision, where ReLUs and poolings (`None` here) are counted too, so that the weights have the same names.
     features: Vec<Option<Conv2d>>,
 }
 
 impl Vgg16 {
-    /// A body of zeros to load weights into.
+    /// A body with all weights zero, to load weights into.
     pub(crate) fn new(device: &Device) -> Self {
         let mut features = Vec::new();
         let mut inputs = 3;
@@ -49,12 +49,12 @@ impl Vgg16 {
         Self { features }
     }
 
-    /// `[batch, 512]`; sides of 32 and more.
+    /// Features `[batch, 512]`. The image side must be at least 32.
     pub(crate) fn forward(&self, input: &Input) -> Tensor<2> {
         self.chain().forward(input)
     }
 
-    /// Its convolutions.
+    /// The convolutions as a chain.
     pub(super) fn chain(&self) -> Chain<'_> {
         Chain::new(self.features.iter().flatten(), &GROUPS.map(|(convolutions, _)| convolutions), 1)
     }

@@ -27,6 +27,6 @@ impl WeightAverage {
         let current = network.valid();
         // Moved out and not cloned, so that its tensors have one owner and are updated in place.
         let average = std::mem::replace(&mut self.network, current.clone());
-        self.network = average.towards(&current, weight);
+        self.network = average.lerp(&current, weight);
     }
 }

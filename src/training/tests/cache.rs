@@ -204,11 +204,11 @@ fn losses(recorded: &RecordingObserver) -> Vec<(u64, u64)> {
 
 /// The images of a batch, decoded and resized without a cache.
 fn in_memory(job: &TrainingJob, batch: &[usize], side: u32) -> Vec<Vec<u8>> {
-    let square = |&sample: &usize| {
+    let image = |&sample: &usize| {
         let bytes = (job.read)(&job.samples[sample]).unwrap();
         imaging::resize_square(&imaging::decode(&bytes, &Limits { max_pixels: job.max_pixels }).unwrap().1, side).pixels
     };
-    batch.iter().map(square).collect()
+    batch.iter().map(image).collect()
 }
 
 fn changed(bytes: &[u8], at: usize) -> Vec<u8> {

@@ -1,4 +1,4 @@
-//! Networks between two networks.
+//! Linear interpolation between two networks.
 
 use burn::{
     backend::Flex,
@@ -9,22 +9,22 @@ use burn::{
 use super::{Network, tensors::rows};
 
 impl Network {
-    /// This network with every weight and running statistic moved towards `other`'s by `share` of the distance, 0 to 1. Both are in
-    /// inference mode and of one architecture. The statistics of clones of this network move along: see [`Network`].
-    pub fn towards(self, other: &Self, share: f64) -> Self {
-        let mut values = Values::default();
-        other.visit(&mut values);
-        self.map(&mut Mover { others: values.flat.into_iter(), share })
+    /// Linear interpolation `self + weight * (other - self)` of all weights and running statistics; `weight` is 0 to 1. Both networks are in
+    /// inference mode and have the same architecture. Clones of this network share its running statistics ([`Network`]) and change too.
+    pub fn lerp(self, other: &Self, weight: f64) -> Self {
+        let mut collector = Collector::default();
+        other.visit(&mut collector);
+        self.map(&mut Interpolator { others: collector.flat.into_iter(), weight })
     }
 }
 
-/// The tensors of a module in its order, each as one row.
+/// Collects the tensors of a module in its order, each flattened.
 #[derive(Default)]
-struct Values {
+struct Collector {
     flat: Vec<Tensor<1>>,
 }
 
-impl ModuleVisitor for Values {
+impl ModuleVisitor for Collector {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         let tensor = param.val();
         let count = tensor.shape().num_elements();
@@ -32,26 +32,26 @@ impl ModuleVisitor for Values {
     }
 }
 
-struct Mover {
+struct Interpolator {
     others: std::vec::IntoIter<Tensor<1>>,
-    share: f64,
+    weight: f64,
 }
 
-impl ModuleMapper for Mover {
+impl ModuleMapper for Interpolator {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let other = self.others.next().expect("both networks have the same tensors");
-        param.map(|tensor| moved(tensor, other, self.share))
+        param.map(|tensor| lerp(tensor, other, self.weight))
     }
 }
 
-/// On the CPU in place, unless somebody else holds the tensor.
-fn moved<const D: usize>(tensor: Tensor<D>, other: Tensor<1>, share: f64) -> Tensor<D> {
+/// Interpolates a tensor; on the CPU in place, unless the tensor is shared.
+fn lerp<const D: usize>(tensor: Tensor<D>, other: Tensor<1>, weight: f64) -> Tensor<D> {
     if tensor.device() != Device::flex() {
         let distance = other.reshape(tensor.dims()) - tensor.clone();
-        return tensor + distance.mul_scalar(share);
+        return tensor + distance.mul_scalar(weight);
     }
     let (mut numbers, others) = (rows(tensor), rows(other));
-    thorax_kernels::lerp(thorax_kernels::team(), numbers.storage_mut(), others.storage(), share as f32);
+    thorax_kernels::lerp(thorax_kernels::team(), numbers.storage_mut(), others.storage(), weight as f32);
     Tensor::from_primitive::<Flex>(numbers)
 }
 
@@ -64,7 +64,7 @@ mod tests {
     };
 
     #[test]
-    fn every_tensor_moves_by_the_share_and_the_statistics_too() {
+    fn lerp_interpolates_all_weights_and_running_statistics() {
         let spec = ModelSpec {
             architecture: Architecture::ResNet50,
             block_variant: BlockVariant::V1,
@@ -74,9 +74,9 @@ mod tests {
             dropout: 0.0,
         };
         let [one, other] = [1, 2].map(|seed| Network::random(&spec, seed, &Device::flex()).valid());
-        let doubled = other.clone().towards(&other.valid(), 1.0);
-        assert_eq!(tensors::collect(&doubled), tensors::collect(&other));
-        let between = one.valid().towards(&other, 0.25);
+        let same = other.clone().lerp(&other.valid(), 1.0);
+        assert_eq!(tensors::collect(&same), tensors::collect(&other));
+        let between = one.valid().lerp(&other, 0.25);
         let [one, other, between] = [one, other, between].map(|network| tensors::collect(&network));
         assert!(between.keys().any(|name| name.ends_with("running_var")));
         for (name, tensor) in &between {

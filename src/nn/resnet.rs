@@ -125,9 +125,9 @@ impl Bottleneck {
         let (x, shortcut) = match &self.downsample {
             // In v1 both convolutions read every second pixel. In v1.5 the second convolution of the block has the stride.
             Some(Downsample { conv, norm }) if conv.stride == [2, 2] && self.conv1.stride == [2, 2] => {
-                let input = blocked::thin(input);
-                let shortcut = blocked::norm(norm, blocked::conv_of_thinned(conv, input.clone()), false);
-                (blocked::conv_of_thinned(&self.conv1, input), shortcut)
+                let input = blocked::subsample2(input);
+                let shortcut = blocked::norm(norm, blocked::conv_subsampled(conv, input.clone()), false);
+                (blocked::conv_subsampled(&self.conv1, input), shortcut)
             }
             Some(Downsample { conv, norm }) => {
                 let shortcut = blocked::norm(norm, blocked::conv(conv, input.clone()), false);

@@ -53,7 +53,7 @@ impl Bench {
             image_size: case.image_size,
             batch: case.batch,
             device: self.device_name.clone(),
-            precision: if self.threads.is_some() { Precision::chosen() } else { Precision::F32 }.name(),
+            precision: if self.threads.is_some() { Precision::selected() } else { Precision::F32 }.name(),
             threads: self.threads,
             times: Times::of(&samples_ms, case.batch),
             peak_memory_bytes,

@@ -5,7 +5,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::{
-    Compiled, Ready,
+    Compiled, CompiledBody,
     tests::{spec, squares, trained},
 };
 use crate::{
@@ -95,7 +95,7 @@ fn features_and_maps_of_the_graph_match_burns_modules() {
             let (network, images) = (trained(&spec), squares(count, side as usize));
             let plan = Compiled::new(&network, &spec, &Device::flex());
             let normalisation = spec.normalisation.clone();
-            let body = Ready::Modules { body: Box::new(network.body.clone()), normalisation, pauses: None };
+            let body = CompiledBody::Modules { body: Box::new(network.body.clone()), normalisation, pauses: None };
             let modules = Compiled { body, head: network.head.clone(), side, device: Device::flex() };
             let [(features, maps), (expected_features, expected_maps)] =
                 [plan, modules].map(|compiled| compiled.features_and_maps(&views(&images)));

@@ -5,6 +5,7 @@
 
 mod challenger;
 mod comparison;
+mod datasets;
 mod error;
 mod fields;
 mod gate;
@@ -23,6 +24,7 @@ mod weights;
 
 pub use challenger::{CHALLENGER, Challenger};
 pub use comparison::{MAX_COMPARED_RUNS, compare};
+pub use datasets::{delete_dataset, delete_radiograph, find_dataset, find_radiograph};
 pub use error::{Error, FieldError};
 pub use fields::{Fields, JsonObject, into_result};
 pub use gate::{Gate, GateComparison};

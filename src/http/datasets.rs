@@ -18,7 +18,7 @@ use super::{
 use crate::{
     dataset::{self, Fractions},
     domain::{ClassList, DatasetId, QualityFlag, Split},
-    service::{Fields, JsonObject, into_result},
+    service::{self, Fields, JsonObject, into_result},
     store::{self, Dataset, Distribution, Stores},
 };
 
@@ -133,7 +133,7 @@ async fn get_dataset(
     State(stores): State<Stores>,
     PathOf(id): PathOf<DatasetId>,
 ) -> Result<Json<DatasetDetail>, ApiError> {
-    let dataset = find(&stores, id).await?;
+    let dataset = service::find_dataset(&stores, id).await?;
     Ok(Json(detail(&stores, dataset).await?))
 }
 
@@ -144,11 +144,7 @@ async fn get_dataset(
     responses((status = 204, description = "Deleted"), NotFound, Conflict)
 )]
 async fn delete_dataset(State(stores): State<Stores>, PathOf(id): PathOf<DatasetId>) -> Result<StatusCode, ApiError> {
-    refuse_while_trained_on(&stores, id).await?;
-    if !store::datasets::delete(&stores.db, id).await? {
-        return Err(ApiError::NotFound("data set"));
-    }
-    stores.caches.remove(id).await?;
+    service::delete_dataset(&stores, id).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -167,24 +163,11 @@ async fn split_dataset(
     PathOf(id): PathOf<DatasetId>,
     JsonBody(body): JsonBody<JsonObject>,
 ) -> Result<Json<DatasetDetail>, ApiError> {
-    let dataset = find(&stores, id).await?;
+    let dataset = service::find_dataset(&stores, id).await?;
     let NewSplit { test_fraction, validation_fraction, seed } = NewSplit::read(body)?;
     let fractions = Fractions { test: test_fraction, validation: validation_fraction };
     dataset::split(&stores.db, id, fractions, seed.into()).await?;
     Ok(Json(detail(&stores, dataset).await?))
-}
-
-/// The data set, or 404.
-pub(super) async fn find(stores: &Stores, id: DatasetId) -> Result<Dataset, ApiError> {
-    store::datasets::get(&stores.db, id).await?.ok_or(ApiError::NotFound("data set"))
-}
-
-/// 409 while a run on the data set is not final, because training reads the images.
-pub(super) async fn refuse_while_trained_on(stores: &Stores, id: DatasetId) -> Result<(), ApiError> {
-    match store::runs::count_active(&stores.db, id).await? {
-        0 => Ok(()),
-        n => Err(ApiError::Conflict(format!("{n} training runs on this data set are not finished: cancel them first"))),
-    }
 }
 
 async fn detail(stores: &Stores, dataset: Dataset) -> Result<DatasetDetail, ApiError> {

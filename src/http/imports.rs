@@ -8,12 +8,11 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use super::{
     ApiError, AppState,
     answer::{self, Forbidden, Invalid, Malformed, NotFound},
-    datasets,
     extract::{JsonBody, PathOf},
 };
 use crate::{
     domain::{DatasetId, ImportId},
-    service::{Fields, ImportSpec, Imports, JsonObject, NewImport, into_result},
+    service::{self, Fields, ImportSpec, Imports, JsonObject, NewImport, into_result},
     store::{self, Import, ImportRejection, Stores},
 };
 
@@ -43,7 +42,7 @@ async fn create_import(
     PathOf(id): PathOf<DatasetId>,
     JsonBody(body): JsonBody<JsonObject>,
 ) -> Result<impl IntoResponse, ApiError> {
-    let dataset = datasets::find(&imports.stores, id).await?;
+    let dataset = service::find_dataset(&imports.stores, id).await?;
     let new = read(body)?;
     let import = imports.start(dataset, ImportSpec::Folder(new)).await?;
     Ok(answer::accepted(format!("/v1/imports/{}", import.id), import))

@@ -16,14 +16,13 @@ use self::upload::{Upload, UploadForm, UploadResult};
 use super::{
     ApiError, AppState,
     answer::{Conflict, Invalid, Malformed, NotFound, TooLarge, UnsupportedType},
-    datasets,
     extract::{Form, JsonBody, List, ListParams, PathOf, QueryOf},
 };
 use crate::{
     dataset::{PatientIds, match_class},
     domain::{DatasetId, RadiographId, Split},
     imaging,
-    service::{Fields, JsonObject, into_result},
+    service::{self, Fields, JsonObject, into_result},
     store::{self, Dataset, Radiograph, RadiographFilter, RadiographPatch, Stores},
 };
 
@@ -73,7 +72,7 @@ async fn upload_radiographs(
     PathOf(id): PathOf<DatasetId>,
     Form(form): Form,
 ) -> Result<impl IntoResponse, ApiError> {
-    let dataset = datasets::find(&state.stores, id).await?;
+    let dataset = service::find_dataset(&state.stores, id).await?;
     let upload = Upload::read(form, &dataset).await?;
     let items = upload.store(&state, &dataset).await?;
     Ok((StatusCode::CREATED, Json(List::whole(items))))
@@ -92,7 +91,7 @@ async fn list_radiographs(
     QueryOf(params): QueryOf<ListParams>,
 ) -> Result<Json<List<Radiograph>>, ApiError> {
     let page = params.page()?;
-    datasets::find(&stores, id).await?;
+    service::find_dataset(&stores, id).await?;
     let filter = RadiographFilter { split, label, source };
     let radiographs = store::radiographs::list(&stores.db, id, &filter, &page).await?;
     Ok(Json(List::of(radiographs, &page, |radiograph| radiograph.id.to_string())))
@@ -108,7 +107,7 @@ async fn get_radiograph(
     State(stores): State<Stores>,
     PathOf(id): PathOf<RadiographId>,
 ) -> Result<Json<Radiograph>, ApiError> {
-    find(&stores, id).await.map(Json)
+    Ok(Json(service::find_radiograph(&stores, id).await?))
 }
 
 /// Updates the given fields of a radiograph.
@@ -123,10 +122,11 @@ async fn patch_radiograph(
     PathOf(id): PathOf<RadiographId>,
     JsonBody(body): JsonBody<JsonObject>,
 ) -> Result<Json<Radiograph>, ApiError> {
-    let dataset = datasets::find(&state.stores, find(&state.stores, id).await?.dataset_id).await?;
+    let dataset =
+        service::find_dataset(&state.stores, service::find_radiograph(&state.stores, id).await?.dataset_id).await?;
     let patch = read_patch(body, &dataset, &state.intake.patient_ids)?;
     let changed = store::radiographs::patch(&state.stores.db, id, &patch).await?;
-    changed.map(Json).ok_or(NO_RADIOGRAPH)
+    changed.map(Json).ok_or(ApiError::NotFound("radiograph"))
 }
 
 /// Deletes a radiograph, and its image if no other data set uses it.
@@ -139,13 +139,7 @@ async fn delete_radiograph(
     State(stores): State<Stores>,
     PathOf(id): PathOf<RadiographId>,
 ) -> Result<StatusCode, ApiError> {
-    let dataset = find(&stores, id).await?.dataset_id;
-    datasets::refuse_while_trained_on(&stores, dataset).await?;
-    if !store::radiographs::delete(&stores.db, id).await? {
-        return Err(NO_RADIOGRAPH);
-    }
-    // The cache holds the radiograph's pixels too.
-    stores.caches.remove(dataset).await?;
+    service::delete_radiograph(&stores, id).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -166,18 +160,12 @@ async fn get_radiograph_image(
     if size.is_some_and(|size| !(16..=1024).contains(&size)) {
         return Err(ApiError::Malformed("size must be 16 to 1024".into()));
     }
-    let radiograph = find(&state.stores, id).await?;
+    let radiograph = service::find_radiograph(&state.stores, id).await?;
     let bytes = state.stores.blobs.get(&radiograph.sha256).await?;
     Ok(match size {
         None => image_response(&format!("image/{}", radiograph.format), bytes),
         Some(side) => image_response("image/png", resized(&state, bytes, side).await?),
     })
-}
-
-const NO_RADIOGRAPH: ApiError = ApiError::NotFound("radiograph");
-
-pub(super) async fn find(stores: &Stores, id: RadiographId) -> Result<Radiograph, ApiError> {
-    store::radiographs::get(&stores.db, id).await?.ok_or(NO_RADIOGRAPH)
 }
 
 fn read_patch(body: JsonObject, dataset: &Dataset, patients: &PatientIds) -> Result<RadiographPatch, ApiError> {

@@ -17,9 +17,11 @@ use super::{
     ApiError, AppState,
     answer::{Invalid, Malformed, NotFound, TooLarge, UnsupportedType},
     extract::{List, PathOf, QueryOf},
-    radiographs,
 };
-use crate::domain::{self, RadiographId, Recipe};
+use crate::{
+    domain::{self, RadiographId, Recipe},
+    service,
+};
 
 pub(super) fn router() -> OpenApiRouter<AppState> {
     OpenApiRouter::new().routes(routes!(list_recipes)).routes(routes!(get_recipe)).routes(routes!(preview_recipe))
@@ -77,7 +79,7 @@ async fn preview_recipe(
         return Err(ApiError::Malformed("count must be 1 to 47".into()));
     }
     let sheet = Sheet::new(&find(&name)?.plan, seed.unwrap_or(0), count)?;
-    let radiograph = radiographs::find(&state.stores, radiograph).await?;
+    let radiograph = service::find_radiograph(&state.stores, radiograph).await?;
     let bytes = state.stores.blobs.get(&radiograph.sha256).await?;
     let limits = state.limits.image();
     let png = tokio::task::spawn_blocking(move || sheet.png(&bytes, &limits)).await.map_err(ApiError::internal)??;

@@ -56,7 +56,7 @@ impl std::fmt::Display for GateComparison {
         let (metric, candidate, reference) = (self.metric.as_str(), self.candidate.score, self.reference.score);
         write!(
             f,
-            "the model does not pass: {metric} is {candidate:.4}, and {reference:.4} for the model that it may not be worse than"
+            "the model fails the promotion gate: its {metric} is {candidate:.4}, worse than {reference:.4} of the reference model"
         )
     }
 }

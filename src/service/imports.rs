@@ -162,7 +162,7 @@ impl Imports {
 
     /// The real path of `path` below the import root; `pointer` names its field.
     async fn resolve(&self, pointer: &str, path: String) -> Result<PathBuf, Error> {
-        let disabled = || Error::Forbidden("imports are off: the operator has set no THORAX_IMPORT_ROOT".into());
+        let disabled = || Error::Forbidden("imports are disabled: the operator has not set THORAX_IMPORT_ROOT".into());
         let root = self.intake.import_root.clone().ok_or_else(disabled)?;
         let resolved = tokio::task::spawn_blocking(move || dataset::resolve_below(&root, &path)).await?;
         resolved.map_err(|error| Error::invalid(pointer, error.to_string()))
@@ -202,10 +202,10 @@ impl NewGeneration {
         let mut errors = Vec::new();
         let has_labels = self.train_labels.is_some() || self.test_labels.is_some();
         if has_labels && self.rules.is_some() {
-            errors.push(FieldError::new("/rules", "label files leave nothing to rules: name either"));
+            errors.push(FieldError::new("/rules", "label files replace the rules: give one or the other"));
         }
         if self.folders().iter().all(|(_, folder)| folder.is_none()) {
-            errors.push(FieldError::new("", "name one source at least: cohen, fig1, actmed, radiography or rsna"));
+            errors.push(FieldError::new("", "give at least one source: cohen, fig1, actmed, radiography or rsna"));
         }
         if !has_labels {
             let rules = self.rules.clone().unwrap_or_default();

@@ -74,7 +74,7 @@ impl Models {
     }
 
     /// Points an alias at a model. `champion` is loaded and warmed up first, so that a model that cannot serve leaves the old champion in
-    /// its place; `challenger` is loaded beside it.
+    /// service; `challenger` is loaded beside it.
     ///
     /// # Errors
     /// [`Error::Gate`] where the model does not reach the scores that `gate` requires.

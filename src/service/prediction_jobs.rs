@@ -152,16 +152,16 @@ impl PredictionJobs {
         Ok(job)
     }
 
-    /// Reserves the place for an archive that a client is about to send.
+    /// Reserves a permit and a file for an archive that a client is about to send.
     ///
     /// # Errors
     /// [`Error::Busy`] where too many archives are being received or wait, [`Error::NotFound`] without such a model.
     pub async fn receive_archive(&self, model: Option<&str>) -> Result<ArchiveUpload, Error> {
-        let busy = |_| Error::Busy("as many archives are being received as this server takes at once".into());
+        let busy = |_| Error::Busy("too many archives are being received: retry later".into());
         let permit = Arc::clone(&self.queue.receiving).try_acquire_owned().map_err(busy)?;
         if store::prediction_jobs::count_archives(&self.stores().db).await? >= MAX_WAITING_ARCHIVES {
             return Err(Error::Busy(format!(
-                "{MAX_WAITING_ARCHIVES} archives wait to be scored: come back when one is done"
+                "{MAX_WAITING_ARCHIVES} archives wait for their jobs: retry when one is done"
             )));
         }
         let model = self.select(model).await?;

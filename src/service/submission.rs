@@ -252,3 +252,41 @@ fn read_step(fields: &mut Fields) -> Step {
         ..step
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn select(numbers: &[usize]) -> Result<Vec<u32>, Vec<String>> {
+        let mut plan = domain::recipe(DEFAULT_RECIPE).unwrap().plan;
+        let count = plan.stages.len();
+        assert_eq!(count, 3);
+        let mut errors = Vec::new();
+        select_stages(&mut plan, numbers, &mut errors);
+        assert!(errors.iter().all(|error| error.pointer == "/stages"));
+        let sizes = || plan.stages.iter().map(|stage| stage.image_size).collect();
+        if errors.is_empty() { Ok(sizes()) } else { Err(errors.into_iter().map(|error| error.detail).collect()) }
+    }
+
+    #[test]
+    fn selects_stages_by_their_numbers() {
+        let all = select(&[1, 2, 3]).unwrap();
+        assert_eq!(select(&[2]).unwrap(), all[1..2]);
+        assert_eq!(select(&[1, 3]).unwrap(), [all[0], all[2]]);
+    }
+
+    #[test]
+    fn refuses_stages_that_are_empty_unknown_repeated_or_not_ascending() {
+        let cases: [(&[usize], &str); 5] = [
+            (&[], "got an empty list"),
+            (&[0], "got 0"),
+            (&[2, 4], "got 4"),
+            (&[1, 1], "got 1 twice"),
+            (&[3, 1], "got 3 before 1"),
+        ];
+        for (numbers, expected) in cases {
+            let errors = select(numbers).unwrap_err();
+            assert!(errors.len() == 1 && errors[0].contains(expected), "{numbers:?}: {errors:?}");
+        }
+    }
+}

@@ -15,6 +15,7 @@ use crate::{
         answer::{NotAcceptable, NotFound},
         extract::PathOf,
     },
+    service,
     store::Stores,
 };
 
@@ -42,7 +43,7 @@ pub async fn get_dataset_distribution(
     PathOf(id): PathOf<DatasetId>,
 ) -> Result<Response, ApiError> {
     let (media_type, write) = negotiate(&headers, &FORMATS)?;
-    let dataset = super::find(&stores, id).await?;
+    let dataset = service::find_dataset(&stores, id).await?;
     let table = dataset::distribution(&stores.db, &dataset).await?;
     // A cache must not serve one format to a client that accepts another.
     Ok(([(header::VARY, "accept"), (header::CONTENT_TYPE, media_type)], write(&table)).into_response())

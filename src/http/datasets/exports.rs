@@ -20,6 +20,7 @@ use crate::{
         answer::{Conflict, Malformed, NotFound},
         extract::{PathOf, QueryOf},
     },
+    service,
 };
 
 /// Format of image arrays.
@@ -71,7 +72,7 @@ pub async fn get_dataset_export(
     QueryOf(params): QueryOf<ArrayParams>,
 ) -> Result<Response, ApiError> {
     let export: Export = name.parse()?;
-    let dataset = super::find(&state.stores, id).await?;
+    let dataset = service::find_dataset(&state.stores, id).await?;
     match export {
         Export::LabelFile(split) => {
             params.refuse()?;

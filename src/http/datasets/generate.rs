@@ -10,7 +10,7 @@ use crate::{
         answer::{self, Forbidden, Invalid, Malformed, NotFound},
         extract::{JsonBody, PathOf},
     },
-    service::{Fields, ImportSpec, Imports, JsonObject, NewGeneration, into_result},
+    service::{self, Fields, ImportSpec, Imports, JsonObject, NewGeneration, into_result},
     store::Import,
 };
 
@@ -27,7 +27,7 @@ pub async fn generate_dataset(
     PathOf(id): PathOf<DatasetId>,
     JsonBody(body): JsonBody<JsonObject>,
 ) -> Result<impl IntoResponse, ApiError> {
-    let dataset = super::find(&imports.stores, id).await?;
+    let dataset = service::find_dataset(&imports.stores, id).await?;
     let new = read(body)?;
     let import = imports.start(dataset, ImportSpec::Sources(Box::new(new))).await?;
     Ok(answer::accepted(format!("/v1/imports/{}", import.id), import))

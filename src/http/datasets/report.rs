@@ -16,7 +16,7 @@ use crate::{
         answer::{NotAcceptable, NotFound},
         extract::PathOf,
     },
-    service::report,
+    service,
 };
 
 /// Format of the report.
@@ -48,10 +48,10 @@ pub async fn get_dataset_report(
     PathOf(id): PathOf<DatasetId>,
 ) -> Result<Response, ApiError> {
     let format = negotiate(&headers, &FORMATS)?;
-    let dataset = super::find(&state.stores, id).await?;
+    let dataset = service::find_dataset(&state.stores, id).await?;
     let AppState { stores, limits, .. } = state;
     // A task of its own, so that the report is completed and cached even if the client disconnects.
-    let made = tokio::spawn(async move { report(&stores, &dataset, limits.image()).await });
+    let made = tokio::spawn(async move { service::report(&stores, &dataset, limits.image()).await });
     let report = made.await.map_err(ApiError::internal)??;
     // A cache must not serve one format to a client that accepts another.
     let vary = (header::VARY, "accept");

@@ -1,4 +1,4 @@
-//! A contact sheet of what a recipe's augmentation does to a radiograph.
+//! Contact sheet of a recipe's augmentation, applied to a radiograph.
 
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -9,50 +9,50 @@ use crate::{
     imaging::{self, GreyImage, ImageError, Limits, Transform},
 };
 
-/// Images in a row of the sheet.
+/// Images per row.
 const COLUMNS: u32 = 4;
 
-/// Grey pixels between two images: an image is black where it ends.
+/// Grey gap between two images, in pixels: an augmented image can have black borders.
 const GAP: u32 = 4;
 const GAP_GREY: u8 = 128;
 
-/// What is on a sheet.
+/// Contents of a contact sheet.
 pub(super) struct Sheet {
     augmentation: Augmentation,
-    /// Of each image, in pixels.
+    /// Side of each image, in pixels.
     side: u32,
     seed: u32,
-    /// Changed images, after the original.
+    /// Number of augmented images, after the original.
     count: u32,
 }
 
 impl Sheet {
-    /// Of a plan that changes its images, at the size of its last stage.
+    /// Images at the size of the last stage; [`ApiError::Unusable`] for a plan without augmentation.
     pub(super) fn new(plan: &TrainingPlan, seed: u32, count: u32) -> Result<Self, ApiError> {
         if plan.augmentation.is_off() {
-            return Err(ApiError::Unusable("this recipe has no augmentation: there is nothing to show".into()));
+            return Err(ApiError::Unusable("this recipe has no augmentation to preview".into()));
         }
         let side = plan.stages.last().expect("a recipe has stages").image_size;
         Ok(Self { augmentation: plan.augmentation, side, seed, count })
     }
 
-    /// The sheet of an upload, as PNG.
-    pub(super) fn png(&self, upload: &[u8], limits: &Limits) -> Result<Vec<u8>, ImageError> {
-        let (_, image) = imaging::decode(upload, limits)?;
+    /// The contact sheet of an encoded image, as PNG.
+    pub(super) fn png(&self, file: &[u8], limits: &Limits) -> Result<Vec<u8>, ImageError> {
+        let (_, image) = imaging::decode(file, limits)?;
         let original = imaging::resize_square(&image, self.side).pixels;
-        let changed = (0..self.count).map(|number| self.change(number).apply(&original, self.side));
-        let images: Vec<Vec<u8>> = [original.clone()].into_iter().chain(changed).collect();
-        Ok(imaging::encode_png(&self.laid_out(&images)))
+        let augmented = (0..self.count).map(|number| self.transform(number).apply(&original, self.side));
+        let images: Vec<Vec<u8>> = [original.clone()].into_iter().chain(augmented).collect();
+        Ok(imaging::encode_png(&self.arrange(&images)))
     }
 
-    /// A generator of its own for each image: a longer sheet begins as a shorter one does.
-    fn change(&self, number: u32) -> Transform {
+    /// Each image has its own generator, so that a longer sheet starts with the same images as a shorter one.
+    fn transform(&self, number: u32) -> Transform {
         let mut generator = ChaCha8Rng::seed_from_u64(self.seed.into());
         generator.set_stream(number.into());
         Transform::sample(&self.augmentation, &mut generator)
     }
 
-    fn laid_out(&self, images: &[Vec<u8>]) -> GreyImage {
+    fn arrange(&self, images: &[Vec<u8>]) -> GreyImage {
         let count = images.len() as u32;
         let (columns, rows) = (count.min(COLUMNS), count.div_ceil(COLUMNS));
         let step = self.side + GAP;

@@ -93,16 +93,16 @@ impl CompareParams {
 }
 
 fn read_ids(text: &str, refuse: &mut impl FnMut(String, String)) -> Vec<RunId> {
-    let named: Vec<&str> = text.split(',').map(str::trim).filter(|id| !id.is_empty()).collect();
-    if !(2..=MAX_COMPARED_RUNS).contains(&named.len()) {
-        refuse("/ids".into(), format!("must name 2 to {MAX_COMPARED_RUNS} runs, separated by commas"));
+    let listed: Vec<&str> = text.split(',').map(str::trim).filter(|id| !id.is_empty()).collect();
+    if !(2..=MAX_COMPARED_RUNS).contains(&listed.len()) {
+        refuse("/ids".into(), format!("must list 2 to {MAX_COMPARED_RUNS} runs, separated by commas"));
     }
     let mut ids = Vec::new();
-    for (place, id) in named.into_iter().enumerate() {
+    for (position, id) in listed.into_iter().enumerate() {
         match id.parse() {
-            Ok(id) if ids.contains(&id) => refuse(format!("/ids/{place}"), "is listed twice".into()),
+            Ok(id) if ids.contains(&id) => refuse(format!("/ids/{position}"), "is listed twice".into()),
             Ok(id) => ids.push(id),
-            Err(error) => refuse(format!("/ids/{place}"), format!("is {error}")),
+            Err(error) => refuse(format!("/ids/{position}"), format!("is {error}")),
         }
     }
     ids

@@ -159,7 +159,7 @@ pub async fn current_rejections(db: &Db, dataset: DatasetId) -> Result<Vec<Impor
 }
 
 /// Writes counts, status and new rejections. `RowNotFound` when the import was deleted with its data set, `InvalidTransition` when it has
-/// ended.
+/// succeeded.
 pub async fn update(db: &Db, import: &Import, new_rejections: &[ImportRejection]) -> Result<(), StoreError> {
     let mut tx = db.begin().await?;
     let id = import.id.to_string();

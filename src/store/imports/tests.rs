@@ -44,7 +44,7 @@ async fn current_rejections_are_those_of_the_newest_ended_import_of_each_path() 
 }
 
 #[tokio::test]
-async fn an_ended_import_refuses_updates_and_their_rejections() {
+async fn an_import_that_succeeded_refuses_updates_and_their_rejections() {
     let (_dir, db) = fixtures::db().await;
     let dataset = fixtures::stored_dataset(&db).await;
     let ended = Import { status: ImportStatus::Succeeded, ..fixtures::stored_import(&db, &dataset).await };
@@ -99,4 +99,18 @@ async fn interrupted_imports_are_returned_with_their_request_and_reset_counts() 
     assert_eq!(fail_interrupted(&db, "the server ended").await.unwrap(), 1, "the other one");
     update(&db, &Import { status: ImportStatus::Succeeded, ..restarted }, &[]).await.unwrap();
     assert_eq!(interrupted(&db).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn an_import_continues_although_a_starting_server_marked_it_as_failed() {
+    let (_dir, db) = fixtures::db().await;
+    let dataset = fixtures::stored_dataset(&db).await;
+    let import = fixtures::stored_import(&db, &dataset).await;
+    assert_eq!(fail_interrupted(&db, "the server ended").await.unwrap(), 1);
+    let running = Import { created: 7, ..import };
+    update(&db, &running, &[rejection(None)]).await.unwrap();
+    assert_eq!(get(&db, running.id).await.unwrap(), Some(running.clone()));
+    let succeeded = Import { status: ImportStatus::Succeeded, finished_at: Some(Timestamp::now()), ..running };
+    update(&db, &succeeded, &[]).await.unwrap();
+    assert_eq!(get(&db, succeeded.id).await.unwrap(), Some(succeeded));
 }

@@ -21,7 +21,7 @@ use crate::nn::Input;
 
 /// Convolution, `[blocks, images, side, side, 16]` to `[blocks, images, side / stride, side / stride, 16]`.
 ///
-/// The bias gets no gradient: in training a operands normalisation follows, which subtracts the mean and with it the
+/// The bias gets no gradient: in training a batch normalisation follows, which subtracts the mean and with it the
 /// bias, so the gradient is zero.
 pub(in crate::nn) fn conv(conv: &Conv2d, input: Tensor<5>) -> Tensor<5> {
     convolve(shape(conv), conv, input, false)
@@ -32,7 +32,7 @@ pub(in crate::nn) fn conv_subsampled(conv: &Conv2d, input: Tensor<5>) -> Tensor<
     convolve(ConvShape { stride: 1, ..shape(conv) }, conv, input, false)
 }
 
-/// [`conv`] for the stem_operands convolution of a residual block, whose input also feeds the shortcut.
+/// [`conv`] for the first convolution of a residual block, whose input also feeds the shortcut.
 ///
 /// The backward pass goes by depth, so it reaches the addition at the end of the block before this convolution. The
 /// gradient of the shortcut is therefore already known and is added where this convolution writes its own. Burn's
@@ -58,7 +58,7 @@ fn convolve(shape: ConvShape, conv: &Conv2d, input: Tensor<5>, with_shortcut: bo
     record(ConvBackward, nodes, ConvState { shape, input, weights, with_shortcut }, output)
 }
 
-/// The stem_operands convolution, to `[blocks, images, side / stride, side / stride, 16]`. Neither the images nor the bias
+/// The first convolution, to `[blocks, images, side / stride, side / stride, 16]`. Neither the images nor the bias
 /// get a gradient; see [`conv`].
 pub(in crate::nn) fn stem(conv: &Conv2d, input: &Input) -> Tensor<5> {
     let StemOperands { shape, images, side, planes: input, weights } = stem_operands(conv, input);
@@ -78,7 +78,7 @@ pub(in crate::nn) fn stem(conv: &Conv2d, input: &Input) -> Tensor<5> {
     record(StemBackward, [node], ConvState { shape, input, weights, with_shortcut: false }, output)
 }
 
-/// Operands of a network's stem_operands convolution.
+/// Operands of a network's first convolution.
 pub(super) struct StemOperands {
     pub(super) shape: ConvShape,
     pub(super) images: usize,
@@ -131,7 +131,7 @@ impl ConvState {
         storage::plain(sums, self.weight_shape())
     }
 
-    /// Gradient of the weights of the stem_operands convolution.
+    /// Gradient of the weights of the first convolution.
     pub(super) fn stem_weight_gradient(&self, output: &FlexTensor) -> FlexTensor {
         let [_, _, side, _] = self.input.layout().shape().dims();
         let blocks = storage::blocks(output);

@@ -1,4 +1,4 @@
-//! Operands normalisation fused with the following ReLU, or addition and ReLU.
+//! Batch normalisation fused with the following ReLU, or addition and ReLU.
 
 use burn::{
     backend::{
@@ -22,7 +22,7 @@ use thorax_kernels::{
 
 use super::{Cpu, extents, into_primitive, record, storage};
 
-/// Operands normalisation with operands statistics, which also update the running statistics; followed by ReLU if `relu` is
+/// Batch normalisation with batch statistics, which also update the running statistics; followed by ReLU if `relu` is
 /// set.
 pub(in crate::nn) fn norm(norm: &BatchNorm, input: Tensor<5>, relu: bool) -> Tensor<5> {
     let (input, gamma, beta) =

@@ -1,4 +1,4 @@
-//! Convolutions with bias and ReLU, for networks without operands normalisation.
+//! Convolutions with bias and ReLU, for networks without batch normalisation.
 
 use burn::{
     backend::{
@@ -46,7 +46,7 @@ pub(in crate::nn) fn conv_relu(conv: &Conv2d, input: Tensor<5>) -> Tensor<5> {
     record(ConvReluBackward, nodes, ReluState { convolved, output: output.clone() }, output)
 }
 
-/// The stem_operands convolution and ReLU, to `[blocks, images, side, side, 16]`. The images get no gradient.
+/// The first convolution and ReLU, to `[blocks, images, side, side, 16]`. The images get no gradient.
 ///
 /// # Panics
 /// If the convolution has no bias.

@@ -55,7 +55,7 @@ fn is_f32() -> bool {
     Precision::selected() == Precision::F32
 }
 
-/// The same operands with noise of the size of the error of the products.
+/// The same batch with noise of the size of the error of the products.
 fn noisy(seed: u64, images: usize, side: usize) -> (Input, Tensor<1, Int>) {
     let (input, classes) = batch(seed, images, side);
     let (noise, _) = batch(seed + 1, images, side);
@@ -64,7 +64,7 @@ fn noisy(seed: u64, images: usize, side: usize) -> (Input, Tensor<1, Int>) {
     (Input { grey: input.grey.clone() + noise.mul_scalar(share), ..input }, classes)
 }
 
-/// MeanBackward cross-entropy, through the blocked layers or through Burn's modules.
+/// Mean cross-entropy, through the blocked layers or through Burn's modules.
 fn loss(network: &Network, (input, classes): (Input, Tensor<1, Int>), blocked: bool) -> Tensor<1> {
     let features = match &network.body {
         body if blocked => body.forward(&input),
@@ -90,7 +90,7 @@ fn twice(spec: &ModelSpec, change: impl Fn(&str, &mut [f32])) -> [Network; 2] {
     [(); 2].map(|()| Network::from_bytes(&file, &Device::flex()).unwrap().0.for_step(Scope::All))
 }
 
-/// Sets the operands normalisations of the body so that no ReLU is near zero: a channel is positive or negative on all
+/// Sets the batch normalisations of the body so that no ReLU is near zero: a channel is positive or negative on all
 /// images. Otherwise the last digit of an input decides for some units whether they have a gradient.
 fn separate_from_zero(name: &str, values: &mut [f32]) {
     let is_norm = name.contains("bn") || name.contains("downsample.1");
@@ -139,7 +139,7 @@ fn is_bias_of_a_convolution(name: &str) -> bool {
     name.ends_with(".bias") && (name.contains("conv") || name.contains("downsample.0"))
 }
 
-/// Gradients of a operands normalisation's scale and shift together. Where no ReLU follows, the next normalisation
+/// Gradients of a batch normalisation's scale and shift together. Where no ReLU follows, the next normalisation
 /// cancels the shift, whose gradient is then only rounding error.
 fn with_shift(name: &str, gradients: &Named) -> Vec<f32> {
     let shift = name.strip_suffix("weight").and_then(|norm| gradients.get(&format!("{norm}bias")));
@@ -169,7 +169,7 @@ fn gradients_and_statistics_match_burns_modules() {
 
 #[test]
 fn gradients_of_chains_match_burns_modules() {
-    // Convolutions, operands norms and layers of the head.
+    // Convolutions, batch norms and layers of the head.
     for (architecture, parameters) in [(Architecture::Vgg16, 2 * (13 + 1 + 5)), (Architecture::SimpleCnn, 2 * (3 + 2))]
     {
         let spec = ModelSpec { architecture, ..spec(BlockVariant::V1) };

@@ -1,5 +1,5 @@
-//! Reads the sources and fails on what a review should not have to look for: an arrow between rooms that points back, a file
-//! without its `//!` line, unfinished marks, unsafe code, files that grew too long, and documents that no longer tell the truth.
+//! Checks of the source text that a review should not have to make: dependencies between modules, module documentation, unfinished
+//! code, `unsafe` outside of the kernels, file length, vocabulary, and documents that must agree with the code.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -79,9 +79,9 @@ const MAY_USE: [(&str, &[&str]); 16] = [
     ),
 ];
 
-/// Crates that belong to some rooms only: no SQL outside the store, no tensors in HTTP, no HTTP below it. A name also stands for the
+/// Crates that belong to some modules only: no SQL outside the store, no tensors in HTTP, no HTTP below it. A name also stands for the
 /// crates whose names it begins with an underscore after it: `burn` for `burn_std`.
-const CRATE_STAYS_IN: [(&str, &[&str]); 5] = [
+const CRATE_ONLY_IN: [(&str, &[&str]); 5] = [
     ("sqlx", &["store"]),
     ("object_store", &["store"]),
     ("burn", &["nn", "training", "inference", "worker", "app", "cli"]),
@@ -89,15 +89,16 @@ const CRATE_STAYS_IN: [(&str, &[&str]); 5] = [
     ("thorax_kernels", &["nn"]),
 ];
 
-const LONGEST_FILE: usize = 600;
+/// Maximum number of lines of a source file.
+const MAX_LINES: usize = 600;
 
 #[test]
-fn no_arrow_between_rooms_points_back() {
-    assert_clean(rust_files("src").iter().flat_map(|(path, text)| wrong_arrows(path, text)));
+fn modules_use_only_lower_layers() {
+    assert_clean(rust_files("src").iter().flat_map(|(path, text)| forbidden_uses(path, text)));
 }
 
 #[test]
-fn the_layer_table_of_architecture_md_equals_the_enforced_one() {
+fn architecture_md_lists_the_layers_that_are_enforced() {
     let page = read("ARCHITECTURE.md");
     let table = between(&page, "<!-- layers -->", "<!-- end of layers -->").expect("ARCHITECTURE.md marks the table");
     let names = |cell: &str| -> BTreeSet<String> { cell.split('`').skip(1).step_by(2).map(str::to_owned).collect() };
@@ -112,17 +113,17 @@ fn the_layer_table_of_architecture_md_equals_the_enforced_one() {
 }
 
 #[test]
-fn every_source_file_is_tidy() {
+fn source_files_are_documented_finished_and_short() {
     assert_clean(rust_files("src").iter().chain(&rust_files("crates")).flat_map(|(path, text)| {
         let lines = text.lines().count();
-        let long = (lines > LONGEST_FILE).then(|| format!("{path}: {lines} lines, at most {LONGEST_FILE}"));
+        let long = (lines > MAX_LINES).then(|| format!("{path}: {lines} lines, at most {MAX_LINES}"));
         untidy(path, text).into_iter().chain(long)
     }));
     assert_clean(rust_files("tests").iter().flat_map(|(path, text)| untidy(path, text)));
 }
 
 #[test]
-fn the_tour_in_the_docs_equals_the_script_that_ci_runs() {
+fn tour_in_the_docs_equals_the_script_that_ci_runs() {
     let script = read("tests/tour.sh");
     let section = between(&script, "# --- tour ---\n", "# --- end of tour ---").expect("tests/tour.sh marks the tour");
     let page = read("docs/getting-started.md");
@@ -132,7 +133,7 @@ fn the_tour_in_the_docs_equals_the_script_that_ci_runs() {
 }
 
 #[test]
-fn every_variable_is_in_env_example_and_nothing_else_is() {
+fn env_example_lists_exactly_the_variables_that_are_read() {
     let files = rust_files("src");
     let served = files.iter().filter(|(path, _)| !path.ends_with("tests.rs"));
     let used: BTreeSet<_> = served.flat_map(|(_, text)| variables(&without_tests(text))).collect();
@@ -141,32 +142,32 @@ fn every_variable_is_in_env_example_and_nothing_else_is() {
 }
 
 #[test]
-fn the_checker_sees_each_kind_of_arrow() {
-    let arrows = |path: &str, text: &str| wrong_arrows(path, text).len();
-    assert_eq!(arrows("src/domain/run.rs", "use crate::store::Db;"), 1, "a plain use");
+fn checker_finds_each_kind_of_forbidden_use() {
+    let uses = |path: &str, text: &str| forbidden_uses(path, text).len();
+    assert_eq!(uses("src/domain/run.rs", "use crate::store::Db;"), 1, "a plain use");
     assert_eq!(
-        arrows("src/nn.rs", "use crate::{domain::Split, imaging::{GreyImage, Limits}};"),
+        uses("src/nn.rs", "use crate::{domain::Split, imaging::{GreyImage, Limits}};"),
         1,
-        "a sibling in braces"
+        "a sibling module in braces"
     );
     assert_eq!(
-        arrows("src/nn.rs", "use crate::{\n    domain::Split,\n    http,\n    store as s,\n};"),
+        uses("src/nn.rs", "use crate::{\n    domain::Split,\n    http,\n    store as s,\n};"),
         2,
-        "many lines"
+        "a use over several lines"
     );
-    assert_eq!(arrows("src/store/runs.rs", "fn f() { crate::worker::start() }"), 1, "a path in the code");
-    assert_eq!(arrows("src/store.rs", "use super::worker::start;"), 1, "a way round through super");
-    assert_eq!(arrows("src/store/runs.rs", "use super::super::worker::start;"), 1, "a longer way round");
-    assert_eq!(arrows("src/lobby.rs", "use crate::domain::Split;"), 1, "a room that the table does not know");
-    assert_eq!(arrows("src/http/runs.rs", "let row = sqlx::query(\"\");"), 1, "a crate outside its rooms");
-    assert_eq!(arrows("src/store/runs.rs", "use burn_std::Bytes;"), 1, "a crate of the same family");
-    assert_eq!(arrows("src/store/runs.rs", "use burn_std as b;"), 1, "a crate under another name");
-    assert_eq!(arrows("src/training/fit_job.rs", "thorax_kernels::team();"), 1, "the kernels outside nn");
-    assert_eq!(arrows("src/domain/run.rs", "use crate::telemetry::Gone;"), 1, "a room that is no neighbour");
+    assert_eq!(uses("src/store/runs.rs", "fn f() { crate::worker::start() }"), 1, "a path in the code");
+    assert_eq!(uses("src/store.rs", "use super::worker::start;"), 1, "a path through super");
+    assert_eq!(uses("src/store/runs.rs", "use super::super::worker::start;"), 1, "a path through several super");
+    assert_eq!(uses("src/unknown.rs", "use crate::domain::Split;"), 1, "a module that is not in the table");
+    assert_eq!(uses("src/http/runs.rs", "let row = sqlx::query(\"\");"), 1, "a crate outside its modules");
+    assert_eq!(uses("src/store/runs.rs", "use burn_std::Bytes;"), 1, "a crate of the same family");
+    assert_eq!(uses("src/store/runs.rs", "use burn_std as b;"), 1, "a crate under another name");
+    assert_eq!(uses("src/training/fit_job.rs", "thorax_kernels::team();"), 1, "the kernels outside nn");
+    assert_eq!(uses("src/domain/run.rs", "use crate::telemetry::Gone;"), 1, "a module of a higher layer");
 }
 
 #[test]
-fn the_checker_lets_good_arrows_pass() {
+fn checker_accepts_allowed_uses() {
     let good = [
         ("src/domain/plan.rs", "use super::{Split, Stage};"),
         ("src/nn/head.rs", "//! See [`crate::worker`].\nuse crate::{domain::Split, nn::body::{self, Body}};"),
@@ -178,14 +179,14 @@ fn the_checker_lets_good_arrows_pass() {
         ("src/lib.rs", "pub mod domain;\npub mod http;"),
     ];
     for (path, text) in good {
-        assert_eq!(wrong_arrows(path, text), Vec::<String>::new());
+        assert_eq!(forbidden_uses(path, text), Vec::<String>::new());
     }
 }
 
 #[test]
-fn the_checker_sees_untidy_files() {
+fn checker_finds_untidy_files() {
     let first = "//! About this.\n";
-    assert_eq!(untidy("a.rs", "fn f() {}").len(), 1, "no line about the file");
+    assert_eq!(untidy("a.rs", "fn f() {}").len(), 1, "no module documentation");
     for mark in
         [concat!("to", "do!()"), concat!("unimple", "mented!()"), concat!("db", "g!(1)"), concat!("#[ig", "nore]")]
     {
@@ -193,7 +194,11 @@ fn the_checker_sees_untidy_files() {
     }
     assert_eq!(untidy("a.rs", &format!("{first}fn f() {{ {} {{}} }}", concat!("uns", "afe"))).len(), 1);
     let vectors = format!("{first}fn f() {{ {} {{}} }}", concat!("uns", "afe"));
-    assert_eq!(untidy("crates/thorax-kernels/src/simd.rs", &vectors), Vec::<String>::new(), "the one crate that may");
+    assert_eq!(
+        untidy("crates/thorax-kernels/src/simd.rs", &vectors),
+        Vec::<String>::new(),
+        "the crate that may use it"
+    );
     assert_eq!(untidy("a.rs", &format!("{first}// no unsafe code, nothing to do\n")), Vec::<String>::new());
     assert_eq!(
         untidy("a.rs", &format!("{first}#![forbid(unsafe_code)] const CSP: &str = \"'unsafe-inline'\";\n")),
@@ -201,27 +206,27 @@ fn the_checker_sees_untidy_files() {
     );
 }
 
-/// Uses that the tables above forbid, one line each.
-fn wrong_arrows(path: &str, text: &str) -> Vec<String> {
+/// Uses that the tables above forbid, one message each.
+fn forbidden_uses(path: &str, text: &str) -> Vec<String> {
     let parts: Vec<&str> = path.trim_start_matches("src/").trim_end_matches(".rs").split('/').collect();
-    let room = parts[0];
+    let module = parts[0];
     let code = without_comments(text);
-    let mut wrong: Vec<String> = CRATE_STAYS_IN
+    let mut wrong: Vec<String> = CRATE_ONLY_IN
         .iter()
-        .filter(|(name, rooms)| !rooms.contains(&room) && uses_crate(&code, name))
-        .map(|(name, rooms)| format!("{path}: uses the crate {name}, which stays in {rooms:?}"))
+        .filter(|(name, modules)| !modules.contains(&module) && uses_crate(&code, name))
+        .map(|(name, modules)| format!("{path}: uses the crate {name}, which only {modules:?} may use"))
         .collect();
-    if room == "main" || room == "lib" {
+    if module == "main" || module == "lib" {
         return wrong;
     }
-    let Some((_, allowed)) = MAY_USE.iter().find(|(name, _)| *name == room) else {
-        wrong.push(format!("{path}: the room {room} is not in the table of tests/tidy.rs"));
+    let Some((_, allowed)) = MAY_USE.iter().find(|(name, _)| *name == module) else {
+        wrong.push(format!("{path}: the module {module} is not in the table of tests/tidy.rs"));
         return wrong;
     };
-    let used = used_rooms(&code, parts.len());
-    let backwards =
-        used.iter().filter(|used| *used != room && *used != "fixtures" && !allowed.contains(&used.as_str()));
-    wrong.extend(backwards.map(|used| format!("{path}: {room} may not use {used}")));
+    let used = used_modules(&code, parts.len());
+    let forbidden =
+        used.iter().filter(|used| *used != module && *used != "fixtures" && !allowed.contains(&used.as_str()));
+    wrong.extend(forbidden.map(|used| format!("{path}: {module} may not use {used}")));
     wrong
 }
 
@@ -236,12 +241,12 @@ fn uses_crate(code: &str, name: &str) -> bool {
     })
 }
 
-/// Rooms named after `crate::`, or after so many `super::` that they lead out of a room from a file `depth` levels down.
-fn used_rooms(code: &str, depth: usize) -> BTreeSet<String> {
-    let is_room = |name: &String| MAY_USE.iter().any(|(room, _)| room == name);
+/// Modules named after `crate::`, or after enough `super::` to leave the module of a file `depth` levels down.
+fn used_modules(code: &str, depth: usize) -> BTreeSet<String> {
+    let is_module = |name: &String| MAY_USE.iter().any(|(module, _)| module == name);
     let through_crate = word_positions(code, "crate::").flat_map(|end| first_segments(&code[end..]));
     let supers = "super::".repeat(depth);
-    let through_super = word_positions(code, &supers).flat_map(|end| first_segments(&code[end..])).filter(is_room);
+    let through_super = word_positions(code, &supers).flat_map(|end| first_segments(&code[end..])).filter(is_module);
     through_crate.chain(through_super).filter(|name| name != "super").collect()
 }
 
@@ -266,7 +271,7 @@ fn first_segments(rest: &str) -> Vec<String> {
     names
 }
 
-/// What a file must not hold, one line each.
+/// Problems of one file, one message each.
 fn untidy(path: &str, text: &str) -> Vec<String> {
     let marks = [concat!("to", "do!"), concat!("unimple", "mented!"), concat!("db", "g!"), concat!("#[ig", "nore")];
     let code = without_comments(text);
@@ -278,7 +283,7 @@ fn untidy(path: &str, text: &str) -> Vec<String> {
         found.push(format!("{path}: has a block or function marked unsafe"));
     }
     if !text.starts_with("//!") {
-        found.push(format!("{path}: does not begin with a //! line about itself"));
+        found.push(format!("{path}: does not begin with a //! comment"));
     }
     found
 }

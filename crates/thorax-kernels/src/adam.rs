@@ -72,8 +72,8 @@ impl Kernel for StepKernel<'_> {
         let step = Factors::<V>::new(self.adam);
         let (parameters, last_parameters) = parameter.as_chunks_mut::<BLOCK>();
         let (gradients, last_gradients) = gradient.as_chunks::<BLOCK>();
-        let (first_moments, last_means) = first_moment.as_chunks_mut::<BLOCK>();
-        let (second_moments, last_squares) = second_moment.as_chunks_mut::<BLOCK>();
+        let (first_moments, last_first_moments) = first_moment.as_chunks_mut::<BLOCK>();
+        let (second_moments, last_second_moments) = second_moment.as_chunks_mut::<BLOCK>();
         for (((parameter, gradient), first_moment), second_moment) in
             parameters.iter_mut().zip(gradients).zip(first_moments).zip(second_moments)
         {
@@ -83,19 +83,19 @@ impl Kernel for StepKernel<'_> {
         let count = last_parameters.len();
         parameter[..count].copy_from_slice(last_parameters);
         gradient[..count].copy_from_slice(last_gradients);
-        first_moment[..count].copy_from_slice(last_means);
-        second_moment[..count].copy_from_slice(last_squares);
+        first_moment[..count].copy_from_slice(last_first_moments);
+        second_moment[..count].copy_from_slice(last_second_moments);
         step.update(&mut parameter, &gradient, &mut first_moment, &mut second_moment);
         last_parameters.copy_from_slice(&parameter[..count]);
-        last_means.copy_from_slice(&first_moment[..count]);
-        last_squares.copy_from_slice(&second_moment[..count]);
+        last_first_moments.copy_from_slice(&first_moment[..count]);
+        last_second_moments.copy_from_slice(&second_moment[..count]);
     }
 }
 
 /// Precomputed factors of a step. `step` and `epsilon` include the bias correction: both moments start at zero.
 struct Factors<V> {
-    stay: [V; 2],
-    join: [V; 2],
+    decay: [V; 2],
+    gain: [V; 2],
     step: V,
     epsilon: V,
 }
@@ -103,12 +103,12 @@ struct Factors<V> {
 impl<V: Vector> Factors<V> {
     #[inline(always)]
     fn new(Adam { beta_1, beta_2, epsilon, learning_rate, step }: Adam) -> Self {
-        let squares_lack = (1.0 - beta_2.powi(step)).sqrt();
+        let correction_2 = (1.0 - beta_2.powi(step)).sqrt();
         Self {
-            stay: [V::splat(beta_1), V::splat(beta_2)],
-            join: [V::splat(1.0 - beta_1), V::splat(1.0 - beta_2)],
-            step: V::splat(-learning_rate * squares_lack / (1.0 - beta_1.powi(step))),
-            epsilon: V::splat(epsilon * squares_lack),
+            decay: [V::splat(beta_1), V::splat(beta_2)],
+            gain: [V::splat(1.0 - beta_1), V::splat(1.0 - beta_2)],
+            step: V::splat(-learning_rate * correction_2 / (1.0 - beta_1.powi(step))),
+            epsilon: V::splat(epsilon * correction_2),
         }
     }
 
@@ -121,13 +121,13 @@ impl<V: Vector> Factors<V> {
         second_moment: &mut [f32; BLOCK],
     ) {
         let gradient = V::load_unaligned(gradient);
-        let new_mean = V::load_unaligned(first_moment).mul_add(self.stay[0], gradient.mul(self.join[0]));
-        let new_square =
-            V::load_unaligned(second_moment).mul_add(self.stay[1], gradient.mul(gradient).mul(self.join[1]));
-        let direction = new_mean.div(new_square.sqrt().add(self.epsilon));
+        let new_first = V::load_unaligned(first_moment).mul_add(self.decay[0], gradient.mul(self.gain[0]));
+        let new_second =
+            V::load_unaligned(second_moment).mul_add(self.decay[1], gradient.mul(gradient).mul(self.gain[1]));
+        let direction = new_first.div(new_second.sqrt().add(self.epsilon));
         direction.mul_add(self.step, V::load_unaligned(parameter)).store_unaligned(parameter);
-        new_mean.store_unaligned(first_moment);
-        new_square.store_unaligned(second_moment);
+        new_first.store_unaligned(first_moment);
+        new_second.store_unaligned(second_moment);
     }
 }
 

@@ -53,10 +53,10 @@ pub(super) fn assert_close(numbers: &[f64], expected: &[f64], tolerance: f64) {
     assert_eq!(numbers.len(), expected.len());
     let largest = expected.iter().fold(f64::MIN_POSITIVE, |largest, expected| largest.max(expected.abs()));
     for (index, (number, expected)) in numbers.iter().zip(expected).enumerate() {
-        let apart = (number - expected).abs() / largest;
+        let deviation = (number - expected).abs() / largest;
         assert!(
-            apart <= tolerance,
-            "number {index}: {number}, expected {expected}, deviation {apart:e} of the largest value"
+            deviation <= tolerance,
+            "number {index}: {number}, expected {expected}; deviation relative to the largest value: {deviation:e}"
         );
     }
 }

@@ -4,7 +4,7 @@
 //! global mean: no operation changes the layout. [`Graph`] is a trained network compiled for prediction; [`conv`] has the forward and
 //! backward passes of a convolution in training. The instruction set is chosen at run time.
 //!
-//! `unsafe` code serves two purposes: [`simd`] calls vector and tile instructions, and [`shared`] lets the worker threads of a [`Team`]
+//! `unsafe` code serves two purposes: `simd` calls vector and tile instructions, and `shared` lets the worker threads of a [`Team`]
 //! write disjoint parts of one buffer. All indexing is checked. Tests run every kernel at every instruction level and with several
 //! team sizes against plain loops in double precision.
 

@@ -285,8 +285,8 @@ impl<'a> GradientTerms<'a> {
 
     #[inline(always)]
     fn apply<V: Vector>(&self, distance: V, gradient: V) -> V {
-        let apart = gradient.sub(V::load(&self.mean_gradient));
-        distance.mul_add(V::load(&self.slope), apart).mul(V::load(&self.normaliser.scale))
+        let centred = gradient.sub(V::load(&self.mean_gradient));
+        distance.mul_add(V::load(&self.slope), centred).mul(V::load(&self.normaliser.scale))
     }
 }
 

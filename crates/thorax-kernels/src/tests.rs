@@ -209,15 +209,15 @@ fn winograd_on_the_fly(team: &Team, shape: ConvShape, input: &Plain, weights: &[
     let shared = Shared::new(&mut taps);
     // SAFETY: this function owns the buffer.
     team.run(|worker| unsafe { source.pack(worker, shared) });
-    let few = OnTheFly { taps: source.matrix(team.level(), &taps), inputs: shape.inputs.div_ceil(BLOCK) };
+    let convolution = OnTheFly { taps: source.matrix(team.level(), &taps), inputs: shape.inputs.div_ceil(BLOCK) };
     let (blocks, bias, pixels) = (input.blocks(), bias_blocks(shape, bias), images * side * side);
     let (mut scratch, mut output) =
-        (zeros(few.scratch(team, images, side)), zeros(shape.outputs.div_ceil(BLOCK) * pixels));
+        (zeros(convolution.scratch(team, images, side)), zeros(shape.outputs.div_ceil(BLOCK) * pixels));
     let (shared, written) = (Shared::new(&mut scratch), Shared::new(&mut output));
     team.run(|worker| {
         let epilogue = Epilogue { bias: Some(&bias), ..Epilogue::plain(written, pixels) };
         // SAFETY: this function owns the buffers.
-        unsafe { few.run(worker, Images { blocks: &blocks, images, side }, shared, &epilogue) };
+        unsafe { convolution.run(worker, Images { blocks: &blocks, images, side }, shared, &epilogue) };
     });
     Plain::from_blocks(&output, images, shape.outputs, side).values
 }

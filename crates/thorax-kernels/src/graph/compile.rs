@@ -192,8 +192,12 @@ impl Convolution {
             (points, Some(blocks)) => {
                 let ConvShape { kernel, .. } = self.shape;
                 let weights = Weights::new(level, blocks, kernel * kernel * inputs, outputs);
-                let few = points.is_some() && winograd::saves_work(level, images, side);
-                if few { ConvMethod::OnTheFly(OnTheFly { taps: weights, inputs }) } else { ConvMethod::Direct(weights) }
+                let on_the_fly = points.is_some() && winograd::saves_work(level, images, side);
+                if on_the_fly {
+                    ConvMethod::OnTheFly(OnTheFly { taps: weights, inputs })
+                } else {
+                    ConvMethod::Direct(weights)
+                }
             }
             (None, None) => unreachable!("a convolution has at least one packing of its weights"),
         }

@@ -1,4 +1,4 @@
-//! Thorax trains and serves chest-radiograph classifiers. The rooms, in reading order; each may use those above it.
+//! Thorax trains and serves chest-radiograph classifiers. The modules are in reading order; each may use those above it.
 
 pub mod domain;
 pub mod metrics;

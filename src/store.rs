@@ -111,7 +111,7 @@ impl StoreError {
         }
     }
 
-    /// True where the state of the data does not allow the change: a retry cannot succeed, and the caller is told why.
+    /// True where the state of the data does not allow the change: a retry cannot succeed. The error message gives the reason.
     pub fn is_conflict(&self) -> bool {
         matches!(self, Self::Exists(_) | Self::InUse(_) | Self::InvalidTransition(_))
     }

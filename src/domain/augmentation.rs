@@ -5,7 +5,7 @@ use utoipa::ToSchema;
 
 use super::plan::must_be;
 
-/// Random augmentation of the training images. Each parameter is drawn uniformly from its range, anew for each image and epoch; 0 or
+/// Random augmentation of the training images. Each parameter is drawn uniformly from its range, separately for each image and epoch; 0 or
 /// absent switches it off.
 ///
 /// Rotation, translation, zoom and flips are one affine transform about the image centre, resampled bilinearly. Pixels from outside the

@@ -106,7 +106,7 @@ fn row(classes: &[String], result: &JobResult) -> Vec<String> {
     before.into_iter().chain(classes.iter().map(probability)).chain([problem]).collect()
 }
 
-/// A name from an archive, or what quotes one, must not be run as a formula by whoever opens the table.
+/// Escapes a text from an archive, so that a spreadsheet does not evaluate it as a formula.
 fn text(text: &str) -> String {
     if text.starts_with(['=', '+', '-', '@', '\t', '\r']) { format!("'{text}") } else { text.to_owned() }
 }

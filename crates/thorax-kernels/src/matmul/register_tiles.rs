@@ -24,7 +24,7 @@ struct Tile {
     outputs: usize,
 }
 
-/// `count` pixels by some panels of outputs; the first pixel is output pixel `first`. Whoever constructs this
+/// `count` pixels by some panels of outputs; the first pixel is output pixel `first`. The code that constructs this
 /// guarantees exclusive access to that part of the output.
 pub(crate) struct RegisterTiles<'a> {
     pub(crate) pixels: PixelMatrix<'a>,

@@ -80,7 +80,7 @@ pub(super) unsafe fn matmul(
     }
 }
 
-/// Some rows by some panels of outputs. Whoever constructs this guarantees exclusive access to that part of the
+/// Some rows by some panels of outputs. The code that constructs this guarantees exclusive access to that part of the
 /// output.
 struct RowChunk<'a> {
     operand: LeftOperand<'a>,

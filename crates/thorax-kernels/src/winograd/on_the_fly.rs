@@ -169,7 +169,7 @@ trait ByRow {
 
 /// Sums of one output block before the output transform, with weights in registers.
 ///
-/// Whoever constructs this guarantees exclusive access to that block of the sums, and that nothing writes the
+/// The code that constructs this guarantees exclusive access to that block of the sums, and that nothing writes the
 /// transformed input.
 struct Sums<'a> {
     conv: OnTheFly<'a>,

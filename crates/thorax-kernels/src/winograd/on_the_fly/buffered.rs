@@ -21,7 +21,7 @@ pub(super) const BUFFER: usize = IN * PITCH;
 
 /// Sums of one output block before the output transform.
 ///
-/// Whoever constructs this guarantees exclusive access to that block of the sums and to the buffer, and that nothing
+/// The code that constructs this guarantees exclusive access to that block of the sums and to the buffer, and that nothing
 /// writes the transformed input.
 pub(super) struct Sums<'a> {
     pub(super) conv: OnTheFly<'a>,

@@ -6,6 +6,7 @@ use utoipa::ToSchema;
 
 use super::GateComparison;
 use crate::{
+    dataset::AddError,
     domain::{LeakageFinding, PlanProblem},
     imaging::ImageError,
     inference::EngineError,
@@ -102,5 +103,17 @@ impl Error {
 impl From<JoinError> for Error {
     fn from(error: JoinError) -> Self {
         Self::internal(error)
+    }
+}
+
+/// Refusals of a radiograph name its field or its content.
+impl From<AddError> for Error {
+    fn from(error: AddError) -> Self {
+        match error {
+            AddError::Field { field, detail } => Self::invalid(format!("/{field}"), detail),
+            AddError::Refused(_) => Self::Unusable(error.to_string()),
+            AddError::Image(error) => error.into(),
+            AddError::Store(error) => error.into(),
+        }
     }
 }

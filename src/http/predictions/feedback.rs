@@ -2,7 +2,7 @@
 
 use axum::{
     Json,
-    extract::{FromRef, FromRequest, Multipart, Request, State},
+    extract::{FromRequest, Multipart, Request, State},
 };
 use bytes::Bytes;
 use serde::Deserialize;
@@ -10,16 +10,14 @@ use utoipa::ToSchema;
 
 use super::response::RecordedPrediction;
 use crate::{
-    dataset::{self, Added, NewRadiograph},
-    domain::{DatasetId, PredictionId, Sha256, Split},
+    domain::{DatasetId, PredictionId, Split},
     http::{
-        ApiError, AppState,
+        ApiError,
         answer::{Invalid, Malformed, NotFound, TooLarge, UnsupportedType},
         body,
         extract::{Form, JsonBody, PathOf},
     },
-    service::Models,
-    store::{self, Prediction},
+    service::{self, FeedbackImage, Imports, Models},
 };
 
 /// Feedback on a prediction.
@@ -62,32 +60,21 @@ pub struct FeedbackForm {
         Invalid
     ))]
 pub(super) async fn put_feedback(
-    State(state): State<AppState>,
+    State(models): State<Models>,
+    State(imports): State<Imports>,
     PathOf(id): PathOf<PredictionId>,
     request: Request,
 ) -> Result<Json<RecordedPrediction>, ApiError> {
-    let models = Models::from_ref(&state);
     let prediction = super::find(&models, id).await?;
-    let label = if body::media_type(request.headers()) == "multipart/form-data" {
-        let Form(form) = Form::from_request(request, &state).await?;
-        let parts = Parts::read(form).await?;
-        Some(parts.add_image(&state, &prediction).await?)
+    if body::media_type(request.headers()) == "multipart/form-data" {
+        let Form(form) = Form::from_request(request, &()).await?;
+        let (label, image) = Parts::read(form).await?.into_image()?;
+        service::set_feedback_with_image(&imports, &prediction, &label, image).await?;
     } else {
-        let JsonBody(Feedback { label }) = JsonBody::from_request(request, &state).await?;
-        label.map(|label| known(&prediction, &label)).transpose()?
-    };
-    store::predictions::set_feedback(&state.stores.db, id, label.as_deref()).await?;
+        let JsonBody(Feedback { label }) = JsonBody::from_request(request, &()).await?;
+        service::set_feedback(&models.stores, &prediction, label.as_deref()).await?;
+    }
     super::find(&models, id).await.map(|prediction| Json(prediction.into()))
-}
-
-/// A class of the model, in the model's spelling.
-fn known(prediction: &Prediction, label: &str) -> Result<String, ApiError> {
-    let classes = || prediction.probabilities.keys();
-    let found = classes().find(|class| class.eq_ignore_ascii_case(label.trim()));
-    found.cloned().ok_or_else(|| {
-        let classes = classes().cloned().collect::<Vec<_>>().join(", ");
-        ApiError::invalid("/label", format!("is not a class of the model: {classes}"))
-    })
 }
 
 /// The parts of the form.
@@ -122,35 +109,14 @@ impl Parts {
         Ok(parts)
     }
 
-    /// Adds the image to the data set; returns the label in the model's spelling.
-    async fn add_image(self, state: &AppState, prediction: &Prediction) -> Result<String, ApiError> {
+    /// The label and the image; every part but the patient id and the split is required.
+    fn into_image(self) -> Result<(String, FeedbackImage), ApiError> {
         let missing = |field: &str| ApiError::invalid(field, "is missing");
-        let label = known(prediction, &self.label.ok_or_else(|| missing("/label"))?)?;
-        let (file_name, bytes) = self.file.ok_or_else(|| missing("/file"))?;
-        let dataset = self.dataset.ok_or_else(|| missing("/dataset_id"))?;
-        let dataset = match dataset.trim().parse() {
-            Ok(id) => store::datasets::get(&state.stores.db, id).await?,
-            Err(_) => None,
-        };
-        let dataset = dataset.ok_or_else(|| ApiError::invalid("/dataset_id", "there is no such data set"))?;
-        if Sha256::of(&bytes) != prediction.input_sha256 {
-            return Err(ApiError::invalid("/file", "is not the file that was classified: its SHA-256 differs"));
-        }
         let wrong_split = |_| ApiError::invalid("/split", "must be train, validation or test");
-        let new = NewRadiograph {
-            bytes: bytes.into(),
-            file_name,
-            label: Some(label.clone()),
-            patient_id: self.patient,
-            split: self.split.map(|split| split.trim().parse().map_err(wrong_split)).transpose()?,
-            ..NewRadiograph::default()
-        };
-        let limits = state.limits.image();
-        let added =
-            dataset::add(&state.stores.db, &state.stores.blobs, &dataset, new, &limits, &state.intake.patient_ids)
-                .await?;
-        let known = matches!(added, Added::Duplicate(_));
-        tracing::info!(prediction = %prediction.id, dataset = %dataset.id, known, "image of a prediction added to a data set");
-        Ok(label)
+        let label = self.label.ok_or_else(|| missing("/label"))?;
+        let (file_name, bytes) = self.file.ok_or_else(|| missing("/file"))?;
+        let dataset = self.dataset.ok_or_else(|| missing("/dataset_id"))?.trim().parse().ok();
+        let split = self.split.map(|split| split.trim().parse().map_err(wrong_split)).transpose()?;
+        Ok((label, FeedbackImage { file_name, bytes, dataset, patient_id: self.patient, split }))
     }
 }

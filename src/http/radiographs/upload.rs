@@ -11,7 +11,7 @@ use crate::{
     dataset::{self, AddError, Added, NewRadiograph},
     domain::Split,
     http::{ApiError, AppState, Problem},
-    service::FieldError,
+    service::{self, FieldError},
     store::{Dataset, Radiograph},
 };
 
@@ -175,11 +175,6 @@ fn stored(file_name: String, status: UploadStatus, radiograph: Radiograph) -> Up
 
 impl From<AddError> for ApiError {
     fn from(error: AddError) -> Self {
-        match error {
-            AddError::Field { field, detail } => Self::invalid(&format!("/{field}"), detail),
-            AddError::Refused(_) => Self::Unusable(error.to_string()),
-            AddError::Image(error) => error.into(),
-            AddError::Store(error) => error.into(),
-        }
+        service::Error::from(error).into()
     }
 }

@@ -17,10 +17,10 @@ pub const LIMITS: Limits = Limits { max_pixels: 1 << 18 };
 /// What can be examined can be stored, and what is stored has the same pixels and nothing left to take out.
 pub fn examine(bytes: &[u8]) {
     let Ok(examined) = imaging::examine(bytes, &LIMITS) else { return };
-    let (format, stored) = examined.storable(bytes).expect("what decodes can be stored");
+    let (format, stored) = examined.deidentified(bytes).expect("what decodes can be stored");
     let again = imaging::examine(&stored, &LIMITS).expect("what is stored decodes");
     assert_eq!((again.format, &again.image), (format, &examined.image));
-    assert_eq!(again.storable(&stored).expect("it was stored once"), (format, stored));
+    assert_eq!(again.deidentified(&stored).expect("it was stored once"), (format, stored));
 }
 
 /// A file in memory under a name, for readers that take a path.

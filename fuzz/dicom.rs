@@ -4,6 +4,6 @@
 use thorax::imaging;
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
-    let _ = imaging::reference(bytes, &bounds::LIMITS);
+    let _ = imaging::sop_instance(bytes, &bounds::LIMITS);
     bounds::examine(bytes);
 });

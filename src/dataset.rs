@@ -1,4 +1,5 @@
-//! Data sets: split files, imports, generation from the sources of COVIDx, uploads, patient-grouped splits, exports, and synthetic phantoms for the demo.
+//! Data sets: upload, import, generation from the sources of COVIDx, patient-grouped splits, duplicate detection, export, and synthetic
+//! phantoms for demos and tests.
 
 mod archive;
 mod arrays;
@@ -6,10 +7,10 @@ pub mod covidx;
 mod distribution;
 mod duplicates;
 mod export;
+mod fingerprints;
 mod folder;
 mod import;
 mod leakage;
-mod looks;
 mod npy;
 mod patient;
 pub mod phantom;
@@ -17,24 +18,24 @@ mod split;
 mod upload;
 
 pub use archive::{ArchiveError, ArchiveFile, count_archive, read_archive};
-pub use arrays::{ArraySpec, ArrayStream, Dtype, SIDES, image_array, label_array};
-pub use distribution::{Counted, DistributionTable, distribution};
+pub use arrays::{ARRAY_SIDES, ArraySpec, ArrayStream, Dtype, image_array, label_array};
+pub use distribution::{CountedImage, DistributionTable, distribution};
 pub use duplicates::{DuplicateGroup, Duplicates, duplicates};
 pub use export::{ExportError, label_file};
+pub use fingerprints::complete_fingerprints;
 pub use folder::{PathError, resolve_below};
 pub use import::{
-    ClinicalRules, GenerateBy, Generation, ImageArray, ImportFrom, ImportRequest, LabelledFolder, RadiographyRules,
-    RsnaRules, Rules, RulesError, SourceFolders, TestRules, array_labels, import,
+    ClinicalRules, Generation, GenerationMethod, ImageArray, ImportRequest, ImportSource, LabelledFolder,
+    RadiographyRules, RsnaRules, Rules, RulesError, SourceFolders, TestRules, array_labels, import,
 };
-pub use leakage::{leakage, leakage_of};
-pub use looks::complete_looks;
+pub use leakage::{leakage, leakage_findings};
 pub use patient::PatientIds;
-pub use split::{Fractions, assign, carve_validation, split};
-pub use upload::{AddError, Added, NewRadiograph, add};
+pub use split::{Fractions, assign, split, split_off_validation};
+pub use upload::{AddError, AddOutcome, NewRadiograph, add};
 
 use crate::{domain::ClassList, store::StoreError};
 
-/// The class that `name` means: written exactly so, or alone in differing only by case.
+/// The class called `name`: an exact match, or the only class that differs by case.
 pub fn match_class<'a>(classes: &'a ClassList, name: &str) -> Option<&'a str> {
     if let Some(index) = classes.index_of(name) {
         return Some(&classes.names()[index]);
@@ -46,7 +47,9 @@ pub fn match_class<'a>(classes: &'a ClassList, name: &str) -> Option<&'a str> {
     }
 }
 
-/// Computes off the async threads.
-async fn off_async<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, StoreError> {
-    tokio::task::spawn_blocking(work).await.map_err(|error| StoreError::Blob(format!("a computation gave up: {error}")))
+/// Runs a computation on the blocking thread pool.
+async fn run_blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, StoreError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| StoreError::Blob(format!("a background computation failed: {error}")))
 }

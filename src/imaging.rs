@@ -1,5 +1,5 @@
-//! Bytes to model input: bounded decode, one grey plane, resize. The same path for training and serving; training may change its images
-//! at random after it.
+//! Image preprocessing: bounded decoding of PNG, JPEG and DICOM, conversion to one grey plane, resizing. Training and serving share this
+//! path; training may augment the result.
 
 mod augmentation;
 mod burned_in_text;
@@ -8,6 +8,7 @@ mod dicom;
 mod examine;
 mod fingerprint;
 mod grey;
+mod jpeg;
 mod overlay;
 mod quality_flags;
 mod resize;
@@ -15,8 +16,8 @@ mod statistics;
 mod strip;
 
 pub use augmentation::Transform;
-pub use dicom::{DicomRadiograph, Reference, reference};
-pub use examine::{Examined, examine};
+pub use dicom::{DicomRadiograph, SopInstance, sop_instance};
+pub use examine::{ExaminedImage, examine};
 pub use fingerprint::{FINGERPRINT_VERSION, detail, fingerprint, mirrored_detail, mirrored_hash, similarity};
 pub use grey::luma;
 pub use overlay::overlay_png;
@@ -28,65 +29,65 @@ use std::io::Cursor;
 
 use image::{ExtendedColorType, ImageEncoder, codecs::png::PngEncoder};
 
-/// Smallest accepted side in pixels: below it there is no chest to see, and networks take 32 and more.
+/// Minimum side of an accepted image, in pixels. Smaller images show no usable anatomy, and networks need at least 32 pixels.
 pub const MIN_SIDE: u32 = 32;
 
-/// Version of what [`decode`] and [`resize_square`] make of the same bytes. To be raised whenever they come to give other pixels:
-/// images that were decoded and resized before and kept are then made anew.
-pub const PREPROCESSING: u32 = 1;
+/// Version of the output of [`decode`] and [`resize_square`]. Raise it whenever they return different pixels for the same bytes: cached
+/// images of earlier versions are then recomputed.
+pub const PREPROCESSING_VERSION: u32 = 1;
 
-/// Bounds checked before memory is taken.
+/// Limits of the decoder, checked before memory is allocated.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Largest accepted width x height.
+    /// Maximum number of pixels (width x height).
     pub max_pixels: u64,
 }
 
-/// Why bytes are not a usable radiograph.
+/// Reason why a file is not a usable radiograph.
 #[derive(Debug, thiserror::Error)]
 pub enum ImageError {
-    /// Neither PNG nor JPEG nor DICOM (HTTP 415).
+    /// The file is neither PNG nor JPEG nor DICOM (HTTP 415).
     #[error("not a PNG, JPEG or DICOM image")]
     UnsupportedType,
-    /// Over the pixel limit; known from the header alone (HTTP 413).
-    #[error("{width} x {height} pixels are over the limit of {max_pixels}")]
+    /// The image exceeds the pixel limit, according to its header (HTTP 413).
+    #[error("the image has {width} x {height} pixels, over the limit of {max_pixels}")]
     TooManyPixels {
-        /// Columns.
+        /// Width in pixels.
         width: u32,
-        /// Rows.
+        /// Height in pixels.
         height: u32,
-        /// The limit.
+        /// Maximum number of pixels.
         max_pixels: u64,
     },
-    /// Right type, unusable content: truncated, corrupt, too small, no radiograph (HTTP 422).
+    /// The type is supported, but the content is truncated, corrupt, too small or not a radiograph (HTTP 422).
     #[error("the image cannot be decoded: {0}")]
     Undecodable(String),
 }
 
-/// The container of the uploaded bytes, told from their first bytes.
+/// File format, detected from the first bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     /// PNG.
     Png,
     /// JPEG.
     Jpeg,
-    /// DICOM. It is never stored as such.
+    /// DICOM. Never stored as such.
     Dicom,
 }
 
-/// One grey plane, row by row, 0 black to 255 white.
+/// Greyscale image: one plane, 0 (black) to 255 (white).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GreyImage {
-    /// Columns.
+    /// Width in pixels.
     pub width: u32,
-    /// Rows.
+    /// Height in pixels.
     pub height: u32,
-    /// `width * height` bytes.
+    /// Grey levels in row-major order: `width * height` bytes.
     pub pixels: Vec<u8>,
 }
 
 impl Format {
-    /// `png`, `jpeg` or `dicom`.
+    /// The name: `png`, `jpeg` or `dicom`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Png => "png",
@@ -95,7 +96,7 @@ impl Format {
         }
     }
 
-    /// `image/png`, `image/jpeg` or `application/dicom`.
+    /// The media type: `image/png`, `image/jpeg` or `application/dicom`.
     pub fn media_type(self) -> &'static str {
         match self {
             Self::Png => "image/png",
@@ -105,11 +106,11 @@ impl Format {
     }
 }
 
-/// Tells the type from magic bytes, checks the header against `limits`, decodes, converts to grey.
+/// Detects the format, checks the header against `limits`, decodes the image and converts it to greyscale.
 ///
-/// Colour becomes Rec. 601 luma, 16 bits become 8 by rounding `value / 257`, a translucent pixel is laid over black
-/// (the background of a radiograph; an opaque one is unchanged), and an EXIF orientation is carried out. Of a DICOM
-/// the modality and VOI tables, rescale, window, padding and photometric interpretation are applied.
+/// Colour is converted to Rec. 601 luma, 16 bits to 8 by rounding `value / 257`. Transparent pixels are composited over black, the
+/// background of a radiograph. An EXIF orientation is applied. For DICOM, modality and VOI transformations (tables, rescale, window),
+/// padding and photometric interpretation are applied.
 pub fn decode(bytes: &[u8], limits: &Limits) -> Result<(Format, GreyImage), ImageError> {
     let format = container::sniff(bytes).ok_or(ImageError::UnsupportedType)?;
     let image = match format {
@@ -120,13 +121,13 @@ pub fn decode(bytes: &[u8], limits: &Limits) -> Result<(Format, GreyImage), Imag
     Ok((format, image))
 }
 
-/// Refuses what is over the limit, and what is too small to show a chest.
+/// Rejects images over the pixel limit and images with a side below [`MIN_SIDE`].
 fn check_size(width: u32, height: u32, limits: &Limits) -> Result<(), ImageError> {
     if u64::from(width) * u64::from(height) > limits.max_pixels {
         return Err(ImageError::TooManyPixels { width, height, max_pixels: limits.max_pixels });
     }
     if width.min(height) < MIN_SIDE {
-        return Err(undecodable(format!("{width} x {height} pixels: each side needs at least {MIN_SIDE}")));
+        return Err(undecodable(format!("each side must have at least {MIN_SIDE} pixels (got {width} x {height})")));
     }
     Ok(())
 }
@@ -140,7 +141,7 @@ pub fn encode_png(image: &GreyImage) -> Vec<u8> {
     encode(image.width, image.height, &image.pixels, ExtendedColorType::L8)
 }
 
-/// Encodes `width * height` colours of red, green and blue as PNG.
+/// Encodes `width * height` RGB pixels as PNG.
 pub fn encode_colour_png(width: u32, height: u32, colours: &[u8]) -> Vec<u8> {
     encode(width, height, colours, ExtendedColorType::Rgb8)
 }
@@ -149,7 +150,7 @@ fn encode(width: u32, height: u32, pixels: &[u8], colour: ExtendedColorType) -> 
     let mut bytes = Cursor::new(Vec::new());
     PngEncoder::new(&mut bytes)
         .write_image(pixels, width, height, colour)
-        .expect("memory takes the bytes, and an image holds width x height pixels");
+        .expect("writing to memory cannot fail, and an image has width x height pixels");
     bytes.into_inner()
 }
 

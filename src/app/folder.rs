@@ -80,7 +80,7 @@ fn own_key(path: &Path) -> Result<Vec<u8>, AppError> {
     let draft = path.with_extension(format!("key.{}", std::process::id()));
     let mut key = [0; 32];
     rand::rngs::OsRng.try_fill_bytes(&mut key).map_err(|error| failed(std::io::Error::other(error)))?;
-    let text: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
+    let text = crate::domain::hex(&key);
     let write = || {
         let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
         file.write_all(text.as_bytes())?;

@@ -13,7 +13,7 @@ use super::{CliError, serve::DATA_FOLDER};
 use crate::{
     app::DataFolder,
     config::DataConfig,
-    dataset::{self, ImportFrom, ImportRequest, LabelledFolder},
+    dataset::{self, ImportRequest, ImportSource, LabelledFolder},
     domain::ClassList,
     imaging,
     store::{self, Dataset, ExcludedRows, Import},
@@ -50,7 +50,8 @@ pub(super) struct ImportArgs {
 pub(super) async fn run(args: ImportArgs) -> Result<(), CliError> {
     let root = real(&args.folder)?;
     let path = root.display().to_string();
-    let from = ImportFrom::Folder(LabelledFolder { root, train_split: args.train_split, test_split: args.test_split });
+    let from =
+        ImportSource::Folder(LabelledFolder { root, train_split: args.train_split, test_split: args.test_split });
     carry_out(&args.data, &args.dataset, args.classes, path, from).await
 }
 
@@ -65,7 +66,7 @@ pub(super) async fn carry_out(
     name: &str,
     classes: Option<Vec<String>>,
     path: String,
-    from: ImportFrom,
+    from: ImportSource,
 ) -> Result<(), CliError> {
     let folder = DataFolder::open(&data.folder(DATA_FOLDER)).await?;
     let dataset = find_or_create(&folder, name, classes).await?;
@@ -77,7 +78,7 @@ pub(super) async fn carry_out(
         limits: imaging::Limits { max_pixels: data.max_pixels },
         max_bytes: data.max_upload_bytes,
         patient_ids: folder.patient_ids(data.patient_key.as_deref())?,
-        goes_on: false,
+        resumable: false,
     };
     let import = follow(&folder, &request, import).await?;
     let rejections = store::imports::rejections(&folder.stores.db, import.id).await?;

@@ -1,5 +1,5 @@
-//! The files of an archive, one after the other: zip, tar and gzipped tar, told by their content. Nothing in an archive is trusted, and
-//! nothing of it is ever written to a path of its own.
+//! Streaming reader of zip, tar and gzipped tar archives, whose format is detected from the content. Archives are untrusted: sizes and
+//! counts are bounded, and no entry is ever written to a path taken from the archive.
 
 use std::{
     fs::File,
@@ -10,40 +10,40 @@ use std::{
 use flate2::read::MultiGzDecoder;
 use tar::{EntryType, PaxExtensions};
 
-/// Most files.
-const MOST_FILES: u64 = 100_000;
+/// Maximum number of files.
+const MAX_FILES: u64 = 100_000;
 
-/// How much larger than its archive the content of a gzipped tar may be: images hardly shrink.
-const MOST_EXPANSION: u64 = 200;
+/// Maximum compression ratio of a gzipped tar. Images hardly compress, so that a higher ratio is a decompression bomb.
+const MAX_EXPANSION: u64 = 200;
 
-/// What is read of an entry of a tar that says more about the next one.
-const MOST_SAID: u64 = 64 << 10;
+/// Maximum size of a tar extension header (long name, PAX records), in bytes.
+const MAX_EXTENSION_BYTES: u64 = 64 << 10;
 
-/// A file of an archive.
+/// File of an archive.
 #[derive(Debug)]
 pub struct ArchiveFile {
-    /// Its name with its folders, as the archive has it.
+    /// Path of the file in the archive.
     pub name: String,
-    /// Its bytes, or why there are none.
+    /// Content, or the reason why it cannot be read.
     pub content: Result<Vec<u8>, String>,
 }
 
-/// Why an archive cannot be read.
+/// Reason why an archive cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ArchiveError {
-    /// It is none of those that are read.
-    #[error("is no zip, tar or gzipped tar")]
+    /// Unknown format.
+    #[error("is not a zip, tar or gzipped tar archive")]
     Unknown,
-    /// It holds no file.
-    #[error("has no files in it")]
+    /// No files.
+    #[error("contains no files")]
     Empty,
-    /// It holds too many.
-    #[error("has more than {MOST_FILES} files in it")]
+    /// Too many files.
+    #[error("contains more than {MAX_FILES} files")]
     TooMany,
-    /// It is a zip of the large kind.
-    #[error("is a zip with the extension for more than 65,535 files or 4 GiB: send a tar")]
-    Large,
-    /// It is damaged, or larger inside than may be.
+    /// A ZIP64 archive.
+    #[error("is a ZIP64 archive (more than 65,535 files or 4 GiB), which is not supported: use tar")]
+    Zip64,
+    /// Corrupt, or too large when decompressed.
     #[error("cannot be read: {0}")]
     Damaged(String),
 }
@@ -60,7 +60,7 @@ impl From<zip::result::ZipError> for ArchiveError {
     }
 }
 
-/// How many files an archive has; folders and what is hidden do not count.
+/// The number of files in an archive, without folders and hidden files.
 ///
 /// # Errors
 /// [`ArchiveError`].
@@ -68,20 +68,20 @@ pub fn count_archive(path: &Path) -> Result<u64, ArchiveError> {
     let mut count = 0;
     walk(path, &mut |_, _| {
         count += 1;
-        Ok(count <= MOST_FILES)
+        Ok(count <= MAX_FILES)
     })?;
     match count {
         0 => Err(ArchiveError::Empty),
-        1..=MOST_FILES => Ok(count),
+        1..=MAX_FILES => Ok(count),
         _ => Err(ArchiveError::TooMany),
     }
 }
 
-/// Gives the files of an archive in their order, but for the first `skip`, until `take` answers that it wants no more. One that is larger
-/// than `max_bytes` or damaged comes without content.
+/// Passes the files of an archive in order to `take`, without the first `skip`, until `take` returns false. Files that are corrupt or
+/// larger than `max_bytes` have an error as content.
 ///
 /// # Errors
-/// [`ArchiveError`], when what follows cannot be found any more.
+/// [`ArchiveError`], if the rest of the archive cannot be read.
 pub fn read_archive(
     path: &Path,
     skip: u64,
@@ -101,11 +101,11 @@ pub fn read_archive(
 
 fn read(content: &mut dyn Read, max_bytes: u64) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::new();
-    content.take(max_bytes + 1).read_to_end(&mut bytes).map_err(|error| format!("cannot be unpacked: {error}"))?;
-    if bytes.len() as u64 > max_bytes { Err(format!("is over the limit of {max_bytes} bytes")) } else { Ok(bytes) }
+    content.take(max_bytes + 1).read_to_end(&mut bytes).map_err(|error| format!("cannot be decompressed: {error}"))?;
+    if bytes.len() as u64 > max_bytes { Err(format!("exceeds the limit of {max_bytes} bytes")) } else { Ok(bytes) }
 }
 
-/// Sees a file's name and content, or why it has none, and answers whether to go on.
+/// Receives the name and the content of a file (or the error why it cannot be read), and returns whether to continue.
 type Visit<'a> = dyn FnMut(&str, io::Result<&mut dyn Read>) -> Result<bool, ArchiveError> + 'a;
 
 fn walk(path: &Path, visit: &mut Visit<'_>) -> Result<(), ArchiveError> {
@@ -118,8 +118,8 @@ fn walk(path: &Path, visit: &mut Visit<'_>) -> Result<(), ArchiveError> {
     match start.as_slice() {
         [b'P', b'K', 3 | 5, 4 | 6, ..] => walk_zip(file, visit),
         [0x1f, 0x8b, ..] => {
-            let most = bytes.saturating_mul(MOST_EXPANSION).max(1 << 20);
-            walk_tar(Bounded { from: MultiGzDecoder::new(file), left: most }, visit)
+            let max_bytes = bytes.saturating_mul(MAX_EXPANSION).max(1 << 20);
+            walk_tar(BoundedReader { inner: MultiGzDecoder::new(file), remaining: max_bytes }, visit)
         }
         start if start.get(257..262) == Some(b"ustar") => walk_tar(file, visit),
         _ => Err(ArchiveError::Unknown),
@@ -127,8 +127,8 @@ fn walk(path: &Path, visit: &mut Visit<'_>) -> Result<(), ArchiveError> {
 }
 
 fn walk_zip(mut from: impl Read + Seek, visit: &mut Visit<'_>) -> Result<(), ArchiveError> {
-    if is_large_zip(&mut from)? {
-        return Err(ArchiveError::Large);
+    if is_zip64(&mut from)? {
+        return Err(ArchiveError::Zip64);
     }
     let mut archive = zip::ZipArchive::new(from)?;
     for index in 0..archive.len() {
@@ -136,43 +136,43 @@ fn walk_zip(mut from: impl Read + Seek, visit: &mut Visit<'_>) -> Result<(), Arc
         if name.ends_with(['/', '\\']) || is_hidden(&name) {
             continue;
         }
-        let goes_on = match archive.by_index(index) {
+        let proceed = match archive.by_index(index) {
             Ok(mut entry) => visit(&name, Ok(&mut entry))?,
             Err(error) => visit(&name, Err(io::Error::other(error)))?,
         };
-        if !goes_on {
+        if !proceed {
             return Ok(());
         }
     }
     Ok(())
 }
 
-/// Whether there is an extension for more than 65,535 files or 4 GiB before the record at the end. There a zip may claim any number of
-/// files, and who lists them takes memory for as many.
-fn is_large_zip(from: &mut (impl Read + Seek)) -> io::Result<bool> {
-    const END: u64 = 22 + 65_535 + 20;
+/// True if the archive has a ZIP64 end-of-central-directory locator. The number of files in a ZIP64 record is not bounded by the file
+/// size, and the zip crate allocates memory for all of them.
+fn is_zip64(from: &mut (impl Read + Seek)) -> io::Result<bool> {
+    const MAX_TRAILER: u64 = 22 + 65_535 + 20;
     let length = from.seek(SeekFrom::End(0))?;
-    from.seek(SeekFrom::Start(length.saturating_sub(END)))?;
+    from.seek(SeekFrom::Start(length.saturating_sub(MAX_TRAILER)))?;
     let mut tail = Vec::new();
-    from.take(END).read_to_end(&mut tail)?;
+    from.take(MAX_TRAILER).read_to_end(&mut tail)?;
     from.seek(SeekFrom::Start(0))?;
     Ok(memchr::memmem::find(&tail, b"PK\x06\x07").is_some())
 }
 
-/// Names that stand in entries of their own are read here, within a bound: the crate takes as much memory for one as the archive says.
+/// Extension headers (long names, PAX records) are read here with a bound, because the tar crate allocates as much memory as they declare.
 fn walk_tar(from: impl Read, visit: &mut Visit<'_>) -> Result<(), ArchiveError> {
     let mut archive = tar::Archive::new(from);
-    // Of the file that follows, where it does not fit its header.
+    // Name of the next file, if it does not fit into its header.
     let mut long_name = None;
     for entry in archive.entries()?.raw(true) {
         let mut entry = entry?;
         match entry.header().entry_type() {
-            EntryType::GNULongName => long_name = Some(text(&said(&mut entry)?)),
-            EntryType::XHeader => long_name = path_of(&said(&mut entry)?).or(long_name),
+            EntryType::GNULongName => long_name = Some(text(&read_extension(&mut entry)?)),
+            EntryType::XHeader => long_name = pax_path(&read_extension(&mut entry)?).or(long_name),
             EntryType::XGlobalHeader | EntryType::GNULongLink => {}
             EntryType::Regular | EntryType::Continuous => {
                 let name = long_name.take().unwrap_or_else(|| text(&entry.path_bytes()));
-                // Old programs write folders as files.
+                // Old programs write folders as regular files.
                 if !name.ends_with('/') && !is_hidden(&name) && !visit(&name, Ok(&mut entry))? {
                     return Ok(());
                 }
@@ -183,40 +183,42 @@ fn walk_tar(from: impl Read, visit: &mut Visit<'_>) -> Result<(), ArchiveError> 
     Ok(())
 }
 
-fn said(entry: &mut impl Read) -> io::Result<Vec<u8>> {
+fn read_extension(entry: &mut impl Read) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    entry.take(MOST_SAID).read_to_end(&mut bytes)?;
+    entry.take(MAX_EXTENSION_BYTES).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
-fn path_of(records: &[u8]) -> Option<String> {
+/// The path in PAX records.
+fn pax_path(records: &[u8]) -> Option<String> {
     let mut records = PaxExtensions::new(records).flatten();
     records.find(|record| record.key_bytes() == b"path").map(|record| text(record.value_bytes()))
 }
 
-/// A name; some end with a zero.
+/// A name without its terminating zero.
 fn text(bytes: &[u8]) -> String {
     let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
     String::from_utf8_lossy(&bytes[..end]).into_owned()
 }
 
-/// What a Mac or a file manager leaves beside the files, and folders that are hidden.
+/// True for hidden files and folders, and for the metadata folders of macOS.
 fn is_hidden(name: &str) -> bool {
     let mut parts = name.split(['/', '\\']);
     parts.any(|part| part == "__MACOSX" || (part.starts_with('.') && part != "." && part != ".."))
 }
 
-/// An error where there is more than may be.
-struct Bounded<R> {
-    from: R,
-    left: u64,
+/// Reader that fails after a maximum number of bytes.
+struct BoundedReader<R> {
+    inner: R,
+    remaining: u64,
 }
 
-impl<R: Read> Read for Bounded<R> {
+impl<R: Read> Read for BoundedReader<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.from.read(buffer)?;
-        let left = self.left.checked_sub(read as u64);
-        self.left = left.ok_or_else(|| io::Error::other(format!("it is {MOST_EXPANSION} times as large inside")))?;
+        let read = self.inner.read(buffer)?;
+        let remaining = self.remaining.checked_sub(read as u64);
+        let too_large = || io::Error::other(format!("it decompresses to more than {MAX_EXPANSION} times its size"));
+        self.remaining = remaining.ok_or_else(too_large)?;
         Ok(read)
     }
 }
@@ -282,12 +284,12 @@ mod tests {
     }
 
     #[test]
-    fn all_kinds_give_their_files_in_order_and_nothing_that_is_hidden() {
+    fn all_formats_return_their_files_in_order_without_hidden_files() {
         for bytes in [zip(), tar(&FILES), gzip(&tar(&FILES))] {
             let found = all(&bytes, 0);
             assert_eq!(found[0], ("a.png".into(), Ok(b"first".to_vec())));
             assert_eq!(found[1], ("folder/inner/b.png".into(), Ok(b"second".to_vec())));
-            assert!(found[2].1.as_ref().is_err_and(|why| why.contains("over the limit")), "{found:?}");
+            assert!(found[2].1.as_ref().is_err_and(|why| why.contains("exceeds the limit")), "{found:?}");
             assert_eq!(found.len(), 3);
             assert_eq!(all(&bytes, 2).len(), 1);
             assert_eq!(count_archive(file(&bytes).path()).unwrap(), 3);
@@ -295,19 +297,19 @@ mod tests {
     }
 
     #[test]
-    fn long_names_are_read_and_no_more_memory_is_taken_than_there_are_bytes() {
+    fn long_names_are_read_and_zip64_is_rejected() {
         let long = format!("{}/a.png", "folder/".repeat(40));
         let found = all(&tar(&[(&long, b"first"), ("b.png", b"second")]), 0);
         assert_eq!(found, [(long, Ok(b"first".to_vec())), ("b.png".into(), Ok(b"second".to_vec()))]);
-        // A zip that says it has the extension for large ones.
-        let mut large = zip();
-        let end = large.len() - 22;
-        large.splice(end..end, b"PK\x06\x07".iter().copied().chain([0xff; 16]));
-        assert!(matches!(count_archive(file(&large).path()), Err(ArchiveError::Large)));
+        // A zip with a ZIP64 locator.
+        let mut zip64 = zip();
+        let end = zip64.len() - 22;
+        zip64.splice(end..end, b"PK\x06\x07".iter().copied().chain([0xff; 16]));
+        assert!(matches!(count_archive(file(&zip64).path()), Err(ArchiveError::Zip64)));
     }
 
     #[test]
-    fn what_is_no_archive_or_an_empty_or_damaged_one_is_told() {
+    fn unknown_empty_and_corrupt_archives_are_rejected() {
         let error = |bytes: &[u8]| count_archive(file(bytes).path()).unwrap_err();
         assert!(matches!(error(b"no archive"), ArchiveError::Unknown));
         assert!(matches!(error(b""), ArchiveError::Unknown));
@@ -315,8 +317,8 @@ mod tests {
         let (zip, gzipped) = (zip(), gzip(&tar(&FILES)));
         assert!(matches!(error(&zip[..zip.len() / 2]), ArchiveError::Damaged(_)));
         assert!(matches!(error(&gzipped[..gzipped.len() / 2]), ArchiveError::Damaged(_)));
-        // Zeros shrink to a thousandth.
+        // Zeros compress to a thousandth.
         let bomb = gzip(&tar(&[("zeros", &vec![0; 64 << 20])]));
-        assert!(error(&bomb).to_string().contains("times as large inside"));
+        assert!(error(&bomb).to_string().contains("times its size"));
     }
 }

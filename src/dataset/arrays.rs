@@ -1,4 +1,4 @@
-//! A split as arrays of NumPy, computed as they are read: never more than a few images are in memory.
+//! Export of a split as NumPy arrays, computed while streaming: only a few images are in memory at a time.
 
 use std::{pin::Pin, str::FromStr};
 
@@ -16,43 +16,43 @@ use crate::{
 use super::{
     ExportError,
     npy::{self, Element},
-    off_async,
+    run_blocking,
 };
 
-/// Sides of an exported image, in pixels.
-pub const SIDES: std::ops::RangeInclusive<u32> = imaging::MIN_SIDE..=MAX_IMAGE_SIZE;
+/// Accepted sides of exported images, in pixels.
+pub const ARRAY_SIDES: std::ops::RangeInclusive<u32> = imaging::MIN_SIDE..=MAX_IMAGE_SIZE;
 
-/// How a grey level is written.
+/// Element type of an exported image array.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Dtype {
-    /// From 0 black to 1 white.
+    /// 32-bit float from 0 (black) to 1 (white).
     #[default]
     Float32,
-    /// From 0 black to 255 white.
+    /// Unsigned byte from 0 (black) to 255 (white).
     Uint8,
 }
 
-/// How images are written: `[n, side, side, channels]`.
+/// Format of an image array: [n, side, side, channels].
 #[derive(Clone, Copy, Debug)]
 pub struct ArraySpec {
-    /// Width and height, one of [`SIDES`].
+    /// Width and height of the images in pixels, within [`ARRAY_SIDES`].
     pub side: u32,
-    /// Type of an element.
+    /// Element type.
     pub dtype: Dtype,
-    /// 1, or 3 that are alike.
+    /// Number of channels: 1 (greyscale) or 3 (grey replicated).
     pub channels: u8,
 }
 
-/// A file that is made as it is read.
+/// Streamed file.
 pub struct ArrayStream {
-    /// Its length, known before.
+    /// Length of the file in bytes, known in advance.
     pub bytes: u64,
-    /// Its bytes in order; an error ends it.
+    /// Chunks of the file in order. The stream ends after an error.
     pub chunks: Pin<Box<dyn Stream<Item = Result<Bytes, ExportError>> + Send>>,
 }
 
-/// The images of a split that have a class, in the order in which they came in, decoded and resized as a network sees them.
+/// The labelled images of a split in order of arrival, decoded and resized like network inputs.
 pub async fn image_array(
     db: &Db,
     blobs: &Blobs,
@@ -69,23 +69,23 @@ pub async fn image_array(
     let rows = stream::iter(images)
         .map(move |(sha256, file_name)| row(blobs.clone(), sha256, file_name, spec, limits))
         .buffered(parallel);
-    Ok(array_of(spec.dtype.element(), &shape, rows))
+    Ok(npy_stream(spec.dtype.element(), &shape, rows))
 }
 
-/// Their classes as `int64`: positions in the data set's list of classes.
+/// The classes of the same images as `int64` indices in the class list of the data set.
 pub async fn label_array(db: &Db, dataset: &Dataset, split: Split) -> Result<ArrayStream, ExportError> {
     let radiographs = store::radiographs::labelled_in_order(db, dataset.id, split).await?;
     let index = |label: &String| {
         let known = dataset.classes.index_of(label);
-        known.ok_or_else(|| ExportError::Unwritable(format!("{label:?} is no class of the data set")))
+        known.ok_or_else(|| ExportError::Unwritable(format!("{label:?} is not a class of the data set")))
     };
     let indices: Vec<usize> =
         radiographs.iter().flat_map(|radiograph| &radiograph.label).map(index).collect::<Result<_, _>>()?;
     let bytes: Vec<u8> = indices.iter().flat_map(|index| (*index as i64).to_le_bytes()).collect();
-    Ok(array_of(npy::INT64, &[indices.len() as u64], stream::iter([Ok(bytes.into())])))
+    Ok(npy_stream(npy::INT64, &[indices.len() as u64], stream::iter([Ok(bytes.into())])))
 }
 
-fn array_of(
+fn npy_stream(
     element: Element,
     shape: &[u64],
     rows: impl Stream<Item = Result<Bytes, ExportError>> + Send + 'static,
@@ -103,7 +103,7 @@ async fn row(
     limits: Limits,
 ) -> Result<Bytes, ExportError> {
     let bytes = blobs.get(&sha256).await?;
-    let decoded = off_async(move || {
+    let decoded = run_blocking(move || {
         let (_, image) = imaging::decode(&bytes, &limits)?;
         Ok(spec.elements(&imaging::resize_square(&image, spec.side)))
     });
@@ -143,7 +143,7 @@ impl FromStr for Dtype {
         match text {
             "float32" => Ok(Self::Float32),
             "uint8" => Ok(Self::Uint8),
-            _ => Err("must be float32 or uint8"),
+            _ => Err("dtype must be float32 or uint8"),
         }
     }
 }

@@ -1,41 +1,41 @@
-//! The COVIDx split format: `patient-id filename class source`, separated by spaces, one image a line.
+//! COVIDx label files: one image per line, `patient-id filename class source`, separated by spaces.
 //!
-//! Published files leave the source out and put spaces into patient ids, so the class is the anchor: the file name
-//! is the token before it, the patient id all before that, the source all after it. A patient id of `-` stands for a patient who is not
-//! known, which the published files do not need.
+//! Published files omit the source and have spaces in patient ids. The parser therefore anchors on the class: the token before it is the
+//! file name, everything before that the patient id, and everything after the class the source. A patient id of `-` means an unknown
+//! patient, which is an extension of the published format.
 
 use crate::domain::ClassList;
 
 use super::match_class;
 
-/// Stands for the id of a patient who is not known.
-const NO_PATIENT: &str = "-";
+/// Patient id of unknown patients.
+const UNKNOWN_PATIENT: &str = "-";
 
-/// One image of a split file.
+/// Row of a label file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row {
-    /// From 1.
+    /// Line number, from 1.
     pub line: u32,
-    /// May hold spaces.
+    /// Patient id, which may contain spaces; none if unknown.
     pub patient_id: Option<String>,
-    /// Relative to the folder of the split's images; never absolute, never upwards.
+    /// File name relative to the image folder of the split; never absolute and without `..`.
     pub file_name: String,
-    /// As the data set spells it.
+    /// Class, in the spelling of the data set.
     pub class: String,
-    /// Origin, where the file gives one.
+    /// Source, if given.
     pub source: Option<String>,
 }
 
-/// A line that is not a row.
+/// Invalid line of a label file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// From 1.
+    /// Line number, from 1.
     pub line: u32,
-    /// What is wrong with it.
+    /// Reason.
     pub reason: String,
 }
 
-/// Reads a whole split file; blank lines are passed over, bad ones become problems.
+/// Parses a label file. Blank lines are skipped; invalid lines are returned as problems.
 pub fn parse(text: &str, classes: &ClassList) -> (Vec<Row>, Vec<Problem>) {
     let (mut rows, mut problems) = (Vec::new(), Vec::new());
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
@@ -49,19 +49,19 @@ pub fn parse(text: &str, classes: &ClassList) -> (Vec<Row>, Vec<Problem>) {
     (rows, problems)
 }
 
-/// Writes rows as a split file that [`parse`] reads back as the same rows, whatever lines they came from.
+/// Formats rows as label file. [`parse`] returns the same rows, except for line numbers.
 ///
 /// # Errors
-/// A row that would come back as another: a space in the file name, say, or a class that is none of `classes`.
+/// A row that the format cannot represent, for example because of a space in the file name or a class that is not in `classes`.
 pub fn write<'a>(rows: impl IntoIterator<Item = &'a Row>, classes: &ClassList) -> Result<String, Problem> {
     let mut text = String::new();
     for (line, row) in (1..).zip(rows) {
-        let patient = row.patient_id.as_deref().unwrap_or(NO_PATIENT);
+        let patient = row.patient_id.as_deref().unwrap_or(UNKNOWN_PATIENT);
         let columns = [Some(patient), Some(&row.file_name), Some(&row.class), row.source.as_deref()];
         let content = columns.into_iter().flatten().collect::<Vec<_>>().join(" ");
         let read = parse_line(row.line, &content, classes);
         if !read.is_some_and(|read| read.as_ref() == Ok(row)) || content.contains(['\n', '\r', '\u{feff}']) {
-            return Err(Problem { line, reason: format!("{content:?} would not be read back as it is") });
+            return Err(Problem { line, reason: format!("{content:?} would be parsed as a different row") });
         }
         text.push_str(&content);
         text.push('\n');
@@ -80,7 +80,7 @@ fn parse_line(line: u32, content: &str, classes: &ClassList) -> Option<Result<Ro
         let source = tokens[at + 1..].join(" ");
         Ok(Row {
             line,
-            patient_id: Some(tokens[..at - 1].join(" ")).filter(|patient| patient != NO_PATIENT),
+            patient_id: Some(tokens[..at - 1].join(" ")).filter(|patient| patient != UNKNOWN_PATIENT),
             file_name: file_name.to_owned(),
             class: class.to_owned(),
             source: if source.is_empty() { None } else { Some(source) },
@@ -88,23 +88,23 @@ fn parse_line(line: u32, content: &str, classes: &ClassList) -> Option<Result<Ro
     }))
 }
 
-/// Position and name of the class token. A patient id or a source may hold a class's name too: the token after an
-/// image's name is meant, else the last.
+/// Index and class of the class token. A patient id or source may contain the name of a class too: the token after an image file name
+/// takes precedence, else the last one.
 fn anchor<'a>(tokens: &[&str], classes: &'a ClassList) -> Result<(usize, &'a str), String> {
     let candidates = tokens.iter().enumerate().filter_map(|(at, token)| Some((at, match_class(classes, token)?)));
     let candidates: Vec<_> = candidates.collect();
     let usable = || candidates.iter().rev().filter(|(at, _)| *at >= 2);
-    if let Some(found) = usable().find(|(at, _)| names_image(tokens[at - 1])).or_else(|| usable().next()) {
+    if let Some(found) = usable().find(|(at, _)| is_image_name(tokens[at - 1])).or_else(|| usable().next()) {
         return Ok(*found);
     }
     Err(if candidates.is_empty() {
-        format!("no class of this data set on the line (its classes are {})", classes.names().join(", "))
+        format!("the line names no class of this data set (expected one of {})", classes.names().join(", "))
     } else {
-        "expected `patient-id filename class source`: patient id or file name is missing".to_owned()
+        "patient id or file name is missing (expected `patient-id filename class source`)".to_owned()
     })
 }
 
-fn names_image(token: &str) -> bool {
+fn is_image_name(token: &str) -> bool {
     let extension = token.rsplit_once('.').map(|(_, extension)| extension.to_ascii_lowercase());
     extension.is_some_and(|extension| ["png", "jpg", "jpeg"].contains(&extension.as_str()))
 }
@@ -113,15 +113,15 @@ fn check_file_name(name: &str) -> Result<(), String> {
     if name.contains('\u{fffd}') {
         return Err(format!("file name {name:?} is not UTF-8"));
     }
-    // Backslashes and drive letters too: the same split file must mean the same on every system.
+    // Backslashes and drive letters are rejected too, so that a label file means the same on every system.
     let mut parts = name.split(['/', '\\']);
     if parts.clone().any(|part| part == ".") {
-        return Err(format!("file name {name:?} names a folder"));
+        return Err(format!("file name {name:?} is a folder"));
     }
-    let upwards = parts.any(|part| part == "..");
+    let has_parent = parts.any(|part| part == "..");
     let drive = name.as_bytes().get(1) == Some(&b':');
-    if upwards || drive || name.starts_with(['/', '\\']) || name.contains('\0') {
-        return Err(format!("file name {name:?} leads out of the folder"));
+    if has_parent || drive || name.starts_with(['/', '\\']) || name.contains('\0') {
+        return Err(format!("file name {name:?} is outside of the folder"));
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! How many images and how many patients each class has in each split, as tables for people.
+//! Tables of the number of images and patients by class and split.
 
 use std::{collections::BTreeSet, fmt::Write};
 
@@ -7,21 +7,22 @@ use crate::{
     store::{self, Dataset, Db, StoreError},
 };
 
-/// Below the tables, for whoever adds the columns up.
-const NOTE: &str = "A patient with images in several classes or splits counts in each of them, and once in a total.";
+/// Explains below the tables why the columns do not add up.
+const NOTE: &str =
+    "A patient with images in several classes or splits is counted in each of them, and once in the totals.";
 
-/// An image as it is counted.
+/// Image to count.
 #[derive(Clone, Copy, Debug)]
-pub struct Counted<'a> {
-    /// Its split, if it has one.
+pub struct CountedImage<'a> {
+    /// Split, if assigned.
     pub split: Option<Split>,
-    /// Its class, if it has one.
+    /// Class, if labelled.
     pub class: Option<&'a str>,
-    /// Its patient; an image whose patient is not known counts as a patient of its own.
+    /// Patient. An image without patient id counts as a separate patient.
     pub patient: Option<&'a str>,
 }
 
-/// Images and unique patients: a row for each split that has images and one for all, a column for each class and one for all.
+/// Numbers of images and unique patients, with a row per non-empty split and a column per class, and totals.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DistributionTable {
     columns: Vec<String>,
@@ -31,7 +32,7 @@ pub struct DistributionTable {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Row {
     name: &'static str,
-    /// By column.
+    /// Counts by column.
     images: Vec<u64>,
     patients: Vec<u64>,
 }
@@ -39,9 +40,9 @@ struct Row {
 /// The distribution of a data set.
 pub async fn distribution(db: &Db, dataset: &Dataset) -> Result<DistributionTable, StoreError> {
     let radiographs = store::radiographs::all(db, dataset.id).await?;
-    let counted: Vec<Counted<'_>> = radiographs
+    let counted: Vec<CountedImage<'_>> = radiographs
         .iter()
-        .map(|radiograph| Counted {
+        .map(|radiograph| CountedImage {
             split: radiograph.split,
             class: radiograph.label.as_deref(),
             patient: radiograph.patient_id.as_deref(),
@@ -51,8 +52,8 @@ pub async fn distribution(db: &Db, dataset: &Dataset) -> Result<DistributionTabl
 }
 
 impl DistributionTable {
-    /// Counts images; those without a class or split have a column or row of their own where there are any.
-    pub fn count(classes: &ClassList, images: &[Counted<'_>]) -> Self {
+    /// Counts images. Unlabelled and unassigned images have a separate column and row, if there are any.
+    pub fn count(classes: &ClassList, images: &[CountedImage<'_>]) -> Self {
         let mut columns: Vec<Option<&str>> = classes.names().iter().map(|class| Some(class.as_str())).collect();
         if images.iter().any(|image| image.class.is_none()) {
             columns.push(None);
@@ -70,7 +71,7 @@ impl DistributionTable {
         Self { columns: names.chain(["total".to_owned()]).collect(), rows }
     }
 
-    /// Two tables in Markdown.
+    /// Both tables in Markdown.
     pub fn to_markdown(&self) -> String {
         self.write(|cells| {
             let mut table = String::new();
@@ -84,7 +85,7 @@ impl DistributionTable {
         })
     }
 
-    /// Two tables in aligned columns.
+    /// Both tables as text with aligned columns.
     pub fn to_text(&self) -> String {
         self.write(|cells| {
             let width = |column: usize| cells.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
@@ -103,8 +104,8 @@ impl DistributionTable {
         format!("{images}\n{patients}\n{NOTE}\n")
     }
 
-    fn cells(&self, what: &str, counts: impl Fn(&Row) -> &Vec<u64>) -> Vec<Vec<String>> {
-        let head = [what.to_owned()].into_iter().chain(self.columns.iter().cloned()).collect();
+    fn cells(&self, title: &str, counts: impl Fn(&Row) -> &Vec<u64>) -> Vec<Vec<String>> {
+        let head = [title.to_owned()].into_iter().chain(self.columns.iter().cloned()).collect();
         let line = |row: &Row| {
             let numbers = counts(row).iter().map(u64::to_string);
             [row.name.to_owned()].into_iter().chain(numbers).collect()
@@ -114,20 +115,20 @@ impl DistributionTable {
 }
 
 impl Row {
-    fn count(name: &'static str, columns: &[Option<&str>], images: &[Counted<'_>]) -> Self {
-        let of_class = |class: &Option<&str>| -> Vec<Counted<'_>> {
+    fn count(name: &'static str, columns: &[Option<&str>], images: &[CountedImage<'_>]) -> Self {
+        let of_class = |class: &Option<&str>| -> Vec<CountedImage<'_>> {
             images.iter().copied().filter(|image| image.class == *class).collect()
         };
-        let mut parts: Vec<Vec<Counted<'_>>> = columns.iter().map(of_class).collect();
-        parts.push(images.to_vec());
-        let patients = |part: &Vec<Counted<'_>>| {
-            let known: BTreeSet<&str> = part.iter().filter_map(|image| image.patient).collect();
-            (known.len() + part.iter().filter(|image| image.patient.is_none()).count()) as u64
+        let mut groups: Vec<Vec<CountedImage<'_>>> = columns.iter().map(of_class).collect();
+        groups.push(images.to_vec());
+        let patients = |group: &Vec<CountedImage<'_>>| {
+            let known: BTreeSet<&str> = group.iter().filter_map(|image| image.patient).collect();
+            (known.len() + group.iter().filter(|image| image.patient.is_none()).count()) as u64
         };
         Self {
             name,
-            images: parts.iter().map(|part| part.len() as u64).collect(),
-            patients: parts.iter().map(patients).collect(),
+            images: groups.iter().map(|group| group.len() as u64).collect(),
+            patients: groups.iter().map(patients).collect(),
         }
     }
 }
@@ -137,8 +138,8 @@ mod tests {
     use super::*;
     use crate::dataset::covidx;
 
-    fn counted<'a>(rows: &'a [covidx::Row], split: Split) -> impl Iterator<Item = Counted<'a>> {
-        rows.iter().map(move |row| Counted {
+    fn counted<'a>(rows: &'a [covidx::Row], split: Split) -> impl Iterator<Item = CountedImage<'a>> {
+        rows.iter().map(move |row| CountedImage {
             split: Some(split),
             class: Some(&row.class),
             patient: row.patient_id.as_deref(),
@@ -146,8 +147,8 @@ mod tests {
     }
 
     #[test]
-    fn a_patient_counts_in_each_class_and_split_and_once_in_a_total() {
-        let image = |split, class, patient| Counted { split, class, patient };
+    fn a_patient_counts_in_each_class_and_split_and_once_in_the_totals() {
+        let image = |split, class, patient| CountedImage { split, class, patient };
         let (train, test) = (Some(Split::Train), Some(Split::Test));
         let images = [
             image(train, Some("normal"), Some("a")),
@@ -178,8 +179,8 @@ mod tests {
     }
 
     #[test]
-    fn text_stands_in_columns() {
-        let images = [Counted { split: Some(Split::Train), class: Some("normal"), patient: None }];
+    fn text_has_aligned_columns() {
+        let images = [CountedImage { split: Some(Split::Train), class: Some("normal"), patient: None }];
         let text = DistributionTable::count(&ClassList::default(), &images).to_text();
         let lines: Vec<&str> = text.lines().take(3).collect();
         let expected = [
@@ -200,7 +201,7 @@ mod tests {
         let (train, test) = (rows("train_COVIDx7A.txt"), rows("test_COVIDx7A.txt"));
         let images: Vec<_> = counted(&train, Split::Train).chain(counted(&test, Split::Test)).collect();
         let markdown = DistributionTable::count(&classes, &images).to_markdown();
-        // As docs/COVIDx.md of COVID-Net has them for V7A.
+        // Figures for V7A in docs/COVIDx.md of COVID-Net.
         for line in [
             "| train | 7966 | 5475 | 1670 | 15111 |",
             "| test | 100 | 100 | 100 | 300 |",

@@ -1,4 +1,4 @@
-//! A split as other programs read it: its label file in the COVIDx format.
+//! Export of a split as label file in the COVIDx format.
 
 use std::collections::HashSet;
 
@@ -12,26 +12,26 @@ use super::{
     covidx::{self, Row},
 };
 
-/// Why something cannot be exported.
+/// Export error.
 #[derive(Debug, thiserror::Error)]
 pub enum ExportError {
-    /// The format has no room for an image's row.
-    #[error("the row of an image cannot be written in the COVIDx format: {0}")]
+    /// The label file format cannot represent an image.
+    #[error("an image cannot be represented in the COVIDx format: {0}")]
     Unwritable(String),
-    /// The row of one of the two would be taken for the other's.
-    #[error("{split} has two images called {file_name:?}, which a label file cannot tell apart")]
+    /// Two images of a split have the same file name.
+    #[error("{split} has two images called {file_name:?}, which a label file cannot distinguish")]
     SameName {
-        /// Where.
+        /// Split of the images.
         split: Split,
-        /// Of both.
+        /// File name of both images.
         file_name: String,
     },
     /// A stored image cannot be decoded.
     #[error("{file_name}: {problem}")]
     Image {
-        /// Which.
+        /// File name of the image.
         file_name: String,
-        /// What the decoder said.
+        /// Error of the decoder.
         problem: String,
     },
     /// The store failed.
@@ -39,17 +39,16 @@ pub enum ExportError {
     Store(#[from] StoreError),
 }
 
-/// The label file of a split: `patient-id filename class source` for each of its images that has a class, in the order in which they came
-/// in, so that an import reads the very same images again. Of patients it has the stored hashes, marked as such, and `-` where
-/// there is none.
+/// The label file of a split: `patient-id filename class source` for each labelled image, in order of arrival. Importing it again gives
+/// the same data set. Patient ids are the stored hashes with a prefix that marks them as hashes, and `-` for unknown patients.
 ///
 /// # Errors
-/// Names that the format cannot hold or tell apart.
+/// File names that the format cannot represent or distinguish.
 pub async fn label_file(db: &Db, dataset: &Dataset, split: Split) -> Result<String, ExportError> {
     let radiographs = store::radiographs::labelled_in_order(db, dataset.id, split).await?;
     let mut names = HashSet::new();
-    if let Some(twice) = radiographs.iter().find(|radiograph| !names.insert(&radiograph.file_name)) {
-        return Err(ExportError::SameName { split, file_name: twice.file_name.clone() });
+    if let Some(duplicate) = radiographs.iter().find(|radiograph| !names.insert(&radiograph.file_name)) {
+        return Err(ExportError::SameName { split, file_name: duplicate.file_name.clone() });
     }
     let rows: Vec<Row> = (1..).zip(&radiographs).filter_map(|(line, radiograph)| row(line, radiograph)).collect();
     covidx::write(&rows, &dataset.classes).map_err(|problem| ExportError::Unwritable(problem.reason))

@@ -1,4 +1,4 @@
-//! Files below a folder, and none outside it.
+//! Bounded file access below a root folder; paths that leave the folder are rejected.
 
 use std::{
     fs::File,
@@ -6,28 +6,28 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-/// A path does not lead to a readable place below the folder.
+/// A path that is not readable below the root folder.
 #[derive(Debug, thiserror::Error)]
 pub enum PathError {
-    /// Absolute, upwards, or through a symbolic link to elsewhere.
-    #[error("{0}: leads out of the folder")]
+    /// The path is absolute, contains `..`, or follows a symbolic link out of the folder.
+    #[error("{0}: the path is outside of the folder")]
     Outside(String),
-    /// Not there, or not readable.
+    /// The path does not exist or cannot be read.
     #[error("{path}: {source}")]
     Unreadable {
-        /// As asked for.
+        /// The requested path.
         path: String,
-        /// What the system said.
+        /// Error of the operating system.
         source: io::Error,
     },
 }
 
-/// The real path of `relative` below `root`, symbolic links followed; they must not lead out of `root` either.
+/// The canonical path of `relative` below `root`. Symbolic links are followed, but must not leave `root`.
 pub fn resolve_below(root: &Path, relative: &str) -> Result<PathBuf, PathError> {
     let outside = || PathError::Outside(relative.to_owned());
     let unreadable = |source| PathError::Unreadable { path: relative.to_owned(), source };
-    let stays = |part| matches!(part, Component::Normal(_) | Component::CurDir);
-    if !Path::new(relative).components().all(stays) {
+    let is_safe = |part| matches!(part, Component::Normal(_) | Component::CurDir);
+    if !Path::new(relative).components().all(is_safe) {
         return Err(outside());
     }
     let root = root.canonicalize().map_err(unreadable)?;
@@ -35,19 +35,19 @@ pub fn resolve_below(root: &Path, relative: &str) -> Result<PathBuf, PathError> 
     if resolved.starts_with(&root) { Ok(resolved) } else { Err(outside()) }
 }
 
-/// Reads a plain file below `root` whole, or says why not; never more than `max_bytes`.
+/// Reads a regular file below `root` of at most `max_bytes` bytes.
 pub(super) fn read_bounded(root: &Path, relative: &str, max_bytes: u64) -> Result<Vec<u8>, String> {
     let path = resolve_below(root, relative).map_err(|error| error.to_string())?;
     let failed = |error: io::Error| format!("{relative}: {error}");
-    // Asked before opening: to open a pipe is to wait for its writer.
+    // Checked before opening, because opening a named pipe blocks until it has a writer.
     if !path.metadata().map_err(failed)?.is_file() {
-        return Err(format!("{relative}: not a file"));
+        return Err(format!("{relative}: not a regular file"));
     }
     let mut bytes = Vec::new();
     let file = File::open(&path).map_err(failed)?;
     file.take(max_bytes.saturating_add(1)).read_to_end(&mut bytes).map_err(failed)?;
     if bytes.len() as u64 > max_bytes {
-        return Err(format!("{relative}: over the limit of {max_bytes} bytes"));
+        return Err(format!("{relative}: exceeds the limit of {max_bytes} bytes"));
     }
     Ok(bytes)
 }
@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_path_below_the_root_is_found() {
+    fn paths_below_the_root_are_resolved() {
         let root = tempfile::tempdir().unwrap();
         std::fs::create_dir(root.path().join("a")).unwrap();
         std::fs::write(root.path().join("a/b.png"), b"x").unwrap();
@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn upwards_absolute_and_missing_paths_are_refused() {
+    fn parent_absolute_and_missing_paths_are_rejected() {
         let root = tempfile::tempdir().unwrap();
         std::fs::create_dir(root.path().join("a")).unwrap();
         for path in ["..", "a/../..", "/", "/etc/passwd"] {
@@ -78,7 +78,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn a_symbolic_link_may_not_lead_out() {
+    fn symbolic_links_must_not_leave_the_root() {
         let (root, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         std::fs::write(other.path().join("secret"), b"x").unwrap();
         std::fs::write(root.path().join("own"), b"x").unwrap();
@@ -89,11 +89,11 @@ mod tests {
     }
 
     #[test]
-    fn only_whole_plain_files_within_the_limit_are_read() {
+    fn only_regular_files_within_the_limit_are_read() {
         let root = tempfile::tempdir().unwrap();
         std::fs::write(root.path().join("five"), b"12345").unwrap();
         assert_eq!(read_bounded(root.path(), "five", 5).unwrap(), b"12345");
         assert!(read_bounded(root.path(), "five", 4).unwrap_err().contains("limit of 4 bytes"));
-        assert!(read_bounded(root.path(), ".", 4).unwrap_err().contains("not a file"));
+        assert!(read_bounded(root.path(), ".", 4).unwrap_err().contains("not a regular file"));
     }
 }

@@ -1,10 +1,11 @@
-//! Imports labelled radiographs: a folder with COVIDx split files, arrays of NumPy, or one folder per class; or the sources of COVIDx.
+//! Import of labelled radiographs from a folder (COVIDx label files, NumPy arrays, or one folder per class) or from the sources of COVIDx.
 
 mod candidate;
+mod entry;
 mod generate;
 mod image_array;
 mod layout;
-mod ledger;
+mod recorder;
 mod sources;
 
 use std::{
@@ -26,72 +27,74 @@ use crate::{
 };
 
 use super::{
-    AddError, Added, NewRadiograph, PatientIds,
-    upload::{self, Kept},
+    AddError, AddOutcome, NewRadiograph, PatientIds,
+    upload::{self, StagedRadiograph},
 };
 use candidate::Candidate;
+use entry::{EntryOrigin, ImportEntry};
 pub use generate::{
-    ClinicalRules, GenerateBy, Generation, RadiographyRules, RsnaRules, Rules, RulesError, SourceFolders, TestRules,
+    ClinicalRules, Generation, GenerationMethod, RadiographyRules, RsnaRules, Rules, RulesError, SourceFolders,
+    TestRules,
 };
 pub use image_array::{ImageArray, labels as array_labels};
-use layout::{Entry, Origin};
-use ledger::Ledger;
+use recorder::ImportRecorder;
 
-/// What to import and within which bounds.
+/// Import request.
 #[derive(Clone, Debug)]
 pub struct ImportRequest {
-    /// Into which data set.
+    /// Target data set.
     pub dataset: Dataset,
-    /// From where. Over HTTP each path is made with [`super::resolve_below`]; nothing outside the folders is read.
-    pub from: ImportFrom,
-    /// Bounds of one image.
+    /// Source of the images. Paths from HTTP requests must be resolved with [`super::resolve_below`], so that nothing outside of the import
+    /// folders is read.
+    pub from: ImportSource,
+    /// Limits of an image.
     pub limits: Limits,
-    /// Largest accepted file.
+    /// Maximum size of a file in bytes.
     pub max_bytes: u64,
-    /// How patient ids are stored.
+    /// Pseudonymisation of patient ids.
     pub patient_ids: PatientIds,
-    /// Stopped before its end, it stays `running`: the server begins it again at its next start.
-    pub goes_on: bool,
+    /// If true, a stopped import stays `running`, and the server resumes it at its next start.
+    pub resumable: bool,
 }
 
-/// Where the images are.
+/// Source of the images.
 #[derive(Clone, Debug)]
-pub enum ImportFrom {
-    /// In a folder that says their classes.
+pub enum ImportSource {
+    /// A folder with labels.
     Folder(LabelledFolder),
-    /// In the sources of COVIDx.
+    /// The sources of COVIDx.
     Sources(Generation),
 }
 
-/// A folder in the COVIDx layout, with arrays of NumPy, or with one folder a class.
+/// Folder in the COVIDx layout, with NumPy arrays, or with one folder per class.
 #[derive(Clone, Debug)]
 pub struct LabelledFolder {
     /// The folder.
     pub root: PathBuf,
-    /// Split file of the images in `train/`, relative to the folder; `train_split.txt` if absent.
+    /// Label file of the images in `train/`, relative to the folder. Default: `train_split.txt`.
     pub train_split: Option<String>,
-    /// Split file of the images in `test/`, relative to the folder; `test_split.txt` if absent.
+    /// Label file of the images in `test/`, relative to the folder. Default: `test_split.txt`.
     pub test_split: Option<String>,
 }
 
-/// Why there is no image in a row or file.
+/// Reason why a row or file has no image to import.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Refused {
+struct Rejection {
     kind: RejectionKind,
     reason: String,
 }
 
-impl From<String> for Refused {
+impl From<String> for Rejection {
     fn from(reason: String) -> Self {
         Self { kind: RejectionKind::Unusable, reason }
     }
 }
 
-/// Imports `request` under the row `import`, which the caller has created as `running`.
+/// Runs the import `request`. Its row `import` was created by the caller with the status `running`.
 ///
-/// Bad rows and files are recorded and passed over; importing the same folder again adds nothing. Counts go to the
-/// row and to `progress` at most every half second, and once at the end. `stop` ends the import as failed between
-/// two images, or leaves it running if it goes on later. The result is the row; an error means that the store failed.
+/// Invalid rows and files are recorded as rejections and skipped. Importing the same folder again adds nothing. Counts are written to the row
+/// and passed to `progress` at most twice a second and at the end. `stop` ends the import between two images: as failed, or still running if
+/// it is resumable. Returns the final row; an error means that the store failed.
 pub async fn import(
     db: &Db,
     blobs: &Blobs,
@@ -100,32 +103,33 @@ pub async fn import(
     stop: &CancellationToken,
     progress: &mut (dyn FnMut(&Import) + Send),
 ) -> Result<Import, StoreError> {
-    let mut ledger = Ledger::new(db, import, progress);
-    match import_all(db, blobs, request, stop, &mut ledger).await {
-        Ok(()) => ledger.finish(None).await,
-        Err(Failure::Import(why)) => ledger.finish(Some(why)).await,
-        Err(Failure::Stopped) if request.goes_on => ledger.pause().await,
-        Err(Failure::Stopped) => ledger.finish(Some(STOPPED.to_owned())).await,
-        Err(Failure::Store(error)) => {
-            // The row should not say `running` for ever; if it cannot be written either, the next start marks it.
-            if let Err(second) = ledger.finish(Some("the store failed".to_owned())).await {
-                tracing::error!(error = %second, "the failed import could not be marked as failed");
+    let mut recorder = ImportRecorder::new(db, import, progress);
+    match import_all(db, blobs, request, stop, &mut recorder).await {
+        Ok(()) => recorder.finish(None).await,
+        Err(ImportFailure::Import(reason)) => recorder.finish(Some(reason)).await,
+        Err(ImportFailure::Stopped) if request.resumable => recorder.pause().await,
+        Err(ImportFailure::Stopped) => recorder.finish(Some(STOPPED.to_owned())).await,
+        Err(ImportFailure::Store(error)) => {
+            // The row must not stay `running`. If this write fails too, the next start of the server marks it as failed.
+            if let Err(second) = recorder.finish(Some("the store failed".to_owned())).await {
+                tracing::error!(error = %second, "cannot mark the import as failed");
             }
             Err(error)
         }
     }
 }
 
-/// What is said of an import that was stopped for good.
-const STOPPED: &str = "stopped before its end; import the folder again to complete it";
+/// Error message of an import that was stopped and cannot be resumed.
+const STOPPED: &str = "the import was stopped; import the folder again to complete it";
 
-enum Failure {
+/// Reason why an import ended early.
+enum ImportFailure {
     Import(String),
     Stopped,
     Store(StoreError),
 }
 
-impl From<StoreError> for Failure {
+impl From<StoreError> for ImportFailure {
     fn from(error: StoreError) -> Self {
         Self::Store(error)
     }
@@ -136,116 +140,120 @@ async fn import_all(
     blobs: &Blobs,
     request: &ImportRequest,
     stop: &CancellationToken,
-    ledger: &mut Ledger<'_>,
-) -> Result<(), Failure> {
+    recorder: &mut ImportRecorder<'_>,
+) -> Result<(), ImportFailure> {
     let request = Arc::new(request.clone());
-    let for_listing = Arc::clone(&request);
-    let (entries, passed_over) = blocking(move || list(&for_listing)).await.map_err(Failure::Import)?;
-    ledger.begin(entries.len() as u64, passed_over).await?;
+    let listed = Arc::clone(&request);
+    let (entries, passed_over) = blocking(move || list(&listed)).await.map_err(ImportFailure::Import)?;
+    recorder.begin(entries.len() as u64, passed_over).await?;
 
     let mut known = store::attributes::of_dataset(db, request.dataset.id).await?;
 
-    // Reading, decoding and blobs in parallel; rows in the order of the folder, so that the same folder always gives the same data set.
-    // More than there are cores, for most of them wait for the disk.
+    // Images are read, decoded and stored in parallel, but rows are written in the order of the folder, so that a folder always gives the
+    // same data set. There are more tasks than cores, because most of them wait for the disk.
     let parallel = 4 * std::thread::available_parallelism().map_or(1, usize::from);
-    // Tasks of their own, so that they go on while rows are written; they end with whoever waits for them.
-    let begin =
-        |entry| AbortOnDropHandle::new(tokio::spawn(keep(db.clone(), blobs.clone(), Arc::clone(&request), entry)));
-    let mut kept = stream::iter(entries).map(begin).buffered(parallel);
-    let (mut outcomes, mut entered) = (Vec::with_capacity(ROWS), Instant::now());
-    while let Some(outcome) = kept.next().await {
+    // Spawned tasks, so that they proceed while rows are written; they are aborted when this future is dropped.
+    let start =
+        |entry| AbortOnDropHandle::new(tokio::spawn(stage(db.clone(), blobs.clone(), Arc::clone(&request), entry)));
+    let mut staged = stream::iter(entries).map(start).buffered(parallel);
+    let (mut outcomes, mut last_insert) = (Vec::with_capacity(BATCH_ROWS), Instant::now());
+    while let Some(outcome) = staged.next().await {
         if stop.is_cancelled() {
-            return Err(Failure::Stopped);
+            return Err(ImportFailure::Stopped);
         }
-        let given_up = |error: JoinError| StoreError::Blob(format!("an image was given up: {error}"));
-        outcomes.push(outcome.map_err(given_up)??);
-        if outcomes.len() == ROWS || entered.elapsed() >= LONGEST {
-            enter(db, mem::take(&mut outcomes), &mut known, ledger).await?;
-            ledger.report_if_due().await?;
-            entered = Instant::now();
+        let failed = |error: JoinError| StoreError::Blob(format!("the task of an image failed: {error}"));
+        outcomes.push(outcome.map_err(failed)??);
+        if outcomes.len() == BATCH_ROWS || last_insert.elapsed() >= MAX_BATCH_TIME {
+            insert_batch(db, mem::take(&mut outcomes), &mut known, recorder).await?;
+            recorder.report_if_due().await?;
+            last_insert = Instant::now();
         }
     }
-    Ok(enter(db, outcomes, &mut known, ledger).await?)
+    Ok(insert_batch(db, outcomes, &mut known, recorder).await?)
 }
 
-/// Images whose rows are written in one transaction, and for how long they are collected: a commit costs as much as a small image.
-const ROWS: usize = 64;
-const LONGEST: Duration = Duration::from_millis(250);
+/// Maximum number of rows per transaction. A commit costs as much as decoding a small image.
+const BATCH_ROWS: usize = 64;
+/// Maximum time during which rows are collected for a transaction.
+const MAX_BATCH_TIME: Duration = Duration::from_millis(250);
 
-/// An image on its way up to its row, or the reason to reject it.
-type Outcome = (Origin, Result<(Candidate, Kept), Refused>);
+/// A staged image, or the reason for its rejection.
+type StagedEntry = (EntryOrigin, Result<(Candidate, StagedRadiograph), Rejection>);
 
-/// Writes the rows of images that are kept, and records what became of each, in order.
-async fn enter(
+/// Inserts the rows of staged images and records the outcome of each entry, in order.
+async fn insert_batch(
     db: &Db,
-    outcomes: Vec<Outcome>,
+    entries: Vec<StagedEntry>,
     known: &mut HashMap<RadiographId, Attributes>,
-    ledger: &mut Ledger<'_>,
+    recorder: &mut ImportRecorder<'_>,
 ) -> Result<(), StoreError> {
-    let (mut described, mut kept) = (Vec::new(), Vec::new());
-    for (origin, outcome) in outcomes {
-        let candidate = outcome.map(|(candidate, image)| {
-            kept.push(image);
+    let (mut results, mut staged) = (Vec::new(), Vec::new());
+    for (origin, result) in entries {
+        let candidate = result.map(|(candidate, image)| {
+            staged.push(image);
             candidate
         });
-        described.push((origin, candidate));
+        results.push((origin, candidate));
     }
-    let said = described.iter().filter_map(|(_, candidate)| candidate.as_ref().ok());
-    let rows = kept.into_iter().zip(said.map(|candidate| candidate.attributes.as_ref())).collect();
-    let mut added = upload::enter(db, rows).await?.into_iter();
-    for (origin, candidate) in described {
+    let candidates = results.iter().filter_map(|(_, candidate)| candidate.as_ref().ok());
+    let rows = staged.into_iter().zip(candidates.map(|candidate| candidate.attributes.as_ref())).collect();
+    let mut outcomes = upload::insert_all(db, rows).await?.into_iter();
+    for (origin, candidate) in results {
         match candidate {
             Ok(candidate) => {
-                let added = added.next().expect("one for each image that is kept");
-                learn_more(db, &candidate, &added, known).await?;
-                ledger.record(origin, candidate, added);
+                let outcome = outcomes.next().expect("one outcome per staged image");
+                update_attributes(db, &candidate, &outcome, known).await?;
+                recorder.record(origin, candidate, outcome);
             }
-            Err(refused) => ledger.reject(origin, refused),
+            Err(rejection) => recorder.reject(origin, rejection),
         }
     }
     Ok(())
 }
 
-/// A folder that is imported again may have come to say more of an image that was there.
-async fn learn_more(
+/// Stores new attributes of a known image: a folder that is imported again may contain more metadata than before.
+async fn update_attributes(
     db: &Db,
     candidate: &Candidate,
-    added: &Added,
+    outcome: &AddOutcome,
     known: &mut HashMap<RadiographId, Attributes>,
 ) -> Result<(), StoreError> {
-    if let (Added::Duplicate(there), Some(said)) = (added, &candidate.attributes)
-        && known.get(&there.id).is_none_or(|known| !known.cover(said))
+    if let (AddOutcome::Duplicate(existing), Some(attributes)) = (outcome, &candidate.attributes)
+        && known.get(&existing.id).is_none_or(|known| !known.cover(attributes))
     {
-        store::attributes::put(db, there.id, said).await?;
-        known.insert(there.id, said.clone());
+        store::attributes::put(db, existing.id, attributes).await?;
+        known.insert(existing.id, attributes.clone());
     }
     Ok(())
 }
 
-/// All images that are to be imported, and what is passed over; an error means that there is nothing to be imported there.
-fn list(request: &ImportRequest) -> Result<(Vec<Entry>, Vec<ExcludedRows>), String> {
+/// The entries to import, and the numbers of rows that the rules exclude.
+///
+/// # Errors
+/// The source cannot be read or contains nothing to import.
+fn list(request: &ImportRequest) -> Result<(Vec<ImportEntry>, Vec<ExcludedRows>), String> {
     let classes = &request.dataset.classes;
     match &request.from {
-        ImportFrom::Folder(folder) => Ok((layout::entries(folder, classes, &request.limits)?, Vec::new())),
-        ImportFrom::Sources(generation) => generate::entries(generation, classes),
+        ImportSource::Folder(folder) => Ok((layout::entries(folder, classes, &request.limits)?, Vec::new())),
+        ImportSource::Sources(generation) => generate::entries(generation, classes),
     }
 }
 
-/// Reads, checks and stores one image up to its row; the inner error is a reason to reject it.
-async fn keep(
+/// Reads, validates and stores an image without its row. The inner error is the reason for its rejection.
+async fn stage(
     db: Db,
     blobs: Blobs,
     request: Arc<ImportRequest>,
-    Entry { origin, found }: Entry,
-) -> Result<Outcome, StoreError> {
-    let candidate = match found {
+    ImportEntry { origin, candidate }: ImportEntry,
+) -> Result<StagedEntry, StoreError> {
+    let candidate = match candidate {
         Ok(candidate) => candidate,
-        Err(refused) => return Ok((origin, Err(refused))),
+        Err(rejection) => return Ok((origin, Err(rejection))),
     };
     let (content, max_bytes, limits) = (candidate.content.clone(), request.max_bytes, request.limits);
     let bytes = match blocking(move || Ok(content.read(max_bytes, &limits))).await {
         Ok(Ok(bytes)) => bytes,
-        Ok(Err(refused)) => return Ok((origin, Err(refused))),
+        Ok(Err(rejection)) => return Ok((origin, Err(rejection))),
         Err(reason) => return Ok((origin, Err(reason.into()))),
     };
     let new = NewRadiograph {
@@ -257,16 +265,14 @@ async fn keep(
         view: None,
         split: candidate.split,
     };
-    match upload::keep(&db, &blobs, &request.dataset, new, &request.limits, &request.patient_ids).await {
-        Ok(kept) => Ok((origin, Ok((candidate, kept)))),
+    match upload::stage(&db, &blobs, &request.dataset, new, &request.limits, &request.patient_ids).await {
+        Ok(staged) => Ok((origin, Ok((candidate, staged)))),
         Err(AddError::Store(error)) => Err(error),
-        Err(refused) => Ok((origin, Err(format!("{}: {refused}", candidate.path).into()))),
+        Err(error) => Ok((origin, Err(format!("{}: {error}", candidate.path).into()))),
     }
 }
 
+/// Runs `work` on the blocking thread pool.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, String> + Send + 'static) -> Result<T, String> {
-    tokio::task::spawn_blocking(work).await.map_err(|error| format!("reading gave up: {error}"))?
+    tokio::task::spawn_blocking(work).await.map_err(|error| format!("reading failed: {error}"))?
 }
-
-#[cfg(test)]
-mod tests;

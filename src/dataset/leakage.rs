@@ -1,4 +1,4 @@
-//! What a training run on a data set has to acknowledge.
+//! Leakage between the splits of a data set, which a training run must acknowledge.
 
 use crate::{
     domain::{DatasetId, LeakageFinding, LeakageKind},
@@ -7,15 +7,15 @@ use crate::{
 
 use super::{DuplicateGroup, duplicates};
 
-/// The leakage that is found in what is stored, without reading an image: cheap enough for every submission.
+/// The leakage findings of a data set, from stored metadata and fingerprints only: cheap enough to be computed at every submission.
 pub async fn leakage(db: &Db, dataset: DatasetId) -> Result<Vec<LeakageFinding>, StoreError> {
     let patients = store::datasets::patients_in_several_splits(db, dataset).await?.len() as u64;
-    Ok(leakage_of(patients, &duplicates(db, dataset).await?.groups))
+    Ok(leakage_findings(patients, &duplicates(db, dataset).await?.groups))
 }
 
-/// Of so many patients in more than one split, and of these groups of images that look the same.
-pub fn leakage_of(patients: u64, groups: &[DuplicateGroup]) -> Vec<LeakageFinding> {
-    let pictures = groups.iter().filter(|group| group.splits.len() > 1).count() as u64;
-    let counts = [(LeakageKind::PatientOverlap, patients), (LeakageKind::DuplicateAcrossSplits, pictures)];
+/// The findings for `patients` patients in more than one split and for groups of duplicates.
+pub fn leakage_findings(patients: u64, groups: &[DuplicateGroup]) -> Vec<LeakageFinding> {
+    let duplicates = groups.iter().filter(|group| group.splits.len() > 1).count() as u64;
+    let counts = [(LeakageKind::PatientOverlap, patients), (LeakageKind::DuplicateAcrossSplits, duplicates)];
     counts.into_iter().filter(|(_, count)| *count > 0).map(|(leakage, count)| leakage.finding(count)).collect()
 }

@@ -1,42 +1,44 @@
-//! Patient identifiers: only keyed hashes of them are stored.
+//! Pseudonymisation of patient ids: only keyed hashes are stored.
 
 use std::{fmt, sync::Arc};
 
 use hmac::{Hmac, Mac};
 use sha2::Sha256;
 
-/// Before a hash in an exported label file: it is stored again as it is, so that the patient stays the same.
-const EXPORTED: &str = "hmac:";
+use crate::domain::hex;
 
-/// Turns patient ids into what is stored. The same id gives the same result, so grouping by patient still works.
+/// Prefix of a hash in an exported label file. An import stores such a hash unchanged, so that the patient keeps its identity.
+const EXPORT_PREFIX: &str = "hmac:";
+
+/// Pseudonymises patient ids. Equal ids have equal hashes, so that grouping by patient works.
 #[derive(Clone)]
 pub struct PatientIds {
     key: Arc<[u8]>,
 }
 
 impl PatientIds {
-    /// Ids become the first 32 hexadecimal digits of HMAC-SHA-256 (RFC 2104) under `key`.
+    /// Hashes ids to the first 32 hexadecimal digits of HMAC-SHA-256 (RFC 2104) with `key`.
     pub fn new(key: impl Into<Arc<[u8]>>) -> Self {
         Self { key: key.into() }
     }
 
-    /// What is stored for `patient_id`; of one that was exported, the very hash.
+    /// The stored hash of `patient_id`; an exported hash is returned unchanged.
     pub fn stored(&self, patient_id: &str) -> String {
-        if let Some(hash) = patient_id.strip_prefix(EXPORTED).filter(|hash| Self::is_hash(hash)) {
+        if let Some(hash) = patient_id.strip_prefix(EXPORT_PREFIX).filter(|hash| Self::is_hash(hash)) {
             return hash.to_owned();
         }
         let mut mac = Hmac::<Sha256>::new_from_slice(&self.key).expect("HMAC takes keys of any length");
         mac.update(patient_id.as_bytes());
         let digest = mac.finalize().into_bytes();
-        digest[..16].iter().map(|byte| format!("{byte:02x}")).collect()
+        hex(&digest[..16])
     }
 
-    /// What an export writes for a stored id.
+    /// The id in an export for a stored hash.
     pub fn exported(stored: &str) -> String {
-        format!("{EXPORTED}{stored}")
+        format!("{EXPORT_PREFIX}{stored}")
     }
 
-    /// Whether a text looks like what [`Self::stored`] returns.
+    /// True if `text` has the form of a stored hash.
     pub fn is_hash(text: &str) -> bool {
         text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
     }
@@ -53,7 +55,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_become_the_start_of_their_hmac() {
+    fn ids_are_hashed_with_hmac_sha_256() {
         // RFC 4231, test case 2.
         let ids = PatientIds::new(*b"Jefe");
         let hash = ids.stored("what do ya want for nothing?");
@@ -64,11 +66,11 @@ mod tests {
     }
 
     #[test]
-    fn what_was_exported_is_stored_as_it_was() {
+    fn exported_hashes_are_stored_unchanged() {
         let ids = PatientIds::new(*b"Jefe");
         let stored = ids.stored("COVID 1");
         assert_eq!(PatientIds::new(*b"other").stored(&PatientIds::exported(&stored)), stored);
-        assert_ne!(ids.stored(&stored), stored, "without the mark it is an id like any other");
+        assert_ne!(ids.stored(&stored), stored, "without the prefix, it is hashed like any id");
         assert_eq!(ids.stored("hmac:COVID 1").len(), 32);
     }
 

@@ -1,4 +1,4 @@
-//! Patient-grouped, class-stratified splits: the same for the same seed, whatever the order of the images.
+//! Patient-grouped, class-stratified splits. The result depends on the seed and the images, not on their order.
 
 use std::collections::BTreeMap;
 
@@ -9,44 +9,44 @@ use crate::{
     store::{self, Db, Radiograph, StoreError},
 };
 
-use super::off_async;
+use super::run_blocking;
 
-/// Shares of each class's images, from 0 to below 1.
+/// Fractions of the images of each class, at least 0 and below 1.
 #[derive(Clone, Copy, Debug)]
 pub struct Fractions {
-    /// Of all, in `test`.
+    /// Fraction of all images for `test`.
     pub test: f64,
-    /// Of the others, in `validation`.
+    /// Fraction of all images for `validation`.
     pub validation: f64,
 }
 
-/// Counts by class; images without a label are a class of their own.
+/// Image counts by class. Unlabelled images count as a separate class.
 type Counts<'a> = BTreeMap<Option<&'a str>, u64>;
 
-/// The images of one patient, or one image whose patient is unknown.
+/// Images of a patient, or a single image of an unknown patient.
 struct Group<'a> {
     members: Vec<&'a Radiograph>,
     counts: Counts<'a>,
 }
 
-/// Assigns every radiograph of a data set to a split, as [`assign`] does.
+/// Assigns all radiographs of a data set to splits with [`assign`].
 ///
 /// # Errors
-/// `InUse` while a run on the data set has not ended: it reads the images as it trains.
+/// [`StoreError::InUse`] while a run on the data set is active, because it reads the images during training.
 pub async fn split(db: &Db, dataset: DatasetId, fractions: Fractions, seed: u64) -> Result<(), StoreError> {
     if store::runs::count_active(db, dataset).await? > 0 {
         return Err(StoreError::InUse("a training run on this data set has not ended"));
     }
     let radiographs = store::radiographs::all(db, dataset).await?;
-    let splits = off_async(move || assign(&radiographs, fractions.test, fractions.validation, seed)).await?;
+    let splits = run_blocking(move || assign(&radiographs, fractions.test, fractions.validation, seed)).await?;
     store::radiographs::assign_splits(db, &splits).await
 }
 
-/// Assigns every radiograph to a split. No patient is in two; an image without patient id is its own patient.
+/// Assigns every radiograph to a split. No patient is in two splits; an image without patient id counts as a separate patient.
 ///
-/// Each class gets `test_fraction` and `validation_fraction` of its images, rounded, as closely as whole patients
-/// allow (one image at least where the class has two and the fraction is above 0). Patients are drawn in an order
-/// that depends on the seed and on the patient's own images alone, so that an image added later moves few others.
+/// The test and validation splits get `test_fraction` and `validation_fraction` of the images of each class, as closely as whole patients
+/// allow, and at least one image of a class with two images if the fraction is above 0. The order in which patients are selected depends
+/// only on the seed and on their own images, so that images added later change few assignments.
 pub fn assign(
     radiographs: &[Radiograph],
     test_fraction: f64,
@@ -54,26 +54,26 @@ pub fn assign(
     seed: u64,
 ) -> Vec<(RadiographId, Split)> {
     let total = counts(radiographs.iter());
-    let (test, rest) = draw(groups(radiographs, seed), &targets(&total, test_fraction));
-    let (validation, train) = draw(rest, &targets(&total, validation_fraction));
-    let of = |groups: Vec<Group<'_>>, split| {
+    let (test, rest) = select(groups(radiographs, seed), &targets(&total, test_fraction));
+    let (validation, train) = select(rest, &targets(&total, validation_fraction));
+    let assigned = |groups: Vec<Group<'_>>, split| {
         groups.into_iter().flat_map(|group| group.members).map(move |member| (member.id, split)).collect::<Vec<_>>()
     };
-    [of(test, Split::Test), of(validation, Split::Validation), of(train, Split::Train)].concat()
+    [assigned(test, Split::Test), assigned(validation, Split::Validation), assigned(train, Split::Train)].concat()
 }
 
-/// Parts `train` into what is trained on and a validation part of `fraction`, by the rules of [`assign`]; both in
-/// the order given.
-pub fn carve_validation(train: &[Radiograph], fraction: f64, seed: u64) -> (Vec<Radiograph>, Vec<Radiograph>) {
-    let (validation, _) = draw(groups(train, seed), &targets(&counts(train.iter()), fraction));
-    let carved: std::collections::HashSet<RadiographId> =
+/// Splits off a validation set with `fraction` of the images from `train`, by the rules of [`assign`]. Returns the remaining training images
+/// and the validation images, both in the given order.
+pub fn split_off_validation(train: &[Radiograph], fraction: f64, seed: u64) -> (Vec<Radiograph>, Vec<Radiograph>) {
+    let (validation, _) = select(groups(train, seed), &targets(&counts(train.iter()), fraction));
+    let selected: std::collections::HashSet<RadiographId> =
         validation.iter().flat_map(|group| &group.members).map(|member| member.id).collect();
-    train.iter().cloned().partition(|radiograph| !carved.contains(&radiograph.id))
+    train.iter().cloned().partition(|radiograph| !selected.contains(&radiograph.id))
 }
 
-/// Groups in the order in which they are drawn.
+/// Groups the radiographs by patient, in selection order.
 fn groups(radiographs: &[Radiograph], seed: u64) -> Vec<Group<'_>> {
-    // By content and not by id: a second import of the same folder splits alike.
+    // Images are identified by content, not by id, so that importing the same folder again gives the same split.
     let mut members: BTreeMap<(bool, &str), Vec<&Radiograph>> = BTreeMap::new();
     for radiograph in radiographs {
         let key = match &radiograph.patient_id {
@@ -94,7 +94,8 @@ fn groups(radiographs: &[Radiograph], seed: u64) -> Vec<Group<'_>> {
     groups.into_iter().map(|(_, group)| group).collect()
 }
 
-/// By the first of a patient's images: what the patient is called is hashed under a key that each data folder has of its own.
+/// Pseudo-random rank of a patient, derived from the first image. The patient id is not used, because its hash depends on the key of the
+/// data folder.
 fn rank(seed: u64, first: &Radiograph) -> [u8; 32] {
     Sha256::new().chain_update(seed.to_le_bytes()).chain_update(first.sha256.as_str()).finalize().into()
 }
@@ -107,6 +108,7 @@ fn counts<'a>(radiographs: impl Iterator<Item = &'a Radiograph>) -> Counts<'a> {
     counts
 }
 
+/// The target number of images per class.
 fn targets<'a>(total: &Counts<'a>, fraction: f64) -> Counts<'a> {
     let target = |&n: &u64| {
         let rounded = (n as f64 * fraction).round() as u64;
@@ -115,12 +117,12 @@ fn targets<'a>(total: &Counts<'a>, fraction: f64) -> Counts<'a> {
     total.iter().map(|(class, n)| (*class, target(n))).collect()
 }
 
-/// Draws groups until `targets` are met as closely as whole groups allow: (drawn, left).
-fn draw<'a>(groups: Vec<Group<'a>>, targets: &Counts<'a>) -> (Vec<Group<'a>>, Vec<Group<'a>>) {
+/// Selects groups until `targets` are met as closely as whole groups allow. Returns the selected and the remaining groups.
+fn select<'a>(groups: Vec<Group<'a>>, targets: &Counts<'a>) -> (Vec<Group<'a>>, Vec<Group<'a>>) {
     let mut missing: BTreeMap<Option<&str>, i64> = targets.iter().map(|(class, n)| (*class, *n as i64)).collect();
-    let mut drawn = Vec::new();
-    let mut left = groups;
-    // First those that fit; then, where none fits any more, those whose overshoot is smaller than the gap.
+    let mut selected = Vec::new();
+    let mut remaining = groups;
+    // First pass: groups that fit. Second pass: groups whose overshoot is smaller than the remaining gap.
     let fits = |group: &Group<'_>, missing: &BTreeMap<Option<&str>, i64>| {
         group.counts.iter().all(|(class, n)| *n as i64 <= missing[class])
     };
@@ -128,22 +130,22 @@ fn draw<'a>(groups: Vec<Group<'a>>, targets: &Counts<'a>) -> (Vec<Group<'a>>, Ve
         let change = |(class, n): (&Option<&str>, &u64)| (missing[class] - *n as i64).abs() - missing[class].abs();
         group.counts.iter().map(change).sum::<i64>() < 0
     };
-    for wanted in [&fits as &dyn Fn(&Group<'_>, &BTreeMap<Option<&str>, i64>) -> bool, &closer] {
-        let (mut taken, mut passed) = (Vec::new(), Vec::new());
-        for group in left {
-            if !wanted(&group, &missing) {
-                passed.push(group);
+    for accepts in [&fits as &dyn Fn(&Group<'_>, &BTreeMap<Option<&str>, i64>) -> bool, &closer] {
+        let (mut accepted, mut rejected) = (Vec::new(), Vec::new());
+        for group in remaining {
+            if !accepts(&group, &missing) {
+                rejected.push(group);
                 continue;
             }
             for (class, n) in &group.counts {
                 *missing.entry(*class).or_default() -= *n as i64;
             }
-            taken.push(group);
+            accepted.push(group);
         }
-        drawn.append(&mut taken);
-        left = passed;
+        selected.append(&mut accepted);
+        remaining = rejected;
     }
-    (drawn, left)
+    (selected, remaining)
 }
 
 #[cfg(test)]

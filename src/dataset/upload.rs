@@ -1,4 +1,4 @@
-//! The one way by which a radiograph enters a data set, from an upload or an import.
+//! Adding radiographs to a data set. Uploads and imports share this path.
 
 use std::sync::LazyLock;
 
@@ -6,59 +6,56 @@ use jiff::Timestamp;
 use tokio::sync::Semaphore;
 
 use crate::{
-    domain::{Fingerprint, QualityFlag, RadiographId, Sha256, Split, is_lateral},
-    imaging::{self, Examined, Format, ImageError, Limits},
+    domain::{Fingerprint, MAX_TEXT_LENGTH, QualityFlag, RadiographId, Sha256, Split, is_lateral},
+    imaging::{self, ExaminedImage, Format, ImageError, Limits},
     store::{Attributes, Blobs, Dataset, Db, Radiograph, RadiographExtras, StoreError, StoredBlob, radiographs},
 };
 
 use super::{PatientIds, match_class};
 
-/// Longest accepted text field, in characters.
-const MAX_TEXT: usize = 255;
-
-/// A radiograph on its way in. Empty texts count as absent.
+/// Radiograph to add. Empty text fields count as absent.
 #[derive(Clone, Debug, Default)]
 pub struct NewRadiograph {
-    /// PNG, JPEG or DICOM.
+    /// PNG, JPEG or DICOM file.
     pub bytes: Vec<u8>,
-    /// Folders before the name are dropped.
+    /// File name; leading folders are removed.
     pub file_name: String,
-    /// One of the data set's classes.
+    /// Class of the data set.
     pub label: Option<String>,
-    /// As the hospital or data set writes it; see [`PatientIds`].
+    /// Patient id as assigned by the hospital or source; only its keyed hash is stored (see [`PatientIds`]).
     pub patient_id: Option<String>,
-    /// Origin.
+    /// Source, such as the original data set.
     pub source: Option<String>,
-    /// Projection.
+    /// View, such as `PA`.
     pub view: Option<String>,
-    /// Split.
+    /// Split, if assigned.
     pub split: Option<Split>,
 }
 
-/// What became of it.
+/// Outcome of adding a radiograph.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Added {
-    /// It is new.
+pub enum AddOutcome {
+    /// The radiograph was added.
     Created(Radiograph),
-    /// The data set has the same content already; nothing changed.
+    /// The data set already contains the same image; nothing was changed.
     Duplicate(Radiograph),
 }
 
-/// Why it was not added.
+/// Reason why a radiograph was not added.
 #[derive(Debug, thiserror::Error)]
 pub enum AddError {
-    /// A field is unusable (HTTP 422).
+    /// Invalid field (HTTP 422).
     #[error("{field}: {detail}")]
     Field {
-        /// `label`, `file_name`, ...
+        /// Name of the field, such as `label`.
         field: &'static str,
-        /// What is wrong and what would be right.
+        /// Reason and accepted values.
         detail: String,
     },
-    /// The data set refuses radiographs with this flag (HTTP 422).
-    #[error("this data set refuses it: {}", .0.explanation())]
+    /// The data set refuses radiographs with this quality flag (HTTP 422).
+    #[error("this data set refuses the image: {}", .0.explanation())]
     Refused(QualityFlag),
-    /// The bytes are not a usable radiograph.
+    /// The file is not a usable radiograph.
     #[error(transparent)]
     Image(#[from] ImageError),
     /// The store failed.
@@ -66,14 +63,15 @@ pub enum AddError {
     Store(#[from] StoreError),
 }
 
-/// A radiograph whose blob is durable and whose row is still to be written.
-pub(super) enum Kept {
-    /// With the blob's lock, to be held until the row is committed.
+/// Radiograph whose image is stored and whose row is not yet written.
+pub(super) enum StagedRadiograph {
+    /// A new image, with the lock of its blob, which must be held until the row is committed.
     New(Box<Radiograph>, Fingerprint, #[allow(dead_code, reason = "held, not used")] StoredBlob),
+    /// The data set already contains the image.
     Known(Box<Radiograph>),
 }
 
-/// Checks the fields, decodes the image on a blocking thread, writes the blob and then the row.
+/// Validates the fields, decodes the image on a blocking thread, stores the image and then its row.
 pub async fn add(
     db: &Db,
     blobs: &Blobs,
@@ -81,25 +79,26 @@ pub async fn add(
     new: NewRadiograph,
     limits: &Limits,
     patient_ids: &PatientIds,
-) -> Result<Added, AddError> {
-    let kept = keep(db, blobs, dataset, new, limits, patient_ids).await?;
-    Ok(enter(db, vec![(kept, None)]).await?.remove(0))
+) -> Result<AddOutcome, AddError> {
+    let staged = stage(db, blobs, dataset, new, limits, patient_ids).await?;
+    let outcomes = insert_all(db, vec![(staged, None)]).await?;
+    Ok(outcomes.into_iter().next().expect("one outcome per radiograph"))
 }
 
-/// All but the row: safe to run for many at once.
-pub(super) async fn keep(
+/// Does everything except writing the row. Safe to run concurrently.
+pub(super) async fn stage(
     db: &Db,
     blobs: &Blobs,
     dataset: &Dataset,
     new: NewRadiograph,
     limits: &Limits,
     patient_ids: &PatientIds,
-) -> Result<Kept, AddError> {
+) -> Result<StagedRadiograph, AddError> {
     let NewRadiograph { bytes, file_name, label, patient_id, source, view, split } = new;
-    let file_name = checked("file_name", file_name.rsplit(['/', '\\']).next().unwrap_or_default())?;
-    let label = optional("label", label)?.map(|label| known_class(dataset, &label)).transpose()?;
-    let patient_id = optional("patient_id", patient_id)?;
-    let (source, view) = (optional("source", source)?, optional("view", view)?);
+    let file_name = checked_text("file_name", file_name.rsplit(['/', '\\']).next().unwrap_or_default())?;
+    let label = optional_text("label", label)?.map(|label| known_class(dataset, &label)).transpose()?;
+    let patient_id = optional_text("patient_id", patient_id)?;
+    let (source, view) = (optional_text("source", source)?, optional_text("view", view)?);
 
     let (bytes, uploaded) = blocking(move || {
         let sha256 = Sha256::of(&bytes);
@@ -107,12 +106,13 @@ pub(super) async fn keep(
     })
     .await?;
     if let Some(known) = radiographs::find(db, dataset.id, &uploaded).await? {
-        return Ok(Kept::Known(Box::new(known)));
+        return Ok(StagedRadiograph::Known(Box::new(known)));
     }
-    let Prepared { examined, look, format, stored, sha256 } = prepared(bytes, uploaded.clone(), *limits).await?;
-    let Examined { image, mut flags, dicom, .. } = examined;
+    let PreparedImage { examined, fingerprint, format, stored, sha256 } =
+        prepare(bytes, uploaded.clone(), *limits).await?;
+    let ExaminedImage { image, mut flags, dicom, .. } = examined;
     let attributes = dicom.as_ref().map(|dicom| dicom.attributes.clone());
-    // What the sender says of it goes before what the file does.
+    // Fields of the request take precedence over those of the file.
     let view = view.or_else(|| attributes.as_ref()?.view.clone());
     if view.as_deref().is_some_and(is_lateral) && !flags.contains(&QualityFlag::LateralView) {
         flags.push(QualityFlag::LateralView);
@@ -126,7 +126,7 @@ pub(super) async fn keep(
         dataset_id: dataset.id,
         upload_sha256: (uploaded != sha256).then_some(uploaded),
         sha256: sha256.clone(),
-        file_name: dicom.as_ref().map_or_else(|| file_name.clone(), |dicom| dicom.harmless_name(&file_name)),
+        file_name: dicom.as_ref().map_or_else(|| file_name.clone(), |dicom| dicom.deidentified_name(&file_name)),
         label,
         patient_id: patient_id.map(|id| patient_ids.stored(&id)),
         source,
@@ -141,91 +141,99 @@ pub(super) async fn keep(
         created_at: Timestamp::now(),
     };
     let blob = blobs.put_hashed(sha256, stored).await?;
-    Ok(Kept::New(Box::new(radiograph), look, blob))
+    Ok(StagedRadiograph::New(Box::new(radiograph), fingerprint, blob))
 }
 
-/// Writes the rows, each with what its folder says about the image, in one transaction and in their order; what came in meanwhile with
-/// the same bytes, or is among them, is not written again.
-pub(super) async fn enter(db: &Db, kept: Vec<(Kept, Option<&Attributes>)>) -> Result<Vec<Added>, StoreError> {
-    let own = |kept: &Kept| match kept {
-        Kept::New(radiograph, ..) => radiograph.dicom.as_ref().map(Attributes::from_dicom),
-        Kept::Known(_) => None,
+/// Inserts the rows of staged radiographs with their attributes, in order, in one transaction. Images that were added meanwhile or occur
+/// twice are inserted once.
+pub(super) async fn insert_all(
+    db: &Db,
+    staged: Vec<(StagedRadiograph, Option<&Attributes>)>,
+) -> Result<Vec<AddOutcome>, StoreError> {
+    let dicom_attributes = |staged: &StagedRadiograph| match staged {
+        StagedRadiograph::New(radiograph, ..) => radiograph.dicom.as_ref().map(Attributes::from_dicom),
+        StagedRadiograph::Known(_) => None,
     };
-    let own: Vec<Option<Attributes>> = kept.iter().map(|(kept, _)| own(kept)).collect();
-    let new: Vec<_> = kept
+    let dicom: Vec<Option<Attributes>> = staged.iter().map(|(staged, _)| dicom_attributes(staged)).collect();
+    let new: Vec<_> = staged
         .iter()
-        .zip(&own)
-        .filter_map(|((kept, attributes), own)| match kept {
-            Kept::New(radiograph, look, _) => {
-                let look = Some((imaging::FINGERPRINT_VERSION, look));
-                Some((&**radiograph, RadiographExtras { fingerprint: look, attributes: attributes.or(own.as_ref()) }))
+        .zip(&dicom)
+        .filter_map(|((staged, attributes), dicom)| match staged {
+            StagedRadiograph::New(radiograph, fingerprint, _) => {
+                let fingerprint = Some((imaging::FINGERPRINT_VERSION, fingerprint));
+                Some((&**radiograph, RadiographExtras { fingerprint, attributes: attributes.or(dicom.as_ref()) }))
             }
-            Kept::Known(_) => None,
+            StagedRadiograph::Known(_) => None,
         })
         .collect();
-    let mut there = radiographs::insert_all(db, &new).await?.into_iter();
-    let added = |(kept, _)| match kept {
-        Kept::Known(known) => Added::Duplicate(*known),
-        Kept::New(radiograph, ..) => there.next().flatten().map_or(Added::Created(*radiograph), Added::Duplicate),
+    let mut existing = radiographs::insert_all(db, &new).await?.into_iter();
+    let outcome = |(staged, _)| match staged {
+        StagedRadiograph::Known(known) => AddOutcome::Duplicate(*known),
+        StagedRadiograph::New(radiograph, ..) => {
+            existing.next().flatten().map_or(AddOutcome::Created(*radiograph), AddOutcome::Duplicate)
+        }
     };
-    Ok(kept.into_iter().map(added).collect())
+    Ok(staged.into_iter().map(outcome).collect())
 }
 
-/// A file, looked at, and what is stored of it.
-struct Prepared {
-    examined: Examined,
-    look: Fingerprint,
+/// Decoded image and the de-identified file to store.
+struct PreparedImage {
+    examined: ExaminedImage,
+    fingerprint: Fingerprint,
     format: Format,
     stored: Vec<u8>,
     sha256: Sha256,
 }
 
-/// Places for files that are decoded, which take many times their size: a core each, however many uploads and imports there are.
+/// Permits for decoding, which takes memory of many times the file size: one per core for all uploads and imports.
 static DECODERS: LazyLock<Semaphore> =
     LazyLock::new(|| Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from)));
 
-async fn prepared(bytes: Vec<u8>, uploaded: Sha256, limits: Limits) -> Result<Prepared, ImageError> {
-    let place = DECODERS.acquire().await.expect("it is never closed");
+async fn prepare(bytes: Vec<u8>, uploaded: Sha256, limits: Limits) -> Result<PreparedImage, ImageError> {
+    let permit = DECODERS.acquire().await.expect("the semaphore is never closed");
     blocking(move || {
-        // Held by the work and not by who waits for it: work whose client hung up still takes its core.
-        let _place = place;
+        // Held by the decoding and not by the request: decoding for a disconnected client still uses its core.
+        let _permit = permit;
         let examined = imaging::examine(&bytes, &limits)?;
-        let (format, stored) = examined.storable(&bytes)?;
+        let (format, stored) = examined.deidentified(&bytes)?;
         let sha256 = if stored == bytes { uploaded } else { Sha256::of(&stored) };
-        let look = imaging::fingerprint(&examined.image);
-        Ok(Prepared { examined, look, format, stored, sha256 })
+        let fingerprint = imaging::fingerprint(&examined.image);
+        Ok(PreparedImage { examined, fingerprint, format, stored, sha256 })
     })
     .await
 }
 
-/// Runs off the async threads. A decoder that panics on hostile bytes refuses that file and nothing else.
+/// Runs `work` on the blocking thread pool. A decoder that panics on a malicious file rejects only that file.
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, ImageError> + Send + 'static,
 ) -> Result<T, ImageError> {
-    let failed = |error: tokio::task::JoinError| ImageError::Undecodable(format!("the decoder gave up: {error}"));
+    let failed = |error: tokio::task::JoinError| ImageError::Undecodable(format!("the decoder failed: {error}"));
     tokio::task::spawn_blocking(work).await.map_err(failed)?
 }
 
 fn known_class(dataset: &Dataset, label: &str) -> Result<String, AddError> {
     match_class(&dataset.classes, label).map(str::to_owned).ok_or_else(|| AddError::Field {
         field: "label",
-        detail: format!("{label:?} is not a class of this data set; those are {}", dataset.classes.names().join(", ")),
+        detail: format!(
+            "{label:?} is not a class of this data set (expected one of {})",
+            dataset.classes.names().join(", ")
+        ),
     })
 }
 
-fn optional(field: &'static str, text: Option<String>) -> Result<Option<String>, AddError> {
-    text.filter(|text| !text.trim().is_empty()).map(|text| checked(field, &text)).transpose()
+fn optional_text(field: &'static str, text: Option<String>) -> Result<Option<String>, AddError> {
+    text.filter(|text| !text.trim().is_empty()).map(|text| checked_text(field, &text)).transpose()
 }
 
-fn checked(field: &'static str, text: &str) -> Result<String, AddError> {
+fn checked_text(field: &'static str, text: &str) -> Result<String, AddError> {
     let text = text.trim();
-    let refuse = |detail: String| Err(AddError::Field { field, detail });
+    let invalid = |detail: String| Err(AddError::Field { field, detail });
     if text.is_empty() {
-        refuse("must not be empty".to_owned())
-    } else if text.chars().count() > MAX_TEXT {
-        refuse(format!("at most {MAX_TEXT} characters"))
+        invalid("must not be empty".to_owned())
+    } else if text.chars().count() > MAX_TEXT_LENGTH {
+        invalid(format!("must have at most {MAX_TEXT_LENGTH} characters (got {})", text.chars().count()))
     } else if text.chars().any(char::is_control) {
-        refuse("must not hold control characters".to_owned())
+        invalid("must not contain control characters".to_owned())
     } else {
         Ok(text.to_owned())
     }

@@ -16,7 +16,7 @@ pub struct ImageCounts {
     pub all: f64,
 }
 
-/// How the epochs of a step use the network body.
+/// Use of the network body in the epochs of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BodyMode {
     /// Its features are computed once before the first epoch and cached.

@@ -63,6 +63,11 @@ id!(/// Id of an evaluation of a model on a split.
 id!(/// Id of a prediction.
     PredictionId, "prediction");
 
+/// Lower-case hexadecimal encoding.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// SHA-256 digest in lower-case hexadecimal.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(try_from = "String", into = "String")]
@@ -77,7 +82,7 @@ impl Sha256 {
 
     /// Encodes a 32-byte digest.
     pub fn from_digest(digest: &[u8]) -> Self {
-        Self(digest.iter().map(|byte| format!("{byte:02x}")).collect())
+        Self(hex(digest))
     }
 
     /// The 64 hexadecimal digits.

@@ -8,6 +8,9 @@ use utoipa::ToSchema;
 /// The research-only notice in every response with predictions.
 pub const NOTICE: &str = "For research only. This is not a medical device and must not be used for diagnosis.";
 
+/// Maximum length of a text field of a radiograph (file name, patient id, source, view, ...), in characters.
+pub const MAX_TEXT_LENGTH: usize = 255;
+
 /// Invalid list of classes.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("{0}")]

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     dataset::{self, AddError, NewRadiograph},
-    imaging::{self, ImageError, Reference},
+    imaging::{self, ImageError, SopInstance},
     store::{self, Dataset},
 };
 
@@ -132,7 +132,7 @@ async fn receive_one(
 ) -> Result<(), ApiError> {
     let limits = state.limits.image();
     let (bytes, reference) = tokio::task::spawn_blocking(move || {
-        let reference = imaging::reference(&bytes, &limits);
+        let reference = imaging::sop_instance(&bytes, &limits);
         (bytes, reference)
     })
     .await
@@ -157,7 +157,7 @@ async fn receive_one(
     Ok(())
 }
 
-fn reason(error: &AddError, reference: &Reference) -> Reason {
+fn reason(error: &AddError, reference: &SopInstance) -> Reason {
     match error {
         _ if !reference.is_radiograph() => Reason::OtherClass,
         AddError::Image(ImageError::TooManyPixels { .. }) => Reason::TooLarge,

@@ -20,14 +20,11 @@ use super::{
 };
 use crate::{
     dataset::{PatientIds, match_class},
-    domain::{DatasetId, RadiographId, Split},
+    domain::{DatasetId, MAX_TEXT_LENGTH, RadiographId, Split},
     imaging,
     service::{self, Fields, JsonObject, into_result},
     store::{self, Dataset, Radiograph, RadiographFilter, RadiographPatch, Stores},
 };
-
-/// Maximum length of a patient id, source and view, in characters.
-const MAX_TEXT_LENGTH: usize = 255;
 
 pub(super) fn router() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()

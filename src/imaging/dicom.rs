@@ -1,7 +1,7 @@
-//! DICOM radiographs: what the header says, the stored values out of their codec, and their way to grey (PS3.3, C.7.6.3 and C.11).
+//! DICOM radiographs: header, decoding of stored values, and the grey-scale pipeline (PS3.3, C.7.6.3 and C.11).
 //!
-//! The elements are read with dicom-rs's lazy reader, which takes no memory for a value before it is asked to: the lengths in a file are
-//! its sender's. Whatever this needs is held to the limits first.
+//! Lengths in a file are untrusted. Elements are read with the lazy reader of dicom-rs, which allocates no memory for a value until it is
+//! requested, and every requested value is checked against a limit first.
 
 mod attributes;
 mod frame;
@@ -14,35 +14,35 @@ mod syntax;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-pub(super) use attributes::names_someone;
+pub(super) use attributes::contains_identifier;
 pub(super) use syntax::is_dicom;
 
 use super::{GreyImage, ImageError, Limits, check_size, grey::to_eight_bits, undecodable};
 use crate::domain::{DicomAttributes, QualityFlag};
 use header::Header;
-pub use header::{Reference, reference};
+pub use header::{SopInstance, sop_instance};
 
-/// A decoded radiograph. Of the header only what is in here outlives it.
+/// A decoded DICOM radiograph. Nothing else of the header is kept.
 #[derive(Clone, Debug)]
 pub struct DicomRadiograph {
-    /// Columns.
+    /// Width in pixels.
     pub(super) width: u32,
-    /// Rows.
+    /// Height in pixels.
     pub(super) height: u32,
-    /// Row by row, 0 black to 65535 white.
+    /// Grey levels in row-major order, 0 (black) to 65535 (white).
     pub(super) plane: Vec<u16>,
-    /// What may be kept.
+    /// Attributes that may be stored.
     pub attributes: DicomAttributes,
-    /// What the header gives away.
+    /// Quality flags derived from the header.
     pub(super) flags: Vec<QualityFlag>,
-    /// Patient ID, to be hashed.
+    /// Patient ID; only its keyed hash may be stored.
     pub patient_id: Option<String>,
-    /// What in the header names the patient or the examination: must not be stored, not even within a file's name.
+    /// Values that identify the patient or the study. They must not be stored, not even as part of a file name.
     pub identifiers: Vec<String>,
 }
 
 impl DicomRadiograph {
-    /// In eight bits, rounded as those of a PNG of sixteen are: what is stored decodes to the very same pixels.
+    /// The 8-bit image, rounded like a 16-bit PNG, so that the stored file decodes to the same pixels.
     pub(super) fn grey(&self) -> GreyImage {
         let pixels = self.plane.iter().map(|value| to_eight_bits(*value)).collect();
         GreyImage { width: self.width, height: self.height, pixels }
@@ -52,20 +52,20 @@ impl DicomRadiograph {
 /// Reads a DICOM file, with or without preamble and meta information.
 ///
 /// # Errors
-/// Over the pixel limit; not one frame of a radiograph; a codec that is not read; damaged.
+/// The image exceeds the pixel limit, is not a single-frame radiograph, uses an unsupported transfer syntax, or the file is corrupt.
 pub(super) fn read(bytes: &[u8], limits: &Limits) -> Result<DicomRadiograph, ImageError> {
-    // The reader and the codecs of others are not proof against every file; one that trips them is the file's fault.
-    catch_unwind(AssertUnwindSafe(|| read_trusting(bytes, limits)))
-        .unwrap_or_else(|_| Err(undecodable("the DICOM decoder gave up")))
+    // Third-party parsers and codecs may panic on corrupt files; such a panic is an error of the file.
+    catch_unwind(AssertUnwindSafe(|| read_unguarded(bytes, limits)))
+        .unwrap_or_else(|_| Err(undecodable("the DICOM decoder failed on this file")))
 }
 
-fn read_trusting(bytes: &[u8], limits: &Limits) -> Result<DicomRadiograph, ImageError> {
+fn read_unguarded(bytes: &[u8], limits: &Limits) -> Result<DicomRadiograph, ImageError> {
     let (syntax, data_set) = syntax::open(bytes, limits)?;
     let header = Header::read(&data_set, &syntax)?;
-    kind::refuse_others(&header)?;
+    kind::check_radiograph(&header)?;
     let (width, height) = (header.columns.into(), header.rows.into());
     check_size(width, height, limits)?;
-    let values = frame::values(&header, &syntax)?;
+    let values = frame::stored_values(&header, &syntax)?;
     let (plane, has_window) = grey::plane(&header, values)?;
     let mut flags = kind::flags(&header);
     if !has_window {
@@ -75,7 +75,7 @@ fn read_trusting(bytes: &[u8], limits: &Limits) -> Result<DicomRadiograph, Image
         width,
         height,
         plane,
-        attributes: attributes::kept(&header),
+        attributes: attributes::stored(&header),
         flags,
         patient_id: header.patient_id(),
         identifiers: attributes::identifiers(&header),

@@ -1,4 +1,4 @@
-//! A radiograph on its way in: what networks see of it, what is stored, what its header may keep, and what looks wrong.
+//! Examination of an uploaded radiograph: pixels, quality flags, DICOM attributes, and the de-identified file to store.
 
 use image::ExtendedColorType;
 
@@ -8,24 +8,24 @@ use super::{
 };
 use crate::domain::QualityFlag;
 
-/// A decoded file and what was noticed.
+/// A decoded radiograph with its quality flags.
 #[derive(Clone, Debug)]
-pub struct Examined {
-    /// Of the file.
+pub struct ExaminedImage {
+    /// Format of the file.
     pub format: Format,
-    /// The very pixels of [`decode`].
+    /// Pixels, identical to those of [`decode`].
     pub image: GreyImage,
-    /// In order, each once.
+    /// Quality flags, sorted, without duplicates.
     pub flags: Vec<QualityFlag>,
-    /// What a DICOM file said.
+    /// Data of a DICOM file; none for PNG and JPEG.
     pub dicom: Option<DicomRadiograph>,
 }
 
-/// Decodes as [`decode`] does, and looks at header and greys.
+/// Decodes a file like [`decode`], and derives quality flags from its header and pixels.
 ///
 /// # Errors
 /// Those of [`decode`].
-pub fn examine(bytes: &[u8], limits: &Limits) -> Result<Examined, ImageError> {
+pub fn examine(bytes: &[u8], limits: &Limits) -> Result<ExaminedImage, ImageError> {
     let (format, image, dicom) = match container::sniff(bytes) {
         Some(Format::Dicom) => {
             let dicom = dicom::read(bytes, limits)?;
@@ -40,17 +40,17 @@ pub fn examine(bytes: &[u8], limits: &Limits) -> Result<Examined, ImageError> {
     flags.extend(dicom.iter().flat_map(|dicom| &dicom.flags));
     flags.sort();
     flags.dedup();
-    Ok(Examined { format, image, flags, dicom })
+    Ok(ExaminedImage { format, image, flags, dicom })
 }
 
-impl Examined {
-    /// What may be stored of the file, which [`decode`] turns into the same pixels: a PNG or JPEG without its texts and
-    /// profiles, the grey of a DICOM as a PNG of 8 bits, or of 16 where 8 do not hold it, and the grey of a JPEG that is so damaged that its
-    /// parts cannot be told from each other, though it can be decoded.
+impl ExaminedImage {
+    /// The de-identified file to store, which [`decode`] decodes to the same pixels: a PNG or JPEG without metadata, or the grey plane of a
+    /// DICOM file as PNG of 8 bits (of 16, if 8 lose information). A JPEG whose segments cannot be parsed, but which can be decoded, is
+    /// stored as PNG.
     ///
     /// # Errors
-    /// When a PNG's parts cannot be told from each other.
-    pub fn storable(&self, bytes: &[u8]) -> Result<(Format, Vec<u8>), ImageError> {
+    /// The chunks of a PNG cannot be parsed.
+    pub fn deidentified(&self, bytes: &[u8]) -> Result<(Format, Vec<u8>), ImageError> {
         match (&self.dicom, self.format) {
             (Some(dicom), _) => Ok((Format::Png, encode_plane(dicom))),
             (None, Format::Jpeg) => match strip::jpeg(bytes) {
@@ -63,15 +63,15 @@ impl Examined {
 }
 
 impl DicomRadiograph {
-    /// A file's name, or one that says nothing if something in the header would be found in it.
-    pub fn harmless_name(&self, name: &str) -> String {
-        let names = dicom::names_someone(name, &self.identifiers);
-        if names { "radiograph.dcm".to_owned() } else { name.to_owned() }
+    /// The file name, or a neutral one if the name contains an identifier of the header.
+    pub fn deidentified_name(&self, name: &str) -> String {
+        let identifies = dicom::contains_identifier(name, &self.identifiers);
+        if identifies { "radiograph.dcm".to_owned() } else { name.to_owned() }
     }
 }
 
 fn encode_plane(DicomRadiograph { width, height, plane, .. }: &DicomRadiograph) -> Vec<u8> {
-    // A value of 8 bits is one of 16 that begins and ends alike.
+    // An 8-bit value v corresponds to the 16-bit value 257 v.
     let (colour, bytes) = if plane.iter().all(|value| value % 257 == 0) {
         (ExtendedColorType::L8, plane.iter().map(|value| (value / 257) as u8).collect::<Vec<_>>())
     } else {

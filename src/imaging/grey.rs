@@ -1,10 +1,10 @@
-//! Any decoded pixel format to one plane of 8-bit grey.
+//! Conversion of all decoded pixel formats to one 8-bit grey plane.
 
 use image::{DynamicImage, GrayImage, ImageBuffer, Pixel};
 
 use super::ImageError;
 
-/// Rec. 601 luma, 16 bits to 8, alpha over black.
+/// Converts to 8-bit grey: colour to Rec. 601 luma, 16 bits to 8, transparency composited over black.
 pub(super) fn from_dynamic(image: DynamicImage) -> Result<GrayImage, ImageError> {
     match image {
         DynamicImage::ImageLuma8(plane) => Ok(plane),
@@ -25,7 +25,7 @@ pub(super) fn from_dynamic(image: DynamicImage) -> Result<GrayImage, ImageError>
             let [r, g, b, alpha] = rgba.map(to_eight_bits);
             over_black(luma(r, g, b), alpha)
         })),
-        other => Err(ImageError::Undecodable(format!("pixels of type {:?} are not supported", other.color()))),
+        other => Err(ImageError::Undecodable(format!("pixel format {:?} is not supported", other.color()))),
     }
 }
 
@@ -34,10 +34,10 @@ fn map<P: Pixel, const CHANNELS: usize>(
     grey: impl Fn(&[P::Subpixel; CHANNELS]) -> u8,
 ) -> GrayImage {
     let pixels = image.as_raw().as_chunks::<CHANNELS>().0.iter().map(grey).collect();
-    GrayImage::from_raw(image.width(), image.height(), pixels).expect("one byte for each pixel of the image")
+    GrayImage::from_raw(image.width(), image.height(), pixels).expect("one byte per pixel")
 }
 
-/// Rec. 601 (0.299, 0.587, 0.114) in the 16-bit fixed point of Pillow's mode `L`, so that both give the same bytes.
+/// Rec. 601 luma (0.299, 0.587, 0.114) in 16-bit fixed point, bit-identical to Pillow's mode `L`.
 pub fn luma(r: u8, g: u8, b: u8) -> u8 {
     ((u32::from(r) * 19_595 + u32::from(g) * 38_470 + u32::from(b) * 7_471 + 0x8000) >> 16) as u8
 }

@@ -1,4 +1,4 @@
-//! Antialiased bilinear resize, as Pillow's `resize(…, BILINEAR)` does it.
+//! Antialiased bilinear resizing, equivalent to Pillow's `resize(…, BILINEAR)`.
 
 use fast_image_resize::{
     FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer,
@@ -7,19 +7,19 @@ use fast_image_resize::{
 
 use super::GreyImage;
 
-/// Resizes to a `side` x `side` square (aspect ratio not kept, as the report does), antialiased bilinear: the
-/// triangle filter widens with the reduction, so that every source pixel counts.
+/// Resizes to a square of `side` x `side` pixels with an antialiased bilinear (triangle) filter, whose support grows with the reduction.
+/// The aspect ratio is not kept, as in the COVID-ResNet report.
 pub fn resize_square(image: &GreyImage, side: u32) -> GreyImage {
     resize(image, side, side)
 }
 
-/// A copy whose longer side is `longest` at most, its shape kept, for people to look at.
-pub fn shrink(image: &GreyImage, longest: u32) -> GreyImage {
+/// A copy with a longer side of at most `max_side` pixels and the same aspect ratio, for display.
+pub fn shrink(image: &GreyImage, max_side: u32) -> GreyImage {
     let longer = image.width.max(image.height);
-    if longer <= longest {
+    if longer <= max_side {
         return image.clone();
     }
-    let scaled = |side: u32| (f64::from(side) * f64::from(longest) / f64::from(longer)).round().max(1.0) as u32;
+    let scaled = |side: u32| (f64::from(side) * f64::from(max_side) / f64::from(longer)).round().max(1.0) as u32;
     resize(image, scaled(image.width), scaled(image.height))
 }
 

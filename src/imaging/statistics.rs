@@ -1,10 +1,11 @@
-//! What an image is like, whatever it shows: for telling whether the images that come are like those a model was trained on.
+//! Image statistics, used to detect drift between the input images and the training images of a model.
 
 use super::{GreyImage, resize_square};
 use crate::domain::{FINGERPRINT_SIDE, InputStatistics};
 
-/// Grey levels that count as dark and as bright.
+/// Grey levels below this are dark.
 const DARK: u8 = 16;
+/// Grey levels above this are bright.
 const BRIGHT: u8 = 239;
 
 /// The statistics of an image.
@@ -12,10 +13,10 @@ pub fn statistics(image: &GreyImage) -> InputStatistics {
     statistics_of_plane(&resize_square(image, FINGERPRINT_SIDE as u32).pixels, image.width, image.height)
 }
 
-/// The same from the plane of its look, which is [`FINGERPRINT_SIDE`] by [`FINGERPRINT_SIDE`], and the size it had.
+/// The statistics of an image, from the plane of its fingerprint ([`FINGERPRINT_SIDE`] x [`FINGERPRINT_SIDE`]) and its original size.
 pub fn statistics_of_plane(plane: &[u8], width: u32, height: u32) -> InputStatistics {
     let count = plane.len() as f32;
-    let share = |is: fn(&u8) -> bool| plane.iter().filter(|grey| is(grey)).count() as f32 / count;
+    let fraction = |is: fn(&u8) -> bool| plane.iter().filter(|grey| is(grey)).count() as f32 / count;
     let mean = plane.iter().map(|grey| u32::from(*grey)).sum::<u32>() as f32 / count;
     let variance = plane.iter().map(|grey| f64::from(f32::from(*grey) - mean).powi(2)).sum::<f64>() / f64::from(count);
     let differences: u32 = plane
@@ -28,8 +29,8 @@ pub fn statistics_of_plane(plane: &[u8], width: u32, height: u32) -> InputStatis
     InputStatistics([
         mean,
         variance.sqrt() as f32,
-        share(|grey| *grey < DARK),
-        share(|grey| *grey > BRIGHT),
+        fraction(|grey| *grey < DARK),
+        fraction(|grey| *grey > BRIGHT),
         detail,
         aspect_ratio,
     ])
@@ -40,8 +41,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn stripes_have_the_statistics_of_stripes() {
-        // Columns of black and white by turns, twice as wide as high.
+    fn statistics_of_stripes_are_exact() {
+        // Alternating black and white columns; the image is twice as wide as high.
         let pixels = (0..128 * 64).map(|at| if at / 2 % 2 == 0 { 0 } else { 255 }).collect();
         let InputStatistics([mean, contrast, dark, bright, detail, aspect]) = statistics_of_plane(
             &(0..64 * 64).map(|at| if at % 2 == 0 { 0 } else { 255 }).collect::<Vec<u8>>(),

@@ -1,5 +1,5 @@
-//! PNG and JPEG without what is not needed to decode them: text, EXIF, profiles, thumbnails and what follows the end may name a patient.
-//! Nothing is encoded anew, so pixels stay as they are; an EXIF orientation stays, alone.
+//! Metadata removal from PNG and JPEG: keeps only the parts needed for decoding (an allow-list). Texts, EXIF, colour profiles, thumbnails
+//! and data after the end may identify a patient. Nothing is re-encoded, so that pixels are unchanged; an EXIF orientation is kept.
 
 use image::{
     ImageDecoder,
@@ -9,17 +9,18 @@ use image::{
 
 use super::{
     ImageError,
-    container::{METADATA_BYTES, PNG_SIGNATURE},
+    container::{MAX_METADATA_BYTES, PNG_SIGNATURE},
+    jpeg::next_marker,
     undecodable,
 };
 
-/// The chunks that a decoder needs.
-const NEEDED: [&[u8; 4]; 4] = [b"IHDR", b"PLTE", b"tRNS", b"IDAT"];
+/// Chunks that are kept.
+const ALLOWED_CHUNKS: [&[u8; 4]; 4] = [b"IHDR", b"PLTE", b"tRNS", b"IDAT"];
 
-/// A PNG with the needed chunks alone.
+/// The PNG with only the allowed chunks and its orientation.
 pub(super) fn png(bytes: &[u8]) -> Result<Vec<u8>, ImageError> {
     let mut bounds = image::Limits::default();
-    bounds.max_alloc = Some(METADATA_BYTES);
+    bounds.max_alloc = Some(MAX_METADATA_BYTES);
     let decoder = PngDecoder::with_limits(std::io::Cursor::new(bytes), bounds).map_err(undecodable)?;
     let orientation = exif(decoder)?;
     let mut rest = bytes.get(PNG_SIGNATURE.len()..).unwrap_or_default();
@@ -33,7 +34,7 @@ pub(super) fn png(bytes: &[u8]) -> Result<Vec<u8>, ImageError> {
         if kind == b"IEND" {
             break;
         }
-        if NEEDED.iter().any(|needed| kind == &needed[..]) {
+        if ALLOWED_CHUNKS.iter().any(|allowed| kind == &allowed[..]) {
             stripped.extend_from_slice(chunk);
         }
         if let (b"IHDR", Some(exif)) = (kind, &orientation) {
@@ -45,26 +46,26 @@ pub(super) fn png(bytes: &[u8]) -> Result<Vec<u8>, ImageError> {
     Ok(stripped)
 }
 
-/// A JPEG with tables, frames and scans, the head of its JFIF segment, and Adobe's, which says what its colours are.
+/// The JPEG with only its tables, frames, scans, orientation, JFIF header and Adobe segment (which defines the colour space).
 ///
 /// # Errors
-/// When its parts cannot be told from each other, or something would have to be taken out behind the beginning of a scan: a decoder may
-/// take what looks like a segment there for the scan's data, and see another image without it.
+/// The segments cannot be parsed, or an application or comment segment follows the start of a scan: a decoder may read it as scan data,
+/// and would decode a different image without it.
 pub(super) fn jpeg(bytes: &[u8]) -> Result<Vec<u8>, ImageError> {
-    let cut_off = || undecodable("the JPEG is cut off before its end marker");
+    let cut_off = || undecodable("the JPEG is truncated: it has no end marker");
     let orientation = exif(JpegDecoder::new(std::io::Cursor::new(bytes)).map_err(undecodable)?)?;
     let mut rest = bytes.get(2..).ok_or_else(cut_off)?;
     let mut stripped = vec![0xff, 0xd8];
     if let Some(exif) = &orientation {
         stripped.extend(jpeg_segment(0xe1, &[b"Exif\0\0", &exif[..]].concat()));
     }
-    let mut scanned = false;
+    let mut in_scans = false;
     loop {
-        // Between two segments; after a scan its data ends where a marker stands.
+        // Bytes before the marker: none between segments, the entropy-coded data after a scan header.
         let at = next_marker(rest).ok_or_else(cut_off)?;
         let (data, from) = rest.split_at(at);
-        if !scanned && data.iter().any(|byte| *byte != 0xff) {
-            return Err(undecodable("something that is no segment stands before the JPEG's scans"));
+        if !in_scans && data.iter().any(|byte| *byte != 0xff) {
+            return Err(undecodable("the JPEG has data outside of segments before its first scan"));
         }
         stripped.extend_from_slice(data);
         let marker = from[1];
@@ -80,10 +81,12 @@ pub(super) fn jpeg(bytes: &[u8]) -> Result<Vec<u8>, ImageError> {
         let length = from.get(2..4).map(|length| usize::from(u16::from_be_bytes([length[0], length[1]])));
         let (segment, after) = length.and_then(|length| from.split_at_checked(2 + length)).ok_or_else(cut_off)?;
         let content = segment.get(4..).ok_or_else(cut_off)?;
-        scanned |= marker == 0xda;
+        in_scans |= marker == 0xda;
         match marker {
-            0xe0..=0xef | 0xfe if scanned => return Err(undecodable("a segment stands within the JPEG's scans")),
-            // Density and version; a thumbnail of 0 x 0 pixels.
+            0xe0..=0xef | 0xfe if in_scans => {
+                return Err(undecodable("the JPEG has an application or comment segment after the start of a scan"));
+            }
+            // Version and density, followed by a thumbnail size of 0 x 0.
             0xe0 if content.starts_with(b"JFIF\0") && content.len() >= 14 => {
                 stripped.extend(jpeg_segment(0xe0, &[&content[..12], &[0, 0]].concat()));
             }
@@ -97,12 +100,7 @@ pub(super) fn jpeg(bytes: &[u8]) -> Result<Vec<u8>, ImageError> {
     }
 }
 
-/// Where the next marker stands that is neither a stuffed byte of ones nor filling.
-fn next_marker(bytes: &[u8]) -> Option<usize> {
-    bytes.windows(2).position(|pair| pair[0] == 0xff && pair[1] != 0x00 && pair[1] != 0xff)
-}
-
-/// TIFF data of the orientation alone, if there is one that changes the image.
+/// TIFF data with only the orientation tag; none if the orientation is the default.
 fn exif(mut decoder: impl ImageDecoder) -> Result<Option<[u8; 26]>, ImageError> {
     let orientation = decoder.orientation().map_err(undecodable)?;
     if orientation == Orientation::NoTransforms {
@@ -141,14 +139,14 @@ mod tests {
         bytes.windows(text.len()).any(|window| window == text)
     }
 
-    /// The orientation 6, and after it what an EXIF block may say besides.
+    /// An EXIF block with orientation 6, followed by identifying text.
     fn exif_with_name() -> Vec<u8> {
         let directory = b"MM\0\x2a\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0";
         [&directory[..], b"Jane Doe"].concat()
     }
 
     #[test]
-    fn a_jpeg_loses_names_and_keeps_its_orientation() {
+    fn stripping_a_jpeg_removes_texts_and_keeps_the_orientation() {
         let pixels: Vec<u8> = (0..40 * 60).map(|at| (at / 20) as u8).collect();
         let mut plain = Vec::new();
         JpegEncoder::new_with_quality(&mut plain, 90).encode(&pixels, 40, 60, ExtendedColorType::L8).unwrap();
@@ -156,27 +154,27 @@ mod tests {
         let named = [&plain[..2], &exif, &jpeg_segment(0xfe, b"Jane Doe"), &plain[2..], b"Jane Doe"].concat();
         let stripped = jpeg(&named).unwrap();
         assert!(!holds(&stripped, b"Jane"));
-        assert_eq!(decoded(&stripped).width, 60, "it is turned");
+        assert_eq!(decoded(&stripped).width, 60, "rotated");
         assert_eq!(decoded(&stripped), decoded(&named));
         assert!(!holds(&jpeg(&plain).unwrap(), b"Exif"));
     }
 
     #[test]
-    fn a_png_loses_names_and_keeps_its_orientation() {
+    fn stripping_a_png_removes_texts_and_keeps_the_orientation() {
         let plain =
             encode_png(&GreyImage { width: 40, height: 60, pixels: (0..2400).map(|at| (at / 20) as u8).collect() });
         let chunks = [png_chunk(b"eXIf", &exif_with_name()), png_chunk(b"tEXt", b"Author\0Jane Doe")].concat();
         let named = [&plain[..33], &chunks, &plain[33..], b"Jane Doe"].concat();
         let stripped = png(&named).unwrap();
         assert!(!holds(&stripped, b"Jane"));
-        assert_eq!(decoded(&stripped).width, 60, "it is turned");
+        assert_eq!(decoded(&stripped).width, 60, "rotated");
         assert_eq!(decoded(&stripped), decoded(&named));
-        assert_eq!(png(&plain).unwrap(), plain, "nothing to take out");
+        assert_eq!(png(&plain).unwrap(), plain, "unchanged");
     }
 
-    /// Found by fuzzing: what looks like a segment within a scan, and one that reaches beyond the end.
+    /// Found by fuzzing: a segment within scan data, and a segment that extends beyond the end of the file.
     #[test]
-    fn a_jpeg_that_is_damaged_within_its_scan_is_stored_as_what_is_decoded_of_it() {
+    fn a_jpeg_with_segments_in_its_scan_is_stored_as_its_decoded_pixels() {
         let pixels: Vec<u8> = (0..64 * 64).map(|at| (at * 7 % 251) as u8).collect();
         let mut plain = Vec::new();
         JpegEncoder::new(&mut plain).encode(&pixels, 64, 64, ExtendedColorType::L8).unwrap();
@@ -188,14 +186,14 @@ mod tests {
             damaged.splice(middle..middle, segment.iter().copied());
             let limits = Limits { max_pixels: 1 << 20 };
             let Ok(examined) = crate::imaging::examine(&damaged, &limits) else { continue };
-            let (_, stored) = examined.storable(&damaged).unwrap();
+            let (_, stored) = examined.deidentified(&damaged).unwrap();
             assert_eq!(decoded(&stored), examined.image, "{segment:x?}");
         }
-        // And what is no segment, behind one that goes.
+        // Stray bytes after a segment that is removed.
         let mut between = plain.clone();
         between.splice(2..2, [0xff, 0xe5, 0x00, 0x04, 1, 2, 0x33, 0x00]);
         if let Ok(examined) = crate::imaging::examine(&between, &Limits { max_pixels: 1 << 20 }) {
-            assert_eq!(decoded(&examined.storable(&between).unwrap().1), examined.image);
+            assert_eq!(decoded(&examined.deidentified(&between).unwrap().1), examined.image);
         }
         assert!(jpeg(&between).is_err());
         let mut within = plain.clone();

@@ -1,4 +1,4 @@
-//! Images drawn here in every pixel format that data sets publish, and files that mean harm.
+//! Decoding of generated images in every pixel format that data sets use, and of malicious files.
 
 use std::io::Write;
 
@@ -10,7 +10,7 @@ use crate::domain::QualityFlag;
 
 const LIMITS: Limits = Limits { max_pixels: 1_000_000 };
 
-/// Colour types of the PNG standard.
+/// PNG colour types.
 const GREY: u8 = 0;
 const RGB: u8 = 2;
 const PALETTE: u8 = 3;
@@ -64,15 +64,15 @@ fn only_grey(bytes: &[u8]) -> u8 {
     image.pixels[0]
 }
 
-fn why_not(bytes: &[u8]) -> String {
+fn error_of(bytes: &[u8]) -> String {
     match decode(bytes, &LIMITS) {
-        Err(ImageError::Undecodable(why)) => why,
+        Err(ImageError::Undecodable(reason)) => reason,
         other => panic!("{other:?}"),
     }
 }
 
 #[test]
-fn png_of_every_pixel_format_becomes_grey() {
+fn every_png_pixel_format_is_converted_to_grey() {
     // The luma of (10, 200, 30) is 124 in Pillow 13 too; 31,736 / 257 = 123.49, 31,737 / 257 = 123.49.
     assert_eq!(only_grey(&png(8, GREY, &[77], &[])), 77);
     assert_eq!(only_grey(&png(8, RGB, &[10, 200, 30], &[])), 124);
@@ -89,14 +89,14 @@ fn sixteen_bits_become_eight_by_rounding() {
 }
 
 #[test]
-fn one_bit_png_is_black_and_white() {
+fn one_bit_png_is_decoded() {
     let rows = [[0u8].as_slice(), &[0xff; 5]].concat().repeat(40);
     let parts = [ihdr(40, 40, 1, GREY), chunk(b"IDAT", &zlib(&rows)), chunk(b"IEND", &[])].concat();
     assert_eq!(only_grey(&[b"\x89PNG\r\n\x1a\n", &parts[..]].concat()), 255);
 }
 
 #[test]
-fn translucent_pixels_are_laid_over_black() {
+fn transparent_pixels_are_composited_over_black() {
     assert_eq!(only_grey(&png(8, GREY_ALPHA, &[200, 255], &[])), 200);
     assert_eq!(only_grey(&png(8, GREY_ALPHA, &[200, 128], &[])), 100);
     assert_eq!(only_grey(&png(8, RGBA, &[255, 255, 255, 0], &[])), 0);
@@ -104,13 +104,13 @@ fn translucent_pixels_are_laid_over_black() {
 }
 
 #[test]
-fn luma_is_pillows() {
+fn luma_agrees_with_pillow() {
     let colours = [[255, 0, 0], [0, 255, 0], [0, 0, 255], [1, 2, 3], [254, 255, 253]];
     assert_eq!(colours.map(|colour| only_grey(&png(8, RGB, &colour, &[]))), [76, 150, 29, 2, 254]);
 }
 
 #[test]
-fn jpeg_grey_and_colour() {
+fn grey_and_colour_jpeg_are_decoded() {
     let close = |bytes: &[u8], grey: u8| {
         let image = decoded(bytes);
         assert!(image.pixels.iter().all(|pixel| pixel.abs_diff(grey) <= 2), "{:?}", &image.pixels[..4]);
@@ -120,7 +120,7 @@ fn jpeg_grey_and_colour() {
 }
 
 #[test]
-fn jpeg_of_four_inks() {
+fn cmyk_jpeg_is_decoded() {
     // Pillow 13: Image.new("CMYK", (32, 32), (0, 0, 0, 102)).save(…, "JPEG"), where 40 % of black ink are grey 153.
     let text = "ffd8ffee000e41646f626500640000000000ffdb0043000302020302020303030304030304050805050404050a070706080c0a0c\
                 0c0b0a0b0b0d0e12100d0e110e0b0b1016101113141515150c0f171816141812141514ffc000140800200020044311004d11005911\
@@ -133,18 +133,18 @@ fn jpeg_of_four_inks() {
 }
 
 #[test]
-fn an_exif_orientation_is_carried_out() {
+fn exif_orientation_is_applied() {
     let portrait = portrait();
     let plain = jpeg(40, 60, ExtendedColorType::L8, &portrait.pixels);
     let rotated_by_90 = b"\xff\xe1\x00\x22Exif\0\0MM\x00\x2a\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0";
     let image = decoded(&[&plain[..2], rotated_by_90, &plain[2..]].concat());
     assert_eq!((image.width, image.height), (60, 40));
-    // What was above is now on the right.
+    // The upper half is now on the right.
     assert!(image.pixels[0] > 250 && image.pixels[59] < 5, "{} {}", image.pixels[0], image.pixels[59]);
 }
 
 #[test]
-fn the_name_of_the_format_comes_from_the_content() {
+fn the_format_is_detected_from_the_content() {
     let (format, _) = decode(&encode_png(&portrait()), &LIMITS).unwrap();
     assert_eq!((format, format.as_str(), format.media_type()), (Format::Png, "png", "image/png"));
     let (format, _) = decode(&jpeg(40, 40, ExtendedColorType::L8, &[0; 1600]), &LIMITS).unwrap();
@@ -152,21 +152,21 @@ fn the_name_of_the_format_comes_from_the_content() {
 }
 
 #[test]
-fn what_is_written_as_png_is_read_back() {
+fn an_encoded_png_decodes_to_the_same_image() {
     let pixels = (0..50 * 40).map(|at| (at * 7 % 256) as u8).collect();
     let image = GreyImage { width: 50, height: 40, pixels };
     assert_eq!(decoded(&encode_png(&image)), image);
 }
 
 #[test]
-fn text_and_nothing_are_no_images() {
+fn text_and_empty_files_are_unsupported() {
     for bytes in [&b"patient,finding\n1,normal\n"[..], b"", b"\x89PN", b"GIF89a\x40\x00\x40\x00", b"%PDF-1.7"] {
         assert!(matches!(decode(bytes, &LIMITS), Err(ImageError::UnsupportedType)), "{bytes:?}");
     }
 }
 
 #[test]
-fn a_header_over_the_limit_is_refused_before_decoding() {
+fn images_over_the_pixel_limit_are_rejected_before_decoding() {
     for (width, height) in [(60_000, 60_000), (u32::MAX, u32::MAX), (1, u32::MAX), (1_000_001, 1)] {
         let bomb = [b"\x89PNG\r\n\x1a\n", &ihdr(width, height, 16, RGBA)[..]].concat();
         let refused = decode(&bomb, &LIMITS);
@@ -180,12 +180,12 @@ fn a_header_over_the_limit_is_refused_before_decoding() {
 }
 
 #[test]
-fn a_profile_or_text_that_unpacks_without_end_takes_bounded_memory() {
-    let endless = zlib(&vec![0; 64 << 20]);
+fn decompression_bombs_in_profiles_and_texts_use_bounded_memory() {
+    let bomb = zlib(&vec![0; 64 << 20]);
     for (kind, start) in [(b"iCCP", &b"profile\0\0"[..]), (b"zTXt", b"Comment\0\0"), (b"iTXt", b"Comment\0\x01\0\0\0")]
     {
-        let bytes = png(8, GREY, &[77], &chunk(kind, &[start, &endless].concat()));
-        // Passed over or refused, but not unpacked.
+        let bytes = png(8, GREY, &[77], &chunk(kind, &[start, &bomb].concat()));
+        // Skipped or rejected, but not decompressed.
         match decode(&bytes, &LIMITS) {
             Ok((_, image)) => assert_eq!(image.pixels[0], 77),
             Err(error) => assert!(matches!(error, ImageError::Undecodable(_)), "{error:?}"),
@@ -194,19 +194,19 @@ fn a_profile_or_text_that_unpacks_without_end_takes_bounded_memory() {
 }
 
 #[test]
-fn rows_that_unpack_without_end_are_not_kept() {
+fn surplus_rows_of_a_decompression_bomb_are_ignored() {
     let parts = [ihdr(40, 40, 8, GREY), chunk(b"IDAT", &zlib(&vec![0; 64 << 20])), chunk(b"IEND", &[])].concat();
     let image = decoded(&[b"\x89PNG\r\n\x1a\n", &parts[..]].concat());
     assert_eq!(image.pixels.len(), 1600);
 }
 
 #[test]
-fn a_cut_off_file_is_refused_wherever_it_is_cut() {
+fn truncated_files_are_rejected() {
     let pixels: Vec<u8> = (0..64 * 64).map(|at| (at * at % 251) as u8).collect();
     let png = encode_png(&GreyImage { width: 64, height: 64, pixels: pixels.clone() });
     let jpeg = jpeg(64, 64, ExtendedColorType::L8, &pixels);
     for (name, whole) in [("PNG", &png), ("JPEG", &jpeg)] {
-        // A PNG has its image when IDAT is over; the empty end chunk of 12 bytes adds nothing.
+        // A PNG is complete after IDAT; the empty end chunk of 12 bytes adds nothing.
         let needed = if name == "PNG" { whole.len() - 16 } else { whole.len() };
         for length in (8..needed).step_by(37).chain([needed - 1]) {
             let refused = decode(&whole[..length], &LIMITS);
@@ -216,7 +216,7 @@ fn a_cut_off_file_is_refused_wherever_it_is_cut() {
 }
 
 #[test]
-fn damaged_bytes_never_panic() {
+fn corrupt_files_never_panic() {
     let pixels: Vec<u8> = (0..64 * 64).map(|at| (at * at % 251) as u8).collect();
     let png = encode_png(&GreyImage { width: 64, height: 64, pixels: pixels.clone() });
     let jpeg = jpeg(64, 64, ExtendedColorType::L8, &pixels);
@@ -232,10 +232,10 @@ fn damaged_bytes_never_panic() {
 }
 
 #[test]
-fn an_image_too_small_to_show_a_chest_is_refused() {
+fn images_below_the_minimum_side_are_rejected() {
     let sized = |width, height| encode_png(&GreyImage { width, height, pixels: vec![0; (width * height) as usize] });
-    assert!(why_not(&sized(31, 400)).contains("31 x 400 pixels: each side needs at least 32"));
-    assert!(why_not(&sized(400, 31)).contains("at least 32"));
+    assert!(error_of(&sized(31, 400)).contains("at least 32 pixels (got 31 x 400)"));
+    assert!(error_of(&sized(400, 31)).contains("at least 32"));
     assert!(decode(&sized(32, 32), &LIMITS).is_ok());
 }
 
@@ -269,14 +269,14 @@ fn resizing_agrees_with_pillow() {
 }
 
 #[test]
-fn a_square_of_the_right_side_stays_as_it_is() {
+fn a_square_of_the_target_size_is_unchanged() {
     assert_eq!(resize_square(&pattern(64, 64), 64), pattern(64, 64));
 }
 
-/// When this fails because decoding or resizing came to give other pixels, raise [`PREPROCESSING`] and write both down anew: else
-/// training would go on with what was cached before.
+/// If this fails because decoding or resizing returns different pixels, raise [`PREPROCESSING_VERSION`] and update both values. Otherwise
+/// training would use stale cached images.
 #[test]
-fn other_pixels_are_another_version_of_the_preprocessing() {
+fn pixels_match_the_preprocessing_version() {
     let colours: Vec<u8> = (0..97 * 61 * 3).map(|at| (at * 11 % 251) as u8).collect();
     let files = [encode_png(&pattern(97, 61)), jpeg(97, 61, ExtendedColorType::Rgb8, &colours)];
     let squares: Vec<u8> = files
@@ -285,7 +285,7 @@ fn other_pixels_are_another_version_of_the_preprocessing() {
         .flatten()
         .collect();
     assert_eq!(
-        (PREPROCESSING, crate::domain::Sha256::of(&squares).as_str()),
+        (PREPROCESSING_VERSION, crate::domain::Sha256::of(&squares).as_str()),
         (1, "1080ce52c958e90a2336693f31565de7d38c681c90ac95ca2facbf4be2c5bffe")
     );
 }
@@ -303,30 +303,33 @@ fn real_images(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
 const LARGE: Limits = Limits { max_pixels: 100_000_000 };
 
 #[test]
-fn real_files_are_stripped_without_touching_a_pixel() {
+fn metadata_removal_keeps_the_pixels_of_real_files() {
     let Some(folder) = crate::fixtures::shared_folder("originals") else { return };
     for path in real_images(&folder) {
         let bytes = std::fs::read(&path).unwrap();
         let examined = examine(&bytes, &LARGE).unwrap();
-        let (format, stored) = examined.storable(&bytes).unwrap();
+        let (format, stored) = examined.deidentified(&bytes).unwrap();
         assert_eq!(format, examined.format);
         assert!(decode(&stored, &LARGE).unwrap().1 == examined.image, "{}", path.display());
-        assert_eq!(examined.storable(&stored).unwrap().1, stored, "{}: once is enough", path.display());
+        assert_eq!(examined.deidentified(&stored).unwrap().1, stored, "{}: stripping is idempotent", path.display());
     }
 }
 
 #[test]
-fn nearly_no_real_radiograph_counts_as_a_negative_and_nearly_all_of_their_negatives_do() {
+fn negatives_are_detected_with_few_false_positives() {
     let Some(folder) = crate::fixtures::shared_folder("radiographs") else { return };
     let files = ["train", "test"].map(|split| real_images(&folder.join(split))).concat();
-    let (mut wrong, mut found, mut texts) = (0, 0, 0);
+    let (mut false_positives, mut detected, mut texts) = (0, 0, 0);
     for path in &files {
-        let Examined { mut image, flags, .. } = examine(&std::fs::read(path).unwrap(), &LARGE).unwrap();
-        wrong += u32::from(flags.contains(&QualityFlag::PhotographicNegative));
+        let ExaminedImage { mut image, flags, .. } = examine(&std::fs::read(path).unwrap(), &LARGE).unwrap();
+        false_positives += u32::from(flags.contains(&QualityFlag::PhotographicNegative));
         texts += u32::from(flags.contains(&QualityFlag::TextNearBorder));
         image.pixels.iter_mut().for_each(|grey| *grey = 255 - *grey);
-        found += u32::from(quality_flags(&image).contains(&QualityFlag::PhotographicNegative));
+        detected += u32::from(quality_flags(&image).contains(&QualityFlag::PhotographicNegative));
     }
-    println!("of {}: {wrong} wrongly negative, {found} negatives found, {texts} with text", files.len());
-    assert!(wrong * 200 <= files.len() as u32 && found * 100 >= files.len() as u32 * 98);
+    println!(
+        "{} images: {false_positives} false positives, {detected} inverted images detected, {texts} with text",
+        files.len()
+    );
+    assert!(false_positives * 200 <= files.len() as u32 && detected * 100 >= files.len() as u32 * 98);
 }

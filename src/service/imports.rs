@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 
 use super::{Error, FieldError, Intake, Lifecycle, Limits, Stores};
 use crate::{
-    dataset::{self, GenerateBy, Generation, ImportFrom, ImportRequest, LabelledFolder, Rules, SourceFolders},
+    dataset::{self, Generation, GenerationMethod, ImportRequest, ImportSource, LabelledFolder, Rules, SourceFolders},
     domain::ImportStatus,
     store::{self, Dataset, Import, StoreError},
 };
@@ -121,14 +121,14 @@ impl Imports {
         let from = match spec {
             ImportSpec::Folder(NewImport { path, train_split, test_split }) => {
                 let root = self.resolve("/path", path).await?;
-                ImportFrom::Folder(LabelledFolder { root, train_split, test_split })
+                ImportSource::Folder(LabelledFolder { root, train_split, test_split })
             }
             ImportSpec::Sources(new) => {
                 let errors = new.validate(&dataset);
                 if !errors.is_empty() {
                     return Err(Error::Invalid(errors));
                 }
-                ImportFrom::Sources(self.generation(*new).await?)
+                ImportSource::Sources(self.generation(*new).await?)
             }
         };
         Ok(ImportRequest {
@@ -137,7 +137,7 @@ impl Imports {
             limits: self.limits.image(),
             max_bytes: self.limits.max_upload_bytes as u64,
             patient_ids: self.intake.patient_ids.clone(),
-            goes_on: true,
+            resumable: true,
         })
     }
 
@@ -157,7 +157,7 @@ impl Imports {
         };
         let train = resolve("/train_labels", new.train_labels).await?;
         let test = resolve("/test_labels", new.test_labels).await?;
-        Ok(Generation { sources, by: GenerateBy::of(train, test, new.rules.unwrap_or_default()) })
+        Ok(Generation { sources, by: GenerationMethod::new(train, test, new.rules.unwrap_or_default()) })
     }
 
     /// The real path of `path` below the import root; `pointer` names its field.
@@ -209,7 +209,7 @@ impl NewGeneration {
         }
         if !has_labels {
             let rules = self.rules.clone().unwrap_or_default();
-            let problems = rules.problems(&dataset.classes);
+            let problems = rules.validate(&dataset.classes);
             errors.extend(problems.into_iter().map(|problem| FieldError::new("/rules", problem)));
         }
         errors

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     domain::{InputStatistics, PredictionId, QualityFlag, Sha256},
-    imaging::{self, Examined, GreyImage, ImageError},
+    imaging::{self, ExaminedImage, GreyImage, ImageError},
     inference::{Classification, Engine, EngineError},
     metrics::Stage,
     store::{self, Model, ObservedPrediction, Prediction},
@@ -108,7 +108,7 @@ impl Predictor {
         let work = move || -> Result<DecodedImage, ImageError> {
             let (sha256, image, flags) = match content {
                 Content::Encoded(bytes) => {
-                    let Examined { image, flags, .. } = imaging::examine(&bytes, &limits)?;
+                    let ExaminedImage { image, flags, .. } = imaging::examine(&bytes, &limits)?;
                     (Sha256::of(&bytes), image, flags)
                 }
                 Content::Grey(hash, image) => {

@@ -30,7 +30,7 @@ pub async fn report(stores: &Stores, dataset: &Dataset, limits: Limits) -> Resul
         return Ok(report);
     }
     let _lock = caches.lock_compute().await;
-    dataset::complete_looks(db, blobs, dataset.id, limits).await?;
+    dataset::complete_fingerprints(db, blobs, dataset.id, limits).await?;
     // Checked again: another caller may have computed it, or the data set changed, while this one waited.
     let records = Records::read(db, dataset.id).await?;
     let key = records.key(dataset);
@@ -111,9 +111,9 @@ impl Records {
 }
 
 async fn examine(db: &Db, dataset: &Dataset, records: Records) -> Result<AuditInput, StoreError> {
-    let Duplicates { groups, featureless, unseen, .. } = dataset::duplicates(db, dataset.id).await?;
+    let Duplicates { groups, featureless, missing, .. } = dataset::duplicates(db, dataset.id).await?;
     let patients = store::datasets::patients_in_several_splits(db, dataset.id).await?.len() as u64;
-    let leakage = dataset::leakage_of(patients, &groups);
+    let leakage = dataset::leakage_findings(patients, &groups);
     let mut planes = store::fingerprints::planes(db, dataset.id, imaging::FINGERPRINT_VERSION).await?;
     let Records { radiographs, mut attributes, rejections } = records;
     let described = |radiograph: Radiograph| {
@@ -122,7 +122,7 @@ async fn examine(db: &Db, dataset: &Dataset, records: Records) -> Result<AuditIn
     };
     let alike = |group: dataset::DuplicateGroup| DuplicateSet {
         members: group.members,
-        likeness: group.likeness.into(),
+        likeness: group.similarity.into(),
         identical: group.identical,
         mirrored: group.mirrored,
     };
@@ -135,7 +135,7 @@ async fn examine(db: &Db, dataset: &Dataset, records: Records) -> Result<AuditIn
         images: radiographs.into_iter().map(described).collect(),
         groups: groups.into_iter().map(alike).collect(),
         featureless,
-        unreadable: unseen,
+        unreadable: missing,
         leakage,
         labels: label_problems(rejections),
     })

@@ -10,7 +10,7 @@ use super::{
     cache_file::{CacheFile, CacheFileError, Contents},
     decode,
 };
-use crate::{domain::Sha256, imaging::PREPROCESSING};
+use crate::{domain::Sha256, imaging::PREPROCESSING_VERSION};
 
 /// Images verified between two checks whether to stop: a few milliseconds of work.
 const VERIFY_CHUNK: usize = 256;
@@ -103,7 +103,7 @@ fn slot(job: &TrainingJob, order: &[usize], key: &str) -> usize {
 /// Hash of what determines the pixels: the keys of the images and the version of the preprocessing. It does not cover the image size, so
 /// that the files of one set of images share it at all sizes.
 fn fingerprint(job: &TrainingJob, order: &[usize]) -> String {
-    let mut hashed = PREPROCESSING.to_le_bytes().to_vec();
+    let mut hashed = PREPROCESSING_VERSION.to_le_bytes().to_vec();
     for &sample in order {
         let key = &job.samples[sample].key;
         hashed.extend((key.len() as u64).to_le_bytes());

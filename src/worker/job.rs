@@ -122,7 +122,7 @@ fn with_validation(all: Vec<Radiograph>, plan: &TrainingPlan, seed: u64) -> Vec<
     }
     let (train, rest): (Vec<_>, Vec<_>) =
         all.into_iter().partition(|radiograph| radiograph.split == Some(Split::Train));
-    let (train, mut validation) = dataset::carve_validation(&train, VALIDATION_FRACTION, seed);
+    let (train, mut validation) = dataset::split_off_validation(&train, VALIDATION_FRACTION, seed);
     for radiograph in &mut validation {
         radiograph.split = Some(Split::Validation);
     }

@@ -107,7 +107,7 @@ async fn the_rules_of_covidx_v7a_choose_images_classes_and_splits() {
             row("fig1", "finding \"\"", 1),
             row("actmed", "finding \"\"", 1),
             row("actmed", "finding \"No finding\"", 1),
-            row("sirm", "an image of cohen has the same url", 1),
+            row("sirm", "an image of cohen has the same URL", 1),
             row("sirm", "excluded by its name", 1),
             row("rsna", "Target 0 in stage_2_train_labels.csv", 11),
             row("rsna", "class \"Lung Opacity\" in stage_2_detailed_class_info.csv", 3),
@@ -213,7 +213,7 @@ async fn published_label_files_are_matched_by_name_and_missing_images_reported()
             ("unusable", "test_V7A.txt", 4),
         ]
     );
-    assert!(told[1].3.contains("no folder of ricord was given"), "{told:?}");
+    assert!(told[1].3.contains("source ricord is not given"), "{told:?}");
 }
 
 #[tokio::test]
@@ -278,7 +278,7 @@ async fn links_do_not_lead_out_of_the_import_root_or_of_a_source() {
     replace_by_link(&root.join("fig1/images/COVID-00001.jpg"), &secret.join("a.png"));
     let import = generate(&server, &dataset, json!({"fig1": "fig1"})).await;
     assert_eq!((import.at("/created"), import.at("/rejected")), (json!(2), json!(1)), "{import:?}");
-    assert!(rejections(&import)[0].3.contains("leads out"), "{import:?}");
+    assert!(rejections(&import)[0].3.contains("outside"), "{import:?}");
 }
 
 fn replace_by_link(file: &Path, target: &Path) {

@@ -31,7 +31,7 @@ struct Planted {
 }
 
 fn picture(number: u32) -> GreyImage {
-    phantom::draw(Appearance::ALL[number as usize % 3], 1000 + u64::from(number), SIDE)
+    phantom::generate(Appearance::ALL[number as usize % 3], 1000 + u64::from(number), SIDE)
 }
 
 /// Forty-five images of a patient each, nine of them in test.

@@ -9,8 +9,9 @@ use jiff::Timestamp;
 use proptest::{collection::vec, option, prelude::*, sample::select};
 use thorax::{
     dataset::{
-        assign, carve_validation,
+        assign,
         covidx::{self, Row},
+        split_off_validation,
     },
     domain::{
         Architecture, Augmentation, BatchIndex, ClassList, ClassWeights, DatasetId, DisjointSet, EarlyStopping,
@@ -356,7 +357,7 @@ proptest! {
     fn a_validation_part_shares_no_patient_with_train_and_keeps_the_order(
         images in radiographs(option::of(0..30u8)), fraction in fraction(), seed in any::<u64>(),
     ) {
-        let (train, validation) = carve_validation(&images, fraction, seed);
+        let (train, validation) = split_off_validation(&images, fraction, seed);
         let patients = |part: &[Radiograph]| -> BTreeSet<String> {
             part.iter().filter_map(|image| image.patient_id.clone()).collect()
         };

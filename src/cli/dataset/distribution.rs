@@ -8,7 +8,7 @@ use super::{TableFormat, find, print_distribution};
 use crate::{
     cli::{CliError, open_existing, serve::DATA_FOLDER},
     config::DataConfig,
-    dataset::{self, Counted, DistributionTable, covidx},
+    dataset::{self, CountedImage, DistributionTable, covidx},
     domain::{ClassList, Split},
 };
 
@@ -78,9 +78,9 @@ impl LabelFiles {
             let Some(file) = file else { continue };
             rows.extend(read(&file, &classes)?.into_iter().map(|row| (split, row)));
         }
-        let counted: Vec<Counted<'_>> = rows
+        let counted: Vec<CountedImage<'_>> = rows
             .iter()
-            .map(|(split, row)| Counted {
+            .map(|(split, row)| CountedImage {
                 split: Some(*split),
                 class: Some(&row.class),
                 patient: row.patient_id.as_deref(),

@@ -14,7 +14,7 @@ use crate::{
     app::DataFolder,
     cli::{CliError, open_existing, serve::DATA_FOLDER},
     config::DataConfig,
-    dataset::{self, ArraySpec, ArrayStream, Dtype, SIDES},
+    dataset::{self, ARRAY_SIDES, ArraySpec, ArrayStream, Dtype},
     domain::Split,
     imaging,
     store::{self, Dataset},
@@ -51,7 +51,7 @@ pub(super) struct ExportArgs {
 struct ImageArgs {
     /// Width and height of the images, in pixels.
     #[arg(long, value_name = "PIXELS", default_value_t = 128, requires = "arrays",
-          value_parser = clap::value_parser!(u32).range(i64::from(*SIDES.start())..=i64::from(*SIDES.end())))]
+          value_parser = clap::value_parser!(u32).range(i64::from(*ARRAY_SIDES.start())..=i64::from(*ARRAY_SIDES.end())))]
     image_size: u32,
 
     /// `float32` from 0 to 1, or `uint8` from 0 to 255.

@@ -13,7 +13,7 @@ use crate::{
         import::{carry_out, real},
     },
     config::DataConfig,
-    dataset::{GenerateBy, Generation, ImportFrom, Rules, SourceFolders},
+    dataset::{Generation, GenerationMethod, ImportSource, Rules, SourceFolders},
 };
 
 #[derive(Args, Debug)]
@@ -79,8 +79,8 @@ pub(super) async fn run(args: GenerateArgs) -> Result<(), CliError> {
         return Ok(write!(std::io::stdout(), "{}", Rules::built_in())?);
     };
     let (sources, path) = args.sources.real()?;
-    let by = GenerateBy::of(args.train_labels, args.test_labels, rules(args.rules.as_deref())?);
-    let from = ImportFrom::Sources(Generation { sources, by });
+    let by = GenerationMethod::new(args.train_labels, args.test_labels, rules(args.rules.as_deref())?);
+    let from = ImportSource::Sources(Generation { sources, by });
     carry_out(&args.data, name, args.classes, path, from).await
 }
 

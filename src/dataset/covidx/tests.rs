@@ -1,4 +1,4 @@
-//! The traps of the published split files, and the files themselves.
+//! Peculiarities of the published label files, and the files themselves.
 
 use super::*;
 
@@ -15,7 +15,7 @@ fn problem(text: &str) -> String {
 }
 
 #[test]
-fn the_four_columns() {
+fn the_four_columns_are_parsed() {
     let row = row("nih:1281 nih_00001281_000.jpg normal nih");
     assert_eq!((row.line, row.patient_id.as_deref()), (1, Some("nih:1281")));
     assert_eq!((row.file_name.as_str(), row.class.as_str()), ("nih_00001281_000.jpg", "normal"));
@@ -23,12 +23,12 @@ fn the_four_columns() {
 }
 
 #[test]
-fn the_source_may_be_missing() {
+fn the_source_is_optional() {
     assert_eq!(row("8989e25c 8989e25c.png normal").source, None);
 }
 
 #[test]
-fn the_patient_id_may_hold_spaces() {
+fn patient_ids_may_contain_spaces() {
     let row = row("COVID 1 COVID(1).png COVID-19 sirm");
     assert_eq!((row.patient_id.as_deref(), row.file_name.as_str()), (Some("COVID 1"), "COVID(1).png"));
     assert_eq!((row.class.as_str(), row.source.as_deref()), ("COVID-19", Some("sirm")));
@@ -42,12 +42,12 @@ fn a_class_name_in_patient_id_or_source_is_not_the_anchor() {
 }
 
 #[test]
-fn the_class_keeps_the_data_sets_spelling() {
+fn classes_are_returned_in_the_spelling_of_the_data_set() {
     assert_eq!(row("1 a.png Covid-19 cohen").class, "COVID-19");
 }
 
 #[test]
-fn a_bad_line_is_told_by_number_and_does_not_stop_the_rest() {
+fn invalid_lines_are_reported_by_number_and_do_not_affect_others() {
     let (rows, problems) =
         parse("\u{feff}1 a.png normal x\r\n\r\n2 b.png effusion x\n3 c.png normal\n", &ClassList::default());
     assert_eq!(rows.iter().map(|row| row.line).collect::<Vec<_>>(), [1, 4]);
@@ -58,35 +58,35 @@ fn a_bad_line_is_told_by_number_and_does_not_stop_the_rest() {
 }
 
 #[test]
-fn missing_columns_are_a_problem() {
+fn missing_columns_are_reported() {
     assert!(problem("a.png normal cohen").contains("missing"));
     assert!(problem("normal").contains("missing"));
 }
 
 /// Found by fuzzing.
 #[test]
-fn a_folder_is_no_file() {
+fn file_names_with_a_current_folder_part_are_rejected() {
     for name in [".", "./a.png", "x/./a.png"] {
-        assert!(problem(&format!("1 {name} normal cohen")).contains("names a folder"), "{name}");
+        assert!(problem(&format!("1 {name} normal cohen")).contains("is a folder"), "{name}");
     }
 }
 
 #[test]
-fn file_names_that_lead_out_of_the_folder_are_refused() {
+fn file_names_outside_of_the_folder_are_rejected() {
     for name in ["../a.png", "/etc/a.png", "x/../../a.png", "..\\a.png", "C:\\a.png", "\\\\host\\a.png"] {
-        assert!(problem(&format!("1 {name} normal cohen")).contains("leads out"), "{name}");
+        assert!(problem(&format!("1 {name} normal cohen")).contains("is outside"), "{name}");
     }
     assert_eq!(row("1 sub/a..b.png normal").file_name, "sub/a..b.png");
 }
 
 #[test]
-fn a_dash_stands_for_a_patient_who_is_not_known() {
+fn a_dash_means_an_unknown_patient() {
     assert_eq!(row("- a.png normal cohen").patient_id, None);
     assert_eq!(row("-1 a.png normal cohen").patient_id.as_deref(), Some("-1"));
 }
 
 #[test]
-fn what_is_written_reads_back_and_writes_the_same_bytes_again() {
+fn writing_reproduces_the_parsed_file() {
     let text = "COVID 1 COVID(1).png COVID-19 sirm\n8989e25c 8989e25c.png normal\n- b.png normal\n\
                 normal 7 a.png pneumonia an archive\n";
     let classes = ClassList::default();
@@ -96,7 +96,7 @@ fn what_is_written_reads_back_and_writes_the_same_bytes_again() {
 }
 
 #[test]
-fn a_row_that_would_read_back_as_another_is_not_written() {
+fn rows_that_the_format_cannot_represent_are_rejected() {
     let good = row("1 a.png normal cohen");
     let bad = [
         Row { file_name: "a b.png".into(), ..good.clone() },
@@ -115,20 +115,20 @@ fn a_row_that_would_read_back_as_another_is_not_written() {
 }
 
 #[test]
-fn the_published_files_are_written_again_row_for_row() {
+fn writing_reproduces_the_published_rows() {
     let Some(folder) = crate::fixtures::shared_folder("covidx") else { return };
     let classes = ClassList::default();
     for name in ["train_COVIDx7A.txt", "test_COVIDx7A.txt"] {
-        let text = std::fs::read_to_string(folder.join(name)).expect("a published split file");
+        let text = std::fs::read_to_string(folder.join(name)).expect("a published label file");
         let (rows, _) = parse(&text, &classes);
-        assert_eq!(parse(&write(&rows, &classes).expect("rows that were read"), &classes), (rows, vec![]), "{name}");
+        assert_eq!(parse(&write(&rows, &classes).expect("parsed rows"), &classes), (rows, vec![]), "{name}");
     }
 }
 
 #[test]
-fn the_published_files_parse_whole() {
+fn the_published_files_are_parsed_completely() {
     let Some(folder) = crate::fixtures::shared_folder("covidx") else { return };
-    let read = |name: &str| std::fs::read_to_string(folder.join(name)).expect("a published split file");
+    let read = |name: &str| std::fs::read_to_string(folder.join(name)).expect("a published label file");
     for (name, lines) in [("train_COVIDx7A.txt", 15_111), ("test_COVIDx7A.txt", 300)] {
         let (rows, problems) = parse(&read(name), &ClassList::default());
         assert_eq!((rows.len(), problems.len()), (lines, 0), "{name}");

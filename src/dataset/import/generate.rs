@@ -1,14 +1,13 @@
-//! The sources of COVIDx as they are distributed, brought together: by rules, as `create_COVIDx.ipynb` of COVID-Net does it, or by published
-//! label files.
+//! Generation of a COVIDx data set from its original sources, by rules like `create_COVIDx.ipynb` of COVID-Net, or by published label files.
 
 mod clinical;
 mod collection;
+mod image_index;
 mod labels;
-mod pictures;
 mod radiography;
 mod rsna;
 mod rules;
-mod sheet;
+mod table;
 
 use std::path::{Path, PathBuf};
 
@@ -17,38 +16,38 @@ use crate::{
     store::ExcludedRows,
 };
 
-use super::layout::Entry;
+use super::entry::ImportEntry;
 use collection::Collection;
 pub use rules::{ClinicalRules, RadiographyRules, RsnaRules, Rules, RulesError, TestRules};
 
-/// What a data set is made of, and how.
+/// Generation of a data set.
 #[derive(Clone, Debug)]
 pub struct Generation {
-    /// Where the sources are.
+    /// Folders of the sources.
     pub sources: SourceFolders,
-    /// Which images, of which class and split.
-    pub by: GenerateBy,
+    /// Method that determines the images with their classes and splits.
+    pub by: GenerationMethod,
 }
 
-/// What says of which class and split an image is.
+/// Method that determines the class and the split of the images.
 #[derive(Clone, Debug)]
-pub enum GenerateBy {
-    /// Rules about the sources' metadata.
+pub enum GenerationMethod {
+    /// Rules on the metadata of the sources.
     Rules(Box<Rules>),
-    /// Label files in the COVIDx format, with the split of each: their rows are matched with the sources' images by name.
+    /// Label files in the COVIDx format, one per split. Their rows are matched with the images of the sources by name.
     Labels(Vec<(Split, PathBuf)>),
 }
 
-impl GenerateBy {
-    /// By the label files or, where there are none, by the rules.
-    pub fn of(train_labels: Option<PathBuf>, test_labels: Option<PathBuf>, rules: Rules) -> Self {
+impl GenerationMethod {
+    /// By label files if any is given, else by rules.
+    pub fn new(train_labels: Option<PathBuf>, test_labels: Option<PathBuf>, rules: Rules) -> Self {
         let labels = [(Split::Train, train_labels), (Split::Test, test_labels)];
         let labels: Vec<_> = labels.into_iter().filter_map(|(split, file)| Some((split, file?))).collect();
         if labels.is_empty() { Self::Rules(Box::new(rules)) } else { Self::Labels(labels) }
     }
 }
 
-/// The folder of each source that is there, as it is distributed.
+/// Folder of each available source, in its original layout.
 #[derive(Clone, Debug, Default)]
 pub struct SourceFolders {
     /// covid-chestxray-dataset: `metadata.csv`, `images`.
@@ -57,13 +56,13 @@ pub struct SourceFolders {
     pub fig1: Option<PathBuf>,
     /// Actualmed: `metadata.csv`, `images`.
     pub actmed: Option<PathBuf>,
-    /// COVID-19 Radiography Database: a folder a class, such as `COVID`, with `COVID.metadata.xlsx` beside it.
+    /// COVID-19 Radiography Database: one folder per class, such as `COVID`, and `COVID.metadata.xlsx`.
     pub radiography: Option<PathBuf>,
     /// RSNA pneumonia challenge: `stage_2_detailed_class_info.csv`, `stage_2_train_labels.csv`, `stage_2_train_images`.
     pub rsna: Option<PathBuf>,
 }
 
-/// One of the sources.
+/// Source of COVIDx.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 enum Source {
     Cohen,
@@ -76,7 +75,7 @@ enum Source {
 impl Source {
     const ALL: [Self; 5] = [Self::Cohen, Self::Fig1, Self::Actmed, Self::Radiography, Self::Rsna];
 
-    /// As COVIDx calls it, whose label files say `sirm` of the radiography database.
+    /// The name in COVIDx label files. The radiography database is called `sirm` there.
     fn as_str(self) -> &'static str {
         match self {
             Self::Cohen => "cohen",
@@ -89,7 +88,7 @@ impl Source {
 }
 
 impl SourceFolders {
-    /// Whether no source is there.
+    /// True if no source is given.
     pub fn is_empty(&self) -> bool {
         Source::ALL.into_iter().all(|source| self.folder(source).is_none())
     }
@@ -106,17 +105,22 @@ impl SourceFolders {
     }
 }
 
-/// All images of the sources with their class and split, and how many rows the rules leave out; an error means that a source or label
-/// file cannot be read.
-pub(super) fn entries(generation: &Generation, classes: &ClassList) -> Result<(Vec<Entry>, Vec<ExcludedRows>), String> {
+/// The images of the sources with class and split, and the numbers of rows that the rules exclude.
+///
+/// # Errors
+/// A source or label file cannot be read.
+pub(super) fn entries(
+    generation: &Generation,
+    classes: &ClassList,
+) -> Result<(Vec<ImportEntry>, Vec<ExcludedRows>), String> {
     let sources = &generation.sources;
     let rules = match &generation.by {
-        GenerateBy::Labels(files) => return Ok((labels::entries(sources, files, classes)?, Vec::new())),
-        GenerateBy::Rules(rules) => rules,
+        GenerationMethod::Labels(files) => return Ok((labels::entries(sources, files, classes)?, Vec::new())),
+        GenerationMethod::Rules(rules) => rules,
     };
-    let problems = rules.problems(classes);
+    let problems = rules.validate(classes);
     if !problems.is_empty() {
-        return Err(format!("the rules do not fit: {}", problems.join("; ")));
+        return Err(format!("the rules do not match the data set: {}", problems.join("; ")));
     }
     let mut collection = Collection::new(rules, classes);
     for source in Source::ALL {
@@ -126,7 +130,7 @@ pub(super) fn entries(generation: &Generation, classes: &ClassList) -> Result<(V
             Source::Radiography => radiography::read(folder, sources.cohen.as_deref(), &mut collection),
             Source::Rsna => rsna::read(folder, &mut collection),
         };
-        read.map_err(|why| format!("{}: {why}", source.as_str()))?;
+        read.map_err(|error| format!("{}: {error}", source.as_str()))?;
     }
     Ok(collection.finish())
 }

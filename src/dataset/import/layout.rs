@@ -1,4 +1,4 @@
-//! Finds the images of a folder in one of the three layouts.
+//! Import layouts: finds the images of a folder by label files, arrays, or class folders.
 
 mod arrays;
 mod class_folders;
@@ -11,9 +11,9 @@ use crate::{
     imaging::Limits,
 };
 
-use super::{Candidate, LabelledFolder, Refused, sources::Sources};
+use super::{LabelledFolder, entry::ImportEntry, sources::SourcesFile};
 
-/// A folder in which images of these classes are looked for.
+/// Folder and classes of a search for images.
 #[derive(Clone, Copy)]
 struct Search<'a> {
     folder: &'a LabelledFolder,
@@ -21,33 +21,25 @@ struct Search<'a> {
     limits: &'a Limits,
 }
 
-/// Where an entry comes from, as its rejection would say.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Origin {
-    /// The split file or image, relative to the folder.
-    pub(super) file: String,
-    /// Line of the split file, from 1.
-    pub(super) line: Option<u32>,
-}
-
-/// One row or file: an image to read, or why there is none.
-#[derive(Clone, Debug)]
-pub(super) struct Entry {
-    pub(super) origin: Origin,
-    pub(super) found: Result<Candidate, Refused>,
-}
-
-/// All rows or files of the folder in a stable order, with what its `sources.csv` says; an error means that it has none of the layouts.
-pub(super) fn entries(folder: &LabelledFolder, classes: &ClassList, limits: &Limits) -> Result<Vec<Entry>, String> {
+/// All entries of a folder in a stable order, with the attributes of its `sources.csv`.
+///
+/// # Errors
+/// The folder does not exist or has none of the layouts.
+pub(super) fn entries(
+    folder: &LabelledFolder,
+    classes: &ClassList,
+    limits: &Limits,
+) -> Result<Vec<ImportEntry>, String> {
     if !folder.root.is_dir() {
         return Err(format!("{}: no such folder", folder.root.display()));
     }
-    let mut entries = laid_out(Search { folder, classes, limits })?;
-    Sources::read(folder).tell(&mut entries);
+    let mut entries = find_entries(Search { folder, classes, limits })?;
+    SourcesFile::read(folder).annotate(&mut entries);
     Ok(entries)
 }
 
-fn laid_out(search: Search<'_>) -> Result<Vec<Entry>, String> {
+/// The entries of the first matching layout.
+fn find_entries(search: Search<'_>) -> Result<Vec<ImportEntry>, String> {
     if let Some(entries) = split_files::entries(search)? {
         return Ok(entries);
     }
@@ -55,19 +47,19 @@ fn laid_out(search: Search<'_>) -> Result<Vec<Entry>, String> {
         return Ok(entries);
     }
     let entries = class_folders::entries(search)?;
-    if entries.iter().any(|entry| entry.found.is_ok()) {
+    if entries.iter().any(|entry| entry.candidate.is_ok()) {
         return Ok(entries);
     }
     Err(format!(
-        "neither {} and {} nor x_train.npy and y_train.npy nor folders named as the classes ({}) with images in them",
+        "the folder has neither {} and {}, nor x_train.npy and y_train.npy, nor folders named like the classes ({}) with images",
         split_files::TRAIN,
         split_files::TEST,
         search.classes.names().join(", ")
     ))
 }
 
-/// The split that a folder or array of that name holds.
-fn split_called(name: &str) -> Option<Split> {
+/// The split that the name of a folder or array denotes.
+fn split_by_name(name: &str) -> Option<Split> {
     match name.to_lowercase().as_str() {
         "train" => Some(Split::Train),
         "val" | "valid" | "validation" => Some(Split::Validation),
@@ -76,7 +68,7 @@ fn split_called(name: &str) -> Option<Split> {
     }
 }
 
-/// The names in a folder in order; hidden ones, which systems leave behind, are passed over.
+/// The sorted names in a folder, without hidden files.
 pub(super) fn names(folder: &Path) -> Result<Vec<String>, String> {
     let failed = |error: std::io::Error| format!("{}: {error}", folder.display());
     let mut names = Vec::new();

@@ -1,40 +1,37 @@
-//! `sources.csv` of a folder: what is known of its images beside class and patient (RFC 4180, a line of names first).
+//! `sources.csv` of an import folder: metadata of the images besides class and patient (RFC 4180, with a header line).
 //!
-//! `filename` names the image, with `split` where names occur in both. The other columns are `view`, `age`, `sex`, `original_width`,
-//! `original_height`, `original_mode`, `original_format`, `source` (where it was published) and `license`. Any but the first may be
-//! missing or empty.
+//! `filename` identifies the image, together with `split` if a name occurs in several splits. The other columns are `view`, `age`, `sex`,
+//! `original_width`, `original_height`, `original_mode`, `original_format`, `source` (where it was published) and `license`. All columns
+//! except `filename` are optional.
 
 use std::collections::HashMap;
 
-use crate::{dataset::folder::read_bounded, store::Attributes};
+use crate::{dataset::folder::read_bounded, domain::MAX_TEXT_LENGTH, store::Attributes};
 
 use super::{
     LabelledFolder,
-    layout::{Entry, Origin},
+    entry::{EntryOrigin, ImportEntry},
 };
 
-/// Its name in the folder.
+/// Name of the file in the import folder.
 const FILE: &str = "sources.csv";
 
-/// Largest that is read.
+/// Maximum size of the file in bytes.
 const MAX_BYTES: u64 = 64 << 20;
 
-/// Longest text that is kept, in characters.
-const LONGEST_TEXT: usize = 255;
+/// Maximum reported age in years; higher ages could identify a person.
+const MAX_AGE: u32 = 90;
 
-/// Years from which on an age could name a person.
-const OLDEST: u32 = 90;
-
-/// What the file says, by the image's place in the folder, and the lines that could not be read.
+/// Parsed `sources.csv`: attributes by image path, and the invalid lines.
 #[derive(Debug, Default)]
-pub(super) struct Sources {
+pub(super) struct SourcesFile {
     by_path: HashMap<String, Attributes>,
-    /// Line and reason.
+    /// Line number, if known, and reason.
     problems: Vec<(Option<u32>, String)>,
 }
 
-impl Sources {
-    /// Of the folder, if it has such a file.
+impl SourcesFile {
+    /// Reads the file of a folder; empty if the folder has none.
     pub(super) fn read(folder: &LabelledFolder) -> Self {
         if !folder.root.join(FILE).exists() {
             return Self::default();
@@ -45,19 +42,20 @@ impl Sources {
         }
     }
 
-    /// Tells each image what the file says of it; lines that could not be read become entries before all others.
-    pub(super) fn tell(self, entries: &mut Vec<Entry>) {
-        for candidate in entries.iter_mut().filter_map(|entry| entry.found.as_mut().ok()) {
-            candidate.attributes = self.of(&candidate.path).cloned();
+    /// Sets the attributes of the candidates. Invalid lines become rejected entries before all others.
+    pub(super) fn annotate(self, entries: &mut Vec<ImportEntry>) {
+        for candidate in entries.iter_mut().filter_map(|entry| entry.candidate.as_mut().ok()) {
+            candidate.attributes = self.attributes(&candidate.path).cloned();
         }
-        let problem = |(line, reason): (Option<u32>, String)| Entry {
-            origin: Origin { file: FILE.to_owned(), line },
-            found: Err(reason.into()),
+        let problem = |(line, reason): (Option<u32>, String)| ImportEntry {
+            origin: EntryOrigin { file: FILE.to_owned(), line },
+            candidate: Err(reason.into()),
         };
         entries.splice(0..0, self.problems.into_iter().map(problem));
     }
 
-    fn of(&self, path: &str) -> Option<&Attributes> {
+    /// The attributes of an image: by split and name, else by name.
+    fn attributes(&self, path: &str) -> Option<&Attributes> {
         let name = path.rsplit('/').next().unwrap_or_default();
         self.by_path.get(path).or_else(|| self.by_path.get(name))
     }
@@ -65,16 +63,18 @@ impl Sources {
     fn parse(bytes: &[u8]) -> Self {
         let mut sources = Self::default();
         let mut reader = csv::ReaderBuilder::new().flexible(true).trim(csv::Trim::All).from_reader(bytes);
-        let heads = match reader.byte_headers() {
-            Ok(heads) => heads.iter().map(|head| String::from_utf8_lossy(head).to_lowercase()).collect::<Vec<_>>(),
+        let headers = match reader.byte_headers() {
+            Ok(headers) => {
+                headers.iter().map(|header| String::from_utf8_lossy(header).to_lowercase()).collect::<Vec<_>>()
+            }
             Err(error) => return Self { problems: vec![(Some(1), error.to_string())], ..Self::default() },
         };
-        if !heads.iter().any(|head| head == "filename") {
-            return Self { problems: vec![(Some(1), "has no column `filename`".into())], ..Self::default() };
+        if !headers.iter().any(|header| header == "filename") {
+            return Self { problems: vec![(Some(1), "column `filename` is missing".into())], ..Self::default() };
         }
         for record in reader.byte_records() {
             match record {
-                Ok(record) => sources.take(&Row { heads: &heads, record: &record }),
+                Ok(record) => sources.add(&Row { headers: &headers, record: &record }),
                 Err(error) => {
                     let line = error.position().and_then(|position| u32::try_from(position.line()).ok());
                     sources.problems.push((line, error.to_string()));
@@ -84,36 +84,37 @@ impl Sources {
         sources
     }
 
-    fn take(&mut self, row: &Row<'_>) {
+    fn add(&mut self, row: &Row<'_>) {
         let line = row.record.position().and_then(|position| u32::try_from(position.line()).ok());
         let Some(name) = row.text("filename") else {
-            return self.problems.push((line, "names no file".into()));
+            return self.problems.push((line, "filename is empty".into()));
         };
-        if row.record.len() != row.heads.len() {
-            let (has, wants) = (row.record.len(), row.heads.len());
-            return self.problems.push((line, format!("{name}: {has} columns where the first line names {wants}")));
+        if row.record.len() != row.headers.len() {
+            let (actual, expected) = (row.record.len(), row.headers.len());
+            return self.problems.push((line, format!("{name}: the line has {actual} columns instead of {expected}")));
         }
         let path = row.text("split").map_or_else(|| name.clone(), |split| format!("{}/{name}", split.to_lowercase()));
         self.by_path.insert(path, row.attributes());
     }
 }
 
+/// Line of the file.
 struct Row<'a> {
-    heads: &'a [String],
+    headers: &'a [String],
     record: &'a csv::ByteRecord,
 }
 
 impl Row<'_> {
-    /// Without what a terminal would obey; None where it is empty.
-    fn text(&self, head: &str) -> Option<String> {
-        let at = self.heads.iter().position(|name| name == head)?;
+    /// The text of a column without control characters; none if empty.
+    fn text(&self, column: &str) -> Option<String> {
+        let at = self.headers.iter().position(|header| header == column)?;
         let text = String::from_utf8_lossy(self.record.get(at)?);
-        let text: String = text.chars().filter(|c| !c.is_control()).take(LONGEST_TEXT).collect();
+        let text: String = text.chars().filter(|c| !c.is_control()).take(MAX_TEXT_LENGTH).collect();
         Some(text.trim().to_owned()).filter(|text| !text.is_empty())
     }
 
     fn attributes(&self) -> Attributes {
-        let side = |head| self.text(head).and_then(|text| text.parse().ok()).filter(|side| *side > 0);
+        let side = |column| self.text(column).and_then(|text| text.parse().ok()).filter(|side| *side > 0);
         Attributes {
             collection: self.text("source"),
             view: self.text("view"),
@@ -128,13 +129,13 @@ impl Row<'_> {
     }
 }
 
-/// Whole years, 90 for all above; collections write `57`, `57.0` and `057Y`.
+/// Whole years of an age such as `57`, `57.0` or `057Y`; 90 for all ages above.
 pub(super) fn age(text: &str) -> Option<u32> {
     let years: f64 = text.trim_end_matches(['Y', 'y']).parse().ok()?;
-    (0.0..=150.0).contains(&years).then(|| (years as u32).min(OLDEST))
+    (0.0..=150.0).contains(&years).then(|| (years as u32).min(MAX_AGE))
 }
 
-/// `female` or `male`.
+/// Normalises to `female` or `male`.
 pub(super) fn sex(text: &str) -> Option<String> {
     match text.to_lowercase().as_str() {
         "f" | "female" | "w" => Some("female".into()),
@@ -148,13 +149,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_row_is_found_by_split_and_name_and_its_values_are_made_alike() {
+    fn rows_are_found_by_split_and_name_with_normalised_values() {
         let text = "split,filename,view,age,sex,original_width,original_format,source,license,unheard-of\n\
                     train,a.png,AP Supine,93.0,M,1024,png,\"one, of two\",CC0,x\n\
                     test,a.png,,,female,,,,,\n";
-        let sources = Sources::parse(text.as_bytes());
+        let sources = SourcesFile::parse(text.as_bytes());
         assert_eq!(sources.problems, []);
-        let first = sources.of("train/a.png").unwrap();
+        let first = sources.attributes("train/a.png").unwrap();
         let expected = Attributes {
             collection: Some("one, of two".into()),
             view: Some("AP Supine".into()),
@@ -167,22 +168,25 @@ mod tests {
         };
         assert_eq!(*first, expected);
         let second = Attributes { sex: Some("female".into()), ..Attributes::default() };
-        assert_eq!(sources.of("test/a.png"), Some(&second));
-        assert_eq!(sources.of("train/b.png"), None);
+        assert_eq!(sources.attributes("test/a.png"), Some(&second));
+        assert_eq!(sources.attributes("train/b.png"), None);
     }
 
     #[test]
-    fn without_a_split_the_name_alone_counts() {
-        let sources = Sources::parse(b"filename,age\na.png,057Y\n");
-        assert_eq!(sources.of("normal/a.png").unwrap().age_years, Some(57));
+    fn rows_without_split_are_found_by_name() {
+        let sources = SourcesFile::parse(b"filename,age\na.png,057Y\n");
+        assert_eq!(sources.attributes("normal/a.png").unwrap().age_years, Some(57));
     }
 
     #[test]
-    fn what_cannot_be_read_is_named_by_line() {
-        let sources = Sources::parse(b"filename,age\na.png,5,7\n,3\nb.png,soon\n");
+    fn invalid_lines_are_reported_by_number() {
+        let sources = SourcesFile::parse(b"filename,age\na.png,5,7\n,3\nb.png,soon\n");
         let lines: Vec<_> = sources.problems.iter().map(|(line, _)| *line).collect();
         assert_eq!(lines, [Some(2), Some(3)]);
-        assert_eq!(sources.of("b.png").unwrap().age_years, None);
-        assert_eq!(Sources::parse(b"name\na.png\n").problems, [(Some(1), "has no column `filename`".to_owned())]);
+        assert_eq!(sources.attributes("b.png").unwrap().age_years, None);
+        assert_eq!(
+            SourcesFile::parse(b"name\na.png\n").problems,
+            [(Some(1), "column `filename` is missing".to_owned())]
+        );
     }
 }

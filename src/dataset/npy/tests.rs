@@ -1,4 +1,4 @@
-//! The header byte by byte, before real NumPy, and what hostile files are told.
+//! Header format, compatibility with NumPy, and rejection of malicious files.
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -11,12 +11,12 @@ fn with_header(text: &str, data: u64) -> Result<Header, NpyError> {
     Header::read(bytes.as_slice(), bytes.len() as u64 + data)
 }
 
-fn told(text: &str, data: u64) -> String {
+fn error_of(text: &str, data: u64) -> String {
     with_header(text, data).expect_err(text).to_string()
 }
 
 #[test]
-fn the_header_byte_by_byte() {
+fn the_header_is_written_byte_for_byte() {
     let text = "{'descr': '<f4', 'fortran_order': False, 'shape': (2, 128, 128, 3), }";
     let expected = [b"\x93NUMPY\x01\x00\x76\x00".as_slice(), format!("{text:<117}\n").as_bytes()].concat();
     assert_eq!(expected.len(), 128);
@@ -24,7 +24,7 @@ fn the_header_byte_by_byte() {
 }
 
 #[test]
-fn what_is_written_is_read_back() {
+fn written_headers_are_read_back() {
     for element in [Element::Float32, UINT8, INT64, Element::Signed(1), Element::Unsigned(4), Element::Text(9)] {
         for shape in [vec![], vec![0], vec![5], vec![2, 32, 32, 3]] {
             let bytes = header(element, &shape);
@@ -36,7 +36,7 @@ fn what_is_written_is_read_back() {
 }
 
 #[test]
-fn other_spellings_of_the_same_header() {
+fn equivalent_spellings_of_a_header_are_accepted() {
     let expected = Some((Element::Float32, vec![2, 3]));
     for text in [
         "{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), }\n",
@@ -54,7 +54,7 @@ fn other_spellings_of_the_same_header() {
 }
 
 #[test]
-fn what_is_not_read_is_named() {
+fn errors_name_the_unsupported_feature() {
     let with = |descr: &str| format!("{{'descr': {descr}, 'fortran_order': False, 'shape': (2,), }}");
     for (descr, why) in [
         ("'|O'", "pickled"),
@@ -64,28 +64,28 @@ fn what_is_not_read_is_named() {
         ("'<U256'", "255"),
         ("'<i+8'", "float32"),
         ("[('a', '<f4')]", "several fields"),
-        ("''", "no type"),
-        ("'ä'", "no type"),
+        ("''", "unknown type"),
+        ("'ä'", "unknown type"),
     ] {
-        assert!(told(&with(descr), 16).contains(why), "{descr}");
+        assert!(error_of(&with(descr), 16).contains(why), "{descr}");
     }
     let fortran = "{'descr': '<f4', 'fortran_order': True, 'shape': (2, 2), }";
-    assert!(told(fortran, 16).contains("Fortran"));
+    assert!(error_of(fortran, 16).contains("Fortran"));
     for (text, why) in [
         ("{'descr': '<f4', 'shape': (2,), }", "fortran_order"),
         ("{'descr': '<f4', 'descr': '<f4', 'fortran_order': False, 'shape': (2,)}", "twice"),
         ("{'descr': '<f4', 'fortran_order': False, 'shape': (-1,)}", "number"),
         ("{'descr': '<f4', 'fortran_order': False, 'shape': (2,)} import os", "follows"),
         ("{'descr': '<f4', 'fortran_order': False, 'shape': (1,1,1,1,1,1,1,1,1)}", "axes"),
-        ("{'descr': '<f4", "end"),
-        ("", "missing"),
+        ("{'descr': '<f4", "unterminated"),
+        ("", "expected"),
     ] {
-        assert!(told(text, 8).contains(why), "{text}: {}", told(text, 8));
+        assert!(error_of(text, 8).contains(why), "{text}: {}", error_of(text, 8));
     }
 }
 
 #[test]
-fn a_length_that_does_not_fit_is_told_before_anything_is_taken_for_it() {
+fn a_length_mismatch_is_rejected_before_memory_is_allocated() {
     let with = |shape: &str| format!("{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}");
     for (shape, data) in [
         ("(3,)", 11),
@@ -102,7 +102,7 @@ fn a_length_that_does_not_fit_is_told_before_anything_is_taken_for_it() {
 }
 
 #[test]
-fn no_bytes_make_the_reader_panic() {
+fn corrupt_headers_never_panic() {
     let good = header(Element::Float32, &[2, 128, 128, 3]);
     let mut random = ChaCha8Rng::seed_from_u64(1);
     for _ in 0..50_000 {
@@ -112,7 +112,6 @@ fn no_bytes_make_the_reader_panic() {
             bytes[at] = random.random();
         }
         bytes.truncate(random.random_range(0..=bytes.len()));
-        // Whatever it says, it says so.
         let _ = Header::read(bytes.as_slice(), random.random_range(0..1_000_000));
     }
     for length in 0..good.len() {
@@ -121,9 +120,9 @@ fn no_bytes_make_the_reader_panic() {
 }
 
 #[test]
-fn real_numpy_reads_what_is_written() {
+fn numpy_reads_written_arrays() {
     let folder = tempfile::tempdir().unwrap();
-    for (element, shape, told) in [
+    for (element, shape, expected) in [
         (Element::Float32, vec![2, 32, 32, 3], "float32 (2, 32, 32, 3) 0.0"),
         (UINT8, vec![5, 32, 32, 1], "uint8 (5, 32, 32, 1) 0"),
         (INT64, vec![7], "int64 (7,) 0"),
@@ -133,13 +132,13 @@ fn real_numpy_reads_what_is_written() {
         let length = shape.iter().product::<u64>() * element.bytes();
         std::fs::write(&path, [header(element, &shape), vec![0; length as usize]].concat()).unwrap();
         let script = "import numpy, sys; a = numpy.load(sys.argv[1]); print(a.dtype, a.shape, a.sum())";
-        let Some(said) = numpy(script, &[&path]) else { return };
-        assert_eq!(said.trim(), told);
+        let Some(output) = numpy(script, &[&path]) else { return };
+        assert_eq!(output.trim(), expected);
     }
 }
 
 #[test]
-fn what_real_numpy_writes_is_read() {
+fn arrays_written_by_numpy_are_read() {
     let folder = tempfile::tempdir().unwrap();
     let script = "\
 import numpy, sys

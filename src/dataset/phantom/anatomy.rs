@@ -1,10 +1,10 @@
-//! The healthy chest of a phantom. The unit square runs from -1 (left, top) to 1 (right, bottom); densities are 0
-//! (air) to about 1 (bone on soft tissue), which the film shows white.
+//! Healthy anatomy of a phantom. Coordinates range from -1 (left, top) to 1 (right, bottom); densities range from 0 (air, black) to about 1
+//! (bone over soft tissue, white).
 
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
-/// An ellipse by centre and half axes.
+/// Ellipse with centre and half axes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ellipse {
     pub(super) x: f32,
@@ -13,10 +13,10 @@ pub(super) struct Ellipse {
     pub(super) half_height: f32,
 }
 
-/// One patient and exposure.
+/// Anatomy and exposure of a patient.
 #[derive(Clone, Debug)]
 pub(super) struct Anatomy {
-    /// The patient's right lung, which stands left in the image, and the left one.
+    /// Right lung (on the left of the image) and left lung.
     pub(super) lungs: [Ellipse; 2],
     heart: Ellipse,
     zoom: f32,
@@ -32,13 +32,14 @@ pub(super) struct Anatomy {
 }
 
 impl Ellipse {
-    /// Distance from the centre, 1 on the outline.
+    /// Normalised distance from the centre; 1 on the outline.
     pub(super) fn radius(&self, x: f32, y: f32) -> f32 {
         ((x - self.x) / self.half_width).hypot((y - self.y) / self.half_height)
     }
 }
 
 impl Anatomy {
+    /// A random anatomy.
     pub(super) fn vary(random: &mut ChaCha8Rng) -> Self {
         let mut about = |middle: f32, spread: f32| middle + random.random_range(-spread..spread);
         let (half_width, half_height, top) = (about(0.30, 0.03), about(0.58, 0.05), about(-0.12, 0.04));
@@ -64,14 +65,14 @@ impl Anatomy {
         }
     }
 
-    /// From the image's unit square to the patient's.
-    pub(super) fn place(&self, x: f32, y: f32) -> (f32, f32) {
+    /// Maps image coordinates to patient coordinates.
+    pub(super) fn to_patient(&self, x: f32, y: f32) -> (f32, f32) {
         let (x, y) = ((x - self.shift.0) * self.zoom, (y - self.shift.1) * self.zoom);
         let (sin, cos) = self.tilt.sin_cos();
         (x * cos - y * sin, x * sin + y * cos)
     }
 
-    /// How much of the place is lung, 0 to 1: within a lung field, not behind heart or diaphragm.
+    /// Lung fraction of a point, 0 to 1: inside a lung field and not behind heart or diaphragm.
     pub(super) fn lung(&self, x: f32, y: f32) -> f32 {
         let field = self.lungs.iter().map(|lung| inside(lung.radius(x, y), 0.08)).fold(0.0, f32::max);
         let above_diaphragm = self.lungs.iter().map(|lung| {
@@ -82,7 +83,7 @@ impl Anatomy {
         field * above_diaphragm.fold(0.0, f32::max) * beside_heart
     }
 
-    /// Density of the healthy chest.
+    /// Density of the healthy chest at a point.
     pub(super) fn density(&self, x: f32, y: f32) -> f32 {
         let body = falling(((x / 0.92).powi(4) + ((y - 0.35) / 1.45).powi(4) - 1.0) / 0.12);
         let spine = 0.14 * (-(x / 0.10).powi(2)).exp();
@@ -92,13 +93,13 @@ impl Anatomy {
         body * (tissue + self.ribs(x, y) + self.hilum(x, y) * lung + clavicles(x, y))
     }
 
-    /// To the film: 8 bits, with exposure and grain.
-    pub(super) fn expose(&self, density: f32, grain: f32) -> u8 {
-        let value = (density - 0.4) * self.contrast + 0.4 + self.brightness + self.noise * grain;
+    /// Converts density to an 8-bit grey level, with exposure and noise.
+    pub(super) fn expose(&self, density: f32, noise: f32) -> u8 {
+        let value = (density - 0.4) * self.contrast + 0.4 + self.brightness + self.noise * noise;
         (value.clamp(0.0, 1.0) * 255.0).round() as u8
     }
 
-    /// Arcs that fall towards the sides, over the lung fields.
+    /// Ribs: arcs over the lung fields that slope down laterally.
     fn ribs(&self, x: f32, y: f32) -> f32 {
         let cage = inside((x / 0.80).hypot((y + 0.10) / 0.78), 0.08);
         let phase = (y - 0.55 * x.abs() + 0.35 * x * x + self.rib_phase) / self.rib_spacing;
@@ -106,7 +107,7 @@ impl Anatomy {
         self.rib_density * cage * arc * (x.abs() / 0.25).min(1.0)
     }
 
-    /// The vessels at the root of each lung, which a network must not take for a finding.
+    /// Hilar vessels at the root of each lung, which a network must not mistake for a finding.
     fn hilum(&self, x: f32, y: f32) -> f32 {
         let root = |lung: &Ellipse| {
             let centre = lung.x * 0.55;
@@ -121,12 +122,12 @@ fn clavicles(x: f32, y: f32) -> f32 {
     0.12 * (-((y - line) / 0.03).powi(2)).exp() * falling((x.abs() - 0.65) / 0.03)
 }
 
-/// 1 within radius 1, 0 outside, over an edge of `softness`.
+/// Soft step: 1 inside radius 1, 0 outside, with an edge of width `softness`.
 fn inside(radius: f32, softness: f32) -> f32 {
     falling((radius - 1.0) / softness)
 }
 
-/// 1 for very negative values, 0 for very positive ones.
+/// Falling sigmoid: 1 for very negative and 0 for very positive values.
 fn falling(value: f32) -> f32 {
     0.5 - 0.5 * value.tanh()
 }

@@ -1,19 +1,19 @@
-//! What disease adds to a phantom's lungs.
+//! Pathological findings of a phantom.
 
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
 use super::{Appearance, anatomy::Anatomy, anatomy::Ellipse};
 
-/// A soft, mottled opacity.
+/// Soft, mottled opacity.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Opacity {
-    place: Ellipse,
+    outline: Ellipse,
     density: f32,
     mottle: f32,
 }
 
-/// The opacities of a class, placed in the lungs of `anatomy`.
+/// Random opacities of an appearance in the lungs of `anatomy`.
 pub(super) fn opacities(appearance: Appearance, anatomy: &Anatomy, random: &mut ChaCha8Rng) -> Vec<Opacity> {
     match appearance {
         Appearance::Normal => Vec::new(),
@@ -25,20 +25,20 @@ pub(super) fn opacities(appearance: Appearance, anatomy: &Anatomy, random: &mut 
     }
 }
 
-/// Density that the opacities add at a place of the patient's unit square; none dims another.
+/// Density that the opacities add at a point in patient coordinates: the maximum of their densities.
 pub(super) fn density(opacities: &[Opacity], x: f32, y: f32) -> f32 {
     let one = |opacity: &Opacity| {
         let mottle = 1.0 + 0.25 * ((x * 31.0 + opacity.mottle).sin() * (y * 27.0 - opacity.mottle).cos());
-        opacity.density * mottle * (-opacity.place.radius(x, y).powi(4)).exp()
+        opacity.density * mottle * (-opacity.outline.radius(x, y).powi(4)).exp()
     };
     opacities.iter().map(one).fold(0.0, f32::max)
 }
 
-/// One lobe: in the upper or lower half of a lung, near its middle line.
+/// A lobar opacity in the upper or lower half of a lung, near its midline.
 fn lobar(lung: &Ellipse, random: &mut ChaCha8Rng) -> Opacity {
     let half = if random.random_bool(0.5) { -0.38 } else { 0.28 };
     Opacity {
-        place: Ellipse {
+        outline: Ellipse {
             x: lung.x + random.random_range(-0.06..0.06),
             y: lung.y + lung.half_height * (half + random.random_range(-0.10..0.10)),
             half_width: random.random_range(0.17..0.24),
@@ -49,15 +49,15 @@ fn lobar(lung: &Ellipse, random: &mut ChaCha8Rng) -> Opacity {
     }
 }
 
-/// Two to four patches along the outer edge of a lung, more of them low.
+/// Two to four patches along the lateral edge of a lung, more often in the lower half.
 fn patches(lung: &Ellipse, random: &mut ChaCha8Rng) -> Vec<Opacity> {
     let outer = lung.x.signum();
     let count = random.random_range(2..=4);
     let patch = |_| {
-        // Angle from the horizontal: 0 is the outermost point, positive is down.
+        // Angle from the horizontal: 0 is the most lateral point, positive is down.
         let (angle, out) = (random.random_range(-0.9..0.8_f32), random.random_range(0.60..0.80_f32));
         Opacity {
-            place: Ellipse {
+            outline: Ellipse {
                 x: lung.x + outer * lung.half_width * out * angle.cos(),
                 y: lung.y + lung.half_height * out * angle.sin(),
                 half_width: random.random_range(0.06..0.11),

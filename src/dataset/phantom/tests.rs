@@ -1,4 +1,4 @@
-//! Phantoms are drawn alike for a seed, and a class changes the lungs that it should.
+//! Phantoms are deterministic, and their class determines the finding.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,28 +6,28 @@ use super::*;
 
 const SIDE: u32 = 128;
 
-/// Pixels by which a finding changed the healthy chest, left and right of the middle of the image.
+/// Number of pixels that a finding changes in the left and the right half of the image.
 fn changed(appearance: Appearance, seed: u64) -> [usize; 2] {
-    let (healthy, ill) = (draw(Appearance::Normal, seed, SIDE), draw(appearance, seed, SIDE));
+    let (healthy, diseased) = (generate(Appearance::Normal, seed, SIDE), generate(appearance, seed, SIDE));
     let mut halves = [0; 2];
-    for (at, (a, b)) in healthy.pixels.iter().zip(&ill.pixels).enumerate() {
-        assert!(b >= a, "an opacity never darkens the film");
+    for (at, (a, b)) in healthy.pixels.iter().zip(&diseased.pixels).enumerate() {
+        assert!(b >= a, "an opacity never darkens the image");
         halves[usize::from(at as u32 % SIDE >= SIDE / 2)] += usize::from(b - a > 10);
     }
     halves
 }
 
 #[test]
-fn the_same_seed_draws_the_same_and_another_seed_another() {
+fn phantoms_are_determined_by_the_seed() {
     for appearance in Appearance::ALL {
-        assert_eq!(draw(appearance, 5, SIDE), draw(appearance, 5, SIDE));
-        assert_ne!(draw(appearance, 5, SIDE), draw(appearance, 6, SIDE));
+        assert_eq!(generate(appearance, 5, SIDE), generate(appearance, 5, SIDE));
+        assert_ne!(generate(appearance, 5, SIDE), generate(appearance, 6, SIDE));
     }
-    assert_eq!(draw(Appearance::Normal, 5, 96).pixels.len(), 96 * 96);
+    assert_eq!(generate(Appearance::Normal, 5, 96).pixels.len(), 96 * 96);
 }
 
 #[test]
-fn pneumonia_is_in_one_lung_and_covid_in_both() {
+fn pneumonia_affects_one_lung_and_covid_both() {
     for seed in 0..40 {
         let [left, right] = changed(Appearance::Pneumonia, seed);
         assert!(left.max(right) > 250, "seed {seed}: {left} {right}");
@@ -38,10 +38,10 @@ fn pneumonia_is_in_one_lung_and_covid_in_both() {
 }
 
 #[test]
-fn the_lungs_are_darker_than_what_surrounds_them() {
+fn lungs_are_darker_than_the_mediastinum() {
     let mean = |pixels: &[u8]| pixels.iter().map(|pixel| f64::from(*pixel)).sum::<f64>() / pixels.len() as f64;
     for seed in 0..20 {
-        let image = draw(Appearance::Normal, seed, SIDE);
+        let image = generate(Appearance::Normal, seed, SIDE);
         let row = &image.pixels[(SIDE * 2 / 5 * SIDE) as usize..][..SIDE as usize];
         let (lung, middle) = (mean(&row[30..45]), mean(&row[60..70]));
         assert!(middle - lung > 40.0, "seed {seed}: lung {lung}, mediastinum {middle}");
@@ -49,19 +49,19 @@ fn the_lungs_are_darker_than_what_surrounds_them() {
 }
 
 #[test]
-fn mean_brightness_alone_does_not_tell_the_class() {
+fn mean_brightness_does_not_separate_the_classes() {
     let mean = |appearance, seed| {
-        let pixels = draw(appearance, seed, 64).pixels;
+        let pixels = generate(appearance, seed, 64).pixels;
         pixels.iter().map(|pixel| f64::from(*pixel)).sum::<f64>() / pixels.len() as f64
     };
     let means = |appearance| (0..60).map(|seed| mean(appearance, seed)).collect::<Vec<_>>();
-    let (normal, ill) = (means(Appearance::Normal), means(Appearance::Covid19));
-    let darkest_ill = ill.iter().copied().fold(f64::MAX, f64::min);
-    assert!(normal.iter().filter(|mean| **mean > darkest_ill).count() > 40);
+    let (normal, covid) = (means(Appearance::Normal), means(Appearance::Covid19));
+    let darkest_covid = covid.iter().copied().fold(f64::MAX, f64::min);
+    assert!(normal.iter().filter(|mean| **mean > darkest_covid).count() > 40);
 }
 
 #[test]
-fn a_series_holds_each_class_alike_and_says_that_it_is_synthetic() {
+fn a_series_is_balanced_and_marked_as_synthetic() {
     let phantoms: Vec<_> = series(1, 60, 32).collect();
     let mut images: BTreeMap<&str, u32> = BTreeMap::new();
     let mut patients: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
@@ -75,16 +75,4 @@ fn a_series_holds_each_class_alike_and_says_that_it_is_synthetic() {
     let distinct: BTreeSet<_> = phantoms.iter().map(|phantom| &phantom.image.pixels).collect();
     assert_eq!(distinct.len(), 60);
     assert_eq!(series(1, 60, 32).collect::<Vec<_>>(), phantoms);
-}
-
-#[test]
-fn write_preview() {
-    let Some(out) = std::env::var_os("PHANTOM_PREVIEW") else { return };
-    for (at, p) in series(1, 600, 128).enumerate() {
-        std::fs::write(
-            std::path::Path::new(&out).join(format!("{at:04}-{}.png", p.label)),
-            crate::imaging::encode_png(&p.image),
-        )
-        .unwrap();
-    }
 }

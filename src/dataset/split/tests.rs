@@ -1,4 +1,4 @@
-//! Splits of drawn patients.
+//! Splits of generated patients.
 
 use std::collections::BTreeSet;
 
@@ -8,7 +8,7 @@ use crate::domain::{DatasetId, Sha256 as Hash};
 
 use super::*;
 
-/// One image; `number` makes its content.
+/// An image whose content is determined by `number`.
 fn image(number: u32, label: &str, patient: Option<&str>) -> Radiograph {
     Radiograph {
         id: RadiographId::new(),
@@ -31,7 +31,7 @@ fn image(number: u32, label: &str, patient: Option<&str>) -> Radiograph {
     }
 }
 
-/// Three classes of unequal size; patients with one to nine images, a fifth of the images without patient.
+/// Three classes of unequal size, patients with one to nine images, and a fifth of the images without patient id.
 fn hospital() -> Vec<Radiograph> {
     let mut images = Vec::new();
     for (class, patients) in [("normal", 150), ("pneumonia", 60), ("COVID-19", 25)] {
@@ -43,7 +43,7 @@ fn hospital() -> Vec<Radiograph> {
             }
         }
     }
-    // One patient who fell ill: images of two classes.
+    // A patient with images of two classes.
     images.push(image(90_001, "normal", Some("both")));
     images.push(image(90_002, "COVID-19", Some("both")));
     images
@@ -60,7 +60,7 @@ fn count(images: &[Radiograph], splits: &BTreeMap<Hash, Split>, label: &str, spl
 }
 
 #[test]
-fn every_image_has_one_split_and_no_patient_has_two() {
+fn every_image_has_a_split_and_no_patient_is_in_two() {
     let images = hospital();
     for seed in 0..20 {
         let splits = assign(&images, 0.15, 0.1, seed);
@@ -77,7 +77,7 @@ fn every_image_has_one_split_and_no_patient_has_two() {
 }
 
 #[test]
-fn each_class_gets_its_share_to_within_one_image() {
+fn each_class_gets_its_fraction_to_within_one_image() {
     let images = hospital();
     for seed in 0..20 {
         let splits = by_content(&images, &assign(&images, 0.15, 0.1, seed));
@@ -93,7 +93,7 @@ fn each_class_gets_its_share_to_within_one_image() {
 }
 
 #[test]
-fn the_seed_alone_decides_not_the_order_nor_the_ids() {
+fn splits_depend_on_the_seed_and_not_on_order_or_ids() {
     let images = hospital();
     let first = by_content(&images, &assign(&images, 0.2, 0.1, 7));
     let mut shuffled = hospital();
@@ -104,19 +104,19 @@ fn the_seed_alone_decides_not_the_order_nor_the_ids() {
 }
 
 #[test]
-fn patients_with_many_images_are_drawn_too() {
+fn patients_with_many_images_are_selected_too() {
     let images: Vec<_> = (0..400)
         .map(|number| image(number, "normal", Some(&format!("p{}", if number < 200 { number / 10 } else { number }))))
         .collect();
-    let drawn = (0..20).filter(|seed| {
+    let selected = (0..20).filter(|seed| {
         let splits = by_content(&images, &assign(&images, 0.2, 0.0, *seed));
         images[..200].iter().any(|image| splits[&image.sha256] == Split::Test)
     });
-    assert!(drawn.count() > 15);
+    assert!(selected.count() > 15);
 }
 
 #[test]
-fn a_small_class_is_in_every_split_that_is_asked_for() {
+fn a_small_class_is_in_every_split() {
     let images: Vec<_> = (0..30).map(|n| image(n, if n < 3 { "rare" } else { "normal" }, None)).collect();
     let splits = by_content(&images, &assign(&images, 0.1, 0.1, 1));
     for split in Split::ALL {
@@ -125,26 +125,26 @@ fn a_small_class_is_in_every_split_that_is_asked_for() {
 }
 
 #[test]
-fn whole_patients_come_as_close_as_they_can() {
-    // Ten patients of ten images: a quarter of 100 cannot be met better than by 20 or 30.
+fn targets_are_met_as_closely_as_whole_patients_allow() {
+    // Ten patients with ten images each: the closest to a quarter of 100 is 20 or 30.
     let images: Vec<_> = (0..100).map(|n| image(n, "normal", Some(&format!("p{}", n / 10)))).collect();
     let splits = by_content(&images, &assign(&images, 0.25, 0.0, 3));
     assert!([20, 30].contains(&count(&images, &splits, "normal", Split::Test)));
-    // One patient who is the whole class stays where most is wanted.
+    // A patient with all images of a class stays in the largest split.
     let alone: Vec<_> = (0..10).map(|n| image(n, "normal", Some("p"))).collect();
     assert!(assign(&alone, 0.1, 0.0, 3).iter().all(|(_, split)| *split == Split::Train));
 }
 
 #[test]
-fn nothing_is_drawn_for_a_fraction_of_zero_or_from_nothing() {
+fn a_fraction_of_zero_selects_nothing() {
     assert!(assign(&hospital(), 0.0, 0.0, 1).iter().all(|(_, split)| *split == Split::Train));
     assert_eq!(assign(&[], 0.1, 0.1, 1), []);
 }
 
 #[test]
-fn validation_is_carved_from_train_by_patient() {
+fn validation_is_split_off_by_patient() {
     let images = hospital();
-    let (train, validation) = carve_validation(&images, 0.1, 5);
+    let (train, validation) = split_off_validation(&images, 0.1, 5);
     assert_eq!(train.len() + validation.len(), images.len());
     let patients = |of: &[Radiograph]| of.iter().filter_map(|image| image.patient_id.clone()).collect::<BTreeSet<_>>();
     assert!(patients(&train).is_disjoint(&patients(&validation)));
@@ -154,7 +154,7 @@ fn validation_is_carved_from_train_by_patient() {
     }
     let mut reversed = images.clone();
     reversed.reverse();
-    let (mut reversed_train, _) = carve_validation(&reversed, 0.1, 5);
+    let (mut reversed_train, _) = split_off_validation(&reversed, 0.1, 5);
     reversed_train.reverse();
     assert_eq!(reversed_train, train);
 }

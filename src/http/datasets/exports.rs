@@ -128,7 +128,7 @@ impl FromStr for Export {
         let labels = || split(name.strip_prefix("y_")?.strip_suffix(".npy")?).map(Self::Labels);
         let images = || {
             let (of, side) = name.strip_prefix("x_")?.strip_suffix(".npy")?.rsplit_once('_')?;
-            let side = side.parse().ok().filter(|side| dataset::SIDES.contains(side))?;
+            let side = side.parse().ok().filter(|side| dataset::ARRAY_SIDES.contains(side))?;
             Some(Self::Images(split(of)?, side))
         };
         label_file().or_else(labels).or_else(images).ok_or(ApiError::NotFound("export"))

@@ -43,7 +43,7 @@ fn read(body: JsonObject) -> Result<NewGeneration, ApiError> {
         radiography: fields.optional("radiography"),
         rsna: fields.optional("rsna"),
         rules: fields.optional::<JsonObject>("rules").and_then(|sections| {
-            let rules = Rules::over(sections);
+            let rules = Rules::with(sections);
             let detail = rules.as_ref().err().map(ToString::to_string).unwrap_or_default();
             fields.check(rules.is_ok(), "rules", &detail);
             rules.ok()

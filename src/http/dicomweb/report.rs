@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::imaging::Reference;
+use crate::imaging::SopInstance;
 
 const RETRIEVE_URL: &str = "00081190";
 const REFERENCED_SOP_CLASS: &str = "00081150";
@@ -54,14 +54,14 @@ pub(super) struct Report {
 }
 
 impl Report {
-    pub(super) fn stored(&mut self, reference: &Reference) {
+    pub(super) fn stored(&mut self, reference: &SopInstance) {
         let mut item = named(reference);
         item[RETRIEVE_URL] = json!({ "vr": "UR" });
         item[WARNING_REASON] = short(ELEMENTS_DISCARDED);
         self.stored.push(item);
     }
 
-    pub(super) fn failed(&mut self, reference: Option<&Reference>, reason: Reason) {
+    pub(super) fn failed(&mut self, reference: Option<&SopInstance>, reason: Reason) {
         let (mut item, list) = match reference {
             Some(reference) => (named(reference), &mut self.failed),
             None => (json!({}), &mut self.others),
@@ -96,7 +96,7 @@ impl Report {
     }
 }
 
-fn named(reference: &Reference) -> Value {
+fn named(reference: &SopInstance) -> Value {
     let uid = |uid: &str| json!({ "vr": "UI", "Value": [uid] });
     json!({ REFERENCED_SOP_CLASS: uid(&reference.class), REFERENCED_SOP_INSTANCE: uid(&reference.instance) })
 }
@@ -111,7 +111,7 @@ mod tests {
 
     #[test]
     fn the_module_has_the_sequences_that_are_not_empty() {
-        let reference = Reference { class: "1.2".into(), instance: "3.4".into(), study: None };
+        let reference = SopInstance { class: "1.2".into(), instance: "3.4".into(), study: None };
         let mut report = Report::default();
         assert!(report.is_empty());
         assert_eq!(report.to_json(), json!({ "00081190": { "vr": "UR" } }));

@@ -8,7 +8,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::{
-    dataset::{self, AddError, Added, NewRadiograph},
+    dataset::{self, AddError, AddOutcome, NewRadiograph},
     domain::Split,
     http::{ApiError, AppState, Problem},
     service::{self, FieldError},
@@ -93,8 +93,8 @@ impl Upload {
         for (file_name, bytes) in files {
             let outcome = self.add(state, dataset, file_name.clone(), bytes).await;
             results.push(match outcome {
-                Ok(Added::Created(radiograph)) => stored(file_name, UploadStatus::Created, radiograph),
-                Ok(Added::Duplicate(radiograph)) => stored(file_name, UploadStatus::Duplicate, radiograph),
+                Ok(AddOutcome::Created(radiograph)) => stored(file_name, UploadStatus::Created, radiograph),
+                Ok(AddOutcome::Duplicate(radiograph)) => stored(file_name, UploadStatus::Duplicate, radiograph),
                 Err(error @ ApiError::Internal(_)) => return Err(error),
                 Err(error) if alone => return Err(error),
                 Err(error) => {
@@ -112,7 +112,7 @@ impl Upload {
         dataset: &Dataset,
         file_name: String,
         bytes: Bytes,
-    ) -> Result<Added, ApiError> {
+    ) -> Result<AddOutcome, ApiError> {
         let new = NewRadiograph {
             bytes: bytes.into(),
             file_name,

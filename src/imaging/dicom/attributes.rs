@@ -1,20 +1,21 @@
-//! What may be kept of a header, and what must not be.
+//! Attributes of a header that may be stored, and identifiers that must not be.
 
 use dicom_dictionary_std::tags;
 
 use super::header::{Header, IDENTIFYING};
 use crate::domain::DicomAttributes;
 
-/// Older people are few enough to be found by their age.
-const OLDEST: f64 = 90.0;
+/// Ages above are reported as this age (HIPAA Safe Harbor), because few people are older.
+const MAX_AGE: f64 = 90.0;
 
-/// Shorter pieces of a name or number would be found in anything.
-const SHORTEST: usize = 3;
+/// Minimum length of an identifier part. Shorter parts would match any text.
+const MIN_PART_LENGTH: usize = 3;
 
-/// Views that are kept; whatever else is in the element might be anything.
+/// View positions that are stored. Other values of the element may be arbitrary text.
 const VIEWS: &[&str] = &["AP", "PA", "LL", "RL", "LLD", "RLD", "LLO", "RLO", "LAT", "LATERAL"];
 
-pub(super) fn kept(header: &Header) -> DicomAttributes {
+/// The attributes that may be stored.
+pub(super) fn stored(header: &Header) -> DicomAttributes {
     let identifiers = identifiers(header);
     let model = header.text(tags::MANUFACTURER_MODEL_NAME);
     DicomAttributes {
@@ -23,11 +24,11 @@ pub(super) fn kept(header: &Header) -> DicomAttributes {
         sex: header.code(tags::PATIENT_SEX).filter(|sex| matches!(sex.as_str(), "M" | "F" | "O")),
         photometric_interpretation: header.photometric(),
         pixel_spacing_mm: spacing(header),
-        manufacturer_model: model.filter(|model| model.len() <= 64 && !names_someone(model, &identifiers)),
+        manufacturer_model: model.filter(|model| model.len() <= 64 && !contains_identifier(model, &identifiers)),
     }
 }
 
-/// The texts of all identifying elements, whole and in their parts.
+/// The values of all identifying elements, whole and split into components.
 pub(super) fn identifiers(header: &Header) -> Vec<String> {
     let texts = IDENTIFYING.iter().filter_map(|tag| header.whole_text(*tag));
     let parts = texts.flat_map(|text| {
@@ -35,19 +36,19 @@ pub(super) fn identifiers(header: &Header) -> Vec<String> {
         let parts = text.split(['\\', '^', '=', ' ', '\0']).map(str::to_owned).collect::<Vec<_>>();
         [whole].into_iter().chain(parts)
     });
-    let mut identifiers: Vec<String> = parts.filter(|part| part.chars().count() >= SHORTEST).collect();
+    let mut identifiers: Vec<String> = parts.filter(|part| part.chars().count() >= MIN_PART_LENGTH).collect();
     identifiers.sort();
     identifiers.dedup();
     identifiers
 }
 
-/// Whether a text has an identifier in it, in capitals or not.
-pub(in crate::imaging) fn names_someone(text: &str, identifiers: &[String]) -> bool {
+/// True if `text` contains an identifier, ignoring case.
+pub(in crate::imaging) fn contains_identifier(text: &str, identifiers: &[String]) -> bool {
     let text = text.to_lowercase();
     identifiers.iter().any(|identifier| text.contains(&identifier.to_lowercase()))
 }
 
-/// Whole years of an age such as `062Y`, `018M`, `003W`, `005D`, or `62` as some write it.
+/// Whole years of an age string such as `062Y`, `018M`, `003W`, `005D`, or the non-standard `62`.
 fn years(age: &str) -> Option<u8> {
     let digits = age.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
     let number: f64 = digits.trim().parse().ok().filter(|number| (0.0..1000.0).contains(number))?;
@@ -58,12 +59,12 @@ fn years(age: &str) -> Option<u8> {
         "D" => number / 365.25,
         _ => return None,
     };
-    Some(years.min(OLDEST).floor() as u8)
+    Some(years.min(MAX_AGE).floor() as u8)
 }
 
-/// Of the patient's plane or else of the detector's; nonsense such as 0 is left out.
+/// Pixel Spacing, else Imager Pixel Spacing, in mm; implausible values such as 0 are ignored.
 fn spacing(header: &Header) -> Option<[f64; 2]> {
-    let of = |tag| <[f64; 2]>::try_from(header.numbers(tag)).ok();
-    let sane = |[rows, columns]: &[f64; 2]| (0.01..10.0).contains(rows) && (0.01..10.0).contains(columns);
-    [tags::PIXEL_SPACING, tags::IMAGER_PIXEL_SPACING].into_iter().filter_map(of).find(sane)
+    let spacing = |tag| <[f64; 2]>::try_from(header.numbers(tag)).ok();
+    let plausible = |[rows, columns]: &[f64; 2]| (0.01..10.0).contains(rows) && (0.01..10.0).contains(columns);
+    [tags::PIXEL_SPACING, tags::IMAGER_PIXEL_SPACING].into_iter().filter_map(spacing).find(plausible)
 }

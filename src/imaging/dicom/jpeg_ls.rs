@@ -1,4 +1,4 @@
-//! JPEG-LS of one component, lossless and near-lossless (ITU-T T.87). Names as in the standard, spelled out.
+//! JPEG-LS decoder for one component, lossless and near-lossless (ITU-T T.87).
 
 mod bits;
 mod context;
@@ -7,72 +7,74 @@ mod scan;
 use super::undecodable;
 use crate::imaging::ImageError;
 
-/// What the headers say of the one scan.
+/// Parameters parameters of the scan.
 #[derive(Clone, Copy, Debug)]
-struct Coding {
+struct Parameters {
     width: usize,
     height: usize,
-    /// Largest sample.
+    /// MAXVAL: maximum sample value.
     max: i32,
-    /// Allowed difference from the original.
+    /// NEAR: maximum difference from the original; 0 is lossless.
     near: i32,
-    /// Thresholds of the gradients.
+    /// T1, T2, T3: quantisation thresholds of the gradients.
     thresholds: [i32; 3],
-    /// Count at which a context halves its sums.
+    /// RESET: count at which a context halves its statistics.
     reset: i32,
 }
 
-/// The samples, row by row. `width` and `height` are what the caller has checked and taken memory for.
+/// Decodes the samples in row-major order. `width` and `height` are the size that the caller checked against the limits.
 pub(super) fn decode(bytes: &[u8], width: usize, height: usize) -> Result<Vec<u16>, ImageError> {
-    let (coding, scan) = headers(bytes)?;
-    if (coding.width, coding.height) != (width, height) {
-        let Coding { width: columns, height: rows, .. } = coding;
-        return Err(undecodable(format!("the JPEG-LS has {columns} x {rows} pixels, its DICOM {width} x {height}")));
+    let (parameters, scan) = headers(bytes)?;
+    if (parameters.width, parameters.height) != (width, height) {
+        let Parameters { width: columns, height: rows, .. } = parameters;
+        return Err(undecodable(format!(
+            "the embedded JPEG-LS has {columns} x {rows} pixels, but the DICOM header announces {width} x {height}"
+        )));
     }
-    scan::decode(&coding, scan)
+    scan::decode(&parameters, scan)
 }
 
-/// Walks the marker segments to the scan's data.
-fn headers(bytes: &[u8]) -> Result<(Coding, &[u8]), ImageError> {
-    let cut_off = || undecodable("the JPEG-LS header is cut off");
+/// Parses the marker segments up to the data of the scan.
+fn headers(bytes: &[u8]) -> Result<(Parameters, &[u8]), ImageError> {
+    let truncated = || undecodable("the JPEG-LS header is truncated");
     let mut rest = bytes.strip_prefix(&[0xff, 0xd8]).ok_or_else(|| undecodable("not a JPEG-LS stream"))?;
     let (mut frame, mut preset) = (None, [0; 5]);
     loop {
-        let &[0xff, marker, high, low, ..] = rest else { return Err(cut_off()) };
+        let &[0xff, marker, high, low, ..] = rest else { return Err(truncated()) };
         let length = usize::from(u16::from_be_bytes([high, low]));
-        let segment = rest[2..].get(2..length).ok_or_else(cut_off)?;
+        let segment = rest[2..].get(2..length).ok_or_else(truncated)?;
         rest = &rest[2 + length..];
         match (marker, segment) {
             (0xf7, &[bits @ 2..=16, y1, y0, x1, x0, 1, ..]) => {
                 let size = |high, low| usize::from(u16::from_be_bytes([high, low]));
                 frame = Some((i32::from(bits), size(x1, x0), size(y1, y0)));
             }
-            (0xf7, _) => return Err(undecodable("JPEG-LS of several components is not read")),
+            (0xf7, _) => return Err(undecodable("JPEG-LS with several components is not supported")),
             (0xf8, &[1, ref words @ ..]) if words.len() >= 10 => {
-                for (place, pair) in preset.iter_mut().zip(words.as_chunks::<2>().0) {
-                    *place = i32::from(u16::from_be_bytes(*pair));
+                for (target, pair) in preset.iter_mut().zip(words.as_chunks::<2>().0) {
+                    *target = i32::from(u16::from_be_bytes(*pair));
                 }
             }
-            (0xf8, _) => return Err(undecodable("a JPEG-LS extension that is not read")),
-            (0xdd, _) => return Err(undecodable("JPEG-LS with restart markers is not read")),
+            (0xf8, _) => return Err(undecodable("this JPEG-LS extension is not supported")),
+            (0xdd, _) => return Err(undecodable("JPEG-LS with restart markers is not supported")),
             (0xda, &[1, _, 0, near, _, 0]) => {
-                let (bits, width, height) = frame.ok_or_else(cut_off)?;
-                return Ok((Coding::new(bits, width, height, near.into(), preset)?, rest));
+                let (bits, width, height) = frame.ok_or_else(truncated)?;
+                return Ok((Parameters::new(bits, width, height, near.into(), preset)?, rest));
             }
-            (0xda, _) => return Err(undecodable("a JPEG-LS scan of a kind that is not read")),
+            (0xda, _) => return Err(undecodable("this kind of JPEG-LS scan is not supported")),
             _ => {}
         }
     }
 }
 
-impl Coding {
-    /// Presets that are 0 stand for the defaults of annex C.2.4.1.1.
+impl Parameters {
+    /// Parameters that are 0 in the preset take the defaults of C.2.4.1.1.
     fn new(bits: i32, width: usize, height: usize, near: i32, preset: [i32; 5]) -> Result<Self, ImageError> {
         let [max, t1, t2, t3, reset] = preset;
-        let largest = (1 << bits) - 1;
-        let max = if max == 0 { largest } else { max };
-        if max > largest || near > 255.min(max / 2) {
-            return Err(undecodable("JPEG-LS parameters that contradict each other"));
+        let max_by_bits = (1 << bits) - 1;
+        let max = if max == 0 { max_by_bits } else { max };
+        if max > max_by_bits || near > 255.min(max / 2) {
+            return Err(undecodable("the JPEG-LS parameters contradict each other"));
         }
         let default = default_thresholds(max, near);
         let pick = |given: i32, default: i32| if given == 0 { default } else { given };
@@ -80,12 +82,13 @@ impl Coding {
         Ok(Self { width, height, max, near, thresholds, reset: pick(reset, 64).max(3) })
     }
 
-    /// Number of values that an error can take.
+    /// RANGE: number of values that a prediction error can take (A.2.1).
     fn range(&self) -> i32 {
         (self.max + 2 * self.near) / (2 * self.near + 1) + 1
     }
 }
 
+/// The default thresholds T1, T2, T3 (C.2.4.1.1.1).
 fn default_thresholds(max: i32, near: i32) -> [i32; 3] {
     let clamp = |value: i32, low: i32| if value > max || value < low { low } else { value };
     let [first, second, third] = if max >= 128 {

@@ -1,9 +1,9 @@
-//! Whether a header is that of a chest radiograph.
+//! Checks that a DICOM object is a radiograph, and quality flags from its header.
 
 use dicom_dictionary_std::{tags, uids};
 
 use super::{
-    header::{Header, Reference},
+    header::{Header, SopInstance},
     undecodable,
 };
 use crate::{
@@ -11,7 +11,7 @@ use crate::{
     imaging::ImageError,
 };
 
-/// Radiographs, and secondary captures, which may be of one.
+/// SOP classes of radiographs, and of secondary captures, which may contain one.
 const SOP_CLASSES: &[&str] = &[
     uids::COMPUTED_RADIOGRAPHY_IMAGE_STORAGE,
     uids::DIGITAL_X_RAY_IMAGE_STORAGE_FOR_PRESENTATION,
@@ -22,42 +22,42 @@ const SOP_CLASSES: &[&str] = &[
     uids::MULTI_FRAME_TRUE_COLOR_SECONDARY_CAPTURE_IMAGE_STORAGE,
 ];
 
-/// Words in Body Part Examined that a chest radiograph may have.
-const CHEST: &[&str] = &["CHEST", "THORAX", "LUNG", "RIB", "HEART", "TORSO"];
+/// Words that occur in Body Part Examined of chest radiographs.
+const CHEST_TERMS: &[&str] = &["CHEST", "THORAX", "LUNG", "RIB", "HEART", "TORSO"];
 
-/// Another modality than radiography is refused, and so is an object of another kind, such as a CT slice.
-pub(super) fn refuse_others(header: &Header) -> Result<(), ImageError> {
+/// Rejects objects of other modalities and SOP classes, such as CT slices.
+pub(super) fn check_radiograph(header: &Header) -> Result<(), ImageError> {
     if let Some(modality) = header.code(tags::MODALITY)
         && !matches!(modality.as_str(), "CR" | "DX" | "RG" | "OT")
     {
-        return Err(undecodable(format!("the modality is {modality:?}: radiographs are CR, DX or RG")));
+        return Err(undecodable(format!("the modality must be CR, DX, RG or OT (got {modality:?})")));
     }
     match header.text(tags::SOP_CLASS_UID) {
         Some(class) if !SOP_CLASSES.contains(&class.as_str()) => {
-            Err(undecodable(format!("the DICOM object is of the class {class}, which is no radiograph")))
+            Err(undecodable(format!("the SOP class {class} is not a radiograph")))
         }
         _ => Ok(()),
     }
 }
 
-impl Reference {
-    /// Whether objects of its class may be radiographs.
+impl SopInstance {
+    /// True if objects of this SOP class may be radiographs.
     pub fn is_radiograph(&self) -> bool {
         SOP_CLASSES.contains(&self.class.as_str())
     }
 }
 
-/// What in the header deserves a look.
+/// The quality flags of the header.
 pub(super) fn flags(header: &Header) -> Vec<QualityFlag> {
     let modality = header.code(tags::MODALITY);
     let part = header.code(tags::BODY_PART_EXAMINED);
-    let burned_in = header.code(tags::BURNED_IN_ANNOTATION).is_some_and(|answer| answer == "YES");
+    let burned_in = header.code(tags::BURNED_IN_ANNOTATION).is_some_and(|value| value == "YES");
     let lateral = header.text(tags::VIEW_POSITION).is_some_and(|view| is_lateral(&view));
     [
         (burned_in, QualityFlag::BurnedInAnnotation),
         (lateral, QualityFlag::LateralView),
         (modality.is_none_or(|modality| modality == "OT"), QualityFlag::ModalityUnclear),
-        (part.is_some_and(|part| !CHEST.iter().any(|word| part.contains(word))), QualityFlag::OtherBodyPart),
+        (part.is_some_and(|part| !CHEST_TERMS.iter().any(|word| part.contains(word))), QualityFlag::OtherBodyPart),
     ]
     .into_iter()
     .filter_map(|(holds, flag)| holds.then_some(flag))

@@ -1,4 +1,4 @@
-//! Where the data set of a file begins, and how it is written (PS3.10, section 7; PS3.5, section 10 and annex A).
+//! File meta information and transfer syntax (PS3.10, section 7; PS3.5, section 10 and annex A).
 
 use std::{borrow::Cow, io::Read};
 
@@ -11,26 +11,27 @@ use crate::imaging::{ImageError, Limits};
 const PREAMBLE: usize = 128;
 const MAGIC: &[u8] = b"DICM";
 
-/// Room that a deflated data set may take beside its pixels, in bytes.
-const HEADER_ROOM: u64 = 4 << 20;
+/// Maximum size of the inflated elements other than pixel data, in bytes.
+const MAX_HEADER_BYTES: u64 = 4 << 20;
 
-/// How elements and pixels are written.
+/// Transfer syntax: encoding of elements and pixel data.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Syntax {
+pub(super) struct TransferSyntax {
     /// Transfer Syntax UID.
     pub(super) uid: String,
+    /// Implicit VR.
     pub(super) implicit: bool,
     pub(super) big_endian: bool,
 }
 
-impl Syntax {
+impl TransferSyntax {
     fn new(uid: &str) -> Self {
         let implicit = uid == uids::IMPLICIT_VR_LITTLE_ENDIAN;
         Self { implicit, big_endian: uid == BIG_ENDIAN, uid: uid.to_owned() }
     }
 
-    /// The syntax in which the elements are written, whatever the pixels are packed in.
-    pub(super) fn of_elements(&self) -> &'static str {
+    /// The native transfer syntax with the same encoding of elements, whatever the encoding of the pixel data.
+    pub(super) fn element_syntax(&self) -> &'static str {
         match (self.implicit, self.big_endian) {
             (true, _) => uids::IMPLICIT_VR_LITTLE_ENDIAN,
             (_, true) => BIG_ENDIAN,
@@ -39,10 +40,10 @@ impl Syntax {
     }
 }
 
-/// Explicit VR Big Endian: retired, and still in archives.
+/// Explicit VR Big Endian: retired, but still found in archives.
 pub(super) const BIG_ENDIAN: &str = "1.2.840.10008.1.2.2";
 
-/// Whether the bytes begin as a DICOM file does: with the preamble, without, or with the data set itself.
+/// True if the bytes are a DICOM file: with preamble, without preamble, or a bare data set.
 pub fn is_dicom(bytes: &[u8]) -> bool {
     bytes.get(PREAMBLE..).is_some_and(|rest| rest.starts_with(MAGIC))
         || bytes.starts_with(MAGIC)
@@ -50,8 +51,8 @@ pub fn is_dicom(bytes: &[u8]) -> bool {
         || bare_syntax(bytes).is_some()
 }
 
-/// The syntax and the data set, unpacked if it is deflated.
-pub(super) fn open<'a>(bytes: &'a [u8], limits: &Limits) -> Result<(Syntax, Cow<'a, [u8]>), ImageError> {
+/// The transfer syntax and the data set, which is inflated if necessary.
+pub(super) fn open<'a>(bytes: &'a [u8], limits: &Limits) -> Result<(TransferSyntax, Cow<'a, [u8]>), ImageError> {
     let start = match bytes.get(PREAMBLE..) {
         Some(rest) if rest.starts_with(MAGIC) => PREAMBLE + MAGIC.len(),
         _ if bytes.starts_with(MAGIC) => MAGIC.len(),
@@ -59,54 +60,55 @@ pub(super) fn open<'a>(bytes: &'a [u8], limits: &Limits) -> Result<(Syntax, Cow<
     };
     let rest = &bytes[start..];
     if !meta_begins(rest) {
-        let uid = bare_syntax(rest).ok_or_else(|| undecodable("the DICOM file has no elements that can be read"))?;
-        return Ok((Syntax::new(uid), rest.into()));
+        let uid = bare_syntax(rest).ok_or_else(|| undecodable("the DICOM file has no readable elements"))?;
+        return Ok((TransferSyntax::new(uid), rest.into()));
     }
-    let (uid, data_set) = meta(rest)?;
+    let (uid, data_set) = parse_meta(rest)?;
     if uid == uids::DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN {
-        return Ok((Syntax::new(&uid), inflated(data_set, limits)?.into()));
+        return Ok((TransferSyntax::new(&uid), inflate(data_set, limits)?.into()));
     }
-    Ok((Syntax::new(&uid), data_set.into()))
+    Ok((TransferSyntax::new(&uid), data_set.into()))
 }
 
 fn meta_begins(bytes: &[u8]) -> bool {
-    bytes.starts_with(&[2, 0]) && bytes.get(4..6).is_some_and(is_representation)
+    bytes.starts_with(&[2, 0]) && bytes.get(4..6).is_some_and(is_vr)
 }
 
-/// Of a data set without meta information: it begins with group 8, and its first element fits into the file.
+/// Guesses the transfer syntax of a bare data set, which begins with a plausible element of group 8.
 fn bare_syntax(bytes: &[u8]) -> Option<&'static str> {
     let head = bytes.first_chunk::<8>()?;
-    let explicit = is_representation(&head[4..6]);
+    let explicit = is_vr(&head[4..6]);
     match head[..4] {
         [8, 0, _, 0..0x30] if explicit => Some(uids::EXPLICIT_VR_LITTLE_ENDIAN),
         [0, 8, 0..0x30, _] if explicit => Some(BIG_ENDIAN),
         [8, 0, _, 0..0x30] => {
             let length = u32::from_le_bytes(head[4..8].try_into().ok()?);
-            // The first elements of group 8 are short texts.
+            // The first elements of group 8 are short strings.
             (length <= 256 && length as usize + 8 <= bytes.len()).then_some(uids::IMPLICIT_VR_LITTLE_ENDIAN)
         }
         _ => None,
     }
 }
 
-fn is_representation(letters: &[u8]) -> bool {
+/// True if the two bytes can be a value representation (VR).
+fn is_vr(letters: &[u8]) -> bool {
     letters.iter().all(u8::is_ascii_uppercase)
 }
 
-/// Walks group 2, which is always explicit and little endian: the Transfer Syntax UID, and what follows the group.
-fn meta(bytes: &[u8]) -> Result<(String, &[u8]), ImageError> {
-    let cut_off = || undecodable("the meta information of the DICOM file is cut off");
+/// Parses the file meta information (group 2, always explicit little endian): the Transfer Syntax UID and the rest of the file.
+fn parse_meta(bytes: &[u8]) -> Result<(String, &[u8]), ImageError> {
+    let truncated = || undecodable("the DICOM file meta information is truncated");
     let (mut rest, mut uid) = (bytes, None);
     while meta_begins(rest) {
-        let head = rest.first_chunk::<8>().ok_or_else(cut_off)?;
+        let head = rest.first_chunk::<8>().ok_or_else(truncated)?;
         let (at, length) = match &head[4..6] {
             b"OB" | b"OW" | b"OF" | b"SQ" | b"UT" | b"UN" | b"UC" | b"UR" => {
-                let length = rest.get(8..12).and_then(|length| length.try_into().ok()).ok_or_else(cut_off)?;
+                let length = rest.get(8..12).and_then(|length| length.try_into().ok()).ok_or_else(truncated)?;
                 (12, u32::from_le_bytes(length) as usize)
             }
             _ => (8, u16::from_le_bytes([head[6], head[7]]).into()),
         };
-        let value = rest[at..].get(..length).ok_or_else(cut_off)?;
+        let value = rest[at..].get(..length).ok_or_else(truncated)?;
         if head[..4] == [2, 0, 0x10, 0] {
             uid = Some(String::from_utf8_lossy(value).trim_end_matches(['\0', ' ']).to_owned());
         }
@@ -115,14 +117,14 @@ fn meta(bytes: &[u8]) -> Result<(String, &[u8]), ImageError> {
     Ok((uid.unwrap_or_else(|| uids::IMPLICIT_VR_LITTLE_ENDIAN.to_owned()), rest))
 }
 
-/// Never more than the largest image of the limits takes, which has three samples of two bytes.
-fn inflated(bytes: &[u8], limits: &Limits) -> Result<Vec<u8>, ImageError> {
-    let most = limits.max_pixels.saturating_mul(6).saturating_add(HEADER_ROOM);
+/// Inflates a data set, up to the size of the largest image within the limits (three samples of two bytes).
+fn inflate(bytes: &[u8], limits: &Limits) -> Result<Vec<u8>, ImageError> {
+    let max_bytes = limits.max_pixels.saturating_mul(6).saturating_add(MAX_HEADER_BYTES);
     let mut data_set = Vec::new();
-    let mut decoder = DeflateDecoder::new(bytes).take(most.saturating_add(1));
-    decoder.read_to_end(&mut data_set).map_err(|error| undecodable(format!("the deflated data set: {error}")))?;
-    if data_set.len() as u64 > most {
-        return Err(undecodable(format!("the deflated data set unpacks to more than {most} bytes")));
+    let mut decoder = DeflateDecoder::new(bytes).take(max_bytes.saturating_add(1));
+    decoder.read_to_end(&mut data_set).map_err(|error| undecodable(format!("cannot inflate the data set: {error}")))?;
+    if data_set.len() as u64 > max_bytes {
+        return Err(undecodable(format!("the deflated data set inflates to more than {max_bytes} bytes")));
     }
     Ok(data_set)
 }

@@ -1,7 +1,7 @@
-//! DICOM files made here with dicom-rs's writer, of each syntax and each kind of grey, and files that mean harm.
+//! Reading of DICOM files written by dicom-rs, in each native transfer syntax and grey-scale transformation, and of malicious files.
 
 mod charls;
-mod packed;
+mod encapsulated;
 mod real;
 
 use std::io::Write;
@@ -13,7 +13,7 @@ use dicom_transfer_syntax_registry::{TransferSyntaxIndex, TransferSyntaxRegistry
 use flate2::{Compression, write::DeflateEncoder};
 
 use super::{syntax::BIG_ENDIAN, *};
-use crate::imaging::{Examined, Format, decode, examine};
+use crate::imaging::{ExaminedImage, Format, decode, examine};
 
 const LIMITS: Limits = Limits { max_pixels: 1_000_000 };
 const WIDTH: u16 = 48;
@@ -28,7 +28,7 @@ fn text(tag: Tag, vr: VR, value: &str) -> InMemElement {
     DataElement::new(tag, vr, value)
 }
 
-/// A radiograph of `samples` of `allocated` bits, `stored` of them used.
+/// A radiograph with `samples` samples per pixel, `allocated` bits allocated and `stored` bits stored.
 fn object(photometric: &str, samples: u16, allocated: u16, stored: u16, pixels: InMemElement) -> InMemDicomObject {
     InMemDicomObject::from_element_iter([
         text(tags::SOP_CLASS_UID, VR::UI, uids::COMPUTED_RADIOGRAPHY_IMAGE_STORAGE),
@@ -55,7 +55,7 @@ fn eight(values: &[u8]) -> InMemElement {
     DataElement::new(tags::PIXEL_DATA, VR::OB, PrimitiveValue::U8(values.into()))
 }
 
-/// A file with preamble, and of the meta information the transfer syntax alone.
+/// A file with preamble and a minimal meta group, which has only the transfer syntax.
 fn file(uid: &str, object: &InMemDicomObject) -> Vec<u8> {
     let elements = match uid {
         uids::IMPLICIT_VR_LITTLE_ENDIAN | BIG_ENDIAN => uid,
@@ -76,7 +76,7 @@ fn meta_of(uid: &str) -> Vec<u8> {
     [&[2, 0, 0x10, 0, b'U', b'I'][..], &(padded.len() as u16).to_le_bytes(), padded.as_bytes()].concat()
 }
 
-/// Twelve bits, all of them within a window of all.
+/// 12-bit values over the full range.
 fn ramp() -> Vec<u16> {
     (0..PIXELS).map(|at| (at * 37 % 4096) as u16).collect()
 }
@@ -96,20 +96,20 @@ fn share(value: f64) -> u16 {
     (value.clamp(0.0, 1.0) * 65_535.0).round() as u16
 }
 
-/// The plane of a file in explicit little endian.
+/// The plane of a file in explicit VR little endian.
 fn plane(object: &InMemDicomObject) -> Vec<u16> {
     read(&file(uids::EXPLICIT_VR_LITTLE_ENDIAN, object), &LIMITS).unwrap().plane
 }
 
-fn why_not(bytes: &[u8]) -> String {
+fn error_of(bytes: &[u8]) -> String {
     match read(bytes, &LIMITS) {
-        Err(ImageError::Undecodable(why)) => why,
+        Err(ImageError::Undecodable(reason)) => reason,
         other => panic!("{other:?}"),
     }
 }
 
-fn why_not_object(object: &InMemDicomObject) -> String {
-    why_not(&file(uids::EXPLICIT_VR_LITTLE_ENDIAN, object))
+fn error_of_object(object: &InMemDicomObject) -> String {
+    error_of(&file(uids::EXPLICIT_VR_LITTLE_ENDIAN, object))
 }
 
 fn flags_of(object: &InMemDicomObject) -> Vec<QualityFlag> {
@@ -117,8 +117,8 @@ fn flags_of(object: &InMemDicomObject) -> Vec<QualityFlag> {
 }
 
 #[test]
-fn every_plain_syntax_gives_the_same_pixels() {
-    let wanted: Vec<u16> = ramp().into_iter().map(|value| share(f64::from(value) / 4095.0)).collect();
+fn all_native_transfer_syntaxes_give_the_same_pixels() {
+    let expected: Vec<u16> = ramp().into_iter().map(|value| share(f64::from(value) / 4095.0)).collect();
     let syntaxes = [
         uids::IMPLICIT_VR_LITTLE_ENDIAN,
         uids::EXPLICIT_VR_LITTLE_ENDIAN,
@@ -128,70 +128,70 @@ fn every_plain_syntax_gives_the_same_pixels() {
     for uid in syntaxes {
         let bytes = file(uid, &twelve_bits());
         assert!(is_dicom(&bytes));
-        assert_eq!(read(&bytes, &LIMITS).unwrap().plane, wanted, "{uid}");
+        assert_eq!(read(&bytes, &LIMITS).unwrap().plane, expected, "{uid}");
     }
     let mut whole = Vec::new();
     let meta = FileMetaTableBuilder::new().transfer_syntax(uids::EXPLICIT_VR_LITTLE_ENDIAN);
     twelve_bits().with_meta(meta).unwrap().write_all(&mut whole).unwrap();
-    assert_eq!(read(&whole, &LIMITS).unwrap().plane, wanted, "as dicom-rs writes a file");
+    assert_eq!(read(&whole, &LIMITS).unwrap().plane, expected, "as dicom-rs writes a file");
 }
 
 #[test]
-fn a_file_is_known_without_preamble_and_without_meta_information() {
+fn files_without_preamble_or_meta_information_are_recognised() {
     for uid in [uids::IMPLICIT_VR_LITTLE_ENDIAN, uids::EXPLICIT_VR_LITTLE_ENDIAN, BIG_ENDIAN] {
         let whole = file(uid, &twelve_bits());
-        let wanted = read(&whole, &LIMITS).unwrap().plane;
+        let expected = read(&whole, &LIMITS).unwrap().plane;
         for start in [128, 132, 132 + meta_of(uid).len()] {
             assert!(is_dicom(&whole[start..]), "{uid} from {start}");
-            assert_eq!(read(&whole[start..], &LIMITS).unwrap().plane, wanted, "{uid} from {start}");
+            assert_eq!(read(&whole[start..], &LIMITS).unwrap().plane, expected, "{uid} from {start}");
         }
     }
 }
 
 #[test]
-fn eight_bits_in_words_of_the_other_order() {
+fn eight_bit_pixels_in_big_endian_words_are_swapped() {
     let values: Vec<u8> = (0..PIXELS).map(|at| (at % 251) as u8).collect();
-    let wanted: Vec<u16> = values.iter().map(|value| u16::from(*value) * 257).collect();
-    assert_eq!(plane(&object("MONOCHROME2", 1, 8, 8, eight(&values))), wanted);
+    let expected: Vec<u16> = values.iter().map(|value| u16::from(*value) * 257).collect();
+    assert_eq!(plane(&object("MONOCHROME2", 1, 8, 8, eight(&values))), expected);
     let pairs: Vec<u16> = values.as_chunks::<2>().0.iter().map(|pair| u16::from_le_bytes(*pair)).collect();
     let object = object("MONOCHROME2", 1, 8, 8, sixteen(&pairs));
-    assert_eq!(read(&file(BIG_ENDIAN, &object), &LIMITS).unwrap().plane, wanted);
+    assert_eq!(read(&file(BIG_ENDIAN, &object), &LIMITS).unwrap().plane, expected);
 }
 
 #[test]
 fn monochrome1_is_inverted() {
     let mut object = object("MONOCHROME1", 1, 16, 12, sixteen(&ramp()));
     window(&mut object, "2048", "4096");
-    let wanted: Vec<u16> = plane(&twelve_bits()).into_iter().map(|value| u16::MAX - value).collect();
-    assert_eq!(plane(&object), wanted);
+    let expected: Vec<u16> = plane(&twelve_bits()).into_iter().map(|value| u16::MAX - value).collect();
+    assert_eq!(plane(&object), expected);
 }
 
 #[test]
-fn rescale_comes_before_the_window_and_signs_are_kept() {
+fn rescale_is_applied_before_the_window_to_signed_values() {
     let mut object = twelve_bits();
     object.put(words(tags::PIXEL_REPRESENTATION, 1));
     object.put(text(tags::RESCALE_SLOPE, VR::DS, "2"));
     object.put(text(tags::RESCALE_INTERCEPT, VR::DS, "-100"));
     window(&mut object, "0", "2001");
-    let wanted = ramp().into_iter().map(|value| {
+    let expected = ramp().into_iter().map(|value| {
         let value = if value >= 2048 { f64::from(value) - 4096.0 } else { f64::from(value) };
         share((value * 2.0 - 100.0 + 0.5) / 2000.0 + 0.5)
     });
-    assert_eq!(plane(&object), wanted.collect::<Vec<_>>());
+    assert_eq!(plane(&object), expected.collect::<Vec<_>>());
 }
 
 #[test]
-fn the_shapes_of_a_window_are_those_of_the_standard() {
-    let shaped = |shape: &str, wanted: &dyn Fn(f64) -> f64| {
+fn window_functions_agree_with_the_standard() {
+    let check = |function: &str, expected: &dyn Fn(f64) -> f64| {
         let mut object = twelve_bits();
         window(&mut object, "1000", "800");
-        object.put(text(tags::VOILUT_FUNCTION, VR::CS, shape));
-        let wanted: Vec<u16> = ramp().into_iter().map(|value| share(wanted(f64::from(value)))).collect();
-        assert_eq!(plane(&object), wanted, "{shape}");
+        object.put(text(tags::VOILUT_FUNCTION, VR::CS, function));
+        let expected: Vec<u16> = ramp().into_iter().map(|value| share(expected(f64::from(value)))).collect();
+        assert_eq!(plane(&object), expected, "{function}");
     };
-    shaped("LINEAR", &|value| (value - 999.5) / 799.0 + 0.5);
-    shaped("LINEAR_EXACT", &|value| (value - 1000.0) / 800.0 + 0.5);
-    shaped("SIGMOID", &|value| 1.0 / (1.0 + (-4.0 * (value - 1000.0) / 800.0).exp()));
+    check("LINEAR", &|value| (value - 999.5) / 799.0 + 0.5);
+    check("LINEAR_EXACT", &|value| (value - 1000.0) / 800.0 + 0.5);
+    check("SIGMOID", &|value| 1.0 / (1.0 + (-4.0 * (value - 1000.0) / 800.0).exp()));
 }
 
 fn table(sequence: Tag, descriptor: [u16; 3], entries: &[u16]) -> InMemElement {
@@ -203,22 +203,22 @@ fn table(sequence: Tag, descriptor: [u16; 3], entries: &[u16]) -> InMemElement {
 }
 
 #[test]
-fn tables_go_before_rescale_and_window() {
+fn lookup_tables_take_precedence_over_rescale_and_window() {
     let square: Vec<u16> = (0..100).map(|at| at * at).collect();
     let mut object = twelve_bits();
     object.put(table(tags::MODALITY_LUT_SEQUENCE, [100, 50, 16], &square));
     object.put(table(tags::VOILUT_SEQUENCE, [9802, 0, 14], &(0..9802).map(|at| 9801 - at).collect::<Vec<_>>()));
-    let wanted = ramp().into_iter().map(|value| {
+    let expected = ramp().into_iter().map(|value| {
         let squared = f64::from(value).clamp(50.0, 149.0) - 50.0;
         share((9801.0 - squared * squared) / 16_383.0)
     });
     for uid in [uids::EXPLICIT_VR_LITTLE_ENDIAN, uids::IMPLICIT_VR_LITTLE_ENDIAN, BIG_ENDIAN] {
-        assert_eq!(read(&file(uid, &object), &LIMITS).unwrap().plane, wanted.clone().collect::<Vec<_>>(), "{uid}");
+        assert_eq!(read(&file(uid, &object), &LIMITS).unwrap().plane, expected.clone().collect::<Vec<_>>(), "{uid}");
     }
 }
 
 #[test]
-fn without_a_window_percentiles_are_taken_and_that_is_flagged() {
+fn without_a_window_percentiles_are_used_and_flagged() {
     let mut values: Vec<u16> = (0..PIXELS).map(|at| 1000 + (at % 1000) as u16).collect();
     values[7] = 4095;
     let radiograph = object("MONOCHROME2", 1, 16, 12, sixteen(&values));
@@ -230,7 +230,7 @@ fn without_a_window_percentiles_are_taken_and_that_is_flagged() {
 }
 
 #[test]
-fn padding_is_black_and_does_not_count() {
+fn padding_is_black_and_excluded_from_percentiles() {
     let mut values: Vec<u16> = (0..PIXELS).map(|at| 1000 + (at % 1000) as u16).collect();
     values[..900].fill(4000);
     for (photometric, darkest, brightest) in [("MONOCHROME2", 1000, 1999), ("MONOCHROME1", 1999, 1000)] {
@@ -245,7 +245,7 @@ fn padding_is_black_and_does_not_count() {
 }
 
 #[test]
-fn colour_becomes_luma_by_pixel_and_by_plane() {
+fn colour_is_converted_to_luma_in_both_planar_configurations() {
     let rgb = [10, 200, 30].repeat(PIXELS);
     let by_pixel = object("RGB", 3, 8, 8, eight(&rgb));
     assert_eq!(plane(&by_pixel), [124 * 257; PIXELS]);
@@ -254,11 +254,11 @@ fn colour_becomes_luma_by_pixel_and_by_plane() {
     by_plane.put(words(tags::PLANAR_CONFIGURATION, 1));
     assert_eq!(plane(&by_plane), [124 * 257; PIXELS]);
     assert_eq!(plane(&object("YBR_FULL", 3, 8, 8, eight(&rgb))), [10 * 257; PIXELS]);
-    assert!(why_not_object(&object("PALETTE COLOR", 1, 8, 8, eight(&[1; PIXELS]))).contains("PALETTE COLOR"));
+    assert!(error_of_object(&object("PALETTE COLOR", 1, 8, 8, eight(&[1; PIXELS]))).contains("PALETTE COLOR"));
 }
 
 #[test]
-fn bits_beside_the_stored_ones_do_not_count() {
+fn bits_outside_of_the_stored_bits_are_ignored() {
     let values: Vec<u16> = ramp().into_iter().map(|value| 0x8000 | value << 2 | 3).collect();
     let mut object = object("MONOCHROME2", 1, 16, 12, sixteen(&values));
     object.put(words(tags::HIGH_BIT, 13));
@@ -267,22 +267,22 @@ fn bits_beside_the_stored_ones_do_not_count() {
 }
 
 #[test]
-fn other_objects_than_radiographs_are_refused_with_a_reason() {
+fn objects_other_than_radiographs_are_rejected_with_a_reason() {
     let refused = |change: InMemElement, reason: &str| {
         let mut object = twelve_bits();
         object.put(change);
-        let why = why_not_object(&object);
-        assert!(why.contains(reason), "{why}");
+        let error = error_of_object(&object);
+        assert!(error.contains(reason), "{error}");
     };
-    refused(text(tags::MODALITY, VR::CS, "CT"), "the modality is \"CT\"");
-    refused(text(tags::SOP_CLASS_UID, VR::UI, uids::CT_IMAGE_STORAGE), "which is no radiograph");
+    refused(text(tags::MODALITY, VR::CS, "CT"), "(got \"CT\")");
+    refused(text(tags::SOP_CLASS_UID, VR::UI, uids::CT_IMAGE_STORAGE), "is not a radiograph");
     refused(text(tags::NUMBER_OF_FRAMES, VR::IS, "2"), "several frames");
-    refused(words(tags::BITS_ALLOCATED, 32), "32 bits are not read");
-    refused(words(tags::BITS_STORED, 0), "0 bits");
+    refused(words(tags::BITS_ALLOCATED, 32), "32 bits are not supported");
+    refused(words(tags::BITS_STORED, 0), "Bits Stored 0");
 }
 
 #[test]
-fn what_a_header_gives_away_is_flagged() {
+fn quality_flags_are_derived_from_the_header() {
     let flagged = |change: InMemElement| {
         let mut object = twelve_bits();
         object.put(change);
@@ -297,8 +297,8 @@ fn what_a_header_gives_away_is_flagged() {
 }
 
 #[test]
-fn only_allowed_attributes_are_kept() {
-    let kept = |age: &str, model: &str| {
+fn only_allowed_attributes_are_stored() {
+    let stored = |age: &str, model: &str| {
         let mut object = twelve_bits();
         object.put(text(tags::PATIENT_AGE, VR::AS, age));
         object.put(text(tags::PATIENT_SEX, VR::CS, "F"));
@@ -307,7 +307,7 @@ fn only_allowed_attributes_are_kept() {
         object.put(text(tags::MANUFACTURER_MODEL_NAME, VR::LO, model));
         read(&file(uids::IMPLICIT_VR_LITTLE_ENDIAN, &object), &LIMITS).unwrap().attributes
     };
-    let wanted = DicomAttributes {
+    let expected = DicomAttributes {
         view: Some("PA".into()),
         age_years: Some(62),
         sex: Some("F".into()),
@@ -315,34 +315,34 @@ fn only_allowed_attributes_are_kept() {
         pixel_spacing_mm: Some([0.143, 0.143]),
         manufacturer_model: Some("DigitalDiagnost".into()),
     };
-    assert_eq!(kept("062Y", "DigitalDiagnost"), wanted);
-    let ages = ["097Y", "62", "018M", "003W", "about 50", ""].map(|age| kept(age, "x").age_years);
+    assert_eq!(stored("062Y", "DigitalDiagnost"), expected);
+    let ages = ["097Y", "62", "018M", "003W", "about 50", ""].map(|age| stored(age, "x").age_years);
     assert_eq!(ages, [Some(90), Some(62), Some(1), Some(0), None, None]);
-    assert_eq!(kept("062Y", "unit of mrn-4711").manufacturer_model, None);
+    assert_eq!(stored("062Y", "unit of mrn-4711").manufacturer_model, None);
 }
 
 #[test]
-fn what_is_stored_decodes_to_the_pixels_of_the_file_and_holds_nothing_else() {
+fn the_deidentified_file_has_the_same_pixels_and_no_metadata() {
     for object in [twelve_bits(), object("MONOCHROME2", 1, 8, 8, eight(&[200; PIXELS]))] {
         let bytes = file(uids::EXPLICIT_VR_LITTLE_ENDIAN, &object);
         let examined = examine(&bytes, &LIMITS).unwrap();
-        let (format, stored) = examined.storable(&bytes).unwrap();
+        let (format, stored) = examined.deidentified(&bytes).unwrap();
         assert_eq!((examined.format, format), (Format::Dicom, Format::Png));
         assert_eq!(decode(&stored, &LIMITS).unwrap().1, examined.image);
         assert_eq!(decode(&bytes, &LIMITS).unwrap().1, examined.image);
         let kinds: Vec<&[u8]> = [&b"IHDR"[..], b"IDAT", b"IEND", b"tEXt", b"eXIf"].into();
-        let there = kinds.into_iter().filter(|kind| stored.windows(4).any(|four| four == *kind)).count();
-        assert_eq!(there, 3);
+        let present = kinds.into_iter().filter(|kind| stored.windows(4).any(|four| four == *kind)).count();
+        assert_eq!(present, 3);
     }
-    let Examined { dicom, .. } = examine(&file(uids::EXPLICIT_VR_LITTLE_ENDIAN, &twelve_bits()), &LIMITS).unwrap();
+    let ExaminedImage { dicom, .. } = examine(&file(uids::EXPLICIT_VR_LITTLE_ENDIAN, &twelve_bits()), &LIMITS).unwrap();
     let dicom = dicom.unwrap();
     assert_eq!(dicom.patient_id.as_deref(), Some("MRN-4711"));
-    assert_eq!(dicom.harmless_name("scan-mrn-4711.dcm"), "radiograph.dcm");
-    assert_eq!(dicom.harmless_name("image-1.dcm"), "image-1.dcm");
+    assert_eq!(dicom.deidentified_name("scan-mrn-4711.dcm"), "radiograph.dcm");
+    assert_eq!(dicom.deidentified_name("image-1.dcm"), "image-1.dcm");
 }
 
 #[test]
-fn a_header_over_the_limit_is_refused_before_the_pixels() {
+fn images_over_the_pixel_limit_are_rejected_before_decoding() {
     let mut object = twelve_bits();
     object.put(words(tags::ROWS, 60_000));
     object.put(words(tags::COLUMNS, 60_000));
@@ -352,11 +352,11 @@ fn a_header_over_the_limit_is_refused_before_the_pixels() {
     let mut bomb = DeflateEncoder::new(Vec::new(), Compression::best());
     bomb.write_all(&vec![0; 64 << 20]).unwrap();
     let bomb = [meta_of(uids::DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN), bomb.finish().unwrap()].concat();
-    assert!(read(&bomb, &small).unwrap_err().to_string().contains("unpacks to more than"));
+    assert!(read(&bomb, &small).unwrap_err().to_string().contains("inflates to more than"));
 }
 
 #[test]
-fn a_length_that_promises_more_than_the_file_has_takes_no_memory() {
+fn a_declared_length_beyond_the_file_allocates_no_memory() {
     let data_set = |tag: [u8; 4], vr: &[u8; 2]| {
         let head = [&meta_of(uids::EXPLICIT_VR_LITTLE_ENDIAN)[..], &tag, vr, &[0, 0], &0xffff_fffe_u32.to_le_bytes()];
         head.concat()
@@ -368,7 +368,7 @@ fn a_length_that_promises_more_than_the_file_has_takes_no_memory() {
 }
 
 #[test]
-fn a_file_cut_off_anywhere_is_refused() {
+fn truncated_files_are_rejected() {
     for uid in [uids::EXPLICIT_VR_LITTLE_ENDIAN, uids::IMPLICIT_VR_LITTLE_ENDIAN, BIG_ENDIAN] {
         let whole = file(uid, &twelve_bits());
         for length in (132..whole.len()).step_by(61).chain([whole.len() - 1]) {
@@ -379,7 +379,7 @@ fn a_file_cut_off_anywhere_is_refused() {
 }
 
 #[test]
-fn damaged_bytes_never_panic() {
+fn corrupt_files_never_panic() {
     let mut object = twelve_bits();
     object.put(table(tags::VOILUT_SEQUENCE, [4, 0, 12], &[0, 100, 200, 300]));
     for uid in [uids::EXPLICIT_VR_LITTLE_ENDIAN, uids::IMPLICIT_VR_LITTLE_ENDIAN] {

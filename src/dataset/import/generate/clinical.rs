@@ -1,51 +1,54 @@
-//! Sources with a `metadata.csv`, a row an image, and a folder `images`: covid-chestxray-dataset, Figure 1 and Actualmed.
+//! Sources with `metadata.csv` (one row per image) and a folder `images`: covid-chestxray-dataset, Figure 1 and Actualmed.
 
 use std::{collections::HashSet, path::Path};
 
 use crate::{
     dataset::import::{
-        Refused,
-        layout::Origin,
+        Rejection,
+        entry::EntryOrigin,
         sources::{age, sex},
     },
+    domain::MAX_TEXT_LENGTH,
     store::Attributes,
 };
 
 use super::{
     ClinicalRules, Source,
-    collection::{Chosen, Collection},
-    pictures::{Pictures, by_stem},
-    sheet::{Row, Sheet},
+    collection::{Collection, SelectedImage},
+    image_index::{ImageIndex, by_stem},
+    table::{Row, Table},
 };
 
+/// Metadata file.
 const METADATA: &str = "metadata.csv";
 
-/// Its folder of images.
+/// Image folder.
 pub(super) const IMAGES: &str = "images";
 
 /// Reads covid-chestxray-dataset, Figure 1 or Actualmed.
 pub(super) fn read(source: Source, folder: &Path, into: &mut Collection<'_>) -> Result<(), String> {
-    let sheet = Sheet::csv(folder, METADATA, columns(source))?;
-    let pictures = Pictures::list(folder, &[IMAGES.to_owned()], by_stem)?;
-    for row in sheet.rows() {
+    let table = Table::csv(folder, METADATA, columns(source))?;
+    let images = ImageIndex::list(folder, &[IMAGES.to_owned()], by_stem)?;
+    for row in table.rows() {
         match class(source, row, into) {
             Ok(class) => {
-                let chosen = chosen(source, row, class, &pictures);
-                into.choose(chosen);
+                let image = selected(source, row, class, &images);
+                into.select(image);
             }
-            Err(reason) => into.pass_over(source, reason),
+            Err(reason) => into.skip(source, reason),
         }
     }
     Ok(())
 }
 
-/// The addresses of the images of covid-chestxray-dataset that have one of the views.
+/// The URLs of the images of covid-chestxray-dataset with one of the accepted views.
 pub(super) fn urls(folder: &Path, rules: &ClinicalRules) -> Result<HashSet<String>, String> {
-    let sheet = Sheet::csv(folder, METADATA, &["url", "view"])?;
-    let kept = sheet.rows().filter(|row| has_view(*row, rules));
-    Ok(kept.map(|row| row.text("url").to_owned()).filter(|url| !url.is_empty()).collect())
+    let table = Table::csv(folder, METADATA, &["url", "view"])?;
+    let accepted = table.rows().filter(|row| has_view(*row, rules));
+    Ok(accepted.map(|row| row.text("url").to_owned()).filter(|url| !url.is_empty()).collect())
 }
 
+/// The required columns of a source.
 fn columns(source: Source) -> &'static [&'static str] {
     match source {
         Source::Cohen => &["patientid", "finding", "view", "filename", "url"],
@@ -54,7 +57,7 @@ fn columns(source: Source) -> &'static [&'static str] {
     }
 }
 
-/// The class of a row, or why it is passed over.
+/// The class of a row, or the reason for skipping it.
 fn class(source: Source, row: Row<'_>, into: &Collection<'_>) -> Result<String, String> {
     let rules = match source {
         Source::Cohen => &into.rules.cohen,
@@ -75,57 +78,63 @@ fn has_view(row: Row<'_>, rules: &ClinicalRules) -> bool {
     rules.views.is_empty() || rules.views.iter().any(|view| view == row.text("view"))
 }
 
-/// The last step of cohen's hierarchy (`Pneumonia/Viral/SARS`), the first of the others' lists (`COVID-19, ARDS`).
+/// The finding of a row: the last level of a hierarchy in cohen (`Pneumonia/Viral/SARS`), the first item of a list in others
+/// (`COVID-19, ARDS`).
 fn finding(source: Source, finding: &str) -> &str {
-    let of = match source {
+    let finding = match source {
         Source::Cohen => finding.rsplit('/').next(),
         _ => finding.split(',').next(),
     };
-    of.unwrap_or_default()
+    finding.unwrap_or_default()
 }
 
-fn chosen(source: Source, row: Row<'_>, class: String, pictures: &Pictures) -> Chosen {
+/// The image of a row.
+fn selected(source: Source, row: Row<'_>, class: String, images: &ImageIndex) -> SelectedImage {
     let patient = row.text("patientid");
-    let (file_name, found) = match source {
-        Source::Cohen => named(row.text("filename"), pictures),
-        Source::Actmed => named(row.text("imagename"), pictures),
-        // Figure 1 calls its images by the patient, and does not say of which type they are.
-        _ => of_patient(patient, pictures),
+    let (file_name, path) = match source {
+        Source::Cohen => by_name(row.text("filename"), images),
+        Source::Actmed => by_name(row.text("imagename"), images),
+        // Figure 1 names its images after the patient, without a file name column.
+        _ => by_patient(patient, images),
     };
-    Chosen {
+    SelectedImage {
         source,
-        origin: Origin { file: format!("{}/{METADATA}", source.as_str()), line: Some(row.line) },
+        origin: EntryOrigin { file: format!("{}/{METADATA}", source.as_str()), line: Some(row.line) },
         patient_id: Some(patient.to_owned()).filter(|patient| !patient.is_empty()),
         class,
         file_name,
-        content: found.map(|path| pictures.content(path)),
+        content: path.map(|path| images.content(path)),
         attributes: attributes(row),
     }
 }
 
-fn named<'a>(name: &str, pictures: &'a Pictures) -> (String, Result<&'a str, Refused>) {
-    (name.to_owned(), pictures.find(name))
+/// The image called `name`.
+fn by_name<'a>(name: &str, images: &'a ImageIndex) -> (String, Result<&'a str, Rejection>) {
+    (name.to_owned(), images.find(name))
 }
 
-fn of_patient<'a>(patient: &str, pictures: &'a Pictures) -> (String, Result<&'a str, Refused>) {
+/// The image named after a patient.
+fn by_patient<'a>(patient: &str, images: &'a ImageIndex) -> (String, Result<&'a str, Rejection>) {
     let names = [format!("{patient}.jpg"), format!("{patient}.png")];
-    let found = pictures.find_exactly(&names[0]).or_else(|| pictures.find_exactly(&names[1]));
-    let found = found.map_or_else(|| pictures.find(&names[0]), Ok);
-    let name = found.as_ref().ok().and_then(|path| path.rsplit('/').next()).unwrap_or(&names[0]);
-    (name.to_owned(), found)
+    let path = images.find_exactly(&names[0]).or_else(|| images.find_exactly(&names[1]));
+    let path = path.map_or_else(|| images.find(&names[0]), Ok);
+    let name = path.as_ref().ok().and_then(|path| path.rsplit('/').next()).unwrap_or(&names[0]);
+    (name.to_owned(), path)
 }
 
+/// The attributes of a row.
 fn attributes(row: Row<'_>) -> Attributes {
-    let some = |text: &str| {
-        Some(text.chars().filter(|c| !c.is_control()).take(255).collect()).filter(|text: &String| !text.is_empty())
+    let non_empty = |text: &str| {
+        Some(text.chars().filter(|c| !c.is_control()).take(MAX_TEXT_LENGTH).collect())
+            .filter(|text: &String| !text.is_empty())
     };
     let host = row.text("url").split_once("://").and_then(|(_, rest)| rest.split('/').next());
     Attributes {
-        collection: host.and_then(some),
-        view: some(row.text("view")),
+        collection: host.and_then(non_empty),
+        view: non_empty(row.text("view")),
         age_years: age(row.text("age").trim_end_matches('+')),
         sex: sex(row.text("sex")),
-        licence: some(row.text("license")),
+        licence: non_empty(row.text("license")),
         ..Attributes::default()
     }
 }

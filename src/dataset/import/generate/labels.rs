@@ -1,4 +1,4 @@
-//! Published label files applied to the sources' images, which are called almost as the rows say.
+//! Generation by published label files, whose file names differ slightly from those of the sources.
 
 use std::{
     collections::BTreeMap,
@@ -10,9 +10,10 @@ use crate::{
         covidx,
         folder::read_bounded,
         import::{
-            Candidate, Refused,
+            Candidate, Rejection,
             candidate::Content,
-            layout::{Entry, Origin, names},
+            entry::{EntryOrigin, ImportEntry},
+            layout::names,
         },
     },
     domain::{ClassList, Split},
@@ -21,114 +22,123 @@ use crate::{
 
 use super::{
     Source, SourceFolders, clinical,
-    pictures::{Pictures, by_letters, by_stem},
+    image_index::{ImageIndex, by_letters, by_stem},
     rsna,
 };
 
-/// Largest accepted label file; the published ones have 1.3 MB.
+/// Maximum size of a label file in bytes; the published ones have 1.3 MB.
 const MAX_BYTES: u64 = 64 << 20;
 
-/// A row of each file, in their order.
+/// An entry per row of the label files, in order.
 pub(super) fn entries(
     sources: &SourceFolders,
     files: &[(Split, PathBuf)],
     classes: &ClassList,
-) -> Result<Vec<Entry>, String> {
-    let mut pictures = BTreeMap::new();
+) -> Result<Vec<ImportEntry>, String> {
+    let mut images = BTreeMap::new();
     for source in Source::ALL {
         if let Some(folder) = sources.folder(source) {
-            let listed = list(source, folder).map_err(|why| format!("{}: {why}", source.as_str()))?;
-            pictures.insert(source, listed);
+            let index = list(source, folder).map_err(|error| format!("{}: {error}", source.as_str()))?;
+            images.insert(source, index);
         }
     }
     let mut entries = Vec::new();
     for (split, file) in files {
-        entries.extend(of_file(*split, file, &pictures, classes)?);
+        entries.extend(file_entries(*split, file, &images, classes)?);
     }
     Ok(entries)
 }
 
-fn list(source: Source, folder: &Path) -> Result<Pictures, String> {
+/// Indexes the images of a source.
+fn list(source: Source, folder: &Path) -> Result<ImageIndex, String> {
     match source {
         Source::Radiography => {
-            // A folder a class, and from version 4 on one of images within it.
+            // One folder per class; from version 4 on, the images are in a subfolder.
             let folders: Vec<String> = names(folder)?.into_iter().filter(|name| folder.join(name).is_dir()).collect();
-            let deeper: Vec<String> = folders.iter().map(|name| format!("{name}/images")).collect();
-            Pictures::list(folder, &[folders, deeper].concat(), by_letters)
+            let subfolders: Vec<String> = folders.iter().map(|name| format!("{name}/images")).collect();
+            ImageIndex::list(folder, &[folders, subfolders].concat(), by_letters)
         }
-        Source::Rsna => Pictures::list(folder, &[rsna::IMAGES.to_owned()], by_stem),
-        _ => Pictures::list(folder, &[clinical::IMAGES.to_owned()], by_stem),
+        Source::Rsna => ImageIndex::list(folder, &[rsna::IMAGES.to_owned()], by_stem),
+        _ => ImageIndex::list(folder, &[clinical::IMAGES.to_owned()], by_stem),
     }
 }
 
-fn of_file(
+/// The entries of a label file.
+fn file_entries(
     split: Split,
     file: &Path,
-    pictures: &BTreeMap<Source, Pictures>,
+    images: &BTreeMap<Source, ImageIndex>,
     classes: &ClassList,
-) -> Result<Vec<Entry>, String> {
+) -> Result<Vec<ImportEntry>, String> {
     let name = file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let bytes = read_bounded(folder, &name, MAX_BYTES)?;
     let (rows, problems) = covidx::parse(&String::from_utf8_lossy(&bytes), classes);
-    let origin = |line| Origin { file: name.clone(), line: Some(line) };
-    let mut entries: Vec<Entry> = rows
+    let origin = |line| EntryOrigin { file: name.clone(), line: Some(line) };
+    let mut entries: Vec<ImportEntry> = rows
         .into_iter()
-        .map(|row| Entry {
+        .map(|row| ImportEntry {
             origin: origin(row.line),
-            found: find(&row, pictures).map(|found| found.candidate(split, row)),
+            candidate: find(&row, images).map(|image| image.candidate(split, row)),
         })
         .collect();
     entries.extend(
-        problems.into_iter().map(|problem| Entry { origin: origin(problem.line), found: Err(problem.reason.into()) }),
+        problems
+            .into_iter()
+            .map(|problem| ImportEntry { origin: origin(problem.line), candidate: Err(problem.reason.into()) }),
     );
     entries.sort_by_key(|entry| entry.origin.line);
     Ok(entries)
 }
 
-struct Found {
+/// Image of a source.
+struct SourceImage {
     source: Source,
     content: Content,
 }
 
-/// In the source that the row names, or else in the only one that has such a file.
-fn find(row: &covidx::Row, pictures: &BTreeMap<Source, Pictures>) -> Result<Found, Refused> {
-    let missing = |reason: String| Refused { kind: RejectionKind::RowWithoutFile, reason };
-    let found = |source: Source, path: &str| Found { source, content: pictures[&source].content(path) };
-    if let Some(named) = &row.source {
-        let source = Source::ALL.into_iter().find(|source| source.as_str() == named);
-        let listed = source.and_then(|source| Some((source, pictures.get(&source)?)));
+/// The image of a row: in the source named by the row, else in the only source with such a file.
+fn find(row: &covidx::Row, images: &BTreeMap<Source, ImageIndex>) -> Result<SourceImage, Rejection> {
+    let missing = |reason: String| Rejection { kind: RejectionKind::RowWithoutFile, reason };
+    let image = |source: Source, path: &str| SourceImage { source, content: images[&source].content(path) };
+    if let Some(name) = &row.source {
+        let source = Source::ALL.into_iter().find(|source| source.as_str() == name);
+        let listed = source.and_then(|source| Some((source, images.get(&source)?)));
         let (source, listed) =
-            listed.ok_or_else(|| missing(format!("{}: no folder of {named} was given", row.file_name)))?;
-        return listed.find(&row.file_name).map(|path| found(source, path));
+            listed.ok_or_else(|| missing(format!("{}: the folder of source {name} is not given", row.file_name)))?;
+        return listed.find(&row.file_name).map(|path| image(source, path));
     }
-    let mut everywhere = Vec::new();
-    for (source, listed) in pictures {
+    let mut matches = Vec::new();
+    for (source, listed) in images {
         match listed.find(&row.file_name) {
-            Ok(path) => everywhere.push(found(*source, path)),
-            Err(refused) if refused.kind == RejectionKind::RowWithoutFile => {}
-            Err(several) => return Err(several),
+            Ok(path) => matches.push(image(*source, path)),
+            Err(rejection) if rejection.kind == RejectionKind::RowWithoutFile => {}
+            Err(ambiguous) => return Err(ambiguous),
         }
     }
-    match everywhere.len() {
-        0 => Err(missing(format!("{}: no source that was given has such a file", row.file_name))),
-        1 => Ok(everywhere.remove(0)),
+    match matches.len() {
+        0 => Err(missing(format!("{}: no given source has such a file", row.file_name))),
+        1 => Ok(matches.remove(0)),
         _ => {
-            let sources: Vec<&str> = everywhere.iter().map(|found| found.source.as_str()).collect();
-            Err(format!("{}: the row names no source, and {} have such a file", row.file_name, sources.join(" and "))
-                .into())
+            let sources: Vec<&str> = matches.iter().map(|image| image.source.as_str()).collect();
+            Err(format!(
+                "{}: the row names no source, and several have such a file: {}",
+                row.file_name,
+                sources.join(", ")
+            )
+            .into())
         }
     }
 }
 
-impl Found {
+impl SourceImage {
     fn candidate(self, split: Split, row: covidx::Row) -> Candidate {
         Candidate {
             path: format!("{}/{}", self.source.as_str(), row.file_name),
             label: row.class,
             split: Some(split),
             patient_id: row.patient_id,
-            // As the file has it: what is exported again is what was published.
+            // Unchanged, so that an export reproduces the published label file.
             source: row.source,
             attributes: None,
             content: self.content,

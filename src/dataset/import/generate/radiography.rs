@@ -1,73 +1,74 @@
-//! The COVID-19 Radiography Database: a folder of images a class, and beside it an Excel file with their origin.
+//! COVID-19 Radiography Database: one image folder and one Excel file with metadata per class.
 
 use std::{collections::HashSet, path::Path};
 
 use crate::{
-    dataset::import::layout::{Origin, names},
+    dataset::import::{entry::EntryOrigin, layout::names},
     store::Attributes,
 };
 
 use super::{
     Source, clinical,
-    collection::{Chosen, Collection},
-    pictures::{Pictures, by_letters},
-    sheet::{Row, Sheet},
+    collection::{Collection, SelectedImage},
+    image_index::{ImageIndex, by_letters},
+    table::{Row, Table},
 };
 
 const SOURCE: Source = Source::Radiography;
 
-/// Reads the folders that the rules name. With the folder of cohen, images whose address is in there are passed over.
+/// Reads the folders of the rules. If the folder of cohen is given, images whose URL occurs there are skipped.
 pub(super) fn read(folder: &Path, cohen: Option<&Path>, into: &mut Collection<'_>) -> Result<(), String> {
     let rules = &into.rules.radiography;
     let urls = match cohen {
         Some(cohen) if rules.exclude_urls_of_cohen => clinical::urls(cohen, &into.rules.cohen)?,
         _ => HashSet::new(),
     };
-    let there = names(folder)?;
-    for (called, class) in &rules.folders {
-        let metadata = format!("{called}.metadata.xlsx");
-        let metadata = alike(&there, &metadata).ok_or_else(|| format!("has no {metadata}"))?;
-        let images = alike(&there, called).ok_or_else(|| format!("has no folder {called}"))?;
-        // From version 4 on the images are one folder further down, beside masks.
-        let pictures = Pictures::list(folder, &[images.clone(), format!("{images}/images")], by_letters)?;
-        let sheet = Sheet::xlsx(folder, metadata, &["file name", "format", "url"])?;
-        for row in sheet.rows() {
+    let names = names(folder)?;
+    for (name, class) in &rules.folders {
+        let metadata = format!("{name}.metadata.xlsx");
+        let metadata = find_similar(&names, &metadata).ok_or_else(|| format!("{metadata} is missing"))?;
+        let image_folder = find_similar(&names, name).ok_or_else(|| format!("folder {name} is missing"))?;
+        // From version 4 on, the images are in a subfolder next to the masks.
+        let images = ImageIndex::list(folder, &[image_folder.clone(), format!("{image_folder}/images")], by_letters)?;
+        let table = Table::xlsx(folder, metadata, &["file name", "format", "url"])?;
+        for row in table.rows() {
             let name = row.text("file name");
             if rules.exclude_names.iter().any(|excluded| excluded == name) {
-                into.pass_over(SOURCE, "excluded by its name".into());
+                into.skip(SOURCE, "excluded by its name".into());
             } else if urls.contains(row.text("url")) {
-                into.pass_over(SOURCE, "an image of cohen has the same url".into());
+                into.skip(SOURCE, "an image of cohen has the same URL".into());
             } else {
-                let chosen = chosen(metadata, row, class, &pictures);
-                into.choose(chosen);
+                let image = selected(metadata, row, class, &images);
+                into.select(image);
             }
         }
     }
     Ok(())
 }
 
-/// The name among those there that differs only by case, spaces and signs: `Viral_Pneumonia` and `Viral Pneumonia`.
-fn alike<'a>(there: &'a [String], wanted: &str) -> Option<&'a String> {
-    there
+/// The name that equals `expected`, else the one that differs only by case, spaces and punctuation (`Viral_Pneumonia`).
+fn find_similar<'a>(names: &'a [String], expected: &str) -> Option<&'a String> {
+    names
         .iter()
-        .find(|name| *name == wanted)
-        .or_else(|| there.iter().find(|name| by_letters(name) == by_letters(wanted)))
+        .find(|name| *name == expected)
+        .or_else(|| names.iter().find(|name| by_letters(name) == by_letters(expected)))
 }
 
-fn chosen(metadata: &str, row: Row<'_>, class: &str, pictures: &Pictures) -> Chosen {
+/// The image of a row.
+fn selected(metadata: &str, row: Row<'_>, class: &str, images: &ImageIndex) -> SelectedImage {
     let name = row.text("file name");
-    let asked = format!("{name}.{}", row.text("format").to_lowercase());
-    let found = pictures.find(&asked);
-    let file = found.as_ref().ok().and_then(|path| path.rsplit('/').next()).unwrap_or(&asked);
-    Chosen {
+    let expected = format!("{name}.{}", row.text("format").to_lowercase());
+    let path = images.find(&expected);
+    let file = path.as_ref().ok().and_then(|path| path.rsplit('/').next()).unwrap_or(&expected);
+    SelectedImage {
         source: SOURCE,
-        origin: Origin { file: format!("{}/{metadata}", SOURCE.as_str()), line: Some(row.line) },
-        // One image a patient, as far as the database tells.
+        origin: EntryOrigin { file: format!("{}/{metadata}", SOURCE.as_str()), line: Some(row.line) },
+        // The database has no patient ids; each image counts as one patient.
         patient_id: Some(name.to_owned()).filter(|patient| !patient.is_empty()),
         class: class.to_owned(),
-        // A label file could not hold the spaces.
+        // Without spaces, which label files cannot represent.
         file_name: file.replace(' ', ""),
-        content: found.map(|path| pictures.content(path)),
+        content: path.map(|path| images.content(path)),
         attributes: Attributes::default(),
     }
 }

@@ -1,51 +1,54 @@
-//! The RSNA pneumonia detection challenge, stage 2: DICOM files named by patient, and two tables with a row a box.
+//! RSNA pneumonia detection challenge, stage 2: DICOM files named by patient, and two tables with one row per bounding box.
 
 use std::path::Path;
 
-use crate::{dataset::import::layout::Origin, store::Attributes};
+use crate::{dataset::import::entry::EntryOrigin, store::Attributes};
 
 use super::{
     Source,
-    collection::{Chosen, Collection},
-    pictures::{Pictures, by_stem},
-    sheet::{Row, Sheet},
+    collection::{Collection, SelectedImage},
+    image_index::{ImageIndex, by_stem},
+    table::{Row, Table},
 };
 
+/// Table with the class of each image.
 const DETAILED: &str = "stage_2_detailed_class_info.csv";
+/// Table with the bounding boxes of opacities.
 const LABELS: &str = "stage_2_train_labels.csv";
 
-/// Its folder of images.
+/// Image folder.
 pub(super) const IMAGES: &str = "stage_2_train_images";
 
-/// Reads those of a class that the rules name, and those with an opacity.
+/// Reads the images of the classes in the rules, and those with an opacity.
 pub(super) fn read(folder: &Path, into: &mut Collection<'_>) -> Result<(), String> {
-    let pictures = Pictures::list(folder, &[IMAGES.to_owned()], by_stem)?;
+    let images = ImageIndex::list(folder, &[IMAGES.to_owned()], by_stem)?;
     let rules = &into.rules.rsna;
-    for row in Sheet::csv(folder, DETAILED, &["patientid", "class"])?.rows() {
+    for row in Table::csv(folder, DETAILED, &["patientid", "class"])?.rows() {
         match rules.classes.get(row.text("class")) {
-            Some(class) => into.choose(chosen(DETAILED, row, class, &pictures)),
-            None => into.pass_over(Source::Rsna, format!("class {:?} in {DETAILED}", row.text("class"))),
+            Some(class) => into.select(selected(DETAILED, row, class, &images)),
+            None => into.skip(Source::Rsna, format!("class {:?} in {DETAILED}", row.text("class"))),
         }
     }
-    for row in Sheet::csv(folder, LABELS, &["patientid", "target"])?.rows() {
+    for row in Table::csv(folder, LABELS, &["patientid", "target"])?.rows() {
         if row.text("target") == "1" && !rules.target_1.is_empty() {
-            into.choose(chosen(LABELS, row, &rules.target_1, &pictures));
+            into.select(selected(LABELS, row, &rules.target_1, &images));
         } else {
-            into.pass_over(Source::Rsna, format!("Target {} in {LABELS}", row.text("target")));
+            into.skip(Source::Rsna, format!("Target {} in {LABELS}", row.text("target")));
         }
     }
     Ok(())
 }
 
-fn chosen(table: &str, row: Row<'_>, class: &str, pictures: &Pictures) -> Chosen {
+/// The image of a row.
+fn selected(table: &str, row: Row<'_>, class: &str, images: &ImageIndex) -> SelectedImage {
     let patient = row.text("patientid");
-    Chosen {
+    SelectedImage {
         source: Source::Rsna,
-        origin: Origin { file: format!("{}/{table}", Source::Rsna.as_str()), line: Some(row.line) },
+        origin: EntryOrigin { file: format!("{}/{table}", Source::Rsna.as_str()), line: Some(row.line) },
         patient_id: Some(patient.to_owned()).filter(|patient| !patient.is_empty()),
         class: class.to_owned(),
         file_name: format!("{patient}.png"),
-        content: pictures.find(&format!("{patient}.dcm")).map(|path| pictures.content(path)),
+        content: images.find(&format!("{patient}.dcm")).map(|path| images.content(path)),
         attributes: Attributes::default(),
     }
 }

@@ -1,23 +1,24 @@
-//! Arrays of NumPy: `x_<split>_<side>.npy` or `x_<split>.npy` with the images, `y_<split>.npy` with their labels.
+//! NumPy arrays: `x_<split>_<side>.npy` or `x_<split>.npy` with images, and `y_<split>.npy` with their labels.
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
     dataset::import::{
-        Candidate, Refused,
+        Candidate, Rejection,
         candidate::Content,
+        entry::{EntryOrigin, ImportEntry},
         image_array::{self, ImageArray},
     },
     domain::Split,
 };
 
-use super::{Entry, Origin, Search, names, split_called};
+use super::{Search, names, split_by_name};
 
-/// A row of each array; `None` if the folder has no array of images.
-pub(super) fn entries(search: Search<'_>) -> Result<Option<Vec<Entry>>, String> {
+/// An entry per array row; none if the folder has no array of images.
+pub(super) fn entries(search: Search<'_>) -> Result<Option<Vec<ImportEntry>>, String> {
     let mut arrays: BTreeMap<(Split, String), Vec<String>> = BTreeMap::new();
     for name in names(&search.folder.root)? {
-        if let Some(key) = images_of(&name) {
+        if let Some(key) = split_of_array(&name) {
             arrays.entry(key).or_default().push(name);
         }
     }
@@ -25,51 +26,52 @@ pub(super) fn entries(search: Search<'_>) -> Result<Option<Vec<Entry>>, String> 
         return Ok(None);
     }
     let mut entries = Vec::new();
-    for ((split, called), names) in arrays {
-        largest(search, split, &format!("y_{called}.npy"), names, &mut entries);
+    for ((split, label), names) in arrays {
+        largest_array(search, split, &format!("y_{label}.npy"), names, &mut entries);
     }
     Ok(Some(entries))
 }
 
-/// The split of an array of images, and what its name calls it.
-fn images_of(name: &str) -> Option<(Split, String)> {
+/// The split of an array of images, and the name of the split in its file name.
+fn split_of_array(name: &str) -> Option<(Split, String)> {
     let name = name.strip_prefix("x_")?.strip_suffix(".npy")?;
-    let called = match name.rsplit_once('_') {
-        Some((called, side)) if !side.is_empty() && side.bytes().all(|byte| byte.is_ascii_digit()) => called,
+    let label = match name.rsplit_once('_') {
+        Some((label, side)) if !side.is_empty() && side.bytes().all(|byte| byte.is_ascii_digit()) => label,
         _ => name,
     };
-    Some((split_called(called)?, called.to_owned()))
+    Some((split_by_name(label)?, label.to_owned()))
 }
 
-/// Of several arrays of the same images in several sizes the largest is read.
-fn largest(search: Search<'_>, split: Split, labels: &str, names: Vec<String>, entries: &mut Vec<Entry>) {
+/// Reads the largest of several arrays of the same images in different sizes; the others are rejected.
+fn largest_array(search: Search<'_>, split: Split, labels: &str, names: Vec<String>, entries: &mut Vec<ImportEntry>) {
     let mut open = Vec::new();
     for name in names {
         match ImageArray::open(&search.folder.root, &name, search.limits) {
             Ok(array) => open.push((name, array)),
-            Err(reason) => entries.push(refused(name, reason)),
+            Err(reason) => entries.push(rejected(name, reason)),
         }
     }
     open.sort_by_key(|(_, array)| array.pixels());
     if let Some((name, array)) = open.pop() {
-        let passed_over = |(smaller, _)| refused(smaller, format!("passed over for {name}, which is larger"));
-        entries.extend(open.into_iter().map(passed_over));
+        let skipped = |(smaller, _)| rejected(smaller, format!("skipped in favour of {name}, which is larger"));
+        entries.extend(open.into_iter().map(skipped));
         rows(search, split, labels, &name, array, entries);
     }
 }
 
-fn rows(search: Search<'_>, split: Split, labels: &str, name: &str, array: ImageArray, entries: &mut Vec<Entry>) {
-    let found = match image_array::labels(&search.folder.root, labels, search.classes) {
-        Ok(found) if found.len() as u64 == array.rows() => found,
+/// Adds an entry per row of an array.
+fn rows(search: Search<'_>, split: Split, labels: &str, name: &str, array: ImageArray, entries: &mut Vec<ImportEntry>) {
+    let labels_of_rows = match image_array::labels(&search.folder.root, labels, search.classes) {
+        Ok(labels) if labels.len() as u64 == array.rows() => labels,
         Ok(found) => {
-            let reason = format!("{} images and {} labels in {labels}", array.rows(), found.len());
-            return entries.push(refused(name.to_owned(), reason));
+            let reason = format!("{} images, but {} labels in {labels}", array.rows(), found.len());
+            return entries.push(rejected(name.to_owned(), reason));
         }
-        Err(reason) => return entries.push(refused(name.to_owned(), reason)),
+        Err(reason) => return entries.push(rejected(name.to_owned(), reason)),
     };
     let array = Arc::new(array);
     let stem = name.trim_end_matches(".npy");
-    for (row, label) in (0..).zip(found) {
+    for (row, label) in (0..).zip(labels_of_rows) {
         let candidate = |label| Candidate {
             path: format!("{stem}_{row:06}.png"),
             label,
@@ -79,11 +81,11 @@ fn rows(search: Search<'_>, split: Split, labels: &str, name: &str, array: Image
             attributes: None,
             content: Content::Row { array: Arc::clone(&array), row },
         };
-        let origin = Origin { file: format!("{name}[{row}]"), line: None };
-        entries.push(Entry { origin, found: label.map(candidate).map_err(Refused::from) });
+        let origin = EntryOrigin { file: format!("{name}[{row}]"), line: None };
+        entries.push(ImportEntry { origin, candidate: label.map(candidate).map_err(Rejection::from) });
     }
 }
 
-fn refused(file: String, reason: String) -> Entry {
-    Entry { origin: Origin { file, line: None }, found: Err(reason.into()) }
+fn rejected(file: String, reason: String) -> ImportEntry {
+    ImportEntry { origin: EntryOrigin { file, line: None }, candidate: Err(reason.into()) }
 }

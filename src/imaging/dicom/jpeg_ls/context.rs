@@ -1,23 +1,24 @@
-//! What is learnt of a context as its samples go by (A.6).
+//! Adaptive statistics of the coding contexts (A.6).
 
-/// Of regular mode.
+/// Context of regular mode.
 #[derive(Clone, Copy)]
 pub(super) struct Context {
-    /// Sum of the errors' sizes.
-    pub(super) size: i32,
-    /// Sum of the errors.
+    /// A: sum of the absolute errors.
+    pub(super) magnitude: i32,
+    /// B: sum of the errors.
     bias: i32,
-    /// What is added to the prediction.
+    /// C: correction of the prediction.
     pub(super) correction: i32,
+    /// N: number of samples.
     pub(super) count: i32,
 }
 
 impl Context {
-    pub(super) fn new(size: i32) -> Self {
-        Self { size, bias: 0, correction: 0, count: 1 }
+    pub(super) fn new(magnitude: i32) -> Self {
+        Self { magnitude, bias: 0, correction: 0, count: 1 }
     }
 
-    /// The error that a code stands for (A.5.2).
+    /// The prediction error of a code (A.5.2).
     pub(super) fn error(&self, code: i32, k: u32, near: i32) -> i32 {
         let odd = code & 1 == 1;
         if near == 0 && k == 0 && 2 * self.bias <= -self.count {
@@ -29,11 +30,12 @@ impl Context {
         }
     }
 
-    pub(super) fn learn(&mut self, error: i32, near: i32, reset: i32) {
+    /// Updates the statistics with an error (A.6).
+    pub(super) fn update(&mut self, error: i32, near: i32, reset: i32) {
         self.bias += error * (2 * near + 1);
-        self.size += error.abs();
+        self.magnitude += error.abs();
         if self.count == reset {
-            (self.size, self.bias, self.count) = (self.size >> 1, self.bias >> 1, self.count >> 1);
+            (self.magnitude, self.bias, self.count) = (self.magnitude >> 1, self.bias >> 1, self.count >> 1);
         }
         self.count += 1;
         if self.bias <= -self.count {
@@ -46,43 +48,47 @@ impl Context {
     }
 }
 
-/// Of the sample that interrupts a run (A.7.2).
+/// Context of the sample that interrupts a run (A.7.2).
 #[derive(Clone, Copy)]
-pub(super) struct Interruption {
-    size: i32,
+pub(super) struct RunInterruption {
+    magnitude: i32,
     count: i32,
+    /// Nn: number of negative errors.
     negative: i32,
-    /// 1 where the samples left and above agree.
-    alike: i32,
+    /// RItype: 1 if the samples to the left and above agree, else 0.
+    ri_type: i32,
 }
 
-impl Interruption {
-    pub(super) fn new(size: i32, alike: bool) -> Self {
-        Self { size, count: 1, negative: 0, alike: alike.into() }
+impl RunInterruption {
+    pub(super) fn new(magnitude: i32, neighbours_agree: bool) -> Self {
+        Self { magnitude, count: 1, negative: 0, ri_type: neighbours_agree.into() }
     }
 
+    /// The Golomb parameter (A.7.2.1).
     pub(super) fn k(&self) -> u32 {
-        parameter(self.count, self.size + self.alike * (self.count >> 1))
+        parameter(self.count, self.magnitude + self.ri_type * (self.count >> 1))
     }
 
+    /// The prediction error of a code (A.7.2.2).
     pub(super) fn error(&self, code: i32, k: u32) -> i32 {
-        let code = code + self.alike;
+        let code = code + self.ri_type;
         let odd = code & 1 == 1;
-        let size = (code + i32::from(odd)) / 2;
-        if (k != 0 || 2 * self.negative >= self.count) == odd { -size } else { size }
+        let magnitude = (code + i32::from(odd)) / 2;
+        if (k != 0 || 2 * self.negative >= self.count) == odd { -magnitude } else { magnitude }
     }
 
-    pub(super) fn learn(&mut self, error: i32, code: i32, reset: i32) {
+    /// Updates the statistics with an error (A.7.2.2).
+    pub(super) fn update(&mut self, error: i32, code: i32, reset: i32) {
         self.negative += i32::from(error < 0);
-        self.size += (code + 1 - self.alike) >> 1;
+        self.magnitude += (code + 1 - self.ri_type) >> 1;
         if self.count == reset {
-            (self.size, self.count, self.negative) = (self.size >> 1, self.count >> 1, self.negative >> 1);
+            (self.magnitude, self.count, self.negative) = (self.magnitude >> 1, self.count >> 1, self.negative >> 1);
         }
         self.count += 1;
     }
 }
 
-/// The smallest k with `count << k >= size` (A.5.1); a stream that asks for more than 24 is none that was encoded.
-pub(super) fn parameter(count: i32, size: i32) -> u32 {
-    (0..24).find(|k| i64::from(count) << k >= i64::from(size)).unwrap_or(24)
+/// The Golomb parameter: the smallest k with `count << k >= magnitude` (A.5.1), at most 24, which no valid stream exceeds.
+pub(super) fn parameter(count: i32, magnitude: i32) -> u32 {
+    (0..24).find(|k| i64::from(count) << k >= i64::from(magnitude)).unwrap_or(24)
 }

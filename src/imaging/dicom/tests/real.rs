@@ -1,4 +1,4 @@
-//! Real files against pydicom 3.0.2 with pylibjpeg 2.1.0 (libjpeg 2.5.0, openjpeg 2.6.0) and pyjpegls 1.5.1.
+//! Comparison of real files with pydicom 3.0.2 with pylibjpeg 2.1.0 (libjpeg 2.5.0, openjpeg 2.6.0) and pyjpegls 1.5.1.
 //!
 //! `v = apply_voi_lut(apply_modality_lut(d.pixel_array, d), d) / (2**d.BitsStored - 1) * 255`, `255 - v` for MONOCHROME1; RGB through
 //! Pillow's `convert("L")`. `points` are `round(v)` at eighths of rows and columns, `grid` the means of 4 x 4 blocks.
@@ -13,7 +13,7 @@ struct Expected {
     grid: [f64; 16],
 }
 
-const PLACES: [(usize, usize); 8] = [(1, 1), (2, 5), (3, 3), (4, 4), (4, 6), (5, 2), (6, 7), (7, 3)];
+const POSITIONS: [(usize, usize); 8] = [(1, 1), (2, 5), (3, 3), (4, 4), (4, 6), (5, 2), (6, 7), (7, 3)];
 
 #[rustfmt::skip]
 const EXPECTED: [Expected; 9] = [
@@ -82,7 +82,7 @@ const EXPECTED: [Expected; 9] = [
     },
 ];
 
-/// Lossy codecs may round otherwise.
+/// Maximum difference in grey levels; lossy decoders may round differently.
 fn tolerance(file: &str) -> u8 {
     let lossy = ["1.2.276", "Fake_MONOHR1", "RG1_J2KI", "RG1_JLSN"].iter().any(|name| file.starts_with(name));
     if lossy { 3 } else { 1 }
@@ -97,9 +97,9 @@ fn real_files_agree_with_pydicom() {
         assert_eq!((format, image.width, image.height), (Format::Dicom, size.0, size.1), "{file}");
         let (width, height) = (image.width as usize, image.height as usize);
         let within = f64::from(tolerance(file));
-        for ((row, column), wanted) in PLACES.into_iter().zip(points) {
+        for ((row, column), expected) in POSITIONS.into_iter().zip(points) {
             let grey = image.pixels[height * row / 8 * width + width * column / 8];
-            assert!(f64::from(grey.abs_diff(wanted)) <= within, "{file} at {row}, {column}: {grey}, not {wanted}");
+            assert!(f64::from(grey.abs_diff(expected)) <= within, "{file} at {row}, {column}: {grey}, not {expected}");
         }
         let block = |rows: std::ops::Range<usize>, columns: std::ops::Range<usize>| {
             let count = rows.len() * columns.len();
@@ -107,17 +107,17 @@ fn real_files_agree_with_pydicom() {
             greys.map(|grey| f64::from(*grey)).sum::<f64>() / count as f64
         };
         assert!((block(0..height, 0..width) - mean).abs() < 0.6, "{file}: {}", block(0..height, 0..width));
-        for (place, wanted) in grid.into_iter().enumerate() {
-            let (row, column) = (place / 4, place % 4);
+        for (index, expected) in grid.into_iter().enumerate() {
+            let (row, column) = (index / 4, index % 4);
             let rows = height * row / 4..height * (row + 1) / 4;
             let found = block(rows, width * column / 4..width * (column + 1) / 4);
-            assert!((found - wanted).abs() < 0.6, "{file}, block {row}, {column}: {found}, not {wanted}");
+            assert!((found - expected).abs() < 0.6, "{file}, block {row}, {column}: {found}, not {expected}");
         }
     }
 }
 
 #[test]
-fn the_wrong_photometric_interpretation_is_flagged_and_the_right_ones_are_not() {
+fn only_a_wrong_photometric_interpretation_is_flagged_as_negative() {
     let Some(folder) = crate::fixtures::shared_folder("dicom") else { return };
     for Expected { file, .. } in EXPECTED {
         let bytes = std::fs::read(folder.join(file)).unwrap();

@@ -1,4 +1,5 @@
-//! Pixels out of each codec. RLE and lossless JPEG are encoded here; JPEG-LS and JPEG 2000 were, as said beside them.
+//! Decoding of encapsulated pixel data with each codec. RLE and lossless JPEG are encoded by the tests; the JPEG-LS and JPEG 2000
+//! streams were made with the tools named at each constant.
 
 use dicom_core::value::PixelFragmentSequence;
 use image::{ExtendedColorType, codecs::jpeg::JpegEncoder};
@@ -30,14 +31,14 @@ fn fragments(fragments: Vec<Vec<u8>>) -> InMemElement {
     DataElement::new(tags::PIXEL_DATA, VR::OB, PixelFragmentSequence::new_fragments(fragments))
 }
 
-/// The stored values of a packed image of twelve bits.
-fn unpacked(uid: &str, data: Vec<Vec<u8>>) -> Result<Vec<u16>, ImageError> {
+/// The stored values of an encapsulated 12-bit image.
+fn decoded_values(uid: &str, data: Vec<Vec<u8>>) -> Result<Vec<u16>, ImageError> {
     let bytes = file(uid, &object("MONOCHROME2", 1, 16, 12, fragments(data)));
     let (syntax, data_set) = syntax::open(&bytes, &LIMITS)?;
-    frame::values(&Header::read(&data_set, &syntax)?, &syntax)
+    frame::stored_values(&Header::read(&data_set, &syntax)?, &syntax)
 }
 
-/// Segments of runs and literals, the most significant byte first.
+/// RLE Lossless: one PackBits segment per byte plane, most significant byte first.
 fn rle(planes: &[Vec<u8>]) -> Vec<u8> {
     let mut segments = Vec::new();
     for plane in planes {
@@ -63,7 +64,7 @@ fn rle(planes: &[Vec<u8>]) -> Vec<u8> {
     [header.into_iter().flat_map(u32::to_le_bytes).collect(), segments.concat()].concat()
 }
 
-/// Process 14, first-order prediction from the left, with a code of five bits for each size of a difference.
+/// Lossless JPEG (process 14, selection value 1) with a 5-bit Huffman code for each difference category.
 fn lossless_jpeg(values: &[u16]) -> Vec<u8> {
     let codes: Vec<u8> = (0..17).collect();
     let mut counts = [0u8; 16];
@@ -77,7 +78,7 @@ fn lossless_jpeg(values: &[u16]) -> Vec<u8> {
         &[0xff, 0xda, 0, 8, 1, 1, 0, 1, 0, 0],
     ]
     .concat();
-    let (mut held, mut count) = (0u64, 0);
+    let (mut buffer, mut count) = (0u64, 0);
     for (at, value) in values.iter().enumerate() {
         let predicted = match at {
             0 => 1 << 11,
@@ -87,22 +88,22 @@ fn lossless_jpeg(values: &[u16]) -> Vec<u8> {
         let difference = i32::from(*value) - predicted;
         let size = 32 - difference.unsigned_abs().leading_zeros();
         let bits = if difference < 0 { difference + (1 << size) - 1 } else { difference };
-        held = (held << 5 | u64::from(size)) << size | bits as u64;
+        buffer = (buffer << 5 | u64::from(size)) << size | bits as u64;
         count += 5 + size;
         while count >= 8 {
             count -= 8;
-            jpeg.push((held >> count) as u8);
+            jpeg.push((buffer >> count) as u8);
             if jpeg.last() == Some(&0xff) {
                 jpeg.push(0);
             }
         }
     }
-    jpeg.push(((held << (8 - count)) as u8) | (0xff >> count));
+    jpeg.push(((buffer << (8 - count)) as u8) | (0xff >> count));
     [jpeg, vec![0xff, 0xd9]].concat()
 }
 
 #[test]
-fn lossless_codecs_give_every_value_back() {
+fn lossless_codecs_reproduce_every_value() {
     let high_and_low = [8, 0].map(|shift| pattern().iter().map(|value| (value >> shift) as u8).collect());
     let packed = [
         (uids::RLE_LOSSLESS, rle(&high_and_low)),
@@ -112,35 +113,35 @@ fn lossless_codecs_give_every_value_back() {
         (uids::JPEG2000_LOSSLESS, JPEG_2000.to_vec()),
     ];
     for (uid, data) in packed {
-        assert_eq!(unpacked(uid, vec![data]).unwrap(), pattern(), "{uid}");
+        assert_eq!(decoded_values(uid, vec![data]).unwrap(), pattern(), "{uid}");
     }
 }
 
 #[test]
-fn near_lossless_jpeg_ls_stays_as_near_as_it_promises() {
-    let values = unpacked(uids::JPEGLS_NEAR_LOSSLESS, vec![NEAR.to_vec()]).unwrap();
+fn near_lossless_jpeg_ls_stays_within_its_error_bound() {
+    let values = decoded_values(uids::JPEGLS_NEAR_LOSSLESS, vec![NEAR.to_vec()]).unwrap();
     assert!(values.iter().zip(pattern()).all(|(value, original)| value.abs_diff(original) <= 3));
     assert_ne!(values, pattern());
 }
 
 #[test]
-fn a_frame_may_be_in_several_fragments() {
+fn fragments_of_a_frame_are_concatenated() {
     let mut data = JPEG_2000.to_vec();
     let rest = data.split_off(400);
-    assert_eq!(unpacked(uids::JPEG2000_LOSSLESS, vec![data, rest]).unwrap(), pattern());
+    assert_eq!(decoded_values(uids::JPEG2000_LOSSLESS, vec![data, rest]).unwrap(), pattern());
 }
 
 #[test]
-fn baseline_jpeg_grey_and_colour() {
+fn baseline_jpeg_in_grey_and_colour_is_decoded() {
     let grey: Vec<u8> = (0..PIXELS).map(|at| (at % 48 * 4) as u8).collect();
     let close =
-        |photometric: &str, samples: u16, colour: ExtendedColorType, pixels: &[u8], wanted: &dyn Fn(usize) -> u8| {
+        |photometric: &str, samples: u16, colour: ExtendedColorType, pixels: &[u8], expected: &dyn Fn(usize) -> u8| {
             let mut jpeg = Vec::new();
             let mut encoder = JpegEncoder::new_with_quality(&mut jpeg, 95);
             encoder.encode(pixels, WIDTH.into(), HEIGHT.into(), colour).unwrap();
             let object = object(photometric, samples, 8, 8, fragments(vec![jpeg]));
             let image = decode(&file(uids::JPEG_BASELINE8_BIT, &object), &LIMITS).unwrap().1;
-            let off = (0..PIXELS).map(|at| image.pixels[at].abs_diff(wanted(at))).max();
+            let off = (0..PIXELS).map(|at| image.pixels[at].abs_diff(expected(at))).max();
             assert!(off <= Some(3), "{photometric}: {off:?}");
         };
     close("MONOCHROME2", 1, ExtendedColorType::L8, &grey, &|at| grey[at]);
@@ -149,7 +150,7 @@ fn baseline_jpeg_grey_and_colour() {
 }
 
 #[test]
-fn packed_data_that_is_cut_off_or_of_another_size_is_refused() {
+fn truncated_and_mismatched_pixel_data_is_rejected() {
     let high_and_low = [8, 0].map(|shift| pattern().iter().map(|value| (value >> shift) as u8).collect());
     let packed = [
         (uids::RLE_LOSSLESS, rle(&high_and_low)),
@@ -158,7 +159,7 @@ fn packed_data_that_is_cut_off_or_of_another_size_is_refused() {
     ];
     for (uid, data) in packed {
         for length in (0..data.len() - 8).step_by(53) {
-            let refused = unpacked(uid, vec![data[..length].to_vec()]);
+            let refused = decoded_values(uid, vec![data[..length].to_vec()]);
             assert!(matches!(refused, Err(ImageError::Undecodable(_))), "{uid} of {length} bytes");
         }
         let mut wide = object("MONOCHROME2", 1, 16, 12, fragments(vec![data]));
@@ -168,12 +169,12 @@ fn packed_data_that_is_cut_off_or_of_another_size_is_refused() {
     let mut huge = JPEG_2000.to_vec();
     let size = huge.windows(2).position(|pair| pair == [0xff, 0x51]).unwrap();
     huge[size + 6..size + 14].fill(0x7f);
-    assert!(unpacked(uids::JPEG2000_LOSSLESS, vec![huge]).is_err());
-    assert!(unpacked(uids::MPEG2MPML, vec![vec![0; 64]]).unwrap_err().to_string().contains("is not read"));
+    assert!(decoded_values(uids::JPEG2000_LOSSLESS, vec![huge]).is_err());
+    assert!(decoded_values(uids::MPEG2MPML, vec![vec![0; 64]]).unwrap_err().to_string().contains("is not supported"));
 }
 
 #[test]
-fn damaged_packed_data_never_panics() {
+fn corrupt_pixel_data_never_panics() {
     for (uid, data) in [
         (uids::JPEGLS_LOSSLESS, JPEG_LS.to_vec()),
         (uids::JPEGLS_NEAR_LOSSLESS, NEAR.to_vec()),

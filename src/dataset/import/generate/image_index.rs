@@ -1,19 +1,19 @@
-//! The image files of a source, found by names that are not quite theirs.
+//! Index of the image files of a source, with tolerant matching of file names.
 
 use std::{collections::HashMap, path::Path, sync::Arc};
 
 use crate::{
-    dataset::import::{Refused, candidate::Content, layout::names},
+    dataset::import::{Rejection, candidate::Content, layout::names},
     store::RejectionKind,
 };
 
-/// Files in some folders of a source.
+/// Index of the files in some folders of a source.
 #[derive(Debug)]
-pub(super) struct Pictures {
+pub(super) struct ImageIndex {
     root: Arc<Path>,
-    /// As rejections tell it.
-    place: String,
-    /// Paths by name, by name in lower case, and by what is left of a name when nothing that differs is counted.
+    /// Names of the folders, for error messages.
+    folders: String,
+    /// Paths by exact name, by lower-case name, and by the key of the name.
     exact: Names,
     lower: Names,
     loose: Names,
@@ -22,16 +22,16 @@ pub(super) struct Pictures {
 
 type Names = HashMap<String, Vec<String>>;
 
-impl Pictures {
-    /// Lists the files in `folders` of the source at `root`; those that do not exist are passed over, but one has to.
+impl ImageIndex {
+    /// Indexes the files in `folders` below `root`. At least one of the folders must exist.
     pub(super) fn list(root: &Path, folders: &[String], key: fn(&str) -> String) -> Result<Self, String> {
-        let place = folders.join(" or ");
+        let folder_names = folders.join(" or ");
         let (mut exact, mut lower, mut loose) = (Names::new(), Names::new(), Names::new());
-        let there: Vec<&String> = folders.iter().filter(|folder| root.join(folder).is_dir()).collect();
-        if there.is_empty() {
-            return Err(format!("{}: has no folder {place}", root.display()));
+        let existing: Vec<&String> = folders.iter().filter(|folder| root.join(folder).is_dir()).collect();
+        if existing.is_empty() {
+            return Err(format!("{}: folder {folder_names} is missing", root.display()));
         }
-        for folder in there {
+        for folder in existing {
             for name in names(&root.join(folder))? {
                 let path = format!("{folder}/{name}");
                 if root.join(&path).is_dir() {
@@ -42,10 +42,10 @@ impl Pictures {
                 exact.entry(name).or_default().push(path);
             }
         }
-        Ok(Self { root: root.into(), place, exact, lower, loose, key })
+        Ok(Self { root: root.into(), folders: folder_names, exact, lower, loose, key })
     }
 
-    /// The path of the only file of exactly that name.
+    /// The path of the only file with exactly this name.
     pub(super) fn find_exactly(&self, name: &str) -> Option<&str> {
         match self.exact.get(name).map(Vec::as_slice) {
             Some([path]) => Some(path),
@@ -53,37 +53,41 @@ impl Pictures {
         }
     }
 
-    /// The path of the file that `name` means: called exactly so, or else the only one that differs by case, or else by what the key
-    /// does not count.
-    pub(super) fn find(&self, name: &str) -> Result<&str, Refused> {
+    /// The path of the file that `name` denotes: an exact match, else the only match ignoring case, else the only match by key.
+    pub(super) fn find(&self, name: &str) -> Result<&str, Rejection> {
         let loose = (self.key)(name);
-        let steps = [self.exact.get(name), self.lower.get(&name.to_lowercase()), self.loose.get(&loose)];
-        match steps.into_iter().flatten().next().map(Vec::as_slice) {
+        let matches = [self.exact.get(name), self.lower.get(&name.to_lowercase()), self.loose.get(&loose)];
+        match matches.into_iter().flatten().next().map(Vec::as_slice) {
             Some([path]) => Ok(path),
-            Some(several) => Err(format!("{name}: {} could be meant", several.join(" or ")).into()),
-            None => Err(Refused {
+            Some(several) => Err(format!("{name}: ambiguous name, may be {}", several.join(" or ")).into()),
+            None => Err(Rejection {
                 kind: RejectionKind::RowWithoutFile,
-                reason: format!("{name}: no such file in {}", self.place),
+                reason: format!("{name}: no such file in {}", self.folders),
             }),
         }
     }
 
-    /// The image at a path that was found.
+    /// The content of the image at `path`.
     pub(super) fn content(&self, path: &str) -> Content {
         let (root, path) = (Arc::clone(&self.root), path.to_owned());
-        // DICOM is decoded here: as a file of its own it would have the patient's number as its name, and lose it for that.
-        if path.to_lowercase().ends_with(".dcm") { Content::AsPng { root, path } } else { Content::File { root, path } }
+        // DICOM is converted to PNG: stored as DICOM, the file would lose its name, which is the patient id in its header.
+        if path.to_lowercase().ends_with(".dcm") {
+            Content::FileAsPng { root, path }
+        } else {
+            Content::File { root, path }
+        }
     }
 }
 
-/// A name without its extension, in lower case.
+/// Key: the lower-case name without its extension.
 pub(super) fn by_stem(name: &str) -> String {
     let lower = name.to_lowercase();
     let stem = [".png", ".jpg", ".jpeg", ".dcm"].iter().find_map(|extension| lower.strip_suffix(extension));
     stem.unwrap_or(&lower).to_owned()
 }
 
-/// The same in letters and digits alone: `COVID (1).png`, `COVID(1).png`, `COVID-1.png` and `COVID 1` are one.
+/// Key: only the letters and digits of the lower-case name without its extension, so that `COVID (1).png`, `COVID(1).png`, `COVID-1.png`
+/// and `COVID 1` match.
 pub(super) fn by_letters(name: &str) -> String {
     by_stem(name).chars().filter(|c| c.is_alphanumeric()).collect()
 }
@@ -93,23 +97,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_matched_exactly_first_and_loosely_last() {
+    fn exact_matches_take_precedence_over_tolerant_ones() {
         let root = tempfile::tempdir().unwrap();
         std::fs::create_dir(root.path().join("images")).unwrap();
         for name in ["a.jpg", "a.png", "B.JPG", "C d.png", "E(1).png", "e-1.png"] {
             std::fs::write(root.path().join("images").join(name), name).unwrap();
         }
         let folders = ["images".to_owned(), "missing".to_owned()];
-        let by_stem = Pictures::list(root.path(), &folders, by_stem).unwrap();
+        let by_stem = ImageIndex::list(root.path(), &folders, by_stem).unwrap();
         assert_eq!(by_stem.find("a.png").ok(), Some("images/a.png"));
         assert_eq!(by_stem.find("b.jpg").ok(), Some("images/B.JPG"));
         assert_eq!(by_stem.find("b.jpeg").ok(), Some("images/B.JPG"));
         assert!(by_stem.find("a.jpeg").unwrap_err().reason.contains("images/a.jpg or images/a.png"));
         assert_eq!(by_stem.find("Cd.png").unwrap_err().kind, RejectionKind::RowWithoutFile);
-        let by_letters = Pictures::list(root.path(), &folders, by_letters).unwrap();
+        let by_letters = ImageIndex::list(root.path(), &folders, by_letters).unwrap();
         assert_eq!(by_letters.find("c(d).png").ok(), Some("images/C d.png"));
         assert_eq!(by_letters.find("E(1).png").ok(), Some("images/E(1).png"));
         assert!(by_letters.find("E 1").is_err());
-        assert!(Pictures::list(root.path(), &folders[1..], super::by_stem).is_err());
+        assert!(ImageIndex::list(root.path(), &folders[1..], super::by_stem).is_err());
     }
 }

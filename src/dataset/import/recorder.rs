@@ -1,4 +1,4 @@
-//! What an import has done so far, written to its row now and then.
+//! Recording of the progress and the rejections of an import.
 
 use std::{
     collections::HashMap,
@@ -9,50 +9,54 @@ use std::{
 use jiff::Timestamp;
 
 use crate::{
-    dataset::Added,
+    dataset::AddOutcome,
     domain::{ImportStatus, Sha256},
     store::{Db, ExcludedRows, Import, ImportRejection, RejectionKind, StoreError, imports},
 };
 
-use super::{Candidate, Refused, layout::Origin};
+use super::{Candidate, Rejection, entry::EntryOrigin};
 
+/// Minimum time between two updates of the row.
 const REPORT_INTERVAL: Duration = Duration::from_millis(500);
 
-pub(super) struct Ledger<'a> {
+/// Counts the outcomes of an import and writes them to its row.
+pub(super) struct ImportRecorder<'a> {
     db: &'a Db,
     import: Import,
     progress: &'a mut (dyn FnMut(&Import) + Send),
-    unwritten: Vec<ImportRejection>,
-    reported: Instant,
-    /// The images of this import by content, to tell a repeated row from a contradicting one.
+    /// Rejections that are not yet written.
+    pending: Vec<ImportRejection>,
+    last_report: Instant,
+    /// Candidates of this import by content hash, to distinguish repeated rows from contradicting ones.
     seen: HashMap<Sha256, Candidate>,
 }
 
-impl<'a> Ledger<'a> {
+impl<'a> ImportRecorder<'a> {
     pub(super) fn new(db: &'a Db, import: Import, progress: &'a mut (dyn FnMut(&Import) + Send)) -> Self {
-        Self { db, import, progress, unwritten: Vec::new(), reported: Instant::now(), seen: HashMap::new() }
+        Self { db, import, progress, pending: Vec::new(), last_report: Instant::now(), seen: HashMap::new() }
     }
 
+    /// Records the total number of entries and the rows excluded by rules.
     pub(super) async fn begin(&mut self, total: u64, passed_over: Vec<ExcludedRows>) -> Result<(), StoreError> {
         self.import.total = total;
         self.import.passed_over = passed_over;
         self.report().await
     }
 
-    /// Counts an image that the data set now holds.
-    pub(super) fn record(&mut self, origin: Origin, candidate: Candidate, added: Added) {
-        let radiograph = match added {
-            Added::Created(radiograph) => {
+    /// Counts an image that is in the data set now. A repeated image with another class or split is a rejection.
+    pub(super) fn record(&mut self, origin: EntryOrigin, candidate: Candidate, outcome: AddOutcome) {
+        let radiograph = match outcome {
+            AddOutcome::Created(radiograph) => {
                 self.import.created += 1;
                 self.seen.insert(radiograph.sha256, candidate);
                 return;
             }
-            Added::Duplicate(radiograph) => radiograph,
+            AddOutcome::Duplicate(radiograph) => radiograph,
         };
         match self.seen.get(&radiograph.sha256) {
             Some(first) if (&first.label, first.split) != (&candidate.label, candidate.split) => {
                 let reason = contradiction(&candidate, first);
-                self.reject(origin, Refused { kind: RejectionKind::Contradiction, reason });
+                self.reject(origin, Rejection { kind: RejectionKind::Contradiction, reason });
             }
             _ => {
                 self.import.duplicates += 1;
@@ -61,19 +65,21 @@ impl<'a> Ledger<'a> {
         }
     }
 
-    pub(super) fn reject(&mut self, origin: Origin, Refused { kind, reason }: Refused) {
+    /// Counts a rejection.
+    pub(super) fn reject(&mut self, origin: EntryOrigin, Rejection { kind, reason }: Rejection) {
         self.import.rejected += 1;
-        self.unwritten.push(ImportRejection { kind, file: origin.file, line: origin.line, reason });
+        self.pending.push(ImportRejection { kind, file: origin.file, line: origin.line, reason });
     }
 
+    /// Updates the row if the report interval has passed.
     pub(super) async fn report_if_due(&mut self) -> Result<(), StoreError> {
-        if self.reported.elapsed() < REPORT_INTERVAL {
+        if self.last_report.elapsed() < REPORT_INTERVAL {
             return Ok(());
         }
         self.report().await
     }
 
-    /// Ends the import: `succeeded`, or `failed` for a reason.
+    /// Ends the import: `succeeded`, or `failed` with an error.
     pub(super) async fn finish(mut self, error: Option<String>) -> Result<Import, StoreError> {
         self.import.status = if error.is_some() { ImportStatus::Failed } else { ImportStatus::Succeeded };
         self.import.error = error;
@@ -82,28 +88,30 @@ impl<'a> Ledger<'a> {
         Ok(self.import)
     }
 
-    /// Leaves the import running, as far as it has come.
+    /// Writes the current counts and leaves the import running.
     pub(super) async fn pause(mut self) -> Result<Import, StoreError> {
         self.report().await?;
         Ok(self.import)
     }
 
+    /// Writes counts and pending rejections.
     async fn report(&mut self) -> Result<(), StoreError> {
-        self.reported = Instant::now();
-        imports::update(self.db, &self.import, &self.unwritten).await?;
-        mem::take(&mut self.unwritten);
+        self.last_report = Instant::now();
+        imports::update(self.db, &self.import, &self.pending).await?;
+        mem::take(&mut self.pending);
         (self.progress)(&self.import);
         Ok(())
     }
 }
 
+/// The reason for rejecting a repeated image with other labels.
 fn contradiction(candidate: &Candidate, first: &Candidate) -> String {
-    let place = |of: &Candidate| of.split.map_or_else(|| of.label.clone(), |split| format!("{} in {split}", of.label));
+    let labels = |of: &Candidate| of.split.map_or_else(|| of.label.clone(), |split| format!("{} in {split}", of.label));
     format!(
-        "{}: the same image as {}, which is {} and not {}; the first is kept",
+        "{}: same image as {}, which is {} instead of {}; the first one is used",
         candidate.path,
         first.path,
-        place(first),
-        place(candidate)
+        labels(first),
+        labels(candidate)
     )
 }

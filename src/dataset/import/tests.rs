@@ -1,1 +1,0 @@
-//! Imports of folders drawn here into a database of their own.

@@ -73,6 +73,33 @@ const CRATE_ONLY_IN: [(&str, &[&str]); 5] = [
     ("thorax_kernels", &["nn"]),
 ];
 
+/// Expressions that this code base does not use, with the standard terms to use instead. STYLE.md has the reasons.
+const OUTDATED: [(&str, &str); 23] = [
+    ("anew", "again"),
+    ("are told", "are notified, receive"),
+    ("carved", "split off"),
+    ("commonest", "most frequent, majority class"),
+    ("dealt", "permuted, shuffled, assigned"),
+    ("give way", "yield"),
+    ("gives way", "yields"),
+    ("goes on", "continues, resumes"),
+    ("how sure", "confidence"),
+    ("if wished", "optionally"),
+    ("in the midst", "during, within"),
+    ("is told", "is notified, receives"),
+    ("look alike", "near-identical"),
+    ("looks alike", "near-identical"),
+    ("reckoned", "computed, estimated"),
+    ("rooms", "modules, layers"),
+    ("stand still", "pause"),
+    ("stands still", "pauses"),
+    ("under way", "in progress, in flight, running"),
+    ("what becomes of", "the name of the thing"),
+    ("who asks", "client, caller"),
+    ("who calls", "baseline, caller"),
+    ("whoever", "the name of the subject"),
+];
+
 /// Maximum number of lines of a source file.
 const MAX_LINES: usize = 600;
 
@@ -114,6 +141,24 @@ fn tour_in_the_docs_equals_the_script_that_ci_runs() {
     let tour = between(&page, "<!-- tour -->", "<!-- end of tour -->").expect("docs/getting-started.md marks the tour");
     let blocks = shell_blocks(tour).join("\n");
     assert_eq!(blocks.trim(), section.trim(), "docs/getting-started.md and tests/tour.sh differ");
+}
+
+#[test]
+fn texts_use_standard_terms() {
+    let mut files = [rust_files("src"), rust_files("crates")].concat();
+    for folder in ["static", "docs"] {
+        files.extend(files_in(folder, &["js", "html", "css", "md"]));
+    }
+    files.extend(
+        [".env.example", "ARCHITECTURE.md", "CONTRIBUTING.md", "README.md"].map(|path| (path.to_owned(), read(path))),
+    );
+    assert_clean(files.iter().flat_map(|(path, text)| outdated(path, text)));
+}
+
+#[test]
+fn checker_finds_outdated_terms() {
+    assert_eq!(outdated("a.rs", "// Runs that are Under Way.\n// underway, a roomy classroom").len(), 1);
+    assert_eq!(outdated("a.rs", "let rooms = 1; // whoever").len(), 2);
 }
 
 #[test]
@@ -272,6 +317,21 @@ fn untidy(path: &str, text: &str) -> Vec<String> {
     found
 }
 
+/// Outdated terms of one file, one message each.
+fn outdated(path: &str, text: &str) -> Vec<String> {
+    let lines = (1..).zip(text.lines()).map(|(number, line)| (number, line.to_lowercase()));
+    let found = lines.flat_map(|(number, line)| {
+        let is_part = |c: char| c.is_alphanumeric() || c == '_' || c == '-';
+        let stands_alone = |end: usize| !line[end..].starts_with(is_part);
+        let terms = OUTDATED.iter().filter(|(term, _)| {
+            let starts = line.match_indices(term).filter(|(at, _)| !line[..*at].ends_with(is_part));
+            starts.into_iter().any(|(at, _)| stands_alone(at + term.len()))
+        });
+        terms.map(|(term, instead)| format!("{path}:{number}: {term:?} (say: {instead})")).collect::<Vec<_>>()
+    });
+    found.collect()
+}
+
 /// Where `needle` ends, wherever it does not continue a longer name.
 fn word_positions<'a>(text: &'a str, needle: &'a str) -> impl Iterator<Item = usize> + 'a {
     let starts_word = |at: usize| !text[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':');
@@ -314,6 +374,11 @@ fn read(path: &str) -> String {
 
 /// The Rust files below a folder of the project with their texts, in a stable order.
 fn rust_files(folder: &str) -> Vec<(String, String)> {
+    files_in(folder, &["rs"])
+}
+
+/// The files below a folder with one of these extensions with their texts, in a stable order.
+fn files_in(folder: &str, extensions: &[&str]) -> Vec<(String, String)> {
     let mut folders = vec![root().join(folder)];
     let mut files = Vec::new();
     while let Some(folder) = folders.pop() {
@@ -321,13 +386,13 @@ fn rust_files(folder: &str) -> Vec<(String, String)> {
             let path = entry.expect("a readable folder").path();
             if path.is_dir() && !path.ends_with("node_modules") {
                 folders.push(path);
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
+            } else if path.extension().and_then(|end| end.to_str()).is_some_and(|end| extensions.contains(&end)) {
                 files.push(path);
             }
         }
     }
     files.sort();
-    assert!(!files.is_empty(), "no Rust files below {folder}");
+    assert!(!files.is_empty(), "no files with {extensions:?} below {folder}");
     files.iter().map(|path| named(path)).collect()
 }
 

@@ -246,3 +246,67 @@ impl View for FileTensor<'_> {
         self.bytes.len()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::{collection::vec, option, prelude::*};
+    use serde_json::json;
+
+    use super::*;
+
+    fn bytes() -> impl Strategy<Value = Vec<u8>> {
+        vec(any::<u8>(), 0..200)
+    }
+
+    /// A header with any numbers, which stand for the bits of a float where a float is.
+    fn header() -> impl Strategy<Value = Header> {
+        let position = any::<(u32, u32, u32, u32)>();
+        let best = option::of(any::<(u32, u64)>());
+        (position, best, vec(any::<u64>(), 0..5), any::<(u64, u64, u64)>(), any::<u32>()).prop_map(
+            |((stage, step, epoch, batch), best, scores, (loss_sum, rate, updates), seconds)| {
+                let best = best
+                    .map(|(epoch, score)| json!({"place": {"stage": 1, "step": 2, "epoch": epoch}, "score": score}));
+                let header = json!({
+                    "version": VERSION,
+                    "position": {"stage": stage, "step": step, "epoch": epoch, "batch": batch},
+                    "epochs": epoch,
+                    "epoch": {"tally": {"confusion": [[1, 2], [3, 4]], "loss_sum": loss_sum}, "seconds": seconds},
+                    "best": best,
+                    "identities": Identities::default(),
+                    "course": {"base": rate, "scores": scores},
+                    "averaged": updates,
+                    "meter": MeterReading::default(),
+                });
+                serde_json::from_value(header).expect("the fields of a header")
+            },
+        )
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn a_written_checkpoint_is_read_back_bit_for_bit(
+            header in header(),
+            network in bytes(),
+            best_file in option::of(bytes()),
+            optimizer in option::of(bytes()),
+            average in option::of(bytes()),
+        ) {
+            let network = Arc::new(network);
+            // Without a file of its own the best epoch is the network itself.
+            let best = header.best.as_ref().map(|_| best_file.map_or_else(|| Arc::clone(&network), Arc::new));
+            let written = Checkpoint { header, network, best, optimizer: optimizer.map(Bytes::from_bytes_vec), average };
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("checkpoint.safetensors");
+            written.write(&path).unwrap();
+            let file = std::fs::read(&path).unwrap();
+            let read = Checkpoint::read(&file).unwrap();
+            let text = |header: &Header| serde_json::to_string(header).unwrap();
+            prop_assert_eq!(text(&read.header), text(&written.header));
+            prop_assert_eq!((&read.network, &read.best), (&written.network, &written.best));
+            prop_assert_eq!((read.optimizer.as_deref(), &read.average), (written.optimizer.as_deref(), &written.average));
+            prop_assert!(Checkpoint::read(&file[..file.len() - 1]).is_err(), "a torn file is refused");
+        }
+    }
+}

@@ -189,7 +189,7 @@ impl<I: Send + 'static> FitJob<'_, I> {
         }
         let images_per_second = rate(images, started.elapsed().as_secs_f64());
         let serving_wait_share = session.serving_wait_share(started);
-        Ok(PassStats { images_per_second, data_wait_share: loader.wait_share(started), serving_wait_share })
+        Ok(PassStats { images_per_second, data_wait_share: loader.wait_share(started.elapsed()), serving_wait_share })
     }
 
     /// Position of the first batch after an epoch: in the next epoch, or in the next step if this one is over.

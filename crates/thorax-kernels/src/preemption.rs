@@ -58,6 +58,8 @@ struct Requests {
     since: Option<Instant>,
     /// Length of all earlier periods with requests.
     total: Duration,
+    /// Threads that are paused now.
+    paused: usize,
 }
 
 impl Requests {
@@ -95,7 +97,15 @@ impl Preemption {
     #[cold]
     fn wait(&self) {
         let mut requests = self.requests.lock();
+        requests.paused += 1;
         self.free.wait_while(&mut requests, |requests| requests.count > 0);
+        requests.paused -= 1;
+    }
+
+    /// Number of threads that are paused now.
+    #[cfg(test)]
+    pub(super) fn paused_threads(&self) -> usize {
+        self.requests.lock().paused
     }
 
     /// Until the timer is dropped, adds paused time to [`preempted_time`].

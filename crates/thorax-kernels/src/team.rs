@@ -282,7 +282,7 @@ impl Phase<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::{thread, time::Duration};
+    use std::thread;
 
     use super::*;
 
@@ -321,39 +321,44 @@ mod tests {
 
     #[test]
     fn the_low_priority_team_pauses_while_the_other_works() {
+        const ITEMS: usize = 100;
         let [first, second] = &Team::pair(2);
-        let (done, begun) = (AtomicUsize::new(0), AtomicBool::new(false));
+        let Priority::Low(preemption) = &second.priority else { panic!("the second team has low priority") };
+        let (done, started, preempted) = (AtomicUsize::new(0), AtomicBool::new(false), AtomicBool::new(false));
         let preempted_time = preemption::preempted_time();
-        let held = Duration::from_millis(20);
+        let wait_for = |flag: &AtomicBool| {
+            while !flag.load(Ordering::SeqCst) {
+                thread::yield_now();
+            }
+        };
         thread::scope(|scope| {
             scope.spawn(|| {
                 second.run(|worker| {
                     for _ in 0..2 {
-                        worker.parallel_for(1000, |_| {
-                            begun.store(true, Ordering::SeqCst);
+                        worker.parallel_for(ITEMS, |_| {
+                            started.store(true, Ordering::SeqCst);
+                            // The items in progress end after the first team has started.
+                            wait_for(&preempted);
                             done.fetch_add(1, Ordering::SeqCst);
-                            thread::sleep(Duration::from_micros(100));
                         });
                     }
                 });
             });
-            while !begun.load(Ordering::SeqCst) {
-                thread::yield_now();
-            }
+            wait_for(&started);
             first.run(|worker| {
                 if worker.index() == 0 {
                     assert!(preemption::is_low_priority_active());
-                    // Items in progress are completed.
-                    thread::sleep(held);
-                    let before = done.load(Ordering::SeqCst);
-                    thread::sleep(held);
-                    assert_eq!(done.load(Ordering::SeqCst), before, "no item is started while the first team works");
-                    assert!(before < 2000, "the first team does not wait for the operation of the second");
+                    preempted.store(true, Ordering::SeqCst);
+                    while preemption.paused_threads() < second.threads() {
+                        assert!(done.load(Ordering::SeqCst) < 2 * ITEMS, "the second team does not pause");
+                        thread::yield_now();
+                    }
+                    assert!(done.load(Ordering::SeqCst) <= second.threads(), "items in progress end, no other starts");
                 }
             });
         });
-        assert_eq!(done.into_inner(), 2000);
-        assert!(preemption::preempted_time() - preempted_time >= 2 * held, "the pause is counted");
+        assert_eq!(done.into_inner(), 2 * ITEMS);
+        assert!(preemption::preempted_time() > preempted_time, "the pause is measured");
     }
 
     #[test]

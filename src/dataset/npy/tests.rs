@@ -1,5 +1,6 @@
 //! Header format, compatibility with NumPy, and rejection of malicious files.
 
+use proptest::{collection::vec, prelude::*, sample::select};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -162,4 +163,35 @@ numpy.save(folder + 'fortran.npy', numpy.asfortranarray(numpy.zeros((2, 3), 'flo
     assert_eq!(read("numbers.npy"), Ok((INT64, vec![2])));
     assert!(read("objects.npy").unwrap_err().contains("pickled"));
     assert!(read("fortran.npy").unwrap_err().contains("Fortran"));
+}
+
+fn element() -> impl Strategy<Value = Element> {
+    let bytes = || select(vec![1u8, 2, 4, 8]);
+    prop_oneof![
+        Just(Element::Float32),
+        bytes().prop_map(Element::Unsigned),
+        bytes().prop_map(Element::Signed),
+        (1..=255u32).prop_map(Element::Text),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_written_header_is_read_back(element in element(), shape in vec(0..500u64, 0..=5)) {
+        let bytes = header(element, &shape);
+        prop_assert_eq!(bytes.len() % 64, 0);
+        let length = bytes.len() as u64;
+        let file_length = length + shape.iter().product::<u64>() * element.bytes();
+        let read = Header::read(bytes.as_slice(), file_length);
+        prop_assert_eq!(read.map_err(|error| error.to_string()), Ok(Header { element, shape, length }));
+    }
+
+    #[test]
+    fn any_bytes_after_the_magic_are_a_header_or_an_error(bytes in vec(any::<u8>(), 0..200), version in 1..4u8) {
+        let bytes = [MAGIC.as_slice(), &[version, 0], &bytes].concat();
+        // Only must not panic.
+        drop(Header::read(bytes.as_slice(), bytes.len() as u64));
+    }
 }

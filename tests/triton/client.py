@@ -118,9 +118,9 @@ def errors_follow_the_protocol():
     bad = tensor("image", "BYTES", np.array([b"no image"], dtype=np.object_))
     assert refused(lambda: infer(bad), "PNG") == "415"
     small = tensor("uint8", "UINT8", np.zeros((1, 1, 8, 8), dtype=np.uint8))
-    assert refused(lambda: infer(small), "side") == "422"
+    assert refused(lambda: infer(small), "at least") == "422"
     good = tensor("image", "BYTES", np.array(files[:1], dtype=np.object_))
-    assert refused(lambda: infer(good, outputs=[InferRequestedOutput("logits")]), "no output") == "400"
+    assert refused(lambda: infer(good, outputs=[InferRequestedOutput("logits")]), "unknown output") == "400"
     assert refused(lambda: infer(good, outputs=[InferRequestedOutput("prediction", class_count=2)]), "classification") == "400"
     assert refused(lambda: infer(good, request_compression_algorithm="gzip"), "compressed") == "415"
     assert refused(lambda: client.get_model_metadata("unknown", headers=dict(HEADERS)), "model") == "404"

@@ -1,6 +1,7 @@
 //! Thorax trains and serves chest-radiograph classifiers. The modules are in reading order; each may use those above it.
 
 pub mod domain;
+pub mod format;
 pub mod metrics;
 
 pub mod imaging;

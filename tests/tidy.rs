@@ -10,14 +10,15 @@ use std::{
 /// Each room of `src` and the rooms that it may use; `main` may use all. ARCHITECTURE.md has the same table with reasons.
 const MAY_USE: [(&str, &[&str]); 16] = [
     ("domain", &[]),
+    ("format", &[]),
     ("metrics", &[]),
     ("imaging", &["domain"]),
     ("nn", &["domain"]),
     ("store", &["domain", "metrics"]),
-    ("dataset", &["domain", "imaging", "store"]),
+    ("dataset", &["domain", "format", "imaging", "store"]),
     ("training", &["domain", "imaging", "nn"]),
     ("inference", &["domain", "imaging", "nn", "metrics"]),
-    ("evaluation", &["domain"]),
+    ("evaluation", &["domain", "format"]),
     // Written down as an exception: the worker asks `dataset` for the split that it carves from train.
     ("worker", &["domain", "metrics", "imaging", "nn", "store", "dataset", "training", "inference", "evaluation"]),
     (
@@ -48,6 +49,7 @@ const MAY_USE: [(&str, &[&str]); 16] = [
         "cli",
         &[
             "domain",
+            "format",
             "metrics",
             "imaging",
             "nn",

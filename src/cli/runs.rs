@@ -1,24 +1,24 @@
-//! `thorax runs list`, `thorax runs show ID` and `thorax runs compare ID ID`: what the database says about training runs, whether a server runs or not.
+//! `thorax runs`: lists, shows and compares the training runs in the data folder, with or without a running server.
 
 mod compare;
 mod show;
-mod table;
 
 use std::io::Write;
 
 use clap::{Args, Subcommand};
+use jiff::Timestamp;
 
-pub(super) use show::Shown;
+pub(super) use show::RunReport;
 
-use self::table::{Column, table};
 use super::{CliError, open_existing, serve::DATA_FOLDER};
 use crate::{
     config::DataConfig,
     domain::{RunId, RunStatus},
+    format::{Column, Table},
     store::{self, Db, Page, Run, StoreError},
 };
 
-/// Runs that are read at once.
+/// Page size when reading runs from the database.
 const PAGE: u32 = 200;
 
 #[derive(Args, Debug)]
@@ -29,56 +29,56 @@ pub(super) struct RunsArgs {
 
 #[derive(Subcommand, Debug)]
 enum RunsCommand {
-    /// Lists the training runs, oldest first.
+    /// List training runs, oldest first.
     List {
-        /// Only those in this state: queued, running, paused, cancelling, cancelled, failed or succeeded.
+        /// Filter by status: queued, running, paused, cancelling, cancelled, failed or succeeded.
         #[arg(long, value_name = "STATUS")]
         status: Option<RunStatus>,
 
-        /// In place of a table an array of JSON objects, those of GET /v1/training-runs.
+        /// Print a JSON array of runs, as in `GET /v1/training-runs`, instead of a table.
         #[arg(long)]
         json: bool,
 
         #[command(flatten)]
         data: DataConfig,
     },
-    /// Shows a training run: where it stands, its epochs, and the scores of its stages' models.
+    /// Show a training run: status, epochs, and the scores of the model of each stage.
     Show {
-        /// As `thorax runs list` has it.
+        /// Identifier of the run, from `thorax runs list`.
         id: RunId,
 
-        /// In place of tables one JSON object: the run, its epochs and its evaluations.
+        /// Print one JSON object with the run, its epochs and its evaluations, instead of tables.
         #[arg(long)]
         json: bool,
 
         #[command(flatten)]
         data: DataConfig,
     },
-    /// Compares runs: scores with their intervals, training time, parameters, and a test of the difference to the first.
+    /// Compare runs: scores with confidence intervals, training time, parameters, and a paired test against the first run.
     Compare(compare::CompareArgs),
 }
 
 pub(super) async fn run(args: RunsArgs) -> Result<(), CliError> {
-    let said = match args.command {
+    let output = match args.command {
         RunsCommand::Compare(args) => return compare::run(args).await,
         RunsCommand::List { status, json, data } => {
             let folder = open_existing(&data.folder(DATA_FOLDER)).await?;
             let runs = all(&folder.stores.db, status).await?;
             folder.stores.db.close().await;
-            if json { serde_json::to_string_pretty(&runs)? } else { listed(&runs) }
+            if json { serde_json::to_string_pretty(&runs)? } else { run_table(&runs) }
         }
         RunsCommand::Show { id, json, data } => {
             let folder = open_existing(&data.folder(DATA_FOLDER)).await?;
-            let found = Shown::read(&folder.stores.db, id).await?;
+            let report = RunReport::read(&folder.stores.db, id).await?;
             folder.stores.db.close().await;
-            let shown = found.ok_or(CliError::NoRun { id, folder: folder.path })?;
-            if json { serde_json::to_string_pretty(&shown)? } else { shown.tables() }
+            let report = report.ok_or(CliError::NoRun { id, folder: folder.path })?;
+            if json { serde_json::to_string_pretty(&report)? } else { report.tables() }
         }
     };
-    Ok(writeln!(std::io::stdout(), "{said}")?)
+    Ok(writeln!(std::io::stdout(), "{}", output.trim_end())?)
 }
 
-/// All runs, page by page.
+/// Reads all runs, page by page.
 async fn all(db: &Db, status: Option<RunStatus>) -> Result<Vec<Run>, StoreError> {
     let mut runs: Vec<Run> = Vec::new();
     loop {
@@ -92,7 +92,7 @@ async fn all(db: &Db, status: Option<RunStatus>) -> Result<Vec<Run>, StoreError>
     }
 }
 
-fn listed(runs: &[Run]) -> String {
+fn run_table(runs: &[Run]) -> String {
     let columns = [
         Column::text("id"),
         Column::text("status"),
@@ -109,15 +109,20 @@ fn listed(runs: &[Run]) -> String {
             percent(run.progress.fraction),
             run.plan.architecture.to_string(),
             or_none(run.recipe.as_deref()),
-            table::time(run.created_at),
+            utc(run.created_at),
             or_none(run.name.as_deref()),
         ]
     };
-    table(columns, runs.iter().map(row))
+    Table::new(columns, runs.iter().map(row)).to_text()
 }
 
-fn percent(share: f64) -> String {
-    format!("{:.0} %", share * 100.0)
+fn percent(fraction: f64) -> String {
+    format!("{:.0} %", fraction * 100.0)
+}
+
+/// A time in UTC, to the second.
+fn utc(time: Timestamp) -> String {
+    time.strftime("%Y-%m-%d %H:%M:%S").to_string()
 }
 
 fn or_none(text: Option<&str>) -> String {

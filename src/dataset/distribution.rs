@@ -1,9 +1,10 @@
 //! Tables of the number of images and patients by class and split.
 
-use std::{collections::BTreeSet, fmt::Write};
+use std::collections::BTreeSet;
 
 use crate::{
     domain::{ClassList, Split},
+    format::{Column, Table},
     store::{self, Dataset, Db, StoreError},
 };
 
@@ -73,44 +74,27 @@ impl DistributionTable {
 
     /// Both tables in Markdown.
     pub fn to_markdown(&self) -> String {
-        self.write(|cells| {
-            let mut table = String::new();
-            for (at, row) in cells.iter().enumerate() {
-                let _ = writeln!(table, "| {} |", row.join(" | "));
-                if at == 0 {
-                    let _ = writeln!(table, "| --- |{}", " ---: |".repeat(row.len() - 1));
-                }
-            }
-            table
-        })
+        self.render(Table::to_markdown)
     }
 
     /// Both tables as text with aligned columns.
     pub fn to_text(&self) -> String {
-        self.write(|cells| {
-            let width = |column: usize| cells.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
-            let widths: Vec<usize> = (0..cells[0].len()).map(width).collect();
-            let line = |row: &Vec<String>| {
-                let numbers = row.iter().zip(&widths).skip(1).map(|(cell, width)| format!("  {cell:>width$}"));
-                format!("{:<width$}{}\n", row[0], numbers.collect::<String>(), width = widths[0])
-            };
-            cells.iter().map(line).collect()
-        })
+        self.render(Table::to_text)
     }
 
-    fn write(&self, table: impl Fn(&[Vec<String>]) -> String) -> String {
-        let images = table(&self.cells("images", |row| &row.images));
-        let patients = table(&self.cells("patients", |row| &row.patients));
+    fn render(&self, text: impl Fn(&Table) -> String) -> String {
+        let images = text(&self.table("images", |row| &row.images));
+        let patients = text(&self.table("patients", |row| &row.patients));
         format!("{images}\n{patients}\n{NOTE}\n")
     }
 
-    fn cells(&self, title: &str, counts: impl Fn(&Row) -> &Vec<u64>) -> Vec<Vec<String>> {
-        let head = [title.to_owned()].into_iter().chain(self.columns.iter().cloned()).collect();
-        let line = |row: &Row| {
+    fn table(&self, heading: &str, counts: impl Fn(&Row) -> &Vec<u64>) -> Table {
+        let columns = [Column::text(heading)].into_iter().chain(self.columns.iter().map(Column::number));
+        let cells = |row: &Row| {
             let numbers = counts(row).iter().map(u64::to_string);
-            [row.name.to_owned()].into_iter().chain(numbers).collect()
+            [row.name.to_owned()].into_iter().chain(numbers).collect::<Vec<_>>()
         };
-        [head].into_iter().chain(self.rows.iter().map(line)).collect()
+        Table::new(columns, self.rows.iter().map(cells))
     }
 }
 
@@ -161,19 +145,19 @@ mod tests {
         ];
         let table = DistributionTable::count(&ClassList::default(), &images);
         let expected = "\
-| images | normal | pneumonia | COVID-19 | unlabelled | total |
-| --- | ---: | ---: | ---: | ---: | ---: |
-| train | 4 | 1 | 0 | 0 | 5 |
-| test | 0 | 0 | 1 | 0 | 1 |
-| unassigned | 0 | 0 | 0 | 1 | 1 |
-| total | 4 | 1 | 1 | 1 | 7 |
+| images     | normal | pneumonia | COVID-19 | unlabelled | total |
+| ---------- | -----: | --------: | -------: | ---------: | ----: |
+| train      |      4 |         1 |        0 |          0 |     5 |
+| test       |      0 |         0 |        1 |          0 |     1 |
+| unassigned |      0 |         0 |        0 |          1 |     1 |
+| total      |      4 |         1 |        1 |          1 |     7 |
 
-| patients | normal | pneumonia | COVID-19 | unlabelled | total |
-| --- | ---: | ---: | ---: | ---: | ---: |
-| train | 3 | 1 | 0 | 0 | 3 |
-| test | 0 | 0 | 1 | 0 | 1 |
-| unassigned | 0 | 0 | 0 | 1 | 1 |
-| total | 3 | 1 | 1 | 1 | 4 |
+| patients   | normal | pneumonia | COVID-19 | unlabelled | total |
+| ---------- | -----: | --------: | -------: | ---------: | ----: |
+| train      |      3 |         1 |        0 |          0 |     3 |
+| test       |      0 |         0 |        1 |          0 |     1 |
+| unassigned |      0 |         0 |        0 |          1 |     1 |
+| total      |      3 |         1 |        1 |          1 |     4 |
 ";
         assert_eq!(table.to_markdown(), format!("{expected}\n{NOTE}\n"));
     }
@@ -208,7 +192,8 @@ mod tests {
             "| train | 7966 | 5451 | 1506 | 14923 |",
             "| test | 100 | 98 | 74 | 272 |",
         ] {
-            assert!(markdown.lines().any(|found| found == line), "{line} is not in\n{markdown}");
+            let cells = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+            assert!(markdown.lines().any(|found| cells(found) == line), "{line} is not in\n{markdown}");
         }
     }
 }

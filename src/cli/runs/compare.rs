@@ -1,4 +1,4 @@
-//! `thorax runs compare`
+//! `thorax runs compare`: compares the scores of runs.
 
 use std::io::Write;
 
@@ -13,19 +13,19 @@ use crate::{
 
 #[derive(Args, Debug)]
 pub(super) struct CompareArgs {
-    /// Identifiers of 2 to 20 runs; the first is what the others are tested against.
+    /// Identifiers of 2 to 20 runs. The others are tested against the first.
     #[arg(value_name = "ID", required = true, num_args = 2..=MAX_COMPARED_RUNS)]
     runs: Vec<RunId>,
 
-    /// Where the scores come from: train, validation or test.
+    /// Split of the scores: train, validation or test.
     #[arg(long, value_name = "SPLIT", default_value = "test")]
     split: Split,
 
-    /// Compares the models of this stage; without it each run's last one.
+    /// Stage whose models are compared. [default: the last stage of each run]
     #[arg(long, value_name = "STAGE", value_parser = clap::value_parser!(u32).range(1..))]
     stage: Option<u32>,
 
-    /// How the comparison is printed; `json` is as GET /v1/training-runs/compare answers.
+    /// Output format.
     #[arg(long, value_name = "FORMAT", default_value = "table")]
     format: Format,
 
@@ -35,17 +35,21 @@ pub(super) struct CompareArgs {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Format {
+    /// Aligned columns for a terminal.
     Table,
+    /// Markdown table.
     Markdown,
+    /// Comma-separated values.
     Csv,
+    /// The response of `GET /v1/training-runs/compare`.
     Json,
 }
 
 pub(super) async fn run(args: CompareArgs) -> Result<(), CliError> {
     let folder = open_existing(&args.data.folder(DATA_FOLDER)).await?;
-    let compared = compare(&folder.stores, &args.runs, args.split, args.stage).await;
+    let comparison = compare(&folder.stores, &args.runs, args.split, args.stage).await;
     folder.stores.db.close().await;
-    let comparison = compared?;
+    let comparison = comparison?;
     let text = match args.format {
         Format::Table => comparison.to_plain(),
         Format::Markdown => comparison.to_markdown(),

@@ -1,66 +1,64 @@
-//! One run, with all that is recorded about it.
+//! `thorax runs show`: a run with its epochs and evaluations.
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::{
-    or_none, percent,
-    table::{self, Column, printable, table},
-};
+use super::{or_none, percent, utc};
 use crate::{
     domain::{Averages, ClassMetrics, EpochRecord, RunId},
+    format::{Column, Table, printable},
     store::{self, Db, Evaluation, Run, StoreError},
 };
 
-/// What `--json` prints.
+/// A run with its epochs and evaluations; the output of `--json`.
 #[derive(Debug, Serialize)]
-pub(in crate::cli) struct Shown {
+pub(in crate::cli) struct RunReport {
     run: Run,
     epochs: Vec<EpochRecord>,
-    evaluations: Vec<Scored>,
+    evaluations: Vec<ScoredEvaluation>,
 }
 
-/// An evaluation and the scores that follow from its counts.
+/// An evaluation and the scores computed from its confusion matrix.
 #[derive(Debug, Serialize)]
-struct Scored {
+struct ScoredEvaluation {
     #[serde(flatten)]
     evaluation: Evaluation,
     #[serde(flatten)]
     averages: Averages,
-    /// By class name.
+    /// Scores by class name.
     per_class: BTreeMap<String, ClassMetrics>,
 }
 
-impl Shown {
-    /// Nothing if there is no such run.
+impl RunReport {
+    /// Reads a run; `None` if it does not exist.
     pub(in crate::cli) async fn read(db: &Db, id: RunId) -> Result<Option<Self>, StoreError> {
         let Some(run) = store::runs::get(db, id).await? else { return Ok(None) };
         let epochs = store::runs::epochs(db, id, 0).await?;
         let evaluations = store::evaluations::of_run(db, id, None, None).await?;
-        Ok(Some(Self { run, epochs, evaluations: evaluations.into_iter().map(Scored::from).collect() }))
+        Ok(Some(Self { run, epochs, evaluations: evaluations.into_iter().map(ScoredEvaluation::from).collect() }))
     }
 
-    /// As it stands.
+    /// The run.
     pub(in crate::cli) fn run(&self) -> &Run {
         &self.run
     }
 
-    /// Facts, then a table of each kind that there is something of.
+    /// Facts about the run, then tables of its epochs and of its evaluations, if there are any.
     pub(in crate::cli) fn tables(&self) -> String {
         let mut parts = vec![self.facts()];
         if !self.epochs.is_empty() {
-            parts.push(self.curve());
+            parts.push(self.epochs_table());
         }
         if !self.evaluations.is_empty() {
-            parts.extend([self.scores(), self.classes()]);
+            parts.extend([self.averages_table(), self.classes_table()]);
         }
-        parts.join("\n\n")
+        parts.join("\n")
     }
 
     fn facts(&self) -> String {
         let run = &self.run;
-        let time = |time: Option<_>| time.map_or_else(|| "-".into(), |time| table::time(time) + " UTC");
+        let time = |time: Option<_>| time.map_or_else(|| "-".into(), |time| utc(time) + " UTC");
         let facts = [
             ("run", run.id.to_string()),
             ("name", or_none(run.name.as_deref())),
@@ -76,8 +74,7 @@ impl Shown {
             ("started", time(run.started_at)),
             ("finished", time(run.finished_at)),
         ];
-        let line = |(name, value): &(&str, String)| format!("{name:<10}{}", printable(value));
-        facts.iter().map(line).collect::<Vec<_>>().join("\n")
+        facts.iter().map(|(name, value)| format!("{name:<10}{}\n", printable(value))).collect()
     }
 
     fn progress(&self) -> String {
@@ -91,8 +88,9 @@ impl Shown {
         format!("{done}: stage {} of {stages}, step {}, epoch {}{left}", progress.stage, progress.step, progress.epoch)
     }
 
-    /// The training loss is a running mean while weights move and dropout drops; the other scores are the selection split's.
-    fn curve(&self) -> String {
+    /// Epochs. The training loss is a running mean over batches while the weights change and dropout is active; the other
+    /// scores are those of the selection split.
+    fn epochs_table(&self) -> String {
         let columns = [
             "stage",
             "step",
@@ -119,10 +117,10 @@ impl Shown {
                 format!("{:.1}", epoch.seconds),
             ]
         };
-        table(columns.map(Column::number), self.epochs.iter().map(row))
+        Table::new(columns.map(Column::number), self.epochs.iter().map(row)).to_text()
     }
 
-    fn scores(&self) -> String {
+    fn averages_table(&self) -> String {
         let columns = [
             Column::number("stage"),
             Column::text("split"),
@@ -131,10 +129,10 @@ impl Shown {
             Column::number("macro F1"),
             Column::number("weighted F1"),
             Column::number("loss"),
-            Column::text("epoch chosen on"),
+            Column::text("selected on"),
             Column::text("model"),
         ];
-        let row = |Scored { evaluation, averages, .. }: &Scored| {
+        let row = |ScoredEvaluation { evaluation, averages, .. }: &ScoredEvaluation| {
             [
                 stage(evaluation),
                 evaluation.split.to_string(),
@@ -147,10 +145,10 @@ impl Shown {
                 evaluation.model_id.to_string(),
             ]
         };
-        table(columns, self.evaluations.iter().map(row))
+        Table::new(columns, self.evaluations.iter().map(row)).to_text()
     }
 
-    fn classes(&self) -> String {
+    fn classes_table(&self) -> String {
         let columns = [
             Column::number("stage"),
             Column::text("split"),
@@ -161,7 +159,7 @@ impl Shown {
             Column::number("F1"),
             Column::number("specificity"),
         ];
-        let rows = self.evaluations.iter().flat_map(|Scored { evaluation, per_class, .. }| {
+        let rows = self.evaluations.iter().flat_map(|ScoredEvaluation { evaluation, per_class, .. }| {
             evaluation.classes.names().iter().map(move |class| {
                 let scores = &per_class[class];
                 [
@@ -176,11 +174,11 @@ impl Shown {
                 ]
             })
         });
-        table(columns, rows)
+        Table::new(columns, rows).to_text()
     }
 }
 
-impl From<Evaluation> for Scored {
+impl From<Evaluation> for ScoredEvaluation {
     fn from(evaluation: Evaluation) -> Self {
         let averages = evaluation.confusion_matrix.averages();
         let scores = evaluation.confusion_matrix.per_class();

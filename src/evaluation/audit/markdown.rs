@@ -6,7 +6,7 @@ use super::{
     Accuracy, Association, DatasetReport, DuplicateGroup, LabelProblem, Listing, PatientFinding,
     verdict::{between, percent},
 };
-use crate::evaluation::table::escaped;
+use crate::format::{Column, Table, p_value, printable};
 
 /// Maximum number of findings of a kind in the text; JSON has more.
 const MAX_LISTED: usize = 20;
@@ -15,7 +15,7 @@ impl DatasetReport {
     /// Formats the whole report.
     pub fn to_markdown(&self) -> String {
         let synthetic = if self.synthetic { " (synthetic)" } else { "" };
-        let mut text = format!("# Data audit: {}{synthetic}\n\n", escaped(&self.dataset_name));
+        let mut text = format!("# Data audit: {}{synthetic}\n\n", printable(&self.dataset_name));
         self.verdict.iter().for_each(|sentence| put(&mut text, format!("- {sentence}")));
         self.write_distribution(&mut text);
         self.write_patients(&mut text);
@@ -37,7 +37,7 @@ impl DatasetReport {
         head(text, "Images and patients");
         let names =
             self.class_columns("unlabelled", self.splits.iter().any(|split| split.images.contains_key("unlabelled")));
-        let heads = std::iter::once("Split").chain(names.iter().map(String::as_str)).chain(["All"]);
+        let columns = std::iter::once("Split").chain(names.iter().map(String::as_str)).chain(["All"]).map(Column::text);
         let rows = self.splits.iter().map(|split| {
             let cell = |name: &String| {
                 let of = |counts: &std::collections::BTreeMap<String, u64>| counts.get(name).copied().unwrap_or(0);
@@ -45,9 +45,9 @@ impl DatasetReport {
             };
             let all = format!("{} of {}", split.images.values().sum::<u64>(), patients(split.all_patients));
             let name = split.split.map_or("unassigned".to_owned(), |split| split.to_string());
-            std::iter::once(name).chain(names.iter().map(cell)).chain([all]).collect()
+            std::iter::once(name).chain(names.iter().map(cell)).chain([all]).collect::<Vec<_>>()
         });
-        table(text, &heads.collect::<Vec<_>>(), rows);
+        table(text, columns, rows);
     }
 
     fn write_patients(&self, text: &mut String) {
@@ -75,7 +75,13 @@ impl DatasetReport {
                     vec![one.patient.clone(), one.images.to_string(), splits.join(", "), classes.join(", ")]
                 };
                 let rows = found.items.iter().take(MAX_LISTED).map(row);
-                table(text, &["Patient", "Images", "Splits", "Classes"], rows);
+                let columns = [
+                    Column::text("Patient"),
+                    Column::number("Images"),
+                    Column::text("Splits"),
+                    Column::text("Classes"),
+                ];
+                table(text, columns, rows);
                 more(text, found);
             }
         }
@@ -101,7 +107,8 @@ impl DatasetReport {
         );
         if found.groups.count > 0 {
             put(text, String::new());
-            table(text, &["Similarity", "Images"], found.groups.items.iter().take(MAX_LISTED).map(group));
+            let columns = ["Similarity", "Images"].map(Column::text);
+            table(text, columns, found.groups.items.iter().take(MAX_LISTED).map(group));
             more(text, &found.groups);
         }
     }
@@ -134,7 +141,7 @@ impl DatasetReport {
             let cross = between(one.cross_validated.accuracy);
             row(one.features.clone(), cross, test(one.on_test, |test| test.accuracy), one.model.clone())
         }));
-        table(text, &["Features", "Cross-validated", "Test", "Model"], rows.into_iter());
+        table(text, ["Features", "Cross-validated", "Test", "Model"].map(Column::text), rows.into_iter());
     }
 
     fn write_attributes(&self, text: &mut String) {
@@ -153,22 +160,21 @@ impl DatasetReport {
                     format!("{information_bits:.3}"),
                     format!("{chance_bits:.3}"),
                     percent(*share_of_class),
-                    format!("{p:.3}"),
+                    p_value(*p),
                 ]
             },
         );
-        table(text, &["Attribute", "Known", "Information", "By chance", "Share", "p"], rows);
+        let numbers = ["Known", "Information", "By chance", "Share", "p"].map(Column::number);
+        table(text, [Column::text("Attribute")].into_iter().chain(numbers), rows);
         for association in &self.attributes {
             put(text, format!("\n### {}\n", association.attribute));
-            let heads: Vec<&str> = [association.attribute.as_str()]
-                .into_iter()
-                .chain(self.classes.names().iter().map(String::as_str))
-                .collect();
+            let classes = self.classes.names().iter().map(Column::number);
+            let columns = [Column::text(&association.attribute)].into_iter().chain(classes);
             let rows = association.rows.iter().map(|row| {
                 let cell = |name: &String| row.images.get(name).copied().unwrap_or(0).to_string();
-                std::iter::once(row.value.clone()).chain(self.classes.names().iter().map(cell)).collect()
+                std::iter::once(row.value.clone()).chain(self.classes.names().iter().map(cell)).collect::<Vec<_>>()
             });
-            table(text, &heads, rows);
+            table(text, columns, rows);
         }
     }
 
@@ -208,11 +214,6 @@ fn group(group: &DuplicateGroup) -> Vec<String> {
     vec![likeness, group.images.iter().map(image).collect::<Vec<_>>().join("; ")]
 }
 
-/// The deals that a p value is counted over show no smaller one.
-pub(super) fn probability(p: f64) -> String {
-    if p < 0.0015 { "≤ 0.001".to_owned() } else { format!("{p:.3}") }
-}
-
 fn patients(n: u64) -> String {
     format!("{n} {}", if n == 1 { "patient" } else { "patients" })
 }
@@ -227,27 +228,8 @@ fn more<T>(text: &mut String, found: &Listing<T>) {
     }
 }
 
-/// Columns as wide as their widest cell, so that it reads well without being rendered.
-fn table(text: &mut String, heads: &[&str], rows: impl Iterator<Item = Vec<String>>) {
-    let lines: Vec<Vec<String>> = std::iter::once(heads.iter().map(|head| (*head).to_owned()).collect())
-        .chain(rows)
-        .map(|cells: Vec<String>| cells.iter().map(|cell| printable(&escaped(cell))).collect())
-        .collect();
-    let width = |at: usize| lines.iter().map(|cells| cells[at].chars().count()).max().unwrap_or(0).max(3);
-    let widths: Vec<usize> = (0..heads.len()).map(width).collect();
-    for (number, cells) in lines.iter().enumerate() {
-        let padded: Vec<String> = cells.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
-        put(text, format!("| {} |", padded.join(" | ")));
-        if number == 0 {
-            let rule: Vec<String> = widths.iter().map(|width| "-".repeat(*width)).collect();
-            put(text, format!("| {} |", rule.join(" | ")));
-        }
-    }
-}
-
-/// Without what a terminal would obey: names come from whoever made the files.
-fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
+fn table(text: &mut String, columns: impl IntoIterator<Item = Column>, rows: impl Iterator<Item = Vec<String>>) {
+    text.push_str(&Table::new(columns, rows).to_markdown());
 }
 
 fn put(text: &mut String, line: String) {

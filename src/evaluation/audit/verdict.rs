@@ -1,9 +1,10 @@
 //! Conclusions of the audit in sentences: what a score on the data set can and cannot mean.
 
-use super::{Accuracy, Association, DatasetReport, Shortcut, association::UNKNOWN, markdown::probability};
+use super::{Accuracy, Association, DatasetReport, Shortcut, association::UNKNOWN};
 use crate::{
     domain::Split,
     evaluation::{Estimate, wilson},
+    format::p_value,
 };
 
 /// Example accuracy whose interval illustrates the precision of the test split.
@@ -118,7 +119,7 @@ fn sources(report: &DatasetReport) -> Vec<String> {
     let mut sentences = vec![format!(
         "The source explains {} of the entropy of the class beyond chance (p {}).",
         percent(*share_of_class),
-        probability(*p)
+        p_value(*p)
     )];
     if images > 0 {
         sentences.push(format!(

@@ -16,7 +16,7 @@ pub use predictions::{Outcome, Predictions, Stage};
 pub use process::process_memory;
 pub use requests::{InFlight, Requests};
 pub use resources::{PoolUsage, Resources};
-pub use traces::{ParentSpan, RequestSpan, Traces};
+pub use traces::{RequestSpan, Traces};
 pub use training::Training;
 
 /// Label set with one label, whose value comes from a fixed list.

@@ -1,97 +1,104 @@
-//! W3C Trace Context: the trace that a request belongs to, from `traceparent`, or a new one.
+//! W3C Trace Context: the trace that a request belongs to, from its `traceparent` header, or a new trace.
+
+use std::collections::HashMap;
 
 use axum::http::{HeaderMap, HeaderValue};
-use uuid::Uuid;
+use opentelemetry::{
+    Context, TraceFlags,
+    propagation::{Extractor, TextMapPropagator},
+    trace::{SpanContext, TraceContextExt, TraceState},
+};
+use opentelemetry_sdk::{
+    propagation::TraceContextPropagator,
+    trace::{IdGenerator, RandomIdGenerator},
+};
 
-use crate::metrics::{ParentSpan, RequestSpan};
+use crate::metrics::RequestSpan;
 
 const TRACE_PARENT: &str = "traceparent";
 
-/// Which trace a request belongs to, and its own place in it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Length of a `traceparent` of version 00. Later versions may append fields.
+const TRACE_PARENT_LENGTH: usize = "00-00000000000000000000000000000000-0000000000000000-00".len();
+
+/// The trace of a request and the request's own span in it.
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct TraceContext {
-    /// 32 lower-case hexadecimal digits, not all zero.
-    trace_id: String,
-    /// 16 of them.
-    span_id: String,
-    /// Two of them, as sent.
-    flags: String,
-    /// The client's place in the trace, where it sent one.
-    parent_id: Option<String>,
+    span: SpanContext,
+    parent: Option<SpanContext>,
 }
 
 impl TraceContext {
-    /// What the client sent; a header that is not as it should be is as none, and begins a new trace.
-    pub(super) fn of(headers: &HeaderMap) -> Self {
-        let mut sent = headers.get_all(TRACE_PARENT).iter();
-        let only = match (sent.next(), sent.next()) {
-            (Some(only), None) => only.to_str().ok(),
-            _ => None,
+    /// Continues the trace of the client. Without a valid `traceparent` header it starts a new trace that is not sampled.
+    pub(super) fn from_headers(headers: &HeaderMap) -> Self {
+        let parent = extract(headers);
+        let ids = RandomIdGenerator::default();
+        let (trace_id, flags, state) = match &parent {
+            Some(parent) => (parent.trace_id(), parent.trace_flags(), parent.trace_state().clone()),
+            None => (ids.new_trace_id(), TraceFlags::NOT_SAMPLED, TraceState::NONE),
         };
-        match only.and_then(parse) {
-            Some((trace_id, parent_id, flags)) => Self {
-                trace_id: trace_id.to_owned(),
-                span_id: span_id(),
-                flags: flags.to_owned(),
-                parent_id: Some(parent_id.to_owned()),
-            },
-            None => Self {
-                trace_id: Uuid::now_v7().simple().to_string(),
-                span_id: span_id(),
-                flags: "00".to_owned(),
-                parent_id: None,
-            },
+        Self { span: SpanContext::new(trace_id, ids.new_span_id(), flags, false, state), parent }
+    }
+
+    /// The client's span, if it sent one.
+    pub(super) fn parent(&self) -> Option<&SpanContext> {
+        self.parent.as_ref()
+    }
+
+    /// Takes over the ids and flags of the exported span.
+    pub(super) fn adopt(&mut self, exported: &RequestSpan) {
+        self.span = exported.context().clone();
+    }
+
+    /// 32 hexadecimal digits.
+    pub(super) fn trace_id(&self) -> String {
+        self.span.trace_id().to_string()
+    }
+
+    /// 16 hexadecimal digits.
+    pub(super) fn span_id(&self) -> String {
+        self.span.span_id().to_string()
+    }
+
+    /// The request's span in the format of `traceparent`, for the `traceresponse` header.
+    pub(super) fn to_header(&self) -> HeaderValue {
+        let mut headers = HashMap::new();
+        let context = Context::new().with_remote_span_context(self.span.clone());
+        TraceContextPropagator::new().inject_context(&context, &mut headers);
+        let value = headers.remove(TRACE_PARENT).expect("the ids of a span are valid");
+        HeaderValue::try_from(value).expect("hexadecimal digits and hyphens")
+    }
+}
+
+/// The client's span. The propagator tolerates fields of other lengths, which the standard does not.
+fn extract(headers: &HeaderMap) -> Option<SpanContext> {
+    let headers = Headers(headers);
+    let header = headers.get(TRACE_PARENT)?.as_bytes();
+    let valid_length = match header.get(TRACE_PARENT_LENGTH) {
+        None => header.len() == TRACE_PARENT_LENGTH,
+        Some(next) => *next == b'-',
+    };
+    if !valid_length {
+        return None;
+    }
+    let context = TraceContextPropagator::new().extract_with_context(&Context::new(), &headers);
+    Some(context.span().span_context().clone()).filter(SpanContext::is_valid)
+}
+
+/// Request headers for a propagator. A header that is sent more than once counts as missing.
+struct Headers<'a>(&'a HeaderMap);
+
+impl Extractor for Headers<'_> {
+    fn get(&self, key: &str) -> Option<&str> {
+        let mut values = self.0.get_all(key).iter();
+        match (values.next(), values.next()) {
+            (Some(value), None) => value.to_str().ok(),
+            _ => None,
         }
     }
 
-    /// What the client said of its own part.
-    pub(super) fn parent(&self) -> Option<ParentSpan<'_>> {
-        let sampled = u8::from_str_radix(&self.flags, 16).is_ok_and(|flags| flags & 1 == 1);
-        Some(ParentSpan { trace_id: &self.trace_id, span_id: self.parent_id.as_deref()?, sampled })
+    fn keys(&self) -> Vec<&str> {
+        self.0.keys().map(|name| name.as_str()).collect()
     }
-
-    /// Takes the names under which the collector gets the request.
-    pub(super) fn adopt(&mut self, exported: &RequestSpan) {
-        (self.trace_id, self.span_id) = (exported.trace_id(), exported.span_id());
-        self.flags = if exported.is_sampled() { "01" } else { "00" }.to_owned();
-    }
-
-    pub(super) fn id(&self) -> &str {
-        &self.trace_id
-    }
-
-    pub(super) fn span_id(&self) -> &str {
-        &self.span_id
-    }
-
-    /// The trace with the server's own place in it.
-    pub(super) fn answer(&self) -> HeaderValue {
-        let Self { trace_id, span_id, flags, .. } = self;
-        HeaderValue::try_from(format!("00-{trace_id}-{span_id}-{flags}")).expect("hexadecimal digits and hyphens")
-    }
-}
-
-/// The random half of an identifier; its first bits, the variant, keep it from being zero.
-fn span_id() -> String {
-    let (_, random) = Uuid::now_v7().as_u64_pair();
-    format!("{random:016x}")
-}
-
-/// `version-trace-parent-flags`: without the version. Versions above 00 may have more behind them.
-fn parse(text: &str) -> Option<(&str, &str, &str)> {
-    let mut parts = text.split('-');
-    let (version, trace, parent, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
-    let whole = version != "00" || parts.next().is_none();
-    let good = is_hex(version, 2) && version != "ff" && is_hex(flags, 2) && is_id(trace, 32) && is_id(parent, 16);
-    (good && whole).then_some((trace, parent, flags))
-}
-
-fn is_id(text: &str, digits: usize) -> bool {
-    is_hex(text, digits) && text.bytes().any(|digit| digit != b'0')
-}
-
-fn is_hex(text: &str, digits: usize) -> bool {
-    text.len() == digits && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 #[cfg(test)]
@@ -101,29 +108,36 @@ mod tests {
     const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
     const PARENT: &str = "00f067aa0ba902b7";
 
-    fn of(sent: &[&str]) -> TraceContext {
-        let mut headers = HeaderMap::new();
-        for value in sent {
-            headers.append(TRACE_PARENT, HeaderValue::from_str(value).unwrap());
+    fn trace_of(headers: &[&str]) -> TraceContext {
+        let mut map = HeaderMap::new();
+        for value in headers {
+            map.append(TRACE_PARENT, HeaderValue::from_str(value).unwrap());
         }
-        TraceContext::of(&headers)
+        TraceContext::from_headers(&map)
     }
 
     #[test]
-    fn a_trace_that_was_begun_goes_on_under_a_new_span() {
-        let trace = of(&[&format!("00-{TRACE}-{PARENT}-01")]);
-        assert_eq!((trace.id(), trace.flags.as_str()), (TRACE, "01"));
+    fn continues_the_trace_of_the_client_with_a_new_span() {
+        let trace = trace_of(&[&format!("00-{TRACE}-{PARENT}-01")]);
+        assert_eq!(trace.trace_id(), TRACE);
         assert_ne!(trace.span_id(), PARENT);
-        assert_eq!(trace.answer(), format!("00-{TRACE}-{}-01", trace.span_id()));
-        assert_eq!(parse(trace.answer().to_str().unwrap()), Some((TRACE, trace.span_id(), "01")));
-        assert!(trace.parent().is_some_and(|parent| parent.span_id == PARENT && parent.sampled));
-        assert_eq!(of(&[&format!("cc-{TRACE}-{PARENT}-01-more")]).id(), TRACE, "a later version");
+        assert_eq!(trace.to_header(), format!("00-{TRACE}-{}-01", trace.span_id()));
+        assert!(trace.parent().is_some_and(|parent| parent.span_id().to_string() == PARENT && parent.is_sampled()));
+        assert_eq!(trace_of(&[&format!("cc-{TRACE}-{PARENT}-01-more")]).trace_id(), TRACE, "a later version");
     }
 
     #[test]
-    fn what_is_no_trace_begins_a_new_one() {
+    fn reads_the_sampled_flag_and_ignores_the_others() {
+        for (flags, sampled) in [("00", false), ("01", true), ("02", false), ("03", true), ("ff", true)] {
+            let trace = trace_of(&[&format!("00-{TRACE}-{PARENT}-{flags}")]);
+            assert_eq!((trace.trace_id().as_str(), trace.span.is_sampled()), (TRACE, sampled), "{flags}");
+        }
+    }
+
+    #[test]
+    fn starts_a_new_trace_without_a_valid_header() {
         let zeros = "0".repeat(32);
-        let bad = [
+        let invalid = [
             String::new(),
             "nonsense".into(),
             format!("ff-{TRACE}-{PARENT}-01"),
@@ -131,15 +145,17 @@ mod tests {
             format!("00-{TRACE}-{}-01", &zeros[..16]),
             format!("00-{}-{PARENT}-01", TRACE.to_uppercase()),
             format!("00-{TRACE}-{PARENT}-01-more"),
+            format!("00-{TRACE}-{PARENT}-01-"),
             format!("00-{TRACE}-{PARENT}"),
             format!("00-{TRACE}-{PARENT}-1"),
         ];
-        for sent in &bad {
-            let trace = of(&[sent]);
-            assert!(is_id(trace.id(), 32) && trace.id() != TRACE, "{sent}");
+        for header in &invalid {
+            let trace = trace_of(&[header]);
+            assert!(trace.span.is_valid() && trace.trace_id() != TRACE, "{header}");
+            assert!(trace.parent().is_none() && !trace.span.is_sampled(), "{header}");
         }
-        let good = format!("00-{TRACE}-{PARENT}-01");
-        assert_ne!(of(&[&good, &good]).id(), TRACE, "two of them");
-        assert_ne!(of(&[]), of(&[]), "each has its own");
+        let valid = format!("00-{TRACE}-{PARENT}-01");
+        assert_ne!(trace_of(&[&valid, &valid]).trace_id(), TRACE, "sent twice");
+        assert_ne!(trace_of(&[]).trace_id(), trace_of(&[]).trace_id(), "each request has its own trace");
     }
 }

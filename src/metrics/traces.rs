@@ -1,10 +1,10 @@
-//! OpenTelemetry spans of requests, exported over OTLP/HTTP when a collector is configured.
+//! Requests as OpenTelemetry spans, exported to a collector by OTLP over HTTP if the operator configured one.
 
 use std::time::Duration;
 
 use opentelemetry::{
-    Context, KeyValue, SpanId, TraceFlags, TraceId,
-    trace::{Span, SpanContext, SpanKind, Status, TraceContextExt, TraceState, Tracer, TracerProvider},
+    Context, KeyValue,
+    trace::{Span, SpanContext, SpanKind, Status, TraceContextExt, Tracer, TracerProvider},
 };
 use opentelemetry_otlp::{ExporterBuildError, SpanExporter, WithExportConfig};
 use opentelemetry_sdk::{
@@ -12,10 +12,10 @@ use opentelemetry_sdk::{
     trace::{Sampler, SdkTracer, SdkTracerProvider},
 };
 
-/// Timeout for the export of the last spans at shutdown.
+/// Timeout for exporting the last spans on shutdown.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Span exporter; without a collector no spans are created.
+/// Exporter of spans. Without a collector no spans are created.
 #[derive(Clone, Debug, Default)]
 pub struct Traces(Option<Exporter>);
 
@@ -25,27 +25,16 @@ struct Exporter {
     tracer: SdkTracer,
 }
 
-/// Trace context sent by the client (W3C `traceparent`).
-#[derive(Clone, Copy, Debug)]
-pub struct ParentSpan<'a> {
-    /// Trace id, 32 hexadecimal digits.
-    pub trace_id: &'a str,
-    /// Span id, 16 hexadecimal digits.
-    pub span_id: &'a str,
-    /// True if the client records its part of the trace; otherwise this request is not recorded either.
-    pub sampled: bool,
-}
-
-/// Span of a request in progress.
+/// The span of a request in progress.
 #[derive(Debug)]
 pub struct RequestSpan(opentelemetry_sdk::trace::Span);
 
 impl Traces {
-    /// Exports to the collector at `endpoint`, such as `http://127.0.0.1:4318`. A background thread sends spans in batches to its
-    /// `/v1/traces`, so that no request waits for the export.
+    /// Exports to the collector at `endpoint`, such as `http://127.0.0.1:4318`. Spans are sent to `/v1/traces` there, in
+    /// batches, from a background thread.
     ///
     /// # Errors
-    /// When `endpoint` is not a valid URL.
+    /// If the endpoint is not a valid URL.
     pub fn to(endpoint: &str) -> Result<Self, ExporterBuildError> {
         let endpoint = format!("{}/v1/traces", endpoint.trim_end_matches('/'));
         let exporter = SpanExporter::builder().with_http().with_endpoint(endpoint).build()?;
@@ -62,15 +51,14 @@ impl Traces {
         Ok(Self(Some(Exporter { provider, tracer })))
     }
 
-    /// Starts the span of a request, as a child of `parent` if there is one.
-    pub fn begin(&self, parent: Option<ParentSpan<'_>>, method: &str, route: &str) -> Option<RequestSpan> {
+    /// Starts the span of a request; `None` without a collector. If the client's span `parent` is not sampled, neither is this.
+    pub fn begin(&self, parent: Option<&SpanContext>, method: &str, route: &str) -> Option<RequestSpan> {
         let Exporter { tracer, .. } = self.0.as_ref()?;
-        let remote = parent.and_then(|ParentSpan { trace_id, span_id, sampled }| {
-            let (trace, span) = (TraceId::from_hex(trace_id).ok()?, SpanId::from_hex(span_id).ok()?);
-            let flags = TraceFlags::default().with_sampled(sampled);
-            Some(SpanContext::new(trace, span, flags, true, TraceState::default()))
-        });
-        let context = remote.map_or_else(Context::new, |remote| Context::new().with_remote_span_context(remote));
+        let context = Context::new();
+        let context = match parent {
+            Some(parent) => context.with_remote_span_context(parent.clone()),
+            None => context,
+        };
         let span = tracer
             .span_builder(format!("{method} {route}"))
             .with_kind(SpanKind::Server)
@@ -82,28 +70,18 @@ impl Traces {
     pub fn close(&self) {
         let Some(Exporter { provider, .. }) = &self.0 else { return };
         if let Err(error) = provider.shutdown_with_timeout(SHUTDOWN_TIMEOUT) {
-            tracing::warn!(%error, "the last spans could not be exported");
+            tracing::warn!(%error, "cannot export the last traces");
         }
     }
 }
 
 impl RequestSpan {
-    /// Trace id, 32 hexadecimal digits.
-    pub fn trace_id(&self) -> String {
-        self.0.span_context().trace_id().to_string()
+    /// Trace id, span id and flags.
+    pub fn context(&self) -> &SpanContext {
+        self.0.span_context()
     }
 
-    /// Span id, 16 hexadecimal digits.
-    pub fn span_id(&self) -> String {
-        self.0.span_context().span_id().to_string()
-    }
-
-    /// True if the span is exported.
-    pub fn is_sampled(&self) -> bool {
-        self.0.span_context().is_sampled()
-    }
-
-    /// Ends the span. Attribute names follow the OpenTelemetry semantic conventions for HTTP.
+    /// Ends the span, with attributes named by OpenTelemetry's semantic conventions for HTTP.
     pub fn end(mut self, method: &'static str, route: &str, status: u16) {
         self.0.set_attribute(KeyValue::new("http.request.method", method));
         self.0.set_attribute(KeyValue::new("http.route", route.to_owned()));

@@ -30,7 +30,7 @@ impl PatientIds {
         let mut mac = Hmac::<Sha256>::new_from_slice(&self.key).expect("HMAC takes keys of any length");
         mac.update(patient_id.as_bytes());
         let digest = mac.finalize().into_bytes();
-        hex(&digest[..16])
+        hex::encode(&digest[..16])
     }
 
     /// The id in an export for a stored hash.

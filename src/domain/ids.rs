@@ -82,7 +82,7 @@ impl Sha256 {
 
     /// Encodes a 32-byte digest.
     pub fn from_digest(digest: &[u8]) -> Self {
-        Self(hex(digest))
+        Self(hex::encode(digest))
     }
 
     /// The 64 hexadecimal digits.

@@ -45,17 +45,17 @@ pub use state::{Access, AppState, EventStreams, MAX_EVENT_STREAMS, Telemetry};
 #[openapi(
     info(
         title = "Thorax",
-        description = "Trains and serves chest-radiograph classifiers. For research only: not a medical device, never \
-                       for diagnosis. Errors are `application/problem+json` (RFC 9457)."
+        description = "Train and serve chest-radiograph classifiers. For research only: not a medical device, not for \
+                       diagnosis. Errors are problem documents (`application/problem+json`, RFC 9457)."
     ),
     components(schemas(Problem, BatchEvent, v2::InferenceError)),
     tags(
         (name = "datasets", description = "Data sets and their radiographs"),
-        (name = "training", description = "Recipes, training runs and their numbers"),
+        (name = "training", description = "Recipes, training runs and their metrics"),
         (name = "models", description = "Models, aliases and evaluations"),
-        (name = "predictions", description = "Classifying radiographs"),
-        (name = "open inference protocol", description = "The same in the form that clients of Triton and KServe speak"),
-        (name = "operating", description = "Health, devices, weights")
+        (name = "predictions", description = "Classification of radiographs"),
+        (name = "open inference protocol", description = "Open Inference Protocol, version 2, for clients of KServe and Triton"),
+        (name = "operating", description = "Health, metrics, devices and pretrained weights")
     )
 )]
 struct Document;
@@ -102,9 +102,9 @@ pub fn router(state: AppState) -> Router {
         .method_not_allowed_fallback(problem::wrong_method)
         .layer(DefaultBodyLimit::max(state.limits.max_upload_bytes))
         .layer(CatchPanicLayer::custom(problem::panicked))
-        .layer(middleware::from_fn_with_state(drain::Door::new(state.clone()), drain::admit))
+        .layer(middleware::from_fn_with_state(drain::DrainState::new(state.clone()), drain::track))
         .layer(middleware::from_fn(problem::render))
-        .layer(middleware::from_fn(pages::harden))
+        .layer(middleware::from_fn(pages::set_security_headers))
         .layer(middleware::from_fn_with_state(state.clone(), observe::observe))
         .layer(PropagateRequestIdLayer::x_request_id())
         .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))

@@ -22,7 +22,7 @@ use crate::{
     store::{self, Stores, Weights},
 };
 
-/// Largest weight file; the TensorFlow.js package has 95 MB, a `.pth` with its classifier 98 MB.
+/// Maximum size of a weight file. The TensorFlow.js package has 95 MB, a `.pth` with its classifier 98 MB.
 const MAX_WEIGHTS_BYTES: usize = 512 << 20;
 
 /// The routes of this file.
@@ -30,23 +30,29 @@ pub(super) fn router() -> OpenApiRouter<AppState> {
     OpenApiRouter::new().routes(routes!(list_devices)).routes(routes!(list_weights, import_weights))
 }
 
-/// The devices this build can use; one is in use.
+/// List compute devices.
+///
+/// Returns the devices that this build can use; `in_use` marks the current one.
 #[utoipa::path(get, path = "/v1/admin/devices", tag = "operating", responses((status = 200, body = List<DeviceInfo>)))]
 async fn list_devices(State(state): State<AppState>) -> Json<List<DeviceInfo>> {
     Json(List::whole(state.training.devices.to_vec()))
 }
 
-/// Imported ImageNet weights, newest first; a run takes the newest.
+/// List imported ImageNet weights, newest first.
+///
+/// Training runs start from the newest ones.
 #[utoipa::path(get, path = "/v1/admin/weights", tag = "operating", responses((status = 200, body = List<Weights>)))]
 async fn list_weights(State(stores): State<Stores>) -> Result<Json<List<Weights>>, ApiError> {
     Ok(Json(List::whole(store::weights::list(&stores.db).await?)))
 }
 
-/// Takes ImageNet weights of ResNet-50: the TensorFlow.js package, a torchvision `.pth` or `.safetensors`.
+/// Import ImageNet weights of ResNet-50.
+///
+/// Accepts the TensorFlow.js package, and torchvision weights as `.pth` or `.safetensors`.
 #[utoipa::path(post, path = "/v1/admin/weights", tag = "operating",
     request_body(content = Vec<u8>, content_type = "application/octet-stream", description = "At most 512 MiB"),
     responses(
-        (status = 201, body = Weights, headers(("Location" = String, description = "The list"))),
+        (status = 201, body = Weights, headers(("Location" = String, description = "URL of the list of weights"))),
         TooLarge,
         Invalid
     ))]

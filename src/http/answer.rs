@@ -1,4 +1,4 @@
-//! What several paths answer with: a new thing and its place, and the problem documents as the description names them.
+//! Responses of several paths: 201 and 202 with `Location`, and problem documents for the OpenAPI document.
 
 use std::collections::BTreeMap;
 
@@ -13,17 +13,17 @@ use utoipa::{
 
 use super::Problem;
 
-/// nginx holds answers back until it has a good deal of them, unless it is told not to.
+/// Header that turns off response buffering in nginx, for streams.
 pub const UNBUFFERED: (HeaderName, &str) = (HeaderName::from_static("x-accel-buffering"), "no");
 
 type Located<T> = (StatusCode, [(HeaderName, String); 1], Json<T>);
 
-/// 201 with the place of the new thing.
+/// 201 with the URL of the new resource.
 pub fn created<T>(location: String, body: T) -> Located<T> {
     (StatusCode::CREATED, [(header::LOCATION, location)], Json(body))
 }
 
-/// 202 with the place to watch.
+/// 202 with the URL of the resource to poll.
 pub fn accepted<T>(location: String, body: T) -> Located<T> {
     (StatusCode::ACCEPTED, [(header::LOCATION, location)], Json(body))
 }
@@ -42,26 +42,26 @@ macro_rules! problems {
 }
 
 problems! {
-    /// 400 in the description.
-    Malformed = "400", "Malformed: the body is not JSON, or a query parameter is not of its type";
-    /// 403 in the description.
-    Forbidden = "403", "The operator has not allowed it";
-    /// 404 in the description.
-    NotFound = "404", "No such thing, or an identifier that cannot exist";
-    /// 406 in the description.
-    NotAcceptable = "406", "None of the types in `Accept` is one that this path answers with";
-    /// 409 in the description.
-    Conflict = "409", "The state does not allow it";
-    /// 413 in the description.
-    TooLarge = "413", "Over the limit on bytes or pixels";
-    /// 415 in the description.
-    UnsupportedType = "415", "Not a type this path reads";
-    /// 422 in the description.
-    Invalid = "422", "Read but unusable; `errors` names each wrong field";
-    /// 429 in the description.
-    Busy = "429", "The queue is full: come back after `Retry-After`";
-    /// 503 in the description.
-    Unavailable = "503", "Not ready; `detail` says what to do";
+    /// 400 in the OpenAPI document.
+    Malformed = "400", "Malformed request: invalid JSON, or a query parameter of the wrong type";
+    /// 403 in the OpenAPI document.
+    Forbidden = "403", "Forbidden by the configuration of the server";
+    /// 404 in the OpenAPI document.
+    NotFound = "404", "Not found, or an invalid identifier in the path";
+    /// 406 in the OpenAPI document.
+    NotAcceptable = "406", "The path supports none of the media types in `Accept`";
+    /// 409 in the OpenAPI document.
+    Conflict = "409", "Conflict with the current state of the resource";
+    /// 413 in the OpenAPI document.
+    TooLarge = "413", "Over the limit of bytes or pixels";
+    /// 415 in the OpenAPI document.
+    UnsupportedType = "415", "Unsupported media type";
+    /// 422 in the OpenAPI document.
+    Invalid = "422", "Validation failed; `errors` lists the invalid fields";
+    /// 429 in the OpenAPI document.
+    Busy = "429", "Too many concurrent requests; retry after `Retry-After` seconds";
+    /// 503 in the OpenAPI document.
+    Unavailable = "503", "Service unavailable; `detail` says what to do";
 }
 
 fn described(description: &str) -> Response {

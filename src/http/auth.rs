@@ -1,4 +1,4 @@
-//! Authentication: one API key, where the operator set one. Attached to the routers that need it (see `router` in the parent module).
+//! Authentication with the operator's API key, on the routers that require it (see `router` in the parent module).
 
 use axum::{
     extract::{Request, State},
@@ -10,7 +10,7 @@ use subtle::ConstantTimeEq;
 
 use super::{Access, ApiError};
 
-/// Lets a request through if the server has no key, or the request sends it (compared in constant time).
+/// Admits a request if the server has no key, or if the request sends it (compared in constant time).
 pub(super) async fn require_key(State(access): State<Access>, request: Request, next: Next) -> Response {
     let Some(key) = &access.admin_key else { return next.run(request).await };
     let sent = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());

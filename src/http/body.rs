@@ -1,4 +1,4 @@
-//! Raw request bodies with a limit of their own, in memory or in a file; and bodies that do something when they end.
+//! Request bodies read in full, with a size limit, and wrappers around bodies that act when the body ends.
 
 use std::{
     pin::Pin,
@@ -22,49 +22,49 @@ use tokio::{
 
 use super::ApiError;
 
-/// The whole body in memory, in one piece from the start where the client says how long it is: growing it by and by would take up to three
-/// times as much.
+/// Reads the whole body into memory. Allocates once if the client sent the length: growing the buffer would take up to three times
+/// the memory.
 pub(super) async fn read(body: Body, limit: usize) -> Result<Bytes, ApiError> {
-    let announced = body.size_hint().exact().unwrap_or(0);
-    let mut bytes = Vec::with_capacity(usize::try_from(announced).unwrap_or(limit).min(limit));
+    let declared_length = body.size_hint().exact().unwrap_or(0);
+    let mut bytes = Vec::with_capacity(usize::try_from(declared_length).unwrap_or(limit).min(limit));
     write(body, limit, &mut bytes).await?;
     Ok(bytes.into())
 }
 
-/// The whole body into `sink`; refused as soon as it is over the limit.
+/// Writes the whole body to `sink`; fails as soon as it exceeds the limit.
 pub(super) async fn write(body: Body, limit: usize, sink: &mut (impl AsyncWrite + Unpin)) -> Result<(), ApiError> {
     let mut chunks = body.into_data_stream();
     let mut length = 0;
     while let Some(chunk) = chunks.next().await {
-        let chunk = chunk.map_err(|error| ApiError::Malformed(format!("the body ended early: {error}")))?;
+        let chunk = chunk.map_err(|error| ApiError::Malformed(format!("the request body is incomplete: {error}")))?;
         length += chunk.len();
         if length > limit {
-            return Err(ApiError::TooLarge(format!("the body is over the limit of {limit} bytes")));
+            return Err(ApiError::TooLarge(format!("the request body exceeds the limit of {limit} bytes")));
         }
         sink.write_all(&chunk).await.map_err(ApiError::internal)?;
     }
     sink.flush().await.map_err(ApiError::internal)
 }
 
-/// The media type without its parameters, in lower case; empty when there is none.
+/// The media type of `Content-Type` without parameters, in lower case; empty without the header.
 pub(super) fn media_type(headers: &HeaderMap) -> String {
     let value = headers.get("content-type").and_then(|value| value.to_str().ok()).unwrap_or_default();
     value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
 }
 
-/// A body that keeps something until it has ended or is dropped.
-pub(super) struct Held<T> {
+/// A body that owns a guard, and drops the guard when the body ends or is dropped.
+pub(super) struct BodyGuard<T> {
     body: Body,
-    held: Option<T>,
+    guard: Option<T>,
 }
 
-impl<T> Held<T> {
-    pub(super) fn new(body: Body, held: T) -> Self {
-        Self { body, held: Some(held) }
+impl<T> BodyGuard<T> {
+    pub(super) fn new(body: Body, guard: T) -> Self {
+        Self { body, guard: Some(guard) }
     }
 }
 
-impl<T: Unpin> HttpBody for Held<T> {
+impl<T: Unpin> HttpBody for BodyGuard<T> {
     type Data = Bytes;
     type Error = axum::Error;
 
@@ -74,7 +74,7 @@ impl<T: Unpin> HttpBody for Held<T> {
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let polled = Pin::new(&mut self.body).poll_frame(context);
         if is_end(&polled) {
-            self.held = None;
+            self.guard = None;
         }
         polled
     }
@@ -92,26 +92,28 @@ fn is_end(polled: &Poll<Option<Result<Frame<Bytes>, axum::Error>>>) -> bool {
     matches!(polled, Poll::Ready(None | Some(Err(_))))
 }
 
-/// How long a client that was answered already may go on sending.
-const LINGERING: Duration = Duration::from_secs(5);
+/// Maximum time for discarding the rest of a body after the response.
+const MAX_DISCARD_TIME: Duration = Duration::from_secs(5);
 
-/// The body of a request. What is left of it when it is dropped is read and thrown away: a server that answers early and closes would
-/// reset the connection under a client that still sends, and the client would never read the answer.
-pub(super) struct Lingering {
+/// A request body whose unread rest is read and discarded when it is dropped (nginx: *lingering close*).
+///
+/// A server that responds early and closes the connection would reset it under a client that is still sending, and the client would
+/// never read the response.
+pub(super) struct DiscardOnDrop {
     body: Body,
-    most: usize,
-    discarding: Arc<Semaphore>,
+    max_bytes: usize,
+    permits: Arc<Semaphore>,
     ended: bool,
 }
 
-impl Lingering {
-    /// Throws away `most` bytes at most, when it is its turn.
-    pub(super) fn new(body: Body, most: usize, discarding: Arc<Semaphore>) -> Self {
-        Self { body, most, discarding, ended: false }
+impl DiscardOnDrop {
+    /// Discards at most `max_bytes`, while holding one of `permits`.
+    pub(super) fn new(body: Body, max_bytes: usize, permits: Arc<Semaphore>) -> Self {
+        Self { body, max_bytes, permits, ended: false }
     }
 }
 
-impl HttpBody for Lingering {
+impl HttpBody for DiscardOnDrop {
     type Data = Bytes;
     type Error = axum::Error;
 
@@ -133,19 +135,19 @@ impl HttpBody for Lingering {
     }
 }
 
-impl Drop for Lingering {
+impl Drop for DiscardOnDrop {
     fn drop(&mut self) {
         if self.ended || self.body.is_end_stream() {
             return;
         }
-        let (body, most, discarding) = (std::mem::take(&mut self.body), self.most, Arc::clone(&self.discarding));
+        let (body, max_bytes, permits) = (std::mem::take(&mut self.body), self.max_bytes, Arc::clone(&self.permits));
         let discard = async move {
-            let _turn = discarding.acquire().await;
-            write(body, most, &mut tokio::io::sink()).await
+            let _permit = permits.acquire().await;
+            write(body, max_bytes, &mut tokio::io::sink()).await
         };
-        // Whether it ended, failed or was too long makes no difference any more.
-        let discard = async { drop(tokio::time::timeout(LINGERING, discard).await) };
-        // Without a runtime the connection is gone, too.
+        // The result does not matter: the response has been sent.
+        let discard = async { drop(tokio::time::timeout(MAX_DISCARD_TIME, discard).await) };
+        // Without a runtime the connection is closed, too.
         if let Ok(runtime) = Handle::try_current() {
             runtime.spawn(discard);
         }

@@ -1,5 +1,7 @@
-//! `/dicomweb/studies`: a PACS pushes radiographs (STOW-RS; PS3.18, 10.5). They come in without label, and lose what names a patient as
-//! every upload does: there is nothing to be retrieved here, so that the answer has no URL for that.
+//! `/dicomweb/studies`: upload of radiographs by DICOMweb (STOW-RS; PS3.18, 10.5), for example from a PACS.
+//!
+//! Radiographs are stored without label and, as with every upload, without data that identifies the patient. Instances cannot be
+//! retrieved, so the response has no retrieve URLs.
 
 mod report;
 
@@ -19,7 +21,7 @@ use super::{
     accept::negotiate,
     answer::{Malformed, NotAcceptable, UnsupportedType},
     extract::PathOf,
-    problem::OwnAnswer,
+    problem::SkipProblemRendering,
 };
 use crate::{
     dataset::{self, AddError, NewRadiograph},
@@ -27,48 +29,52 @@ use crate::{
     store::{self, Dataset},
 };
 
-/// Media type of the answer.
+/// Media type of the response.
 const DICOM_JSON: &str = "application/dicom+json";
 
-/// What a radiograph is called whose sender gave it no name.
-const NAME: &str = "radiograph.dcm";
+/// File name of stored radiographs; DICOMweb sends none.
+const FILE_NAME: &str = "radiograph.dcm";
 
 pub(super) fn router() -> OpenApiRouter<AppState> {
     OpenApiRouter::new().routes(routes!(store_instances)).routes(routes!(store_instances_of_study))
 }
 
-/// The Store Instances Response Module, in the description.
+/// Store Instances Response Module, for the OpenAPI document.
 #[derive(IntoResponses)]
-#[allow(dead_code, reason = "describes what `answer` writes")]
+#[allow(dead_code, reason = "documents what `respond` writes")]
 enum StoreInstances {
-    /// All are stored
+    /// All instances were stored
     #[response(status = 200, content_type = "application/dicom+json")]
     All(serde_json::Value),
-    /// Some are stored
+    /// Some instances were stored
     #[response(status = 202, content_type = "application/dicom+json")]
     Some(serde_json::Value),
-    /// None is stored
+    /// No instance was stored
     #[response(status = 409, content_type = "application/dicom+json")]
     None(serde_json::Value),
 }
 
-/// Stores DICOM radiographs, without label, in the data set that the server names for it (STOW-RS, PS3.18 10.5). The answer is a Store
-/// Instances Response Module. Each instance that was stored carries the warning B006H, Elements Discarded: only grey and an allow-list
-/// of attributes are kept.
+/// Store DICOM radiographs (STOW-RS, PS3.18 10.5).
+///
+/// Stores the instances without label in the data set that the server is configured to use. The response is a Store Instances Response
+/// Module. Each stored instance has the warning B006H (Elements Discarded): only grey pixels and an allow-list of attributes are
+/// kept.
 #[utoipa::path(
     post, path = "/dicomweb/studies", tag = "datasets",
-    request_body(content = String, description = "One instance (PS3.10) a part", content_type = "multipart/related; type=\"application/dicom\""),
+    request_body(content = String, description = "One instance (PS3.10) per part", content_type = "multipart/related; type=\"application/dicom\""),
     responses(StoreInstances, Malformed, NotAcceptable, UnsupportedType)
 )]
 async fn store_instances(State(state): State<AppState>, headers: HeaderMap, body: Body) -> Result<Response, ApiError> {
     receive(&state, None, &headers, body).await
 }
 
-/// The same for instances of one study; others are not stored.
+/// Store DICOM radiographs of one study (STOW-RS).
+///
+/// Instances of other studies are not stored.
 #[utoipa::path(
     post, path = "/dicomweb/studies/{study}", tag = "datasets",
     params(("study" = String, Path, description = "Study Instance UID")),
-    request_body(content = String, description = "One instance (PS3.10) a part", content_type = "multipart/related; type=\"application/dicom\""),
+    request_body(content = String, description = "One instance (PS3.10) per part", content_type = "multipart/related; type=\"application/dicom\""),
     responses(StoreInstances, Malformed, NotAcceptable, UnsupportedType)
 )]
 async fn store_instances_of_study(
@@ -81,14 +87,13 @@ async fn store_instances_of_study(
 }
 
 async fn receive(state: &AppState, study: Option<&str>, headers: &HeaderMap, body: Body) -> Result<Response, ApiError> {
-    let form = negotiate(headers, &[(DICOM_JSON, DICOM_JSON), ("application/json", "application/json")])?;
+    let media_type = negotiate(headers, &[(DICOM_JSON, DICOM_JSON), ("application/json", "application/json")])?;
     let boundary = boundary(headers)?;
-    let new =
-        Dataset { description: Some("Pushed by DICOMweb".into()), ..Dataset::new(&*state.intake.dicomweb_dataset) };
+    let new = Dataset { description: Some("Received by DICOMweb".into()), ..Dataset::new(&*state.intake.dicomweb_dataset) };
     let dataset = store::datasets::find_or_create(&state.stores.db, new).await?;
-    // One instance is in memory at a time; there may be any number of them.
-    let bounds = multer::SizeLimit::new().per_field(state.limits.max_upload_bytes as u64);
-    let constraints = multer::Constraints::new().size_limit(bounds);
+    // The limit is per instance: only one is in memory at a time, and their number is not limited.
+    let limits = multer::SizeLimit::new().per_field(state.limits.max_upload_bytes as u64);
+    let constraints = multer::Constraints::new().size_limit(limits);
     let mut parts = multer::Multipart::with_constraints(body.into_data_stream(), boundary, constraints);
     let mut report = Report::default();
     loop {
@@ -99,10 +104,12 @@ async fn receive(state: &AppState, study: Option<&str>, headers: &HeaderMap, bod
                 report.failed(None, Reason::TooLarge);
                 break;
             }
-            Err(error) if report.is_empty() => return Err(ApiError::Malformed(format!("the parts: {error}"))),
-            // What came before is stored, and its sender has to learn that.
+            Err(error) if report.is_empty() => {
+                return Err(ApiError::Malformed(format!("invalid multipart body: {error}")));
+            }
+            // The instances before the error are stored, which the client must learn.
             Err(error) => {
-                tracing::warn!(%error, "the parts of a push end early");
+                tracing::warn!(%error, "a DICOMweb request ended early");
                 report.failed(None, Reason::NotUnderstood);
                 break;
             }
@@ -110,9 +117,9 @@ async fn receive(state: &AppState, study: Option<&str>, headers: &HeaderMap, bod
         receive_one(state, &dataset, study, bytes, &mut report).await?;
     }
     if report.is_empty() {
-        return Err(ApiError::Malformed("there is no part".into()));
+        return Err(ApiError::Malformed("the multipart body has no part".into()));
     }
-    Ok(answer(&report, form))
+    Ok(respond(&report, media_type))
 }
 
 async fn next_part(parts: &mut multer::Multipart<'_>) -> Result<Option<Bytes>, multer::Error> {
@@ -122,7 +129,7 @@ async fn next_part(parts: &mut multer::Multipart<'_>) -> Result<Option<Bytes>, m
     }
 }
 
-/// Stores an instance or notes why not; fails only where the server does.
+/// Stores an instance, or reports why not. Fails only on an internal error.
 async fn receive_one(
     state: &AppState,
     dataset: &Dataset,
@@ -145,12 +152,12 @@ async fn receive_one(
         report.failed(Some(&reference), Reason::OtherStudy);
         return Ok(());
     }
-    let new = NewRadiograph { bytes: bytes.into(), file_name: NAME.into(), ..NewRadiograph::default() };
+    let new = NewRadiograph { bytes: bytes.into(), file_name: FILE_NAME.into(), ..NewRadiograph::default() };
     match dataset::add(&state.stores.db, &state.stores.blobs, dataset, new, &limits, &state.intake.patient_ids).await {
         Ok(_) => report.stored(&reference),
         Err(AddError::Store(error)) => return Err(error.into()),
         Err(error) => {
-            tracing::info!(%error, "a pushed instance is not stored");
+            tracing::info!(%error, "an instance received by DICOMweb was not stored");
             report.failed(Some(&reference), reason(&error, &reference));
         }
     }
@@ -166,25 +173,26 @@ fn reason(error: &AddError, reference: &SopInstance) -> Reason {
     }
 }
 
-/// Of `multipart/related` with parts of `application/dicom`.
+/// Boundary of a `multipart/related` body with `application/dicom` parts; 415 for other media types.
 fn boundary(headers: &HeaderMap) -> Result<String, ApiError> {
-    let refuse = || ApiError::UnsupportedType("send multipart/related; type=\"application/dicom\"; boundary=…".into());
-    let sent = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).ok_or_else(refuse)?;
-    let sent: mime::Mime = sent.parse().map_err(|_| refuse())?;
+    let unsupported =
+        || ApiError::UnsupportedType("send multipart/related; type=\"application/dicom\"; boundary=…".into());
+    let sent = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).ok_or_else(unsupported)?;
+    let sent: mime::Mime = sent.parse().map_err(|_| unsupported())?;
     let parts = sent.get_param("type").map_or("application/dicom", |parts| parts.as_str());
     if sent.essence_str() != "multipart/related" || parts != "application/dicom" {
-        return Err(refuse());
+        return Err(unsupported());
     }
-    sent.get_param(mime::BOUNDARY).map(|boundary| boundary.as_str().to_owned()).ok_or_else(refuse)
+    sent.get_param(mime::BOUNDARY).map(|boundary| boundary.as_str().to_owned()).ok_or_else(unsupported)
 }
 
-fn answer(report: &Report, media_type: &'static str) -> Response {
+fn respond(report: &Report, media_type: &'static str) -> Response {
     let status = match (report.has_stored(), report.has_failed()) {
         (true, false) => StatusCode::OK,
         (true, true) => StatusCode::ACCEPTED,
         (false, _) => StatusCode::CONFLICT,
     };
     let mut response = (status, [(header::CONTENT_TYPE, media_type)], report.to_json().to_string()).into_response();
-    response.extensions_mut().insert(OwnAnswer);
+    response.extensions_mut().insert(SkipProblemRendering);
     response
 }

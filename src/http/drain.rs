@@ -1,4 +1,4 @@
-//! The end of a server: requests that are under way are answered, new ones are sent elsewhere.
+//! Draining on shutdown: in-flight requests complete, new requests get 503.
 
 use std::sync::Arc;
 
@@ -13,49 +13,53 @@ use tokio::sync::Semaphore;
 
 use super::{
     ApiError, AppState,
-    body::{Held, Lingering},
+    body::{BodyGuard, DiscardOnDrop},
     v2,
 };
 
-/// They say how the server is, to its last moment.
-const ABOUT_THE_SERVER: [&str; 5] = ["/health/live", "/health/ready", "/metrics", v2::PROBES[0], v2::PROBES[1]];
+/// Probes and metrics, which work until the listener closes.
+const MONITORING_PATHS: [&str; 5] = ["/health/live", "/health/ready", "/metrics", v2::PROBES[0], v2::PROBES[1]];
 
-/// Bodies that are thrown away at once: each takes time, and a connection's buffer. The others wait unread, which costs next to nothing.
-const DISCARDED_AT_ONCE: usize = 16;
+/// Maximum number of request bodies that are discarded concurrently. Each takes time and the buffer of a connection; the others wait
+/// unread, which costs almost nothing.
+const MAX_CONCURRENT_DISCARDS: usize = 16;
 
-/// Where every request comes in.
+/// State of the draining middleware.
 #[derive(Clone)]
-pub(super) struct Door {
+pub(super) struct DrainState {
     state: AppState,
-    discarding: Arc<Semaphore>,
+    discard_permits: Arc<Semaphore>,
 }
 
-impl Door {
+impl DrainState {
     pub(super) fn new(state: AppState) -> Self {
-        Self { state, discarding: Arc::new(Semaphore::new(DISCARDED_AT_ONCE)) }
+        Self { state, discard_permits: Arc::new(Semaphore::new(MAX_CONCURRENT_DISCARDS)) }
     }
 }
 
-/// Lets requests in until the server stops, and has its end wait for their answers. From then on it answers 503 and closes the
-/// connection, so that a client that keeps one alive looks for another server.
-pub(super) async fn admit(State(door): State<Door>, request: Request, next: Next) -> Response {
-    let Door { state, discarding } = door;
-    let about_the_server = ABOUT_THE_SERVER.contains(&request.uri().path());
-    // Taken before the look at whether the server stops: it waits for every one that was let in.
-    let under_way = (!about_the_server).then(|| state.lifecycle.tasks.token());
-    // Who asks before sending has nothing under way that could be cut off.
-    let sends = !request.headers().contains_key(header::EXPECT);
-    let most = state.limits.max_upload_bytes;
-    let request = if sends { request.map(|body| Body::new(Lingering::new(body, most, discarding))) } else { request };
-    let mut response = if state.lifecycle.shutdown.is_cancelled() && !about_the_server {
+/// Tracks requests, so that shutdown waits for their responses. Once shutdown has begun it returns 503 and closes the connection, so
+/// that clients with keep-alive connections turn to another server.
+pub(super) async fn track(State(drain): State<DrainState>, request: Request, next: Next) -> Response {
+    let DrainState { state, discard_permits } = drain;
+    let is_monitoring = MONITORING_PATHS.contains(&request.uri().path());
+    // Created before the check for shutdown, which then waits for every request that passed it.
+    let in_flight = (!is_monitoring).then(|| state.lifecycle.tasks.token());
+    // With `Expect: 100-continue` the client has not sent the body yet, so there is nothing to discard.
+    let sends_body = !request.headers().contains_key(header::EXPECT);
+    let max_bytes = state.limits.max_upload_bytes;
+    let request = if sends_body {
+        request.map(|body| Body::new(DiscardOnDrop::new(body, max_bytes, discard_permits)))
+    } else {
+        request
+    };
+    let mut response = if state.lifecycle.shutdown.is_cancelled() && !is_monitoring {
         drop(request);
-        ApiError::Unavailable("this server is ending: ask another one, or this one again when it is back".into())
-            .into_response()
+        ApiError::Unavailable("the server is shutting down: retry".into()).into_response()
     } else {
         next.run(request).await
     };
     if state.lifecycle.shutdown.is_cancelled() {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
-    response.map(|body| Body::new(Held::new(body, under_way)))
+    response.map(|body| Body::new(BodyGuard::new(body, in_flight)))
 }

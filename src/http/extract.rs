@@ -1,4 +1,4 @@
-//! Extractors whose rejections are problem documents, and the list parameters.
+//! Extractors whose rejections are problem documents, and pagination.
 
 use axum::extract::{FromRequest, FromRequestParts, Multipart, Request};
 use serde::{Deserialize, Serialize};
@@ -12,7 +12,7 @@ use crate::store::Page;
 #[from_request(via(axum::Json), rejection(ApiError))]
 pub struct JsonBody<T>(pub T);
 
-/// Path parameters; an identifier that cannot exist is 404.
+/// Path parameters. An invalid identifier is 404.
 #[derive(FromRequestParts)]
 #[from_request(via(axum::extract::Path), rejection(ApiError))]
 pub struct PathOf<T>(pub T);
@@ -37,19 +37,19 @@ impl<S: Send + Sync> FromRequest<S> for Form {
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct ListParams {
-    /// Items a page, 1 to 200.
+    /// Items per page, 1 to 200.
     #[param(minimum = 1, maximum = 200, default = 50)]
     pub limit: Option<u32>,
-    /// `next` of the page before.
+    /// Cursor: `next` of the previous page.
     pub after: Option<String>,
 }
 
 impl ListParams {
-    /// Checks the limit.
+    /// Validates the parameters.
     pub fn page(&self) -> Result<Page, ApiError> {
         let limit = self.limit.unwrap_or(50);
         if !(1..=200).contains(&limit) {
-            return Err(ApiError::Malformed("limit must be 1 to 200".into()));
+            return Err(ApiError::Malformed(format!("limit must be between 1 and 200 (got {limit})")));
         }
         Ok(Page { limit, after: self.after.clone() })
     }
@@ -58,21 +58,21 @@ impl ListParams {
 /// A page of a list.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct List<T> {
-    /// The items.
+    /// Items of the page.
     pub items: Vec<T>,
-    /// `after` of the next page; null at the end.
+    /// Cursor of the next page, for `after`; null on the last page.
     pub next: Option<String>,
 }
 
 impl<T> List<T> {
-    /// A page; the cursor of the last item goes out when the page is full.
+    /// A page. It has a cursor, that of the last item, if it is full.
     pub fn of(items: Vec<T>, page: &Page, cursor: impl Fn(&T) -> String) -> Self {
         let full = items.len() as u32 >= page.limit;
         let next = if full { items.last().map(cursor) } else { None };
         Self { items, next }
     }
 
-    /// A list that has one page.
+    /// A list of a single page.
     pub fn whole(items: Vec<T>) -> Self {
         Self { items, next: None }
     }

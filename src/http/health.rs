@@ -1,4 +1,4 @@
-//! `/health`: is the process alive, can it answer predictions.
+//! `/health`: liveness and readiness probes.
 
 use axum::{Json, extract::State};
 use serde::Serialize;
@@ -13,29 +13,34 @@ pub(super) fn router() -> OpenApiRouter<AppState> {
     OpenApiRouter::new().routes(routes!(get_liveness)).routes(routes!(get_readiness))
 }
 
-/// The process answers.
+/// The server is running.
 #[derive(Serialize, ToSchema)]
 struct Liveness {
-    /// `live`.
+    /// Always `live`.
     status: &'static str,
 }
 
-/// The server can classify.
+/// The server can classify images.
 #[derive(Serialize, ToSchema)]
 struct Readiness {
-    /// `ready`.
+    /// Always `ready`.
     status: &'static str,
-    /// The model that serves.
+    /// Champion model.
     model: ModelId,
 }
 
-/// Whether the process answers.
+/// Liveness probe.
+///
+/// Returns 200 as long as the process handles requests. Needs no key.
 #[utoipa::path(get, path = "/health/live", tag = "operating", responses((status = 200, body = Liveness)))]
 async fn get_liveness() -> Json<Liveness> {
     Json(Liveness { status: "live" })
 }
 
-/// Whether a model serves; 503 says what to do about it.
+/// Readiness probe.
+///
+/// Returns 200 if the champion model is loaded. Returns 503 without a model and during shutdown; `detail` says what to do. Needs no
+/// key.
 #[utoipa::path(get, path = "/health/ready", tag = "operating", responses(
     (status = 200, body = Readiness),
     Unavailable

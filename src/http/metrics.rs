@@ -1,7 +1,7 @@
-//! `/metrics`: what a Prometheus server, or anything that reads its format, collects.
+//! `/metrics`: metrics for Prometheus and compatible scrapers.
 //!
-//! Open without the key, as `/health` is: the key may do everything, so that a scraper had better not have it. The answer holds counts,
-//! durations and sizes, and no identifier, name or path that a client sent.
+//! Needs no key, as `/health`: the key allows everything, so a scraper should not have it. The response contains counts, durations
+//! and sizes, and no identifier, name or path that a client sent.
 
 use axum::{
     extract::State,
@@ -12,7 +12,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{ApiError, AppState};
 
-/// The text format's version is part of its type.
+/// The media type includes the version of the text format.
 const MEDIA_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// The routes of this file.
@@ -20,8 +20,9 @@ pub(super) fn router() -> OpenApiRouter<AppState> {
     OpenApiRouter::new().routes(routes!(get_metrics))
 }
 
-/// Counts and durations in the Prometheus text exposition format; docs/metrics.md lists them, and
-/// `/static/grafana.json` is a Grafana dashboard of them. Needs no key.
+/// Metrics in the Prometheus text exposition format.
+///
+/// `docs/metrics.md` lists them; `/static/grafana.json` is a Grafana dashboard for them. Needs no key.
 #[utoipa::path(get, path = "/metrics", tag = "operating", responses(
     (status = 200, body = String, content_type = "text/plain; version=0.0.4")
 ))]

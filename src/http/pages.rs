@@ -1,4 +1,4 @@
-//! The dashboard from inside the binary, the interface's description, and the headers that keep pages safe.
+//! The embedded dashboard, the API documentation, and security headers.
 
 use std::{collections::BTreeMap, sync::LazyLock};
 
@@ -19,19 +19,19 @@ use crate::domain::Sha256;
 
 static FOLDER: Dir = include_dir!("$CARGO_MANIFEST_DIR/static");
 
-/// By path below `static/`.
+/// Embedded files by path below `static/`.
 static ASSETS: LazyLock<BTreeMap<String, Asset>> = LazyLock::new(|| {
     let mut assets = BTreeMap::new();
     collect(&FOLDER, &mut assets);
     assets
 });
 
-/// Scripts and styles come from here alone; an image may also be one the reader just picked (`blob:`).
+/// Content security policy: scripts and styles from this server only; images also from files that the user selected (`blob:`).
 const POLICY: &str = "default-src 'self'; img-src 'self' blob: data:; object-src 'none'; base-uri 'none'; \
                       form-action 'self'; frame-ancestors 'none'";
 
-/// Swagger UI draws with inline styles.
-const POLICY_OF_DOCS: &str = "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; \
+/// Content security policy of `/docs`: Swagger UI uses inline styles.
+const DOCS_POLICY: &str = "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; \
                               object-src 'none'; base-uri 'none'; frame-ancestors 'none'";
 
 /// An embedded file.
@@ -41,7 +41,7 @@ struct Asset {
     etag: String,
 }
 
-/// `/`, `/static`, `/openapi.json` and `/docs`.
+/// Routes `/`, `/static`, `/openapi.json` and `/docs`.
 pub(super) fn router(openapi: OpenApi) -> Router<AppState> {
     Router::new()
         .route("/", get(|headers: HeaderMap| async move { serve("index.html", &headers) }))
@@ -49,9 +49,9 @@ pub(super) fn router(openapi: OpenApi) -> Router<AppState> {
         .merge(SwaggerUi::new("/docs").url("/openapi.json", openapi))
 }
 
-/// Headers for every answer.
-pub(super) async fn harden(request: Request, next: Next) -> Response {
-    let policy = if request.uri().path().starts_with("/docs") { POLICY_OF_DOCS } else { POLICY };
+/// Sets security headers on every response.
+pub(super) async fn set_security_headers(request: Request, next: Next) -> Response {
+    let policy = if request.uri().path().starts_with("/docs") { DOCS_POLICY } else { POLICY };
     let mut response = next.run(request).await;
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(policy));
@@ -66,16 +66,16 @@ async fn asset(Path(path): Path<String>, headers: HeaderMap) -> Result<Response,
 
 fn serve(path: &str, headers: &HeaderMap) -> Result<Response, ApiError> {
     let asset = ASSETS.get(path).ok_or(ApiError::NotFound("page"))?;
-    // A browser keeps the file but asks each time, so that a new binary shows at once.
+    // Browsers cache the file but revalidate it each time, so that a new binary takes effect at once.
     let common = [(header::ETAG, asset.etag.as_str()), (header::CACHE_CONTROL, "no-cache")];
-    if has_already(headers, &asset.etag) {
+    if matches_etag(headers, &asset.etag) {
         return Ok((StatusCode::NOT_MODIFIED, common).into_response());
     }
     Ok((common, [(header::CONTENT_TYPE, asset.media_type)], asset.bytes).into_response())
 }
 
-/// `If-None-Match` names the tag (RFC 9110, 13.1.2: weak comparison).
-fn has_already(headers: &HeaderMap, etag: &str) -> bool {
+/// True if `If-None-Match` contains the tag (RFC 9110, 13.1.2: weak comparison).
+fn matches_etag(headers: &HeaderMap, etag: &str) -> bool {
     let sent = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
     let mut tags = sent.flat_map(|value| value.split(',')).map(|tag| tag.trim().trim_start_matches("W/"));
     tags.any(|tag| tag == "*" || tag == etag)
@@ -84,13 +84,13 @@ fn has_already(headers: &HeaderMap, etag: &str) -> bool {
 fn collect(folder: &'static Dir, assets: &mut BTreeMap<String, Asset>) {
     for file in folder.files() {
         let path = file.path().to_string_lossy().replace('\\', "/");
-        assets.insert(path, Asset::of(file));
+        assets.insert(path, Asset::new(file));
     }
     folder.dirs().for_each(|inner| collect(inner, assets));
 }
 
 impl Asset {
-    fn of(file: &'static File) -> Self {
+    fn new(file: &'static File) -> Self {
         let bytes = file.contents();
         let media_type = media_type(file.path().extension().and_then(|extension| extension.to_str()));
         Self { bytes, media_type, etag: format!("\"{}\"", Sha256::of(bytes)) }

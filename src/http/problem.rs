@@ -1,5 +1,5 @@
-//! Errors as problem documents (RFC 9457). A handler returns [`ApiError`]; one table gives status, slug and title;
-//! [`render`] writes the body, so that errors made by the framework look the same.
+//! Errors as problem documents (RFC 9457). Handlers return [`ApiError`]; one table maps it to status, type and title. [`render`] writes
+//! the body of every failed response, so that errors of the framework have the same format.
 
 use axum::{
     Json,
@@ -21,46 +21,46 @@ use crate::{
     store::StoreError,
 };
 
-/// A problem document.
+/// Problem document (RFC 9457).
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Problem {
-    /// Names the kind of problem; stable.
+    /// Problem type, a stable identifier.
     #[serde(rename = "type")]
     pub kind: String,
-    /// The kind in words.
+    /// Summary of the problem type.
     pub title: String,
-    /// The HTTP status.
+    /// HTTP status code.
     pub status: u16,
-    /// What went wrong here and what to do.
+    /// What is wrong with this request, and what to do.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
-    /// The path asked for.
+    /// Path of the request.
     pub instance: String,
-    /// Each wrong field.
+    /// Invalid fields.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub errors: Vec<FieldError>,
-    /// Leakage that the request did not acknowledge.
+    /// Leakage between splits that the request does not acknowledge.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub findings: Vec<LeakageFinding>,
-    /// The scores with which a model did not pass its gate.
+    /// Scores of a model that failed the gate of a promotion.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub comparison: Option<Box<GateComparison>>,
 }
 
-/// What a handler can fail with.
+/// Error of a handler.
 #[derive(Debug, thiserror::Error)]
 pub enum ApiError {
     /// 400.
     #[error("{0}")]
     Malformed(String),
     /// 401.
-    #[error("send the key as `Authorization: Bearer <key>`")]
+    #[error("missing or invalid API key: send it as `Authorization: Bearer KEY`")]
     Unauthorized,
     /// 403.
     #[error("{0}")]
     Forbidden(String),
-    /// 404; says what there is none of.
-    #[error("there is no such {0}")]
+    /// 404; names the missing resource.
+    #[error("no such {0}")]
     NotFound(&'static str),
     /// 406.
     #[error("{0}")]
@@ -68,13 +68,13 @@ pub enum ApiError {
     /// 409.
     #[error("{0}")]
     Conflict(String),
-    /// 409: a run on data that leaks, without saying that this is known.
+    /// 409: a training run on leaking splits, without acknowledgement.
     #[error(
-        "the data set leaks between its splits, so that scores would be better than they are: assign the splits anew by patient \
-         (POST /v1/datasets/{{id}}/split), remove the duplicates, or name the findings in `acknowledge`"
+        "the splits leak (patients or images occur in more than one): test scores would be inflated. Split again by patient \
+         (POST /v1/datasets/{{id}}/split), remove the duplicates, or list the findings in `acknowledge`"
     )]
     Leakage(Vec<LeakageFinding>),
-    /// 409: a model that scores worse than it has to.
+    /// 409: a model that scores worse than the reference model of the gate.
     #[error("{0}")]
     Gate(Box<GateComparison>),
     /// 413.
@@ -83,65 +83,66 @@ pub enum ApiError {
     /// 415.
     #[error("{0}")]
     UnsupportedType(String),
-    /// 422, without a field.
+    /// 422, not about a single field.
     #[error("{0}")]
     Unusable(String),
-    /// 422, naming fields.
-    #[error("the request names unusable values")]
+    /// 422, with the invalid fields.
+    #[error("validation failed: see `errors`")]
     Invalid(Vec<FieldError>),
     /// 429.
     #[error("{0}")]
     Busy(String),
-    /// 429, with the time after which there will be room.
-    #[error("as many predictions are under way as this server takes at once: come back in {retry_after_seconds} s")]
+    /// 429, with the expected time until a request will be admitted.
+    #[error("too many concurrent predictions: retry in {retry_after_seconds} s")]
     QueueFull {
-        /// From the measured rate.
+        /// Estimated from the measured throughput.
         retry_after_seconds: u64,
     },
     /// 503.
     #[error("{0}")]
     Unavailable(String),
-    /// 500; the cause is logged, never sent.
-    #[error("the server failed; its log has the cause under this request's id")]
+    /// 500; the cause is logged and never sent.
+    #[error("internal server error: the server log has the cause, under the id of this request")]
     Internal(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
 impl ApiError {
-    /// A 422 about one field.
+    /// 422 for one field.
     pub fn invalid(pointer: &str, detail: impl Into<String>) -> Self {
         Self::Invalid(vec![FieldError { pointer: pointer.into(), detail: detail.into() }])
     }
 
-    /// A 500 with its cause.
+    /// 500 with its cause.
     pub fn internal(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self::Internal(cause.into())
     }
 
-    /// The same as a document: for the failed part of an answer about several things.
+    /// The problem document of this error, for a failed part of a response about several items.
     pub fn into_problem(self, instance: &str) -> Problem {
         if let Self::Internal(cause) = &self {
             tracing::error!(error = cause.to_string(), "part of a request failed");
         }
-        document(self.status(), self.failure(), instance.into())
+        document(self.status(), self.details(), instance.into())
     }
 
-    fn failure(self) -> Failure {
+    fn details(self) -> ProblemDetails {
         let detail = self.to_string();
-        let named = |finding: &LeakageFinding| FieldError {
+        let unacknowledged = |finding: &LeakageFinding| FieldError {
             pointer: "/acknowledge".into(),
-            detail: format!("does not name {}: {}", finding.name, finding.detail),
+            detail: format!("does not include {}: {}", finding.name, finding.detail),
         };
+        let details = ProblemDetails::new(detail);
         match self {
-            Self::Invalid(errors) => Failure { errors, ..Failure::saying(detail) },
+            Self::Invalid(errors) => ProblemDetails { errors, ..details },
             Self::Leakage(findings) => {
-                Failure { errors: findings.iter().map(named).collect(), findings, ..Failure::saying(detail) }
+                ProblemDetails { errors: findings.iter().map(unacknowledged).collect(), findings, ..details }
             }
-            Self::Gate(comparison) => Failure { comparison: Some(comparison), ..Failure::saying(detail) },
-            _ => Failure::saying(detail),
+            Self::Gate(comparison) => ProblemDetails { comparison: Some(comparison), ..details },
+            _ => details,
         }
     }
 
-    /// When to ask again, where waiting helps.
+    /// Value of `Retry-After`, for errors where waiting helps.
     fn retry_after_seconds(&self) -> Option<u64> {
         match self {
             Self::Busy(_) | Self::Unavailable(_) => Some(1),
@@ -168,13 +169,13 @@ impl ApiError {
     }
 }
 
-/// On a failed response whose body is the answer that its protocol has for that: [`render`] leaves it.
+/// Response extension: the body is the error format of its own protocol, and [`render`] must not replace it.
 #[derive(Clone)]
-pub(super) struct OwnAnswer;
+pub(super) struct SkipProblemRendering;
 
-/// What [`render`] finds on a response that failed.
+/// Response extension from which [`render`] writes the problem document.
 #[derive(Clone)]
-struct Failure {
+struct ProblemDetails {
     detail: String,
     errors: Vec<FieldError>,
     findings: Vec<LeakageFinding>,
@@ -190,65 +191,66 @@ impl IntoResponse for ApiError {
         if let Some(seconds) = self.retry_after_seconds() {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
-        response.extensions_mut().insert(self.failure());
+        response.extensions_mut().insert(self.details());
         response
     }
 }
 
-/// Gives every 4xx and 5xx a problem document, but for [`OwnAnswer`], and below `/v2` what the Open Inference Protocol has in its place.
+/// Gives every 4xx and 5xx response a problem document or, below `/v2`, an error of the Open Inference Protocol. Responses with
+/// [`SkipProblemRendering`] stay as they are.
 pub(super) async fn render(request: Request, next: Next) -> Response {
     let instance = request.uri().path().to_owned();
     let response = next.run(request).await;
     let status = response.status();
     let failed = status.is_client_error() || status.is_server_error();
-    if !failed || response.extensions().get::<OwnAnswer>().is_some() {
+    if !failed || response.extensions().get::<SkipProblemRendering>().is_some() {
         return response;
     }
     let (mut parts, body) = response.into_parts();
-    let failure = match parts.extensions.remove::<Failure>() {
-        Some(failure) => failure,
-        None => Failure::saying(framework_detail(status, body).await),
+    let details = match parts.extensions.remove::<ProblemDetails>() {
+        Some(details) => details,
+        None => ProblemDetails::new(framework_detail(status, body).await),
     };
     parts.headers.remove(header::CONTENT_LENGTH);
     if v2::is_below(&instance) {
         parts.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        let error = Json(v2::InferenceError { error: failure.in_words(status) });
+        let error = Json(v2::InferenceError { error: details.to_text(status) });
         return Response::from_parts(parts, error.into_response().into_body());
     }
-    let problem = document(status, failure, instance);
+    let problem = document(status, details, instance);
     parts.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
     let body = Json(problem).into_response().into_body();
     Response::from_parts(parts, body)
 }
 
-impl Failure {
-    fn saying(detail: String) -> Self {
+impl ProblemDetails {
+    fn new(detail: String) -> Self {
         Self { detail, errors: Vec::new(), findings: Vec::new(), comparison: None }
     }
 
-    /// The detail with each wrong field, or the kind of failure where there is no detail.
-    fn in_words(&self, status: StatusCode) -> String {
+    /// The detail (or, without one, the title) and the invalid fields, as one line of text.
+    fn to_text(&self, status: StatusCode) -> String {
         let detail = if self.detail.is_empty() { kind(status).1 } else { self.detail.as_str() };
         let fields = self.errors.iter().map(|error| format!("; {}: {}", error.pointer, error.detail));
-        fields.fold(detail.to_owned(), |words, field| words + &field)
+        fields.fold(detail.to_owned(), |text, field| text + &field)
     }
 }
 
-fn document(status: StatusCode, failure: Failure, instance: String) -> Problem {
+fn document(status: StatusCode, details: ProblemDetails, instance: String) -> Problem {
     let (slug, title) = kind(status);
     Problem {
         kind: format!("/problems/{slug}"),
         title: title.into(),
         status: status.as_u16(),
-        detail: Some(failure.detail).filter(|detail| !detail.is_empty()),
+        detail: Some(details.detail).filter(|detail| !detail.is_empty()),
         instance,
-        errors: failure.errors,
-        findings: failure.findings,
-        comparison: failure.comparison,
+        errors: details.errors,
+        findings: details.findings,
+        comparison: details.comparison,
     }
 }
 
-/// The text of an error made by the framework; nothing of a 5xx is passed on.
+/// The text of an error of the framework; empty for a 5xx, which must not reveal internals.
 async fn framework_detail(status: StatusCode, body: Body) -> String {
     if status.is_server_error() {
         return String::new();
@@ -259,25 +261,25 @@ async fn framework_detail(status: StatusCode, body: Body) -> String {
 
 fn kind(status: StatusCode) -> (&'static str, &'static str) {
     match status.as_u16() {
-        400 => ("malformed", "The request is malformed"),
-        401 => ("unauthorized", "A key is needed"),
-        403 => ("forbidden", "Not allowed"),
+        400 => ("malformed", "Malformed request"),
+        401 => ("unauthorized", "API key required"),
+        403 => ("forbidden", "Forbidden"),
         404 => ("not-found", "Not found"),
         405 => ("method-not-allowed", "Method not allowed"),
-        406 => ("not-acceptable", "Nothing acceptable"),
-        409 => ("conflict", "The state does not allow it"),
-        413 => ("too-large", "Over a limit"),
+        406 => ("not-acceptable", "Not acceptable"),
+        409 => ("conflict", "Conflict"),
+        413 => ("too-large", "Content too large"),
         415 => ("unsupported-type", "Unsupported media type"),
-        422 => ("unusable", "Read but unusable"),
+        422 => ("unusable", "Unprocessable request"),
         429 => ("busy", "Too many requests"),
-        503 => ("unavailable", "Not ready"),
-        _ if status.is_client_error() => ("refused", "The request was refused"),
-        _ => ("internal", "The server failed"),
+        503 => ("unavailable", "Service unavailable"),
+        _ if status.is_client_error() => ("refused", "Client error"),
+        _ => ("internal", "Internal server error"),
     }
 }
 
 pub(super) async fn no_such_path() -> ApiError {
-    ApiError::NotFound("path; /docs lists them")
+    ApiError::NotFound("path: /docs lists all paths")
 }
 
 pub(super) async fn wrong_method() -> StatusCode {
@@ -332,12 +334,14 @@ impl From<EngineError> for ApiError {
         match error {
             EngineError::QueueFull { retry_after_seconds } => Self::QueueFull { retry_after_seconds },
             EngineError::NoModel => Self::Unavailable(
-                "no model serves yet: train one (POST /v1/training-runs) or point the alias `champion` at one".into(),
+                "no champion model is loaded: train a model (POST /v1/training-runs), or promote one \
+                 (PUT /v1/models/aliases/champion)"
+                    .into(),
             ),
             EngineError::Closed => Self::Unavailable(error.to_string()),
             EngineError::NotLoaded(_) => Self::Conflict(error.to_string()),
             EngineError::ModelLimitReached => {
-                Self::Conflict(format!("{error}: let it serve in its place, or raise THORAX_MAX_LOADED_MODELS"))
+                Self::Conflict(format!("{error}: promote the new model instead, or raise THORAX_MAX_LOADED_MODELS"))
             }
             EngineError::Model(cause) => Self::Unusable(cause.to_string()),
         }
@@ -356,9 +360,9 @@ impl From<JsonRejection> for ApiError {
 }
 
 impl From<PathRejection> for ApiError {
-    /// An identifier that cannot exist names nothing.
+    /// An invalid identifier in the path is 404, as an unknown one is.
     fn from(_: PathRejection) -> Self {
-        Self::NotFound("thing: the identifier in the path cannot exist")
+        Self::NotFound("resource: the identifier in the path is not valid")
     }
 }
 

@@ -1,7 +1,8 @@
-//! `/v2`: the Open Inference Protocol, version 2, over HTTP, with its extensions for binary tensors and for the repository.
+//! `/v2`: the Open Inference Protocol, version 2, over HTTP, with its extensions for binary tensors and for the model repository.
 //!
-//! A model's name is its identifier or one of its aliases, its version its identifier. One model serves at a time: loading one is making
-//! it champion. Errors are `{"error": "…"}`, as the protocol has them ([`super::problem::render`] writes them so).
+//! The name of a model is its identifier or one of its aliases; its only version is its identifier. Several models can be loaded, and
+//! every loaded model serves requests; loading and unloading never move an alias. Errors are `{"error": "…"}`, as the protocol
+//! defines ([`super::problem::render`] writes them).
 
 mod infer;
 mod model;
@@ -18,10 +19,10 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use super::{ApiError, AppState};
 use crate::inference::EngineError;
 
-/// What the protocol leaves to the server and this one does.
+/// Supported extensions of the protocol.
 const EXTENSIONS: [&str; 2] = ["binary_tensor_data", "model_repository"];
 
-/// The routes of this module.
+/// The routes of the protocol that need the key.
 pub(super) fn router() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
         .routes(routes!(get_server_metadata))
@@ -35,26 +36,26 @@ pub(super) fn open_router() -> OpenApiRouter<AppState> {
     OpenApiRouter::new().routes(routes!(get_server_live)).routes(routes!(get_server_ready))
 }
 
-/// Whether a path is one of the protocol's.
+/// True for the paths of the protocol.
 pub(super) fn is_below(path: &str) -> bool {
     path.strip_prefix("/v2").is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
-/// Its probes, which need no key.
+/// Probes of the protocol, which need no key.
 pub(super) const PROBES: [&str; 2] = ["/v2/health/live", "/v2/health/ready"];
 
-/// What went wrong, as the protocol has it.
+/// Error of the Open Inference Protocol.
 #[derive(Serialize, ToSchema)]
 pub(super) struct InferenceError {
-    /// In words.
+    /// Message.
     pub(super) error: String,
 }
 
-/// Whatever goes wrong below `/v2`, in the description.
+/// Error responses below `/v2`, for the OpenAPI document.
 #[derive(IntoResponses)]
-#[allow(dead_code, reason = "describes what problem::render writes")]
-enum Failed {
-    /// Malformed, or a tensor that the model does not take
+#[allow(dead_code, reason = "documents what problem::render writes")]
+enum ErrorResponses {
+    /// Malformed request, or a tensor that the model does not accept
     #[response(status = 400)]
     Malformed(InferenceError),
     /// No such model or version
@@ -63,63 +64,65 @@ enum Failed {
     /// The model is not loaded
     #[response(status = 409)]
     Conflict(InferenceError),
-    /// Over the limit on bytes or pixels
+    /// Over the limit of bytes or pixels
     #[response(status = 413)]
     TooLarge(InferenceError),
-    /// An image, or an encoding of the body, that is not read
+    /// Unsupported image format or content encoding
     #[response(status = 415)]
     UnsupportedType(InferenceError),
-    /// Read but unusable
+    /// Invalid image or value
     #[response(status = 422)]
     Unusable(InferenceError),
-    /// The queue is full: come back after `Retry-After`
+    /// Too many concurrent requests; retry after `Retry-After` seconds
     #[response(status = 429)]
     Busy(InferenceError),
-    /// No model serves, or the server ends
+    /// No champion model is loaded, or the server is shutting down
     #[response(status = 503)]
     Unavailable(InferenceError),
 }
 
-/// What this server is.
+/// Server metadata.
 #[derive(Serialize, ToSchema)]
 struct ServerMetadata {
-    /// `thorax`.
+    /// Always `thorax`.
     name: &'static str,
-    /// Of the program.
+    /// Version of the server.
     version: &'static str,
-    /// Beyond the protocol.
+    /// Supported extensions of the protocol.
     extensions: [&'static str; 2],
 }
 
-/// The process answers.
+/// The server is running.
 #[derive(Serialize, ToSchema)]
 struct ServerLive {
+    /// Always true.
     live: bool,
 }
 
-/// The server can classify.
+/// The server can classify images.
 #[derive(Serialize, ToSchema)]
 struct ServerReady {
+    /// Always true.
     ready: bool,
 }
 
-/// Name, version and extensions.
+/// Get the server metadata: name, version and supported extensions.
 #[utoipa::path(get, path = "/v2", tag = "open inference protocol", responses((status = 200, body = ServerMetadata)))]
 async fn get_server_metadata() -> Json<ServerMetadata> {
     Json(ServerMetadata { name: "thorax", version: env!("CARGO_PKG_VERSION"), extensions: EXTENSIONS })
 }
 
-/// Whether the process answers; needs no key.
+/// Liveness probe. Needs no key.
 #[utoipa::path(get, path = "/v2/health/live", tag = "open inference protocol",
     responses((status = 200, body = ServerLive)))]
 async fn get_server_live() -> Json<ServerLive> {
     Json(ServerLive { live: true })
 }
 
-/// Whether a model serves; needs no key.
+/// Readiness probe: 200 if the champion model is loaded. Needs no key.
 #[utoipa::path(get, path = "/v2/health/ready", tag = "open inference protocol", responses(
     (status = 200, body = ServerReady),
-    (status = 503, description = "No model serves, or the server ends", body = InferenceError)
+    (status = 503, description = "No champion model is loaded, or the server is shutting down", body = InferenceError)
 ))]
 async fn get_server_ready(State(state): State<AppState>) -> Result<Json<ServerReady>, ApiError> {
     if state.lifecycle.shutdown.is_cancelled() {

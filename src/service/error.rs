@@ -13,12 +13,12 @@ use crate::{
     store::StoreError,
 };
 
-/// One wrong field.
+/// An invalid field.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct FieldError {
-    /// JSON pointer (RFC 6901).
+    /// JSON pointer to the field (RFC 6901).
     pub pointer: String,
-    /// What is wrong and what would be right.
+    /// What is wrong with the value, and which values are valid.
     pub detail: String,
 }
 
@@ -39,10 +39,10 @@ impl From<PlanProblem> for FieldError {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The resource does not exist; names its kind.
-    #[error("there is no such {0}")]
+    #[error("no such {0}")]
     NotFound(&'static str),
     /// Wrong fields, all of them.
-    #[error("the request names unusable values")]
+    #[error("validation failed")]
     Invalid(Vec<FieldError>),
     /// The content cannot be used, and no single field is to blame.
     #[error("{0}")]
@@ -60,9 +60,7 @@ pub enum Error {
     #[error("{0}")]
     Gate(Box<GateComparison>),
     /// A run on a data set whose splits leak, without acknowledging these findings.
-    #[error(
-        "the splits of the data set leak (patients or images occur in more than one): test scores would be inflated"
-    )]
+    #[error("the splits leak (patients or images occur in more than one): test scores would be inflated")]
     Leakage(Vec<LeakageFinding>),
     /// The database or the file storage.
     #[error(transparent)]

@@ -63,7 +63,7 @@ async fn a_model_is_addressed_by_alias_or_id_and_describes_its_inputs() {
         ["nobody".to_owned(), NOBODY.to_owned(), "champion/versions/1".into(), format!("champion/versions/{NOBODY}")]
     {
         for end in ["", "/ready"] {
-            assert_error(&server.get(&format!("/v2/models/{path}{end}")).await, 404, "there is no such");
+            assert_error(&server.get(&format!("/v2/models/{path}{end}")).await, 404, "no such");
         }
     }
     assert_error(&server.post("/v2/models/champion/versions/1/infer", json!({"inputs": []})).await, 404, "version");

@@ -48,7 +48,7 @@ fn each_log_line_is_a_json_object_with_request_id_and_trace_id() {
         .filter(|line| line.starts_with('{'))
         .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")))
         .collect();
-    let line = lines.iter().find(|line| line["message"] == "answered").unwrap_or_else(|| panic!("{lines:?}"));
+    let line = lines.iter().find(|line| line["message"] == "request completed").unwrap_or_else(|| panic!("{lines:?}"));
     let span = json!({
         "name": "request", "method": "POST", "path": PREDICTIONS, "request_id": "a-request-of-the-tests",
         "trace_id": trace, "span_id": traced[36..52],
@@ -196,7 +196,8 @@ fn a_rolling_replacement_under_load_fails_no_request() {
 fn at_ten_times_the_load_each_request_is_served_or_gets_a_retry_after() {
     const QUEUE: usize = 4;
     let folder = serving_folder();
-    let server = Running::start(folder.path(), &[("THORAX_MAX_QUEUE", "4"), ("THORAX_MAX_BATCH_SIZE", "4")]);
+    let server =
+        Running::start(folder.path(), &[("THORAX_MAX_CONCURRENT_REQUESTS", "4"), ("THORAX_MAX_BATCH_SIZE", "4")]);
     let (answered, refused) = under_load(&server, 10 * QUEUE, 10, &noise(2000));
     assert_eq!(answered + refused, 100 * QUEUE);
     assert!(answered > 0 && refused > 0, "{answered} answered, {refused} refused");
@@ -206,7 +207,8 @@ fn at_ten_times_the_load_each_request_is_served_or_gets_a_retry_after() {
 fn refused_requests_do_not_add_their_bodies_to_memory() {
     const QUEUE: usize = 4;
     let folder = serving_folder();
-    let server = Running::start(folder.path(), &[("THORAX_MAX_QUEUE", "4"), ("THORAX_MAX_BATCH_SIZE", "4")]);
+    let server =
+        Running::start(folder.path(), &[("THORAX_MAX_CONCURRENT_REQUESTS", "4"), ("THORAX_MAX_BATCH_SIZE", "4")]);
     let image = noise(2000);
     under_load(&server, QUEUE, 20, &image);
     let plateau = most_memory(&server, || under_load(&server, QUEUE, 20, &image));

@@ -13,26 +13,26 @@ const FAILED_SOP_SEQUENCE: &str = "00081198";
 const REFERENCED_SOP_SEQUENCE: &str = "00081199";
 const OTHER_FAILURES_SEQUENCE: &str = "0008119A";
 
-/// Warning Reason B006H, Elements Discarded: only grey and an allow-list are kept.
+/// Warning Reason B006H, Elements Discarded: only grey pixels and an allow-list of attributes are kept.
 const ELEMENTS_DISCARDED: u16 = 0xb006;
 
-/// Why an instance is not stored.
+/// Reason for not storing an instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reason {
-    /// The data set refuses what it is.
+    /// Not accepted by the data set.
     Refused,
-    /// No radiograph.
+    /// SOP class other than a radiograph.
     OtherClass,
-    /// Over the limits.
+    /// Over the limit of bytes or pixels.
     TooLarge,
-    /// Of another study than the path names.
+    /// Study other than that of the path.
     OtherStudy,
-    /// Damaged, or in a form that is not read.
+    /// Damaged, or not supported.
     NotUnderstood,
 }
 
 impl Reason {
-    /// Failure Reason: annex I.2.2, and PS3.4, table B.2-1.
+    /// Failure Reason code (annex I.2.2; PS3.4, table B.2-1).
     fn code(self) -> u16 {
         match self {
             Self::Refused => 0x0110,
@@ -44,29 +44,29 @@ impl Reason {
     }
 }
 
-/// What became of each instance.
+/// Result of each instance.
 #[derive(Debug, Default)]
 pub(super) struct Report {
     stored: Vec<Value>,
     failed: Vec<Value>,
-    /// Those that cannot be named.
+    /// Failed instances without a readable SOP Instance UID.
     others: Vec<Value>,
 }
 
 impl Report {
     pub(super) fn stored(&mut self, reference: &SopInstance) {
-        let mut item = named(reference);
+        let mut item = reference_item(reference);
         item[RETRIEVE_URL] = json!({ "vr": "UR" });
-        item[WARNING_REASON] = short(ELEMENTS_DISCARDED);
+        item[WARNING_REASON] = unsigned_short(ELEMENTS_DISCARDED);
         self.stored.push(item);
     }
 
     pub(super) fn failed(&mut self, reference: Option<&SopInstance>, reason: Reason) {
         let (mut item, list) = match reference {
-            Some(reference) => (named(reference), &mut self.failed),
+            Some(reference) => (reference_item(reference), &mut self.failed),
             None => (json!({}), &mut self.others),
         };
-        item[FAILURE_REASON] = short(reason.code());
+        item[FAILURE_REASON] = unsigned_short(reason.code());
         list.push(item);
     }
 
@@ -96,12 +96,12 @@ impl Report {
     }
 }
 
-fn named(reference: &SopInstance) -> Value {
+fn reference_item(reference: &SopInstance) -> Value {
     let uid = |uid: &str| json!({ "vr": "UI", "Value": [uid] });
     json!({ REFERENCED_SOP_CLASS: uid(&reference.class), REFERENCED_SOP_INSTANCE: uid(&reference.instance) })
 }
 
-fn short(number: u16) -> Value {
+fn unsigned_short(number: u16) -> Value {
     json!({ "vr": "US", "Value": [number] })
 }
 
@@ -110,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_module_has_the_sequences_that_are_not_empty() {
+    fn writes_only_sequences_that_are_not_empty() {
         let reference = SopInstance { class: "1.2".into(), instance: "3.4".into(), study: None };
         let mut report = Report::default();
         assert!(report.is_empty());

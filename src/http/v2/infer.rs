@@ -1,4 +1,4 @@
-//! `/v2/models/{name}/infer`: classifies radiographs, each as `POST /v1/predictions` would.
+//! `/v2/models/{name}/infer`: classifies radiographs, each as `POST /v1/predictions` does.
 
 use axum::{
     extract::{Request, State},
@@ -9,8 +9,8 @@ use futures_util::{StreamExt, stream};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
-    Failed,
-    model::Named,
+    ErrorResponses,
+    model::ModelPath,
     request::InferRequest,
     response::{self, InferResponse},
     tensor,
@@ -30,70 +30,73 @@ pub(super) fn router() -> OpenApiRouter<AppState> {
     OpenApiRouter::new().routes(routes!(infer)).routes(routes!(infer_version))
 }
 
-/// Classifies a batch of radiographs, sent as one tensor.
+/// Classify a batch of radiographs, sent as one tensor.
 ///
-/// `image` (`BYTES`, `[images]`) has whole PNG, JPEG or DICOM files, in JSON in base64. `uint8` (`UINT8`) and `fp32` (`FP32`) have grey levels or
-/// RGB from 0, black, to 255, white, not normalised, of any size: `[images, channels, height, width]` or `[images, height, width,
-/// channels]` with 1 or 3 channels (where both are possible, the first). They are resized and normalised as decoded files are. Tensors may
-/// be raw behind the JSON (`Inference-Header-Content-Length`, `binary_data_size`), and are answered so where `binary_data_output` or
-/// `binary_data` wants it. One image that cannot be classified fails the request. Each answer is recorded as a prediction.
+/// The input is one of three tensors. `image` (`BYTES`, `[images]`) contains PNG, JPEG or DICOM files, base64-encoded in JSON. `uint8`
+/// (`UINT8`) and `fp32` (`FP32`) contain grey levels or RGB values from 0 (black) to 255 (white), not normalised, of any size, with
+/// the shape `[images, channels, height, width]` or `[images, height, width, channels]` and 1 or 3 channels (if both are possible, the
+/// first). They are resized and normalised as decoded files are.
+///
+/// Tensors can be sent as raw bytes after the JSON (`Inference-Header-Content-Length`, `binary_data_size`), and are returned so if
+/// `binary_data_output` or `binary_data` is set. If one image cannot be classified, the request fails. Each result is recorded as a
+/// prediction.
 #[utoipa::path(post, path = "/v2/models/{name}/infer", tag = "open inference protocol", params(("name" = String, Path)),
     request_body(content((InferRequest = "application/json"), (Vec<u8> = "application/octet-stream"))),
-    responses((status = 200, content((InferResponse = "application/json"), (Vec<u8> = "application/octet-stream"))), Failed))]
+    responses((status = 200, content((InferResponse = "application/json"), (Vec<u8> = "application/octet-stream"))), ErrorResponses))]
 async fn infer(
     State(predictor): State<Predictor>,
-    PathOf(named): PathOf<Named>,
+    PathOf(path): PathOf<ModelPath>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    classify(predictor, named, request).await
+    classify(predictor, path, request).await
 }
 
-/// The same, by a version of a model: by the one that it has.
+/// Classify a batch of radiographs with a version of a model. A model has one version, its identifier.
 #[utoipa::path(post, path = "/v2/models/{name}/versions/{version}/infer", tag = "open inference protocol",
     params(("name" = String, Path), ("version" = String, Path)),
     request_body(content((InferRequest = "application/json"), (Vec<u8> = "application/octet-stream"))),
-    responses((status = 200, content((InferResponse = "application/json"), (Vec<u8> = "application/octet-stream"))), Failed))]
+    responses((status = 200, content((InferResponse = "application/json"), (Vec<u8> = "application/octet-stream"))), ErrorResponses))]
 async fn infer_version(
     State(predictor): State<Predictor>,
-    PathOf(named): PathOf<Named>,
+    PathOf(path): PathOf<ModelPath>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    classify(predictor, named, request).await
+    classify(predictor, path, request).await
 }
 
-async fn classify(predictor: Predictor, named: Named, request: Request) -> Result<Response, ApiError> {
-    // Before the body is read, so that waiting requests hold no images.
-    let place = predictor.engine().admit()?;
-    let model = named.find(&predictor.models).await?;
-    named.check_loaded(&predictor.models, &model)?;
+async fn classify(predictor: Predictor, path: ModelPath, request: Request) -> Result<Response, ApiError> {
+    // Admission comes before reading the body, so that waiting requests use no memory for images.
+    let slot = predictor.engine().admit()?;
+    let model = path.find(&predictor.models).await?;
+    path.check_loaded(&predictor.models, &model)?;
     check_encoding(request.headers())?;
     let (parts, body) = request.into_parts();
     let body = body::read(body, predictor.limits.max_upload_bytes).await?;
     let limits = predictor.limits.image();
     let read = move || {
         let (mut request, raw) = InferRequest::read(&parts.headers, &body)?;
-        let wanted = response::wanted(&request)?;
+        let outputs = response::requested_outputs(&request)?;
         let images = tensor::images(&mut request, raw, &limits)?;
-        Ok::<_, ApiError>((request, wanted, images))
+        Ok::<_, ApiError>((request, outputs, images))
     };
-    let (request, wanted, images) = predictor.engine().prepare(Stage::Decode, read).await??;
+    let (request, outputs, images) = predictor.engine().prepare(Stage::Decode, read).await??;
     let images = images.into_iter().map(|content| Ok(File { name: None, content }));
     let files =
-        PredictionStream::new(predictor, ModelSelection::of(model.clone()), place, stream::iter(images).boxed());
+        PredictionStream::new(predictor, ModelSelection::of(model.clone()), slot, stream::iter(images).boxed());
     let answers = all(files).await?;
-    Ok(response::respond(request, named.name(), &model, &wanted, &answers))
+    Ok(response::respond(request, path.name(), &model, &outputs, &answers))
 }
 
 fn check_encoding(headers: &HeaderMap) -> Result<(), ApiError> {
     match headers.get(header::CONTENT_ENCODING) {
-        Some(encoding) if encoding != "identity" => {
-            Err(ApiError::UnsupportedType("compressed requests are not read: send it as it is".into()))
-        }
+        Some(encoding) if encoding != "identity" => Err(ApiError::UnsupportedType(
+            "compressed request bodies are not supported: send the body without Content-Encoding".into(),
+        )),
         _ => Ok(()),
     }
 }
 
-/// All answers in the order of the images, or what is wrong with the first to fail.
+/// All results in the order of the images, or the error of the first image that fails.
 async fn all(mut files: PredictionStream) -> Result<Vec<NewPrediction>, ApiError> {
     let mut answers = Vec::new();
     while let Some(answered) = files.next().await {

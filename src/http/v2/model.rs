@@ -1,11 +1,11 @@
-//! A model as the protocol sees it: found by name and version, ready or not, and the tensors it takes and gives.
+//! `/v2/models`: look-up by name and version, readiness, and metadata of the input and output tensors.
 
 use axum::{Json, extract::State};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{Failed, response, tensor};
+use super::{ErrorResponses, response, tensor};
 use crate::{
     http::{ApiError, AppState, extract::PathOf},
     service::Models,
@@ -21,120 +21,128 @@ pub(super) fn router() -> OpenApiRouter<AppState> {
         .routes(routes!(get_model_version_ready))
 }
 
-/// Which model.
+/// Model name and optional version from the path.
 #[derive(Deserialize)]
-pub(super) struct Named {
+pub(super) struct ModelPath {
     name: String,
     #[serde(default)]
     version: Option<String>,
 }
 
-/// A tensor that a model takes or gives.
+/// Metadata of an input or output tensor.
 #[derive(Serialize, ToSchema)]
 pub(super) struct TensorMetadata {
-    /// By which a request names it.
+    /// Name of the tensor in requests and responses.
     pub(super) name: &'static str,
-    /// Of its elements.
+    /// Data type of the elements.
     pub(super) datatype: &'static str,
-    /// -1 where any size is taken.
+    /// Shape; -1 is a dimension of any size.
     pub(super) shape: Vec<i64>,
 }
 
-/// What a model takes and gives.
+/// Metadata of a model.
 #[derive(Serialize, ToSchema)]
 struct ModelMetadata {
-    /// As it was asked for.
+    /// Name of the model in the request.
     name: String,
-    /// Its identifier: a model has one version.
+    /// Versions of the model: its identifier.
     versions: [String; 1],
-    /// The program and the format of the file.
+    /// Framework and file format.
     platform: &'static str,
-    /// A request has one of them.
+    /// Input tensors, of which a request sends one.
     inputs: Vec<TensorMetadata>,
-    /// All of them are given, or those that are asked for.
+    /// Output tensors. A response has all of them, or those that the request selects.
     outputs: Vec<TensorMetadata>,
 }
 
-/// The model serves.
+/// The model is loaded.
 #[derive(Serialize, ToSchema)]
 struct ModelReady {
+    /// Name of the model in the request.
     name: String,
+    /// Always true.
     ready: bool,
 }
 
-/// The tensors of a model, which is named by its identifier or an alias.
+/// Get the metadata of a model, by identifier or alias.
 #[utoipa::path(get, path = "/v2/models/{name}", tag = "open inference protocol", params(("name" = String, Path)),
-    responses((status = 200, body = ModelMetadata), Failed))]
+    responses((status = 200, body = ModelMetadata), ErrorResponses))]
 async fn get_inference_model(
     State(models): State<Models>,
-    PathOf(named): PathOf<Named>,
+    PathOf(path): PathOf<ModelPath>,
 ) -> Result<Json<ModelMetadata>, ApiError> {
-    metadata(&models, named).await
+    metadata(&models, path).await
 }
 
-/// The tensors of a version of a model: of the one that it has.
+/// Get the metadata of a version of a model. A model has one version, its identifier.
 #[utoipa::path(get, path = "/v2/models/{name}/versions/{version}", tag = "open inference protocol",
     params(("name" = String, Path), ("version" = String, Path)),
-    responses((status = 200, body = ModelMetadata), Failed))]
+    responses((status = 200, body = ModelMetadata), ErrorResponses))]
 async fn get_inference_model_version(
     State(models): State<Models>,
-    PathOf(named): PathOf<Named>,
+    PathOf(path): PathOf<ModelPath>,
 ) -> Result<Json<ModelMetadata>, ApiError> {
-    metadata(&models, named).await
+    metadata(&models, path).await
 }
 
-/// Whether a model is loaded; 409 when it is not.
+/// Readiness probe of a model: 200 if it is loaded, otherwise 409.
 #[utoipa::path(get, path = "/v2/models/{name}/ready", tag = "open inference protocol", params(("name" = String, Path)),
-    responses((status = 200, body = ModelReady), Failed))]
+    responses((status = 200, body = ModelReady), ErrorResponses))]
 async fn get_model_ready(
     State(models): State<Models>,
-    PathOf(named): PathOf<Named>,
+    PathOf(path): PathOf<ModelPath>,
 ) -> Result<Json<ModelReady>, ApiError> {
-    ready(&models, named).await
+    ready(&models, path).await
 }
 
-/// Whether a version of a model is loaded.
+/// Readiness probe of a version of a model: 200 if it is loaded, otherwise 409.
 #[utoipa::path(get, path = "/v2/models/{name}/versions/{version}/ready", tag = "open inference protocol",
     params(("name" = String, Path), ("version" = String, Path)),
-    responses((status = 200, body = ModelReady), Failed))]
+    responses((status = 200, body = ModelReady), ErrorResponses))]
 async fn get_model_version_ready(
     State(models): State<Models>,
-    PathOf(named): PathOf<Named>,
+    PathOf(path): PathOf<ModelPath>,
 ) -> Result<Json<ModelReady>, ApiError> {
-    ready(&models, named).await
+    ready(&models, path).await
 }
 
-async fn metadata(models: &Models, named: Named) -> Result<Json<ModelMetadata>, ApiError> {
-    let model = named.find(models).await?;
+async fn metadata(models: &Models, path: ModelPath) -> Result<Json<ModelMetadata>, ApiError> {
+    let model = path.find(models).await?;
     let (versions, classes) = ([model.id.to_string()], model.spec.classes.len());
     let (inputs, outputs) = (tensor::metadata(), response::metadata(classes));
-    Ok(Json(ModelMetadata { name: named.name, versions, platform: "thorax_safetensors", inputs, outputs }))
+    Ok(Json(ModelMetadata { name: path.name, versions, platform: "thorax_safetensors", inputs, outputs }))
 }
 
-async fn ready(models: &Models, named: Named) -> Result<Json<ModelReady>, ApiError> {
-    let model = named.find(models).await?;
-    named.check_loaded(models, &model)?;
-    Ok(Json(ModelReady { name: named.name, ready: true }))
+async fn ready(models: &Models, path: ModelPath) -> Result<Json<ModelReady>, ApiError> {
+    let model = path.find(models).await?;
+    path.check_loaded(models, &model)?;
+    Ok(Json(ModelReady { name: path.name, ready: true }))
 }
 
-impl Named {
+impl ModelPath {
     pub(super) fn name(&self) -> &str {
         &self.name
     }
 
-    /// By identifier or alias; 404 also for a version that it has not.
+    /// Finds the model by identifier or alias. An unknown version is 404.
     pub(super) async fn find(&self, models: &Models) -> Result<Model, ApiError> {
         let (model, _) = models.find(&self.name).await?;
         let other = self.version.as_ref().is_some_and(|version| *version != model.id.to_string());
-        if other { Err(ApiError::NotFound("version of this model: its identifier is its only one")) } else { Ok(model) }
+        if other {
+            Err(ApiError::NotFound("version of this model: its only version is its identifier"))
+        } else {
+            Ok(model)
+        }
     }
 
-    /// 409 unless it is loaded: clients of this protocol load models themselves.
+    /// 409 unless the model is loaded: clients of this protocol load models explicitly.
     pub(super) fn check_loaded(&self, models: &Models, model: &Model) -> Result<(), ApiError> {
         if models.serving.engine.is_loaded(model.id) {
             return Ok(());
         }
         let name = &self.name;
-        Err(ApiError::Conflict(format!("model {name} is not loaded: POST /v2/repository/models/{name}/load first")))
+        Err(ApiError::Conflict(format!(
+            "model {name} is not loaded: load it with POST /v2/repository/models/{name}/load"
+        )))
     }
 }

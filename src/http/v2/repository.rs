@@ -1,4 +1,4 @@
-//! `/v2/repository`: which models there are, and which of them are loaded.
+//! `/v2/repository`: lists, loads and unloads models.
 
 use axum::{Json, extract::State};
 use serde::{Deserialize, Serialize};
@@ -6,14 +6,14 @@ use serde_json::{Map, Value};
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{Failed, model::Named, request::body_or_default};
+use super::{ErrorResponses, model::ModelPath, request::body_or_default};
 use crate::{
     http::{ApiError, AppState, extract::PathOf},
     service::Models,
     store::{self, Model, Page},
 };
 
-/// Models that are read from the database at once.
+/// Page size when reading models from the database.
 const PAGE: u32 = 200;
 
 /// The routes of this file.
@@ -21,39 +21,39 @@ pub(super) fn router() -> OpenApiRouter<AppState> {
     OpenApiRouter::new().routes(routes!(list_repository)).routes(routes!(load_model)).routes(routes!(unload_model))
 }
 
-/// Which models.
+/// Filter of the repository index.
 #[derive(Default, Deserialize, ToSchema)]
 struct IndexRequest {
-    /// Only those that are loaded.
+    /// True to list only loaded models.
     #[serde(default)]
     ready: bool,
 }
 
-/// Nothing that this server lets a client say.
+/// Parameters of loading a model. None is supported.
 #[derive(Default, Deserialize, ToSchema)]
 struct LoadRequest {
-    /// `config` and `file:…` are refused: a model is loaded as it is.
+    /// Must be empty: `config` and `file:…` are not supported.
     #[serde(default)]
     #[schema(value_type = Object)]
     parameters: Map<String, Value>,
 }
 
-/// A name under which a model can be asked for.
+/// A model in the repository index.
 #[derive(Serialize, ToSchema)]
 struct IndexEntry {
-    /// Its identifier or one of its aliases.
+    /// Name: the identifier or an alias of the model.
     name: String,
-    /// Its identifier.
+    /// Version: the identifier of the model.
     version: String,
     /// `READY` or `UNAVAILABLE`.
     state: &'static str,
-    /// Why it is unavailable.
+    /// Reason for being unavailable.
     reason: &'static str,
 }
 
-/// Every model, once by its identifier and once by each alias. The body may be empty.
+/// List all models: one entry for the identifier of each model and one for each alias. The body may be empty.
 #[utoipa::path(post, path = "/v2/repository/index", tag = "open inference protocol", request_body = IndexRequest,
-    responses((status = 200, body = Vec<IndexEntry>), Failed))]
+    responses((status = 200, body = Vec<IndexEntry>), ErrorResponses))]
 async fn list_repository(
     State(models): State<Models>,
     body: axum::body::Bytes,
@@ -63,8 +63,8 @@ async fn list_repository(
     let mut page = Page { limit: PAGE, after: None };
     loop {
         let listed = store::models::list(&models.stores.db, None, &page).await?;
-        let wanted = listed.iter().filter(|model| !ready || models.serving.engine.is_loaded(model.id));
-        entries.extend(wanted.flat_map(|model| named(&models, model)));
+        let selected = listed.iter().filter(|model| !ready || models.serving.engine.is_loaded(model.id));
+        entries.extend(selected.flat_map(|model| entries_of(&models, model)));
         match listed.last() {
             Some(last) if listed.len() == PAGE as usize => page.after = Some(last.id.to_string()),
             _ => return Ok(Json(entries)),
@@ -72,7 +72,7 @@ async fn list_repository(
     }
 }
 
-fn named(models: &Models, model: &Model) -> Vec<IndexEntry> {
+fn entries_of(models: &Models, model: &Model) -> Vec<IndexEntry> {
     let (state, reason) =
         if models.serving.engine.is_loaded(model.id) { ("READY", "") } else { ("UNAVAILABLE", "not loaded") };
     let version = model.id.to_string();
@@ -80,37 +80,39 @@ fn named(models: &Models, model: &Model) -> Vec<IndexEntry> {
     names.map(|name| IndexEntry { name, version: version.clone(), state, reason }).collect()
 }
 
-/// Loads a model and warms it, so that it answers under its names; the champion serves again. The least recently used of the others may
-/// have to make room. No alias is moved: that is `PUT /v1/models/aliases/{alias}`.
+/// Load a model.
+///
+/// Loads and warms up the model, which then serves requests under its names. If the limit of loaded models is reached, the least recently
+/// used model other than the champion is unloaded. Aliases do not change; to move one, use `PUT /v1/models/aliases/{alias}`.
 #[utoipa::path(post, path = "/v2/repository/models/{name}/load", tag = "open inference protocol",
     params(("name" = String, Path)), request_body = LoadRequest,
-    responses((status = 200, description = "It is loaded", body = Value), Failed))]
+    responses((status = 200, description = "The model is loaded", body = Value), ErrorResponses))]
 async fn load_model(
     State(models): State<Models>,
-    PathOf(wanted): PathOf<Named>,
+    PathOf(path): PathOf<ModelPath>,
     body: axum::body::Bytes,
 ) -> Result<Json<Map<String, Value>>, ApiError> {
     let LoadRequest { parameters } = body_or_default(&body)?;
     if let Some(name) = parameters.keys().next() {
-        return Err(ApiError::Malformed(format!(
-            "the parameter {name:?} is not supported: a model is loaded as it is"
-        )));
+        return Err(ApiError::Malformed(format!("the parameter {name:?} is not supported: leave `parameters` empty")));
     }
-    let model = wanted.find(&models).await?;
+    let model = path.find(&models).await?;
     models.load_named(&model).await?;
     Ok(Json(Map::new()))
 }
 
-/// Lets go of a model. Without the champion nothing serves until it is loaded again or another takes its place; aliases stay, and the next
-/// start loads it.
+/// Unload a model.
+///
+/// Without the champion the server is not ready until the champion is loaded again or another model is promoted. Aliases do not change, and
+/// the next start of the server loads the champion.
 #[utoipa::path(post, path = "/v2/repository/models/{name}/unload", tag = "open inference protocol",
     params(("name" = String, Path)), request_body = LoadRequest,
-    responses((status = 200, description = "It is not loaded", body = Value), Failed))]
+    responses((status = 200, description = "The model is not loaded", body = Value), ErrorResponses))]
 async fn unload_model(
     State(models): State<Models>,
-    PathOf(wanted): PathOf<Named>,
+    PathOf(path): PathOf<ModelPath>,
 ) -> Result<Json<Map<String, Value>>, ApiError> {
-    let model = wanted.find(&models).await?;
+    let model = path.find(&models).await?;
     models.unload(&model).await?;
     Ok(Json(Map::new()))
 }

@@ -1,4 +1,4 @@
-//! A request for inference: its JSON, and the raw tensors behind it.
+//! An inference request: its JSON, and the raw tensors that follow it.
 
 use std::fmt;
 
@@ -13,54 +13,54 @@ use utoipa::ToSchema;
 
 use crate::http::ApiError;
 
-/// How long the JSON at the beginning of a body is; what follows are raw tensors.
+/// Header with the length of the JSON at the beginning of a body, which raw tensors follow.
 pub(super) const HEADER_LENGTH: &str = "inference-header-content-length";
 
-/// A request for inference.
+/// Inference request.
 #[derive(Deserialize, ToSchema)]
 pub(super) struct InferRequest {
-    /// Comes back in the answer.
+    /// Identifier of the request, returned in the response.
     pub(super) id: Option<String>,
-    /// `binary_data_output`: all outputs are raw.
+    /// `binary_data_output`: true to return all outputs as raw bytes.
     #[serde(default)]
     #[schema(value_type = Object)]
     pub(super) parameters: Map<String, Value>,
-    /// One tensor.
+    /// Input tensors: exactly one.
     pub(super) inputs: Vec<InputTensor>,
-    /// Those wanted; all when absent.
+    /// Requested outputs. Default: all.
     pub(super) outputs: Option<Vec<RequestedOutput>>,
 }
 
-/// A tensor that is sent.
+/// Input tensor.
 #[derive(Deserialize, ToSchema)]
 pub(super) struct InputTensor {
     /// `image`, `uint8` or `fp32`.
     pub(super) name: String,
-    /// Of all images of the batch.
+    /// Shape of the batch.
     pub(super) shape: Vec<u64>,
     /// `BYTES`, `UINT8` or `FP32`.
     pub(super) datatype: String,
-    /// `binary_data_size`: its raw bytes follow the JSON.
+    /// `binary_data_size`: number of raw bytes of the tensor after the JSON.
     #[serde(default)]
     #[schema(value_type = Object)]
     pub(super) parameters: Map<String, Value>,
-    /// Numbers, flat or nested, or images in base64.
+    /// Elements in JSON: numbers, flat or nested, or base64-encoded images.
     #[schema(value_type = Option<Vec<Value>>)]
     pub(super) data: Option<Data>,
 }
 
-/// An output that is wanted.
+/// Requested output.
 #[derive(Deserialize, ToSchema)]
 pub(super) struct RequestedOutput {
     /// `probabilities`, `prediction`, `prediction_id` or `warnings`.
     pub(super) name: String,
-    /// `binary_data`: it is raw.
+    /// `binary_data`: true to return the output as raw bytes.
     #[serde(default)]
     #[schema(value_type = Object)]
     pub(super) parameters: Map<String, Value>,
 }
 
-/// Elements of a tensor in the order of their rows, however they were nested.
+/// Elements of a tensor in row-major order, whether they were sent flat or nested.
 #[derive(Default)]
 pub(super) struct Data {
     pub(super) numbers: Vec<f32>,
@@ -68,14 +68,16 @@ pub(super) struct Data {
 }
 
 impl InferRequest {
-    /// The JSON of a body, and what follows it.
+    /// Parses the JSON of a body. Also returns the raw bytes after it.
     pub(super) fn read(headers: &HeaderMap, body: &Bytes) -> Result<(Self, Bytes), ApiError> {
         let length = match headers.get(HEADER_LENGTH) {
             Some(length) => {
                 let length = length.to_str().ok().and_then(|length| length.trim().parse().ok());
                 let length = length.filter(|length| *length <= body.len());
                 length.ok_or_else(|| {
-                    ApiError::Malformed("Inference-Header-Content-Length: not a length of this body".into())
+                    ApiError::Malformed(
+                        "Inference-Header-Content-Length must be a number of bytes up to the length of the body".into(),
+                    )
                 })?
             }
             None => body.len(),
@@ -86,7 +88,7 @@ impl InferRequest {
     }
 }
 
-/// A JSON body, or what an empty one means.
+/// Parses a JSON body; an empty body is the default value.
 pub(super) fn body_or_default<T: DeserializeOwned + Default>(body: &[u8]) -> Result<T, ApiError> {
     if body.is_empty() {
         return Ok(T::default());
@@ -94,10 +96,10 @@ pub(super) fn body_or_default<T: DeserializeOwned + Default>(body: &[u8]) -> Res
     serde_json::from_slice(body).map_err(|error| ApiError::Malformed(error.to_string()))
 }
 
-/// A parameter that says yes or no.
+/// A boolean parameter.
 pub(super) fn flag(parameters: &Map<String, Value>, name: &str) -> Result<Option<bool>, ApiError> {
-    let wrong = || ApiError::Malformed(format!("the parameter {name} must be true or false"));
-    parameters.get(name).map(|value| value.as_bool().ok_or_else(wrong)).transpose()
+    let invalid = || ApiError::Malformed(format!("the parameter {name} must be true or false"));
+    parameters.get(name).map(|value| value.as_bool().ok_or_else(invalid)).transpose()
 }
 
 impl<'de> Deserialize<'de> for Data {
@@ -108,7 +110,7 @@ impl<'de> Deserialize<'de> for Data {
     }
 }
 
-/// Takes numbers and texts out of arrays of arrays as they are read: a tree of values would take twenty times the memory.
+/// Collects the numbers and strings of nested arrays while parsing: a tree of JSON values would take twenty times the memory.
 struct Flatten<'a>(&'a mut Data);
 
 impl<'de> DeserializeSeed<'de> for Flatten<'_> {
@@ -123,7 +125,7 @@ impl<'de> Visitor<'de> for Flatten<'_> {
     type Value = ();
 
     fn expecting(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
-        formatter.write_str("numbers or texts, flat or in arrays of arrays")
+        formatter.write_str("numbers or strings, flat or in nested arrays")
     }
 
     fn visit_f64<E>(self, number: f64) -> Result<(), E> {
@@ -167,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn nested_and_flat_data_are_the_same() {
+    fn reads_nested_and_flat_data_alike() {
         for data in ["[[1, 2.5], [3, -4]]", "[1, 2.5, 3, -4]", "[[[1], [2.5]], [[3], [-4]]]"] {
             let found: Data = serde_json::from_str(data).unwrap();
             assert_eq!(found.numbers, [1.0, 2.5, 3.0, -4.0]);
@@ -180,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn the_json_ends_where_the_header_says() {
+    fn splits_the_body_after_the_json_by_the_header() {
         let json = r#"{"inputs": []}"#;
         let body = format!("{json}raw");
         let (_, raw) = read(Some(&json.len().to_string()), &body).unwrap();

@@ -1,4 +1,4 @@
-//! The answer to a request for inference: its JSON, and the raw tensors behind it.
+//! An inference response: its JSON, and the raw tensors that follow it.
 
 use axum::{
     Json,
@@ -14,84 +14,84 @@ use super::{
 };
 use crate::{domain::NOTICE, http::ApiError, service::NewPrediction, store::Model};
 
-/// What there is about a batch of images.
+/// Output tensor of a batch of images.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Output {
-    /// Of each class, in the order of the parameter `classes`.
+    /// Probability of each class, in the order of the response parameter `classes`.
     Probabilities,
     /// The most probable class.
     Prediction,
-    /// Under which it is recorded.
+    /// Identifier of the recorded prediction.
     PredictionId,
-    /// What looks wrong with the image, in words; empty where nothing does.
+    /// Warnings about the image as text; empty without warnings.
     Warnings,
 }
 
-/// Whether an output is wanted as raw bytes.
-pub(super) type Wanted = Vec<(Output, bool)>;
+/// Requested outputs; true for outputs to return as raw bytes.
+pub(super) type RequestedOutputs = Vec<(Output, bool)>;
 
-/// The answer.
+/// Inference response.
 #[derive(Serialize, ToSchema)]
 pub(super) struct InferResponse {
-    /// As it was asked for.
+    /// Name of the model in the request.
     model_name: String,
-    /// Its identifier.
+    /// Identifier of the model.
     model_version: String,
-    /// As it was sent.
+    /// Identifier of the request, if it had one.
     #[serde(skip_serializing_if = "Option::is_none")]
     id: Option<String>,
-    /// Beside the tensors.
+    /// Class names and notice.
     parameters: ResponseParameters,
-    /// Those that were wanted.
+    /// Requested outputs.
     outputs: Vec<OutputTensor>,
 }
 
-/// Beside the tensors.
+/// Parameters of an inference response.
 #[derive(Serialize, ToSchema)]
 struct ResponseParameters {
-    /// Names of the classes, in the order of the probabilities, with commas between.
+    /// Comma-separated class names, in the order of the probabilities.
     classes: String,
-    /// For research only.
+    /// Research-only notice.
     notice: &'static str,
 }
 
-/// A tensor that is given.
+/// Output tensor.
 #[derive(Serialize, ToSchema)]
 struct OutputTensor {
-    /// Its name.
+    /// Name of the output.
     name: &'static str,
-    /// Images first.
+    /// Shape; the first dimension is the number of images.
     shape: Vec<usize>,
-    /// Of its elements.
+    /// Data type of the elements.
     datatype: &'static str,
-    /// Where it is raw.
+    /// Size of a raw tensor.
     #[serde(skip_serializing_if = "Option::is_none")]
     parameters: Option<BinaryParameters>,
-    /// Where it is not.
+    /// Elements of a tensor that is not raw.
     #[serde(skip_serializing_if = "Option::is_none")]
     data: Option<OutputData>,
 }
 
-/// Of a raw tensor.
+/// Parameters of a raw tensor.
 #[derive(Serialize, ToSchema)]
 struct BinaryParameters {
-    /// So many bytes of what follows the JSON are its own, in the order of the outputs.
+    /// Number of bytes of the tensor after the JSON. Tensors follow in the order of the outputs.
     binary_data_size: usize,
 }
 
-/// OutputData of an output.
+/// Elements of an output.
 #[derive(Serialize, ToSchema)]
 #[serde(untagged)]
 enum OutputData {
-    /// FP32.
+    /// Elements of an `FP32` tensor.
     Numbers(Vec<f32>),
-    /// BYTES.
+    /// Elements of a `BYTES` tensor.
     Texts(Vec<String>),
 }
 
 const OUTPUTS: [Output; 4] = [Output::Probabilities, Output::Prediction, Output::PredictionId, Output::Warnings];
 
-/// The tensors that are given.
+/// Metadata of the output tensors of a model with so many classes.
 pub(super) fn metadata(classes: usize) -> Vec<TensorMetadata> {
     let shape = |output| if output == Output::Probabilities { vec![-1, classes as i64] } else { vec![-1] };
     let tensor =
@@ -99,46 +99,50 @@ pub(super) fn metadata(classes: usize) -> Vec<TensorMetadata> {
     OUTPUTS.map(tensor).into()
 }
 
-/// Which outputs a request wants, and how; 400 for one that there is not.
-pub(super) fn wanted(request: &InferRequest) -> Result<Wanted, ApiError> {
+/// Outputs that a request selects. An unknown output or an unsupported parameter is 400.
+pub(super) fn requested_outputs(request: &InferRequest) -> Result<RequestedOutputs, ApiError> {
     let all_binary = flag(&request.parameters, "binary_data_output")?.unwrap_or(false);
     let Some(requested) = &request.outputs else {
         return Ok(OUTPUTS.map(|output| (output, all_binary)).into());
     };
-    let mut wanted = Wanted::new();
+    let mut outputs = RequestedOutputs::new();
     for requested in requested {
         let name = &requested.name;
         let output = OUTPUTS.into_iter().find(|output| output.name() == name);
-        let output = output.ok_or_else(|| ApiError::Malformed(format!("there is no output {name:?}")))?;
+        let output = output.ok_or_else(|| {
+            ApiError::Malformed(format!(
+                "unknown output {name:?}: request probabilities, prediction, prediction_id or warnings"
+            ))
+        })?;
         for unsupported in ["classification", "shared_memory_region"] {
             if requested.parameters.contains_key(unsupported) {
                 return Err(ApiError::Malformed(format!("the parameter {unsupported} of {name} is not supported")));
             }
         }
-        wanted.push((output, flag(&requested.parameters, "binary_data")?.unwrap_or(all_binary)));
+        outputs.push((output, flag(&requested.parameters, "binary_data")?.unwrap_or(all_binary)));
     }
-    Ok(wanted)
+    Ok(outputs)
 }
 
-/// Puts the answers together.
+/// Assembles the response.
 pub(super) fn respond(
     request: InferRequest,
     name: &str,
     model: &Model,
-    wanted: &Wanted,
+    requested: &RequestedOutputs,
     answers: &[NewPrediction],
 ) -> Response {
     let classes = model.spec.classes.names();
     let mut raw = Vec::new();
-    let outputs = wanted.iter().map(|&(output, binary)| output.tensor(classes, answers, binary.then_some(&mut raw)));
+    let outputs = requested.iter().map(|&(output, binary)| output.tensor(classes, answers, binary.then_some(&mut raw)));
     let outputs = outputs.collect();
     let parameters = ResponseParameters { classes: classes.join(","), notice: NOTICE };
     let (model_name, model_version) = (name.to_owned(), model.id.to_string());
     let json = InferResponse { model_name, model_version, id: request.id, parameters, outputs };
-    if !wanted.iter().any(|(_, binary)| *binary) {
+    if !requested.iter().any(|(_, binary)| *binary) {
         return Json(json).into_response();
     }
-    let mut body = serde_json::to_vec(&json).expect("an answer has text for keys");
+    let mut body = serde_json::to_vec(&json).expect("all keys are strings");
     let length = (HeaderName::from_static(HEADER_LENGTH), body.len().to_string());
     body.append(&mut raw);
     ([(header::CONTENT_TYPE, "application/octet-stream".to_owned()), length], body).into_response()
@@ -158,13 +162,13 @@ impl Output {
         if self == Self::Probabilities { "FP32" } else { "BYTES" }
     }
 
-    /// With its elements, or with these appended to what is raw.
+    /// The tensor with its elements in JSON or, with `raw`, appended to the raw bytes.
     fn tensor(self, classes: &[String], answers: &[NewPrediction], raw: Option<&mut Vec<u8>>) -> OutputTensor {
         let mut shape = vec![answers.len()];
         let elements = match self {
             Self::Probabilities => {
                 shape.push(classes.len());
-                OutputData::Numbers(answers.iter().flat_map(|answer| in_order(classes, answer)).collect())
+                OutputData::Numbers(answers.iter().flat_map(|answer| probabilities_in_order(classes, answer)).collect())
             }
             Self::Prediction => OutputData::Texts(answers.iter().map(|answer| answer.class.clone()).collect()),
             Self::PredictionId => OutputData::Texts(answers.iter().map(|answer| answer.id.to_string()).collect()),
@@ -187,12 +191,12 @@ fn warnings(prediction: &NewPrediction) -> String {
     details.join("; ")
 }
 
-fn in_order<'a>(classes: &'a [String], answer: &'a NewPrediction) -> impl Iterator<Item = f32> + 'a {
+fn probabilities_in_order<'a>(classes: &'a [String], answer: &'a NewPrediction) -> impl Iterator<Item = f32> + 'a {
     classes.iter().map(|class| answer.probabilities.get(class).copied().unwrap_or_default())
 }
 
 impl OutputData {
-    /// Little-endian; a text behind its length in 4 bytes.
+    /// Appends the elements in little-endian order; each string follows its length in 4 bytes.
     fn append_to(&self, raw: &mut Vec<u8>) {
         match self {
             Self::Numbers(numbers) => raw.extend(numbers.iter().flat_map(|number| number.to_le_bytes())),

@@ -1,4 +1,4 @@
-//! From a tensor to radiographs: encoded files, or grey levels that skip the decoding and nothing else.
+//! From an input tensor to radiographs: encoded files, or pixels, which skip decoding and go through all other steps.
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::{Buf, Bytes};
@@ -14,21 +14,21 @@ use crate::{
     service::Content,
 };
 
-/// What a request sends: the name of the tensor, the datatype of its elements, and how many dimensions it has.
+/// Input tensors: name, data type and number of dimensions.
 const INPUTS: [(&str, &str, usize); 3] = [("image", "BYTES", 1), ("uint8", "UINT8", 4), ("fp32", "FP32", 4)];
 
-/// Images in one request; each answer takes memory.
-const MOST_IMAGES: u64 = 1000;
+/// Maximum number of images in a request; each result takes memory.
+const MAX_IMAGES: u64 = 1000;
 
-/// The tensors that a request can send, of which it sends one.
+/// Metadata of the input tensors, of which a request sends one.
 pub(super) fn metadata() -> Vec<TensorMetadata> {
     INPUTS.map(|(name, datatype, dimensions)| TensorMetadata { name, datatype, shape: vec![-1; dimensions] }).into()
 }
 
-/// The images of a request; `raw` is what followed its JSON. To be called where blocking is allowed.
+/// Reads the images of a request. `raw` are the bytes after its JSON. Blocks.
 pub(super) fn images(request: &mut InferRequest, raw: Bytes, limits: &Limits) -> Result<Vec<Content>, ApiError> {
     let [input] = request.inputs.as_mut_slice() else {
-        return Err(malformed("a request has one input: image, uint8 or fp32"));
+        return Err(malformed("a request must have exactly one input: image, uint8 or fp32"));
     };
     check_name(input)?;
     check_parameters(input, &raw)?;
@@ -49,54 +49,52 @@ fn malformed(detail: impl Into<String>) -> ApiError {
 fn check_name(input: &InputTensor) -> Result<(), ApiError> {
     let known = INPUTS.iter().find(|(name, ..)| *name == input.name);
     let (name, datatype, _) =
-        known.ok_or_else(|| malformed(format!("there is no input {:?}: send image, uint8 or fp32", input.name)))?;
+        known.ok_or_else(|| malformed(format!("unknown input {:?}: send image, uint8 or fp32", input.name)))?;
     if input.datatype != *datatype {
-        return Err(malformed(format!("the input {name} is {datatype}, not {:?}", input.datatype)));
+        return Err(malformed(format!("the datatype of {name} must be {datatype} (got {:?})", input.datatype)));
     }
     Ok(())
 }
 
-/// Its elements are in the JSON, or raw behind it, and nowhere else.
+/// Checks that the elements are either in the JSON or in the raw bytes after it.
 fn check_parameters(input: &InputTensor, raw: &Bytes) -> Result<(), ApiError> {
     if input.parameters.contains_key("shared_memory_region") {
-        return Err(malformed("shared memory is not supported: send the tensor"));
+        return Err(malformed("shared memory is not supported: send the tensor in the request"));
     }
     let size = input.parameters.get("binary_data_size");
     match (size, &input.data) {
-        (Some(_), Some(_)) => Err(malformed("the input has both data and binary_data_size")),
+        (Some(_), Some(_)) => Err(malformed("the input has both data and binary_data_size: send one of them")),
         (Some(size), None) if size.as_u64() != Some(raw.len() as u64) => {
-            Err(malformed(format!("binary_data_size is {size}, and {} bytes follow the JSON", raw.len())))
+            Err(malformed(format!("binary_data_size is {size}, but {} bytes follow the JSON", raw.len())))
         }
-        (None, None) => Err(malformed("the input has neither data nor binary_data_size")),
-        (None, Some(_)) if !raw.is_empty() => {
-            Err(malformed("bytes follow the JSON, but no binary_data_size names them"))
-        }
+        (None, None) => Err(malformed("the input has neither data nor binary_data_size: send one of them")),
+        (None, Some(_)) if !raw.is_empty() => Err(malformed("bytes follow the JSON, but binary_data_size is missing")),
         _ => Ok(()),
     }
 }
 
-/// As many as the shape says: `[images]`, or `[images, 1]` as some servers want it.
+/// Encoded files. The shape is `[images]`, or `[images, 1]`, which some servers require.
 fn encoded(input: &InputTensor, data: Option<Data>, mut raw: Bytes) -> Result<Vec<Content>, ApiError> {
     let count = match input.shape.as_slice() {
         [count] | [count, 1] => *count,
-        _ => return Err(malformed("the input image has the shape [images] or [images, 1]")),
+        _ => return Err(malformed("the shape of image must be [images] or [images, 1]")),
     };
     check_count(count)?;
     let files: Vec<Bytes> = match data {
         Some(data) => {
             let decode = |text: &String| BASE64_STANDARD.decode(text).map(Bytes::from);
             let files: Result<_, _> = data.texts.iter().map(decode).collect();
-            files.map_err(|error| malformed(format!("in JSON the elements of image are base64: {error}")))?
+            files.map_err(|error| malformed(format!("the elements of image must be base64 in JSON: {error}")))?
         }
         None => std::iter::from_fn(|| element(&mut raw)).take(count as usize + 1).collect(),
     };
     if files.len() as u64 != count || !raw.is_empty() {
-        return Err(malformed(format!("the shape of image says {count} elements, and there are others")));
+        return Err(malformed(format!("the shape of image does not match its data: expected {count} elements")));
     }
     Ok(files.into_iter().map(Content::Encoded).collect())
 }
 
-/// The next element of a raw BYTES tensor: its length in 4 bytes, little-endian, and its bytes. `None` where there is no whole one.
+/// Splits off the next element of a raw BYTES tensor: its length in 4 bytes, little-endian, then its bytes. `None` if it is incomplete.
 fn element(raw: &mut Bytes) -> Option<Bytes> {
     let length = u32::from_le_bytes(raw.get(..4)?.try_into().ok()?) as usize;
     if raw.len() - 4 < length {
@@ -108,16 +106,16 @@ fn element(raw: &mut Bytes) -> Option<Bytes> {
 
 fn check_count(count: u64) -> Result<(), ApiError> {
     match count {
-        1..=MOST_IMAGES => Ok(()),
-        _ => Err(malformed(format!("a request has 1 to {MOST_IMAGES} images"))),
+        1..=MAX_IMAGES => Ok(()),
+        _ => Err(malformed(format!("a request must have 1 to {MAX_IMAGES} images (got {count})"))),
     }
 }
 
-/// Grey levels, 0 black to 255 white, in the order of the tensor.
+/// Pixel values from 0 (black) to 255 (white), in the order of the tensor.
 trait Elements {
     fn count(&self) -> usize;
 
-    /// `None` where it is none of 0 to 255.
+    /// The value at `index`, rounded; `None` outside 0 to 255.
     fn level(&self, index: usize) -> Option<u8>;
 }
 
@@ -160,68 +158,73 @@ fn rounded(level: f32) -> Option<u8> {
     (0.0..=255.0).contains(&level).then(|| level.round() as u8)
 }
 
-/// How the elements of a batch of images lie.
+/// Memory layout of a batch of images.
 struct Layout {
     images: u64,
     channels: usize,
     height: usize,
     width: usize,
-    /// From one channel to the next, and from one pixel to the next.
-    steps: (usize, usize),
+    channel_stride: usize,
+    pixel_stride: usize,
 }
 
 impl Layout {
-    /// `[images, channels, height, width]`, or else `[images, height, width, channels]`, with 1 or 3 channels.
-    fn of(input: &InputTensor, limits: &Limits) -> Result<Self, ApiError> {
-        let (images, channels, height, width, first) = match *input.shape.as_slice() {
+    /// Parses the shape `[images, channels, height, width]` or `[images, height, width, channels]`, with 1 or 3 channels. If both
+    /// are possible it is the first.
+    fn parse(input: &InputTensor, limits: &Limits) -> Result<Self, ApiError> {
+        let (images, channels, height, width, channels_first) = match *input.shape.as_slice() {
             [images, channels @ (1 | 3), height, width] => (images, channels, height, width, true),
             [images, height, width, channels @ (1 | 3)] => (images, channels, height, width, false),
             _ => {
                 let name = &input.name;
                 let shapes =
                     "[images, channels, height, width] or [images, height, width, channels] with 1 or 3 channels";
-                return Err(malformed(format!("the input {name} has the shape {shapes}")));
+                return Err(malformed(format!("the shape of {name} must be {shapes}")));
             }
         };
         check_count(images)?;
         if height.saturating_mul(width) > limits.max_pixels {
             return Err(ApiError::TooLarge(format!(
-                "{width} x {height} pixels are over the limit of {}",
+                "{width} x {height} pixels exceed the limit of {} pixels",
                 limits.max_pixels
             )));
         }
         if height.min(width) < u64::from(MIN_SIDE) {
-            return Err(ApiError::Unusable(format!("{width} x {height} pixels: a side has {MIN_SIDE} at least")));
+            return Err(ApiError::Unusable(format!(
+                "width and height must be at least {MIN_SIDE} pixels (got {width} x {height})"
+            )));
         }
         let [channels, height, width] = [channels, height, width].map(|length| length as usize);
-        let steps = if first { (height.saturating_mul(width), 1) } else { (1, channels) };
-        Ok(Self { images, channels, height, width, steps })
+        let (channel_stride, pixel_stride) =
+            if channels_first { (height.saturating_mul(width), 1) } else { (1, channels) };
+        Ok(Self { images, channels, height, width, channel_stride, pixel_stride })
     }
 
-    /// Whatever a client writes as the shape, this does not overflow.
-    fn elements_each(&self) -> usize {
+    /// Number of elements per image. Saturates, because the shape comes from the client.
+    fn elements_per_image(&self) -> usize {
         self.channels.saturating_mul(self.height).saturating_mul(self.width)
     }
 }
 
-/// Each image as one grey plane: colour as in a file that is decoded.
+/// Converts each image to a grey plane. Colour is converted as in decoded files.
 fn grey(input: &InputTensor, elements: impl Elements, limits: &Limits) -> Result<Vec<Content>, ApiError> {
-    let layout = Layout::of(input, limits)?;
-    let each = layout.elements_each();
-    if elements.count() as u64 != layout.images.saturating_mul(each as u64) {
+    let layout = Layout::parse(input, limits)?;
+    let per_image = layout.elements_per_image();
+    if elements.count() as u64 != layout.images.saturating_mul(per_image as u64) {
         let (shape, count) = (&input.shape, elements.count());
-        return Err(malformed(format!("the shape {shape:?} does not fit the data of {count} elements")));
+        return Err(malformed(format!("the shape {shape:?} does not match the data, which has {count} elements")));
     }
-    let (channel_step, pixel_step) = layout.steps;
     let image = |image: usize| {
-        let level =
-            |pixel: usize, channel: usize| elements.level(image * each + pixel * pixel_step + channel * channel_step);
+        let level = |pixel: usize, channel: usize| {
+            elements.level(image * per_image + pixel * layout.pixel_stride + channel * layout.channel_stride)
+        };
         let pixel = |pixel: usize| match layout.channels {
             1 => level(pixel, 0),
             _ => Some(imaging::luma(level(pixel, 0)?, level(pixel, 1)?, level(pixel, 2)?)),
         };
         let pixels: Option<Vec<u8>> = (0..layout.height * layout.width).map(pixel).collect();
-        let pixels = pixels.ok_or_else(|| ApiError::Unusable("levels are 0 (black) to 255 (white)".into()))?;
+        let pixels = pixels
+            .ok_or_else(|| ApiError::Unusable("pixel values must be between 0 (black) and 255 (white)".into()))?;
         let (width, height) = (layout.width as u32, layout.height as u32);
         Ok(Content::Grey(Sha256::of(&pixels), GreyImage { width, height, pixels }))
     };
@@ -250,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn both_layouts_datatypes_and_encodings_give_the_same_planes() {
+    fn reads_the_same_planes_from_both_layouts_and_all_datatypes_and_encodings() {
         let (height, width) = (32, 40);
         let colour = |image: usize, pixel: usize, channel: usize| (image * 100 + pixel % 50 * 2 + channel * 20) as u8;
         let pixels = height * width;
@@ -278,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn files_come_with_their_lengths_or_in_base64() {
+    fn reads_files_with_their_lengths_or_in_base64() {
         let raw = [&3_u32.to_le_bytes()[..], b"one", &2_u32.to_le_bytes(), b"to"].concat();
         let binary = |shape: serde_json::Value, size: usize| json!({"name": "image", "datatype": "BYTES", "shape": shape, "parameters": {"binary_data_size": size}});
         let text = json!({"name": "image", "datatype": "BYTES", "shape": [2], "data": ["b25l", "dG8="]});
@@ -305,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_refused() {
+    fn rejects_tensors_that_do_not_match_their_shape_or_limits() {
         let fp32 = |shape: [u64; 4], level: f32| {
             let data = vec![
                 level;

@@ -1,5 +1,5 @@
-//! The composition root: opens the data folder, the device and the engine, starts the worker, listens, and ends all
-//! of it in order.
+//! Composition root: opens the data folder, the device and the inference engine, starts the worker and the HTTP server, and shuts
+//! them down in order.
 
 mod accept;
 mod folder;
@@ -16,52 +16,52 @@ pub use trainer::Trainer;
 
 use crate::{nn::NnError, store::StoreError};
 
-/// Why the program cannot start or go on.
+/// Errors that keep the program from starting or running.
 #[derive(Debug, thiserror::Error)]
 pub enum AppError {
-    /// The data folder cannot be made or locked.
-    #[error("the data folder {path}: {source}")]
+    /// The data folder cannot be created, locked or used.
+    #[error("cannot use {path} in the data folder: {source}")]
     Folder {
-        /// Which.
+        /// Folder or file.
         path: PathBuf,
-        /// What the system says.
+        /// Cause.
         source: std::io::Error,
     },
-    /// Another server has the folder.
+    /// Another server uses the data folder.
     #[error(
-        "the data folder {0} is in use by another thorax server: stop that one, or name another folder with \
-         --data-dir (THORAX_DATA_DIR)"
+        "data folder {0} is in use by another thorax server: stop that server, or set another folder with --data-dir \
+         (THORAX_DATA_DIR)"
     )]
     InUse(PathBuf),
-    /// Open to the network without a key.
+    /// The address is reachable from other machines and no API key is set.
     #[error(
-        "will not listen on {0} without a key, because others could reach it: set THORAX_ADMIN_KEY, or listen on \
-         127.0.0.1"
+        "refusing to listen on {0} without an API key, because other machines could reach it: set THORAX_ADMIN_KEY, or \
+         listen on 127.0.0.1"
     )]
     KeyNeeded(SocketAddr),
-    /// The address is not to be had.
+    /// The address cannot be bound.
     #[error("cannot listen on {address}: {source}")]
     Listen {
-        /// Which.
+        /// Address.
         address: SocketAddr,
-        /// What the system says.
+        /// Cause.
         source: std::io::Error,
     },
-    /// Signals cannot be listened to.
-    #[error("the server failed: {0}")]
-    Serve(#[source] std::io::Error),
-    /// The address of the collector of traces is none.
-    #[error("traces cannot be sent to {endpoint}: {why}")]
-    Collector {
-        /// Where.
+    /// Signal handlers cannot be installed.
+    #[error("cannot handle signals: {0}")]
+    Signals(#[source] std::io::Error),
+    /// Invalid OTLP endpoint.
+    #[error("invalid OTLP endpoint {endpoint:?} (THORAX_OTLP_ENDPOINT): {reason}")]
+    OtlpEndpoint {
+        /// Configured endpoint.
         endpoint: String,
-        /// What is wrong with it.
-        why: String,
+        /// Reason.
+        reason: String,
     },
-    /// The database or the blobs.
+    /// Database or blob store.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The device.
+    /// Compute device.
     #[error(transparent)]
     Device(#[from] NnError),
 }

@@ -18,12 +18,12 @@ use std::{
     process::ExitCode,
 };
 
-use clap::{Parser, Subcommand};
+use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use tokio::runtime::Runtime;
 
 use crate::{
     app::{AppError, DataFolder},
-    config::ServerConfig,
+    config::{self, ServerConfig},
     dataset::{AddError, ExportError, RulesError},
     domain::{InvalidClasses, LeakageKind, RunId, RunStatus},
     nn::NnError,
@@ -32,58 +32,87 @@ use crate::{
     telemetry::{self, LogFormat},
 };
 
-/// Trains and serves chest-radiograph classifiers. For research only: not a medical device.
+/// Train and serve chest-radiograph classifiers. For research only: not a medical device.
 ///
-/// Without a command it serves.
+/// Without a command, `thorax` runs `thorax serve`.
 #[derive(Parser, Debug)]
-#[command(name = "thorax", version, args_conflicts_with_subcommands = true)]
+#[command(
+    name = "thorax",
+    version,
+    args_conflicts_with_subcommands = true,
+    disable_help_flag = true,
+    disable_version_flag = true,
+    max_term_width = 100
+)]
 pub struct Cli {
-    /// What is logged on standard error: a level (`error`, `warn`, `info`, `debug`), or levels by module. [default: info; for `train`,
-    /// which tells by itself what happens, warn]
-    #[arg(long, env = "THORAX_LOG", value_name = "FILTER", global = true)]
-    log: Option<String>,
-
-    /// How it is logged.
-    #[arg(long, env = "THORAX_LOG_FORMAT", value_name = "FORMAT", default_value = "text", global = true)]
-    log_format: LogFormat,
-
     #[command(flatten)]
     server: ServerConfig,
+
+    #[command(flatten)]
+    global: GlobalArgs,
+
+    /// Print the version.
+    #[arg(short = 'V', long, help_heading = GLOBAL_OPTIONS, action = ArgAction::Version)]
+    version: Option<bool>,
 
     #[command(subcommand)]
     command: Option<Command>,
 }
 
+const GLOBAL_OPTIONS: &str = "Global options";
+
+/// Options of every command.
+#[derive(Args, Debug)]
+#[command(next_help_heading = GLOBAL_OPTIONS)]
+struct GlobalArgs {
+    /// Log level (`error`, `warn`, `info`, `debug`, `trace`) or filter, for the log on standard error. [default: info; `train`: warn]
+    ///
+    /// A filter sets levels by module, as in `info,thorax::worker=debug`.
+    #[arg(long, env = "THORAX_LOG", value_name = "FILTER", global = true)]
+    log: Option<String>,
+
+    /// Log format.
+    #[arg(long, env = "THORAX_LOG_FORMAT", value_name = "FORMAT", default_value = "text", global = true)]
+    log_format: LogFormat,
+
+    /// Print help (`-h`: summary, `--help`: details).
+    #[arg(short, long, global = true, action = ArgAction::Help)]
+    help: Option<bool>,
+}
+
 #[derive(Subcommand, Debug)]
 enum Command {
-    /// Serves the dashboard, the interface under /v1 and its description under /docs.
+    /// Run the server: HTTP API, dashboard and training worker. The API is documented at /docs.
     Serve(ServerConfig),
-    /// Draws a small synthetic data set, trains the small network on it in about a minute, and serves: the tour.
+    /// Run a server with synthetic data and a small model, trained in about a minute.
     Demo(demo::DemoArgs),
-    /// Imports a folder of labelled radiographs into a data set. Bad rows and files are reported and do not stop the
-    /// rest; importing twice adds nothing.
+    /// Import a folder of labelled radiographs into a data set.
+    ///
+    /// Invalid rows and files are reported and skipped. Importing a folder again adds only what is new. A server may be running
+    /// on the same data folder.
     Import(import::ImportArgs),
-    /// Looks at data sets, generates, splits and exports them, whether a server runs or not.
+    /// Inspect, generate, split and export data sets. Safe while a server is running.
     Dataset(dataset::DatasetArgs),
-    /// Trains without a server, and leaves the same runs and models. A run that is interrupted goes on with `--resume`, or when a
-    /// server starts on the folder.
+    /// Train a model without a server. Creates the same run and models as the HTTP API.
+    ///
+    /// To resume an interrupted run from its last checkpoint, use `--resume`, or start a server on the data folder.
     Train(train::TrainArgs),
-    /// ImageNet weights.
+    /// Manage pretrained ImageNet weights.
     Weights(weights::WeightsArgs),
-    /// Looks at training runs, whether a server runs or not.
+    /// List, show and compare training runs. Safe while a server is running.
     Runs(runs::RunsArgs),
-    /// Draws synthetic chest phantoms into a folder in the COVIDx layout.
+    /// Generate synthetic chest radiographs (phantoms) in the COVIDx folder layout.
     Phantoms(phantoms::PhantomsArgs),
-    /// Measures predictions and training steps on this machine, through the calls that the server makes.
+    /// Benchmark inference and training steps on this machine, through the server's own code paths.
     Bench(bench::BenchArgs),
-    /// Prints the OpenAPI document.
+    /// Print the OpenAPI document of the HTTP API as JSON.
     Openapi,
     /// Print a generated page of the documentation as Markdown.
     #[command(hide = true)]
     Docs(docs::DocsArgs),
 }
 
-/// Why a command failed.
+/// Errors of a command, printed on standard error.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CliError {
     #[error(transparent)]
@@ -92,38 +121,39 @@ pub(crate) enum CliError {
     Store(#[from] StoreError),
     #[error("{path}: {source}")]
     Path { path: PathBuf, source: io::Error },
-    #[error("the import failed: {0}")]
+    #[error("import failed: {0}")]
     Import(String),
     #[error(transparent)]
     Classes(#[from] InvalidClasses),
     #[error(transparent)]
     Add(#[from] AddError),
     #[error(
-        "{folder} holds the data set {dataset:?}: the demo keeps its drawn data in a folder of its own; name one with \
-         --data-dir"
+        "data folder {folder} contains the data set {dataset:?}: the demo needs a data folder of its own; choose another \
+         with --data-dir"
     )]
     NotTheDemo { folder: PathBuf, dataset: String },
-    #[error("{0} holds no database: name the data folder with --data-dir")]
+    #[error("no database in {0}: set the data folder with --data-dir")]
     NoDatabase(PathBuf),
-    #[error("{folder} holds no training run {id}")]
+    #[error("training run {id} not found in {folder}")]
     NoRun { id: RunId, folder: PathBuf },
-    #[error("{folder} holds no data set {name:?}")]
+    #[error("data set {name:?} not found in {folder}")]
     NoDataset { name: String, folder: PathBuf },
     #[error(
-        "the data set leaks between its splits: {}. Scores on it are better than they would be on new patients; --acknowledge \
-         NAME accepts that",
+        "the splits leak: {}. Test scores would be inflated. Correct the splits, or accept the leakage with --acknowledge NAME",
         .0.iter().map(LeakageKind::to_string).collect::<Vec<_>>().join(", ")
     )]
     Leakage(Vec<LeakageKind>),
     #[error(transparent)]
     Export(#[from] ExportError),
-    #[error("the rules: {0}")]
+    #[error("invalid rules: {0}")]
     Rules(#[from] RulesError),
     #[error("{0}")]
     Refused(String),
-    #[error("the run is {status}: {error}")]
+    #[error("training run {status}: {error}")]
     Training { status: RunStatus, error: String },
-    #[error("interrupted: `thorax train --resume {0}` goes on, and so does a server that starts on this folder")]
+    #[error(
+        "training was interrupted: to resume, run `thorax train --resume {0}` or start a server on this data folder"
+    )]
     Interrupted(RunId),
     #[error(transparent)]
     Bench(#[from] bench::BenchError),
@@ -133,12 +163,12 @@ pub(crate) enum CliError {
     Io(#[from] io::Error),
     #[error("{0}")]
     Json(#[from] serde_json::Error),
-    #[error("the log filter (--log, THORAX_LOG): {0}")]
+    #[error("invalid log filter (--log, THORAX_LOG): {0}")]
     Log(#[from] tracing_subscriber::filter::ParseError),
 }
 
 impl From<service::Error> for CliError {
-    /// Lists each wrong field below the summary.
+    /// A line for each invalid field follows the summary.
     fn from(error: service::Error) -> Self {
         let summary = error.to_string();
         match error {
@@ -155,7 +185,7 @@ impl From<service::Error> for CliError {
     }
 }
 
-/// A data folder that is there: who only looks makes none.
+/// Opens a data folder that exists. Commands that only read never create one.
 async fn open_existing(folder: &Path) -> Result<DataFolder, CliError> {
     if !Db::exists(folder) {
         return Err(CliError::NoDatabase(folder.to_owned()));
@@ -163,9 +193,9 @@ async fn open_existing(folder: &Path) -> Result<DataFolder, CliError> {
     Ok(DataFolder::open(folder).await?)
 }
 
-/// Runs the program; failures go to standard error and end it with 1.
+/// Runs the program. Errors go to standard error, with exit code 1.
 pub fn main() -> ExitCode {
-    match run(Cli::parse()) {
+    match run(parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("thorax: {error}");
@@ -174,11 +204,21 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// Parses the command line; prints help or an error and exits where clap does.
+fn parse() -> Cli {
+    let matches = config::with_deprecated_variables(Cli::command()).get_matches();
+    Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+}
+
 fn run(cli: Cli) -> Result<(), CliError> {
-    let quiet = matches!(cli.command, Some(Command::Train(_)));
-    telemetry::init(cli.log.as_deref().unwrap_or(if quiet { "warn" } else { "info" }), cli.log_format)?;
+    // `train` prints its own progress.
+    let default_level = if matches!(cli.command, Some(Command::Train(_))) { "warn" } else { "info" };
+    telemetry::init(cli.global.log.as_deref().unwrap_or(default_level), cli.global.log_format)?;
+    for variable in config::deprecated_variables() {
+        tracing::warn!("{} is deprecated: use {}", variable.old, variable.new);
+    }
     let runtime = Runtime::new()?;
-    let outcome = runtime.block_on(async {
+    let result = runtime.block_on(async {
         match cli.command {
             None => serve::serve(&cli.server).await,
             Some(Command::Serve(server)) => serve::serve(&server).await,
@@ -194,7 +234,7 @@ fn run(cli: Cli) -> Result<(), CliError> {
             Some(Command::Docs(args)) => docs::print(&args),
         }
     });
-    // Work that did not end in time is not waited for a second time.
+    // Do not wait again for tasks that outlived the shutdown timeout.
     runtime.shutdown_background();
-    outcome
+    result
 }

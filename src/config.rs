@@ -1,169 +1,202 @@
-//! What an operator can set: flags, or the environment variables named beside them. Nothing else reads the environment.
+//! Configuration: command-line flags and the environment variables named beside them. No other module reads the environment.
+//!
+//! The doc comments of the fields are the text of `--help` and of `.env.example`.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{ffi::OsString, net::SocketAddr, path::PathBuf, time::Duration};
 
-use clap::{Args, builder::NonEmptyStringValueParser};
+use clap::{Args, Command, builder::NonEmptyStringValueParser};
 
 use crate::{inference::EngineConfig, nn::DeviceChoice};
 
-/// Where everything is kept, and the bounds of an image: for every command that touches the data.
+/// Data folder and limits on images, for every command that reads or writes data.
 #[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Data")]
 pub struct DataConfig {
-    /// Folder of the database, images, models and caches; made when missing. [default: ./data, for `demo` ./data-demo]
+    /// Data folder: database, images, models and caches. Created if missing. [default: ./data; `demo`: ./data-demo]
+    ///
+    /// Only one server can use a data folder at a time.
     #[arg(long, env = "THORAX_DATA_DIR", value_name = "FOLDER", hide_default_value = true)]
     pub data_dir: Option<PathBuf>,
 
-    /// Key under which patient identifiers become keyed hashes; unset, one is generated into the data folder.
+    /// Secret key for hashing patient identifiers (HMAC-SHA-256). [default: a generated key]
+    ///
+    /// Without it, the first command that needs a key generates one and stores it in `patient.key` in the data folder. The
+    /// same patient has a different hash under a different key: set the key before the first import, and keep it.
     #[arg(long, env = "THORAX_PATIENT_KEY", value_name = "KEY", hide_env_values = true,
           value_parser = NonEmptyStringValueParser::new())]
     pub patient_key: Option<String>,
 
-    /// Largest image, in pixels (columns x rows).
+    /// Maximum size of an image in pixels (columns x rows), checked before the image is decoded.
     #[arg(long, env = "THORAX_MAX_PIXELS", value_name = "PIXELS", default_value_t = 50_000_000,
           value_parser = clap::value_parser!(u64).range(1..))]
     pub max_pixels: u64,
 
-    /// Largest file and request body, in bytes (model and weight files have limits of their own).
+    /// Maximum size of a file or request body in bytes (the default is 64 MiB). Model and weight files have their own limits.
     #[arg(long, env = "THORAX_MAX_UPLOAD_BYTES", value_name = "BYTES", default_value_t = 64 << 20,
           value_parser = clap::value_parser!(u64).range(1..=(1 << 32)))]
     pub max_upload_bytes: u64,
 }
 
-/// The address, who may use it, and how it ends.
+/// HTTP listener, access and shutdown.
 #[derive(Args, Clone, Debug)]
-pub struct ListenConfig {
-    /// Address to listen on; port 0 takes a free one, which the ready line names.
+#[command(next_help_heading = "Network")]
+pub struct HttpConfig {
+    /// Address and port to listen on. Port 0 picks a free port, which the server prints when it is ready.
+    ///
+    /// Addresses other than loopback require `--admin-key`.
     #[arg(long, env = "THORAX_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
     pub listen: SocketAddr,
 
-    /// Key that `/v1`, `/v2` and `/dicomweb` ask for (`Authorization: Bearer KEY`), 16 characters or more; needed to listen on
-    /// anything but loopback.
-    #[arg(long, env = "THORAX_ADMIN_KEY", value_name = "KEY", hide_env_values = true, value_parser = long_key)]
+    /// API key of at least 16 characters. Required to listen on any address other than loopback.
+    ///
+    /// When set, every request to `/v1`, `/v2` and `/dicomweb` must send `Authorization: Bearer KEY`. Health probes, metrics
+    /// and the dashboard's static files need no key.
+    #[arg(long, env = "THORAX_ADMIN_KEY", value_name = "KEY", hide_env_values = true, value_parser = api_key)]
     pub admin_key: Option<String>,
 
-    /// Folder below which imports over HTTP may read; unset, they are refused.
+    /// Folder that imports over HTTP may read from. [default: none, imports over HTTP are refused]
     #[arg(long, env = "THORAX_IMPORT_ROOT", value_name = "FOLDER")]
     pub import_root: Option<PathBuf>,
 
-    /// Data set that takes what is pushed to `/dicomweb/studies`; made when the first radiograph comes.
+    /// Data set that receives DICOMweb uploads (`/dicomweb/studies`). Created by the first upload.
     #[arg(long, env = "THORAX_DICOMWEB_DATASET", value_name = "NAME", default_value = "dicomweb",
           value_parser = NonEmptyStringValueParser::new())]
     pub dicomweb_dataset: String,
 
-    /// How long a stop waits for requests and training to end, in seconds.
+    /// Graceful-shutdown timeout in seconds, for in-flight requests and running training to end after SIGTERM or SIGINT.
+    ///
+    /// A second signal ends the server at once. Interrupted training resumes from its last checkpoint.
     #[arg(long, env = "THORAX_SHUTDOWN_SECONDS", value_name = "SECONDS", default_value_t = 30)]
     pub shutdown_seconds: u64,
 
-    /// How long a stop answers 503 at least before it refuses connections, in seconds: a load balancer has to see it.
+    /// Minimum drain period in seconds, before the listener closes on shutdown.
+    ///
+    /// During it `/health/ready` and new requests return 503, so that load balancers stop routing to this server. Set it to
+    /// at least two health-check intervals of the load balancer.
     #[arg(long, env = "THORAX_DRAIN_SECONDS", value_name = "SECONDS", default_value_t = 1)]
     pub drain_seconds: u64,
 }
 
-/// Where the network runs.
-#[derive(Args, Clone, Debug)]
+/// Compute device.
+#[derive(Args, Clone, Copy, Debug)]
+#[command(next_help_heading = "Compute")]
 pub struct DeviceConfig {
-    /// `auto` (a real GPU if there is one, else the CPU), `vulkan`, `vulkan:N` or `cpu`. On a processor with AMX `cpu`
-    /// computes products of f32 as three of bfloat16; `cpu:f32` keeps to f32, `cpu:bf16` is faster and computes one.
+    /// Compute device: `auto`, `vulkan`, `vulkan:N`, `cpu`, `cpu:f32`, `cpu:bf16x3` or `cpu:bf16`.
+    ///
+    /// `auto` uses the first GPU, or the CPU if there is none; `vulkan:N` uses the GPU with index N, and `vulkan` is
+    /// `vulkan:0`. On the CPU the suffix sets the precision of matrix products: `f32` (full precision), `bf16x3` (bfloat16
+    /// products in three terms, about 16 mantissa bits) or `bf16` (a single bfloat16 product: the fastest, with 8 significant
+    /// bits). `bf16x3` and `bf16` need a CPU with AMX, on Linux. `cpu` is `cpu:bf16x3` with AMX, otherwise `cpu:f32`.
     #[arg(long, env = "THORAX_DEVICE", value_name = "DEVICE", default_value = "auto")]
     pub device: DeviceChoice,
 }
 
-/// Where the network runs, and the bounds of the prediction queue.
+/// Heading of [`InferenceConfig`] in the help, set on each argument: that of the flattened [`DeviceConfig`] would apply to them.
+const INFERENCE: &str = "Inference";
+
+/// Inference: device, batching and concurrency.
 #[derive(Args, Clone, Debug)]
-pub struct ComputeConfig {
-    /// The device.
+pub struct InferenceConfig {
+    /// Compute device, shared with training.
     #[command(flatten)]
-    pub on: DeviceConfig,
+    pub device: DeviceConfig,
 
-    /// Requests for predictions that may be under way at once; one more is answered 429.
-    #[arg(long, env = "THORAX_MAX_QUEUE", value_name = "REQUESTS", default_value_t = 64,
-          value_parser = clap::value_parser!(u32).range(1..=4096))]
-    pub max_queue: u32,
+    /// Maximum number of concurrent prediction requests. Further requests get 429 with `Retry-After`.
+    ///
+    /// A request with several files counts once for each file that is in flight, as long as half of the limit is free for
+    /// other requests.
+    #[arg(long, env = "THORAX_MAX_CONCURRENT_REQUESTS", value_name = "REQUESTS", default_value_t = 64,
+          alias = "max-queue", help_heading = INFERENCE, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub max_concurrent_requests: u32,
 
-    /// Images that the network takes at once.
+    /// Maximum batch size of inference, in images.
     #[arg(long, env = "THORAX_MAX_BATCH_SIZE", value_name = "IMAGES", default_value_t = 8,
-          value_parser = clap::value_parser!(u32).range(1..=512))]
+          help_heading = INFERENCE, value_parser = clap::value_parser!(u32).range(1..=512))]
     pub max_batch_size: u32,
 
-    /// Models that are loaded at once: the one that serves, and those that were asked for by name last.
-    #[arg(long, env = "THORAX_MAX_LOADED_MODELS", value_name = "MODELS", default_value_t = 3,
-          value_parser = clap::value_parser!(u32).range(1..=64))]
-    pub max_loaded_models: u32,
-
-    /// How long a prediction that found company waits for more, in milliseconds.
+    /// Maximum batching delay in milliseconds: how long a partial batch of two or more images waits for further images.
     #[arg(long, env = "THORAX_MAX_BATCH_DELAY_MS", value_name = "MS", default_value_t = 2,
-          value_parser = clap::value_parser!(u64).range(0..=1000))]
+          help_heading = INFERENCE, value_parser = clap::value_parser!(u64).range(0..=1000))]
     pub max_batch_delay_ms: u64,
 
-    /// How long training may hold a GPU while a prediction waits, in milliseconds; no less than a block of the network takes.
-    #[arg(long, env = "THORAX_MAX_YIELD_MS", value_name = "MS", default_value_t = 20,
-          value_parser = clap::value_parser!(u64).range(0..=60_000))]
-    pub max_yield_ms: u64,
+    /// Maximum number of models in memory, about 100 MB each: the champion and the most recently used others.
+    #[arg(long, env = "THORAX_MAX_LOADED_MODELS", value_name = "MODELS", default_value_t = 3,
+          help_heading = INFERENCE, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub max_loaded_models: u32,
+
+    /// Maximum time in milliseconds that training keeps a GPU while a prediction waits.
+    ///
+    /// A longer training batch is interrupted between two blocks of the network, so the wait is never shorter than one block.
+    /// The trained model is the same. On the CPU training pauses as soon as a prediction arrives.
+    #[arg(long, env = "THORAX_MAX_PREEMPTION_DELAY_MS", value_name = "MS", default_value_t = 20,
+          alias = "max-yield-ms", help_heading = INFERENCE, value_parser = clap::value_parser!(u64).range(0..=60_000))]
+    pub max_preemption_delay_ms: u64,
 }
 
-/// What becomes of predictions beside their answers.
+/// Prediction log, shadow evaluation and tracing.
 #[derive(Args, Clone, Debug)]
-pub struct WatchConfig {
-    /// How long recorded predictions are kept, in days; 0 keeps them for ever. What was counted of them by the hour stays.
-    #[arg(long, env = "THORAX_PREDICTION_DAYS", value_name = "DAYS", default_value_t = 90,
-          value_parser = clap::value_parser!(u32).range(0..=36_500))]
-    pub prediction_days: u32,
+#[command(next_help_heading = "Monitoring")]
+pub struct MonitoringConfig {
+    /// Retention of logged predictions in days; 0 keeps them for ever. Hourly aggregates are always kept.
+    #[arg(long, env = "THORAX_PREDICTION_RETENTION_DAYS", value_name = "DAYS", default_value_t = 90,
+          alias = "prediction-days", value_parser = clap::value_parser!(u32).range(0..=36_500))]
+    pub prediction_retention_days: u32,
 
-    /// Collector of traces that takes OTLP over HTTP, such as `http://127.0.0.1:4318`; unset, none are made.
+    /// Fraction of predictions, 0 to 1, that the model with the alias `challenger` repeats in idle time for comparison.
+    #[arg(long, env = "THORAX_CHALLENGER_SHARE", value_name = "FRACTION", default_value_t = 0.1, value_parser = fraction)]
+    pub challenger_share: f64,
+
+    /// OTLP/HTTP endpoint of an OpenTelemetry collector, such as `http://127.0.0.1:4318` [default: none, no traces are sent]
     #[arg(long, env = "THORAX_OTLP_ENDPOINT", value_name = "URL", value_parser = NonEmptyStringValueParser::new())]
     pub otlp_endpoint: Option<String>,
-
-    /// Share of the images that the model under the alias `challenger` looks at as well, in idle time, 0 to 1.
-    #[arg(long, env = "THORAX_CHALLENGER_SHARE", value_name = "SHARE", default_value_t = 0.1, value_parser = share)]
-    pub challenger_share: f64,
 }
 
-/// All that a server needs.
+/// Configuration of a server.
 #[derive(Args, Clone, Debug)]
 pub struct ServerConfig {
-    /// Where everything is kept.
+    /// Data folder and limits on images.
     #[command(flatten)]
     pub data: DataConfig,
-    /// Where it listens.
+    /// HTTP listener, access and shutdown.
     #[command(flatten)]
-    pub listen: ListenConfig,
-    /// Where it computes.
+    pub http: HttpConfig,
+    /// Device, batching and concurrency.
     #[command(flatten)]
-    pub compute: ComputeConfig,
-    /// What becomes of predictions.
+    pub inference: InferenceConfig,
+    /// Prediction log, shadow evaluation and tracing.
     #[command(flatten)]
-    pub watch: WatchConfig,
+    pub monitoring: MonitoringConfig,
 }
 
 impl DataConfig {
-    /// The data folder, or `default` where none was named.
+    /// The configured data folder, or `default`.
     pub fn folder(&self, default: &str) -> PathBuf {
         self.data_dir.clone().unwrap_or_else(|| default.into())
     }
 }
 
-impl ListenConfig {
-    /// How long a stop waits.
-    pub fn patience(&self) -> Duration {
+impl HttpConfig {
+    /// Graceful-shutdown timeout.
+    pub fn shutdown_timeout(&self) -> Duration {
         Duration::from_secs(self.shutdown_seconds)
     }
 
-    /// How long it answers 503 at least.
-    pub fn notice(&self) -> Duration {
+    /// Minimum time between the first 503 and the closing of the listener.
+    pub fn drain_period(&self) -> Duration {
         Duration::from_secs(self.drain_seconds)
     }
 }
 
-impl ComputeConfig {
-    /// How long training may hold a GPU at a stretch.
-    pub fn max_yield(&self) -> Duration {
-        Duration::from_millis(self.max_yield_ms)
+impl InferenceConfig {
+    /// Maximum time that training keeps a GPU while a prediction waits.
+    pub fn max_preemption_delay(&self) -> Duration {
+        Duration::from_millis(self.max_preemption_delay_ms)
     }
 
-    /// The bounds as the engine takes them.
+    /// The limits of the inference engine.
     pub fn engine(&self) -> EngineConfig {
         EngineConfig {
-            max_concurrent_requests: self.max_queue as usize,
+            max_concurrent_requests: self.max_concurrent_requests as usize,
             max_batch_size: self.max_batch_size as usize,
             max_batch_delay_ms: self.max_batch_delay_ms,
             max_loaded_models: self.max_loaded_models as usize,
@@ -171,13 +204,53 @@ impl ComputeConfig {
     }
 }
 
-fn share(text: &str) -> Result<f64, String> {
-    let share = text.parse().ok().filter(|share| (0.0..=1.0).contains(share));
-    share.ok_or_else(|| "a share is a number from 0 to 1".into())
+/// A renamed environment variable. The old name still works, with a warning in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RenamedVariable {
+    /// Deprecated name.
+    pub old: &'static str,
+    /// Current name, which takes precedence.
+    pub new: &'static str,
 }
 
-/// A key that is not guessed at once; an empty variable is a mistake, not a key.
-fn long_key(text: &str) -> Result<String, String> {
-    let long_enough = text.chars().count() >= 16;
-    if long_enough { Ok(text.into()) } else { Err("a key has 16 characters or more".into()) }
+/// Every renamed variable. (A renamed flag keeps its old name as a hidden alias.)
+pub const RENAMED_VARIABLES: [RenamedVariable; 3] = [
+    RenamedVariable { old: "THORAX_MAX_QUEUE", new: "THORAX_MAX_CONCURRENT_REQUESTS" },
+    RenamedVariable { old: "THORAX_MAX_YIELD_MS", new: "THORAX_MAX_PREEMPTION_DELAY_MS" },
+    RenamedVariable { old: "THORAX_PREDICTION_DAYS", new: "THORAX_PREDICTION_RETENTION_DAYS" },
+];
+
+/// Deprecated variables that are set in the environment.
+pub fn deprecated_variables() -> Vec<RenamedVariable> {
+    RENAMED_VARIABLES.into_iter().filter(|variable| is_set(variable.old)).collect()
+}
+
+/// Makes arguments read the deprecated variable where only that one is set. clap knows one variable per argument, and reads it
+/// when the argument is defined.
+pub fn with_deprecated_variables(command: Command) -> Command {
+    let fallbacks = deprecated_variables().into_iter().filter(|variable| !is_set(variable.new));
+    fallbacks.fold(command, read_old_name)
+}
+
+fn read_old_name(command: Command, variable: RenamedVariable) -> Command {
+    let command = command.mut_args(|arg| {
+        let renamed = arg.get_env().is_some_and(|name| name == variable.new);
+        if renamed { arg.env(variable.old) } else { arg }
+    });
+    command.mut_subcommands(|command| read_old_name(command, variable))
+}
+
+fn is_set(name: &str) -> bool {
+    std::env::var_os(name).is_some_and(|value: OsString| !value.is_empty())
+}
+
+fn fraction(text: &str) -> Result<f64, String> {
+    let fraction = text.parse().ok().filter(|fraction| (0.0..=1.0).contains(fraction));
+    fraction.ok_or_else(|| "must be a number from 0 to 1".into())
+}
+
+/// Rejects short keys, and the empty string of a variable that is set to nothing.
+fn api_key(text: &str) -> Result<String, String> {
+    let length = text.chars().count();
+    if length >= 16 { Ok(text.into()) } else { Err(format!("must have at least 16 characters (has {length})")) }
 }

@@ -1,8 +1,8 @@
-//! The `thorax` program; [`thorax::cli`] says what it does.
+//! The `thorax` program. [`thorax::cli`] defines its commands.
 
 use std::process::ExitCode;
 
-/// Gives memory back to the system that nobody needs any more; Cargo.toml has the reasons.
+/// jemalloc returns unused memory to the system; `Cargo.toml` gives the measurements.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;

@@ -1,23 +1,23 @@
-//! Logs: one line an event on standard error; standard output belongs to the ready line and to results.
+//! Logging: one line per event on standard error. Standard output is for results and the ready line.
 
 use std::io::IsTerminal;
 
 use clap::ValueEnum;
 use tracing_subscriber::{EnvFilter, filter::ParseError};
 
-/// What a line of the log looks like.
+/// Log format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
-    /// For people; in colour on a terminal.
+    /// Text, in colour on a terminal.
     Text,
-    /// An object a line, the request's fields under `span`.
+    /// One JSON object per line, with the fields of the request under `span`.
     Json,
 }
 
-/// Starts logging at the given level or filter (`info`, `warn,thorax=debug`). To be called once.
+/// Starts logging with a level or filter, such as `info` or `warn,thorax=debug`. Must be called only once.
 ///
 /// # Errors
-/// When the filter cannot be read.
+/// If the filter is invalid.
 pub fn init(filter: &str, format: LogFormat) -> Result<(), ParseError> {
     let filter = EnvFilter::builder().parse(filter)?;
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);

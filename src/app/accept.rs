@@ -1,4 +1,4 @@
-//! Takes connections and answers on them, within bounds that hold for each.
+//! Accept loop: serves HTTP/1 on each connection, with limits per connection.
 
 use std::{io, time::Duration};
 
@@ -12,57 +12,57 @@ use hyper_util::{
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
-/// What may be held of a connection's bytes before somebody reads them: of a body that waits for its place, with many clients, this is what
-/// it costs. An eighth of what it would be.
-const BUFFER: usize = 48 << 10;
+/// Maximum read buffer of a connection in bytes, an eighth of hyper's default. It is the memory cost of a request body that waits
+/// for admission, which adds up with many clients.
+const MAX_BUFFER_BYTES: usize = 48 << 10;
 
-/// How long a client may take for the head of a request, or stay away between two.
-const HEAD: Duration = Duration::from_secs(75);
+/// Timeout for reading a request head, which is also the keep-alive timeout between two requests.
+const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(75);
 
-/// How long to wait when the system gives no connection, for want of file descriptors say.
-const PAUSE: Duration = Duration::from_secs(1);
+/// Delay after a failed accept, for example for lack of file descriptors.
+const ACCEPT_RETRY_DELAY: Duration = Duration::from_secs(1);
 
-/// Answers until `drained`; then no new connections are taken, and those that are open end with their answers.
+/// Serves connections until `drained` is cancelled. Then closes the listener and waits for in-flight requests.
 pub(super) async fn serve(listener: TcpListener, router: Router, drained: CancellationToken) {
-    let open = GracefulShutdown::new();
+    let connections = GracefulShutdown::new();
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => answer(stream, router.clone(), &open),
-                Err(error) if is_of_the_client(&error) => {}
+                Ok((stream, _)) => serve_connection(stream, router.clone(), &connections),
+                Err(error) if is_client_error(&error) => {}
                 Err(error) => {
-                    tracing::error!(%error, "no connection can be taken");
-                    tokio::time::sleep(PAUSE).await;
+                    tracing::error!(%error, "accept failed");
+                    tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
                 }
             },
             () = drained.cancelled() => break,
         }
     }
     drop(listener);
-    open.shutdown().await;
+    connections.shutdown().await;
 }
 
-fn answer(stream: TcpStream, router: Router, open: &GracefulShutdown) {
-    // Answers are small and whole: nothing is gained by waiting for more of them.
+fn serve_connection(stream: TcpStream, router: Router, connections: &GracefulShutdown) {
+    // Responses are small and written at once, so Nagle's algorithm would only delay them.
     if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "a connection cannot be told to send at once");
+        tracing::debug!(%error, "cannot set TCP_NODELAY");
     }
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD)
-        .max_buf_size(BUFFER)
+        .header_read_timeout(HEADER_READ_TIMEOUT)
+        .max_buf_size(MAX_BUFFER_BYTES)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
-    let connection = open.watch(connection);
+    let connection = connections.watch(connection);
     tokio::spawn(async move {
-        // What a client does wrong on its connection is its own: it hung up, or sent what is no HTTP.
+        // Client errors, such as a closed connection or invalid HTTP, are of no interest to the operator.
         if let Err(error) = connection.await {
-            tracing::debug!(%error, "a connection ended");
+            tracing::debug!(%error, "connection failed");
         }
     });
 }
 
-/// The client went away before it was taken.
-fn is_of_the_client(error: &io::Error) -> bool {
+/// True if the client closed the connection before it was accepted.
+fn is_client_error(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }

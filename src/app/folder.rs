@@ -1,4 +1,4 @@
-//! The data folder, open: database, blobs, the key of the patients, a place for uploads on their way, and the lock that keeps two servers apart.
+//! The data folder: database, blobs, caches, the patient key, temporary uploads, and the lock that admits one server at a time.
 
 use std::{
     fs::{File, TryLockError},
@@ -16,78 +16,78 @@ use crate::{
     store::{self, Db, StoreError, Stores},
 };
 
-/// Name of the file with the generated key of the patients.
-const PATIENT_KEY: &str = "patient.key";
+/// File name of the generated patient key.
+const PATIENT_KEY_FILE: &str = "patient.key";
 
 /// An open data folder.
 #[derive(Clone, Debug)]
 pub struct DataFolder {
-    /// Where it is.
+    /// Path of the folder.
     pub path: PathBuf,
-    /// Its storage.
+    /// Database, blobs, caches and checkpoints.
     pub stores: Stores,
 }
 
-/// Held by the one server of a folder; the system frees it however the process ends.
+/// Exclusive lock of a server on its data folder. The operating system releases it when the process ends, in any way.
 #[derive(Debug)]
-pub(super) struct ServerLock(#[allow(dead_code, reason = "held, not used")] File);
+pub(super) struct ServerLock(#[allow(dead_code, reason = "an open file holds the lock")] File);
 
 impl DataFolder {
-    /// Opens the folder at `path`, made when missing, and migrates its database.
+    /// Opens the folder at `path`, creates it if missing, and migrates the database.
     ///
     /// # Errors
-    /// When the folder cannot be made or the database not be opened.
+    /// If the folder cannot be created or the database cannot be opened.
     pub async fn open(path: &Path) -> Result<Self, AppError> {
-        make(path)?;
+        create(path)?;
         Ok(Self { path: path.to_owned(), stores: Stores::open(path).await? })
     }
 
-    /// Where it is kept to what a GPU's kernels were tuned; it may be removed while nothing runs.
-    pub(super) fn tuning(&self) -> PathBuf {
+    /// Directory of the GPU autotune cache; safe to delete while no process uses the folder.
+    pub(super) fn autotune_cache(&self) -> PathBuf {
         self.path.join("tuning")
     }
 
-    /// How patient ids are stored: under the operator's key, or else under the folder's own, generated when there is none.
+    /// Hashing of patient ids with the operator's key or, without one, with the key in the folder, generated on first use.
     ///
     /// # Errors
-    /// When the folder's key cannot be read or written.
+    /// If the key in the folder cannot be read or written.
     pub fn patient_ids(&self, operators_key: Option<&str>) -> Result<PatientIds, AppError> {
         Ok(PatientIds::new(match operators_key {
             Some(key) => key.as_bytes().to_vec(),
-            None => own_key(&self.path.join(PATIENT_KEY))?,
+            None => folder_key(&self.path.join(PATIENT_KEY_FILE))?,
         }))
     }
 }
 
-/// Hashes patient ids that an earlier version kept as they came. It hashed only where the operator had set a key, so that without one
-/// nothing can be a hash yet.
+/// Hashes patient ids that an earlier version stored in plain text. That version hashed ids only under an operator's key, so
+/// without one no stored id can be a hash yet.
 pub(super) async fn hash_earlier_patients(db: &Db, ids: &PatientIds, operators_key: bool) -> Result<(), StoreError> {
     let is_hash = |id: &str| operators_key && PatientIds::is_hash(id);
     let rows = store::radiographs::hash_patient_ids(db, |id| ids.stored(id), is_hash).await?;
     if rows > 0 {
-        tracing::warn!(rows, "patient ids stored by an earlier version are keyed hashes now");
+        tracing::warn!(rows, "hashed patient ids that an earlier version stored in plain text");
     }
     Ok(())
 }
 
-/// The key in the file. The first process to ask makes it, whole before it has its name, and readable by its owner alone.
-fn own_key(path: &Path) -> Result<Vec<u8>, AppError> {
+/// Reads the key from the file, or generates it, readable only by its owner. Concurrent processes get the same key: a new key is
+/// written to a temporary file, then linked to `path`.
+fn folder_key(path: &Path) -> Result<Vec<u8>, AppError> {
     let failed = |source| AppError::Folder { path: path.to_owned(), source };
     match std::fs::read(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
         key => return key.map_err(failed),
     }
-    let draft = path.with_extension(format!("key.{}", std::process::id()));
+    let temporary = path.with_extension(format!("key.{}", std::process::id()));
     let mut key = [0; 32];
     rand::rngs::OsRng.try_fill_bytes(&mut key).map_err(|error| failed(std::io::Error::other(error)))?;
-    let text = crate::domain::hex(&key);
     let write = || {
-        let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
-        file.write_all(text.as_bytes())?;
+        let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+        file.write_all(hex::encode(key).as_bytes())?;
         file.sync_all()?;
-        // A link fails where another process was first; then its key holds.
-        let linked = std::fs::hard_link(&draft, path);
-        std::fs::remove_file(&draft)?;
+        // Linking fails if another process was first. Then its key is used.
+        let linked = std::fs::hard_link(&temporary, path);
+        std::fs::remove_file(&temporary)?;
         match linked {
             Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(error),
             _ => std::fs::read(path),
@@ -96,9 +96,9 @@ fn own_key(path: &Path) -> Result<Vec<u8>, AppError> {
     write().map_err(failed)
 }
 
-/// Takes the folder for this server.
+/// Locks the folder for this server.
 pub(super) fn lock(folder: &Path) -> Result<ServerLock, AppError> {
-    make(folder)?;
+    create(folder)?;
     let failed = |source| AppError::Folder { path: folder.to_owned(), source };
     let file = File::options().create(true).truncate(false).write(true).open(folder.join("server.lock"));
     let file = file.map_err(failed)?;
@@ -109,17 +109,17 @@ pub(super) fn lock(folder: &Path) -> Result<ServerLock, AppError> {
     }
 }
 
-/// An empty place for uploads on their way; what a killed server left there goes.
+/// Creates an empty directory for uploads in progress, and deletes what a killed server left in it.
 pub(super) fn incoming(folder: &Path) -> Result<Arc<Path>, AppError> {
     let path = folder.join("incoming");
     match std::fs::remove_dir_all(&path) {
         Err(source) if source.kind() != std::io::ErrorKind::NotFound => return Err(AppError::Folder { path, source }),
-        _ => make(&path)?,
+        _ => create(&path)?,
     }
     Ok(path.into())
 }
 
-fn make(path: &Path) -> Result<(), AppError> {
+fn create(path: &Path) -> Result<(), AppError> {
     std::fs::create_dir_all(path).map_err(|source| AppError::Folder { path: path.to_owned(), source })
 }
 
@@ -130,16 +130,16 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_folder_makes_its_own_patient_key_once_for_its_owner_alone() {
+    async fn generates_one_patient_key_per_folder_readable_only_by_its_owner() {
         let dir = tempfile::tempdir().unwrap();
         let folder = DataFolder::open(dir.path()).await.unwrap();
         let first = folder.patient_ids(None).unwrap().stored("Jane");
         assert_eq!(folder.patient_ids(None).unwrap().stored("Jane"), first);
-        let mode = dir.path().join(PATIENT_KEY).metadata().unwrap().permissions().mode();
+        let mode = dir.path().join(PATIENT_KEY_FILE).metadata().unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         assert_ne!(folder.patient_ids(Some("the operator's")).unwrap().stored("Jane"), first);
         let other = tempfile::tempdir().unwrap();
         let other = DataFolder::open(other.path()).await.unwrap();
-        assert_ne!(other.patient_ids(None).unwrap().stored("Jane"), first, "each folder has its own");
+        assert_ne!(other.patient_ids(None).unwrap().stored("Jane"), first, "another folder has another key");
     }
 }

@@ -1,4 +1,4 @@
-//! A server from its start to its orderly end.
+//! The server: start, run, graceful shutdown.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -13,7 +13,7 @@ use super::{
     signal::StopSignals,
 };
 use crate::{
-    config::{DataConfig, ListenConfig, ServerConfig, WatchConfig},
+    config::{DataConfig, HttpConfig, MonitoringConfig, ServerConfig},
     domain::{DeviceInfo, ModelId},
     http::{self, Access, AppState, EventStreams, Telemetry},
     inference::Engine,
@@ -24,56 +24,57 @@ use crate::{
     worker::{self, CHAMPION, LiveBatches, WorkerContext},
 };
 
-/// Why an import that an earlier process left behind did not end.
-const ORPHANED: &str = "interrupted: the server ended before it did; start it again";
+/// Error of imports that an earlier process left unfinished.
+const INTERRUPTED: &str = "the server stopped during the import: start the import again";
 
-/// A server that listens, but answers and trains only from [`Server::run`] on.
+/// A server that is bound to its address. It accepts connections and trains once [`Server::run`] is called.
 pub struct Server {
     state: AppState,
     device: Device,
     device_info: DeviceInfo,
-    max_yield: Duration,
+    max_preemption_delay: Duration,
     folder: DataFolder,
     listener: TcpListener,
     address: SocketAddr,
     signals: StopSignals,
-    patience: Duration,
-    notice: Duration,
+    shutdown_timeout: Duration,
+    drain_period: Duration,
     _lock: ServerLock,
 }
 
 impl Server {
-    /// Opens everything, records the imports that an earlier process left unfinished and loads the champion if there is one.
+    /// Opens data folder, device and address, marks imports that an earlier process left unfinished as failed, and loads the
+    /// champion if there is one.
     ///
     /// # Errors
-    /// When the address would be open to others without a key, another server has the folder, or the folder,
-    /// database, device or address is not to be had.
+    /// If the address is reachable from other machines and no API key is set, if another server uses the folder, or if the
+    /// folder, database, device or address cannot be opened.
     pub async fn start(config: &ServerConfig, default_folder: &str) -> Result<Self, AppError> {
-        let ServerConfig { data, listen, compute, watch } = config;
-        refuse_open_address(listen)?;
+        let ServerConfig { data, http: http_config, inference, monitoring } = config;
+        require_key_beyond_loopback(http_config)?;
         let path = data.folder(default_folder);
         let lock = folder::lock(&path)?;
         let incoming = folder::incoming(&path)?;
         let folder = DataFolder::open(&path).await?;
         let patient_ids = folder.patient_ids(data.patient_key.as_deref())?;
         folder::hash_earlier_patients(&folder.stores.db, &patient_ids, data.patient_key.is_some()).await?;
-        let (listener, address) = bind(listen.listen).await?;
-        let signals = StopSignals::listen().map_err(AppError::Serve)?;
-        let (device, device_info) = compute.on.device.open(Some(&folder.tuning()))?;
+        let (listener, address) = bind(http_config.listen).await?;
+        let signals = StopSignals::listen().map_err(AppError::Signals)?;
+        let (device, device_info) = inference.device.device.open(Some(&folder.autotune_cache()))?;
         tracing::info!(
             device = device_info.name,
             description = device_info.description,
             driver = device_info.driver,
-            "device"
+            "using device"
         );
-        let engine = Engine::start(compute.engine(), device.clone());
+        let engine = Engine::start(inference.engine(), device.clone());
         fail_interrupted_imports(&folder).await?;
         folder.stores.caches.sweep(&folder.stores.db).await?;
         folder.stores.checkpoints.sweep(&folder.stores.db).await?;
         load_champion(&folder, &engine).await?;
-        let retention_days = Some(watch.prediction_days).filter(|days| *days > 0);
+        let retention_days = Some(monitoring.prediction_retention_days).filter(|days| *days > 0);
         let metrics = Metrics::new(engine.metrics().clone());
-        let serving = Serving::new(engine, folder.stores.db.clone(), watch.challenger_share, retention_days);
+        let serving = Serving::new(engine, folder.stores.db.clone(), monitoring.challenger_share, retention_days);
         serving.challenger.set(store::models::by_alias(&folder.stores.db, CHALLENGER).await?);
         let state = AppState {
             stores: folder.stores.clone(),
@@ -85,73 +86,72 @@ impl Server {
             },
             intake: Intake {
                 incoming,
-                import_root: listen.import_root.clone(),
-                dicomweb_dataset: listen.dicomweb_dataset.as_str().into(),
+                import_root: http_config.import_root.clone(),
+                dicomweb_dataset: http_config.dicomweb_dataset.as_str().into(),
                 patient_ids,
             },
             jobs: JobQueue::new(&path),
             limits: limits(data),
             lifecycle: Lifecycle::default(),
-            access: Access { admin_key: listen.admin_key.as_deref().map(Arc::from) },
-            telemetry: Telemetry { metrics, traces: traces(watch)? },
+            access: Access { admin_key: http_config.admin_key.as_deref().map(Arc::from) },
+            telemetry: Telemetry { metrics, traces: traces(monitoring)? },
             event_streams: EventStreams::default(),
         };
-        let (patience, notice, max_yield) = (listen.patience(), listen.notice(), compute.max_yield());
         Ok(Self {
             state,
             device,
             device_info,
-            max_yield,
+            max_preemption_delay: inference.max_preemption_delay(),
             folder,
             listener,
             address,
             signals,
-            patience,
-            notice,
+            shutdown_timeout: http_config.shutdown_timeout(),
+            drain_period: http_config.drain_period(),
             _lock: lock,
         })
     }
 
-    /// Where it listens.
+    /// The bound address.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Its data.
+    /// The data folder.
     pub fn folder(&self) -> &DataFolder {
         &self.folder
     }
 
-    /// What a user has to do before this server can classify; `None` when it can.
+    /// What the user should do next; `None` if a model is loaded.
     ///
     /// # Errors
-    /// When the database fails.
-    pub async fn next_step(&self) -> Result<Option<String>, StoreError> {
+    /// If the database fails.
+    pub async fn hint(&self) -> Result<Option<String>, StoreError> {
         if self.state.serving.engine.current().is_some() {
             return Ok(None);
         }
         let first = store::Page { limit: 1, after: None };
         let address = self.address;
-        let step = if store::datasets::list(&self.folder.stores.db, &first).await?.is_empty() {
+        let hint = if store::datasets::list(&self.folder.stores.db, &first).await?.is_empty() {
             format!(
-                "There is no data set yet. Import one (thorax import --dataset NAME FOLDER), or look around with \
-                 drawn data (thorax demo). The page at http://{address}/ shows the way."
+                "There is no data set yet. Import one with `thorax import --dataset NAME FOLDER`, or try Thorax with synthetic \
+                 data: `thorax demo`. The dashboard is at http://{address}/."
             )
         } else {
             format!(
-                "No model serves yet. Start a training run at http://{address}/ or with POST /v1/training-runs; the \
-                 first that succeeds serves by itself."
+                "There is no champion model yet. Start a training run at http://{address}/ or with POST /v1/training-runs. \
+                 The model of the first successful run becomes the champion."
             )
         };
-        Ok(Some(step))
+        Ok(Some(hint))
     }
 
-    /// Answers requests and trains until SIGINT or SIGTERM, then ends in order: not ready any more and new requests answered 503,
-    /// those under way answered, running training asked to stop and recorded, background work waited for, connections refused,
-    /// database closed. A second signal stops the waiting.
+    /// Serves requests and trains until SIGINT or SIGTERM, then shuts down gracefully: readiness and new requests return 503,
+    /// in-flight requests complete, running training writes a checkpoint, background tasks end, the listener closes, the
+    /// database closes. A second signal or the shutdown timeout skips the waiting.
     ///
     /// # Errors
-    /// When the imports that go on cannot be read.
+    /// If the imports and prediction jobs to resume cannot be read.
     pub async fn run(mut self) -> Result<(), AppError> {
         let worker = worker::start(self.worker_context());
         Imports::from_ref(&self.state).resume().await?;
@@ -162,22 +162,24 @@ impl Server {
         let drained = CancellationToken::new();
         let serving = tokio::spawn(accept::serve(self.listener, http::router(self.state), drained.clone()));
         let signal = self.signals.next().await;
-        tracing::info!(signal, "stopping: new requests are answered 503");
+        tracing::info!(signal, "shutting down: new requests get 503");
         shutdown.cancel();
         tasks.close();
         let ended = async {
-            tokio::join!(worker.shutdown(), tasks.wait(), tokio::time::sleep(self.notice));
+            tokio::join!(worker.shutdown(), tasks.wait(), tokio::time::sleep(self.drain_period));
             drained.cancel();
             serving.await
         };
         tokio::select! {
-            _ = ended => tracing::info!("all work has ended"),
-            () = tokio::time::sleep(self.patience) => tracing::warn!("work is left after {:?}", self.patience),
-            signal = self.signals.next() => tracing::warn!(signal, "work is left at a second signal"),
+            _ = ended => tracing::info!("shutdown complete"),
+            () = tokio::time::sleep(self.shutdown_timeout) => {
+                tracing::warn!("shutdown timeout of {:?} reached: stopping unfinished work", self.shutdown_timeout);
+            }
+            signal = self.signals.next() => tracing::warn!(signal, "second signal: stopping unfinished work"),
         }
         log.flush().await;
         stores.db.close().await;
-        // It waits for the network, on a thread of its own, and a panic there would change nothing any more.
+        // Blocks on the network. A panic in it would have no consequences at this point.
         tokio::task::spawn_blocking(move || telemetry.traces.close()).await.ok();
         Ok(())
     }
@@ -187,7 +189,7 @@ impl Server {
         let (gate, engine) = (serving.engine.clone(), serving.engine);
         WorkerContext {
             wait_until_idle: Arc::new(move || gate.wait_until_idle()),
-            max_yield: self.max_yield,
+            max_yield: self.max_preemption_delay,
             publish: Arc::new(move |id, bytes| publish(&engine, id, bytes)),
             batches: training.batches,
             metrics: telemetry.metrics.training,
@@ -197,19 +199,20 @@ impl Server {
     }
 }
 
-/// To the operator's collector, if there is one.
-fn traces(config: &WatchConfig) -> Result<Traces, AppError> {
+/// The exporter of traces; disabled without an endpoint.
+fn traces(config: &MonitoringConfig) -> Result<Traces, AppError> {
     let Some(endpoint) = &config.otlp_endpoint else { return Ok(Traces::default()) };
-    Traces::to(endpoint).map_err(|why| AppError::Collector { endpoint: endpoint.clone(), why: why.to_string() })
+    Traces::to(endpoint)
+        .map_err(|error| AppError::OtlpEndpoint { endpoint: endpoint.clone(), reason: error.to_string() })
 }
 
-/// The bounds as handlers take them.
+/// Limits of the HTTP handlers.
 fn limits(config: &DataConfig) -> Limits {
     let max_upload_bytes = usize::try_from(config.max_upload_bytes).unwrap_or(usize::MAX);
     Limits { max_upload_bytes, max_pixels: config.max_pixels }
 }
 
-fn refuse_open_address(config: &ListenConfig) -> Result<(), AppError> {
+fn require_key_beyond_loopback(config: &HttpConfig) -> Result<(), AppError> {
     let safe = config.listen.ip().is_loopback() || config.admin_key.is_some();
     if safe { Ok(()) } else { Err(AppError::KeyNeeded(config.listen)) }
 }
@@ -222,14 +225,14 @@ async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), AppError
 }
 
 async fn fail_interrupted_imports(folder: &DataFolder) -> Result<(), StoreError> {
-    let imports = store::imports::fail_interrupted(&folder.stores.db, ORPHANED).await?;
+    let imports = store::imports::fail_interrupted(&folder.stores.db, INTERRUPTED).await?;
     if imports > 0 {
-        tracing::warn!(imports, "an earlier process left imports unfinished");
+        tracing::warn!(imports, "marked imports as failed that an earlier process left unfinished");
     }
     Ok(())
 }
 
-/// A champion that cannot be loaded leaves a server that says so and can be given another.
+/// Loads the champion. If that fails, the server starts without a model and logs how to promote another.
 async fn load_champion(folder: &DataFolder, engine: &Engine) -> Result<(), StoreError> {
     let Some(model) = store::models::by_alias(&folder.stores.db, CHAMPION).await? else { return Ok(()) };
     let loaded = match folder.stores.blobs.get(&model.sha256).await {
@@ -241,19 +244,19 @@ async fn load_champion(folder: &DataFolder, engine: &Engine) -> Result<(), Store
         Err(error) => tracing::error!(
             model = %model.id,
             error,
-            "the champion cannot be loaded and nothing serves: PUT /v1/models/aliases/champion with another model"
+            "cannot load the champion, so no model is served: promote another with PUT /v1/models/aliases/champion"
         ),
     }
     Ok(())
 }
 
-/// Loads a model that training made champion; the worker does not wait for it.
+/// Loads a new champion in the background.
 fn publish(engine: &Engine, id: ModelId, bytes: Vec<u8>) {
     let engine = engine.clone();
     tokio::spawn(async move {
         match engine.load(id, bytes).await {
-            Ok(()) => tracing::info!(model = %id, "serves now"),
-            Err(error) => tracing::error!(model = %id, %error, "the new champion cannot be loaded"),
+            Ok(()) => tracing::info!(model = %id, "champion loaded"),
+            Err(error) => tracing::error!(model = %id, %error, "cannot load the new champion"),
         }
     });
 }

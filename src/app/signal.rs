@@ -1,4 +1,4 @@
-//! What asks the process to stop.
+//! Signals that stop the process.
 
 use std::io;
 
@@ -11,12 +11,12 @@ pub(super) struct StopSignals {
 }
 
 impl StopSignals {
-    /// From here on the signals no longer kill the process.
+    /// Installs the handlers. From then on the signals no longer kill the process.
     pub(super) fn listen() -> io::Result<Self> {
         Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
     }
 
-    /// Returns when one of them arrives, with its name.
+    /// Waits for the next signal and returns its name.
     pub(super) async fn next(&mut self) -> &'static str {
         tokio::select! {
             _ = self.interrupt.recv() => "SIGINT",

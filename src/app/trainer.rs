@@ -1,4 +1,4 @@
-//! Training without a server: the same worker, on one run.
+//! Training without a server: runs the worker on a single training run.
 
 use burn::tensor::Device;
 use tokio_util::sync::CancellationToken;
@@ -16,7 +16,7 @@ use crate::{
     worker::{self, LiveBatches, WorkerContext},
 };
 
-/// A data folder and a device that no server has meanwhile.
+/// A locked data folder and a compute device, for training without a server.
 pub struct Trainer {
     folder: DataFolder,
     device: Device,
@@ -28,53 +28,53 @@ pub struct Trainer {
 }
 
 impl Trainer {
-    /// Opens the folder and the device. Runs that an earlier process left behind are queued again, and stay so.
+    /// Opens the folder and the device, and queues the runs that an earlier process left running.
     ///
     /// # Errors
-    /// When a server has the folder, or folder or device are not to be had.
+    /// If a server uses the folder, or the folder or the device cannot be opened.
     pub async fn open(data: &DataConfig, device: DeviceChoice, default_folder: &str) -> Result<Self, AppError> {
         let path = data.folder(default_folder);
         let lock = folder::lock(&path)?;
         let folder = DataFolder::open(&path).await?;
         store::runs::requeue_interrupted(&folder.stores.db).await?;
-        let (device, device_info) = device.open(Some(&folder.tuning()))?;
-        let signals = StopSignals::listen().map_err(AppError::Serve)?;
+        let (device, device_info) = device.open(Some(&folder.autotune_cache()))?;
+        let signals = StopSignals::listen().map_err(AppError::Signals)?;
         let (max_pixels, batches) = (data.max_pixels, LiveBatches::new());
         Ok(Self { folder, device, device_info, max_pixels, batches, signals, _lock: lock })
     }
 
-    /// Its data.
+    /// The data folder.
     pub fn folder(&self) -> &DataFolder {
         &self.folder
     }
 
-    /// Where it trains.
+    /// The compute device.
     pub fn device(&self) -> &DeviceInfo {
         &self.device_info
     }
 
-    /// Told of trained batches.
+    /// Live feed of trained batches.
     pub fn batches(&self) -> &LiveBatches {
         &self.batches
     }
 
-    /// Trains a queued run to its end. SIGINT or SIGTERM lets it write a checkpoint and puts it back into the queue; a second signal
-    /// does not wait for that.
+    /// Trains a queued run to its end. On SIGINT or SIGTERM it writes a checkpoint and queues the run again; a second signal
+    /// skips the checkpoint.
     ///
     /// # Errors
-    /// When the run cannot be taken from the queue. How it ends is recorded with the run.
+    /// If the run cannot be claimed. The result of the training is recorded with the run.
     pub async fn train(&mut self, run: RunId) -> Result<(), StoreError> {
         let stop = CancellationToken::new();
         let mut training = std::pin::pin!(worker::train_one(self.context(), run, stop.clone()));
         tokio::select! {
             ended = &mut training => return ended,
-            signal = self.signals.next() => tracing::info!(signal, "stopping at the next batch"),
+            signal = self.signals.next() => tracing::info!(signal, "stopping after the current batch"),
         }
         stop.cancel();
         tokio::select! {
             ended = &mut training => ended,
             signal = self.signals.next() => {
-                tracing::warn!(signal, "not waiting for the checkpoint at a second signal");
+                tracing::warn!(signal, "second signal: stopping without a checkpoint");
                 Ok(())
             }
         }

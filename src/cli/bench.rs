@@ -1,4 +1,4 @@
-//! `thorax bench`: how long predictions and training steps take here, through the calls that serving and training make.
+//! `thorax bench`: measures inference and training steps through the code paths of the server.
 
 mod case;
 mod measure;
@@ -26,74 +26,73 @@ use crate::{
 };
 
 #[derive(Args, Debug)]
+#[command(next_help_heading = "Benchmark")]
 pub(super) struct BenchArgs {
-    /// What is measured.
+    /// Workload to measure.
     #[arg(long, value_name = "CASE", default_value = "all")]
     case: CaseChoice,
 
-    /// `resnet50`, `vgg16` or `simple-cnn`. [default: that of the weights, else resnet50]
+    /// Architecture: `resnet50`, `vgg16` or `simple-cnn`. [default: that of `--weights`, else resnet50]
     #[arg(long, value_name = "ARCHITECTURE")]
     architecture: Option<Architecture>,
 
-    /// Input side in pixels, several by commas. [default: predict 224, train 128,224,229]
-    #[arg(long, value_name = "PIXELS", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(32..=1024))]
+    /// Width and height of the input in pixels, one or more. [default: predict 224; train 128,224,229]
+    #[arg(long, value_name = "PIXELS,PIXELS,…", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(32..=1024))]
     image_size: Vec<u32>,
 
-    /// Images at once, several by commas. [default: predict 1,8,32; train 32 up to 128 pixels, above that 8]
-    #[arg(long, value_name = "IMAGES", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=512))]
+    /// Batch size in images, one or more. [default: predict 1,8,32; train 32 up to 128 pixels, else 8]
+    #[arg(long, value_name = "IMAGES,IMAGES,…", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=512))]
     batch: Vec<u32>,
 
-    /// Measured runs of each case, after some that are not. [default: predict 30, train 10]
+    /// Number of measured repetitions of each case, after a warm-up. [default: predict 30; train 10]
     #[arg(long, value_name = "RUNS", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     runs: Option<u32>,
 
-    /// Threads that compute, on the CPU. [default: one a core]
+    /// Number of CPU threads. [default: one per core]
     #[arg(long, value_name = "THREADS", value_parser = clap::value_parser!(u32).range(1..=1024))]
     threads: Option<u32>,
 
-    /// A model file to measure; without one the weights are random, and the same each time.
+    /// Model file to measure. [default: random weights with a fixed seed]
     #[arg(long, value_name = "FILE")]
     weights: Option<PathBuf>,
 
-    /// Writes the network as a model file, so that others can run the same one, and measures nothing.
+    /// Write the network to a model file, for other programs to run, and exit without measuring.
     #[arg(long, value_name = "FILE")]
     export: Option<PathBuf>,
 
-    /// One JSON object a case, each on a line, in place of a table.
+    /// Print one JSON object per line and case instead of a table.
     #[arg(long)]
     json: bool,
 
-    /// With --json: also the time of each run, and what was computed: probabilities, or the loss of each step.
+    /// Include the time of each repetition and the results (probabilities, or the loss of each step) in the JSON.
     #[arg(long, requires = "json")]
     details: bool,
 
     #[command(flatten)]
-    on: DeviceConfig,
+    device: DeviceConfig,
 }
 
-/// Why nothing was measured.
+/// Errors of a benchmark.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BenchError {
-    #[error(
-        "--threads sets how many threads of the CPU compute, and the device is {0}: leave it out or add --device cpu"
-    )]
+    #[error("--threads applies to the CPU only, and the device is {0}: leave it out, or add --device cpu")]
     ThreadsOfGpu(String),
-    #[error("cannot compute with that many threads: {0}")]
+    #[error("cannot start the requested number of threads: {0}")]
     Threads(#[from] ThreadPoolBuildError),
     #[error("{path}: {source}")]
     File { path: PathBuf, source: io::Error },
     #[error("{path}: {source}")]
     Model { path: PathBuf, source: NnError },
-    #[error("{path} holds a {found}, not the {wanted} of --architecture")]
+    #[error("{path} contains a {found}, but --architecture is {wanted}: leave --architecture out")]
     Architecture { path: PathBuf, found: String, wanted: String },
     #[error("the loss of step {0} is not finite")]
     NotFinite(usize),
-    #[error("the device failed: {0}")]
+    #[error("device error: {0}")]
     Device(#[from] ExecutionError),
 }
 
 pub(super) fn run(args: &BenchArgs) -> Result<(), CliError> {
-    let (device, info) = args.on.device.open(None)?;
+    let (device, info) = args.device.device.open(None)?;
     let threads = use_threads(args.threads, &info)?;
     let subject = Subject::new(args.architecture, args.weights.as_deref())?;
     let cases = args.selection().cases();
@@ -115,16 +114,16 @@ impl BenchArgs {
     }
 }
 
-/// Sets how many threads compute, before anything does, and says how many it is; none where a GPU computes.
+/// Sets the number of CPU threads and returns it; `None` on a GPU.
 ///
-/// All that computes on the CPU takes its number of threads from rayon's pool.
+/// The size of rayon's global pool is the number of threads of all CPU computation, so this must run before any.
 fn use_threads(threads: Option<u32>, device: &DeviceInfo) -> Result<Option<usize>, BenchError> {
     match threads {
         None if device.name == "cpu" => Ok(Some(rayon::current_num_threads())),
         None => Ok(None),
         Some(_) if device.name != "cpu" => Err(BenchError::ThreadsOfGpu(device.name.clone())),
         Some(threads) => {
-            // Refused when the pool is there already, with another number perhaps.
+            // Fails if the pool exists already, perhaps with another size.
             ThreadPoolBuilder::new().num_threads(threads as usize).build_global()?;
             Ok(Some(rayon::current_num_threads()))
         }

@@ -1,4 +1,4 @@
-//! `thorax dataset …`: what the data folder says about a data set, whether a server runs or not.
+//! `thorax dataset`: inspects and changes data sets in the data folder, with or without a running server.
 
 mod check;
 mod distribution;
@@ -25,23 +25,24 @@ pub(super) struct DatasetArgs {
 
 #[derive(Subcommand, Debug)]
 enum DatasetCommand {
-    /// Tells the truth about a data set: leakage between its splits, what besides disease tells its classes apart, and what a score on it
-    /// can mean. Fails when there is leakage that is not acknowledged.
+    /// Audit a data set for leakage, shortcuts and confounders. Exits with 1 on leakage that is not acknowledged.
     Check(check::CheckArgs),
-    /// Counts images and unique patients by split and class, of a data set or of label files alone.
+    /// Count images and unique patients by split and class, in a data set or in label files.
     Distribution(distribution::DistributionArgs),
-    /// Assigns every image to a split: by patient, stratified by class, the same for the same seed.
+    /// Split a data set into train, validation and test: by patient, stratified by class, reproducible by seed.
     Split(split::SplitArgs),
-    /// Brings the sources of COVIDx together, as they are distributed: by rules, or by published label files.
+    /// Generate a COVIDx data set from its original sources, by rules or by published label files.
     Generate(generate::GenerateArgs),
-    /// Writes a data set as files that other programs read, and an import reads back.
+    /// Export a data set as label files or NumPy arrays, which `thorax import` can read.
     Export(export::ExportArgs),
 }
 
-/// How tables are printed.
+/// Output format of a table.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum TableFormat {
+    /// Markdown table.
     Markdown,
+    /// Aligned columns for a terminal.
     Text,
 }
 
@@ -55,14 +56,14 @@ pub(super) async fn run(args: DatasetArgs) -> Result<(), CliError> {
     }
 }
 
-/// The data set of that name or identifier.
-pub(super) async fn find(folder: &DataFolder, asked: &str) -> Result<Dataset, CliError> {
-    let by_name = store::datasets::find_by_name(&folder.stores.db, asked).await?;
-    let found = match (by_name, asked.parse()) {
+/// Finds a data set by name or, if no data set has that name, by identifier.
+pub(super) async fn find(folder: &DataFolder, name_or_id: &str) -> Result<Dataset, CliError> {
+    let by_name = store::datasets::find_by_name(&folder.stores.db, name_or_id).await?;
+    let dataset = match (by_name, name_or_id.parse()) {
         (None, Ok(id)) => store::datasets::get(&folder.stores.db, id).await?,
         (by_name, _) => by_name,
     };
-    found.ok_or_else(|| CliError::NoDataset { name: asked.to_owned(), folder: folder.path.clone() })
+    dataset.ok_or_else(|| CliError::NoDataset { name: name_or_id.to_owned(), folder: folder.path.clone() })
 }
 
 fn print_distribution(table: &DistributionTable, format: TableFormat) -> Result<(), CliError> {

@@ -1,4 +1,4 @@
-//! `thorax demo`: drawn phantoms, a small network trained on them, and the server left running.
+//! `thorax demo`: generates synthetic radiographs, trains a small network on them and runs a server.
 
 use clap::Args;
 
@@ -19,7 +19,7 @@ use crate::{
     store::{self, Dataset, Page, Run},
 };
 
-/// The data folder where none was named: never that of real data.
+/// Default data folder; never the default folder of real data.
 const DEMO_FOLDER: &str = "data-demo";
 const DATASET: &str = "demo-phantoms";
 const RECIPE: &str = "simple-cnn";
@@ -37,14 +37,14 @@ pub(super) async fn run(args: &DemoArgs) -> Result<(), CliError> {
     let server = Server::start(&args.server, DEMO_FOLDER).await?;
     refuse_real_data(server.folder()).await?;
     if !has_run(server.folder()).await? {
-        eprintln!("Drawing {IMAGES} synthetic phantoms; then a small network trains on them for about a minute.");
-        let dataset = draw(server.folder(), &args.server.data).await?;
+        eprintln!("Generating {IMAGES} synthetic radiographs; then a small network trains on them for about a minute.");
+        let dataset = generate(server.folder(), &args.server.data).await?;
         queue_run(server.folder(), &dataset).await?;
     }
     announce_and_run(server).await
 }
 
-/// Phantoms and patients do not share a folder.
+/// Refuses a data folder with other data sets: synthetic and real radiographs must not share one.
 async fn refuse_real_data(folder: &DataFolder) -> Result<(), CliError> {
     let datasets = store::datasets::list(&folder.stores.db, &Page { limit: 2, after: None }).await?;
     match datasets.iter().find(|dataset| dataset.name != DATASET) {
@@ -53,7 +53,7 @@ async fn refuse_real_data(folder: &DataFolder) -> Result<(), CliError> {
     }
 }
 
-/// Whether a run is done, or will be as soon as the server runs.
+/// True if a run has succeeded, or is queued and will train once the server runs.
 async fn has_run(folder: &DataFolder) -> Result<bool, CliError> {
     for status in [RunStatus::Succeeded, RunStatus::Queued] {
         if !store::runs::list(&folder.stores.db, Some(status), &Page { limit: 1, after: None }).await?.is_empty() {
@@ -63,9 +63,9 @@ async fn has_run(folder: &DataFolder) -> Result<bool, CliError> {
     Ok(false)
 }
 
-/// Adds what is not there yet: a demo that was stopped half-way is completed.
-async fn draw(folder: &DataFolder, config: &DataConfig) -> Result<Dataset, CliError> {
-    let description = "SYNTHETIC: drawn phantoms, no patient, no meaning beyond the tour".to_owned();
+/// Generates the data set. Adds only missing images, so that an interrupted demo can be completed.
+async fn generate(folder: &DataFolder, config: &DataConfig) -> Result<Dataset, CliError> {
+    let description = "SYNTHETIC: generated phantoms, not patients; of no use beyond the demo".to_owned();
     let new = Dataset { description: Some(description), synthetic: true, ..Dataset::new(DATASET) };
     let dataset = store::datasets::find_or_create(&folder.stores.db, new).await?;
     let limits = imaging::Limits { max_pixels: config.max_pixels };
@@ -90,10 +90,10 @@ async fn draw(folder: &DataFolder, config: &DataConfig) -> Result<Dataset, CliEr
     Ok(dataset)
 }
 
-/// Queues a run of the small network, short enough for a tour.
+/// Queues a short training run of the small network.
 async fn queue_run(folder: &DataFolder, dataset: &Dataset) -> Result<(), CliError> {
     let stages = vec![Stage { image_size: 64, steps: vec![Step::new(Scope::All, 1e-3, 12)] }];
-    let base = recipe(RECIPE).expect("a recipe of the program's own").plan;
+    let base = recipe(RECIPE).expect("a built-in recipe").plan;
     let run = Run {
         name: Some("demo".into()),
         recipe: Some(RECIPE.into()),

@@ -1,4 +1,4 @@
-//! `thorax import`
+//! `thorax import`: imports a folder of labelled radiographs.
 
 use std::{
     io::{IsTerminal, Write, stderr, stdout},
@@ -19,28 +19,28 @@ use crate::{
     store::{self, Dataset, ExcludedRows, Import},
 };
 
-/// Between two lines of progress where the terminal cannot overwrite one.
-const LINE_EVERY: Duration = Duration::from_secs(10);
+/// Interval between two progress lines when standard error is not a terminal.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
 
 #[derive(Args, Debug)]
 pub(super) struct ImportArgs {
-    /// Name of the data set; made when there is none.
+    /// Name of the data set. Created if it does not exist.
     #[arg(long, value_name = "NAME")]
     dataset: String,
 
-    /// Its classes, in the order of the network's outputs. [default: normal,pneumonia,COVID-19]
+    /// Classes of the data set, in the order of the network's outputs. [default: normal,pneumonia,COVID-19]
     #[arg(long, value_name = "CLASS,CLASS,…", value_delimiter = ',')]
     classes: Option<Vec<String>>,
 
-    /// Split file of the images in `train/`, relative to the folder. [default: train_split.txt]
+    /// Label file of the images in `train/`, relative to the folder. [default: train_split.txt]
     #[arg(long, value_name = "FILE")]
     train_split: Option<String>,
 
-    /// Split file of the images in `test/`, relative to the folder. [default: test_split.txt]
+    /// Label file of the images in `test/`, relative to the folder. [default: test_split.txt]
     #[arg(long, value_name = "FILE")]
     test_split: Option<String>,
 
-    /// A folder in the COVIDx layout, with arrays of NumPy, or with one folder a class.
+    /// Folder to import: in the COVIDx layout, with NumPy arrays, or with one subfolder per class.
     folder: PathBuf,
 
     #[command(flatten)]
@@ -48,20 +48,19 @@ pub(super) struct ImportArgs {
 }
 
 pub(super) async fn run(args: ImportArgs) -> Result<(), CliError> {
-    let root = real(&args.folder)?;
+    let root = canonical(&args.folder)?;
     let path = root.display().to_string();
-    let from =
-        ImportSource::Folder(LabelledFolder { root, train_split: args.train_split, test_split: args.test_split });
-    carry_out(&args.data, &args.dataset, args.classes, path, from).await
+    let from = ImportSource::Folder(LabelledFolder { root, train_split: args.train_split, test_split: args.test_split });
+    run_import(&args.data, &args.dataset, args.classes, path, from).await
 }
 
-/// The place that a path names, which must be there.
-pub(super) fn real(path: &Path) -> Result<PathBuf, CliError> {
+/// The canonical form of a path that must exist.
+pub(super) fn canonical(path: &Path) -> Result<PathBuf, CliError> {
     path.canonicalize().map_err(|source| CliError::Path { path: path.to_owned(), source })
 }
 
-/// Imports into a data set, made when there is none, and tells what became of it.
-pub(super) async fn carry_out(
+/// Imports into a data set, created if it does not exist, and prints the result.
+pub(super) async fn run_import(
     data: &DataConfig,
     name: &str,
     classes: Option<Vec<String>>,
@@ -87,7 +86,7 @@ pub(super) async fn carry_out(
     import.error.map_or(Ok(()), |why| Err(CliError::Import(why)))
 }
 
-/// Imports with progress on standard error; ctrl-c ends it between two images.
+/// Imports with progress on standard error. Ctrl-C stops the import between two images.
 async fn follow(folder: &DataFolder, request: &ImportRequest, import: Import) -> Result<Import, CliError> {
     let stop = CancellationToken::new();
     let stopper = stop.clone();
@@ -110,7 +109,8 @@ async fn find_or_create(folder: &DataFolder, name: &str, classes: Option<Vec<Str
     let dataset = store::datasets::find_or_create(&folder.stores.db, new).await?;
     match classes {
         Some(classes) if classes != dataset.classes => Err(CliError::Import(format!(
-            "the data set {name:?} has the classes {}, which cannot be changed",
+            "data set {name:?} has the classes {}, which cannot be changed: leave --classes out, or import into another \
+             data set",
             dataset.classes.names().join(",")
         ))),
         _ => Ok(dataset),
@@ -126,13 +126,13 @@ fn report(import: &Import, rejections: &[store::ImportRejection]) -> std::io::Re
         }
     }
     for ExcludedRows { source, reason, rows } in &import.passed_over {
-        writeln!(out, "{source}: {rows} rows passed over: {reason}")?;
+        writeln!(out, "{source}: {rows} rows skipped: {reason}")?;
     }
     let Import { total, created, duplicates, rejected, .. } = import;
-    writeln!(out, "{total} found: {created} new, {duplicates} already there, {rejected} rejected")
+    writeln!(out, "{total} found: {created} imported, {duplicates} duplicates, {rejected} rejected")
 }
 
-/// One line that is overwritten on a terminal; now and then a line elsewhere.
+/// Progress on standard error: one line that is overwritten on a terminal, otherwise a line at intervals.
 struct Progress {
     overwrite: bool,
     last: Instant,
@@ -148,7 +148,7 @@ impl Progress {
         let done = created + duplicates + rejected;
         if self.overwrite {
             eprint!("\r{done} of {total}, {rejected} rejected ");
-        } else if self.last.elapsed() >= LINE_EVERY {
+        } else if self.last.elapsed() >= PROGRESS_INTERVAL {
             self.last = Instant::now();
             eprintln!("{done} of {total}, {rejected} rejected");
         }

@@ -1,4 +1,4 @@
-//! `thorax openapi`
+//! `thorax openapi`: prints the OpenAPI document.
 
 use std::io::Write;
 

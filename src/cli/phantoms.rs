@@ -1,4 +1,4 @@
-//! `thorax phantoms`: drawn radiographs in the COVIDx layout, for tests and tours of the import.
+//! `thorax phantoms`: generates synthetic radiographs in the COVIDx layout, for tests and demonstrations of the import.
 
 use std::{
     collections::BTreeMap,
@@ -16,26 +16,27 @@ use crate::{
     imaging,
 };
 
-/// What the split files and radiographs name as origin.
+/// Source of the images, in label files and in the database.
 pub(super) const SOURCE: &str = "synthetic";
 
 #[derive(Args, Debug)]
 pub(super) struct PhantomsArgs {
-    /// Folder to write `train/`, `test/` and their split files into; made when missing.
+    /// Output folder for `train/`, `test/` and their label files. Created if missing.
     #[arg(long, value_name = "FOLDER")]
     out: PathBuf,
 
-    /// How many images, the three classes in turn.
+    /// Number of images, with the three classes in turn.
     #[arg(long, value_name = "IMAGES", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     count: u32,
 
-    /// The same seed draws the same images.
-    #[arg(long, value_name = "NUMBER", default_value_t = 1)]
+    /// Random seed. The same seed generates the same images.
+    #[arg(long, value_name = "SEED", default_value_t = 1)]
     seed: u64,
 
-    /// Width and height, in pixels.
-    #[arg(long, value_name = "PIXELS", default_value_t = 256, value_parser = clap::value_parser!(u32).range(32..=2048))]
-    side: u32,
+    /// Width and height of the images in pixels.
+    #[arg(long, value_name = "PIXELS", default_value_t = 256, alias = "side",
+          value_parser = clap::value_parser!(u32).range(32..=2048))]
+    image_size: u32,
 }
 
 pub(super) fn run(args: &PhantomsArgs) -> Result<(), CliError> {
@@ -45,26 +46,26 @@ pub(super) fn run(args: &PhantomsArgs) -> Result<(), CliError> {
 }
 
 fn write(args: &PhantomsArgs) -> io::Result<(u32, u32)> {
-    let mut train = Part::create(&args.out, "train")?;
-    let mut test = Part::create(&args.out, "test")?;
+    let mut train = SplitFolder::create(&args.out, "train")?;
+    let mut test = SplitFolder::create(&args.out, "test")?;
     let mut patients = Patients::default();
-    for phantom in phantom::series(args.seed, args.count, args.side) {
-        let part = if patients.split(&phantom) == Split::Test { &mut test } else { &mut train };
-        part.add(&phantom)?;
+    for phantom in phantom::series(args.seed, args.count, args.image_size) {
+        let folder = if patients.split(&phantom) == Split::Test { &mut test } else { &mut train };
+        folder.add(&phantom)?;
     }
     Ok((train.finish()?, test.finish()?))
 }
 
-/// Gives each patient a split by turns: of five of a class, three train, one validates and one tests.
+/// Assigns patients to splits in turn: of five patients of a class, three train, one validates and one tests.
 #[derive(Default)]
 pub(super) struct Patients(BTreeMap<String, usize>);
 
 impl Patients {
-    /// The split of the phantom's patient, the same for all images of one.
+    /// The split of the phantom's patient, the same for all images of a patient.
     pub(super) fn split(&mut self, phantom: &Phantom) -> Split {
         let next = self.0.len();
         let number = *self.0.entry(phantom.patient_id.clone()).or_insert(next);
-        // The classes come in turn, so every third patient is of the same class.
+        // The classes take turns, so every third patient has the same class.
         match number / phantom::Appearance::ALL.len() % 5 {
             1 => Split::Test,
             3 => Split::Validation,
@@ -73,14 +74,14 @@ impl Patients {
     }
 }
 
-/// A folder of images and its split file.
-struct Part {
+/// A folder of images and its label file.
+struct SplitFolder {
     folder: PathBuf,
     rows: io::BufWriter<fs::File>,
     images: u32,
 }
 
-impl Part {
+impl SplitFolder {
     fn create(out: &Path, name: &str) -> io::Result<Self> {
         let folder = out.join(name);
         fs::create_dir_all(&folder)?;

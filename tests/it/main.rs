@@ -10,6 +10,7 @@ mod datasets;
 mod docs;
 mod durable;
 mod fixtures;
+mod help;
 mod http_arrays;
 mod http_auth;
 mod http_compare;

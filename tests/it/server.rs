@@ -29,6 +29,44 @@ fn starts_empty_prints_the_next_steps_and_stops_on_a_signal() {
 }
 
 #[test]
+fn reads_deprecated_variables_and_logs_a_warning() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut server = Running::start(folder.path(), &[("THORAX_MAX_QUEUE", "7")]);
+    assert!(server.end("-TERM").success());
+    let log = server.standard_error();
+    assert!(log.contains("THORAX_MAX_QUEUE is deprecated: use THORAX_MAX_CONCURRENT_REQUESTS"), "{log}");
+    let start = |variables: &[(&str, &str)]| {
+        let mut command = thorax(folder.path());
+        let output = command.envs(variables.iter().copied()).arg("serve").output().unwrap();
+        assert!(!output.status.success());
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let invalid = start(&[("THORAX_MAX_QUEUE", "0")]);
+    assert!(invalid.contains("'0'") && invalid.contains("--max-concurrent-requests"), "{invalid}");
+    let current = start(&[("THORAX_MAX_QUEUE", "7"), ("THORAX_MAX_CONCURRENT_REQUESTS", "-1")]);
+    assert!(current.contains("'-1'"), "the current name takes precedence: {current}");
+}
+
+#[test]
+fn accepts_the_old_names_of_renamed_flags() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = thorax(folder.path());
+    command.args([
+        "serve",
+        "--max-queue",
+        "7",
+        "--max-yield-ms",
+        "0",
+        "--prediction-days",
+        "0",
+        "--listen",
+        "0.0.0.0:0",
+    ]);
+    let error = String::from_utf8(command.output().unwrap().stderr).unwrap();
+    assert!(error.contains("THORAX_ADMIN_KEY"), "only the address is wrong: {error}");
+}
+
+#[test]
 fn refuses_a_second_server_on_the_same_folder() {
     let folder = tempfile::tempdir().unwrap();
     let _server = Running::start(folder.path(), &[]);

@@ -121,7 +121,7 @@ fn rejects_runs_that_cannot_be_trained_with_the_reason() {
         assert!(!succeeded && told.contains(expected), "{arguments:?}: {told}");
     }
     let nothing = thorax(folder.path()).args(["train", "--dataset", "nothing"]).output().unwrap();
-    assert!(said(nothing).2.contains("holds no data set \"nothing\""));
+    assert!(said(nothing).2.contains("data set \"nothing\" not found"));
     let _server = Running::start(folder.path(), &[]);
     let (succeeded, _, told) = said(train(folder.path(), &plan(1)).output().unwrap());
     assert!(!succeeded && told.contains("is in use by another thorax server"), "{told}");

@@ -1,40 +1,40 @@
-//! What is measured: each kind of work at each size and batch.
+//! Benchmark cases: every workload with every image size and batch size.
 
 use clap::ValueEnum;
 use serde::Serialize;
 
-/// What `--case` takes.
+/// Values of `--case`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum CaseChoice {
-    /// From grey squares to probabilities, as the server does it.
+    /// Inference, from decoded grey images to probabilities.
     Predict,
-    /// A step on a batch: input, forward, loss, backward, Adam, the whole network.
+    /// A training step of all layers: input, forward, loss, backward and optimiser.
     Train,
     /// Both.
     All,
 }
 
-/// A kind of work.
+/// A workload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum Work {
+pub(super) enum Workload {
     Predict,
     Train,
 }
 
-/// One measurement to be made.
+/// A benchmark case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Case {
-    pub(super) work: Work,
-    /// Side in pixels.
+    pub(super) workload: Workload,
+    /// Width and height in pixels.
     pub(super) image_size: u32,
-    /// Images at once.
+    /// Batch size.
     pub(super) batch: u32,
-    /// How often it is measured.
+    /// Number of measured repetitions.
     pub(super) runs: u32,
 }
 
-/// What the flags say; an empty list is the work's own default.
+/// Cases selected by the flags. An empty list means the default of the workload.
 pub(super) struct Selection<'a> {
     pub(super) choice: CaseChoice,
     pub(super) image_sizes: &'a [u32],
@@ -43,29 +43,29 @@ pub(super) struct Selection<'a> {
 }
 
 impl Selection<'_> {
-    /// At least one.
+    /// The selected cases, at least one.
     pub(super) fn cases(&self) -> Vec<Case> {
-        let works: &[Work] = match self.choice {
-            CaseChoice::Predict => &[Work::Predict],
-            CaseChoice::Train => &[Work::Train],
-            CaseChoice::All => &[Work::Predict, Work::Train],
+        let workloads: &[Workload] = match self.choice {
+            CaseChoice::Predict => &[Workload::Predict],
+            CaseChoice::Train => &[Workload::Train],
+            CaseChoice::All => &[Workload::Predict, Workload::Train],
         };
-        works.iter().flat_map(|&work| self.of(work)).collect()
+        workloads.iter().flat_map(|&workload| self.cases_of(workload)).collect()
     }
 
-    fn of(&self, work: Work) -> Vec<Case> {
-        let runs = self.runs.unwrap_or_else(|| work.runs());
-        let sizes = if self.image_sizes.is_empty() { work.image_sizes() } else { self.image_sizes };
-        let at = |&image_size: &u32| {
-            let batches = if self.batches.is_empty() { work.batches(image_size) } else { self.batches };
-            batches.iter().map(move |&batch| Case { work, image_size, batch, runs })
+    fn cases_of(&self, workload: Workload) -> Vec<Case> {
+        let runs = self.runs.unwrap_or_else(|| workload.runs());
+        let sizes = if self.image_sizes.is_empty() { workload.image_sizes() } else { self.image_sizes };
+        let cases_of_size = |&image_size: &u32| {
+            let batches = if self.batches.is_empty() { workload.batches(image_size) } else { self.batches };
+            batches.iter().map(move |&batch| Case { workload, image_size, batch, runs })
         };
-        sizes.iter().flat_map(at).collect()
+        sizes.iter().flat_map(cases_of_size).collect()
     }
 }
 
-impl Work {
-    /// As it is written in flags and answers.
+impl Workload {
+    /// Name in flags and in JSON.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Predict => "predict",
@@ -73,7 +73,7 @@ impl Work {
         }
     }
 
-    /// Runs before the first that counts: caches and memory pools fill, a GPU tunes its kernels.
+    /// Number of warm-up repetitions, which fill caches and memory pools and let a GPU tune its kernels.
     pub(super) fn warm_up(self) -> u32 {
         match self {
             Self::Predict => 3,
@@ -81,7 +81,7 @@ impl Work {
         }
     }
 
-    /// A step of training takes seconds, hence fewer of them.
+    /// Default number of repetitions. A training step takes seconds, hence fewer.
     fn runs(self) -> u32 {
         match self {
             Self::Predict => 30,
@@ -89,7 +89,7 @@ impl Work {
         }
     }
 
-    /// Training: the stages of the recipe `covid-resnet`.
+    /// Default image sizes; for training those of the stages of the recipe `covid-resnet`.
     fn image_sizes(self) -> &'static [u32] {
         match self {
             Self::Predict => &[224],
@@ -97,7 +97,7 @@ impl Work {
         }
     }
 
-    /// Training: what 8 GB of memory hold.
+    /// Default batch sizes; for training those that fit into 8 GB of memory.
     fn batches(self, image_size: u32) -> &'static [u32] {
         match self {
             Self::Predict => &[1, 8, 32],
@@ -111,14 +111,14 @@ impl Work {
 mod tests {
     use super::*;
 
-    fn cases(choice: CaseChoice, image_sizes: &[u32], batches: &[u32]) -> Vec<(Work, u32, u32)> {
+    fn cases(choice: CaseChoice, image_sizes: &[u32], batches: &[u32]) -> Vec<(Workload, u32, u32)> {
         let selection = Selection { choice, image_sizes, batches, runs: None };
-        selection.cases().iter().map(|case| (case.work, case.image_size, case.batch)).collect()
+        selection.cases().iter().map(|case| (case.workload, case.image_size, case.batch)).collect()
     }
 
     #[test]
-    fn what_is_not_named_is_the_works_own_default() {
-        use Work::{Predict, Train};
+    fn uses_the_defaults_of_the_workload_for_missing_flags() {
+        use Workload::{Predict, Train};
         let predict = [(Predict, 224, 1), (Predict, 224, 8), (Predict, 224, 32)];
         let train = [(Train, 128, 32), (Train, 224, 8), (Train, 229, 8)];
         assert_eq!(cases(CaseChoice::Predict, &[], &[]), predict);
@@ -127,8 +127,8 @@ mod tests {
     }
 
     #[test]
-    fn what_is_named_is_measured_in_every_combination() {
-        let expected = [(32, 1), (32, 2), (64, 1), (64, 2)].map(|(side, batch)| (Work::Predict, side, batch));
+    fn measures_every_combination_of_the_flags() {
+        let expected = [(32, 1), (32, 2), (64, 1), (64, 2)].map(|(side, batch)| (Workload::Predict, side, batch));
         assert_eq!(cases(CaseChoice::Predict, &[32, 64], &[1, 2]), expected);
     }
 }

@@ -1,11 +1,11 @@
-//! The most memory that was held.
+//! Peak memory of a benchmark case.
 
 use burn::tensor::Device;
 
 use crate::metrics::process_memory;
 
-/// On the CPU the largest resident set of the process so far, where the system tells it; on a GPU the most that the device's pools
-/// had reserved after any run, where Burn tells it.
+/// Peak memory, if known: on the CPU the largest resident set of the process so far, on a GPU the largest size of the device's
+/// memory pools after any repetition.
 pub(super) struct Peak<'a> {
     device: &'a Device,
     reserved: Option<u64>,
@@ -16,8 +16,8 @@ impl<'a> Peak<'a> {
         Self { device, reserved: None }
     }
 
-    /// Comes after each run: pools are given back when they are no longer used.
-    pub(super) fn look(&mut self) {
+    /// To call after each repetition: unused pools are freed later.
+    pub(super) fn sample(&mut self) {
         let now = self.device.memory_pool_usage().map(|usage| usage.bytes_reserved);
         self.reserved = self.reserved.max(now);
     }

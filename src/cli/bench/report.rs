@@ -1,24 +1,24 @@
-//! What is said about a case.
+//! Report of a benchmark: a table, or JSON lines.
 
 use std::io::{self, Write, stdout};
 
 use serde::Serialize;
 
-use super::case::Work;
+use super::case::Workload;
 use crate::domain::Architecture;
 
-/// One case, measured.
+/// Measurement of a case.
 #[derive(Debug, Serialize)]
 pub(super) struct Measurement {
-    pub(super) case: Work,
+    pub(super) case: Workload,
     pub(super) architecture: Architecture,
-    /// Side in pixels.
+    /// Width and height in pixels.
     pub(super) image_size: u32,
-    /// Images at once.
+    /// Batch size.
     pub(super) batch: u32,
     pub(super) device: String,
     pub(super) precision: &'static str,
-    /// That compute on the CPU; none on a GPU.
+    /// Number of CPU threads; `None` on a GPU.
     pub(super) threads: Option<usize>,
     #[serde(flatten)]
     pub(super) times: Times,
@@ -27,19 +27,19 @@ pub(super) struct Measurement {
     pub(super) details: Option<Details>,
 }
 
-/// How long it took.
+/// Duration statistics over the repetitions.
 #[derive(Debug, Serialize)]
 pub(super) struct Times {
     median_ms: f64,
-    /// The slowest run, where there are fewer than a hundred.
+    /// 99th percentile; the slowest repetition if there are fewer than a hundred.
     p99_ms: f64,
-    /// Images of all runs over the time of all runs.
+    /// Throughput over all repetitions.
     images_per_second: f64,
 }
 
 impl Times {
-    /// Of at least one run on `batch` images.
-    pub(super) fn of(samples_ms: &[f64], batch: u32) -> Self {
+    /// Statistics of at least one repetition on `batch` images.
+    pub(super) fn new(samples_ms: &[f64], batch: u32) -> Self {
         let mut sorted = samples_ms.to_vec();
         sorted.sort_by(f64::total_cmp);
         let count = sorted.len();
@@ -52,25 +52,25 @@ impl Times {
     }
 }
 
-/// For scripts that compare.
+/// Output of `--details`, for scripts that compare implementations.
 #[derive(Debug, Serialize)]
 pub(super) struct Details {
     pub(super) samples_ms: Vec<f64>,
     #[serde(flatten)]
-    pub(super) outcome: Outcome,
+    pub(super) results: Results,
 }
 
-/// What was computed.
+/// Computed values.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum Outcome {
-    /// Of each image, by class.
+pub(super) enum Results {
+    /// Probabilities of each image, by class.
     Probabilities(Vec<Vec<f32>>),
-    /// Mean cross-entropy of each step before its update, those of the warm-up first.
+    /// Mean cross-entropy of each step before its update, starting with the warm-up.
     Losses(Vec<f64>),
 }
 
-/// Writes the measurements as they come.
+/// Prints measurements one by one.
 pub(super) struct Report {
     json: bool,
 }
@@ -134,11 +134,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_median_lies_in_the_middle_and_the_slow_runs_count_in_the_throughput() {
-        let times = Times::of(&[10.0, 30.0, 20.0, 40.0], 8);
+    fn computes_median_99th_percentile_and_throughput() {
+        let times = Times::new(&[10.0, 30.0, 20.0, 40.0], 8);
         assert_eq!((times.median_ms, times.p99_ms, times.images_per_second), (25.0, 40.0, 320.0));
-        assert_eq!(Times::of(&[7.0], 1).median_ms, 7.0);
+        assert_eq!(Times::new(&[7.0], 1).median_ms, 7.0);
         let many: Vec<f64> = (1..=200).map(f64::from).collect();
-        assert_eq!(Times::of(&many, 1).p99_ms, 198.0);
+        assert_eq!(Times::new(&many, 1).p99_ms, 198.0);
     }
 }

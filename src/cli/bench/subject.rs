@@ -1,4 +1,4 @@
-//! The network that is measured, and what goes into it.
+//! Network and inputs of a benchmark.
 
 use std::{
     fs,
@@ -13,17 +13,17 @@ use crate::{
     nn::Network,
 };
 
-/// Of random weights and dropout.
+/// Random seed of weights and dropout.
 pub(super) const SEED: u64 = 1;
 
-/// A model file, or the spec of a network with random weights.
+/// Network to measure: a model file, or an architecture with random weights.
 pub(super) struct Subject {
     pub(super) architecture: Architecture,
     file: Option<PathBuf>,
 }
 
 impl Subject {
-    /// Reads what the file says of itself; `architecture`, where named, must be its.
+    /// Reads the architecture from the file, if there is one. `architecture` must then match it.
     pub(super) fn new(architecture: Option<Architecture>, file: Option<&Path>) -> Result<Self, BenchError> {
         let Some(path) = file else {
             return Ok(Self { architecture: architecture.unwrap_or(Architecture::ResNet50), file: None });
@@ -38,7 +38,7 @@ impl Subject {
         }
     }
 
-    /// The network for images of that side, in inference mode.
+    /// The network for images of `image_size`, in inference mode.
     pub(super) fn network(&self, image_size: u32, device: &Device) -> Result<(Network, ModelSpec), BenchError> {
         match &self.file {
             None => {
@@ -52,23 +52,23 @@ impl Subject {
         }
     }
 
-    /// The same as a model file.
+    /// The network as a model file.
     pub(super) fn model_file(&self, image_size: u32) -> Result<Vec<u8>, BenchError> {
         let (network, spec) = self.network(image_size, &Device::flex())?;
         Ok(network.to_bytes(&spec))
     }
 
-    /// The recipe that trains such a network: its optimizer, learning rate and dropout.
+    /// Plan of the recipe for the architecture, with optimiser, learning rate and dropout.
     pub(super) fn plan(&self) -> TrainingPlan {
         let name = match self.architecture {
             Architecture::ResNet50 => "covid-resnet",
             Architecture::Vgg16 => "vgg16-scratch",
             Architecture::SimpleCnn => "simple-cnn",
         };
-        recipe(name).expect("a recipe of the program's own").plan
+        recipe(name).expect("a built-in recipe").plan
     }
 
-    /// As a run from random weights has it.
+    /// The spec that a training run from random weights has.
     fn random_spec(&self, image_size: u32) -> ModelSpec {
         ModelSpec {
             architecture: self.architecture,
@@ -86,15 +86,15 @@ fn load(path: &Path, device: &Device) -> Result<(Network, ModelSpec), BenchError
     Network::from_bytes(&bytes, device).map_err(|source| BenchError::Model { path: path.into(), source })
 }
 
-/// Image `number` of a batch: `side * side` grey levels, `((number + 1) * x * y / side + 3 * x + 5 * y) mod 256` in row `y` and column
-/// `x`, divided down. Other frameworks make the same ones from this formula.
-pub(super) fn square(number: u32, side: u32) -> Vec<u8> {
+/// Image `number` of a batch: `side * side` grey levels, `((number + 1) * x * y / side + 3 * x + 5 * y) mod 256` in row `y` and
+/// column `x`, with integer division. The scripts in `benches/` generate the same images for other frameworks.
+pub(super) fn synthetic_image(number: u32, side: u32) -> Vec<u8> {
     let grey = |y, x| ((number + 1) * x * y / side + 3 * x + 5 * y) % 256;
     (0..side).flat_map(|y| (0..side).map(move |x| grey(y, x) as u8)).collect()
 }
 
-/// The class of image `number`.
-pub(super) fn truth(number: u32, classes: usize) -> usize {
+/// Class index of image `number`.
+pub(super) fn label(number: u32, classes: usize) -> usize {
     number as usize % classes
 }
 
@@ -103,10 +103,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn squares_are_those_of_the_formula_and_differ() {
-        assert_eq!(square(0, 32)[..4], [0, 3, 6, 9]);
-        assert_eq!(square(2, 32)[33], 8); // 3 * 1 * 1 / 32 + 3 + 5
-        assert_eq!(square(511, 1024).last(), Some(&0xf8)); // 512 * 1023 * 1023 / 1024 + 8 * 1023, mod 256
-        assert_ne!(square(0, 32), square(1, 32));
+    fn synthetic_images_follow_the_formula_and_differ() {
+        assert_eq!(synthetic_image(0, 32)[..4], [0, 3, 6, 9]);
+        assert_eq!(synthetic_image(2, 32)[33], 8); // 3 * 1 * 1 / 32 + 3 + 5
+        assert_eq!(synthetic_image(511, 1024).last(), Some(&0xf8)); // 512 * 1023 * 1023 / 1024 + 8 * 1023, mod 256
+        assert_ne!(synthetic_image(0, 32), synthetic_image(1, 32));
     }
 }

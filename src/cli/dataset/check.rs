@@ -1,4 +1,4 @@
-//! `thorax dataset check NAME`
+//! `thorax dataset check`: audits a data set.
 
 use std::io::Write;
 
@@ -15,14 +15,14 @@ use crate::{
 
 #[derive(Args, Debug)]
 pub(super) struct CheckArgs {
-    /// Name or identifier of the data set.
+    /// Data set, by name or identifier.
     dataset: String,
 
-    /// Leakage that is known and accepted, so that the command does not fail for it: patient-overlap or duplicate-across-splits.
-    #[arg(long, value_name = "FINDING")]
+    /// Accept leakage, so that it does not fail the command: `patient-overlap`, `duplicate-across-splits`.
+    #[arg(long, value_name = "NAME,NAME,…", value_delimiter = ',')]
     acknowledge: Vec<LeakageKind>,
 
-    /// How the report is printed; `json` is as GET /v1/datasets/{id}/report answers.
+    /// Output format.
     #[arg(long, value_name = "FORMAT", default_value = "markdown")]
     format: Format,
 
@@ -32,7 +32,9 @@ pub(super) struct CheckArgs {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Format {
+    /// Report in Markdown.
     Markdown,
+    /// The response of `GET /v1/datasets/{id}/report`.
     Json,
 }
 
@@ -40,15 +42,15 @@ pub(super) async fn run(args: CheckArgs) -> Result<(), CliError> {
     let folder = open_existing(&args.data.folder(DATA_FOLDER)).await?;
     let dataset = find(&folder, &args.dataset).await?;
     let limits = imaging::Limits { max_pixels: args.data.max_pixels };
-    let made = report(&folder.stores, &dataset, limits).await;
+    let report = report(&folder.stores, &dataset, limits).await;
     folder.stores.db.close().await;
-    let report = made?;
+    let report = report?;
     let text = match args.format {
         Format::Markdown => report.to_markdown(),
         Format::Json => serde_json::to_string_pretty(&report)? + "\n",
     };
     write!(std::io::stdout(), "{text}")?;
-    let found = report.leakage.iter().map(|finding| finding.name);
-    let others: Vec<LeakageKind> = found.filter(|name| !args.acknowledge.contains(name)).collect();
-    if others.is_empty() { Ok(()) } else { Err(CliError::Leakage(others)) }
+    let leakage = report.leakage.iter().map(|finding| finding.name);
+    let unacknowledged: Vec<LeakageKind> = leakage.filter(|name| !args.acknowledge.contains(name)).collect();
+    if unacknowledged.is_empty() { Ok(()) } else { Err(CliError::Leakage(unacknowledged)) }
 }

@@ -1,4 +1,4 @@
-//! `thorax dataset distribution NAME`
+//! `thorax dataset distribution`: counts images and patients by split and class.
 
 use std::path::{Path, PathBuf};
 
@@ -14,50 +14,51 @@ use crate::{
 
 #[derive(Args, Debug)]
 pub(super) struct DistributionArgs {
-    /// Name or identifier of the data set.
+    /// Data set, by name or identifier.
     #[arg(required_unless_present_any = ["train_labels", "validation_labels", "test_labels"])]
     dataset: Option<String>,
 
-    #[command(flatten)]
-    labels: LabelFiles,
-
-    /// How the tables are printed.
+    /// Output format.
     #[arg(long, value_name = "FORMAT", default_value = "markdown")]
     format: TableFormat,
+
+    #[command(flatten)]
+    labels: LabelFiles,
 
     #[command(flatten)]
     data: DataConfig,
 }
 
-/// Label files in the COVIDx format that are counted in place of a data set, without their images.
+/// Label files to count instead of a data set.
 #[derive(Args, Debug)]
+#[command(next_help_heading = "Label files, instead of a data set")]
 struct LabelFiles {
-    /// Counts the rows of this label file as train, in place of a data set; the images are not needed.
+    /// Label file of the train split, in the COVIDx format. The images are not needed.
     #[arg(long, value_name = "FILE", conflicts_with = "dataset")]
     train_labels: Option<PathBuf>,
 
-    /// The same as validation.
+    /// Label file of the validation split.
     #[arg(long, value_name = "FILE", conflicts_with = "dataset")]
     validation_labels: Option<PathBuf>,
 
-    /// The same as test.
+    /// Label file of the test split.
     #[arg(long, value_name = "FILE", conflicts_with = "dataset")]
     test_labels: Option<PathBuf>,
 
-    /// The classes in the label files. [default: normal,pneumonia,COVID-19]
+    /// Classes in the label files. [default: normal,pneumonia,COVID-19]
     #[arg(long, value_name = "CLASS,CLASS,…", value_delimiter = ',', conflicts_with = "dataset")]
     classes: Option<Vec<String>>,
 }
 
 pub(super) async fn run(args: DistributionArgs) -> Result<(), CliError> {
     let table = match &args.dataset {
-        Some(name) => of_dataset(&args.data, name).await?,
+        Some(name) => count_dataset(&args.data, name).await?,
         None => args.labels.count()?,
     };
     print_distribution(&table, args.format)
 }
 
-async fn of_dataset(data: &DataConfig, name: &str) -> Result<DistributionTable, CliError> {
+async fn count_dataset(data: &DataConfig, name: &str) -> Result<DistributionTable, CliError> {
     let folder = open_existing(&data.folder(DATA_FOLDER)).await?;
     let dataset = find(&folder, name).await?;
     let table = dataset::distribution(&folder.stores.db, &dataset).await?;
@@ -90,7 +91,7 @@ impl LabelFiles {
     }
 }
 
-/// All rows; a line that is none would make the numbers wrong.
+/// Reads a label file. An invalid line is an error, because skipping it would make the counts wrong.
 fn read(file: &Path, classes: &ClassList) -> Result<Vec<covidx::Row>, CliError> {
     let bytes = std::fs::read(file).map_err(|source| CliError::Path { path: file.to_owned(), source })?;
     let (rows, problems) = covidx::parse(&String::from_utf8_lossy(&bytes), classes);

@@ -1,4 +1,4 @@
-//! `thorax dataset export NAME --out FOLDER --labels --arrays`
+//! `thorax dataset export`: writes label files and NumPy arrays.
 
 use std::{
     io::Write,
@@ -21,21 +21,22 @@ use crate::{
 };
 
 #[derive(Args, Debug)]
-#[group(id = "what", required = true, multiple = true, args = ["labels", "arrays"])]
+#[group(id = "content", required = true, multiple = true, args = ["labels", "arrays"])]
 pub(super) struct ExportArgs {
-    /// Name or identifier of the data set.
+    /// Data set, by name or identifier.
     dataset: String,
 
-    /// Folder to write into; made when missing. Files of these names that are there are replaced.
+    /// Output folder. Created if missing; existing files with the same names are replaced.
     #[arg(long, value_name = "FOLDER")]
     out: PathBuf,
 
-    /// Writes each split's label file in the COVIDx format, such as `train_split.txt`.
+    /// Write a label file for each split in the COVIDx format, such as `train_split.txt`.
     #[arg(long)]
     labels: bool,
 
-    /// Writes each split's images and labels as arrays of NumPy, such as `x_train_128.npy` and `y_train.npy`: classes are positions in the
-    /// data set's list, which is printed.
+    /// Write the images and labels of each split as NumPy arrays, such as `x_train_128.npy` and `y_train.npy`.
+    ///
+    /// A label is the index of the class in the data set's class list, which the command prints.
     #[arg(long)]
     arrays: bool,
 
@@ -46,19 +47,20 @@ pub(super) struct ExportArgs {
     data: DataConfig,
 }
 
-/// How images are written.
+/// Format of the images in arrays.
 #[derive(Args, Debug)]
+#[command(next_help_heading = "Arrays")]
 struct ImageArgs {
-    /// Width and height of the images, in pixels.
+    /// Width and height of the images in pixels.
     #[arg(long, value_name = "PIXELS", default_value_t = 128, requires = "arrays",
           value_parser = clap::value_parser!(u32).range(i64::from(*ARRAY_SIDES.start())..=i64::from(*ARRAY_SIDES.end())))]
     image_size: u32,
 
-    /// `float32` from 0 to 1, or `uint8` from 0 to 255.
+    /// Data type: `float32` (0 to 1) or `uint8` (0 to 255).
     #[arg(long, value_name = "TYPE", default_value = "float32", requires = "arrays")]
     dtype: Dtype,
 
-    /// 3 that are alike, or 1.
+    /// Number of channels: 1 (grey) or 3 (grey, repeated).
     #[arg(long, value_name = "NUMBER", default_value = "3", requires = "arrays", value_parser = channels)]
     channels: u8,
 }
@@ -66,7 +68,7 @@ struct ImageArgs {
 pub(super) async fn run(args: ExportArgs) -> Result<(), CliError> {
     let folder = open_existing(&args.data.folder(DATA_FOLDER)).await?;
     let dataset = find(&folder, &args.dataset).await?;
-    std::fs::create_dir_all(&args.out).map_err(at(&args.out))?;
+    std::fs::create_dir_all(&args.out).map_err(path_error(&args.out))?;
     let written = export(&args, &folder, &dataset).await;
     folder.stores.db.close().await;
     written
@@ -94,9 +96,9 @@ async fn export(args: &ExportArgs, folder: &DataFolder, dataset: &Dataset) -> Re
         let classes = (0..).zip(dataset.classes.names()).map(|(at, class): (usize, _)| format!("{at} {class}"));
         writeln!(out, "classes: {}", classes.collect::<Vec<_>>().join(", "))?;
     }
-    let left_out = left_out(folder, dataset).await?;
-    if left_out > 0 {
-        writeln!(out, "left out: {left_out} images without a class or a split")?;
+    let incomplete = incomplete(folder, dataset).await?;
+    if incomplete > 0 {
+        writeln!(out, "not exported: {incomplete} images without a class or a split")?;
     }
     Ok(())
 }
@@ -135,12 +137,12 @@ async fn arrays(
     Ok([images, labels])
 }
 
-async fn left_out(folder: &DataFolder, dataset: &Dataset) -> Result<usize, CliError> {
+async fn incomplete(folder: &DataFolder, dataset: &Dataset) -> Result<usize, CliError> {
     let all = store::radiographs::all(&folder.stores.db, dataset.id).await?;
     Ok(all.iter().filter(|radiograph| radiograph.label.is_none() || radiograph.split.is_none()).count())
 }
 
-/// By temporary name and rename: what is there under the name is whole.
+/// Writes a temporary file, syncs and renames it, so that `path` never holds a partial file.
 async fn write(path: &Path, mut file: ArrayStream) -> Result<(), CliError> {
     let failed = |source| CliError::Path { path: path.to_owned(), source };
     let readable = std::fs::Permissions::from_mode(0o666);
@@ -158,6 +160,6 @@ fn channels(text: &str) -> Result<u8, String> {
     text.parse().ok().filter(|channels| matches!(channels, 1 | 3)).ok_or_else(|| "must be 1 or 3".into())
 }
 
-fn at(path: &Path) -> impl FnOnce(std::io::Error) -> CliError + use<'_> {
+fn path_error(path: &Path) -> impl FnOnce(std::io::Error) -> CliError + use<'_> {
     move |source| CliError::Path { path: path.to_owned(), source }
 }

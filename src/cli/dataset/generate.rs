@@ -1,4 +1,4 @@
-//! `thorax dataset generate NAME --cohen FOLDER …`
+//! `thorax dataset generate`: builds a COVIDx data set from its original sources.
 
 use std::{
     io::Write,
@@ -10,7 +10,7 @@ use clap::Args;
 use crate::{
     cli::{
         CliError,
-        import::{carry_out, real},
+        import::{canonical, run_import},
     },
     config::DataConfig,
     dataset::{Generation, GenerationMethod, ImportSource, Rules, SourceFolders},
@@ -18,58 +18,60 @@ use crate::{
 
 #[derive(Args, Debug)]
 pub(super) struct GenerateArgs {
-    /// Name of the data set; made when there is none.
+    /// Name of the data set. Created if it does not exist.
     #[arg(required_unless_present = "print_rules")]
     dataset: Option<String>,
 
-    #[command(flatten)]
-    sources: SourceArgs,
-
-    /// Rules in TOML: each section that the file has takes the place of the built-in one.
+    /// TOML file of rules. A section in it replaces the built-in section of the same name.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["train_labels", "test_labels"])]
     rules: Option<PathBuf>,
 
-    /// Prints the built-in rules, COVIDx V7A's, and does nothing else.
+    /// Print the built-in rules (those of COVIDx V7A) and exit.
     #[arg(long)]
     print_rules: bool,
 
-    /// In place of rules: a label file in the COVIDx format whose rows are matched with the images by name, for train.
+    /// Label file of the train split in the COVIDx format, instead of rules. Rows are matched to images by file name.
     #[arg(long, value_name = "FILE")]
     train_labels: Option<PathBuf>,
 
-    /// The same for test.
+    /// Label file of the test split, instead of rules.
     #[arg(long, value_name = "FILE")]
     test_labels: Option<PathBuf>,
 
-    /// The data set's classes, in the order of the network's outputs. [default: normal,pneumonia,COVID-19]
+    /// Classes of the data set, in the order of the network's outputs. [default: normal,pneumonia,COVID-19]
     #[arg(long, value_name = "CLASS,CLASS,…", value_delimiter = ',')]
     classes: Option<Vec<String>>,
+
+    #[command(flatten)]
+    sources: SourceArgs,
 
     #[command(flatten)]
     data: DataConfig,
 }
 
-/// The folder of each source that is there, as it is distributed.
+/// Folders of the sources, as their authors distribute them.
 #[derive(Args, Debug)]
+#[command(next_help_heading = "Sources (at least one)")]
 #[group(id = "source", required = true, multiple = true, args = ["cohen", "fig1", "actmed", "radiography", "rsna", "print_rules"])]
 struct SourceArgs {
-    /// covid-chestxray-dataset: `metadata.csv`, `images`.
+    /// covid-chestxray-dataset (Cohen et al.): `metadata.csv` and `images/`.
     #[arg(long, value_name = "FOLDER")]
     cohen: Option<PathBuf>,
 
-    /// Figure 1: `metadata.csv`, `images`.
+    /// Figure 1 COVID-19 chest X-ray dataset: `metadata.csv` and `images/`.
     #[arg(long, value_name = "FOLDER")]
     fig1: Option<PathBuf>,
 
-    /// Actualmed: `metadata.csv`, `images`.
+    /// Actualmed COVID-19 chest X-ray dataset: `metadata.csv` and `images/`.
     #[arg(long, value_name = "FOLDER")]
     actmed: Option<PathBuf>,
 
-    /// COVID-19 Radiography Database: a folder a class, such as `COVID`, with `COVID.metadata.xlsx` beside it.
+    /// COVID-19 Radiography Database: one folder per class, such as `COVID/`, next to `COVID.metadata.xlsx`.
     #[arg(long, value_name = "FOLDER")]
     radiography: Option<PathBuf>,
 
-    /// RSNA pneumonia challenge: `stage_2_detailed_class_info.csv`, `stage_2_train_labels.csv`, `stage_2_train_images`.
+    /// RSNA Pneumonia Detection Challenge: `stage_2_detailed_class_info.csv`, `stage_2_train_labels.csv` and
+    /// `stage_2_train_images/`.
     #[arg(long, value_name = "FOLDER")]
     rsna: Option<PathBuf>,
 }
@@ -78,10 +80,10 @@ pub(super) async fn run(args: GenerateArgs) -> Result<(), CliError> {
     let Some(name) = &args.dataset else {
         return Ok(write!(std::io::stdout(), "{}", Rules::built_in())?);
     };
-    let (sources, path) = args.sources.real()?;
+    let (sources, path) = args.sources.canonical()?;
     let by = GenerationMethod::new(args.train_labels, args.test_labels, rules(args.rules.as_deref())?);
     let from = ImportSource::Sources(Generation { sources, by });
-    carry_out(&args.data, name, args.classes, path, from).await
+    run_import(&args.data, name, args.classes, path, from).await
 }
 
 fn rules(file: Option<&Path>) -> Result<Rules, CliError> {
@@ -91,9 +93,9 @@ fn rules(file: Option<&Path>) -> Result<Rules, CliError> {
 }
 
 impl SourceArgs {
-    /// The folders, and what they are called in the import's row.
-    fn real(&self) -> Result<(SourceFolders, String), CliError> {
-        let folder = |path: &Option<PathBuf>| path.as_deref().map(real).transpose();
+    /// The canonical folders, and the text that names them in the row of the import.
+    fn canonical(&self) -> Result<(SourceFolders, String), CliError> {
+        let folder = |path: &Option<PathBuf>| path.as_deref().map(canonical).transpose();
         let folders = SourceFolders {
             cohen: folder(&self.cohen)?,
             fig1: folder(&self.fig1)?,
@@ -104,9 +106,9 @@ impl SourceArgs {
         let SourceFolders { cohen, fig1, actmed, radiography, rsna } = &folders;
         let named =
             [("cohen", cohen), ("fig1", fig1), ("actmed", actmed), ("radiography", radiography), ("rsna", rsna)];
-        let told =
+        let given =
             named.into_iter().filter_map(|(name, folder)| Some(format!("{name}={}", folder.as_ref()?.display())));
-        let told = told.collect::<Vec<_>>().join(" ");
-        Ok((folders, told))
+        let path = given.collect::<Vec<_>>().join(" ");
+        Ok((folders, path))
     }
 }

@@ -1,4 +1,4 @@
-//! `thorax dataset split NAME`
+//! `thorax dataset split`: assigns images to splits.
 
 use clap::Args;
 
@@ -11,19 +11,19 @@ use crate::{
 
 #[derive(Args, Debug)]
 pub(super) struct SplitArgs {
-    /// Name or identifier of the data set.
+    /// Data set, by name or identifier.
     dataset: String,
 
-    /// Share of each class's images in `test`.
-    #[arg(long, value_name = "SHARE", default_value_t = 0.1, value_parser = fraction)]
+    /// Fraction of the images of each class that go into the test split, at least 0 and less than 1.
+    #[arg(long, value_name = "FRACTION", default_value_t = 0.1, value_parser = fraction)]
     test_fraction: f64,
 
-    /// Share of each class's other images in `validation`.
-    #[arg(long, value_name = "SHARE", default_value_t = 0.0, value_parser = fraction)]
+    /// Fraction of the remaining images of each class that go into the validation split, at least 0 and less than 1.
+    #[arg(long, value_name = "FRACTION", default_value_t = 0.0, value_parser = fraction)]
     validation_fraction: f64,
 
-    /// Which patients are drawn.
-    #[arg(long, value_name = "NUMBER", default_value_t = 0)]
+    /// Random seed for choosing patients.
+    #[arg(long, value_name = "SEED", default_value_t = 0)]
     seed: u32,
 
     #[command(flatten)]

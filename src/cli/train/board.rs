@@ -1,4 +1,4 @@
-//! What a terminal shows of a run that trains: a line for each thing that happens, and two bars below.
+//! Progress of a training run on a terminal: a line for each event, and two progress bars below.
 
 use std::time::Duration;
 
@@ -9,10 +9,10 @@ use crate::{
     store::{Run, StoredEvent},
 };
 
-/// The run's bar counts thousandths.
-const WHOLE: u64 = 1000;
+/// Length of the progress bar of the run, in thousandths.
+const RUN_LENGTH: u64 = 1000;
 
-/// Where standard error is no terminal, the lines alone.
+/// Progress display. Without a terminal on standard error it prints only the lines.
 pub(super) struct Board {
     plan: TrainingPlan,
     bars: MultiProgress,
@@ -24,46 +24,46 @@ impl Board {
     pub(super) fn new(run: &Run) -> Self {
         let bars = MultiProgress::new();
         let bar = |length, template| {
-            let style = ProgressStyle::with_template(template).expect("the template is right");
+            let style = ProgressStyle::with_template(template).expect("a valid template");
             bars.add(ProgressBar::new(length).with_style(style))
         };
         let epoch = bar(0, "{prefix:>42} [{bar:30}] {pos}/{len} {msg}");
-        let whole = bar(WHOLE, "{prefix:>42} [{bar:30}] {percent} % {msg}");
-        whole.set_prefix("run");
-        Self { plan: run.plan.clone(), bars, epoch, run: whole }
+        let run_bar = bar(RUN_LENGTH, "{prefix:>42} [{bar:30}] {percent} % {msg}");
+        run_bar.set_prefix("run");
+        Self { plan: run.plan.clone(), bars, epoch, run: run_bar }
     }
 
-    /// A trained batch.
+    /// Shows a trained batch.
     pub(super) fn batch(&mut self, batch: &TrainedBatch) {
         let TrainedBatch { stage, step, epoch, loss, images_per_second, .. } = *batch;
-        self.epoch.set_prefix(self.place(stage, step, epoch));
+        self.epoch.set_prefix(self.position(stage, step, epoch));
         self.epoch.set_position(batch.batch.into());
         self.epoch.set_message(format!("loss {loss:.4}, {images_per_second:.1} images/s"));
     }
 
-    /// How far the run is.
+    /// Shows the progress of the run.
     pub(super) fn progress(&mut self, progress: &RunProgress) {
         self.epoch.set_length(progress.batches.into());
-        self.run.set_position((progress.fraction * WHOLE as f64) as u64);
+        self.run.set_position((progress.fraction * RUN_LENGTH as f64) as u64);
         if let Some(seconds) = progress.eta_seconds {
             self.run.set_message(format!("about {} left", duration(seconds)));
         }
     }
 
-    /// What happened, a line each.
-    pub(super) fn tell(&mut self, events: &[StoredEvent]) {
+    /// Prints a line for each event.
+    pub(super) fn show_events(&mut self, events: &[StoredEvent]) {
         for line in events.iter().filter_map(|event| self.line(&event.event)) {
-            self.say(&line);
+            self.print(&line);
         }
     }
 
-    fn say(&self, line: &str) {
+    fn print(&self, line: &str) {
         if self.bars.is_hidden() || self.bars.println(line).is_err() {
             eprintln!("{line}");
         }
     }
 
-    /// Nothing of what the bars and the other lines say.
+    /// The text of an event; `None` for events that the bars or other lines already show.
     fn line(&self, event: &RunEvent) -> Option<String> {
         match event {
             RunEvent::Status { to, cause, .. } => {
@@ -74,7 +74,7 @@ impl Board {
                 let f1 = scores.selection.macro_f1.map(|f1| format!(", macro-F1 {f1:.3}")).unwrap_or_default();
                 Some(format!(
                     "{}: training loss {:.4}, accuracy {:.3}; {split} loss {:.4}, accuracy {:.3}{f1}",
-                    self.place(*stage, *step, *epoch),
+                    self.position(*stage, *step, *epoch),
                     scores.train.loss,
                     scores.train.accuracy,
                     scores.selection.loss,
@@ -82,9 +82,13 @@ impl Board {
                 ))
             }
             RunEvent::RangeTest(RangeTestResult { stage, step, chosen, planned, .. }) => Some(match chosen {
-                Some(rate) => format!("stage {stage}, step {step}: the range test chose the learning rate {rate:.2e}"),
+                Some(rate) => {
+                    format!("stage {stage}, step {step}: the range test selected the learning rate {rate:.2e}")
+                }
                 None => {
-                    format!("stage {stage}, step {step}: the range test chose nothing, the plan's {planned} is taken")
+                    format!(
+                        "stage {stage}, step {step}: the range test found no learning rate; using {planned} from the plan"
+                    )
                 }
             }),
             RunEvent::Stage { stage, model_id } => Some(format!("stage {stage}: model {model_id}")),
@@ -93,8 +97,8 @@ impl Board {
         }
     }
 
-    /// "stage 1 of 3 (128 px), head, epoch 2 of 3".
-    fn place(&self, stage: u32, step: u32, epoch: u32) -> String {
+    /// Position in the plan, such as "stage 1 of 3 (128 px), head, epoch 2 of 3".
+    fn position(&self, stage: u32, step: u32, epoch: u32) -> String {
         let planned = self.plan.stages.get(stage as usize - 1);
         let side = planned.map_or(0, |stage| stage.image_size);
         let step = planned.and_then(|stage| stage.steps.get(step as usize - 1));

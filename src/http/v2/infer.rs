@@ -81,8 +81,7 @@ async fn classify(predictor: Predictor, path: ModelPath, request: Request) -> Re
     };
     let (request, outputs, images) = predictor.engine().prepare(Stage::Decode, read).await??;
     let images = images.into_iter().map(|content| Ok(File { name: None, content }));
-    let files =
-        PredictionStream::new(predictor, ModelSelection::of(model.clone()), slot, stream::iter(images).boxed());
+    let files = PredictionStream::new(predictor, ModelSelection::of(model.clone()), slot, stream::iter(images).boxed());
     let answers = all(files).await?;
     Ok(response::respond(request, path.name(), &model, &outputs, &answers))
 }

@@ -30,7 +30,6 @@ pub use event::{BatchEvent, RunEvent, SplitScores, TrainedBatch};
 pub use fingerprint::{FINGERPRINT_SIDE, Fingerprint};
 pub use ids::{
     DatasetId, EvaluationId, ImportId, InvalidId, ModelId, PredictionId, PredictionJobId, RadiographId, RunId, Sha256,
-    hex,
 };
 pub use label::{ClassList, InvalidClasses, InvalidSplit, MAX_TEXT_LENGTH, NOTICE, Split};
 pub use leakage::{LeakageFinding, LeakageKind};

@@ -50,7 +50,8 @@ pub(super) struct ImportArgs {
 pub(super) async fn run(args: ImportArgs) -> Result<(), CliError> {
     let root = canonical(&args.folder)?;
     let path = root.display().to_string();
-    let from = ImportSource::Folder(LabelledFolder { root, train_split: args.train_split, test_split: args.test_split });
+    let from =
+        ImportSource::Folder(LabelledFolder { root, train_split: args.train_split, test_split: args.test_split });
     run_import(&args.data, &args.dataset, args.classes, path, from).await
 }
 

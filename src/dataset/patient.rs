@@ -5,7 +5,6 @@ use std::{fmt, sync::Arc};
 use hmac::{Hmac, Mac};
 use sha2::Sha256;
 
-
 /// Prefix of a hash in an exported label file. An import stores such a hash unchanged, so that the patient keeps its identity.
 const EXPORT_PREFIX: &str = "hmac:";
 

@@ -63,11 +63,6 @@ id!(/// Id of an evaluation of a model on a split.
 id!(/// Id of a prediction.
     PredictionId, "prediction");
 
-/// Lower-case hexadecimal encoding.
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 /// SHA-256 digest in lower-case hexadecimal.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(try_from = "String", into = "String")]

@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Each room of `src` and the rooms that it may use; `main` may use all. ARCHITECTURE.md has the same table with reasons.
+/// Each top-level module of `src` and the modules that it may use; `main` may use all. ARCHITECTURE.md has the same table.
 const MAY_USE: [(&str, &[&str]); 17] = [
     ("domain", &[]),
     ("format", &[]),
@@ -19,7 +19,7 @@ const MAY_USE: [(&str, &[&str]); 17] = [
     ("training", &["domain", "imaging", "nn"]),
     ("inference", &["domain", "imaging", "nn", "metrics"]),
     ("evaluation", &["domain", "format"]),
-    // Written down as an exception: the worker asks `dataset` for the split that it carves from train.
+    // `dataset`: for the validation split that a run splits off from train.
     ("worker", &["domain", "metrics", "imaging", "nn", "store", "dataset", "training", "inference", "evaluation"]),
     (
         "service",

@@ -23,7 +23,7 @@ nextest *flags:
 
 # Format, then run the lints of CI
 lint:
-    cargo fmt
+    cargo fmt --all
     cargo clippy {{cpu}} --all-targets -- -D warnings
 
 # Benchmark prediction and training steps; benches/README.md has the comparisons

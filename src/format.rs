@@ -115,7 +115,7 @@ mod tests {
 
     #[test]
     fn replaces_control_characters() {
-        assert_eq!(table(&[["a\x1b[2J\nb", ""]]).to_text(), "name           n\na\u{FFFD}[2J\u{FFFD}b\n");
+        assert_eq!(table(&[["a\x1b[2J\nb", ""]]).to_text(), "name     n\na\u{FFFD}[2J\u{FFFD}b\n");
     }
 
     #[test]

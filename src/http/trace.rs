@@ -73,9 +73,10 @@ impl TraceContext {
 fn extract(headers: &HeaderMap) -> Option<SpanContext> {
     let headers = Headers(headers);
     let header = headers.get(TRACE_PARENT)?.as_bytes();
+    // Only later versions may append fields.
     let valid_length = match header.get(TRACE_PARENT_LENGTH) {
         None => header.len() == TRACE_PARENT_LENGTH,
-        Some(next) => *next == b'-',
+        Some(next) => *next == b'-' && !header.starts_with(b"00"),
     };
     if !valid_length {
         return None;

@@ -79,11 +79,19 @@ impl Losses {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        domain::{self, DatasetId},
+        store::{self, Run},
+    };
 
     #[tokio::test]
     async fn counts_every_batch_and_sends_four_a_second() {
         let folder = tempfile::tempdir().unwrap();
-        let (db, run, batches) = (Db::open(folder.path()).await.unwrap(), RunId::new(), LiveBatches::new());
+        let (db, batches) = (Db::open(folder.path()).await.unwrap(), LiveBatches::new());
+        let plan = domain::recipe("simple-cnn").unwrap().plan;
+        let queued = Run::queued(DatasetId::new(), "f".repeat(64), plan, 1);
+        store::runs::create(&db, &queued).await.unwrap();
+        let run = queued.id;
         let mut receiver = batches.subscribe();
         let mut losses = Losses::new(db, run, batches);
         let started = Instant::now();

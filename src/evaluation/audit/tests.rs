@@ -161,7 +161,7 @@ fn a_report_survives_json_and_the_text_has_every_section() {
     let again: DatasetReport = serde_json::from_str(&serde_json::to_string(&report).unwrap()).unwrap();
     assert_eq!(again, report);
     let text = report.to_markdown();
-    assert!(text.starts_with("# Data audit: drawn \\| here\n"), "{text}");
+    assert!(text.starts_with("# Data audit: drawn | here\n"), "{text}");
     for head in ["Images and patients", "Patients", "Near-duplicates", "Labels"] {
         assert!(text.contains(&format!("\n## {head}\n")), "{head}");
     }

@@ -205,7 +205,7 @@ numpy.save(folder + 'x_val.npy', numpy.array([{}], dtype=object))
     // Of train one has a pixel that is no number, of test one a label that is no class, and objects are not read.
     assert_eq!((told.at("/created"), told.at("/rejected")), (json!(9), json!(3)), "{told:?}");
     let reasons = told.at("/rejections").to_string();
-    assert!(["NaN", "label 7", "pickled"].iter().all(|reason| reasons.contains(reason)), "{reasons}");
+    assert!(["NaN", "got 7", "pickled"].iter().all(|reason| reasons.contains(reason)), "{reasons}");
     let shown = server.get(&format!("/v1/datasets/{again}/distribution")).await;
     let shown = String::from_utf8(shown.bytes).unwrap();
     let cells = shown.split_whitespace().collect::<Vec<_>>().join(" ");

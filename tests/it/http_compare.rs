@@ -288,7 +288,7 @@ async fn a_repetition_with_different_validation_images_fails_with_the_reason() {
     assert_eq!(again.status, 202, "{again:?}");
     let again = ended(&server, &again.text("/id")).await;
     assert_eq!(again.text("/status"), "failed");
-    assert!(again.text("/error").contains("patient ids changed"), "{}", again.text("/error"));
+    assert!(again.text("/error").contains("patient ids have changed"), "{}", again.text("/error"));
 }
 
 #[tokio::test]

@@ -337,7 +337,7 @@ async fn dataset_check_prints_the_report_and_fails_on_unacknowledged_leakage() {
     let failed = check(&["drawn"]);
     assert!(!failed.status.success());
     assert!(text(&failed.stderr).contains("patient-overlap, duplicate-across-splits"), "{}", text(&failed.stderr));
-    assert!(text(&failed.stdout).starts_with("# The data set drawn\n"), "{}", text(&failed.stdout));
+    assert!(text(&failed.stdout).starts_with("# Data audit: drawn\n"), "{}", text(&failed.stdout));
     let accepted = check(&[
         &dataset,
         "--acknowledge",

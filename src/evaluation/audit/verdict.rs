@@ -22,12 +22,7 @@ fn leakage(report: &DatasetReport) -> Vec<String> {
     let mut sentences: Vec<String> = report
         .leakage
         .iter()
-        .map(|finding| {
-            format!(
-                "{}. Test scores would be inflated; a run on this data set must acknowledge \"{}\".",
-                finding.detail, finding.name
-            )
-        })
+        .map(|finding| format!("{}. A run on this data set must acknowledge \"{}\".", finding.detail, finding.name))
         .collect();
     let assigned = report.splits.iter().filter(|count| count.split.is_some()).count();
     if sentences.is_empty() && assigned > 1 {

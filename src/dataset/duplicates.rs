@@ -13,7 +13,7 @@ use crate::{
 /// Maximum Hamming distance between the hashes (256 bits) of copies of an image.
 const MAX_DISTANCE: u32 = 24;
 
-/// Number of bands of a hash. By the pigeonhole principle, two hashes within [`MAX_DISTANCE`] bits agree in at least one of 25 bands.
+/// Number of bands of a hash. By the pigeonhole principle, two hashes within `MAX_DISTANCE` bits agree in at least one of 25 bands.
 const BANDS: usize = MAX_DISTANCE as usize + 1;
 
 /// Minimum similarity ([`imaging::similarity`]) of two copies of an image.
@@ -53,7 +53,7 @@ pub struct Duplicates {
 /// Finds the duplicates in a data set by its stored fingerprints.
 ///
 /// Only pairs of images that share a band of their hashes are considered (locality-sensitive hashing), and only those within
-/// [`MAX_DISTANCE`] are compared by their planes. Pairs that are already connected through other images are skipped. Searching 16,000
+/// `MAX_DISTANCE` are compared by their planes. Pairs that are already connected through other images are skipped. Searching 16,000
 /// images takes about a second.
 pub async fn duplicates(db: &Db, dataset: DatasetId) -> Result<Duplicates, StoreError> {
     let missing = store::fingerprints::missing(db, dataset, imaging::FINGERPRINT_VERSION).await?.len() as u64;
@@ -95,7 +95,7 @@ struct ImageHash {
     mirrored: bool,
 }
 
-/// Pairs within [`MAX_DISTANCE`], nearest first, without duplicates. Images with equal hashes are paired only with the first of them, so that
+/// Pairs within `MAX_DISTANCE`, nearest first, without duplicates. Images with equal hashes are paired only with the first of them, so that
 /// a thousand copies give a thousand pairs and not half a million.
 fn near_pairs(fingerprints: &[HashedRadiograph]) -> Vec<NearPair> {
     let mut first_with: BTreeMap<[u8; 32], usize> = BTreeMap::new();

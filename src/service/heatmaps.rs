@@ -25,7 +25,7 @@ pub struct Heatmaps(Arc<Mutex<Entries>>);
 /// Oldest first.
 type Entries = VecDeque<(PredictionId, Arc<Explained>)>;
 
-/// An image of at most [`HEATMAP_SIDE`] pixels a side and its activation map.
+/// An image of at most `HEATMAP_SIDE` pixels a side and its activation map.
 #[derive(Debug)]
 pub struct Explained {
     pub(super) image: GreyImage,

@@ -13,7 +13,7 @@ pub async fn write(db: &Db, run: RunId, curve: &LossCurve) -> Result<(), StoreEr
     Ok(())
 }
 
-/// [`write`] within a write transaction.
+/// [`write()`] within a write transaction.
 pub async fn write_in(tx: &mut SqliteConnection, run: RunId, curve: &LossCurve) -> Result<(), StoreError> {
     let written = steps_in(tx, run).await?;
     set_steps(tx, run, curve.steps()).await?;

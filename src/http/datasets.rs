@@ -182,8 +182,8 @@ impl Leakage {
         let found = match shared.len() {
             0 => "No known patient is in two splits.".into(),
             n => format!(
-                "{n} patients are in more than one split, so scores are optimistic: POST /v1/datasets/{{id}}/split \
-                 assigns splits by patient."
+                "Patients in more than one split: {n}. Scores are optimistic; POST /v1/datasets/{{id}}/split assigns splits \
+                 by patient."
             ),
         };
         let note = format!("{found} Radiographs without a patient id cannot be checked.");

@@ -65,7 +65,7 @@ pub enum NnError {
     Tensor {
         /// Name of the tensor in the file.
         name: String,
-        /// What is wrong.
+        /// Description of the problem.
         problem: String,
     },
     /// I/O error.

@@ -219,7 +219,7 @@ pub enum TrainingError {
     Image {
         /// Key of the sample.
         key: String,
-        /// What is wrong.
+        /// Description of the problem.
         problem: String,
     },
     /// The cache file of decoded images cannot be written or read, or is damaged.
@@ -227,7 +227,7 @@ pub enum TrainingError {
     Cache {
         /// The file.
         path: PathBuf,
-        /// What is wrong, and what to do.
+        /// Description of the problem and its remedy.
         problem: String,
     },
     /// The loss is NaN or infinite.

@@ -122,7 +122,7 @@ impl Server {
         &self.folder
     }
 
-    /// What the user should do next; `None` if a model is loaded.
+    /// Suggested next step for the user; `None` if a model is loaded.
     ///
     /// # Errors
     /// If the database fails.

@@ -25,7 +25,7 @@ pub enum RunStatus {
     Succeeded,
 }
 
-/// What a user can do to a run.
+/// Action of a user on a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RunAction {
     /// Stop, to be resumed later.
@@ -60,7 +60,7 @@ pub enum InvalidTransition {
     /// A change by the program.
     #[error("{subject} that is {from} cannot become {to}")]
     Status {
-        /// What has the status, with its article.
+        /// Record with the status, including its article, such as "a run".
         subject: &'static str,
         /// Status before.
         from: &'static str,

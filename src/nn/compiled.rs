@@ -67,7 +67,7 @@ impl Compiled {
     /// Logits `[images, classes]` of square grey images.
     ///
     /// # Panics
-    /// As [`Compiled::features`].
+    /// Panics under the conditions of [`Compiled::features`].
     pub fn logits(&self, images: &[&[u8]]) -> Tensor<2> {
         self.head.forward(self.features(images))
     }
@@ -79,7 +79,7 @@ impl Compiled {
     /// maps, so this equals the sum of the gradients of the map's features, up to a factor that all maps share.
     ///
     /// # Panics
-    /// As [`Compiled::features`].
+    /// Panics under the conditions of [`Compiled::features`].
     pub fn logits_and_activation(&self, images: &[&[u8]]) -> (Tensor<2>, Tensor<3>) {
         let (features, maps) = self.features_and_maps(images);
         let [count, channels, ..] = maps.dims();

@@ -37,7 +37,7 @@ pub async fn delete_dataset(stores: &Stores, id: DatasetId) -> Result<(), Error>
 /// Deletes a radiograph. Its image is removed later, by the sweep of the blobs, if no other data set uses it.
 ///
 /// # Errors
-/// As [`delete_dataset`].
+/// The same errors as [`delete_dataset`].
 pub async fn delete_radiograph(stores: &Stores, id: RadiographId) -> Result<(), Error> {
     let dataset = find_radiograph(stores, id).await?.dataset_id;
     refuse_while_in_use(stores, dataset).await?;

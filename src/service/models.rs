@@ -54,7 +54,7 @@ impl Models {
     /// Loads a model at a client's request. The champion becomes the model that serves again; no alias moves.
     ///
     /// # Errors
-    /// As [`Models::load`].
+    /// The same errors as [`Models::load`].
     pub async fn load_named(&self, model: &Model) -> Result<(), Error> {
         let _lock = self.serving.alias_lock.acquire().await;
         if model.aliases.iter().any(|alias| alias == CHAMPION) {

@@ -176,7 +176,7 @@ impl Graph {
     /// [`Graph::map_side`]). The maps are read from the buffers of the same pass, at almost no cost.
     ///
     /// # Panics
-    /// As [`Graph::features`].
+    /// Panics under the conditions of [`Graph::features`].
     pub fn features_and_maps(&self, team: &Team, images: &[&[u8]]) -> (Vec<Vec<f32>>, Vec<Vec<f32>>) {
         let read = |maps: Images<'_>, image| maps.channels(image, self.result.blocks);
         let passes: Vec<_> = self.passes(images).map(|images| self.pass(team, images, read)).collect();

@@ -112,7 +112,7 @@ unsafe fn multiply<V: Vector>(pixels: PixelMatrix<'_>, panels: Panels<'_>, tile:
 /// Dispatches to the loop that is compiled for that number of rows.
 ///
 /// # Safety
-/// As [`multiply`].
+/// The safety requirements of [`multiply`] apply.
 #[inline(always)]
 unsafe fn rows_of<V: Vector, const N: usize>(
     pixels: PixelMatrix<'_>,
@@ -140,7 +140,7 @@ unsafe fn rows_of<V: Vector, const N: usize>(
 /// prefetcher.
 ///
 /// # Safety
-/// As [`multiply`].
+/// The safety requirements of [`multiply`] apply.
 #[inline(always)]
 unsafe fn prefetch<V: Vector, const M: usize, const N: usize>(tile: Tile, epilogue: &Epilogue<'_>) {
     for n in 0..N {
@@ -161,7 +161,7 @@ unsafe fn prefetch<V: Vector, const M: usize, const N: usize>(tile: Tile, epilog
 /// Partial sums of the previous input ranges, as [`write`] stored them.
 ///
 /// # Safety
-/// As [`multiply`].
+/// The safety requirements of [`multiply`] apply.
 #[inline(always)]
 unsafe fn partial_sums<V: Vector, const M: usize, const N: usize>(
     inputs: Inputs,
@@ -231,7 +231,7 @@ fn sums<V: Vector, const M: usize, const N: usize>(
 /// Stores a tile: through the epilogue if these are the last inputs, else as partial sums.
 ///
 /// # Safety
-/// As [`multiply`].
+/// The safety requirements of [`multiply`] apply.
 #[inline(always)]
 unsafe fn write<V: Vector, const M: usize, const N: usize>(
     sums: [[V; N]; M],

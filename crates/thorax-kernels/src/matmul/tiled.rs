@@ -34,7 +34,7 @@ pub(super) fn scratch(columns: Im2col<'_>, parts: Bf16Parts, outputs: usize, thr
 /// [`matmul`](super::matmul) for a team whose level has tiles.
 ///
 /// # Safety
-/// As there.
+/// The safety requirements of [`matmul`](super::matmul) apply.
 pub(super) unsafe fn matmul(
     worker: &Worker<'_>,
     columns: Im2col<'_>,

@@ -70,7 +70,7 @@ pub(super) unsafe fn configure() {
 /// Releases the tiles, so that the system need not save them on a context switch.
 ///
 /// # Safety
-/// As [`configure`].
+/// The safety requirements of [`configure`] apply.
 pub(super) unsafe fn release() {
     // SAFETY: the caller upholds the contract of this function.
     unsafe { asm!("tilerelease", options(nostack, nomem)) };

@@ -77,7 +77,7 @@ pub(super) fn scratch(columns: Im2col<'_>, parts: Bf16Parts, outputs: usize) -> 
 /// [`weight_gradient`](super::weight_gradient) for a team whose level has tiles.
 ///
 /// # Safety
-/// As there.
+/// The safety requirements of [`weight_gradient`](super::weight_gradient) apply.
 pub(super) unsafe fn weight_gradient(
     worker: &Worker<'_>,
     columns: Im2col<'_>,

@@ -32,11 +32,19 @@ pub(super) struct ImportArgs {
     #[arg(long, value_name = "CLASS,CLASS,…", value_delimiter = ',')]
     classes: Option<Vec<String>>,
 
-    /// Label file of the images in `train/`, relative to the folder. [default: train_split.txt]
+    /// Class of the data set for a class name in the label files or folders. An empty class leaves the images out. May be repeated.
+    #[arg(long = "map-class", value_name = "NAME=CLASS", value_parser = mapped_class)]
+    map_class: Vec<(String, Option<String>)>,
+
+    /// Label file of the training images, relative to the folder. [default: train_split.txt, else train.txt]
     #[arg(long, value_name = "FILE")]
     train_split: Option<String>,
 
-    /// Label file of the images in `test/`, relative to the folder. [default: test_split.txt]
+    /// Label file of the validation images, relative to the folder. [default: validation_split.txt, else val.txt]
+    #[arg(long, value_name = "FILE")]
+    validation_split: Option<String>,
+
+    /// Label file of the test images, relative to the folder. [default: test_split.txt, else test.txt]
     #[arg(long, value_name = "FILE")]
     test_split: Option<String>,
 
@@ -50,9 +58,20 @@ pub(super) struct ImportArgs {
 pub(super) async fn run(args: ImportArgs) -> Result<(), CliError> {
     let root = canonical(&args.folder)?;
     let path = root.display().to_string();
-    let from =
-        ImportSource::Folder(LabelledFolder { root, train_split: args.train_split, test_split: args.test_split });
+    let from = ImportSource::Folder(LabelledFolder {
+        root,
+        train_split: args.train_split,
+        validation_split: args.validation_split,
+        test_split: args.test_split,
+        class_mapping: args.map_class.into_iter().collect(),
+    });
     run_import(&args.data, &args.dataset, args.classes, path, from).await
+}
+
+/// Parses `NAME=CLASS`, or `NAME=` for a name to leave out.
+fn mapped_class(text: &str) -> Result<(String, Option<String>), String> {
+    let (name, class) = text.split_once('=').ok_or("must be NAME=CLASS, or NAME= to leave the images out")?;
+    Ok((name.to_owned(), Some(class.to_owned()).filter(|class| !class.is_empty())))
 }
 
 /// The canonical form of a path that must exist.
@@ -127,7 +146,7 @@ fn report(import: &Import, rejections: &[store::ImportRejection]) -> std::io::Re
         }
     }
     for ExcludedRows { source, reason, rows } in &import.passed_over {
-        writeln!(out, "{source}: {rows} rows skipped: {reason}")?;
+        writeln!(out, "{source}: {rows} left out: {reason}")?;
     }
     let Import { total, created, duplicates, rejected, .. } = import;
     writeln!(out, "{total} found: {created} imported, {duplicates} duplicates, {rejected} rejected")

@@ -6,7 +6,7 @@
 
 use crate::domain::ClassList;
 
-use super::match_class;
+use super::{match_case, match_name};
 
 /// Patient id of unknown patients.
 const UNKNOWN_PATIENT: &str = "-";
@@ -33,17 +33,24 @@ pub struct Problem {
     pub line: u32,
     /// Reason.
     pub reason: String,
+    /// The line.
+    pub line_text: String,
 }
 
 /// Parses a label file. Blank lines are skipped; invalid lines are returned as problems.
 pub fn parse(text: &str, classes: &ClassList) -> (Vec<Row>, Vec<Problem>) {
+    parse_names(text, classes.names())
+}
+
+/// [`parse`] with any class names.
+pub(super) fn parse_names(text: &str, classes: &[String]) -> (Vec<Row>, Vec<Problem>) {
     let (mut rows, mut problems) = (Vec::new(), Vec::new());
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     for (line, content) in (1..).zip(text.lines()) {
         match parse_line(line, content, classes) {
             None => {}
             Some(Ok(row)) => rows.push(row),
-            Some(Err(reason)) => problems.push(Problem { line, reason }),
+            Some(Err(reason)) => problems.push(Problem { line, reason, line_text: content.to_owned() }),
         }
     }
     (rows, problems)
@@ -59,9 +66,10 @@ pub fn write<'a>(rows: impl IntoIterator<Item = &'a Row>, classes: &ClassList) -
         let patient = row.patient_id.as_deref().unwrap_or(UNKNOWN_PATIENT);
         let columns = [Some(patient), Some(&row.file_name), Some(&row.class), row.source.as_deref()];
         let content = columns.into_iter().flatten().collect::<Vec<_>>().join(" ");
-        let read = parse_line(row.line, &content, classes);
+        let read = parse_line(row.line, &content, classes.names());
         if !read.is_some_and(|read| read.as_ref() == Ok(row)) || content.contains(['\n', '\r', '\u{feff}']) {
-            return Err(Problem { line, reason: format!("{content:?} would be parsed as a different row") });
+            let reason = format!("{content:?} would be parsed as a different row");
+            return Err(Problem { line, reason, line_text: content });
         }
         text.push_str(&content);
         text.push('\n');
@@ -69,15 +77,15 @@ pub fn write<'a>(rows: impl IntoIterator<Item = &'a Row>, classes: &ClassList) -
     Ok(text)
 }
 
-fn parse_line(line: u32, content: &str, classes: &ClassList) -> Option<Result<Row, String>> {
+fn parse_line(line: u32, content: &str, classes: &[String]) -> Option<Result<Row, String>> {
     let tokens: Vec<&str> = content.split_whitespace().collect();
     if tokens.is_empty() {
         return None;
     }
-    Some(anchor(&tokens, classes).and_then(|(at, class)| {
+    Some(anchor(&tokens, classes).and_then(|Anchor { at, end, class }| {
         let file_name = tokens[at - 1];
         check_file_name(file_name)?;
-        let source = tokens[at + 1..].join(" ");
+        let source = tokens[end..].join(" ");
         Ok(Row {
             line,
             patient_id: Some(tokens[..at - 1].join(" ")).filter(|patient| patient != UNKNOWN_PATIENT),
@@ -88,20 +96,54 @@ fn parse_line(line: u32, content: &str, classes: &ClassList) -> Option<Result<Ro
     }))
 }
 
-/// Index and class of the class token. A patient id or source may contain the name of a class too: the token after an image file name
-/// takes precedence, else the last one.
-fn anchor<'a>(tokens: &[&str], classes: &'a ClassList) -> Result<(usize, &'a str), String> {
-    let candidates = tokens.iter().enumerate().filter_map(|(at, token)| Some((at, match_class(classes, token)?)));
-    let candidates: Vec<_> = candidates.collect();
-    let usable = || candidates.iter().rev().filter(|(at, _)| *at >= 2);
-    if let Some(found) = usable().find(|(at, _)| is_image_name(tokens[at - 1])).or_else(|| usable().next()) {
-        return Ok(*found);
+/// Class of a line, in the tokens from `at` to `end`.
+struct Anchor<'a> {
+    at: usize,
+    end: usize,
+    class: &'a str,
+}
+
+/// Finds the class of a line, which is one token, or several for a class such as `Viral Pneumonia`. A patient id or source may contain the
+/// name of a class too: the class after an image file name takes precedence, else the last one. Names that differ by more than case count
+/// only in lines without others.
+fn anchor<'a>(tokens: &[&str], classes: &'a [String]) -> Result<Anchor<'a>, String> {
+    let [exact, loose] = [match_case, match_name].map(|matches| candidates(tokens, classes, matches));
+    let named = !loose.is_empty();
+    for mut usable in [exact, loose] {
+        usable.retain(|found| found.at >= 2);
+        let best = usable.iter().rposition(|found| is_image_name(tokens[found.at - 1]));
+        if let Some(best) = best.or(usable.len().checked_sub(1)) {
+            return Ok(usable.swap_remove(best));
+        }
     }
-    Err(if candidates.is_empty() {
-        format!("the line names no class of this data set (expected one of {})", classes.names().join(", "))
-    } else {
+    Err(if named {
         "patient id or file name is missing (expected `patient-id filename class source`)".to_owned()
+    } else {
+        format!("the line names no class of this data set (expected one of {})", classes.join(", "))
     })
+}
+
+/// The class names in a line. A name within a longer one, such as the second word of `Viral Pneumonia`, is none.
+fn candidates<'a>(
+    tokens: &[&str],
+    classes: &'a [String],
+    matches: fn(&'a [String], &str) -> Option<&'a str>,
+) -> Vec<Anchor<'a>> {
+    let words = |class: &str| class.split(' ').count();
+    let max_words = classes.iter().map(|class| words(class)).max().unwrap_or(1);
+    let mut candidates: Vec<Anchor<'a>> = Vec::new();
+    for at in 0..tokens.len() {
+        if candidates.last().is_some_and(|last| at < last.end) {
+            continue;
+        }
+        let ends = (at + 1..=tokens.len().min(at + max_words)).rev();
+        let mut named = ends.filter_map(|end| {
+            let class = matches(classes, &tokens[at..end].join(" "))?;
+            (end == at + 1 || end == at + words(class)).then_some(Anchor { at, end, class })
+        });
+        candidates.extend(named.next());
+    }
+    candidates
 }
 
 fn is_image_name(token: &str) -> bool {

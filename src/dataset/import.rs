@@ -1,6 +1,7 @@
 //! Import of labelled radiographs from a folder (COVIDx label files, NumPy arrays, or one folder per class) or from the sources of COVIDx.
 
 mod candidate;
+mod class_names;
 mod entry;
 mod generate;
 mod image_array;
@@ -31,6 +32,7 @@ use super::{
     upload::{self, StagedRadiograph},
 };
 use candidate::Candidate;
+pub use class_names::{ClassMapping, unknown_target};
 use entry::{EntryOrigin, ImportEntry};
 pub use generate::{
     ClinicalRules, Generation, GenerationMethod, RadiographyRules, RsnaRules, Rules, RulesError, SourceFolders,
@@ -71,10 +73,14 @@ pub enum ImportSource {
 pub struct LabelledFolder {
     /// The folder.
     pub root: PathBuf,
-    /// Label file of the images in `train/`, relative to the folder. Default: `train_split.txt`.
+    /// Label file of the training images, relative to the folder. Default: `train_split.txt`, else `train.txt`.
     pub train_split: Option<String>,
-    /// Label file of the images in `test/`, relative to the folder. Default: `test_split.txt`.
+    /// Label file of the validation images, relative to the folder. Default: `validation_split.txt`, else `val.txt`.
+    pub validation_split: Option<String>,
+    /// Label file of the test images, relative to the folder. Default: `test_split.txt`, else `test.txt`.
     pub test_split: Option<String>,
+    /// Classes of the data set by the class names of label files and folders.
+    pub class_mapping: ClassMapping,
 }
 
 /// Reason why a row or file has no image to import.
@@ -227,14 +233,14 @@ async fn update_attributes(
     Ok(())
 }
 
-/// The entries to import, and the numbers of rows that the rules exclude.
+/// The entries to import, and the numbers of rows that the rules exclude, or of files that no label refers to.
 ///
 /// # Errors
 /// The source cannot be read or contains nothing to import.
 fn list(request: &ImportRequest) -> Result<(Vec<ImportEntry>, Vec<ExcludedRows>), String> {
     let classes = &request.dataset.classes;
     match &request.from {
-        ImportSource::Folder(folder) => Ok((layout::entries(folder, classes, &request.limits)?, Vec::new())),
+        ImportSource::Folder(folder) => layout::entries(folder, classes, &request.limits),
         ImportSource::Sources(generation) => generate::entries(generation, classes),
     }
 }

@@ -21,7 +21,8 @@ pub struct InvalidClasses(String);
 #[error("split must be train, validation or test (got {0:?})")]
 pub struct InvalidSplit(String);
 
-/// The classes of a data set in the order of the network outputs: 2 to 16 distinct names of 1 to 64 letters, digits, `-`, `_` or `.`.
+/// The classes of a data set in the order of the network outputs: 2 to 16 distinct names of 1 to 64 letters, digits, `-`,
+/// `_`, `.` or single spaces between them.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(try_from = "Vec<String>", into = "Vec<String>")]
 #[schema(value_type = Vec<String>, example = json!(["normal", "pneumonia", "COVID-19"]))]
@@ -38,10 +39,11 @@ impl ClassList {
             return invalid(format!("a data set must have between 2 and 16 classes (got {})", names.len()));
         }
         for (i, name) in names.iter().enumerate() {
-            let valid = name.chars().all(|c| c.is_alphanumeric() || "-_.".contains(c));
-            if name.is_empty() || name.len() > 64 || !valid {
+            // Single spaces only, so that a label file, whose columns are separated by spaces, can represent the name.
+            let valid = |word: &str| !word.is_empty() && word.chars().all(|c| c.is_alphanumeric() || "-_.".contains(c));
+            if name.len() > 64 || !name.split(' ').all(valid) {
                 return invalid(format!(
-                    "a class name must be 1 to 64 letters, digits, '-', '_' or '.' (got {name:?})"
+                    "a class name must be 1 to 64 letters, digits, '-', '_', '.' or single spaces (got {name:?})"
                 ));
             }
             if names[..i].contains(name) {

@@ -29,8 +29,9 @@ pub struct ImportDetail {
     rejections: Vec<ImportRejection>,
 }
 
-/// Imports a folder of labelled radiographs in the background. Rejected rows and files are reported and do not stop the import;
-/// importing a folder again adds nothing.
+/// Imports a folder of labelled radiographs in the background. Rejected rows and files are reported and do not stop the import; files that
+/// are neither imported nor rejected, such as segmentation masks, are counted in `passed_over` by folder and reason. Importing a folder
+/// again adds nothing.
 #[utoipa::path(
     post, path = "/v1/datasets/{id}/imports", tag = "datasets",
     params(("id" = DatasetId, Path)),
@@ -68,7 +69,10 @@ fn read(body: JsonObject) -> Result<NewImport, ApiError> {
     let mut fields = Fields::new("", body, &mut errors);
     let path = fields.required("path");
     let train_split = fields.optional("train_split");
+    let validation_split = fields.optional("validation_split");
     let test_split = fields.optional("test_split");
+    let class_mapping = fields.optional("class_mapping");
     fields.finish();
-    Ok(into_result(path.map(|path| NewImport { path, train_split, test_split }), errors)?)
+    let new = path.map(|path| NewImport { path, train_split, validation_split, test_split, class_mapping });
+    Ok(into_result(new, errors)?)
 }

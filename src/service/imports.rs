@@ -1,6 +1,6 @@
 //! Imports of labelled radiographs from the server's import root, in the background.
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -8,8 +8,11 @@ use utoipa::ToSchema;
 
 use super::{Error, FieldError, Intake, Lifecycle, Limits, Stores};
 use crate::{
-    dataset::{self, Generation, GenerationMethod, ImportRequest, ImportSource, LabelledFolder, Rules, SourceFolders},
-    domain::ImportStatus,
+    dataset::{
+        self, ClassMapping, Generation, GenerationMethod, ImportRequest, ImportSource, LabelledFolder, Rules,
+        SourceFolders,
+    },
+    domain::{ClassList, ImportStatus},
     store::{self, Dataset, Import, StoreError},
 };
 
@@ -19,10 +22,15 @@ pub struct NewImport {
     /// Path of a folder, relative to the server's import root: in the COVIDx layout, with NumPy arrays (`x_train_128.npy`,
     /// `y_train.npy`), or with one folder per class.
     pub path: String,
-    /// Split file of the images in `train/`, relative to the folder; `train_split.txt` when absent.
+    /// Label file of the training images, relative to the folder; `train_split.txt`, else `train.txt` when absent.
     pub train_split: Option<String>,
-    /// Split file of the images in `test/`, relative to the folder; `test_split.txt` when absent.
+    /// Label file of the validation images, relative to the folder; `validation_split.txt`, else `val_split.txt` or `val.txt` when absent.
+    pub validation_split: Option<String>,
+    /// Label file of the test images, relative to the folder; `test_split.txt`, else `test.txt` when absent.
     pub test_split: Option<String>,
+    /// Class of the data set for a class name in the label files or folders, such as `{"positive": "COVID-19"}`; null leaves the images
+    /// out. Names of the data set's classes need no entry.
+    pub class_mapping: Option<BTreeMap<String, Option<String>>>,
 }
 
 /// Generation of a data set from its original sources, at least one. Each is a folder as it is distributed, relative to the server's
@@ -119,9 +127,14 @@ impl Imports {
 
     async fn request(&self, dataset: Dataset, spec: ImportSpec) -> Result<ImportRequest, Error> {
         let from = match spec {
-            ImportSpec::Folder(NewImport { path, train_split, test_split }) => {
+            ImportSpec::Folder(NewImport { path, train_split, validation_split, test_split, class_mapping }) => {
+                let class_mapping = class_mapping.unwrap_or_default();
+                let errors = validate_mapping(&class_mapping, &dataset.classes);
+                if !errors.is_empty() {
+                    return Err(Error::Invalid(errors));
+                }
                 let root = self.resolve("/path", path).await?;
-                ImportSource::Folder(LabelledFolder { root, train_split, test_split })
+                ImportSource::Folder(LabelledFolder { root, train_split, validation_split, test_split, class_mapping })
             }
             ImportSpec::Sources(new) => {
                 let errors = new.validate(&dataset);
@@ -180,6 +193,16 @@ impl Imports {
             }
         });
     }
+}
+
+/// The entries of a mapping whose class the data set does not have.
+fn validate_mapping(mapping: &ClassMapping, classes: &ClassList) -> Vec<FieldError> {
+    let unknown = mapping.iter().filter_map(|(name, target)| {
+        let target = target.as_deref().filter(|target| classes.index_of(target).is_none())?;
+        let pointer = format!("/class_mapping/{}", name.replace('~', "~0").replace('/', "~1"));
+        Some(FieldError::new(&pointer, dataset::unknown_target(name, target, classes)))
+    });
+    unknown.collect()
 }
 
 impl ImportSpec {

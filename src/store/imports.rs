@@ -31,7 +31,7 @@ pub struct Import {
     pub rejected: u64,
     /// Reason for which the import failed as a whole.
     pub error: Option<String>,
-    /// Rows that the rules of a generation exclude.
+    /// Rows that the rules of a generation exclude, and files of a folder that are left out.
     #[serde(default)]
     pub passed_over: Vec<ExcludedRows>,
     /// Time of the start.
@@ -42,14 +42,14 @@ pub struct Import {
     pub finished_at: Option<Timestamp>,
 }
 
-/// Rows of a source that the rules of a generation exclude for the same reason.
+/// Rows of a source that the rules of a generation exclude for the same reason, or files of a folder that are left out for it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ExcludedRows {
-    /// Source, by its name in COVIDx.
+    /// Source, by its name in COVIDx; for the import of a folder, the subfolder (`.` for the folder itself) or the label file.
     pub source: String,
     /// Reason.
     pub reason: String,
-    /// Number of rows.
+    /// Number of rows or files.
     pub rows: u64,
 }
 

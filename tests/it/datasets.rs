@@ -101,7 +101,7 @@ fn a_data_set_is_generated_from_a_source_by_rules() {
     let told = shown(run(folder, &["dataset", "generate", "made", "--fig1", "fig1", "--rules", "rules.toml"]));
     let all = patients.len();
     assert!(told.contains(&format!("{all} found: {all} imported, 0 duplicates, 0 rejected")), "{told}");
-    assert!(told.contains("fig1: 1 rows skipped: finding \"ARDS\""), "{told}");
+    assert!(told.contains("fig1: 1 left out: finding \"ARDS\""), "{told}");
     let table = shown(run(folder, &["dataset", "distribution", "made"]));
     let test = (all as f64 / 2.0).round();
     let cells = table.split_whitespace().collect::<Vec<_>>().join(" ");

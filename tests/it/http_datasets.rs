@@ -353,6 +353,46 @@ async fn an_import_runs_in_the_background_and_reports_rejected_files() {
     assert_eq!(server.get(&format!("/v1/datasets/{dataset}/radiographs?split=test")).await.items(), 1);
 }
 
+/// COVIDx CXR-4: classes that the data set does not have, `val`, and a folder of masks.
+#[tokio::test]
+async fn an_import_maps_classes_and_counts_what_it_leaves_out() {
+    let server = Server::with(|state, folder| {
+        let set = folder.join("root/set");
+        for (number, name) in [(1, "train/a.png"), (2, "train/b.png"), (3, "val/c.png"), (4, "masks/a.png")] {
+            std::fs::create_dir_all(set.join(name).parent().unwrap()).unwrap();
+            std::fs::write(set.join(name), png(48, 48, number)).unwrap();
+        }
+        std::fs::write(set.join("train.txt"), "p1 a.png negative rsna\np2 b.png positive cohen\n").unwrap();
+        std::fs::write(set.join("val.txt"), "p3 c.png positive ricord\n").unwrap();
+        state.intake.import_root = Some(folder.join("root"));
+    })
+    .await;
+    let dataset = server.dataset("chests").await;
+    let path = format!("/v1/datasets/{dataset}/imports");
+    let unmapped = import(&server, &dataset).await;
+    assert_eq!(unmapped.text("/status"), "failed");
+    assert!(unmapped.text("/error").contains("class_mapping"), "{unmapped:?}");
+    let wrong = server.post(&path, json!({"path": "set", "class_mapping": {"positive": "covid", "a/b": "x"}})).await;
+    wrong.assert_problem(422, &path);
+    assert_eq!(wrong.pointers(), ["/class_mapping/a~1b", "/class_mapping/positive"]);
+    let mapping = json!({"positive": "COVID-19", "negative": null});
+    let started = server.post(&path, json!({"path": "set", "class_mapping": mapping})).await;
+    server.settle().await;
+    let ended = server.get(started.header("location")).await;
+    assert_eq!(
+        (ended.text("/status"), ended.at("/created"), ended.at("/rejected")),
+        ("succeeded".into(), json!(2), json!(0))
+    );
+    assert_eq!(
+        ended.at("/passed_over"),
+        json!([
+            {"source": "train.txt", "reason": "the class mapping leaves \"negative\" out", "rows": 1},
+            {"source": "masks", "reason": "segmentation mask", "rows": 1}
+        ])
+    );
+    assert_eq!(server.get(&format!("/v1/datasets/{dataset}/radiographs?split=validation")).await.items(), 1);
+}
+
 #[tokio::test]
 async fn an_import_stays_below_the_import_root() {
     let server = Server::with(|state, folder| {

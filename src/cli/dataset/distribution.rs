@@ -94,7 +94,9 @@ impl LabelFiles {
 /// Reads a label file. An invalid line is an error, because skipping it would make the counts wrong.
 fn read(file: &Path, classes: &ClassList) -> Result<Vec<covidx::Row>, CliError> {
     let bytes = std::fs::read(file).map_err(|source| CliError::Path { path: file.to_owned(), source })?;
-    let (rows, problems) = covidx::parse(&String::from_utf8_lossy(&bytes), classes);
+    let text =
+        dataset::decode_labels(&bytes).map_err(|reason| CliError::Refused(format!("{}: {reason}", file.display())))?;
+    let (rows, problems) = covidx::parse(&text, classes);
     if problems.is_empty() {
         return Ok(rows);
     }

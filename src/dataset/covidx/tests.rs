@@ -42,6 +42,33 @@ fn a_class_name_in_patient_id_or_source_is_not_the_anchor() {
 }
 
 #[test]
+fn class_names_may_contain_spaces() {
+    let classes = ClassList::new(["Normal", "Viral Pneumonia", "Pneumonia"].map(String::from).to_vec()).unwrap();
+    let text =
+        "p 1 a.png Viral Pneumonia a source\n2 b Viral Pneumonia\n3 c.png Pneumonia Viral\n4 d.png Viral_Pneumonia\n";
+    let (rows, problems) = parse(text, &classes);
+    assert_eq!(problems, []);
+    let read: Vec<_> =
+        rows.iter().map(|row| (row.file_name.as_str(), row.class.as_str(), row.source.as_deref())).collect();
+    let viral = "Viral Pneumonia";
+    let expected = [
+        ("a.png", viral, Some("a source")),
+        ("b", viral, None),
+        ("c.png", "Pneumonia", Some("Viral")),
+        ("d.png", viral, None),
+    ];
+    assert_eq!(read, expected);
+    assert_eq!(parse(&write(&rows, &classes).unwrap(), &classes), (rows, vec![]));
+}
+
+#[test]
+fn names_that_differ_by_punctuation_count_only_without_others() {
+    assert_eq!(row("1 a.png covid19 x").class, "COVID-19");
+    let row = row("1 a normal covid19");
+    assert_eq!((row.class.as_str(), row.source.as_deref()), ("normal", Some("covid19")));
+}
+
+#[test]
 fn classes_are_returned_in_the_spelling_of_the_data_set() {
     assert_eq!(row("1 a.png Covid-19 cohen").class, "COVID-19");
 }

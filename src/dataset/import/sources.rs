@@ -6,11 +6,16 @@
 
 use std::collections::HashMap;
 
-use crate::{dataset::folder::read_bounded, domain::MAX_TEXT_LENGTH, store::Attributes};
+use crate::{
+    dataset::{folder::read_bounded, text::decode_table},
+    domain::MAX_TEXT_LENGTH,
+    store::Attributes,
+};
 
 use super::{
-    LabelledFolder,
+    Candidate, LabelledFolder,
     entry::{EntryOrigin, ImportEntry},
+    layout::split_by_name,
 };
 
 /// Name of the file in the import folder.
@@ -26,6 +31,8 @@ const MAX_AGE: u32 = 90;
 #[derive(Debug, Default)]
 pub(super) struct SourcesFile {
     by_path: HashMap<String, Attributes>,
+    /// True if the folder has the file.
+    exists: bool,
     /// Line number, if known, and reason.
     problems: Vec<(Option<u32>, String)>,
 }
@@ -36,16 +43,23 @@ impl SourcesFile {
         if !folder.root.join(FILE).exists() {
             return Self::default();
         }
-        match read_bounded(&folder.root, FILE, MAX_BYTES) {
-            Ok(bytes) => Self::parse(&bytes),
+        let text = read_bounded(&folder.root, FILE, MAX_BYTES).and_then(|bytes| decode_table(&bytes));
+        let parsed = match text {
+            Ok(text) => Self::parse(text.as_bytes()),
             Err(reason) => Self { problems: vec![(None, reason)], ..Self::default() },
-        }
+        };
+        Self { exists: true, ..parsed }
+    }
+
+    /// The name of the file if the folder has it.
+    pub(super) fn file(&self) -> Option<&'static str> {
+        self.exists.then_some(FILE)
     }
 
     /// Sets the attributes of the candidates. Invalid lines become rejected entries before all others.
     pub(super) fn annotate(self, entries: &mut Vec<ImportEntry>) {
         for candidate in entries.iter_mut().filter_map(|entry| entry.candidate.as_mut().ok()) {
-            candidate.attributes = self.attributes(&candidate.path).cloned();
+            candidate.attributes = self.attributes(candidate).cloned();
         }
         let problem = |(line, reason): (Option<u32>, String)| ImportEntry {
             origin: EntryOrigin { file: FILE.to_owned(), line },
@@ -54,10 +68,11 @@ impl SourcesFile {
         entries.splice(0..0, self.problems.into_iter().map(problem));
     }
 
-    /// The attributes of an image: by split and name, else by name.
-    fn attributes(&self, path: &str) -> Option<&Attributes> {
+    /// The attributes of an image: by path or split and name, else by name.
+    fn attributes(&self, Candidate { path, split, .. }: &Candidate) -> Option<&Attributes> {
         let name = path.rsplit('/').next().unwrap_or_default();
-        self.by_path.get(path).or_else(|| self.by_path.get(name))
+        let by_split = || self.by_path.get(&format!("{}/{name}", (*split)?));
+        self.by_path.get(path).or_else(by_split).or_else(|| self.by_path.get(name))
     }
 
     fn parse(bytes: &[u8]) -> Self {
@@ -93,7 +108,8 @@ impl SourcesFile {
             let (actual, expected) = (row.record.len(), row.headers.len());
             return self.problems.push((line, format!("{name}: the line has {actual} columns instead of {expected}")));
         }
-        let path = row.text("split").map_or_else(|| name.clone(), |split| format!("{}/{name}", split.to_lowercase()));
+        let folder = |split: String| split_by_name(&split).map_or(split.to_lowercase(), |split| split.to_string());
+        let path = row.text("split").map_or_else(|| name.clone(), |split| format!("{}/{name}", folder(split)));
         self.by_path.insert(path, row.attributes());
     }
 }
@@ -146,7 +162,16 @@ pub(super) fn sex(text: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::path::Path;
+
+    use super::{super::candidate::Content, *};
+    use crate::domain::Split;
+
+    fn image(path: &str, split: Option<Split>) -> Candidate {
+        let content = Content::File { root: Path::new("/").into(), path: path.to_owned() };
+        let (label, path) = ("normal".to_owned(), path.to_owned());
+        Candidate { path, label, split, patient_id: None, source: None, attributes: None, content }
+    }
 
     #[test]
     fn rows_are_found_by_split_and_name_with_normalised_values() {
@@ -155,7 +180,7 @@ mod tests {
                     test,a.png,,,female,,,,,\n";
         let sources = SourcesFile::parse(text.as_bytes());
         assert_eq!(sources.problems, []);
-        let first = sources.attributes("train/a.png").unwrap();
+        let first = sources.attributes(&image("train/a.png", Some(Split::Train))).unwrap();
         let expected = Attributes {
             collection: Some("one, of two".into()),
             view: Some("AP Supine".into()),
@@ -168,14 +193,14 @@ mod tests {
         };
         assert_eq!(*first, expected);
         let second = Attributes { sex: Some("female".into()), ..Attributes::default() };
-        assert_eq!(sources.attributes("test/a.png"), Some(&second));
-        assert_eq!(sources.attributes("train/b.png"), None);
+        assert_eq!(sources.attributes(&image("Testing/normal/a.png", Some(Split::Test))), Some(&second));
+        assert_eq!(sources.attributes(&image("train/b.png", Some(Split::Train))), None);
     }
 
     #[test]
     fn rows_without_split_are_found_by_name() {
         let sources = SourcesFile::parse(b"filename,age\na.png,057Y\n");
-        assert_eq!(sources.attributes("normal/a.png").unwrap().age_years, Some(57));
+        assert_eq!(sources.attributes(&image("normal/a.png", None)).unwrap().age_years, Some(57));
     }
 
     #[test]
@@ -183,7 +208,7 @@ mod tests {
         let sources = SourcesFile::parse(b"filename,age\na.png,5,7\n,3\nb.png,soon\n");
         let lines: Vec<_> = sources.problems.iter().map(|(line, _)| *line).collect();
         assert_eq!(lines, [Some(2), Some(3)]);
-        assert_eq!(sources.attributes("b.png").unwrap().age_years, None);
+        assert_eq!(sources.attributes(&image("b.png", None)).unwrap().age_years, None);
         assert_eq!(
             SourcesFile::parse(b"name\na.png\n").problems,
             [(Some(1), "column `filename` is missing".to_owned())]

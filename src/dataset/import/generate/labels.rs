@@ -15,6 +15,7 @@ use crate::{
             entry::{EntryOrigin, ImportEntry},
             layout::names,
         },
+        text::decode_labels,
     },
     domain::{ClassList, Split},
     store::RejectionKind,
@@ -73,7 +74,8 @@ fn file_entries(
     let name = file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let bytes = read_bounded(folder, &name, MAX_BYTES)?;
-    let (rows, problems) = covidx::parse(&String::from_utf8_lossy(&bytes), classes);
+    let text = decode_labels(&bytes).map_err(|reason| format!("{name}: {reason}"))?;
+    let (rows, problems) = covidx::parse(&text, classes);
     let origin = |line| EntryOrigin { file: name.clone(), line: Some(line) };
     let mut entries: Vec<ImportEntry> = rows
         .into_iter()

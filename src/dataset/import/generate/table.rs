@@ -1,10 +1,10 @@
-//! Metadata tables of the sources: CSV in UTF-8 or Latin-1, and the first worksheet of an Excel file.
+//! Metadata tables of the sources: CSV in UTF-8, UTF-16 or Latin-1, and the first worksheet of an Excel file.
 
 use std::{io::Cursor, path::Path};
 
 use calamine::{Reader, Xlsx};
 
-use crate::dataset::folder::read_bounded;
+use crate::dataset::{folder::read_bounded, text::decode_table};
 
 /// Maximum size of a file in bytes; the largest metadata file has 3 MB.
 const MAX_BYTES: u64 = 64 << 20;
@@ -32,7 +32,8 @@ pub(super) struct Row<'a> {
 impl Table {
     /// Reads a CSV file (RFC 4180) below `folder` that must have the `required` columns.
     pub(super) fn csv(folder: &Path, name: &str, required: &[&str]) -> Result<Self, String> {
-        let text = decode_text(read_bounded(folder, name, MAX_BYTES)?);
+        let text =
+            decode_table(&read_bounded(folder, name, MAX_BYTES)?).map_err(|reason| format!("{name}: {reason}"))?;
         let mut reader = csv::ReaderBuilder::new().flexible(true).has_headers(false).from_reader(text.as_bytes());
         let mut table = Self { headers: Vec::new(), rows: Vec::new(), lines: Vec::new() };
         let mut lines = LineCounter { text: text.as_bytes(), counted: 0, line: 1 };
@@ -113,13 +114,6 @@ impl LineCounter<'_> {
         self.line = self.line.saturating_add(u32::try_from(breaks).unwrap_or(u32::MAX));
         self.line
     }
-}
-
-/// Decodes UTF-8 with or without byte order mark, else Latin-1 (ISO 8859-1).
-fn decode_text(bytes: Vec<u8>) -> String {
-    let text =
-        String::from_utf8(bytes).unwrap_or_else(|error| error.into_bytes().into_iter().map(char::from).collect());
-    text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text)
 }
 
 /// Checks the decompressed size of an Excel file, which is a zip archive and may be a decompression bomb.

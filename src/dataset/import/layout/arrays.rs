@@ -12,10 +12,10 @@ use crate::{
     domain::Split,
 };
 
-use super::{Search, names, split_by_name};
+use super::{Listing, Search, names, split_by_name};
 
 /// An entry per array row; none if the folder has no array of images.
-pub(super) fn entries(search: Search<'_>) -> Result<Option<Vec<ImportEntry>>, String> {
+pub(super) fn entries(search: Search<'_>) -> Result<Option<Listing>, String> {
     let mut arrays: BTreeMap<(Split, String), Vec<String>> = BTreeMap::new();
     for name in names(&search.folder.root)? {
         if let Some(key) = split_of_array(&name) {
@@ -25,11 +25,14 @@ pub(super) fn entries(search: Search<'_>) -> Result<Option<Vec<ImportEntry>>, St
     if arrays.is_empty() {
         return Ok(None);
     }
-    let mut entries = Vec::new();
+    let mut listing = Listing::default();
     for ((split, label), names) in arrays {
-        largest_array(search, split, &format!("y_{label}.npy"), names, &mut entries);
+        let labels = format!("y_{label}.npy");
+        listing.read.extend(names.iter().cloned());
+        listing.read.push(labels.clone());
+        largest_array(search, split, &labels, names, &mut listing.entries);
     }
-    Ok(Some(entries))
+    Ok(Some(listing))
 }
 
 /// The split of an array of images, and the name of the split in its file name.

@@ -1,74 +1,74 @@
 //! Class folders: `<class>/…`, or `<split>/<class>/…`. Patients are unknown.
 
 use crate::{
-    dataset::{
-        import::{
-            Candidate,
-            candidate::Content,
-            entry::{EntryOrigin, ImportEntry},
-        },
-        match_class,
+    dataset::import::{
+        Candidate,
+        candidate::Content,
+        class_names::NamedClass,
+        entry::{EntryOrigin, ImportEntry},
     },
     domain::Split,
 };
 
-use super::{Search, names, split_by_name};
+use super::{Listing, Search, is_mask, names, split_by_name};
 
 /// Maximum depth of folders below a class folder.
 const MAX_DEPTH: usize = 8;
 
-/// An entry per file in the class folders, ordered by path, and a rejected entry per folder that is neither class nor split.
-pub(super) fn entries(search: Search<'_>) -> Result<Vec<ImportEntry>, String> {
-    let mut entries = Vec::new();
+/// An entry per file in the class folders, ordered by path, and a rejected entry per folder that is neither class nor split. Folders and
+/// files of masks are left out.
+pub(super) fn entries(search: Search<'_>) -> Result<Listing, String> {
+    let mut listing = Listing::default();
     for name in names(&search.folder.root)? {
         if !search.folder.root.join(&name).is_dir() {
             continue;
         }
         match split_by_name(&name) {
             // A class of the same name takes precedence over a split, so that a class called `train` can be imported.
-            Some(split) if match_class(search.classes, &name).is_none() => {
+            Some(split) if search.names.find(&name).is_none() => {
                 for class in names(&search.folder.root.join(&name))? {
-                    class_folder(search, &format!("{name}/{class}"), &class, Some(split), &mut entries);
+                    let path = format!("{name}/{class}");
+                    if search.folder.root.join(&path).is_dir() {
+                        class_folder(search, &path, &class, Some(split), &mut listing);
+                    }
                 }
             }
-            _ => class_folder(search, &name, &name, None, &mut entries),
+            _ => class_folder(search, &name, &name, None, &mut listing),
         }
     }
-    Ok(entries)
+    Ok(listing)
 }
 
 /// Adds the files of a class folder.
-fn class_folder(search: Search<'_>, path: &str, name: &str, split: Option<Split>, entries: &mut Vec<ImportEntry>) {
-    let classes = search.classes;
-    match match_class(classes, name) {
-        Some(label) => files(search, path, label, split, MAX_DEPTH, entries),
+fn class_folder(search: Search<'_>, path: &str, name: &str, split: Option<Split>, listing: &mut Listing) {
+    match search.names.find(name) {
+        Some(NamedClass::Class(label)) => files(search, path, &label, split, MAX_DEPTH, listing),
+        Some(NamedClass::LeftOut) => {
+            listing.left_out.insert(path.to_owned(), format!("the class mapping leaves {name:?} out"));
+        }
+        None if is_mask(name) => {}
         None => {
-            let known = classes.names().join(", ");
-            entries.push(rejected(path, format!("{name:?} is not a class of this data set (expected one of {known})")));
+            let known = search.names.list();
+            listing
+                .entries
+                .push(rejected(path, format!("{name:?} is not a class of this data set (expected one of {known})")));
         }
     }
 }
 
 /// Adds the files of a folder, recursively.
-fn files(
-    search: Search<'_>,
-    folder: &str,
-    label: &str,
-    split: Option<Split>,
-    depth: usize,
-    entries: &mut Vec<ImportEntry>,
-) {
+fn files(search: Search<'_>, folder: &str, label: &str, split: Option<Split>, depth: usize, listing: &mut Listing) {
     let names = match names(&search.folder.root.join(folder)) {
         Ok(names) => names,
-        Err(reason) => return entries.push(rejected(folder, reason)),
+        Err(reason) => return listing.entries.push(rejected(folder, reason)),
     };
-    for name in names {
+    for name in names.into_iter().filter(|name| !is_mask(name)) {
         let path = format!("{folder}/{name}");
         // Links to files are followed when read, if they stay below the root. Links to folders are not, because they may form loops.
         let kind = search.folder.root.join(&path).symlink_metadata().map(|metadata| metadata.file_type());
         match kind {
-            Err(error) => entries.push(rejected(&path, error.to_string())),
-            Ok(kind) if !kind.is_dir() => entries.push(ImportEntry {
+            Err(error) => listing.entries.push(rejected(&path, error.to_string())),
+            Ok(kind) if !kind.is_dir() => listing.entries.push(ImportEntry {
                 origin: EntryOrigin { file: path.clone(), line: None },
                 candidate: Ok(Candidate {
                     path: path.clone(),
@@ -81,9 +81,9 @@ fn files(
                 }),
             }),
             Ok(_) if depth == 0 => {
-                entries.push(rejected(&path, format!("folders are nested more than {MAX_DEPTH} deep")))
+                listing.entries.push(rejected(&path, format!("folders are nested more than {MAX_DEPTH} deep")));
             }
-            Ok(_) => files(search, &path, label, split, depth - 1, entries),
+            Ok(_) => files(search, &path, label, split, depth - 1, listing),
         }
     }
 }

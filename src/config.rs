@@ -4,7 +4,10 @@
 
 use std::{ffi::OsString, net::SocketAddr, path::PathBuf, time::Duration};
 
-use clap::{Args, Command, builder::NonEmptyStringValueParser};
+use clap::{
+    Args, Command,
+    builder::{FalseyValueParser, NonEmptyStringValueParser},
+};
 
 use crate::{inference::EngineConfig, nn::DeviceChoice};
 
@@ -62,6 +65,13 @@ pub struct HttpConfig {
     #[arg(long, env = "THORAX_DICOMWEB_DATASET", value_name = "NAME", default_value = "dicomweb",
           value_parser = NonEmptyStringValueParser::new())]
     pub dicomweb_dataset: String,
+
+    /// Store the names of uploaded PNG and JPEG files. By default they get neutral names, since a file name may name a patient.
+    ///
+    /// The names of DICOM files are never stored. Imports of folders keep the names of PNG and JPEG files, because label
+    /// files refer to them.
+    #[arg(long, env = "THORAX_KEEP_FILE_NAMES", value_parser = FalseyValueParser::new())]
+    pub keep_file_names: bool,
 
     /// Graceful-shutdown timeout in seconds, for in-flight requests and running training to end after SIGTERM or SIGINT.
     ///

@@ -7,6 +7,7 @@ pub mod covidx;
 mod distribution;
 mod duplicates;
 mod export;
+mod file_name;
 mod fingerprints;
 mod folder;
 mod import;
@@ -23,6 +24,7 @@ pub use arrays::{ARRAY_SIDES, ArraySpec, ArrayStream, Dtype, image_array, label_
 pub use distribution::{CountedImage, DistributionTable, distribution};
 pub use duplicates::{DuplicateGroup, Duplicates, duplicates};
 pub use export::{ExportError, label_file};
+pub use file_name::{is_private, neutral_name};
 pub use fingerprints::complete_fingerprints;
 pub use folder::{PathError, resolve_below};
 pub use import::{

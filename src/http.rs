@@ -6,12 +6,16 @@ mod aliases;
 mod answer;
 mod auth;
 mod body;
+mod content_encoding;
 mod datasets;
 mod dicomweb;
+mod document;
 mod drain;
 mod evaluations;
 mod extract;
+mod header_fields;
 mod health;
+mod idempotency;
 mod imports;
 mod live;
 mod metrics;
@@ -38,6 +42,7 @@ use utoipa::{OpenApi, openapi};
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::domain::BatchEvent;
+use document::ApiKeyScheme;
 pub use problem::{ApiError, Problem};
 pub use state::{Access, AppState, EventStreams, MAX_EVENT_STREAMS, Telemetry};
 
@@ -48,6 +53,9 @@ pub use state::{Access, AppState, EventStreams, MAX_EVENT_STREAMS, Telemetry};
         description = "Train and serve chest-radiograph classifiers. For research only: not a medical device, not for \
                        diagnosis. Errors are problem documents (`application/problem+json`, RFC 9457)."
     ),
+    servers((url = "/", description = "This server")),
+    security(("api_key" = [])),
+    modifiers(&ApiKeyScheme),
     components(schemas(Problem, BatchEvent, v2::InferenceError)),
     tags(
         (name = "datasets", description = "Data sets and their radiographs"),
@@ -62,7 +70,7 @@ struct Document;
 
 /// Routes that need the API key, where the server has one.
 fn guarded_routes() -> OpenApiRouter<AppState> {
-    OpenApiRouter::new()
+    let mut routes = OpenApiRouter::new()
         .merge(datasets::router())
         .merge(radiographs::router())
         .merge(dicomweb::router())
@@ -76,12 +84,16 @@ fn guarded_routes() -> OpenApiRouter<AppState> {
         .merge(predictions::router())
         .merge(prediction_jobs::router())
         .merge(v2::router())
-        .merge(admin::router())
+        .merge(admin::router());
+    document::complete_guarded(routes.get_openapi_mut());
+    routes
 }
 
 /// Routes without authentication: health probes and metrics.
 fn open_routes() -> OpenApiRouter<AppState> {
-    OpenApiRouter::new().merge(health::router()).merge(metrics::router()).merge(v2::open_router())
+    let mut routes = OpenApiRouter::new().merge(health::router()).merge(metrics::router()).merge(v2::open_router());
+    document::complete_open(routes.get_openapi_mut());
+    routes
 }
 
 /// The OpenAPI document, the same that `/openapi.json` serves.
@@ -92,8 +104,10 @@ pub fn openapi() -> openapi::OpenApi {
 /// The whole service.
 pub fn router(state: AppState) -> Router {
     let require_key = middleware::from_fn_with_state(state.access.clone(), auth::require_key);
+    let decode_bodies = middleware::from_fn(content_encoding::decode);
+    let honour_keys = middleware::from_fn_with_state(idempotency::IdempotencyState::new(&state), idempotency::honour);
     let routes = OpenApiRouter::with_openapi(Document::openapi())
-        .merge(guarded_routes().route_layer(require_key))
+        .merge(guarded_routes().route_layer(honour_keys).route_layer(decode_bodies).route_layer(require_key))
         .merge(open_routes());
     let (routes, openapi) = routes.split_for_parts();
     routes

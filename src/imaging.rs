@@ -16,6 +16,7 @@ mod statistics;
 mod strip;
 
 pub use augmentation::Transform;
+pub use container::sniff;
 pub use dicom::{DicomRadiograph, SopInstance, sop_instance};
 pub use examine::{ExaminedImage, examine};
 pub use fingerprint::{FINGERPRINT_VERSION, detail, fingerprint, mirrored_detail, mirrored_hash, similarity};
@@ -93,6 +94,15 @@ impl Format {
             Self::Png => "png",
             Self::Jpeg => "jpeg",
             Self::Dicom => "dicom",
+        }
+    }
+
+    /// The extension of file names.
+    pub fn extension(self) -> &'static str {
+        match self {
+            Self::Png => "png",
+            Self::Jpeg => "jpg",
+            Self::Dicom => "dcm",
         }
     }
 

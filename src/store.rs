@@ -15,6 +15,7 @@ pub mod datasets;
 pub mod evaluations;
 pub mod events;
 pub mod fingerprints;
+pub mod idempotency;
 pub mod imports;
 pub mod losses;
 pub mod models;

@@ -89,6 +89,7 @@ impl Server {
                 import_root: http_config.import_root.clone(),
                 dicomweb_dataset: http_config.dicomweb_dataset.as_str().into(),
                 patient_ids,
+                keep_file_names: http_config.keep_file_names,
             },
             jobs: JobQueue::new(&path),
             limits: limits(data),

@@ -78,7 +78,7 @@ async fn generate(folder: &DataFolder, config: &DataConfig) -> Result<Dataset, C
         let Phantom { file_name, patient_id, label, image } = phantom;
         let new = NewRadiograph {
             bytes: imaging::encode_png(&image),
-            file_name,
+            file_name: Some(file_name),
             label: Some(label.into()),
             patient_id: Some(patient_id),
             source: Some(SOURCE.into()),

@@ -153,17 +153,17 @@ fn is_image_name(token: &str) -> bool {
 
 fn check_file_name(name: &str) -> Result<(), String> {
     if name.contains('\u{fffd}') {
-        return Err(format!("file name {name:?} is not UTF-8"));
+        return Err("the file name is not UTF-8".to_owned());
     }
     // Backslashes and drive letters are rejected too, so that a label file means the same on every system.
     let mut parts = name.split(['/', '\\']);
     if parts.clone().any(|part| part == ".") {
-        return Err(format!("file name {name:?} is a folder"));
+        return Err("the file name is a folder".to_owned());
     }
     let has_parent = parts.any(|part| part == "..");
     let drive = name.as_bytes().get(1) == Some(&b':');
     if has_parent || drive || name.starts_with(['/', '\\']) || name.contains('\0') {
-        return Err(format!("file name {name:?} is outside of the folder"));
+        return Err("the file name is outside of the folder".to_owned());
     }
     Ok(())
 }

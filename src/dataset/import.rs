@@ -7,6 +7,7 @@ mod generate;
 mod image_array;
 mod layout;
 mod recorder;
+mod shown_path;
 mod sources;
 
 use std::{
@@ -40,6 +41,7 @@ pub use generate::{
 };
 pub use image_array::{ImageArray, labels as array_labels};
 use recorder::ImportRecorder;
+use shown_path::shown_path;
 
 /// Import request.
 #[derive(Clone, Debug)]
@@ -159,9 +161,10 @@ async fn import_all(
     // same data set. There are more tasks than cores, because most of them wait for the disk.
     let parallel = 4 * std::thread::available_parallelism().map_or(1, usize::from);
     // Spawned tasks, so that they proceed while rows are written; they are aborted when this future is dropped.
-    let start =
-        |entry| AbortOnDropHandle::new(tokio::spawn(stage(db.clone(), blobs.clone(), Arc::clone(&request), entry)));
-    let mut staged = stream::iter(entries).map(start).buffered(parallel);
+    let start = |(position, entry)| {
+        AbortOnDropHandle::new(tokio::spawn(stage(db.clone(), blobs.clone(), Arc::clone(&request), position, entry)))
+    };
+    let mut staged = stream::iter((1..).zip(entries)).map(start).buffered(parallel);
     let (mut outcomes, mut last_insert) = (Vec::with_capacity(BATCH_ROWS), Instant::now());
     while let Some(outcome) = staged.next().await {
         if stop.is_cancelled() {
@@ -245,26 +248,27 @@ fn list(request: &ImportRequest) -> Result<(Vec<ImportEntry>, Vec<ExcludedRows>)
     }
 }
 
-/// Reads, validates and stores an image without its row. The inner error is the reason for its rejection.
+/// Reads, validates and stores an image without its row. The inner error is the reason for its rejection. `position` is that of the entry
+/// in the import, from 1.
 async fn stage(
     db: Db,
     blobs: Blobs,
     request: Arc<ImportRequest>,
+    position: usize,
     ImportEntry { origin, candidate }: ImportEntry,
 ) -> Result<StagedEntry, StoreError> {
-    let candidate = match candidate {
-        Ok(candidate) => candidate,
-        Err(rejection) => return Ok((origin, Err(rejection))),
+    let reading = Arc::clone(&request);
+    let read = match blocking(move || Ok(read(&reading, position, origin, candidate))).await {
+        Ok(read) => read,
+        Err(reason) => return Ok((EntryOrigin { file: format!("file {position}"), line: None }, Err(reason.into()))),
     };
-    let (content, max_bytes, limits) = (candidate.content.clone(), request.max_bytes, request.limits);
-    let bytes = match blocking(move || Ok(content.read(max_bytes, &limits))).await {
-        Ok(Ok(bytes)) => bytes,
-        Ok(Err(rejection)) => return Ok((origin, Err(rejection))),
-        Err(reason) => return Ok((origin, Err(reason.into()))),
+    let (origin, candidate, bytes) = match read {
+        (origin, Ok((candidate, bytes))) => (origin, candidate, bytes),
+        (origin, Err(rejection)) => return Ok((origin, Err(rejection))),
     };
     let new = NewRadiograph {
         bytes,
-        file_name: candidate.path.clone(),
+        file_name: Some(candidate.path.clone()),
         label: Some(candidate.label.clone()),
         patient_id: candidate.patient_id.clone(),
         source: candidate.source.clone(),
@@ -275,6 +279,34 @@ async fn stage(
         Ok(staged) => Ok((origin, Ok((candidate, staged)))),
         Err(AddError::Store(error)) => Err(error),
         Err(error) => Ok((origin, Err(format!("{}: {error}", candidate.path).into()))),
+    }
+}
+
+/// Reads an image. Where its name must not be stored, the paths of the origin, the candidate and the reason are replaced.
+fn read(
+    request: &ImportRequest,
+    position: usize,
+    origin: EntryOrigin,
+    candidate: Result<Candidate, Rejection>,
+) -> (EntryOrigin, Result<(Candidate, Vec<u8>), Rejection>) {
+    let (path, content) = match &candidate {
+        Ok(candidate) => (candidate.path.clone(), Some(candidate.content.read(request.max_bytes, &request.limits))),
+        Err(_) => (origin.file.clone(), None),
+    };
+    let read = content.as_ref().and_then(|content| content.as_deref().ok());
+    let shown = match &request.from {
+        ImportSource::Folder(folder) if candidate.as_ref().map_or(origin.line.is_none(), Candidate::is_file) => {
+            shown_path(&folder.root, &path, &request.dataset.classes, position, read)
+        }
+        // The names in published collections identify nobody, and label files refer to them.
+        _ => path.clone(),
+    };
+    let origin = if origin.file == path { EntryOrigin { file: shown.clone(), ..origin } } else { origin };
+    let hide = |Rejection { kind, reason }| Rejection { kind, reason: reason.replace(&path, &shown) };
+    match (candidate, content) {
+        (Ok(candidate), Some(Ok(bytes))) => (origin, Ok((Candidate { path: shown, ..candidate }, bytes))),
+        (Err(rejection), _) | (_, Some(Err(rejection))) => (origin, Err(hide(rejection))),
+        (Ok(_), None) => unreachable!("the content of a candidate was read"),
     }
 }
 

@@ -11,15 +11,15 @@ use crate::{
     store::{Attributes, Blobs, Dataset, Db, Radiograph, RadiographExtras, StoreError, StoredBlob, radiographs},
 };
 
-use super::{PatientIds, match_class};
+use super::{PatientIds, match_class, neutral_name};
 
 /// Radiograph to add. Empty text fields count as absent.
 #[derive(Clone, Debug, Default)]
 pub struct NewRadiograph {
     /// PNG, JPEG or DICOM file.
     pub bytes: Vec<u8>,
-    /// File name; leading folders are removed.
-    pub file_name: String,
+    /// Name to store, unless the file is DICOM; leading folders are removed. Without it a neutral name is stored ([`neutral_name`]).
+    pub file_name: Option<String>,
     /// Class of the data set.
     pub label: Option<String>,
     /// Patient id as assigned by the hospital or source; only its keyed hash is stored (see [`PatientIds`]).
@@ -95,7 +95,6 @@ pub(super) async fn stage(
     patient_ids: &PatientIds,
 ) -> Result<StagedRadiograph, AddError> {
     let NewRadiograph { bytes, file_name, label, patient_id, source, view, split } = new;
-    let file_name = checked_text("file_name", file_name.rsplit(['/', '\\']).next().unwrap_or_default())?;
     let label = optional_text("label", label)?.map(|label| known_class(dataset, &label)).transpose()?;
     let patient_id = optional_text("patient_id", patient_id)?;
     let (source, view) = (optional_text("source", source)?, optional_text("view", view)?);
@@ -111,6 +110,12 @@ pub(super) async fn stage(
     let PreparedImage { examined, fingerprint, format, stored, sha256 } =
         prepare(bytes, uploaded.clone(), *limits).await?;
     let ExaminedImage { image, mut flags, dicom, .. } = examined;
+    let file_name = match file_name {
+        Some(name) if dicom.is_none() => {
+            checked_text("file_name", name.rsplit(['/', '\\']).next().unwrap_or_default())?
+        }
+        _ => neutral_name(&sha256, if dicom.is_some() { Format::Dicom } else { format }),
+    };
     let attributes = dicom.as_ref().map(|dicom| dicom.attributes.clone());
     // Fields of the request take precedence over those of the file.
     let view = view.or_else(|| attributes.as_ref()?.view.clone());
@@ -126,7 +131,7 @@ pub(super) async fn stage(
         dataset_id: dataset.id,
         upload_sha256: (uploaded != sha256).then_some(uploaded),
         sha256: sha256.clone(),
-        file_name: dicom.as_ref().map_or_else(|| file_name.clone(), |dicom| dicom.deidentified_name(&file_name)),
+        file_name,
         label,
         patient_id: patient_id.map(|id| patient_ids.stored(&id)),
         source,

@@ -12,7 +12,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     ApiError, AppState,
-    answer::{Invalid, TooLarge},
+    answer::{Binary, Invalid, TooLarge},
     body,
     extract::List,
 };
@@ -33,7 +33,7 @@ pub(super) fn router() -> OpenApiRouter<AppState> {
 /// List compute devices.
 ///
 /// Returns the devices that this build can use; `in_use` marks the current one.
-#[utoipa::path(get, path = "/v1/admin/devices", tag = "operating", responses((status = 200, body = List<DeviceInfo>)))]
+#[utoipa::path(get, path = "/v1/admin/devices", tag = "operating", responses((status = 200, description = "All devices", body = List<DeviceInfo>)))]
 async fn list_devices(State(state): State<AppState>) -> Json<List<DeviceInfo>> {
     Json(List::whole(state.training.devices.to_vec()))
 }
@@ -41,7 +41,7 @@ async fn list_devices(State(state): State<AppState>) -> Json<List<DeviceInfo>> {
 /// List imported ImageNet weights, newest first.
 ///
 /// Training runs start from the newest ones.
-#[utoipa::path(get, path = "/v1/admin/weights", tag = "operating", responses((status = 200, body = List<Weights>)))]
+#[utoipa::path(get, path = "/v1/admin/weights", tag = "operating", responses((status = 200, description = "All weights, newest first", body = List<Weights>)))]
 async fn list_weights(State(stores): State<Stores>) -> Result<Json<List<Weights>>, ApiError> {
     Ok(Json(List::whole(store::weights::list(&stores.db).await?)))
 }
@@ -50,9 +50,9 @@ async fn list_weights(State(stores): State<Stores>) -> Result<Json<List<Weights>
 ///
 /// Accepts the TensorFlow.js package, and torchvision weights as `.pth` or `.safetensors`.
 #[utoipa::path(post, path = "/v1/admin/weights", tag = "operating",
-    request_body(content = Vec<u8>, content_type = "application/octet-stream", description = "At most 512 MiB"),
+    request_body(content = Binary, content_type = "application/octet-stream", description = "At most 512 MiB"),
     responses(
-        (status = 201, body = Weights, headers(("Location" = String, description = "URL of the list of weights"))),
+        (status = 201, description = "Imported", body = Weights, headers(("Location" = String, description = "URL of the list of weights"))),
         TooLarge,
         Invalid
     ))]

@@ -33,7 +33,7 @@ struct AliasTarget {
 
 /// Returns the model of an alias.
 #[utoipa::path(get, path = "/v1/models/aliases/{alias}", tag = "models", params(("alias" = String, Path)), responses(
-    (status = 200, body = Model),
+    (status = 200, description = "The model", body = Model),
     NotFound
 ))]
 async fn get_alias(State(stores): State<Stores>, PathOf(alias): PathOf<String>) -> Result<Json<Model>, ApiError> {
@@ -44,7 +44,7 @@ async fn get_alias(State(stores): State<Stores>, PathOf(alias): PathOf<String>) 
 /// Lists the moves of an alias, newest first, including those to models that were deleted since.
 #[utoipa::path(get, path = "/v1/models/aliases/{alias}/history", tag = "models",
     params(("alias" = String, Path), ListParams),
-    responses((status = 200, body = List<AliasChange>), Malformed))]
+    responses((status = 200, description = "A page, newest first", body = List<AliasChange>), Malformed))]
 async fn list_alias_history(
     State(stores): State<Stores>,
     PathOf(alias): PathOf<String>,
@@ -72,7 +72,7 @@ async fn delete_alias(State(models): State<Models>, PathOf(alias): PathOf<String
     params(("alias" = String, Path, description = "A lower-case letter, then up to 31 of a-z, 0-9 and -")),
     request_body = AliasTarget,
     responses(
-        (status = 200, body = Model),
+        (status = 200, description = "The model that the alias points at now", body = Model),
         Conflict, Invalid
     ))]
 async fn put_alias(

@@ -13,6 +13,12 @@ use utoipa::{
 
 use super::Problem;
 
+/// Bytes of a file.
+#[derive(ToSchema)]
+#[schema(value_type = String, format = Binary)]
+#[allow(dead_code, reason = "describes bodies in the OpenAPI document")]
+pub struct Binary(Vec<u8>);
+
 /// Header that turns off response buffering in nginx, for streams.
 pub const UNBUFFERED: (HeaderName, &str) = (HeaderName::from_static("x-accel-buffering"), "no");
 

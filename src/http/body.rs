@@ -21,6 +21,7 @@ use tokio::{
 };
 
 use super::ApiError;
+use crate::imaging;
 
 /// Reads the whole body into memory. Allocates once if the client sent the length: growing the buffer would take up to three times
 /// the memory.
@@ -44,6 +45,49 @@ pub(super) async fn write(body: Body, limit: usize, sink: &mut (impl AsyncWrite 
         sink.write_all(&chunk).await.map_err(ApiError::internal)?;
     }
     sink.flush().await.map_err(ApiError::internal)
+}
+
+/// True for the media types with which clients send an image: those of images, and those that say nothing, such as curl's default. Their
+/// first bytes tell the format.
+fn may_be_image(media_type: &str) -> bool {
+    const UNSPECIFIC: [&str; 4] =
+        ["", "application/octet-stream", "binary/octet-stream", "application/x-www-form-urlencoded"];
+    media_type.starts_with("image/") || media_type == "application/dicom" || UNSPECIFIC.contains(&media_type)
+}
+
+/// 415 for a body that is not an image.
+fn not_an_image(found: &str) -> ApiError {
+    ApiError::UnsupportedType(format!(
+        "{found}: send the bytes of a PNG, JPEG or DICOM file, as the body (curl --data-binary @FILE) or as the part `file` \
+         of a form (curl --form file=@FILE)"
+    ))
+}
+
+/// 415 for a body whose media type says that it is something else than an image.
+pub(super) fn check_media_type(headers: &HeaderMap) -> Result<(), ApiError> {
+    let media_type = media_type(headers);
+    if may_be_image(&media_type) {
+        return Ok(());
+    }
+    let is_json = media_type == "application/json" || media_type.ends_with("+json");
+    let hint = if is_json { ", and base64 in JSON is not decoded here" } else { "" };
+    Err(not_an_image(&format!("a body of type {media_type:?} is not an image{hint}")))
+}
+
+/// 415 for a body whose first bytes are not those of a PNG, JPEG or DICOM file.
+pub(super) fn check_image(bytes: Bytes) -> Result<Bytes, ApiError> {
+    if imaging::sniff(&bytes).is_some() {
+        return Ok(bytes);
+    }
+    let start = bytes.trim_ascii_start();
+    let is = |prefixes: &[&[u8]]| prefixes.iter().any(|prefix| start.starts_with(prefix));
+    Err(not_an_image(match start {
+        [] => "the body is empty",
+        _ if is(&[b"{", b"["]) => "the body is JSON, and base64 in it is not decoded here",
+        // The first bytes of PNG, JPEG and DICOM in base64, and of a data URL.
+        _ if is(&[b"iVBORw0KGgo", b"/9j/", b"AAAAAAAAAAAAAAAA", b"data:"]) => "the body is base64 text",
+        _ => "the body is not an image",
+    }))
 }
 
 /// The media type of `Content-Type` without parameters, in lower case; empty without the header.

@@ -20,7 +20,9 @@ use super::{
     ApiError, AppState,
     accept::negotiate,
     answer::{Malformed, NotAcceptable, UnsupportedType},
+    body,
     extract::PathOf,
+    header_fields,
     problem::SkipProblemRendering,
 };
 use crate::{
@@ -31,9 +33,6 @@ use crate::{
 
 /// Media type of the response.
 const DICOM_JSON: &str = "application/dicom+json";
-
-/// File name of stored radiographs; DICOMweb sends none.
-const FILE_NAME: &str = "radiograph.dcm";
 
 pub(super) fn router() -> OpenApiRouter<AppState> {
     OpenApiRouter::new().routes(routes!(store_instances)).routes(routes!(store_instances_of_study))
@@ -153,7 +152,7 @@ async fn receive_one(
         report.failed(Some(&reference), Reason::OtherStudy);
         return Ok(());
     }
-    let new = NewRadiograph { bytes: bytes.into(), file_name: FILE_NAME.into(), ..NewRadiograph::default() };
+    let new = NewRadiograph { bytes: bytes.into(), ..NewRadiograph::default() };
     match dataset::add(&state.stores.db, &state.stores.blobs, dataset, new, &limits, &state.intake.patient_ids).await {
         Ok(_) => report.stored(&reference),
         Err(AddError::Store(error)) => return Err(error.into()),
@@ -178,13 +177,13 @@ fn reason(error: &AddError, reference: &SopInstance) -> Reason {
 fn boundary(headers: &HeaderMap) -> Result<String, ApiError> {
     let unsupported =
         || ApiError::UnsupportedType("send multipart/related; type=\"application/dicom\"; boundary=…".into());
-    let sent = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).ok_or_else(unsupported)?;
-    let sent: mime::Mime = sent.parse().map_err(|_| unsupported())?;
-    let parts = sent.get_param("type").map_or("application/dicom", |parts| parts.as_str());
-    if sent.essence_str() != "multipart/related" || parts != "application/dicom" {
+    let parameter = |name| header_fields::parameter(headers, header::CONTENT_TYPE, name);
+    // The type contains a slash and must be quoted, but some clients send it without quotes.
+    let is_dicom = parameter("type").is_none_or(|parts| parts.eq_ignore_ascii_case("application/dicom"));
+    if body::media_type(headers) != "multipart/related" || !is_dicom {
         return Err(unsupported());
     }
-    sent.get_param(mime::BOUNDARY).map(|boundary| boundary.as_str().to_owned()).ok_or_else(unsupported)
+    parameter("boundary").filter(|boundary| !boundary.is_empty()).ok_or_else(unsupported)
 }
 
 fn respond(report: &Report, media_type: &'static str) -> Response {

@@ -50,7 +50,7 @@ impl ImageOutcome {
 
 /// Returns an evaluation with its scores.
 #[utoipa::path(get, path = "/v1/evaluations/{id}", tag = "models", params(("id" = EvaluationId, Path)), responses(
-    (status = 200, body = ScoredEvaluation),
+    (status = 200, description = "The evaluation", body = ScoredEvaluation),
     NotFound
 ))]
 async fn get_evaluation(
@@ -66,7 +66,7 @@ async fn get_evaluation(
 /// evaluations from before predictions were stored.
 #[utoipa::path(get, path = "/v1/evaluations/{id}/outcomes", tag = "models",
     params(("id" = EvaluationId, Path), ListParams),
-    responses((status = 200, body = List<ImageOutcome>), Malformed, NotFound))]
+    responses((status = 200, description = "A page, by hash", body = List<ImageOutcome>), Malformed, NotFound))]
 async fn list_evaluation_outcomes(
     State(stores): State<Stores>,
     PathOf(id): PathOf<EvaluationId>,
@@ -81,7 +81,7 @@ async fn list_evaluation_outcomes(
 
 /// Lists the evaluations of a model, one for each split that had images when its stage ended.
 #[utoipa::path(get, path = "/v1/models/{id}/evaluations", tag = "models", params(("id" = ModelId, Path)), responses(
-    (status = 200, body = List<ScoredEvaluation>),
+    (status = 200, description = "By split", body = List<ScoredEvaluation>),
     NotFound
 ))]
 async fn list_model_evaluations(

@@ -1,11 +1,14 @@
 //! Extractors whose rejections are problem documents, and pagination.
 
-use axum::extract::{FromRequest, FromRequestParts, Multipart, Request};
+use axum::{
+    extract::{FromRequest, FromRequestParts, Multipart, Request},
+    http::{HeaderMap, HeaderValue, header},
+};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::ApiError;
-use crate::store::Page;
+use super::{ApiError, body, header_fields};
+use crate::{service::FieldError, store::Page};
 
 /// A JSON body.
 #[derive(FromRequest)]
@@ -28,9 +31,27 @@ pub struct Form(pub Multipart);
 impl<S: Send + Sync> FromRequest<S> for Form {
     type Rejection = ApiError;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+    async fn from_request(mut request: Request, state: &S) -> Result<Self, ApiError> {
+        quote_boundary(request.headers_mut());
         Multipart::from_request(request, state).await.map(Self).map_err(|e| ApiError::UnsupportedType(e.body_text()))
     }
+}
+
+/// Quotes the boundary: some clients send one without quotes that needs them, and the parser of axum would refuse it.
+fn quote_boundary(headers: &mut HeaderMap) {
+    let boundary = header_fields::parameter(headers, header::CONTENT_TYPE, "boundary");
+    let boundary = boundary.filter(|boundary| !boundary.contains(['"', '\\']));
+    let quoted = boundary.map(|boundary| format!("multipart/form-data; boundary=\"{boundary}\""));
+    if let (true, Some(Ok(quoted))) =
+        (body::media_type(headers) == "multipart/form-data", quoted.map(HeaderValue::try_from))
+    {
+        headers.insert(header::CONTENT_TYPE, quoted);
+    }
+}
+
+/// Error about a part of a form that is none of its fields. Clients send images under other names than `file`.
+pub(super) fn unknown_part(name: &str) -> FieldError {
+    FieldError::new(format!("/{name}"), format!("{name:?} is not a part of this form: send images as `file`"))
 }
 
 /// `?limit=&after=`.

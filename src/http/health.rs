@@ -32,7 +32,7 @@ struct Readiness {
 /// Liveness probe.
 ///
 /// Returns 200 as long as the process handles requests. Needs no key.
-#[utoipa::path(get, path = "/health/live", tag = "operating", responses((status = 200, body = Liveness)))]
+#[utoipa::path(get, path = "/health/live", tag = "operating", responses((status = 200, description = "The process handles requests", body = Liveness)))]
 async fn get_liveness() -> Json<Liveness> {
     Json(Liveness { status: "live" })
 }
@@ -42,7 +42,7 @@ async fn get_liveness() -> Json<Liveness> {
 /// Returns 200 if the champion model is loaded. Returns 503 without a model and during shutdown; `detail` says what to do. Needs no
 /// key.
 #[utoipa::path(get, path = "/health/ready", tag = "operating", responses(
-    (status = 200, body = Readiness),
+    (status = 200, description = "The champion model is loaded", body = Readiness),
     Unavailable
 ))]
 async fn get_readiness(State(state): State<AppState>) -> Result<Json<Readiness>, ApiError> {

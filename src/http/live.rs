@@ -108,7 +108,7 @@ struct LiveHour {
 /// Monitors a model in service: volume, classes, confidence, latency, drift of the images against the training images, and agreement
 /// with clinicians' feedback and with a challenger. Counts are kept when single predictions are deleted; feedback is deleted with them.
 #[utoipa::path(get, path = "/v1/models/{id}/live", tag = "models", params(("id" = ModelId, Path), LiveParams), responses(
-    (status = 200, body = Live),
+    (status = 200, description = "Statistics of the time window", body = Live),
     Malformed,
     NotFound
 ))]

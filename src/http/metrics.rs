@@ -24,7 +24,7 @@ pub(super) fn router() -> OpenApiRouter<AppState> {
 ///
 /// `docs/metrics.md` lists them; `/static/grafana.json` is a Grafana dashboard for them. Needs no key.
 #[utoipa::path(get, path = "/metrics", tag = "operating", responses(
-    (status = 200, body = String, content_type = "text/plain; version=0.0.4")
+    (status = 200, description = "Metrics in the text exposition format", body = String, content_type = "text/plain; version=0.0.4")
 ))]
 async fn get_metrics(State(state): State<AppState>) -> Result<Response, ApiError> {
     let resources = &state.telemetry.metrics.resources;

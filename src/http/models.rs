@@ -13,7 +13,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     ApiError, AppState,
-    answer::{Conflict, Invalid, Malformed, NotFound, TooLarge, UnsupportedType},
+    answer::{Binary, Conflict, Invalid, Malformed, NotFound, TooLarge, UnsupportedType},
     body,
     extract::{List, ListParams, PathOf, QueryOf},
     scores::{ScoredEvaluation, scored},
@@ -69,7 +69,7 @@ struct UploadParams {
 
 /// Lists models, oldest first.
 #[utoipa::path(get, path = "/v1/models", tag = "models", params(ModelFilter, ListParams), responses(
-    (status = 200, body = List<Model>),
+    (status = 200, description = "A page", body = List<Model>),
     Malformed
 ))]
 async fn list_models(
@@ -84,7 +84,7 @@ async fn list_models(
 
 /// Returns a model with its plan and scores.
 #[utoipa::path(get, path = "/v1/models/{id}", tag = "models", params(("id" = ModelId, Path)), responses(
-    (status = 200, body = ModelDetail),
+    (status = 200, description = "The model", body = ModelDetail),
     NotFound
 ))]
 async fn get_model(State(stores): State<Stores>, PathOf(id): PathOf<ModelId>) -> Result<Json<ModelDetail>, ApiError> {
@@ -110,7 +110,7 @@ async fn delete_model(State(models): State<Models>, PathOf(id): PathOf<ModelId>)
 
 /// Downloads the model file: safetensors with the model's spec in its metadata.
 #[utoipa::path(get, path = "/v1/models/{id}/weights", tag = "models", params(("id" = ModelId, Path)), responses(
-    (status = 200, description = "safetensors", body = Vec<u8>, content_type = "application/octet-stream"),
+    (status = 200, description = "safetensors", body = Binary, content_type = "application/octet-stream"),
     NotFound
 ))]
 async fn get_model_weights(State(stores): State<Stores>, PathOf(id): PathOf<ModelId>) -> Result<Response, ApiError> {
@@ -126,9 +126,9 @@ async fn get_model_weights(State(stores): State<Stores>, PathOf(id): PathOf<Mode
 
 /// Uploads a model file, as `GET /v1/models/{id}/weights` returns it.
 #[utoipa::path(post, path = "/v1/models", tag = "models", params(UploadParams),
-    request_body(content = Vec<u8>, content_type = "application/octet-stream", description = "At most 256 MiB"),
+    request_body(content = Binary, content_type = "application/octet-stream", description = "At most 256 MiB"),
     responses(
-        (status = 201, body = Model, headers(("Location" = String, description = "The model"))),
+        (status = 201, description = "Stored", body = Model, headers(("Location" = String, description = "The model"))),
         TooLarge,
         UnsupportedType,
         Invalid

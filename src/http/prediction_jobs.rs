@@ -18,7 +18,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     ApiError, AppState,
-    answer::{self, Busy, Invalid, Malformed, NotFound, TooLarge, Unavailable, UnsupportedType},
+    answer::{self, Binary, Busy, Invalid, Malformed, NotFound, TooLarge, Unavailable, UnsupportedType},
     body,
     extract::{JsonBody, List, ListParams, PathOf, QueryOf},
 };
@@ -107,12 +107,12 @@ impl From<PredictionJob> for PredictionJobDetail {
 #[utoipa::path(post, path = "/v1/prediction-jobs", tag = "predictions", params(JobParams),
     request_body(content(
         (NewPredictionJob = "application/json"),
-        (Vec<u8> = "application/zip"),
-        (Vec<u8> = "application/x-tar"),
-        (Vec<u8> = "application/gzip")
+        (Binary = "application/zip"),
+        (Binary = "application/x-tar"),
+        (Binary = "application/gzip")
     )),
     responses(
-        (status = 202, body = PredictionJobDetail, headers(("Location" = String, description = "The job"))),
+        (status = 202, description = "Queued", body = PredictionJobDetail, headers(("Location" = String, description = "The job"))),
         Malformed,
         NotFound,
         TooLarge,
@@ -153,7 +153,7 @@ async fn write_archive(archive: Body, path: &Path) -> Result<(), ApiError> {
 
 /// Lists prediction jobs, oldest first.
 #[utoipa::path(get, path = "/v1/prediction-jobs", tag = "predictions", params(ListParams), responses(
-    (status = 200, body = List<PredictionJobDetail>),
+    (status = 200, description = "A page", body = List<PredictionJobDetail>),
     Malformed
 ))]
 async fn list_prediction_jobs(
@@ -168,7 +168,7 @@ async fn list_prediction_jobs(
 
 /// Returns a prediction job with its progress.
 #[utoipa::path(get, path = "/v1/prediction-jobs/{id}", tag = "predictions", params(("id" = PredictionJobId, Path)), responses(
-    (status = 200, body = PredictionJobDetail),
+    (status = 200, description = "The job", body = PredictionJobDetail),
     NotFound
 ))]
 async fn get_prediction_job(

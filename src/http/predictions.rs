@@ -22,7 +22,9 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use super::{
     ApiError, AppState,
     accept::negotiate,
-    answer::{Busy, Conflict, Invalid, Malformed, NotAcceptable, NotFound, TooLarge, Unavailable, UnsupportedType},
+    answer::{
+        Binary, Busy, Conflict, Invalid, Malformed, NotAcceptable, NotFound, TooLarge, Unavailable, UnsupportedType,
+    },
     body,
     extract::{Form, List, ListParams, PathOf, QueryOf},
 };
@@ -84,15 +86,19 @@ const MAX_FILES: usize = 1000;
 /// `Accept: application/x-ndjson` each result is one line (`BatchItem`), sent as soon as it is finished, in any order, with the index of
 /// its file; a form that cannot be read to its end adds a last line with a problem and no index. A JSON response holds at most 1,000
 /// files. Files are read while others are classified; a client that disconnects stops both.
+///
+/// The first bytes of an image tell its format, so that its media type does not matter: `application/octet-stream`, other image types, no
+/// type and curl's default type are accepted, too.
 #[utoipa::path(post, path = "/v1/predictions", tag = "predictions", params(PredictionParams),
     request_body(content(
         (PredictionForm = "multipart/form-data"),
-        (Vec<u8> = "image/png"),
-        (Vec<u8> = "image/jpeg"),
-        (Vec<u8> = "application/dicom")
+        (Binary = "image/png"),
+        (Binary = "image/jpeg"),
+        (Binary = "application/dicom"),
+        (Binary = "application/octet-stream")
     )),
     responses(
-        (status = 200, content((Predicted = "application/json"), (BatchItem = "application/x-ndjson"))),
+        (status = 200, description = "One prediction, or one item per file", content((Predicted = "application/json"), (BatchItem = "application/x-ndjson"))),
         Malformed,
         NotFound,
         NotAcceptable,
@@ -123,17 +129,14 @@ async fn create_prediction(
 
 /// The images of a form, or the body as one image.
 async fn files_of(request: Request, limits: Limits) -> Result<BoxStream<'static, Result<File, ApiError>>, ApiError> {
-    match body::media_type(request.headers()).as_str() {
-        "multipart/form-data" => Ok(files::of_form(Form::from_request(request, &()).await?)),
-        "image/png" | "image/jpeg" | "application/dicom" => {
-            let limit = limits.max_upload_bytes;
-            let read = async move { body::read(request.into_body(), limit).await };
-            Ok(stream::once(read.map_ok(|bytes| File { name: None, content: Content::Encoded(bytes) })).boxed())
-        }
-        other => Err(ApiError::UnsupportedType(format!(
-            "send image/png, image/jpeg, application/dicom or multipart/form-data with `file`, not {other:?}"
-        ))),
+    if body::media_type(request.headers()) == "multipart/form-data" {
+        return Ok(files::of_form(Form::from_request(request, &()).await?));
     }
+    body::check_media_type(request.headers())?;
+    let limit = limits.max_upload_bytes;
+    let read = async move { body::read(request.into_body(), limit).await };
+    let file = |bytes| File { name: None, content: body::check_image(bytes).map(Content::Encoded) };
+    Ok(stream::once(read.map_ok(file)).boxed())
 }
 
 /// All predictions in one response. A request with one image succeeds or fails as its image does.
@@ -160,7 +163,7 @@ fn no_file() -> ApiError {
 
 /// Lists recorded predictions, oldest first.
 #[utoipa::path(get, path = "/v1/predictions", tag = "predictions", params(ListParams), responses(
-    (status = 200, body = List<RecordedPrediction>),
+    (status = 200, description = "A page", body = List<RecordedPrediction>),
     Malformed
 ))]
 async fn list_predictions(
@@ -176,7 +179,7 @@ async fn list_predictions(
 
 /// Returns a recorded prediction.
 #[utoipa::path(get, path = "/v1/predictions/{id}", tag = "predictions", params(("id" = PredictionId, Path)), responses(
-    (status = 200, body = RecordedPrediction),
+    (status = 200, description = "The prediction", body = RecordedPrediction),
     NotFound
 ))]
 async fn get_prediction(
@@ -196,7 +199,7 @@ async fn find(models: &Models, id: PredictionId) -> Result<Prediction, ApiError>
 /// Only the latest 128 predictions with `explain=true` have an overlay, while the server runs: a small copy of the image is held in memory.
 /// For all others this is 404. Tinted regions influenced the score of the predicted class; they do not locate disease.
 #[utoipa::path(get, path = "/v1/predictions/{id}/heatmap", tag = "predictions", params(("id" = PredictionId, Path)), responses(
-    (status = 200, description = "The overlay", content((Vec<u8> = "image/png"))),
+    (status = 200, description = "The overlay", content((Binary = "image/png"))),
     NotFound
 ))]
 async fn get_prediction_heatmap(

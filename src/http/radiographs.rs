@@ -4,7 +4,7 @@ mod upload;
 
 use axum::{
     Json,
-    extract::State,
+    extract::{FromRequest, Request, State},
     http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
@@ -12,10 +12,11 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use self::upload::{Upload, UploadForm, UploadResult};
+use self::upload::{Upload, UploadForm, UploadParams, UploadResult};
 use super::{
     ApiError, AppState,
-    answer::{Conflict, Invalid, Malformed, NotFound, TooLarge, UnsupportedType},
+    answer::{Binary, Conflict, Invalid, Malformed, NotFound, TooLarge, UnsupportedType},
+    body,
     extract::{Form, JsonBody, List, ListParams, PathOf, QueryOf},
 };
 use crate::{
@@ -54,11 +55,21 @@ struct SizeParams {
     size: Option<u32>,
 }
 
-/// Uploads radiographs. Each file has its own result; the rejection of a single file is the response itself.
+/// Uploads radiographs: a form with one or more files, or one file as the body, whose fields are then query parameters. Each file has its
+/// own result; the rejection of a single file is the response itself.
+///
+/// The first bytes of a file tell its format, so that the media type of a raw body does not matter: no type and curl's default type are
+/// accepted, too. File names are not stored unless the server is started with `--keep-file-names`, and those of DICOM files never.
 #[utoipa::path(
     post, path = "/v1/datasets/{id}/radiographs", tag = "datasets",
-    params(("id" = DatasetId, Path)),
-    request_body(content = UploadForm, content_type = "multipart/form-data"),
+    params(("id" = DatasetId, Path), UploadParams),
+    request_body(content(
+        (UploadForm = "multipart/form-data"),
+        (Binary = "image/png"),
+        (Binary = "image/jpeg"),
+        (Binary = "application/dicom"),
+        (Binary = "application/octet-stream")
+    )),
     responses(
         (status = 201, description = "One item per file", body = List<UploadResult>),
         Malformed, NotFound, TooLarge, UnsupportedType, Invalid
@@ -67,10 +78,18 @@ struct SizeParams {
 async fn upload_radiographs(
     State(state): State<AppState>,
     PathOf(id): PathOf<DatasetId>,
-    Form(form): Form,
+    QueryOf(params): QueryOf<UploadParams>,
+    request: Request,
 ) -> Result<impl IntoResponse, ApiError> {
     let dataset = service::find_dataset(&state.stores, id).await?;
-    let upload = Upload::read(form, &dataset).await?;
+    let upload = if body::media_type(request.headers()) == "multipart/form-data" {
+        let Form(form) = Form::from_request(request, &()).await?;
+        Upload::read_form(form, &dataset).await?
+    } else {
+        body::check_media_type(request.headers())?;
+        let bytes = body::read(request.into_body(), state.limits.max_upload_bytes).await?;
+        Upload::of_body(body::check_image(bytes)?, params, &dataset)?
+    };
     let items = upload.store(&state, &dataset).await?;
     Ok((StatusCode::CREATED, Json(List::whole(items))))
 }
@@ -145,7 +164,7 @@ async fn delete_radiograph(
     get, path = "/v1/radiographs/{id}/image", tag = "datasets",
     params(("id" = RadiographId, Path), SizeParams),
     responses(
-        (status = 200, description = "The image", content((Vec<u8> = "image/png"), (Vec<u8> = "image/jpeg"))),
+        (status = 200, description = "The image", content((Binary = "image/png"), (Binary = "image/jpeg"))),
         Malformed, NotFound
     )
 )]

@@ -15,7 +15,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use self::preview::Sheet;
 use super::{
     ApiError, AppState,
-    answer::{Invalid, Malformed, NotFound, TooLarge, UnsupportedType},
+    answer::{Binary, Invalid, Malformed, NotFound, TooLarge, UnsupportedType},
     extract::{List, PathOf, QueryOf},
 };
 use crate::{
@@ -65,7 +65,7 @@ async fn get_recipe(PathOf(name): PathOf<String>) -> Result<Json<Recipe>, ApiErr
     get, path = "/v1/recipes/{name}/preview", tag = "training",
     params(("name" = String, Path), PreviewParams),
     responses(
-        (status = 200, description = "Contact sheet, four images per row", content((Vec<u8> = "image/png"))),
+        (status = 200, description = "Contact sheet, four images per row", content((Binary = "image/png"))),
         Malformed, NotFound, TooLarge, UnsupportedType, Invalid
     )
 )]

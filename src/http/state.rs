@@ -92,7 +92,12 @@ impl FromRef<AppState> for Predictor {
 
 impl FromRef<AppState> for PredictionJobs {
     fn from_ref(state: &AppState) -> Self {
-        Self { predictor: Predictor::from_ref(state), queue: state.jobs.clone(), lifecycle: state.lifecycle.clone() }
+        Self {
+            predictor: Predictor::from_ref(state),
+            queue: state.jobs.clone(),
+            lifecycle: state.lifecycle.clone(),
+            keep_file_names: state.intake.keep_file_names,
+        }
     }
 }
 

@@ -107,21 +107,21 @@ struct ServerReady {
 }
 
 /// Get the server metadata: name, version and supported extensions.
-#[utoipa::path(get, path = "/v2", tag = "open inference protocol", responses((status = 200, body = ServerMetadata)))]
+#[utoipa::path(get, path = "/v2", tag = "open inference protocol", responses((status = 200, description = "Server metadata", body = ServerMetadata)))]
 async fn get_server_metadata() -> Json<ServerMetadata> {
     Json(ServerMetadata { name: "thorax", version: env!("CARGO_PKG_VERSION"), extensions: EXTENSIONS })
 }
 
 /// Liveness probe. Needs no key.
 #[utoipa::path(get, path = "/v2/health/live", tag = "open inference protocol",
-    responses((status = 200, body = ServerLive)))]
+    responses((status = 200, description = "The process handles requests", body = ServerLive)))]
 async fn get_server_live() -> Json<ServerLive> {
     Json(ServerLive { live: true })
 }
 
 /// Readiness probe: 200 if the champion model is loaded. Needs no key.
 #[utoipa::path(get, path = "/v2/health/ready", tag = "open inference protocol", responses(
-    (status = 200, body = ServerReady),
+    (status = 200, description = "The champion model is loaded", body = ServerReady),
     (status = 503, description = "No champion model is loaded, or the server is shutting down", body = InferenceError)
 ))]
 async fn get_server_ready(State(state): State<AppState>) -> Result<Json<ServerReady>, ApiError> {

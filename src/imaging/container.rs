@@ -15,8 +15,8 @@ const JPEG_SIGNATURE: &[u8] = b"\xff\xd8\xff";
 /// Maximum size of the uncompressed colour profiles and texts of a PNG, in bytes.
 pub(super) const MAX_METADATA_BYTES: u64 = 8 << 20;
 
-/// Detects the format from the first bytes.
-pub(super) fn sniff(bytes: &[u8]) -> Option<Format> {
+/// Detects the format from the first bytes; none if it is not supported.
+pub fn sniff(bytes: &[u8]) -> Option<Format> {
     if bytes.starts_with(PNG_SIGNATURE) {
         Some(Format::Png)
     } else if bytes.starts_with(JPEG_SIGNATURE) {

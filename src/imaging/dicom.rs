@@ -4,6 +4,7 @@
 //! requested, and every requested value is checked against a limit first.
 
 mod attributes;
+mod character_set;
 mod frame;
 mod grey;
 mod header;
@@ -14,7 +15,6 @@ mod syntax;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-pub(super) use attributes::contains_identifier;
 pub(super) use syntax::is_dicom;
 
 use super::{GreyImage, ImageError, Limits, check_size, grey::to_eight_bits, undecodable};
@@ -37,8 +37,6 @@ pub struct DicomRadiograph {
     pub(super) flags: Vec<QualityFlag>,
     /// Patient ID; only its keyed hash may be stored.
     pub patient_id: Option<String>,
-    /// Values that identify the patient or the study. They must not be stored, not even as part of a file name.
-    pub identifiers: Vec<String>,
 }
 
 impl DicomRadiograph {
@@ -78,7 +76,6 @@ fn read_unguarded(bytes: &[u8], limits: &Limits) -> Result<DicomRadiograph, Imag
         attributes: attributes::stored(&header),
         flags,
         patient_id: header.patient_id(),
-        identifiers: attributes::identifiers(&header),
     })
 }
 

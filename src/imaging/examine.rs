@@ -62,14 +62,6 @@ impl ExaminedImage {
     }
 }
 
-impl DicomRadiograph {
-    /// The file name, or a neutral one if the name contains an identifier of the header.
-    pub fn deidentified_name(&self, name: &str) -> String {
-        let identifies = dicom::contains_identifier(name, &self.identifiers);
-        if identifies { "radiograph.dcm".to_owned() } else { name.to_owned() }
-    }
-}
-
 fn encode_plane(DicomRadiograph { width, height, plane, .. }: &DicomRadiograph) -> Vec<u8> {
     // An 8-bit value v corresponds to the 16-bit value 257 v.
     let (colour, bytes) = if plane.iter().all(|value| value % 257 == 0) {

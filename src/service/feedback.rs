@@ -9,8 +9,8 @@ use crate::{
 
 /// The image of a prediction, for a data set.
 pub struct FeedbackImage {
-    /// Name of the file.
-    pub file_name: String,
+    /// Name of the file, if it was sent.
+    pub file_name: Option<String>,
     /// The file that was classified.
     pub bytes: bytes::Bytes,
     /// Data set that receives the image; `None` for an identifier that cannot exist.
@@ -53,7 +53,7 @@ pub async fn set_feedback_with_image(
     }
     let new = NewRadiograph {
         bytes: image.bytes.into(),
-        file_name: image.file_name,
+        file_name: image.file_name.filter(|_| intake.keep_file_names),
         label: Some(class.clone()),
         patient_id: image.patient_id,
         split: image.split,

@@ -80,6 +80,8 @@ pub struct Intake {
     pub dicomweb_dataset: Arc<str>,
     /// Keyed hash of patient ids.
     pub patient_ids: PatientIds,
+    /// Store the names of uploaded PNG and JPEG files. Names of DICOM files are never stored.
+    pub keep_file_names: bool,
 }
 
 /// Limits on what clients send.

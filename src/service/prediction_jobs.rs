@@ -22,7 +22,7 @@ use super::{Content, Error, Lifecycle, Predictor, Stores, predictor::most_probab
 use crate::{
     dataset::{self, ArchiveFile},
     domain::{DatasetId, PredictionJobId, PredictionJobStatus, RadiographId, Split},
-    imaging::GreyImage,
+    imaging::{self, GreyImage},
     inference::{Classification, EngineError},
     store::{self, JobResult, Model, Page, PredictionJob, RadiographFilter, StoreError},
     worker::CHAMPION,
@@ -74,6 +74,8 @@ pub struct PredictionJobs {
     pub queue: JobQueue,
     /// Background work.
     pub lifecycle: Lifecycle,
+    /// Store the names of PNG and JPEG files in archives. Names of DICOM files are never stored.
+    pub keep_file_names: bool,
 }
 
 /// An archive that is being received; its file is removed unless it becomes a job.
@@ -386,10 +388,16 @@ impl PredictionJobs {
     fn archive_items(&self, job: &PredictionJob) -> BoxStream<'static, Result<Item, Stop>> {
         let (path, skip) = (self.queue.archive(job.id), job.done());
         let max_bytes = self.predictor.limits.max_upload_bytes as u64;
+        let keep_file_names = self.keep_file_names;
         let (sender, receiver) = mpsc::channel(1);
         tokio::task::spawn_blocking(move || {
+            let mut sequence = skip;
             let mut send = |ArchiveFile { name, content }: ArchiveFile| {
-                let item = Item { radiograph_id: None, file_name: name, label: None, content };
+                let known = content.as_deref().unwrap_or_default();
+                let keep = keep_file_names && !dataset::is_private(&name, known);
+                let file_name = if keep { name } else { numbered_name(sequence, known) };
+                sequence += 1;
+                let item = Item { radiograph_id: None, file_name, label: None, content };
                 sender.blocking_send(Ok(item)).is_ok()
             };
             if let Err(error) = dataset::read_archive(&path, skip, max_bytes, &mut send) {
@@ -467,6 +475,14 @@ impl PredictionJobs {
             return Stop::Failed("the server failed; its log has the cause".into());
         }
         Stop::Failed(error.to_string())
+    }
+}
+
+/// The name of a file whose own name is not stored: its position in the archive, from 0, and its type.
+fn numbered_name(sequence: u64, content: &[u8]) -> String {
+    match imaging::sniff(content) {
+        Some(format) => format!("file-{sequence}.{}", format.extension()),
+        None => format!("file-{sequence}"),
     }
 }
 

@@ -103,6 +103,8 @@ fn options(file: &Path) -> SqliteConnectOptions {
         // an fsync for each is cheap.
         .synchronous(SqliteSynchronous::Full)
         .foreign_keys(true)
+        // Overwrites what is deleted or replaced with zeros, where that takes no further writes: names that were stored once do not stay.
+        .pragma("secure_delete", "fast")
         .busy_timeout(BUSY_TIMEOUT)
 }
 

@@ -54,7 +54,8 @@ pub struct JobResult {
     pub sequence: u64,
     /// Radiograph; null for an image of an archive.
     pub radiograph_id: Option<RadiographId>,
-    /// File name; with its folders for an archive.
+    /// Name of the radiograph. For an archive the position and type of the file, or its path if the server stores the names of uploaded
+    /// files.
     pub file_name: String,
     /// Hash of the file; null if it could not be read.
     pub sha256: Option<Sha256>,

@@ -21,7 +21,7 @@ pub struct Radiograph {
     /// before this was stored.
     #[serde(default)]
     pub upload_sha256: Option<Sha256>,
-    /// Name of the uploaded file, unless it contains a value of the DICOM header.
+    /// Name of the imported file. A neutral name for DICOM files, and for uploaded files unless the server stores their names.
     pub file_name: String,
     /// Class, if known.
     pub label: Option<String>,

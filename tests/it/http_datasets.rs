@@ -173,13 +173,13 @@ async fn rejects_an_invalid_form_with_each_invalid_part() {
 }
 
 #[tokio::test]
-async fn rejects_bodies_over_the_limit_and_bodies_that_are_not_forms() {
+async fn rejects_bodies_over_the_limit_and_bodies_of_other_types() {
     let server = Server::start().await;
     let dataset = server.dataset("chests").await;
     let path = format!("/v1/datasets/{dataset}/radiographs");
     let large = vec![0; MAX_UPLOAD_BYTES + 1];
     server.upload(&dataset, &[Part::File("large.png", &large)]).await.assert_problem(413, &path);
-    server.request("POST", &path, "image/png", png(48, 48, 1)).await.assert_problem(415, &path);
+    server.request("POST", &path, "text/plain", png(48, 48, 1)).await.assert_problem(415, &path);
     let nowhere = format!("/v1/datasets/{NOBODY}/radiographs");
     server.upload(NOBODY, &[Part::File("a.png", &png(48, 48, 1))]).await.assert_problem(404, &nowhere);
 }

@@ -33,7 +33,7 @@ const PLANTED: [&str; 14] = [
 ];
 
 /// A frontal radiograph in twelve bits, drawn: dark lungs beside a bright spine on black.
-fn radiograph(shade: u16) -> InMemDicomObject {
+pub fn radiograph(shade: u16) -> InMemDicomObject {
     let grey = |at: usize| {
         let (x, y) = (at % 64, at / 64);
         let lung = (16..38).contains(&y) && ((12..26).contains(&x) || (38..52).contains(&x));
@@ -84,6 +84,12 @@ fn radiograph(shade: u16) -> InMemDicomObject {
     ])
 }
 
+/// Replaces an element, whose value is in the character set of the object.
+pub fn put_bytes(object: &mut InMemDicomObject, tag: Tag, value: &[u8]) {
+    let padded = [value, if value.len() % 2 == 1 { b" " } else { b"" }].concat();
+    object.put(DataElement::new(tag, VR::UN, PrimitiveValue::U8(padded.into())));
+}
+
 fn changed(tag: Tag, vr: VR, value: &str) -> Vec<u8> {
     let mut object = radiograph(0);
     object.put(DataElement::new(tag, vr, PrimitiveValue::from(value)));
@@ -91,7 +97,7 @@ fn changed(tag: Tag, vr: VR, value: &str) -> Vec<u8> {
 }
 
 /// Every planted text in every file below the folder, with the file's name.
-fn found_below(folder: &Path, planted: &[&str]) -> Vec<String> {
+pub fn found_below(folder: &Path, planted: &[&str]) -> Vec<String> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
@@ -126,7 +132,7 @@ async fn no_patient_identifier_reaches_the_data_folder() {
     server.state.stores.db.close().await;
     assert_eq!(found_below(server.folder.path(), &PLANTED), Vec::<String>::new());
     // The search does find what is there.
-    assert!(!found_below(server.folder.path(), &["a.png"]).is_empty());
+    assert!(!found_below(server.folder.path(), &["radiograph-"]).is_empty());
 }
 
 fn text_chunk(text: &str) -> Vec<u8> {
@@ -150,7 +156,7 @@ async fn stores_a_dicom_as_greyscale_png_with_the_allowed_attributes() {
     assert_eq!((&stored["dicom"], &stored["flags"]), (&wanted, &json!([])));
     assert_eq!(
         (&stored["format"], &stored["view"], &stored["file_name"]),
-        (&json!("png"), &json!("PA"), &json!("one.dcm"))
+        (&json!("png"), &json!("PA"), &json!(format!("radiograph-{}.dcm", &stored["sha256"].as_str().unwrap()[..12])))
     );
     assert_eq!(stored["patient_id"], json!(server.state.intake.patient_ids.stored("MRN-774411")));
     let place = format!("/v1/radiographs/{}", stored["id"].as_str().unwrap());
@@ -238,7 +244,7 @@ async fn the_report_has_age_and_sex_of_dicom_files() {
 }
 
 /// A push of these parts.
-async fn push(server: &Server, path: &str, parts: &[Vec<u8>]) -> Answer {
+pub async fn push(server: &Server, path: &str, parts: &[Vec<u8>]) -> Answer {
     let mut body = Vec::new();
     for part in parts {
         body.extend_from_slice(b"--edge\r\nContent-Type: application/dicom\r\n\r\n");
@@ -286,6 +292,18 @@ async fn a_push_names_each_instance_that_cannot_be_stored_with_the_reason() {
     let elsewhere = push(&server, "/dicomweb/studies/1.2.3", &[file(radiograph(5))]).await;
     assert_eq!((elsewhere.status, elsewhere.at("/00081198/Value/0/00081197/Value/0")), (409, json!(0xa900)));
     push(&server, "/dicomweb/studies", &[]).await.assert_problem(400, "/dicomweb/studies");
+    // The type must be quoted, and many clients do not.
+    for accepted in [
+        "multipart/related; type=application/dicom; boundary=edge",
+        "multipart/related;boundary=edge;type=application/dicom;transfer-syntax=*",
+        "Multipart/Related; TYPE=\"application/dicom\"; boundary=\"edge\"",
+        "multipart/related; boundary=edge",
+    ] {
+        let part =
+            [&b"--edge\r\nContent-Type: application/dicom\r\n\r\n"[..], &file(radiograph(0)), b"\r\n--edge--\r\n"];
+        let pushed = server.request("POST", "/dicomweb/studies", accepted, part.concat()).await;
+        assert_eq!(pushed.status, 200, "{accepted}: {pushed:?}");
+    }
     for wrong in
         ["multipart/form-data; boundary=edge", "multipart/related; type=\"application/dicom+json\"; boundary=edge", ""]
     {

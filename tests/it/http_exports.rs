@@ -50,7 +50,7 @@ async fn exported_label_files_equal_the_imported_ones() {
 
 #[tokio::test]
 async fn a_label_file_that_cannot_be_written_is_a_conflict() {
-    let server = Server::start().await;
+    let server = Server::with(|state, _| state.intake.keep_file_names = true).await;
     for (name, files) in [("space", ["a b.png", "c.png"]), ("twice", ["a.png", "a.png"])] {
         let dataset = server.dataset(name).await;
         for (shade, file) in (0u8..).zip(files) {

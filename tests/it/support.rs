@@ -77,6 +77,7 @@ impl Server {
                 import_root: None,
                 dicomweb_dataset: Arc::from("pushed"),
                 patient_ids: PatientIds::new(*b"the key of the tests"),
+                keep_file_names: false,
             },
             jobs: JobQueue::new(&data),
             limits: Limits { max_upload_bytes: MAX_UPLOAD_BYTES, max_pixels: MAX_PIXELS },
@@ -181,7 +182,7 @@ impl Server {
         self.state.lifecycle.tasks.reopen();
     }
 
-    async fn answer(&self, request: axum::http::Request<Body>) -> Answer {
+    pub async fn answer(&self, request: axum::http::Request<Body>) -> Answer {
         let (parts, body) = self.router.clone().oneshot(request).await.unwrap().into_parts();
         let bytes = body.collect().await.unwrap().to_bytes().to_vec();
         Answer { status: parts.status.as_u16(), headers: parts.headers, bytes }

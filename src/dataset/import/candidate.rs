@@ -36,6 +36,13 @@ pub(super) enum Content {
     Row { array: Arc<ImageArray>, row: u64 },
 }
 
+impl Candidate {
+    /// True for an image file as it is, whose path names the file.
+    pub(super) fn is_file(&self) -> bool {
+        matches!(self.content, Content::File { .. })
+    }
+}
+
 impl Content {
     /// Reads the image as file bytes, at most `max_bytes`.
     pub(super) fn read(&self, max_bytes: u64, limits: &Limits) -> Result<Vec<u8>, Rejection> {

@@ -17,7 +17,7 @@ use crate::{
     domain::{DatasetId, Split},
     http::{
         ApiError, AppState,
-        answer::{Conflict, Malformed, NotFound},
+        answer::{Binary, Conflict, Malformed, NotFound},
         extract::{PathOf, QueryOf},
     },
     service,
@@ -28,7 +28,7 @@ use crate::{
 #[into_params(parameter_in = Query)]
 pub struct ArrayParams {
     /// `float32` from 0 to 1 (the default) or `uint8` from 0 to 255.
-    #[param(inline, default = "float32")]
+    #[param(inline)]
     dtype: Option<Dtype>,
     /// Number of channels: 3 (grey replicated, the default) or 1.
     #[param(minimum = 1, maximum = 3, default = 3)]
@@ -59,7 +59,7 @@ enum Export {
     params(("id" = DatasetId, Path), ("name" = String, Path, example = "x_train_128.npy"), ArrayParams),
     responses(
         (status = 200, description = "The file", content(
-            (String = "text/plain"), (Vec<u8> = "application/octet-stream")
+            (String = "text/plain"), (Binary = "application/octet-stream")
         )),
         Malformed,
         NotFound,

@@ -15,7 +15,8 @@ use crate::{
         ApiError,
         answer::{Invalid, Malformed, NotFound, TooLarge, UnsupportedType},
         body,
-        extract::{Form, JsonBody, PathOf},
+        extract::{Form, JsonBody, PathOf, unknown_part},
+        header_fields,
     },
     service::{self, FeedbackImage, Imports, Models},
 };
@@ -52,7 +53,7 @@ pub struct FeedbackForm {
 #[utoipa::path(put, path = "/v1/predictions/{id}/feedback", tag = "predictions", params(("id" = PredictionId, Path)),
     request_body(content((Feedback = "application/json"), (FeedbackForm = "multipart/form-data"))),
     responses(
-        (status = 200, body = RecordedPrediction),
+        (status = 200, description = "The prediction with its feedback", body = RecordedPrediction),
         Malformed,
         NotFound,
         TooLarge,
@@ -80,7 +81,7 @@ pub(super) async fn put_feedback(
 /// The parts of the form.
 #[derive(Default)]
 struct Parts {
-    file: Option<(String, Bytes)>,
+    file: Option<(Option<String>, Bytes)>,
     label: Option<String>,
     dataset: Option<String>,
     patient: Option<String>,
@@ -91,10 +92,10 @@ impl Parts {
     async fn read(mut form: Multipart) -> Result<Self, ApiError> {
         let mut parts = Self::default();
         while let Some(part) = form.next_field().await? {
-            let name = part.name().unwrap_or_default().to_owned();
+            let name = header_fields::part_name(part.headers());
             let text = match name.as_str() {
                 "file" => {
-                    let file_name = part.file_name().unwrap_or("radiograph").to_owned();
+                    let file_name = header_fields::file_name(part.headers());
                     parts.file = Some((file_name, part.bytes().await?));
                     continue;
                 }
@@ -102,7 +103,7 @@ impl Parts {
                 "dataset_id" => &mut parts.dataset,
                 "patient_id" => &mut parts.patient,
                 "split" => &mut parts.split,
-                _ => return Err(ApiError::invalid(&format!("/{name}"), "unknown field")),
+                _ => return Err(ApiError::Invalid(vec![unknown_part(&name)])),
             };
             *text = Some(part.text().await?);
         }

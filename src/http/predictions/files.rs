@@ -9,7 +9,11 @@ use futures_util::{
 };
 
 use crate::{
-    http::{ApiError, extract::Form},
+    http::{
+        ApiError,
+        extract::{Form, unknown_part},
+        header_fields,
+    },
     inference::RequestPermit,
     service::{Content, ModelSelection, NewPrediction, Predictor},
 };
@@ -17,7 +21,8 @@ use crate::{
 /// An image as it was sent.
 pub(in crate::http) struct File {
     pub(in crate::http) name: Option<String>,
-    pub(in crate::http) content: Content,
+    /// The image, or the reason why it is none.
+    pub(in crate::http) content: Result<Content, ApiError>,
 }
 
 /// The outcome for one file.
@@ -46,12 +51,12 @@ pub(in crate::http) struct PredictionStream {
 pub(super) fn of_form(Form(form): Form) -> BoxStream<'static, Result<File, ApiError>> {
     stream::try_unfold(form, |mut form| async move {
         let Some(field) = form.next_field().await? else { return Ok(None) };
-        if field.name() != Some("file") {
-            let name = field.name().unwrap_or_default();
-            return Err(ApiError::invalid(&format!("/{name}"), "the form takes `file` alone, once or repeated"));
+        let part = header_fields::part_name(field.headers());
+        if part != "file" {
+            return Err(ApiError::Invalid(vec![unknown_part(&part)]));
         }
-        let name = field.file_name().map(str::to_owned);
-        let content = Content::Encoded(field.bytes().await?);
+        let name = header_fields::file_name(field.headers());
+        let content = Ok(Content::Encoded(field.bytes().await?));
         Ok(Some((File { name, content }, form)))
     })
     .into_stream()
@@ -118,7 +123,10 @@ impl PredictionStream {
         let (predictor, selection, index) = (self.predictor.clone(), Arc::clone(&self.selection), self.read);
         self.read += 1;
         self.in_flight.push(Box::pin(async move {
-            let outcome = predictor.predict(&selection, content).await.map_err(ApiError::from);
+            let outcome = match content {
+                Ok(content) => predictor.predict(&selection, content).await.map_err(ApiError::from),
+                Err(error) => Err(error),
+            };
             (FileResult { index, file_name: name, outcome }, permit)
         }));
     }

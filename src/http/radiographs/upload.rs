@@ -1,16 +1,13 @@
 //! Uploads: one or more files, with fields that apply to all of them.
 
-use axum::{
-    body::Bytes,
-    extract::{Multipart, multipart::Field},
-};
-use serde::Serialize;
-use utoipa::ToSchema;
+use axum::{body::Bytes, extract::Multipart};
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
 use crate::{
     dataset::{self, AddError, AddOutcome, NewRadiograph},
     domain::Split,
-    http::{ApiError, AppState, Problem},
+    http::{ApiError, AppState, Problem, extract::unknown_part, header_fields},
     service::{self, FieldError},
     store::{Dataset, Radiograph},
 };
@@ -49,7 +46,7 @@ pub enum UploadStatus {
 /// Result for one file.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct UploadResult {
-    /// Name of the file as sent.
+    /// Name of the file as sent; empty if none was sent. The name that is stored is in `radiograph`.
     file_name: String,
     status: UploadStatus,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -58,10 +55,25 @@ pub struct UploadResult {
     problem: Option<Problem>,
 }
 
-/// Parts of the form, read completely, because fields may follow the files they apply to. The limit on the body bounds it.
+/// Fields of a radiograph whose file is the whole body. A patient id is sent in a form only, so that it is in no URL.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct UploadParams {
+    /// For a raw body: one of the data set's classes.
+    label: Option<String>,
+    /// For a raw body: source of the image.
+    source: Option<String>,
+    /// For a raw body: projection, such as `PA` or `AP`.
+    view: Option<String>,
+    /// For a raw body: split.
+    split: Option<String>,
+}
+
+/// Files and fields of an upload, read completely, because fields of a form may follow the files they apply to. The limit on the body
+/// bounds it.
 #[derive(Default)]
 pub struct Upload {
-    files: Vec<(String, Bytes)>,
+    files: Vec<(Option<String>, Bytes)>,
     label: Option<String>,
     patient_id: Option<String>,
     source: Option<String>,
@@ -71,11 +83,15 @@ pub struct Upload {
 
 impl Upload {
     /// Reads the form; one 422 names every wrong part.
-    pub async fn read(mut form: Multipart, dataset: &Dataset) -> Result<Self, ApiError> {
+    pub async fn read_form(mut form: Multipart, dataset: &Dataset) -> Result<Self, ApiError> {
         let mut upload = Self::default();
         let mut errors = Vec::new();
         while let Some(part) = form.next_field().await? {
-            if let Err(detail) = upload.add_part(&part_name(&part), part, dataset).await? {
+            let name = header_fields::part_name(part.headers());
+            if name == "file" {
+                let file_name = header_fields::file_name(part.headers());
+                upload.files.push((file_name, part.bytes().await?));
+            } else if let Err(detail) = upload.set(&name, &part.text().await?, dataset) {
                 errors.push(detail);
             }
         }
@@ -85,13 +101,25 @@ impl Upload {
         if errors.is_empty() { Ok(upload) } else { Err(ApiError::Invalid(errors)) }
     }
 
+    /// One file without a name, with the fields of the query.
+    pub fn of_body(bytes: Bytes, params: UploadParams, dataset: &Dataset) -> Result<Self, ApiError> {
+        let UploadParams { label, source, view, split } = params;
+        let mut upload = Self { files: vec![(None, bytes)], ..Self::default() };
+        let fields = [("label", label), ("source", source), ("view", view), ("split", split)];
+        let set = |(name, text): (&str, Option<String>)| upload.set(name, &text.unwrap_or_default(), dataset).err();
+        let errors: Vec<FieldError> = fields.into_iter().filter_map(set).collect();
+        if errors.is_empty() { Ok(upload) } else { Err(ApiError::Invalid(errors)) }
+    }
+
     /// Stores file after file. The rejection of a single file fails the request.
     pub async fn store(mut self, state: &AppState, dataset: &Dataset) -> Result<Vec<UploadResult>, ApiError> {
         let files = std::mem::take(&mut self.files);
         let alone = files.len() == 1;
         let mut results = Vec::with_capacity(files.len());
-        for (file_name, bytes) in files {
-            let outcome = self.add(state, dataset, file_name.clone(), bytes).await;
+        for (sent_name, bytes) in files {
+            // The response names the file as it was sent, whatever is stored.
+            let file_name = sent_name.clone().unwrap_or_default();
+            let outcome = self.add(state, dataset, sent_name, bytes).await;
             results.push(match outcome {
                 Ok(AddOutcome::Created(radiograph)) => stored(file_name, UploadStatus::Created, radiograph),
                 Ok(AddOutcome::Duplicate(radiograph)) => stored(file_name, UploadStatus::Duplicate, radiograph),
@@ -110,12 +138,12 @@ impl Upload {
         &self,
         state: &AppState,
         dataset: &Dataset,
-        file_name: String,
+        file_name: Option<String>,
         bytes: Bytes,
     ) -> Result<AddOutcome, ApiError> {
         let new = NewRadiograph {
             bytes: bytes.into(),
-            file_name,
+            file_name: file_name.filter(|_| state.intake.keep_file_names),
             label: self.label.clone(),
             patient_id: self.patient_id.clone(),
             source: self.source.clone(),
@@ -127,42 +155,25 @@ impl Upload {
             .await?)
     }
 
-    /// Adds one part; the inner error concerns its content, the outer one the form.
-    async fn add_part(
-        &mut self,
-        name: &str,
-        part: Field<'_>,
-        dataset: &Dataset,
-    ) -> Result<Result<(), FieldError>, ApiError> {
-        if name == "file" {
-            let file_name = part.file_name().unwrap_or_default().to_owned();
-            self.files.push((file_name, part.bytes().await?));
-            return Ok(Ok(()));
-        }
-        let text = part.text().await?.trim().to_owned();
-        if text.is_empty() {
-            return Ok(Ok(()));
-        }
-        match name {
-            "label" if dataset::match_class(&dataset.classes, &text).is_none() => {
-                return Ok(Err(wrong(name, &super::not_a_class(dataset))));
+    /// Sets a field; an empty text leaves it unset.
+    fn set(&mut self, name: &str, text: &str, dataset: &Dataset) -> Result<(), FieldError> {
+        let text = Some(text.trim().to_owned()).filter(|text| !text.is_empty());
+        match (name, text) {
+            ("label", Some(text)) if dataset::match_class(&dataset.classes, &text).is_none() => {
+                return Err(wrong(name, &super::not_a_class(dataset)));
             }
-            "label" => self.label = Some(text),
-            "patient_id" => self.patient_id = Some(text),
-            "source" => self.source = Some(text),
-            "view" => self.view = Some(text),
-            "split" => match text.parse() {
-                Ok(split) => self.split = Some(split),
-                Err(_) => return Ok(Err(wrong(name, "must be train, validation or test"))),
-            },
-            _ => return Ok(Err(wrong(name, "unknown field"))),
+            ("label", text) => self.label = text,
+            ("patient_id", text) => self.patient_id = text,
+            ("source", text) => self.source = text,
+            ("view", text) => self.view = text,
+            ("split", text) => {
+                let split = text.map(|text| text.parse()).transpose();
+                self.split = split.map_err(|_| wrong(name, "must be train, validation or test"))?;
+            }
+            _ => return Err(unknown_part(name)),
         }
-        Ok(Ok(()))
+        Ok(())
     }
-}
-
-fn part_name(part: &Field<'_>) -> String {
-    part.name().unwrap_or_default().to_owned()
 }
 
 fn wrong(name: &str, detail: &str) -> FieldError {

@@ -2,7 +2,6 @@
 
 use axum::{
     extract::{Request, State},
-    http::{HeaderMap, header},
     response::Response,
 };
 use futures_util::{StreamExt, stream};
@@ -17,7 +16,9 @@ use super::{
 };
 use crate::{
     http::{
-        ApiError, AppState, body,
+        ApiError, AppState,
+        answer::Binary,
+        body,
         extract::PathOf,
         predictions::{File, PredictionStream},
     },
@@ -41,8 +42,8 @@ pub(super) fn router() -> OpenApiRouter<AppState> {
 /// `binary_data_output` or `binary_data` is set. If one image cannot be classified, the request fails. Each result is recorded as a
 /// prediction.
 #[utoipa::path(post, path = "/v2/models/{name}/infer", tag = "open inference protocol", params(("name" = String, Path)),
-    request_body(content((InferRequest = "application/json"), (Vec<u8> = "application/octet-stream"))),
-    responses((status = 200, content((InferResponse = "application/json"), (Vec<u8> = "application/octet-stream"))), ErrorResponses))]
+    request_body(content((InferRequest = "application/json"), (Binary = "application/octet-stream"))),
+    responses((status = 200, description = "Output tensors", content((InferResponse = "application/json"), (Binary = "application/octet-stream"))), ErrorResponses))]
 async fn infer(
     State(predictor): State<Predictor>,
     PathOf(path): PathOf<ModelPath>,
@@ -54,8 +55,8 @@ async fn infer(
 /// Classify a batch of radiographs with a version of a model. A model has one version, its identifier.
 #[utoipa::path(post, path = "/v2/models/{name}/versions/{version}/infer", tag = "open inference protocol",
     params(("name" = String, Path), ("version" = String, Path)),
-    request_body(content((InferRequest = "application/json"), (Vec<u8> = "application/octet-stream"))),
-    responses((status = 200, content((InferResponse = "application/json"), (Vec<u8> = "application/octet-stream"))), ErrorResponses))]
+    request_body(content((InferRequest = "application/json"), (Binary = "application/octet-stream"))),
+    responses((status = 200, description = "Output tensors", content((InferResponse = "application/json"), (Binary = "application/octet-stream"))), ErrorResponses))]
 async fn infer_version(
     State(predictor): State<Predictor>,
     PathOf(path): PathOf<ModelPath>,
@@ -69,7 +70,6 @@ async fn classify(predictor: Predictor, path: ModelPath, request: Request) -> Re
     let slot = predictor.engine().admit()?;
     let model = path.find(&predictor.models).await?;
     path.check_loaded(&predictor.models, &model)?;
-    check_encoding(request.headers())?;
     let (parts, body) = request.into_parts();
     let body = body::read(body, predictor.limits.max_upload_bytes).await?;
     let limits = predictor.limits.image();
@@ -80,19 +80,10 @@ async fn classify(predictor: Predictor, path: ModelPath, request: Request) -> Re
         Ok::<_, ApiError>((request, outputs, images))
     };
     let (request, outputs, images) = predictor.engine().prepare(Stage::Decode, read).await??;
-    let images = images.into_iter().map(|content| Ok(File { name: None, content }));
+    let images = images.into_iter().map(|content| Ok(File { name: None, content: Ok(content) }));
     let files = PredictionStream::new(predictor, ModelSelection::of(model.clone()), slot, stream::iter(images).boxed());
     let answers = all(files).await?;
     Ok(response::respond(request, path.name(), &model, &outputs, &answers))
-}
-
-fn check_encoding(headers: &HeaderMap) -> Result<(), ApiError> {
-    match headers.get(header::CONTENT_ENCODING) {
-        Some(encoding) if encoding != "identity" => Err(ApiError::UnsupportedType(
-            "compressed request bodies are not supported: send the body without Content-Encoding".into(),
-        )),
-        _ => Ok(()),
-    }
 }
 
 /// All results in the order of the images, or the error of the first image that fails.

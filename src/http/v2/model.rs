@@ -66,7 +66,7 @@ struct ModelReady {
 
 /// Get the metadata of a model, by identifier or alias.
 #[utoipa::path(get, path = "/v2/models/{name}", tag = "open inference protocol", params(("name" = String, Path)),
-    responses((status = 200, body = ModelMetadata), ErrorResponses))]
+    responses((status = 200, description = "Model metadata", body = ModelMetadata), ErrorResponses))]
 async fn get_inference_model(
     State(models): State<Models>,
     PathOf(path): PathOf<ModelPath>,
@@ -77,7 +77,7 @@ async fn get_inference_model(
 /// Get the metadata of a version of a model. A model has one version, its identifier.
 #[utoipa::path(get, path = "/v2/models/{name}/versions/{version}", tag = "open inference protocol",
     params(("name" = String, Path), ("version" = String, Path)),
-    responses((status = 200, body = ModelMetadata), ErrorResponses))]
+    responses((status = 200, description = "Model metadata", body = ModelMetadata), ErrorResponses))]
 async fn get_inference_model_version(
     State(models): State<Models>,
     PathOf(path): PathOf<ModelPath>,
@@ -87,7 +87,7 @@ async fn get_inference_model_version(
 
 /// Readiness probe of a model: 200 if it is loaded, otherwise 409.
 #[utoipa::path(get, path = "/v2/models/{name}/ready", tag = "open inference protocol", params(("name" = String, Path)),
-    responses((status = 200, body = ModelReady), ErrorResponses))]
+    responses((status = 200, description = "The model is loaded", body = ModelReady), ErrorResponses))]
 async fn get_model_ready(
     State(models): State<Models>,
     PathOf(path): PathOf<ModelPath>,
@@ -98,7 +98,7 @@ async fn get_model_ready(
 /// Readiness probe of a version of a model: 200 if it is loaded, otherwise 409.
 #[utoipa::path(get, path = "/v2/models/{name}/versions/{version}/ready", tag = "open inference protocol",
     params(("name" = String, Path), ("version" = String, Path)),
-    responses((status = 200, body = ModelReady), ErrorResponses))]
+    responses((status = 200, description = "The model is loaded", body = ModelReady), ErrorResponses))]
 async fn get_model_version_ready(
     State(models): State<Models>,
     PathOf(path): PathOf<ModelPath>,

@@ -53,7 +53,7 @@ struct IndexEntry {
 
 /// List all models: one entry for the identifier of each model and one for each alias. The body may be empty.
 #[utoipa::path(post, path = "/v2/repository/index", tag = "open inference protocol", request_body = IndexRequest,
-    responses((status = 200, body = Vec<IndexEntry>), ErrorResponses))]
+    responses((status = 200, description = "Names of models", body = Vec<IndexEntry>), ErrorResponses))]
 async fn list_repository(
     State(models): State<Models>,
     body: axum::body::Bytes,

@@ -8,7 +8,7 @@ use crate::domain::DicomAttributes;
 /// Ages above are reported as this age (HIPAA Safe Harbor), because few people are older.
 const MAX_AGE: f64 = 90.0;
 
-/// Minimum length of an identifier part. Shorter parts would match any text.
+/// Minimum length of an ASCII identifier that is found within words.
 const MIN_PART_LENGTH: usize = 3;
 
 /// View positions that are stored. Other values of the element may be arbitrary text.
@@ -29,23 +29,30 @@ pub(super) fn stored(header: &Header) -> DicomAttributes {
 }
 
 /// The values of all identifying elements, whole and split into components.
-pub(super) fn identifiers(header: &Header) -> Vec<String> {
-    let texts = IDENTIFYING.iter().filter_map(|tag| header.whole_text(*tag));
+fn identifiers(header: &Header) -> Vec<String> {
+    let texts = IDENTIFYING.iter().flat_map(|tag| header.whole_texts(*tag));
     let parts = texts.flat_map(|text| {
         let whole = text.trim_matches(['\0', ' ']).to_owned();
         let parts = text.split(['\\', '^', '=', ' ', '\0']).map(str::to_owned).collect::<Vec<_>>();
         [whole].into_iter().chain(parts)
     });
-    let mut identifiers: Vec<String> = parts.filter(|part| part.chars().count() >= MIN_PART_LENGTH).collect();
+    let mut identifiers: Vec<String> = parts.map(|part| part.to_lowercase()).collect();
+    // A single letter or digit identifies nobody, except where a character is a word.
+    identifiers.retain(|part| part.chars().count() > 1 || !part.is_ascii());
     identifiers.sort();
     identifiers.dedup();
     identifiers
 }
 
-/// True if `text` contains an identifier, ignoring case.
-pub(in crate::imaging) fn contains_identifier(text: &str, identifiers: &[String]) -> bool {
+/// True if `text` contains an identifier, ignoring case. A short ASCII identifier must be a word of its own, because it occurs within
+/// many words.
+fn contains_identifier(text: &str, identifiers: &[String]) -> bool {
     let text = text.to_lowercase();
-    identifiers.iter().any(|identifier| text.contains(&identifier.to_lowercase()))
+    let words: Vec<&str> = text.split(|letter: char| !letter.is_alphanumeric()).collect();
+    identifiers.iter().any(|identifier| {
+        let is_short = identifier.is_ascii() && identifier.len() < MIN_PART_LENGTH;
+        if is_short { words.contains(&identifier.as_str()) } else { text.contains(identifier) }
+    })
 }
 
 /// Whole years of an age string such as `062Y`, `018M`, `003W`, `005D`, or the non-standard `62`.

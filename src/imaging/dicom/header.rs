@@ -11,6 +11,7 @@ use dicom_parser::{
 use dicom_transfer_syntax_registry::{TransferSyntaxIndex, TransferSyntaxRegistry};
 
 use super::{
+    character_set::CharacterSets,
     syntax::{self, TransferSyntax},
     undecodable,
 };
@@ -24,6 +25,7 @@ const MAX_DEPTH: usize = 32;
 
 /// Elements that are read from the top level of the data set.
 const TOP_LEVEL: &[Tag] = &[
+    tags::SPECIFIC_CHARACTER_SET,
     tags::SOP_CLASS_UID,
     tags::MODALITY,
     tags::BODY_PART_EXAMINED,
@@ -170,9 +172,10 @@ impl Header {
         self.text(tags::PATIENT_ID)
     }
 
-    /// The text of an element with all its values.
-    pub(super) fn whole_text(&self, tag: Tag) -> Option<String> {
-        self.elements.get(&(None, tag)).map(|value| String::from_utf8_lossy(value).into_owned())
+    /// The text of an element with all its values: by the declared character sets, and by those that senders use without declaring them.
+    pub(super) fn whole_texts(&self, tag: Tag) -> Vec<String> {
+        let Some(value) = self.elements.get(&(None, tag)) else { return Vec::new() };
+        character_sets(&self.elements).readings(value)
     }
 
     /// The lookup table in the first item of a sequence, if any.
@@ -224,8 +227,15 @@ pub fn sop_instance(bytes: &[u8], limits: &Limits) -> Option<SopInstance> {
     Some(SopInstance { class, instance: text(tags::SOP_INSTANCE_UID)?, study: text(tags::STUDY_INSTANCE_UID) })
 }
 
+/// The character sets that Specific Character Set declares.
+fn character_sets(elements: &Elements) -> CharacterSets {
+    let declared = elements.get(&(None, tags::SPECIFIC_CHARACTER_SET));
+    CharacterSets::declared(declared.map(Vec::as_slice).unwrap_or_default())
+}
+
 fn first_text(elements: &Elements, tag: Tag) -> Option<String> {
-    let text = String::from_utf8_lossy(elements.get(&(None, tag))?);
+    // Decoded before it is split: in some character sets the second byte of a character is that of a backslash.
+    let text = character_sets(elements).decode(elements.get(&(None, tag))?);
     let first = text.split('\\').next().unwrap_or_default().trim_matches(['\0', ' ']);
     (!first.is_empty()).then(|| first.to_owned())
 }

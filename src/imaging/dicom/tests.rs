@@ -337,8 +337,6 @@ fn the_deidentified_file_has_the_same_pixels_and_no_metadata() {
     let ExaminedImage { dicom, .. } = examine(&file(uids::EXPLICIT_VR_LITTLE_ENDIAN, &twelve_bits()), &LIMITS).unwrap();
     let dicom = dicom.unwrap();
     assert_eq!(dicom.patient_id.as_deref(), Some("MRN-4711"));
-    assert_eq!(dicom.deidentified_name("scan-mrn-4711.dcm"), "radiograph.dcm");
-    assert_eq!(dicom.deidentified_name("image-1.dcm"), "image-1.dcm");
 }
 
 #[test]

@@ -10,6 +10,7 @@ mod ids;
 mod label;
 mod leakage;
 mod losses;
+mod memory;
 mod metrics;
 mod model;
 mod plan;
@@ -34,6 +35,7 @@ pub use ids::{
 pub use label::{ClassList, InvalidClasses, InvalidSplit, MAX_TEXT_LENGTH, NOTICE, Split};
 pub use leakage::{LeakageFinding, LeakageKind};
 pub use losses::{LossCurve, LossPoint, MAX_LOSS_POINTS};
+pub use memory::MemoryEstimate;
 pub use metrics::{Averages, ClassMetrics, ConfusionMatrix, EvaluatedImage};
 pub use model::{BlockVariant, DeviceInfo, MAX_IMAGE_SIZE, ModelSpec, Normalisation};
 pub use plan::{

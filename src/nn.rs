@@ -36,7 +36,7 @@ mod vgg;
 pub use adam::adam;
 pub use compiled::Compiled;
 pub use device::{DeviceChoice, devices};
-pub use file::{body_spec, parameter_count};
+pub use file::{body_spec, excessive_weight, parameter_count};
 pub use identity::Identities;
 pub use import::{BodyWeights, import_weights};
 pub use input::Input;
@@ -68,6 +68,9 @@ pub enum NnError {
         /// Description of the problem.
         problem: String,
     },
+    /// The tensors are those of another network.
+    #[error("the tensors are not those of ResNet-50: {0}")]
+    OtherNetwork(String),
     /// I/O error.
     #[error("cannot read the weights: {0}")]
     Io(#[from] std::io::Error),

@@ -19,6 +19,7 @@ mod cache_file;
 mod cached_images;
 mod checkpoint;
 mod decode;
+mod divergence;
 mod features;
 mod fit_job;
 mod loss;
@@ -239,6 +240,18 @@ pub enum TrainingError {
         step: u32,
         /// Epoch.
         epoch: u32,
+    },
+    /// The loss or the weights are far beyond those of a network that learns.
+    #[error("the run diverged in stage {stage}, step {step}, epoch {epoch}: {reason}: lower the learning rate")]
+    Diverged {
+        /// Stage.
+        stage: u32,
+        /// Step.
+        step: u32,
+        /// Epoch.
+        epoch: u32,
+        /// The loss or the weight, and its limit.
+        reason: String,
     },
     /// The checkpoint to resume from is not a valid checkpoint of this job.
     #[error(transparent)]

@@ -35,7 +35,7 @@ use thread::TrainerThread;
 
 pub use champion::CHAMPION;
 pub use context::WorkerContext;
-pub use job::VALIDATION_FRACTION;
+pub use job::{VALIDATION_FRACTION, with_validation};
 pub use live_batches::LiveBatches;
 
 /// Time between two polls of the queue without a notification.

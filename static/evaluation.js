@@ -31,7 +31,15 @@ export function evaluationDetail(evaluation) {
   const why = caveat(evaluation);
   return h('div', { class: 'evaluation', 'data-split': evaluation.split, 'data-stage': evaluation.stage },
     why && h('p', { class: 'caveat' }, why),
+    undefinedNote(evaluation),
     h('div', { class: 'evaluation-tables' }, confusionMatrix(evaluation), perClass(evaluation)));
+}
+
+/** Names the classes without images, whose recall and F1 are undefined. */
+function undefinedNote({ split, undefined_classes: classes }) {
+  if (!classes?.length) return null;
+  return h('p', { class: 'caveat' }, `The ${split} split has no images of ${classes.join(', ')}: recall and F1 are undefined (support 0) `
+    + 'and left out of the averages.');
 }
 
 /** Reason why the scores are optimistic, if they are. */
@@ -64,8 +72,9 @@ function confusionMatrix({ classes, confusion_matrix: matrix }) {
 function perClass({ classes, per_class: metrics }) {
   const rows = classes.map((name) => {
     const one = metrics?.[name] ?? {};
-    return [name, scoreCell(one.precision, one.precision_interval), scoreCell(one.recall, one.recall_interval),
-      scoreCell(one.f1, one.f1_interval), scoreCell(one.specificity, one.specificity_interval), format.count(one.support)];
+    const orUndefined = (given, interval) => one.support === 0 ? 'undefined' : scoreCell(given, interval);
+    return [name, scoreCell(one.precision, one.precision_interval), orUndefined(one.recall, one.recall_interval),
+      orUndefined(one.f1, one.f1_interval), scoreCell(one.specificity, one.specificity_interval), format.count(one.support)];
   });
   return table('Per class', ['Class', 'Precision', 'Recall', 'F1', 'Specificity', 'Support'], rows,
     { numeric: [1, 2, 3, 4, 5], caption: true, class: 'per-class' });

@@ -117,7 +117,7 @@ async fn submit(trainer: &Trainer, args: TrainArgs) -> Result<Run, CliError> {
         acknowledge: args.acknowledge,
         unreadable,
     };
-    Ok(service::submit(&folder.stores, request).await?)
+    Ok(service::submit(&folder.stores, trainer.device().memory_bytes, request).await?)
 }
 
 /// Reads the JSON object in a file, or on standard input for `-`.

@@ -1,6 +1,6 @@
 //! Patient-grouped, class-stratified splits. The result depends on the seed and the images, not on their order.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use sha2::{Digest, Sha256};
 
@@ -29,17 +29,66 @@ struct Group<'a> {
     counts: Counts<'a>,
 }
 
-/// Assigns all radiographs of a data set to splits with [`assign`].
+/// Assigns all radiographs of a data set to splits with [`assign`]. Returns warnings about patients that make a split impossible.
 ///
 /// # Errors
 /// [`StoreError::InUse`] while a run on the data set is active, because it reads the images during training.
-pub async fn split(db: &Db, dataset: DatasetId, fractions: Fractions, seed: u64) -> Result<(), StoreError> {
+pub async fn split(db: &Db, dataset: DatasetId, fractions: Fractions, seed: u64) -> Result<Vec<String>, StoreError> {
     if store::runs::count_active(db, dataset).await? > 0 {
         return Err(StoreError::InUse("a training run on this data set has not ended"));
     }
     let radiographs = store::radiographs::all(db, dataset).await?;
-    let splits = run_blocking(move || assign(&radiographs, fractions.test, fractions.validation, seed)).await?;
-    store::radiographs::assign_splits(db, &splits).await
+    let assign = move || {
+        let splits = assign(&radiographs, fractions.test, fractions.validation, seed);
+        let warnings = warnings(&radiographs, &splits, fractions);
+        (splits, warnings)
+    };
+    let (splits, warnings) = run_blocking(assign).await?;
+    store::radiographs::assign_splits(db, &splits).await?;
+    Ok(warnings)
+}
+
+/// Warnings about splits: all images or all images of a class under one patient id, and classes that are missing in a requested split.
+fn warnings(radiographs: &[Radiograph], splits: &[(RadiographId, Split)], fractions: Fractions) -> Vec<String> {
+    let splits: HashMap<RadiographId, Split> = splits.iter().copied().collect();
+    let all: Vec<&Radiograph> = radiographs.iter().collect();
+    if let Some(patient) = only_patient(&all) {
+        return vec![format!(
+            "all {} images have the patient id {patient}, so that all of them are in one split: a run can have neither a validation \
+             nor a test split. If the ids are not those of patients, import the images again with the right ids or without ids",
+            all.len()
+        )];
+    }
+    let mut by_class: BTreeMap<&str, Vec<&Radiograph>> = BTreeMap::new();
+    for radiograph in radiographs {
+        by_class.entry(radiograph.label.as_deref().unwrap_or_default()).or_default().push(radiograph);
+    }
+    by_class.remove("");
+    let mut warnings = Vec::new();
+    for (class, images) in by_class {
+        if let Some(patient) = only_patient(&images) {
+            let (n, split) = (images.len(), splits[&images[0].id]);
+            warnings.push(format!(
+                "all {n} images of {class} have the patient id {patient}, so that all of them are in the {split} split: \
+                 the other splits have none, and scores of the class say nothing about other patients"
+            ));
+            continue;
+        }
+        for (split, fraction) in [(Split::Test, fractions.test), (Split::Validation, fractions.validation)] {
+            if fraction > 0.0 && !images.iter().any(|image| splits[&image.id] == split) {
+                let n = images.len();
+                let plural = if n == 1 { "image" } else { "images" };
+                warnings.push(format!("the {split} split has no images of {class}, which has {n} {plural} in total"));
+            }
+        }
+    }
+    warnings
+}
+
+/// The patient id that all of several images have.
+fn only_patient<'a>(images: &[&'a Radiograph]) -> Option<&'a str> {
+    let patient = images.first()?.patient_id.as_deref()?;
+    (images.len() > 1 && images.iter().all(|image| image.patient_id.as_deref() == Some(patient))).then_some(patient)
 }
 
 /// Assigns every radiograph to a split. No patient is in two splits; an image without patient id counts as a separate patient.

@@ -23,15 +23,17 @@ pub struct EvaluatedImage {
     pub probabilities: Vec<f32>,
 }
 
-/// Metrics of one class. A metric whose denominator is zero is 0, as in scikit-learn by default.
+/// Metrics of one class. Recall and F1 of a class without images are undefined. Precision and specificity whose denominator is zero are 0,
+/// as in scikit-learn by default.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ClassMetrics {
     /// Precision (positive predictive value): fraction of the images predicted as this class that belong to it.
     pub precision: f64,
     /// Recall (sensitivity): fraction of the images of this class that are predicted as this class.
-    pub recall: f64,
-    /// F1: harmonic mean of precision and recall.
-    pub f1: f64,
+    /// Null if the class has no images (support 0).
+    pub recall: Option<f64>,
+    /// F1: harmonic mean of precision and recall. Null if the class has no images (support 0).
+    pub f1: Option<f64>,
     /// Specificity: fraction of the images of other classes that are not predicted as this class.
     pub specificity: f64,
     /// Support: number of images of this class.
@@ -46,7 +48,7 @@ pub struct Averages {
     /// Micro-averaged F1, from pooled counts. With one label per image it equals the accuracy. The "average F1" of 0.9457 in the
     /// COVID-ResNet report is this metric.
     pub micro_f1: f64,
-    /// Macro-averaged F1: unweighted mean of the per-class F1 scores.
+    /// Macro-averaged F1: unweighted mean of the per-class F1 scores. Classes without images are left out.
     pub macro_f1: f64,
     /// Weighted F1: mean of the per-class F1 scores, weighted by support.
     pub weighted_f1: f64,
@@ -102,8 +104,8 @@ impl ConfusionMatrix {
         let others = self.total() - support;
         ClassMetrics {
             precision: ratio(true_positives, predicted),
-            recall: ratio(true_positives, support),
-            f1: ratio(2 * true_positives, support + predicted),
+            recall: (support > 0).then(|| ratio(true_positives, support)),
+            f1: (support > 0).then(|| ratio(2 * true_positives, support + predicted)),
             specificity: ratio(others - (predicted - true_positives), others),
             support,
         }
@@ -113,11 +115,12 @@ impl ConfusionMatrix {
     pub fn averages(&self) -> Averages {
         let classes = self.per_class();
         let accuracy = ratio(self.correct(), self.total());
-        let weighted: f64 = classes.iter().map(|c| c.f1 * c.support as f64).sum();
+        let defined: Vec<(f64, u64)> = classes.iter().filter_map(|class| Some((class.f1?, class.support))).collect();
+        let weighted: f64 = defined.iter().map(|(f1, support)| f1 * *support as f64).sum();
         Averages {
             accuracy,
             micro_f1: accuracy,
-            macro_f1: classes.iter().map(|c| c.f1).sum::<f64>() / classes.len().max(1) as f64,
+            macro_f1: defined.iter().map(|(f1, _)| f1).sum::<f64>() / defined.len().max(1) as f64,
             weighted_f1: if self.total() == 0 { 0.0 } else { weighted / self.total() as f64 },
         }
     }
@@ -140,10 +143,10 @@ mod tests {
     fn metrics_agree_with_scikit_learn() {
         let classes = report().per_class();
         assert_eq!(classes[0].precision, 0.8);
-        assert_eq!(classes[0].recall, 0.8);
+        assert_eq!(classes[0].recall, Some(0.8));
         assert_eq!(classes[1].precision, 5.0 / 6.0);
-        assert_eq!(classes[1].f1, 0.625);
-        assert_eq!(classes[2].recall, 1.0);
+        assert_eq!(classes[1].f1, Some(0.625));
+        assert_eq!(classes[2].recall, Some(1.0));
         assert_eq!(classes[2].specificity, 0.8);
         assert_eq!(classes[2].support, 4);
     }
@@ -154,6 +157,20 @@ mod tests {
         assert_eq!(averages.micro_f1, 17.0 / 24.0);
         assert!((averages.macro_f1 - (0.8 + 0.625 + 2.0 / 3.0) / 3.0).abs() < 1e-12);
         assert!((averages.weighted_f1 - (8.0 + 6.25 + 8.0 / 3.0) / 24.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn recall_and_f1_of_a_class_without_images_are_undefined_and_left_out_of_averages() {
+        // The third class has no images, and one image of the second is taken for it. Of the others: F1 = 16 / 19 and 8 / 12.
+        let confusion = ConfusionMatrix(vec![vec![8, 2, 0], vec![1, 4, 1], vec![0, 0, 0]]);
+        let classes = confusion.per_class();
+        let ClassMetrics { precision, recall, f1, support, .. } = classes[2];
+        assert_eq!((precision, recall, f1, support), (0.0, None, None, 0));
+        let averages = confusion.averages();
+        let expected = (16.0 / 19.0 + 8.0 / 12.0) / 2.0;
+        assert!((averages.macro_f1 - expected).abs() < 1e-12, "{averages:?}");
+        let weighted = (10.0 * 16.0 / 19.0 + 6.0 * 8.0 / 12.0) / 16.0;
+        assert!((averages.weighted_f1 - weighted).abs() < 1e-12, "{averages:?}");
     }
 
     #[test]

@@ -59,6 +59,9 @@ pub struct DeviceInfo {
     pub description: String,
     /// Name and version of the GPU driver; null for a CPU and if unknown.
     pub driver: Option<String>,
+    /// Memory in bytes that a training run can use: on the CPU the main memory or the limit of the control group; null where it is unknown.
+    #[serde(default)]
+    pub memory_bytes: Option<u64>,
     /// True if this server trains and serves on the device.
     pub in_use: bool,
 }

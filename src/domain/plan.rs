@@ -173,7 +173,7 @@ pub struct TrainingPlan {
     pub architecture: Architecture,
     /// Origin of the initial weights of the network body: `imagenet` (ResNet-50 only) or `random`.
     pub initial_weights: InitialWeights,
-    /// Batch size in images, 1 to 512.
+    /// Batch size in images, 1 to 512; at least 2 for networks with batch normalisation (`resnet50`, `vgg16`).
     #[schema(minimum = 1, maximum = 512)]
     pub batch_size: u32,
     /// Optimizer.
@@ -334,6 +334,14 @@ impl TrainingPlan {
         let mut validator = Validator { problems: Vec::new() };
         let v = &mut validator;
         v.require((1..=512).contains(&self.batch_size), "/batch_size", "between 1 and 512", self.batch_size);
+        if self.batch_size == 1 && self.architecture != Architecture::SimpleCnn {
+            let name = self.architecture;
+            let detail = format!(
+                "must be at least 2 for {name}: batch normalisation in its head needs several images per batch, because the variance \
+                 of one value is 0 (got 1)"
+            );
+            v.add("/batch_size", detail);
+        }
         v.require((0.0..1.0).contains(&self.dropout), "/dropout", "at least 0 and below 1", self.dropout);
         if self.architecture != Architecture::ResNet50 && self.initial_weights != InitialWeights::Random {
             let detail = format!("must be random for {}: only resnet50 has ImageNet weights", self.architecture);
@@ -385,6 +393,17 @@ mod tests {
         let problems = plan.validate();
         let details: Vec<_> = problems.iter().map(|problem| problem.detail.as_str()).collect();
         assert_eq!(details, ["must be between 1 and 512 (got 0)", "must be between 32 and 1024 pixels (got 2000)"]);
+    }
+
+    #[test]
+    fn batch_normalisation_over_one_value_is_refused() {
+        for architecture in Architecture::ALL {
+            let mut plan = recipe("simple-cnn").expect("a recipe").plan;
+            (plan.architecture, plan.batch_size) = (architecture, 1);
+            let pointers: Vec<_> = plan.validate().into_iter().map(|problem| problem.pointer).collect();
+            let refused = architecture != Architecture::SimpleCnn;
+            assert_eq!(pointers == ["/batch_size"], refused, "{architecture}: {pointers:?}");
+        }
     }
 
     #[test]

@@ -51,9 +51,10 @@ impl Bootstrap {
         Interval::of(self.0.iter().map(|(averages, _)| score(averages)).collect())
     }
 
-    /// Interval of the F1 of a class.
-    pub(super) fn f1(&self, class: usize) -> Interval {
-        Interval::of(self.0.iter().map(|(_, classes)| classes[class].f1).collect())
+    /// Interval of the F1 of a class, over the resamples in which it is defined; none if there are none.
+    pub(super) fn f1(&self, class: usize) -> Option<Interval> {
+        let defined: Vec<f64> = self.0.iter().filter_map(|(_, classes)| classes[class].f1).collect();
+        (!defined.is_empty()).then(|| Interval::of(defined))
     }
 }
 

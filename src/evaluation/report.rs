@@ -30,22 +30,22 @@ pub struct Estimate {
 pub struct ClassReport {
     /// Precision: share of the images predicted as this class that belong to it.
     pub precision: f64,
-    /// Recall (sensitivity): share of the images of this class that were predicted as it.
-    pub recall: f64,
-    /// Harmonic mean of precision and recall.
-    pub f1: f64,
+    /// Recall (sensitivity): share of the images of this class that were predicted as it. Null if the class has no images (support 0).
+    pub recall: Option<f64>,
+    /// Harmonic mean of precision and recall. Null if the class has no images (support 0).
+    pub f1: Option<f64>,
     /// Specificity: share of the images of other classes that were not predicted as this one.
     pub specificity: f64,
     /// Number of images of this class.
     pub support: u64,
     /// Wilson interval of the precision.
     pub precision_interval: Interval,
-    /// Wilson interval of the recall.
-    pub recall_interval: Interval,
+    /// Wilson interval of the recall; null where it is undefined.
+    pub recall_interval: Option<Interval>,
     /// Wilson interval of the specificity.
     pub specificity_interval: Interval,
-    /// Bootstrap interval of F1.
-    pub f1_interval: Interval,
+    /// Bootstrap interval of F1; null where it is undefined.
+    pub f1_interval: Option<Interval>,
 }
 
 /// Scores of an evaluation on one split.
@@ -57,12 +57,15 @@ pub struct Report {
     pub accuracy: Estimate,
     /// F1 of the pooled counts, equal to the accuracy with one label per image; bootstrap interval.
     pub micro_f1: Estimate,
-    /// Unweighted mean of the per-class F1; bootstrap interval.
+    /// Unweighted mean of the per-class F1, without classes that have no images; bootstrap interval.
     pub macro_f1: Estimate,
     /// Support-weighted mean of the per-class F1; bootstrap interval.
     pub weighted_f1: Estimate,
     /// Scores by class name.
     pub per_class: BTreeMap<String, ClassReport>,
+    /// Classes without images in the split: their recall and F1 are undefined.
+    #[serde(default)]
+    pub undefined_classes: Vec<String>,
     /// Reason why the scores are optimistic, if they are.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub caveat: Option<String>,
@@ -84,6 +87,7 @@ impl Report {
             macro_f1: estimate(averages.macro_f1, bootstrap.interval(|a| a.macro_f1)),
             weighted_f1: estimate(averages.weighted_f1, bootstrap.interval(|a| a.weighted_f1)),
             per_class: per_class(confusion, classes, &bootstrap),
+            undefined_classes: undefined_classes(confusion, classes),
             caveat: caveat(split, selection_split),
         }
     }
@@ -104,7 +108,17 @@ fn per_class(confusion: &ConfusionMatrix, classes: &ClassList, bootstrap: &Boots
     classes.names().iter().cloned().zip(reports).collect()
 }
 
-fn class(confusion: &ConfusionMatrix, index: usize, metrics: ClassMetrics, f1_interval: Interval) -> ClassReport {
+fn undefined_classes(confusion: &ConfusionMatrix, classes: &ClassList) -> Vec<String> {
+    let supports = confusion.per_class().into_iter().map(|class| class.support);
+    classes.names().iter().zip(supports).filter(|(_, support)| *support == 0).map(|(class, _)| class.clone()).collect()
+}
+
+fn class(
+    confusion: &ConfusionMatrix,
+    index: usize,
+    metrics: ClassMetrics,
+    f1_interval: Option<Interval>,
+) -> ClassReport {
     let true_positives = confusion.rows()[index][index];
     let predicted: u64 = confusion.rows().iter().map(|row| row[index]).sum();
     let others = confusion.total() - metrics.support;
@@ -115,9 +129,9 @@ fn class(confusion: &ConfusionMatrix, index: usize, metrics: ClassMetrics, f1_in
         specificity: metrics.specificity,
         support: metrics.support,
         precision_interval: share(true_positives, predicted),
-        recall_interval: share(true_positives, metrics.support),
+        recall_interval: metrics.recall.map(|_| share(true_positives, metrics.support)),
         specificity_interval: share(others - (predicted - true_positives), others),
-        f1_interval,
+        f1_interval: metrics.f1.and(f1_interval),
     }
 }
 
@@ -156,12 +170,22 @@ mod tests {
     fn class_intervals_use_the_right_counts() {
         let report = report(Split::Test, None);
         let pneumonia = report.per_class["pneumonia"];
-        assert_eq!((pneumonia.precision, pneumonia.recall, pneumonia.support), (5.0 / 6.0, 0.5, 10));
+        assert_eq!((pneumonia.precision, pneumonia.recall, pneumonia.support), (5.0 / 6.0, Some(0.5), 10));
         assert_eq!(pneumonia.precision_interval, share(5, 6));
-        assert_eq!(pneumonia.recall_interval, share(5, 10));
+        assert_eq!(pneumonia.recall_interval, Some(share(5, 10)));
         assert_eq!(pneumonia.specificity_interval, share(13, 14));
-        let Interval { low, high } = pneumonia.f1_interval;
-        assert!(0.0 < low && low < pneumonia.f1 && pneumonia.f1 < high && high < 1.0, "{low} to {high}");
+        let (f1, Interval { low, high }) = (pneumonia.f1.unwrap(), pneumonia.f1_interval.unwrap());
+        assert!(0.0 < low && low < f1 && f1 < high && high < 1.0, "{low} to {high}");
+    }
+
+    #[test]
+    fn a_class_without_images_has_no_recall_and_f1_and_is_named() {
+        let confusion = ConfusionMatrix::from_rows(vec![vec![8, 2, 0], vec![1, 4, 1], vec![0, 0, 0]]);
+        let report = Report::new(&confusion, &ClassList::default(), Split::Test, None);
+        assert_eq!(report.undefined_classes, ["COVID-19"]);
+        let covid = report.per_class["COVID-19"];
+        assert_eq!((covid.recall, covid.f1, covid.recall_interval, covid.f1_interval), (None, None, None, None));
+        assert!(report.macro_f1.low < report.macro_f1.value && report.macro_f1.value < report.macro_f1.high);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use csv::{Terminator, WriterBuilder};
 
-use super::{ComparedRun, Comparison, Estimate, Report};
+use super::{ComparedRun, Comparison, Estimate, Interval, Report};
 use crate::format::{Column, Table, p_value};
 
 /// Placeholder for a missing value.
@@ -126,7 +126,8 @@ impl ComparedRun {
         let report = self.scores.as_ref();
         let f1 = |class: &String| {
             let class = report?.per_class.get(class)?;
-            Some(Estimate { value: class.f1, low: class.f1_interval.low, high: class.f1_interval.high })
+            let Interval { low, high } = class.f1_interval?;
+            Some(Estimate { value: class.f1?, low, high })
         };
         let averages = AVERAGES.iter().map(|(_, _, of)| report.map(of));
         classes.iter().map(f1).chain(averages).collect()

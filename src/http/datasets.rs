@@ -72,6 +72,15 @@ pub struct DatasetDetail {
     leakage: Leakage,
 }
 
+/// A data set after a split.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct SplitDataset {
+    #[serde(flatten)]
+    detail: DatasetDetail,
+    /// Patients and classes that make a split impossible or incomplete, such as a class whose images all have the same patient id.
+    warnings: Vec<String>,
+}
+
 /// Patients with radiographs in more than one split.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Leakage {
@@ -148,13 +157,14 @@ async fn delete_dataset(State(stores): State<Stores>, PathOf(id): PathOf<Dataset
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Assigns every radiograph to a split, grouped by patient and stratified by class; deterministic for a seed.
+/// Assigns every radiograph to a split, grouped by patient and stratified by class; deterministic for a seed. `warnings` names the patient
+/// whose images are all images of the data set or of a class, and classes that are missing in a requested split.
 #[utoipa::path(
     post, path = "/v1/datasets/{id}/split", tag = "datasets",
     params(("id" = DatasetId, Path)),
     request_body = NewSplit,
     responses(
-        (status = 200, description = "The data set with its new splits", body = DatasetDetail),
+        (status = 200, description = "The data set with its new splits", body = SplitDataset),
         Malformed, NotFound, Conflict, Invalid
     )
 )]
@@ -162,12 +172,12 @@ async fn split_dataset(
     State(stores): State<Stores>,
     PathOf(id): PathOf<DatasetId>,
     JsonBody(body): JsonBody<JsonObject>,
-) -> Result<Json<DatasetDetail>, ApiError> {
+) -> Result<Json<SplitDataset>, ApiError> {
     let dataset = service::find_dataset(&stores, id).await?;
     let NewSplit { test_fraction, validation_fraction, seed } = NewSplit::read(body)?;
     let fractions = Fractions { test: test_fraction, validation: validation_fraction };
-    dataset::split(&stores.db, id, fractions, seed.into()).await?;
-    Ok(Json(detail(&stores, dataset).await?))
+    let warnings = dataset::split(&stores.db, id, fractions, seed.into()).await?;
+    Ok(Json(SplitDataset { detail: detail(&stores, dataset).await?, warnings }))
 }
 
 async fn detail(stores: &Stores, dataset: Dataset) -> Result<DatasetDetail, ApiError> {

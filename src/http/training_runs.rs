@@ -88,7 +88,7 @@ async fn create_training_run(
     State(state): State<AppState>,
     JsonBody(body): JsonBody<JsonObject>,
 ) -> Result<impl IntoResponse, ApiError> {
-    let run = service::submit(&state.stores, read_request(body)).await?;
+    let run = service::submit(&state.stores, state.training.device_memory(), read_request(body)).await?;
     state.training.queued.notify_one();
     Ok(answer::accepted(location(run.id), scheduled(&state, run).await?))
 }

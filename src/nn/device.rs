@@ -82,8 +82,34 @@ fn cpu_with(precision: Precision) -> Result<(Device, DeviceInfo), NnError> {
 
 fn cpu() -> (Device, DeviceInfo) {
     let (name, description) = ("cpu".into(), processor_name());
-    let info = DeviceInfo { name, backend: "flex".into(), description, driver: None, in_use: false };
+    let memory_bytes = main_memory();
+    let info = DeviceInfo { name, backend: "flex".into(), description, driver: None, memory_bytes, in_use: false };
     (Device::flex(), info)
+}
+
+/// Main memory in bytes: that of the machine, or less where a control group limits the process. `None` on systems without `/proc`.
+fn main_memory() -> Option<u64> {
+    let meminfo = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let total = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let total = total.trim().strip_suffix(" kB")?.parse::<u64>().ok()? * 1024;
+    // In a container the control group of the process is mounted as the root, in version 2 and 1.
+    let limits = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
+    let limit = |path: &&str| std::fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
+    Some(limits.iter().filter_map(limit).fold(total, u64::min))
+}
+
+/// Memory in bytes of the only graphics card whose driver reports it in `/sys` (amdgpu). Vulkan through wgpu does not report it.
+#[cfg(feature = "gpu")]
+fn graphics_memory() -> Option<u64> {
+    let cards = std::fs::read_dir("/sys/class/drm").ok()?.flatten();
+    let size = |card: std::fs::DirEntry| {
+        let text = std::fs::read_to_string(card.path().join("device/mem_info_vram_total")).ok()?;
+        // `card0-DP-1` is a connector of `card0`.
+        let is_card = !card.file_name().to_string_lossy().contains('-');
+        text.trim().parse::<u64>().ok().filter(|_| is_card && card.file_name().to_string_lossy().starts_with("card"))
+    };
+    let mut sizes = cards.filter_map(size);
+    sizes.next().filter(|_| sizes.next().is_none())
 }
 
 /// Model name of the processor if the system reports it, else its architecture; then the number of threads and the precision.
@@ -166,7 +192,10 @@ mod gpu {
 
     fn info(index: usize, description: String) -> DeviceInfo {
         let driver = driver(&description);
-        DeviceInfo { name: format!("vulkan:{index}"), backend: "vulkan".into(), description, driver, in_use: false }
+        let is_amd = driver.as_deref().is_some_and(|driver| driver.to_lowercase().contains("radv"));
+        let memory_bytes = if is_amd { super::graphics_memory() } else { None };
+        let (name, backend) = (format!("vulkan:{index}"), "vulkan".into());
+        DeviceInfo { name, backend, description, driver, memory_bytes, in_use: false }
     }
 
     /// Name and version of the driver of an adapter, given the adapter's name.

@@ -94,6 +94,24 @@ pub fn parameter_count(path: &Path) -> Result<u64, NnError> {
     Ok(header.tensors().iter().filter(|(name, _)| !statistic(name)).map(|(_, tensor)| size(&tensor.shape)).sum())
 }
 
+/// Describes a tensor of a model file with a value that is not finite, or with a weight whose absolute value is above `max`; `None` if there
+/// is none. Running statistics of batch normalisation have no maximum, because they depend on the scale of the input.
+///
+/// # Errors
+/// If the file is not a model file.
+pub fn excessive_weight(model: &[u8], max: f32) -> Result<Option<String>, NnError> {
+    for (name, view) in SafeTensors::deserialize(model).map_err(not_safetensors)?.iter() {
+        let is_statistic = name.ends_with(".running_mean") || name.ends_with(".running_var");
+        let values = view.data().as_chunks::<4>().0.iter().map(|&bytes| f32::from_le_bytes(bytes));
+        let mut excessive = values.filter(|value| !value.is_finite() || !is_statistic && value.abs() > max);
+        if let Some(value) = excessive.next() {
+            let limit = if value.is_finite() { format!("beyond {max:.0e}") } else { "not finite".into() };
+            return Ok(Some(format!("tensor {name} has the value {value:.3e}, which is {limit}")));
+        }
+    }
+    Ok(None)
+}
+
 /// Reads a canonical body file: its metadata and its tensors without the ImageNet classifier.
 pub(super) fn read_body(bytes: &[u8]) -> Result<(BodyMetadata, NamedTensors), NnError> {
     let metadata: BodyMetadata = metadata(bytes)?;

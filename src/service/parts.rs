@@ -69,6 +69,13 @@ pub struct TrainingControl {
     pub devices: Arc<[DeviceInfo]>,
 }
 
+impl TrainingControl {
+    /// Memory in bytes of the device in use, if known.
+    pub fn device_memory(&self) -> Option<u64> {
+        self.devices.iter().find(|device| device.in_use)?.memory_bytes
+    }
+}
+
 /// Intake of data: where uploads and imports come from and how their patient ids are stored.
 #[derive(Clone)]
 pub struct Intake {

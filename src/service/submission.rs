@@ -1,13 +1,16 @@
 //! Submission of training runs: completes a plan from its recipe, checks it against the data, and queues the run. One error names
 //! everything that is wrong.
 
+use std::collections::HashMap;
+
 use super::{Error, FieldError, Fields, Stores, report::leakage};
 use crate::{
     domain::{
         self, Architecture, DatasetId, InitialWeights, LeakageFinding, LeakageKind, PlanOverrides, RunEvent, Scope,
         Split, Stage, Step, TrainingPlan,
     },
-    store::{self, Dataset, Db, Distribution, Run},
+    store::{self, Dataset, Db, Distribution, Radiograph, Run},
+    worker,
 };
 
 /// The recipe of a request that names none.
@@ -50,27 +53,32 @@ impl RunRequest {
     }
 }
 
-/// Validates a request and queues its run. The events of the run record the leakage that was acknowledged.
+/// Validates a request and queues its run. The events of the run record the leakage that was acknowledged, and the classes
+/// whose scores will be undefined.
+///
+/// `device_memory` is the memory of the device that trains, in bytes, if known.
 ///
 /// # Errors
 /// [`Error::Invalid`] with every wrong field; [`Error::Leakage`] where the splits leak and the request does not acknowledge it.
-pub async fn submit(stores: &Stores, request: RunRequest) -> Result<Run, Error> {
-    let ValidatedRun { run, acknowledged } = validate(stores, request).await?;
+pub async fn submit(stores: &Stores, device_memory: Option<u64>, request: RunRequest) -> Result<Run, Error> {
+    let ValidatedRun { run, acknowledged, warnings } = validate(stores, device_memory, request).await?;
     let warning = |LeakageFinding { name, detail, .. }: &LeakageFinding| RunEvent::Warning {
         message: format!("{detail} ({name}, acknowledged when the run was submitted)"),
     };
-    let warnings: Vec<_> = acknowledged.iter().map(warning).collect();
+    let undefined = warnings.into_iter().map(|message| RunEvent::Warning { message });
+    let warnings: Vec<_> = acknowledged.iter().map(warning).chain(undefined).collect();
     store::runs::create_with_events(&stores.db, &run, &warnings).await?;
     Ok(run)
 }
 
-/// A run to queue, and the leakage that its submission acknowledged.
+/// A run to queue, the leakage that its submission acknowledged, and warnings about its splits.
 struct ValidatedRun {
     run: Run,
     acknowledged: Vec<LeakageFinding>,
+    warnings: Vec<String>,
 }
 
-async fn validate(stores: &Stores, mut request: RunRequest) -> Result<ValidatedRun, Error> {
+async fn validate(stores: &Stores, device_memory: Option<u64>, mut request: RunRequest) -> Result<ValidatedRun, Error> {
     let mut errors = std::mem::take(&mut request.unreadable);
     let known_recipe = check_recipe(&request.recipe, &mut errors);
     let base = domain::recipe(&request.recipe).or_else(|| domain::recipe(DEFAULT_RECIPE));
@@ -80,11 +88,16 @@ async fn validate(stores: &Stores, mut request: RunRequest) -> Result<ValidatedR
     if let Some(stages) = &request.stages {
         select_stages(&mut plan, stages, &mut errors);
     }
+    if errors.is_empty()
+        && let Some(detail) = device_memory.and_then(|memory| plan.exceeds_memory(memory))
+    {
+        errors.push(FieldError::new("/plan/batch_size", detail));
+    }
     if known_recipe {
         check_weights(&stores.db, &plan, &mut errors).await?;
     }
     let data = check_data(&stores.db, &request, &plan, &mut errors).await?;
-    let Some((dataset, fingerprint)) = data.filter(|_| errors.is_empty()) else {
+    let Some((dataset, fingerprint, warnings)) = data.filter(|_| errors.is_empty()) else {
         return Err(Error::Invalid(errors));
     };
     let found = leakage(stores, &dataset).await?;
@@ -98,7 +111,7 @@ async fn validate(stores: &Stores, mut request: RunRequest) -> Result<ValidatedR
         recipe: Some(request.recipe),
         ..Run::queued(dataset.id, fingerprint, plan, request.seed)
     };
-    Ok(ValidatedRun { run, acknowledged })
+    Ok(ValidatedRun { run, acknowledged, warnings })
 }
 
 fn check_recipe(recipe: &str, errors: &mut Vec<FieldError>) -> bool {
@@ -161,43 +174,112 @@ async fn check_weights(db: &Db, plan: &TrainingPlan, errors: &mut Vec<FieldError
     Ok(())
 }
 
-/// The data set and its fingerprint, if it exists.
+/// The data set and its fingerprint, if it exists, and warnings about its splits.
 async fn check_data(
     db: &Db,
     request: &RunRequest,
     plan: &TrainingPlan,
     errors: &mut Vec<FieldError>,
-) -> Result<Option<(Dataset, String)>, Error> {
+) -> Result<Option<(Dataset, String, Vec<String>)>, Error> {
     let Some(id) = request.dataset_id else { return Ok(None) };
     let Some(dataset) = store::datasets::get(db, id).await? else {
         errors.push(FieldError::new("/dataset_id", "there is no such data set"));
         return Ok(None);
     };
-    let distribution = store::datasets::distribution(db, id).await?;
-    errors.extend(unfit_data(&distribution, &dataset, plan.selection.split));
+    let (unfit, warnings) = check_splits(db, &dataset, plan, request.seed).await?;
+    errors.extend(unfit);
     let fingerprint = store::datasets::fingerprint(db, id).await?;
-    Ok(Some((dataset, fingerprint)))
+    Ok(Some((dataset, fingerprint, warnings)))
 }
 
-/// What the data set lacks for a plan that selects epochs on the split `selection`.
-fn unfit_data(distribution: &Distribution, dataset: &Dataset, selection: Split) -> Vec<FieldError> {
-    let count = |split: Split, class: &String| {
-        distribution.images.get(split.as_str()).and_then(|classes| classes.get(class)).copied().unwrap_or(0)
+/// What the splits of the data set lack for a run: errors, and warnings about classes whose scores will be undefined.
+async fn check_splits(
+    db: &Db,
+    dataset: &Dataset,
+    plan: &TrainingPlan,
+    seed: u32,
+) -> Result<(Vec<FieldError>, Vec<String>), Error> {
+    let distribution = store::datasets::distribution(db, dataset.id).await?;
+    let stored = SplitCounts::of_distribution(&distribution, dataset);
+    let selection = plan.selection.split;
+    if selection != Split::Validation || stored.total(Split::Validation) > 0 {
+        return Ok((unfit_splits(&stored, dataset, selection), undefined_scores(&stored, dataset)));
+    }
+    // The worker splits validation images off the training images, by patient, which is not always possible.
+    let radiographs = store::radiographs::labelled(db, dataset.id).await?;
+    let (split_plan, classes) = (plan.clone(), dataset.clone());
+    let trained = tokio::task::spawn_blocking(move || {
+        let radiographs = worker::with_validation(radiographs, &split_plan, seed.into());
+        SplitCounts::of_radiographs(&radiographs, &classes)
+    })
+    .await?;
+    let errors = if trained.total(selection) == 0 && stored.total(Split::Train) > 1 {
+        let patients: u64 =
+            distribution.patients.get(Split::Train.as_str()).map_or(0, |classes| classes.values().sum());
+        vec![FieldError::new("/plan/selection/split", no_validation(stored.total(Split::Train), patients, dataset))]
+    } else {
+        unfit_splits(&trained, dataset, selection)
     };
-    let classes = dataset.classes.names();
-    let missing: Vec<&str> =
-        classes.iter().filter(|class| count(Split::Train, class) == 0).map(String::as_str).collect();
-    let none_to_select_on = classes.iter().all(|class| count(selection, class) == 0);
-    // The worker splits validation images off the training images where the data set has none.
-    let can_split_off = selection == Split::Validation && classes.iter().any(|class| count(Split::Train, class) > 1);
+    Ok((errors, undefined_scores(&trained, dataset)))
+}
+
+/// Reason why no validation images can be split off.
+fn no_validation(images: u64, patients: u64, dataset: &Dataset) -> String {
+    let id = dataset.id;
+    format!(
+        "the data set has no validation images to choose epochs on, and none can be split off its {images} training images, because \
+         the images of a patient stay together ({patients} patient ids in train): import the images with the right patient ids or \
+         without ids, or assign images to validation. The warnings of POST /v1/datasets/{id}/split name the patients"
+    )
+}
+
+/// Numbers of labelled images by split and class.
+struct SplitCounts(HashMap<(Split, String), u64>);
+
+impl SplitCounts {
+    fn of_distribution(distribution: &Distribution, dataset: &Dataset) -> Self {
+        let mut counts = HashMap::new();
+        for split in Split::ALL {
+            let Some(classes) = distribution.images.get(split.as_str()) else { continue };
+            let known = classes.iter().filter(|(class, _)| dataset.classes.index_of(class).is_some());
+            counts.extend(known.map(|(class, count)| ((split, class.clone()), *count)));
+        }
+        Self(counts)
+    }
+
+    fn of_radiographs(radiographs: &[Radiograph], dataset: &Dataset) -> Self {
+        let mut counts = HashMap::new();
+        for radiograph in radiographs {
+            let Some((split, class)) = radiograph.split.zip(radiograph.label.clone()) else { continue };
+            if dataset.classes.index_of(&class).is_some() {
+                *counts.entry((split, class)).or_default() += 1;
+            }
+        }
+        Self(counts)
+    }
+
+    fn total(&self, split: Split) -> u64 {
+        self.0.iter().filter(|((of, _), _)| *of == split).map(|(_, count)| count).sum()
+    }
+
+    /// The classes of the data set without images in a split.
+    fn missing<'a>(&self, split: Split, dataset: &'a Dataset) -> Vec<&'a str> {
+        let classes = dataset.classes.names().iter().map(String::as_str);
+        classes.filter(|class| !self.0.contains_key(&(split, (*class).to_owned()))).collect()
+    }
+}
+
+/// What the splits lack for a plan that selects epochs on the split `selection`.
+fn unfit_splits(counts: &SplitCounts, dataset: &Dataset, selection: Split) -> Vec<FieldError> {
     let mut errors = Vec::new();
+    let missing = counts.missing(Split::Train, dataset);
     if !missing.is_empty() {
         errors.push(FieldError::new(
             "/dataset_id",
             format!("the data set has no training images of {}", missing.join(", ")),
         ));
     }
-    if none_to_select_on && !can_split_off {
+    if counts.total(selection) == 0 {
         let id = dataset.id;
         let detail = format!(
             "the data set has no {selection} images to choose epochs on: POST /v1/datasets/{id}/split sets some aside"
@@ -205,6 +287,22 @@ fn unfit_data(distribution: &Distribution, dataset: &Dataset, selection: Split) 
         errors.push(FieldError::new("/plan/selection/split", detail));
     }
     errors
+}
+
+/// A warning for each split that lacks images of some, but not of all classes.
+fn undefined_scores(counts: &SplitCounts, dataset: &Dataset) -> Vec<String> {
+    let splits = [Split::Validation, Split::Test].into_iter().filter(|split| counts.total(*split) > 0);
+    let warning = |split: Split| {
+        let missing = counts.missing(split, dataset);
+        (!missing.is_empty()).then(|| {
+            let classes = missing.join(", ");
+            format!(
+                "the {split} split has no images of {classes}: recall and F1 there are undefined (support 0) and left out of the \
+                 macro average"
+            )
+        })
+    };
+    splits.filter_map(warning).collect()
 }
 
 /// Reads the fields of a plan that replace those of a recipe; unreadable and unknown ones go to the errors of `fields`.

@@ -201,9 +201,9 @@ mod tests {
         let row = |class: &str| rows.iter().find(|row| row.class == class).unwrap();
         assert_eq!(rows.len(), 3);
         // Two of three images predicted as normal are normal; one of two images of COVID-19 is predicted as such.
-        assert_eq!((row("normal").precision, row("normal").recall), (2.0 / 3.0, 1.0));
-        assert_eq!((row("COVID-19").precision, row("COVID-19").recall), (1.0, 0.5));
-        assert_eq!((row("normal").specificity, row("normal").f1), (0.75, 0.8));
+        assert_eq!((row("normal").precision, row("normal").recall), (2.0 / 3.0, Some(1.0)));
+        assert_eq!((row("COVID-19").precision, row("COVID-19").recall), (1.0, Some(0.5)));
+        assert_eq!((row("normal").specificity, row("normal").f1), (0.75, Some(0.8)));
         assert!(rows.iter().all(|row| row.support == 2 && row.evaluation_id == evaluation.id.to_string()));
     }
 

@@ -11,6 +11,7 @@ use super::{
     batches::{self, EpochBatches},
     best_epoch::BestEpochTracker,
     checkpoint::{EpochState, Parts, ResumeState},
+    divergence,
     loss::Targets,
     position::EpochIndex,
     running_metrics::RunningMetrics,
@@ -131,6 +132,8 @@ impl<I: Send + 'static> FitJob<'_, I> {
         let mut record = self.record(state, selection.scores(), pass, seconds);
         session.number_epoch(&mut record);
         let model = Arc::new(snapshot.to_bytes(self.spec));
+        // Before the checkpoint, so that a resumed run repeats the epoch.
+        divergence::check(index, session.job.classes.len(), record.train, record.selection, &model)?;
         state.best.update(index, &selection, &model);
 
         // Advance to the next epoch, or to the next step after the last epoch or on early stopping.

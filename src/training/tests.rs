@@ -246,6 +246,35 @@ fn a_non_finite_loss_ends_the_run_immediately() {
 }
 
 #[test]
+fn a_run_that_diverges_fails_and_names_the_epoch() {
+    // The loss stays finite at this learning rate: the weights grow by about 1 in each batch.
+    let mut recorded = RecordingObserver::default();
+    let folder = tempfile::tempdir().unwrap();
+    let job = TrainingJob { cache: folder.path().into(), ..job(plan(Vgg16, &[&[(All, 1.0, 6)]])) };
+    let error = train(job, &mut recorded).unwrap_err();
+    let TrainingError::Diverged { stage: 1, step: 1, epoch, .. } = error else { panic!("{error}") };
+    assert_eq!(recorded.epochs.len() as u32, epoch - 1, "the diverged epoch has no checkpoint");
+    let why = error.to_string();
+    assert!(why.contains(&format!("epoch {epoch}: the ")) && why.contains("times that of guessing (ln(2)"), "{why}");
+}
+
+#[test]
+fn weights_that_are_huge_or_not_finite_are_found_in_a_model() {
+    let job = job(plan(SimpleCnn, &[&[(All, 1e-3, 1)]]));
+    let (network, spec) = setup::initial_network(&job).unwrap();
+    let model = network.to_bytes(&spec);
+    assert_eq!(nn::excessive_weight(&model, 1e6).unwrap(), None);
+    // The last four bytes are a value of the last tensor.
+    for (value, expected) in [(-2e6f32, "beyond 1e6"), (f32::NAN, "not finite"), (f32::INFINITY, "not finite")] {
+        let mut changed = model.clone();
+        let end = changed.len() - 4;
+        changed[end..].copy_from_slice(&value.to_le_bytes());
+        let found = nn::excessive_weight(&changed, 1e6).unwrap().unwrap();
+        assert!(found.contains(expected), "{found}");
+    }
+}
+
+#[test]
 fn unusable_data_is_refused_with_advice() {
     let refused = |change: &dyn Fn(&mut TrainingJob)| {
         let mut job = job(plan(SimpleCnn, &[&[(All, 1e-3, 1)]]));

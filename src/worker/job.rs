@@ -42,6 +42,14 @@ pub(super) enum PrepareError {
     /// The run repeats another one, whose ImageNet weights are missing.
     #[error("the ImageNet weights {0}, from which the run starts, are missing: import them again")]
     MissingWeights(Sha256),
+    /// The plan needs more memory than the device has.
+    #[error("the run does not fit in the memory of the device {device}: {why}")]
+    Memory {
+        /// Name of the device.
+        device: String,
+        /// Estimate and advice.
+        why: String,
+    },
     /// The run repeats another one, whose validation split cannot be reproduced.
     #[error(
         "the split differs from that of the repeated run, because patient ids have changed: submit the plan as a new run"
@@ -59,7 +67,11 @@ pub(super) struct PreparedJob {
 
 /// Reads everything that the run needs except the images.
 pub(super) async fn prepare(context: &WorkerContext, run: &Run) -> Result<PreparedJob, PrepareError> {
-    let WorkerContext { stores, device, max_pixels, wait_until_idle, max_yield, .. } = context;
+    let WorkerContext { stores, device, device_info, max_pixels, wait_until_idle, max_yield, .. } = context;
+    // Checked at submission too, but the run may have been submitted to a process with another device.
+    if let Some(why) = device_info.memory_bytes.and_then(|memory| run.plan.exceeds_memory(memory)) {
+        return Err(PrepareError::Memory { device: device_info.name.clone(), why });
+    }
     let Stores { db, blobs, caches, .. } = stores;
     let dataset = datasets::get(db, run.dataset_id).await?.ok_or(PrepareError::NoDataset)?;
     if datasets::fingerprint(db, run.dataset_id).await? != run.dataset_fingerprint {
@@ -115,7 +127,7 @@ async fn last_good_checkpoint(context: &WorkerContext, run: &Run) -> Result<(u32
 
 /// Splits a validation set off the training images, by patient, if the plan selects epochs on one and the data set has none. Only for this
 /// run: the data set is not changed. The test split is not used.
-fn with_validation(all: Vec<Radiograph>, plan: &TrainingPlan, seed: u64) -> Vec<Radiograph> {
+pub fn with_validation(all: Vec<Radiograph>, plan: &TrainingPlan, seed: u64) -> Vec<Radiograph> {
     let has_validation = all.iter().any(|radiograph| radiograph.split == Some(Split::Validation));
     if plan.selection.split != Split::Validation || has_validation {
         return all;

@@ -12,7 +12,7 @@ use thorax::{
     store::{Evaluation, Model, Run, Weights, evaluations, models, runs, weights},
 };
 
-use crate::support::{Answer, Server};
+use crate::support::{Answer, Part, Server, png};
 
 const NOBODY: &str = "01890a5d-ac96-774b-bcce-b302099a8057";
 
@@ -295,6 +295,81 @@ async fn queued_runs_have_a_position_and_no_start_estimate_without_measurements(
     assert_eq!(server.get(&format!("/v1/training-runs/{}", runs[2])).await.at("/queue_position"), json!(1));
 }
 
+/// Uploads radiographs of `(label, split, patient)`.
+async fn upload(server: &Server, dataset: &str, rows: &[(&str, &str, Option<&str>)]) {
+    for (shade, (label, split, patient)) in (0u8..).zip(rows) {
+        let image = png(48, 48, shade);
+        let mut parts = vec![Part::Text("label", label), Part::Text("split", split), Part::File("a.png", &image)];
+        parts.extend(patient.map(|patient| Part::Text("patient_id", patient)));
+        assert_eq!(server.upload(dataset, &parts).await.status, 201);
+    }
+}
+
+#[tokio::test]
+async fn a_run_whose_images_are_all_of_one_patient_is_refused_when_it_is_submitted() {
+    let server = Server::start().await;
+    let dataset = server.dataset("one patient").await;
+    let labels = ["normal", "pneumonia", "COVID-19"].map(|label| (label, "train", Some("p")));
+    upload(&server, &dataset, &labels.repeat(4)).await;
+    let split = server.post(&format!("/v1/datasets/{dataset}/split"), json!({"validation_fraction": 0.2})).await;
+    let warning = split.text("/warnings/0");
+    assert!(split.status == 200 && warning.starts_with("all 12 images have the patient id "), "{split:?}");
+    let body = json!({"dataset_id": dataset, "recipe": "simple-cnn"});
+    let refused = server.post("/v1/training-runs", body).await;
+    refused.assert_problem(422, "/v1/training-runs");
+    assert_eq!(refused.pointers(), ["/plan/selection/split"]);
+    let detail = refused.text("/errors/0/detail");
+    assert!(detail.contains("none can be split off its 12 training images"), "{detail}");
+}
+
+#[tokio::test]
+async fn classes_without_images_in_a_split_are_named_by_the_split_and_the_events_of_a_run() {
+    let server = Server::start().await;
+    let dataset = server.dataset("one patient a class").await;
+    let rows: Vec<_> = ["normal", "pneumonia"].into_iter().map(|label| (label, "train", None)).collect();
+    let covid = vec![("COVID-19", "train", Some("p")); 5];
+    upload(&server, &dataset, &[rows.repeat(10), covid].concat()).await;
+    let fractions = json!({"test_fraction": 0.2, "validation_fraction": 0.2});
+    let split = server.post(&format!("/v1/datasets/{dataset}/split"), fractions).await;
+    assert!(split.text("/warnings/0").starts_with("all 5 images of COVID-19 have the patient id "), "{split:?}");
+    let run = server.post("/v1/training-runs", json!({"dataset_id": dataset, "recipe": "simple-cnn"})).await;
+    assert_eq!(run.status, 202, "{run:?}");
+    let events = server.get_as(&format!("{}/events", run.header("location")), "application/json").await;
+    let messages: Vec<String> = (0..events.items())
+        .filter_map(|i| Some(events.at(&format!("/items/{i}/message")).as_str()?.to_owned()))
+        .collect();
+    for split in ["validation", "test"] {
+        let expected =
+            format!("the {split} split has no images of COVID-19: recall and F1 there are undefined (support 0)");
+        assert!(messages.iter().any(|message| message.starts_with(&expected)), "{messages:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_plan_that_exceeds_the_memory_of_the_device_is_refused_with_the_estimate() {
+    let cpu = DeviceInfo {
+        name: "cpu".into(),
+        backend: "flex".into(),
+        description: "a processor".into(),
+        driver: None,
+        memory_bytes: Some(24 << 30),
+        in_use: true,
+    };
+    let server = Server::with(|state, _| state.training.devices = Arc::from([cpu])).await;
+    let dataset = trainable(&server).await;
+    let stages = json!([{"image_size": 1024, "steps": [{"scope": "all", "learning_rate": 0.001, "epochs": 1}]}]);
+    let plan = |batch_size: u32| json!({"architecture": "resnet50", "batch_size": batch_size, "stages": stages});
+    let body = |batch_size| json!({"dataset_id": dataset, "recipe": "resnet50-scratch", "plan": plan(batch_size)});
+    let refused = server.post("/v1/training-runs", body(512)).await;
+    refused.assert_problem(422, "/v1/training-runs");
+    assert_eq!(refused.pointers(), ["/plan/batch_size"]);
+    let detail = refused.text("/errors/0/detail");
+    assert!(detail.contains("about 935.4 GiB") && detail.contains("24.0 GiB: reduce batch_size"), "{detail}");
+    assert_eq!(server.post("/v1/training-runs", body(8)).await.status, 202);
+    let one = server.post("/v1/training-runs", body(1)).await;
+    assert_eq!(one.pointers(), ["/plan/batch_size"], "batch normalisation over one value");
+}
+
 #[tokio::test]
 async fn start_estimates_follow_from_the_running_run_and_from_measured_rates() {
     let cpu = DeviceInfo {
@@ -302,6 +377,7 @@ async fn start_estimates_follow_from_the_running_run_and_from_measured_rates() {
         backend: "flex".into(),
         description: "a processor".into(),
         driver: None,
+        memory_bytes: None,
         in_use: true,
     };
     let server = Server::with(|state, _| state.training.devices = Arc::from([cpu])).await;

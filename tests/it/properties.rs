@@ -107,7 +107,7 @@ fn overrides() -> impl Strategy<Value = PlanOverrides> {
     let minutes = decimal(0.01..=1440.0);
     let averaging = option::of(decimal(0.001..0.999).prop_map(|decay| WeightAveraging { decay }));
     (
-        (architecture, initial_weights, option::of(1..=512u32), option::of(Just(Optimizer::Adam))),
+        (architecture, initial_weights, option::of(2..=512u32), option::of(Just(Optimizer::Adam))),
         (option::of(decimal(0.0..0.999)), option::of(selection()), option::of(minutes), class_weights, sampling),
         (option::of(decimal(0.0..=0.5)), option::of(decimal(0.01..=10.0)), option::of(augmentation()), averaging),
         (option::of(early_stopping()), option::of(stages())),

@@ -34,7 +34,10 @@ pub(super) async fn run(args: SplitArgs) -> Result<(), CliError> {
     let folder = open_existing(&args.data.folder(DATA_FOLDER)).await?;
     let dataset = find(&folder, &args.dataset).await?;
     let fractions = Fractions { test: args.test_fraction, validation: args.validation_fraction };
-    dataset::split(&folder.stores.db, dataset.id, fractions, args.seed.into()).await?;
+    let warnings = dataset::split(&folder.stores.db, dataset.id, fractions, args.seed.into()).await?;
+    for warning in warnings {
+        eprintln!("warning: {warning}");
+    }
     let table = dataset::distribution(&folder.stores.db, &dataset).await?;
     folder.stores.db.close().await;
     print_distribution(&table, super::TableFormat::Text)

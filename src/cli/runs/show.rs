@@ -168,8 +168,8 @@ impl RunReport {
                     class.clone(),
                     scores.support.to_string(),
                     score(scores.precision),
-                    score(scores.recall),
-                    score(scores.f1),
+                    scores.recall.map_or_else(|| UNDEFINED.into(), score),
+                    scores.f1.map_or_else(|| UNDEFINED.into(), score),
                     score(scores.specificity),
                 ]
             })
@@ -186,6 +186,9 @@ impl From<Evaluation> for ScoredEvaluation {
         Self { evaluation, averages, per_class }
     }
 }
+
+/// Recall and F1 of a class without images in the split.
+const UNDEFINED: &str = "undefined";
 
 fn stage(evaluation: &Evaluation) -> String {
     evaluation.stage.map_or_else(|| "-".into(), |stage| stage.to_string())

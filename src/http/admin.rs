@@ -2,19 +2,20 @@
 
 use axum::{
     Json,
-    body::Body,
-    extract::State,
+    extract::{DefaultBodyLimit, FromRequest, Request, State},
     http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
 use tempfile::NamedTempFile;
+use tokio::io::{AsyncWrite, AsyncWriteExt};
+use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     ApiError, AppState,
     answer::{Binary, Invalid, TooLarge},
     body,
-    extract::List,
+    extract::{Form, List},
 };
 use crate::{
     domain::DeviceInfo,
@@ -24,6 +25,15 @@ use crate::{
 
 /// Maximum size of a weight file. The TensorFlow.js package has 95 MB, a `.pth` with its classifier 98 MB.
 const MAX_WEIGHTS_BYTES: usize = 512 << 20;
+
+/// A form with weights.
+#[derive(ToSchema)]
+#[allow(dead_code, reason = "describes the form")]
+struct WeightsForm {
+    /// The weight file.
+    #[schema(value_type = String, format = Binary)]
+    file: Vec<u8>,
+}
 
 /// The routes of this file.
 pub(super) fn router() -> OpenApiRouter<AppState> {
@@ -48,19 +58,46 @@ async fn list_weights(State(stores): State<Stores>) -> Result<Json<List<Weights>
 
 /// Import ImageNet weights of ResNet-50.
 ///
-/// Accepts the TensorFlow.js package, and torchvision weights as `.pth` or `.safetensors`.
+/// Accepts the TensorFlow.js package, and weights of torchvision or timm as `.pth` or `.safetensors`, also in a checkpoint with a `state_dict`,
+/// with prefixes such as `module.`, in half precision, and with any classifier. Send the file as the body, or as the part `file` of a
+/// form. Weights of another network are refused with the missing, unexpected and differently shaped tensors, ten of each.
 #[utoipa::path(post, path = "/v1/admin/weights", tag = "operating",
-    request_body(content = Binary, content_type = "application/octet-stream", description = "At most 512 MiB"),
+    request_body(
+        content((Binary = "application/octet-stream"), (WeightsForm = "multipart/form-data")),
+        description = "At most 512 MiB"
+    ),
     responses(
         (status = 201, description = "Imported", body = Weights, headers(("Location" = String, description = "URL of the list of weights"))),
         TooLarge,
         Invalid
     ))]
-async fn import_weights(State(state): State<AppState>, content: Body) -> Result<Response, ApiError> {
+async fn import_weights(State(state): State<AppState>, request: Request) -> Result<Response, ApiError> {
     let file = NamedTempFile::new_in(&state.intake.incoming).map_err(ApiError::internal)?;
     let mut sink = tokio::fs::File::from_std(file.reopen().map_err(ApiError::internal)?);
-    body::write(content, MAX_WEIGHTS_BYTES, &mut sink).await?;
+    if body::media_type(request.headers()) == "multipart/form-data" {
+        write_part(request, &mut sink).await?;
+    } else {
+        body::write(request.into_body(), MAX_WEIGHTS_BYTES, &mut sink).await?;
+    }
     let weights = service::import_weights(&state.stores, file.path().to_owned()).await?;
     let location = [(header::LOCATION, "/v1/admin/weights")];
     Ok((StatusCode::CREATED, location, Json(weights)).into_response())
+}
+
+/// Writes the part `file` of a form to `sink`. Its size is limited by that of the form.
+async fn write_part(mut request: Request, sink: &mut (impl AsyncWrite + Unpin)) -> Result<(), ApiError> {
+    // The limit of other forms is that of a radiograph.
+    DefaultBodyLimit::max(MAX_WEIGHTS_BYTES).apply(&mut request);
+    let Form(mut form) = Form::from_request(request, &()).await?;
+    let Some(mut part) = form.next_field().await? else {
+        return Err(ApiError::invalid("/file", "is missing: send the weights as the part file"));
+    };
+    let name = part.name().unwrap_or_default().to_owned();
+    if name != "file" {
+        return Err(ApiError::invalid(&format!("/{name}"), "unknown part: send the weights as the part file"));
+    }
+    while let Some(chunk) = part.chunk().await? {
+        sink.write_all(&chunk).await.map_err(ApiError::internal)?;
+    }
+    sink.flush().await.map_err(ApiError::internal)
 }

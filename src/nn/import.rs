@@ -3,7 +3,7 @@
 mod tfjs;
 mod torchvision;
 
-use std::{fs::File, io::Read, path::Path};
+use std::{collections::BTreeMap, fs::File, io::Read, path::Path};
 
 use super::{
     NnError,
@@ -16,9 +16,6 @@ use burn::tensor::Device;
 
 /// Maximum size of a weight file: several times that of ResNet-50 (103 MB).
 const MAX_FILE_BYTES: u64 = 1 << 30;
-
-/// Number of ImageNet classes.
-const IMAGENET_CLASSES: usize = 1000;
 
 /// Converted ImageNet weights of a body.
 pub struct BodyWeights {
@@ -38,10 +35,11 @@ struct Imported {
     origin: &'static str,
 }
 
-/// Reads a TensorFlow.js package tarball, or a torchvision `.pth` or `.safetensors` file. The format is detected from the contents.
+/// Reads a TensorFlow.js package tarball, or a ResNet-50 of torchvision or timm as `.pth` or `.safetensors`. The format is detected from the
+/// contents.
 ///
 /// # Errors
-/// If the format is unknown, or the tensors are not exactly those of ResNet-50.
+/// If the format is unknown, or the tensors are not exactly those of ResNet-50; the error names the differences.
 pub fn import_weights(path: &Path) -> Result<BodyWeights, NnError> {
     let imported = read(path)?;
     check(&imported)?;
@@ -63,37 +61,55 @@ fn read(path: &Path) -> Result<Imported, NnError> {
         [0x1f, 0x8b, ..] => tfjs::read(File::open(path)?),
         [b'P', b'K', 3, 4, ..] => torchvision::read_pth(path),
         [_, _, _, _, _, _, _, _, b'{'] => torchvision::read_safetensors(&std::fs::read(path)?),
-        _ => {
-            Err(NnError::UnknownFormat("the file is neither a .tgz package, a PyTorch zip file nor safetensors".into()))
-        }
+        // Legacy files of PyTorch begin with a pickle in any protocol, files of 2016 with the name of a member of a tar archive.
+        _ => torchvision::read_pth(path).map_err(|error| match error {
+            NnError::UnknownFormat(reason) => NnError::UnknownFormat(format!(
+                "the file is neither a .tgz package, a PyTorch file nor safetensors ({reason})"
+            )),
+            other => other,
+        }),
     }
 }
 
-/// Checks that the tensors are exactly those of a ResNet-50 body, with or without the ImageNet classifier, and finite.
+/// Checks that the tensors are exactly those of a ResNet-50 body, with or without a classifier of any number of classes, and finite.
 fn check(imported: &Imported) -> Result<(), NnError> {
     let BodyMetadata { variant, epsilon, .. } = imported.metadata;
     let network = ResNet50::new(variant, epsilon, &Device::flex());
-    let mut expected: std::collections::BTreeMap<_, _> = tensors::layout(&network).into_iter().collect();
-    if imported.tensors.keys().any(|name| name.starts_with(CLASSIFIER)) {
-        expected.insert(format!("{CLASSIFIER}weight"), vec![IMAGENET_CLASSES, super::resnet::FEATURES]);
-        expected.insert(format!("{CLASSIFIER}bias"), vec![IMAGENET_CLASSES]);
+    let mut expected: BTreeMap<_, _> = tensors::layout(&network).into_iter().collect();
+    let weight = format!("{CLASSIFIER}weight");
+    if let Some(classes) = imported.tensors.get(&weight).and_then(|weight| weight.shape.first()) {
+        expected.insert(weight, vec![*classes, super::resnet::FEATURES]);
+        expected.insert(format!("{CLASSIFIER}bias"), vec![*classes]);
     }
-    for (name, shape) in &expected {
-        let tensor = imported.tensors.get(name).ok_or_else(|| NnError::tensor(name, "is missing"))?;
-        check_tensor(name, shape, tensor)?;
+    if let Some(difference) = difference(&expected, &imported.tensors) {
+        return Err(NnError::OtherNetwork(difference));
     }
-    match imported.tensors.keys().find(|name| !expected.contains_key(*name)) {
-        Some(name) => Err(NnError::tensor(name, "ResNet-50 has no such tensor")),
+    let is_finite = |tensor: &HostTensor| tensor.values.iter().all(|value| value.is_finite());
+    match imported.tensors.iter().find(|(_, tensor)| !is_finite(tensor)) {
+        Some((name, _)) => Err(NnError::tensor(name, "holds values that are not finite")),
         None => Ok(()),
     }
 }
 
-fn check_tensor(name: &str, shape: &[usize], tensor: &HostTensor) -> Result<(), NnError> {
-    if tensor.shape != shape {
-        return Err(NnError::tensor(name, format!("has shape {:?}, not {shape:?}", tensor.shape)));
-    }
-    if tensor.values.iter().any(|value| !value.is_finite()) {
-        return Err(NnError::tensor(name, "holds values that are not finite"));
-    }
-    Ok(())
+/// Maximum number of names of each kind in the description of a difference.
+const MAX_LISTED: usize = 10;
+
+/// Describes how the tensors differ from the expected ones; none if they do not.
+fn difference(expected: &BTreeMap<String, Vec<usize>>, found: &NamedTensors) -> Option<String> {
+    let missing = expected.keys().filter(|name| !found.contains_key(*name)).cloned().collect();
+    let unexpected = found.keys().filter(|name| !expected.contains_key(*name)).cloned().collect();
+    let shape = |(name, shape): (&String, &Vec<usize>)| {
+        let found = &found.get(name)?.shape;
+        (found != shape).then(|| format!("{name} {found:?} instead of {shape:?}"))
+    };
+    let shapes = expected.iter().filter_map(shape).collect();
+    let kinds: [(&str, Vec<String>); 3] =
+        [("missing", missing), ("unexpected", unexpected), ("of another shape", shapes)];
+    let kind = |(kind, names): (&str, Vec<String>)| {
+        let more = if names.len() > MAX_LISTED { ", …" } else { "" };
+        let listed = names[..names.len().min(MAX_LISTED)].join(", ");
+        (!names.is_empty()).then(|| format!("{} {kind} ({listed}{more})", names.len()))
+    };
+    let differences: Vec<String> = kinds.into_iter().filter_map(kind).collect();
+    (!differences.is_empty()).then(|| differences.join("; "))
 }

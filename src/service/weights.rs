@@ -10,8 +10,8 @@ use crate::{
     store::{self, Weights},
 };
 
-/// Converts a file of ImageNet weights for ResNet-50 and stores it: the TensorFlow.js package, a torchvision `.pth` or a `.safetensors`,
-/// recognised by content.
+/// Converts a file of ImageNet weights for ResNet-50 and stores it: the TensorFlow.js package, or a `.pth` or `.safetensors` of torchvision or
+/// timm, recognised by content.
 ///
 /// # Errors
 /// [`Error::Unusable`] where the file is not such weights or cannot be read.

@@ -16,7 +16,10 @@ use thorax::{
     nn::{DeviceChoice, Input, Network, body_spec, import_weights},
 };
 
-use crate::fixtures::imagenet_weights;
+use crate::{
+    fixtures::imagenet_weights,
+    support::{MAX_UPLOAD_BYTES, Part, Server, multipart},
+};
 
 const SIDE: i32 = 224;
 
@@ -118,6 +121,171 @@ fn the_other_block_variant_gives_different_logits() {
         let error = difference(reference, &logits(&other, reference));
         assert!(error > 100.0 * TOLERANCE, "class {}: {error}", reference.top.0);
     }
+}
+
+/// The same tensors as training scripts save them: each import has the same body as the plain file.
+#[test]
+fn wrapped_half_precision_and_legacy_files_give_the_same_body() {
+    let folder = tempfile::tempdir().unwrap();
+    let import = |name: &str, bytes: Vec<u8>| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        import_weights(&path).map(|weights| weights.bytes).map_err(|error| error.to_string())
+    };
+    let all = torchvision_tensors();
+    let plain = import("plain.safetensors", torchvision()).unwrap();
+    let body = |file: &[u8]| -> BTreeMap<String, Vec<f32>> {
+        let names = torchvision_shapes().into_keys().filter(|name| !name.starts_with("fc."));
+        names.map(|name| (name.clone(), tensor(file, &name))).collect()
+    };
+    let expected = body(&plain);
+
+    // DataParallel, Lightning, and other prefixes; another number of classes; a head that is not linear.
+    for prefix in ["module.", "state_dict.module.", "model.backbone."] {
+        let file = safetensors_file(&all, |name| format!("{prefix}{name}"), Dtype::F32);
+        assert_eq!(body(&import("wrapped.safetensors", file).unwrap()), expected, "{prefix}");
+    }
+    let mut three: Vec<Named> = all.iter().filter(|(name, ..)| !name.starts_with("fc.")).cloned().collect();
+    let without = import("without.safetensors", safetensors_file(&three, str::to_owned, Dtype::F32)).unwrap();
+    assert_eq!(body(&without), expected);
+    three.push(("fc.weight".into(), vec![3, 2048], vec![0.5; 3 * 2048]));
+    three.push(("fc.bias".into(), vec![3], vec![0.5; 3]));
+    let with_three = import("three.safetensors", safetensors_file(&three, str::to_owned, Dtype::F32)).unwrap();
+    assert_eq!((body(&with_three), tensor(&with_three, "fc.bias")), (expected.clone(), vec![0.5; 3]));
+    three.iter_mut().for_each(|(name, ..)| *name = name.replace("fc.", "fc.2."));
+    assert_eq!(
+        body(&import("mlp.safetensors", safetensors_file(&three, str::to_owned, Dtype::F32)).unwrap()),
+        expected
+    );
+
+    for (dtype, tolerance) in [(Dtype::F16, 1e-3), (Dtype::BF16, 8e-3), (Dtype::F64, 0.0)] {
+        let file = import("half.safetensors", safetensors_file(&all, str::to_owned, dtype)).unwrap();
+        for (name, values) in body(&file) {
+            let close = |(found, exact): (&f32, &f32)| (found - exact).abs() <= tolerance * exact.abs().max(1e-4);
+            assert!(values.iter().zip(&expected[&name]).all(close), "{dtype:?} {name}");
+        }
+    }
+
+    // torch.save before version 1.6, and with _use_new_zipfile_serialization=False; a checkpoint with a state_dict of DataParallel.
+    assert_eq!(body(&import("legacy.pth", legacy_pth(&all, "")).unwrap()), expected);
+    assert_eq!(body(&import("checkpoint.pth.tar", legacy_pth(&all, "module.")).unwrap()), expected);
+}
+
+#[test]
+fn weights_of_another_network_are_refused_with_the_difference() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("other.safetensors");
+    let mut all = torchvision_tensors();
+    // A network without its last stage, with twelve unexpected tensors, and another kernel size in the stem.
+    all.retain(|(name, ..)| !name.starts_with("layer4."));
+    all.extend((10..22).map(|i| (format!("extra{i}.weight"), vec![1], vec![0.0])));
+    let stem = all.iter_mut().find(|(name, ..)| name == "conv1.weight").unwrap();
+    (stem.1, stem.2) = (vec![64, 3, 3, 3], vec![0.0; 64 * 27]);
+    std::fs::write(&path, safetensors_file(&all, str::to_owned, Dtype::F32)).unwrap();
+    let error = import_weights(&path).err().unwrap().to_string();
+    let extras = (10..20).map(|i| format!("extra{i}.weight")).collect::<Vec<_>>().join(", ");
+    assert!(error.starts_with("the tensors are not those of ResNet-50: 60 missing (layer4.0.bn1.bias, "), "{error}");
+    assert!(error.contains(&format!("12 unexpected ({extras}, …)")), "{error}");
+    assert!(error.contains("1 of another shape (conv1.weight [64, 3, 3, 3] instead of [64, 3, 7, 7])"), "{error}");
+}
+
+#[tokio::test]
+async fn weights_are_uploaded_as_a_body_or_as_a_part_of_a_form() {
+    let server = Server::start().await;
+    const PATH: &str = "/v1/admin/weights";
+    let file = torchvision();
+    let (content_type, form) = multipart(&[Part::File("resnet50.safetensors", &file)]);
+    // Larger than other forms may be.
+    assert!(form.len() > MAX_UPLOAD_BYTES);
+    let created = server.request("POST", PATH, &content_type, form).await;
+    assert_eq!((created.status, created.text("/origin")), (201, "torchvision-safetensors".into()), "{created:?}");
+    let body = server.request("POST", PATH, "application/octet-stream", file).await;
+    assert_eq!(body.at("/sha256"), created.at("/sha256"));
+    let (content_type, form) = multipart(&[Part::File("a.txt", b"plain text, not weights")]);
+    let refused = server.request("POST", PATH, &content_type, form).await;
+    refused.assert_problem(422, PATH);
+    assert!(refused.text("/detail").contains("neither"), "{refused:?}");
+    for part in [&[Part::Text("weights", "x")][..], &[]] {
+        let (content_type, form) = multipart(part);
+        let refused = server.request("POST", PATH, &content_type, form).await;
+        refused.assert_problem(422, PATH);
+        assert_eq!(refused.pointers(), [if part.is_empty() { "/file" } else { "/weights" }]);
+    }
+}
+
+/// Name, shape and values of a tensor.
+type Named = (String, Vec<usize>, Vec<f32>);
+
+fn torchvision_tensors() -> Vec<Named> {
+    let shapes = torchvision_shapes();
+    let values = |t: usize, name: &str, shape: &[usize]| {
+        drawn(t, name, shape).as_chunks::<4>().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect()
+    };
+    shapes
+        .into_iter()
+        .enumerate()
+        .map(|(t, (name, shape))| (name.clone(), shape.clone(), values(t, &name, &shape)))
+        .collect()
+}
+
+fn safetensors_file(tensors: &[Named], rename: impl Fn(&str) -> String, dtype: Dtype) -> Vec<u8> {
+    let encode = |values: &[f32]| -> Vec<u8> {
+        match dtype {
+            Dtype::F16 => values.iter().flat_map(|value| burn::tensor::f16::from_f32(*value).to_le_bytes()).collect(),
+            Dtype::BF16 => values.iter().flat_map(|value| burn::tensor::bf16::from_f32(*value).to_le_bytes()).collect(),
+            Dtype::F64 => values.iter().flat_map(|value| f64::from(*value).to_le_bytes()).collect(),
+            _ => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
+        }
+    };
+    let bytes: Vec<_> = tensors.iter().map(|(name, shape, values)| (rename(name), shape, encode(values))).collect();
+    let view = |shape: &Vec<usize>, bytes| TensorView::new(dtype, shape.clone(), bytes).unwrap();
+    safetensors::serialize(bytes.iter().map(|(name, shape, bytes)| (name, view(shape, bytes))), None).unwrap()
+}
+
+/// A file as `torch.save(..., _use_new_zipfile_serialization=False)` writes it: pickles of the magic number, the protocol version, the system,
+/// the object and the keys of its storages, then the storages. All tensors are views of one storage. With a prefix, the object is a
+/// checkpoint `{"state_dict": …, "epoch": 3}`.
+fn legacy_pth(tensors: &[Named], prefix: &str) -> Vec<u8> {
+    let text = |text: &str| [b"X".as_slice(), &(text.len() as u32).to_le_bytes(), text.as_bytes()].concat();
+    let int = |number: usize| [b"J".as_slice(), &(number as i32).to_le_bytes()].concat();
+    let tuple = |items: &[Vec<u8>]| [b"(".as_slice(), &items.concat(), b"t"].concat();
+    let global = |name: &str| format!("c{}\n", name.replace(' ', "\n")).into_bytes();
+    let pickle = |object: &[u8]| [b"\x80\x02", object, b"."].concat();
+    let numbers: usize = tensors.iter().map(|(_, _, values)| values.len()).sum();
+    let storage = [text("storage"), global("torch FloatStorage"), text("0"), text("cpu"), int(numbers), b"N".to_vec()];
+    let storage = [tuple(&storage), b"Q".to_vec()].concat();
+    let mut offset = 0;
+    let mut items = Vec::new();
+    for (name, shape, values) in tensors {
+        let strides = (0..shape.len()).map(|axis| int(shape[axis + 1..].iter().product())).collect::<Vec<_>>();
+        let sides: Vec<_> = shape.iter().map(|side| int(*side)).collect();
+        let hooks = [global("collections OrderedDict"), b")R".to_vec()].concat();
+        let arguments = [storage.clone(), int(offset), tuple(&sides), tuple(&strides), b"\x89".to_vec(), hooks];
+        let rebuilt = [global("torch._utils _rebuild_tensor_v2"), tuple(&arguments), b"R".to_vec()].concat();
+        items.extend([text(&format!("{prefix}{name}")), rebuilt].concat());
+        offset += values.len();
+    }
+    let dictionary = |items: &[u8]| [b"}(".as_slice(), items, b"u"].concat();
+    let state = dictionary(&items);
+    let object = if prefix.is_empty() {
+        state
+    } else {
+        dictionary(&[text("state_dict"), state, text("epoch"), int(3)].concat())
+    };
+    let magic = b"\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19";
+    let system = dictionary(&[text("protocol_version"), int(1001), text("little_endian"), b"\x88".to_vec()].concat());
+    let keys = [b"](".as_slice(), &text("0"), b"e"].concat();
+    let data = tensors.iter().flat_map(|(_, _, values)| values).flat_map(|value| value.to_le_bytes()).collect();
+    [
+        pickle(magic),
+        pickle(&int(1001)),
+        pickle(&system),
+        pickle(&object),
+        pickle(&keys),
+        (numbers as u64).to_le_bytes().to_vec(),
+        data,
+    ]
+    .concat()
 }
 
 /// The largest error over the picked logits, the top one and the norm; infinite where another class is on top.

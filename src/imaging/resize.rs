@@ -1,8 +1,9 @@
 //! Antialiased bilinear resizing, equivalent to Pillow's `resize(…, BILINEAR)`.
 
 use fast_image_resize::{
-    FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer,
-    images::{Image, ImageRef},
+    FilterType, ResizeAlg, ResizeOptions, Resizer,
+    images::{TypedImage, TypedImageRef},
+    pixels::U8,
 };
 
 use super::GreyImage;
@@ -24,10 +25,13 @@ pub fn shrink(image: &GreyImage, max_side: u32) -> GreyImage {
 }
 
 fn resize(image: &GreyImage, width: u32, height: u32) -> GreyImage {
-    let source = ImageRef::new(image.width, image.height, &image.pixels, PixelType::U8)
+    // `Resizer::resize` would compile the kernels of every pixel type into this crate: 46 MB of code and minutes of build time.
+    let source = TypedImageRef::<U8>::from_buffer(image.width, image.height, &image.pixels)
         .expect("a grey image holds width x height pixels");
-    let mut target = Image::new(width, height, PixelType::U8);
+    let mut pixels = vec![0; width as usize * height as usize];
+    let mut target =
+        TypedImage::<U8>::from_buffer(width, height, &mut pixels).expect("the buffer holds width x height pixels");
     let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear));
-    Resizer::new().resize(&source, &mut target, &options).expect("both sides are 8-bit grey");
-    GreyImage { width, height, pixels: target.into_vec() }
+    Resizer::new().resize_typed(&source, &mut target, &options).expect("the whole image is resized");
+    GreyImage { width, height, pixels }
 }

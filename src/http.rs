@@ -3,7 +3,6 @@
 mod accept;
 mod admin;
 mod aliases;
-mod answer;
 mod auth;
 mod body;
 mod content_encoding;
@@ -27,6 +26,7 @@ mod predictions;
 mod problem;
 mod radiographs;
 mod recipes;
+mod responses;
 mod scores;
 mod state;
 mod trace;

@@ -140,7 +140,7 @@ pub struct StageModel {
     pub evaluations: Vec<SplitEvaluation>,
 }
 
-/// How a stage obtained its decoded images.
+/// Cache of a stage's decoded images.
 #[derive(Clone, Debug)]
 pub struct ImageCache {
     /// Side of the images in pixels.
@@ -149,7 +149,7 @@ pub struct ImageCache {
     pub images: usize,
     /// Size of the cache file in bytes.
     pub bytes: u64,
-    /// Whether the file was reused or created.
+    /// Origin of the file.
     pub origin: CacheOrigin,
     /// Wall time for checking or creating the file.
     pub time: Duration,
@@ -162,7 +162,7 @@ pub enum CacheOrigin {
     Reused,
     /// Decoded and resized now.
     Created {
-        /// What was wrong with the previous file, if there was one.
+        /// Fault of the previous file, if there was one.
         damage: Option<String>,
     },
 }

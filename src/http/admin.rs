@@ -12,10 +12,9 @@ use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
-    ApiError, AppState,
-    answer::{Binary, Invalid, TooLarge},
-    body,
+    ApiError, AppState, body,
     extract::{Form, List},
+    responses::{Binary, Invalid, TooLarge},
 };
 use crate::{
     domain::DeviceInfo,

@@ -7,8 +7,8 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     ApiError, AppState,
-    answer::{Conflict, Invalid, Malformed, NotFound},
     extract::{JsonBody, List, ListParams, PathOf, QueryOf},
+    responses::{Conflict, Invalid, Malformed, NotFound},
 };
 use crate::{
     domain::ModelId,

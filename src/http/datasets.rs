@@ -12,8 +12,8 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     ApiError, AppState,
-    answer::{self, Conflict, Invalid, Malformed, NotFound},
     extract::{JsonBody, List, ListParams, PathOf, QueryOf},
+    responses::{self, Conflict, Invalid, Malformed, NotFound},
 };
 use crate::{
     dataset::{self, Fractions},
@@ -114,7 +114,7 @@ async fn create_dataset(
         ..Dataset::new(name)
     };
     store::datasets::create(&stores.db, &dataset).await?;
-    Ok(answer::created(format!("/v1/datasets/{}", dataset.id), dataset))
+    Ok(responses::created(format!("/v1/datasets/{}", dataset.id), dataset))
 }
 
 /// Lists data sets, oldest first.

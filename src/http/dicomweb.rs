@@ -19,11 +19,11 @@ use self::report::{Reason, Report};
 use super::{
     ApiError, AppState,
     accept::negotiate,
-    answer::{Malformed, NotAcceptable, UnsupportedType},
     body,
     extract::PathOf,
     header_fields,
     problem::SkipProblemRendering,
+    responses::{Malformed, NotAcceptable, UnsupportedType},
 };
 use crate::{
     dataset::{self, AddError, NewRadiograph},

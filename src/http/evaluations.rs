@@ -9,8 +9,8 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     ApiError, AppState,
-    answer::{Malformed, NotFound},
     extract::{List, ListParams, PathOf, QueryOf},
+    responses::{Malformed, NotFound},
     scores::{ScoredEvaluation, scored},
 };
 use crate::{

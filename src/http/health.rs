@@ -5,7 +5,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{ApiError, AppState, answer::Unavailable};
+use super::{ApiError, AppState, responses::Unavailable};
 use crate::{domain::ModelId, inference::EngineError};
 
 /// The routes of this file.

@@ -41,7 +41,7 @@ const MAX_RESPONSE_BYTES: usize = 64 << 20;
 /// Maximum size of the body of a retry, which is read to compare it; that of the largest upload, an archive.
 const MAX_REQUEST_BYTES: u64 = 8 << 30;
 
-/// What the middleware works with.
+/// State of the middleware.
 #[derive(Clone)]
 pub(super) struct IdempotencyState {
     keys: IdempotencyKeys,
@@ -60,10 +60,10 @@ pub(super) async fn honour(State(state): State<IdempotencyState>, request: Reque
     if request.method() != Method::POST || !request.headers().contains_key(IDEMPOTENCY_KEY) {
         return next.run(request).await;
     }
-    answer(state, request, next).await.unwrap_or_else(IntoResponse::into_response)
+    respond(state, request, next).await.unwrap_or_else(IntoResponse::into_response)
 }
 
-async fn answer(state: IdempotencyState, request: Request, next: Next) -> Result<Response, ApiError> {
+async fn respond(state: IdempotencyState, request: Request, next: Next) -> Result<Response, ApiError> {
     let key = read_key(request.headers())?;
     match state.keys.begin(&key).await? {
         Attempt::First(reservation) => {
@@ -157,7 +157,7 @@ struct RequestHasher {
     delimiter: Option<Vec<u8>>,
     /// End of what was read, which may be the beginning of a delimiter.
     pending: Vec<u8>,
-    /// What the handler left of the body.
+    /// Rest of the body that the handler did not read.
     rest: Body,
 }
 

@@ -7,8 +7,8 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     ApiError, AppState,
-    answer::{self, Forbidden, Invalid, Malformed, NotFound},
     extract::{JsonBody, PathOf},
+    responses::{self, Forbidden, Invalid, Malformed, NotFound},
 };
 use crate::{
     domain::{DatasetId, ImportId},
@@ -46,7 +46,7 @@ async fn create_import(
     let dataset = service::find_dataset(&imports.stores, id).await?;
     let new = read(body)?;
     let import = imports.start(dataset, ImportSpec::Folder(new)).await?;
-    Ok(answer::accepted(format!("/v1/imports/{}", import.id), import))
+    Ok(responses::accepted(format!("/v1/imports/{}", import.id), import))
 }
 
 /// Returns an import with its progress and one entry for each rejected row or file.

@@ -8,9 +8,9 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     ApiError, AppState,
-    answer::{Malformed, NotFound},
     extract::{PathOf, QueryOf},
     models,
+    responses::{Malformed, NotFound},
 };
 use crate::{
     domain::{ModelId, NOTICE, PredictionId, PredictionStats},

@@ -12,10 +12,9 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
-    ApiError, AppState,
-    answer::{Binary, Conflict, Invalid, Malformed, NotFound, TooLarge, UnsupportedType},
-    body,
+    ApiError, AppState, body,
     extract::{List, ListParams, PathOf, QueryOf},
+    responses::{Binary, Conflict, Invalid, Malformed, NotFound, TooLarge, UnsupportedType},
     scores::{ScoredEvaluation, scored},
 };
 use crate::{

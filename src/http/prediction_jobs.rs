@@ -17,10 +17,9 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
-    ApiError, AppState,
-    answer::{self, Binary, Busy, Invalid, Malformed, NotFound, TooLarge, Unavailable, UnsupportedType},
-    body,
+    ApiError, AppState, body,
     extract::{JsonBody, List, ListParams, PathOf, QueryOf},
+    responses::{self, Binary, Busy, Invalid, Malformed, NotFound, TooLarge, Unavailable, UnsupportedType},
 };
 use crate::{
     domain::{DatasetId, NOTICE, PredictionJobId, PredictionJobStatus, Split},
@@ -142,7 +141,7 @@ async fn create_prediction_job(
             )));
         }
     };
-    Ok(answer::accepted(format!("/v1/prediction-jobs/{}", job.id), job.into()))
+    Ok(responses::accepted(format!("/v1/prediction-jobs/{}", job.id), job.into()))
 }
 
 async fn write_archive(archive: Body, path: &Path) -> Result<(), ApiError> {

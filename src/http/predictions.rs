@@ -22,11 +22,11 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use super::{
     ApiError, AppState,
     accept::negotiate,
-    answer::{
-        Binary, Busy, Conflict, Invalid, Malformed, NotAcceptable, NotFound, TooLarge, Unavailable, UnsupportedType,
-    },
     body,
     extract::{Form, List, ListParams, PathOf, QueryOf},
+    responses::{
+        Binary, Busy, Conflict, Invalid, Malformed, NotAcceptable, NotFound, TooLarge, Unavailable, UnsupportedType,
+    },
 };
 use crate::{
     domain::PredictionId,

@@ -31,7 +31,7 @@ pub struct Problem {
     pub title: String,
     /// HTTP status code.
     pub status: u16,
-    /// What is wrong with this request, and what to do.
+    /// Description of the error in this request, and what to do.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
     /// Path of the request.

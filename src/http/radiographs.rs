@@ -14,10 +14,9 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use self::upload::{Upload, UploadForm, UploadParams, UploadResult};
 use super::{
-    ApiError, AppState,
-    answer::{Binary, Conflict, Invalid, Malformed, NotFound, TooLarge, UnsupportedType},
-    body,
+    ApiError, AppState, body,
     extract::{Form, JsonBody, List, ListParams, PathOf, QueryOf},
+    responses::{Binary, Conflict, Invalid, Malformed, NotFound, TooLarge, UnsupportedType},
 };
 use crate::{
     dataset::{PatientIds, match_class},

@@ -15,8 +15,8 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use self::preview::Sheet;
 use super::{
     ApiError, AppState,
-    answer::{Binary, Invalid, Malformed, NotFound, TooLarge, UnsupportedType},
     extract::{List, PathOf, QueryOf},
+    responses::{Binary, Invalid, Malformed, NotFound, TooLarge, UnsupportedType},
 };
 use crate::{
     domain::{self, RadiographId, Recipe},

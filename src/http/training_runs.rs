@@ -12,8 +12,8 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use self::{compare::*, repeat::*};
 use super::{
     ApiError, AppState,
-    answer::{self, Conflict, Invalid, Malformed, NotFound},
     extract::{JsonBody, List, ListParams, PathOf, QueryOf},
+    responses::{self, Conflict, Invalid, Malformed, NotFound},
     scores::{ScoredEvaluation, scored},
 };
 use crate::{
@@ -90,7 +90,7 @@ async fn create_training_run(
 ) -> Result<impl IntoResponse, ApiError> {
     let run = service::submit(&state.stores, state.training.device_memory(), read_request(body)).await?;
     state.training.queued.notify_one();
-    Ok(answer::accepted(location(run.id), scheduled(&state, run).await?))
+    Ok(responses::accepted(location(run.id), scheduled(&state, run).await?))
 }
 
 /// Lists runs, oldest first.
@@ -189,7 +189,7 @@ async fn resume_training_run(
 async fn requested(state: &AppState, id: RunId, run: Option<Run>) -> Result<impl IntoResponse + use<>, ApiError> {
     let run = run.ok_or(ApiError::NotFound("training run"))?;
     state.training.queued.notify_one();
-    Ok(answer::accepted(location(id), scheduled(state, run).await?))
+    Ok(responses::accepted(location(id), scheduled(state, run).await?))
 }
 
 /// Deletes a run that is not training, with its epochs, checkpoints and evaluations. Its models are kept.

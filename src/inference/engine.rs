@@ -51,7 +51,7 @@ pub struct Classification {
     pub model: ModelId,
     /// Specification of that model.
     pub spec: Arc<ModelSpec>,
-    /// Where the time went.
+    /// Durations of the parts of the request.
     pub timing: Timing,
 }
 

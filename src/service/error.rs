@@ -18,7 +18,7 @@ use crate::{
 pub struct FieldError {
     /// JSON pointer to the field (RFC 6901).
     pub pointer: String,
-    /// What is wrong with the value, and which values are valid.
+    /// Description of the error, and the valid values.
     pub detail: String,
 }
 

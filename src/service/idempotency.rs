@@ -52,7 +52,7 @@ pub struct IdempotencyKeys {
     in_progress: Arc<Mutex<HashSet<String>>>,
 }
 
-/// What a request with a key has to do.
+/// Next step of a request with a key.
 pub enum Attempt {
     /// Do the work, then store the response.
     First(Reservation),
@@ -154,7 +154,7 @@ impl PreviousResponse {
     }
 }
 
-/// What is stored of a request. The cipher's key cannot be computed from it.
+/// Stored part of a request. The cipher's key cannot be computed from it.
 fn fingerprint(request: &RequestDigest) -> Sha256 {
     Sha256::of(&[&b"request"[..], request].concat())
 }

@@ -68,7 +68,7 @@ pub enum ImportSpec {
 /// Use cases about imports.
 #[derive(Clone)]
 pub struct Imports {
-    /// Where radiographs are stored.
+    /// Store of the radiographs.
     pub stores: Stores,
     /// The import root and the hash of patient ids.
     pub intake: Intake,

@@ -13,9 +13,9 @@ use crate::{
 /// Use cases about models.
 #[derive(Clone)]
 pub struct Models {
-    /// Where they are stored.
+    /// Store of the models.
     pub stores: Stores,
-    /// Where they serve.
+    /// Engine that serves the models.
     pub serving: Serving,
 }
 

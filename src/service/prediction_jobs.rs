@@ -487,20 +487,5 @@ fn numbered_name(sequence: u64, content: &[u8]) -> String {
 }
 
 fn queued(id: PredictionJobId, model: &Model, total: u64) -> PredictionJob {
-    PredictionJob {
-        id,
-        model_id: model.id,
-        classes: model.spec.classes.names().to_vec(),
-        dataset_id: None,
-        split: None,
-        status: PredictionJobStatus::Queued,
-        total,
-        answered: 0,
-        failed: 0,
-        done_before: 0,
-        error: None,
-        created_at: Timestamp::now(),
-        started_at: None,
-        finished_at: None,
-    }
+    PredictionJob::queued(id, model.id, model.spec.classes.names().to_vec(), total)
 }

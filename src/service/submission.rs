@@ -192,7 +192,7 @@ async fn check_data(
     Ok(Some((dataset, fingerprint, warnings)))
 }
 
-/// What the splits of the data set lack for a run: errors, and warnings about classes whose scores will be undefined.
+/// Deficits of the data set's splits for a run: errors, and warnings about classes whose scores will be undefined.
 async fn check_splits(
     db: &Db,
     dataset: &Dataset,
@@ -269,7 +269,7 @@ impl SplitCounts {
     }
 }
 
-/// What the splits lack for a plan that selects epochs on the split `selection`.
+/// Deficits of the splits for a plan that selects epochs on the split `selection`.
 fn unfit_splits(counts: &SplitCounts, dataset: &Dataset, selection: Split) -> Vec<FieldError> {
     let mut errors = Vec::new();
     let missing = counts.missing(Split::Train, dataset);

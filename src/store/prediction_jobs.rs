@@ -70,6 +70,26 @@ pub struct JobResult {
 }
 
 impl PredictionJob {
+    /// A queued job of `total` images of an archive.
+    pub fn queued(id: PredictionJobId, model_id: ModelId, classes: Vec<String>, total: u64) -> Self {
+        Self {
+            id,
+            model_id,
+            classes,
+            dataset_id: None,
+            split: None,
+            status: PredictionJobStatus::Queued,
+            total,
+            answered: 0,
+            failed: 0,
+            done_before: 0,
+            error: None,
+            created_at: Timestamp::now(),
+            started_at: None,
+            finished_at: None,
+        }
+    }
+
     /// Number of images that are done.
     pub fn done(&self) -> u64 {
         self.answered + self.failed
@@ -319,22 +339,8 @@ mod tests {
     use crate::store::fixtures;
 
     fn job() -> PredictionJob {
-        PredictionJob {
-            id: PredictionJobId::new(),
-            model_id: ModelId::new(),
-            classes: vec!["normal".into(), "COVID-19".into()],
-            dataset_id: None,
-            split: None,
-            status: PredictionJobStatus::Queued,
-            total: 3,
-            answered: 0,
-            failed: 0,
-            done_before: 0,
-            error: None,
-            created_at: Timestamp::now(),
-            started_at: None,
-            finished_at: None,
-        }
+        let classes = vec!["normal".into(), "COVID-19".into()];
+        PredictionJob::queued(PredictionJobId::new(), ModelId::new(), classes, 3)
     }
 
     fn result(sequence: u64, problem: Option<&str>) -> JobResult {

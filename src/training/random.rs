@@ -6,7 +6,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::position::EpochIndex;
 
-/// What a generator is used for.
+/// Purpose of a generator.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Purpose {
     /// Augmentation of an image, given its position in the batch.

@@ -27,7 +27,7 @@ struct Search<'a> {
     limits: &'a Limits,
 }
 
-/// What a layout finds in a folder.
+/// Files and rows that a layout finds in a folder.
 #[derive(Debug, Default)]
 struct Listing {
     entries: Vec<ImportEntry>,

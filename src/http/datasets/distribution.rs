@@ -12,8 +12,8 @@ use crate::{
     http::{
         ApiError,
         accept::negotiate,
-        answer::{NotAcceptable, NotFound},
         extract::PathOf,
+        responses::{NotAcceptable, NotFound},
     },
     service,
     store::Stores,

@@ -17,8 +17,8 @@ use crate::{
     domain::{DatasetId, Split},
     http::{
         ApiError, AppState,
-        answer::{Binary, Conflict, Malformed, NotFound},
         extract::{PathOf, QueryOf},
+        responses::{Binary, Conflict, Malformed, NotFound},
     },
     service,
 };

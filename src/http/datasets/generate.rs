@@ -7,8 +7,8 @@ use crate::{
     domain::DatasetId,
     http::{
         ApiError,
-        answer::{self, Forbidden, Invalid, Malformed, NotFound},
         extract::{JsonBody, PathOf},
+        responses::{self, Forbidden, Invalid, Malformed, NotFound},
     },
     service::{self, Fields, ImportSpec, Imports, JsonObject, NewGeneration, into_result},
     store::Import,
@@ -30,7 +30,7 @@ pub async fn generate_dataset(
     let dataset = service::find_dataset(&imports.stores, id).await?;
     let new = read(body)?;
     let import = imports.start(dataset, ImportSpec::Sources(Box::new(new))).await?;
-    Ok(answer::accepted(format!("/v1/imports/{}", import.id), import))
+    Ok(responses::accepted(format!("/v1/imports/{}", import.id), import))
 }
 
 fn read(body: JsonObject) -> Result<NewGeneration, ApiError> {

@@ -13,8 +13,8 @@ use crate::{
     http::{
         ApiError, AppState,
         accept::negotiate,
-        answer::{NotAcceptable, NotFound},
         extract::PathOf,
+        responses::{NotAcceptable, NotFound},
     },
     service,
 };

@@ -14,8 +14,8 @@ use crate::{
     http::{
         ApiError,
         accept::negotiate,
-        answer::{NotAcceptable, NotFound},
         extract::PathOf,
+        responses::{NotAcceptable, NotFound},
     },
     store::{self, JobResult, StoreError, Stores},
 };

@@ -12,11 +12,10 @@ use super::response::RecordedPrediction;
 use crate::{
     domain::{DatasetId, PredictionId, Split},
     http::{
-        ApiError,
-        answer::{Invalid, Malformed, NotFound, TooLarge, UnsupportedType},
-        body,
+        ApiError, body,
         extract::{Form, JsonBody, PathOf, unknown_part},
         header_fields,
+        responses::{Invalid, Malformed, NotFound, TooLarge, UnsupportedType},
     },
     service::{self, FeedbackImage, Imports, Models},
 };

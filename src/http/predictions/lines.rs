@@ -16,7 +16,7 @@ use super::{
     files::{FileResult, PredictionStream},
     response::BatchItem,
 };
-use crate::http::{ApiError, answer::UNBUFFERED};
+use crate::http::{ApiError, responses::UNBUFFERED};
 
 /// Media type of newline-delimited JSON.
 pub(super) const NDJSON: &str = "application/x-ndjson";

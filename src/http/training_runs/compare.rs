@@ -15,8 +15,8 @@ use crate::{
     http::{
         ApiError,
         accept::negotiate,
-        answer::{Invalid, NotAcceptable},
         extract::QueryOf,
+        responses::{Invalid, NotAcceptable},
     },
     service::{self, FieldError, MAX_COMPARED_RUNS, into_result},
     store::Stores,

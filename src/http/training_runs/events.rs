@@ -26,8 +26,8 @@ use crate::{
     http::{
         ApiError, AppState,
         accept::negotiate,
-        answer::{Busy, Malformed, NotFound, UNBUFFERED},
         extract::{List, ListParams, PathOf, QueryOf},
+        responses::{Busy, Malformed, NotFound, UNBUFFERED},
     },
     store::{self, StoredEvent, Stores},
 };

@@ -9,8 +9,8 @@ use crate::{
     domain::{RunId, Split},
     http::{
         ApiError, AppState,
-        answer::{self, Conflict, Malformed, NotFound},
         extract::{List, ListParams, PathOf, QueryOf},
+        responses::{self, Conflict, Malformed, NotFound},
     },
     service::{self, TrainingRun},
     store::{self, Provenance, Run, RunImage, Stores},
@@ -70,5 +70,5 @@ pub async fn repeat_training_run(
 ) -> Result<impl IntoResponse, ApiError> {
     let run = service::repeat(&state.stores, id).await?;
     state.training.queued.notify_one();
-    Ok(answer::accepted(location(run.id), scheduled(&state, run).await?))
+    Ok(responses::accepted(location(run.id), scheduled(&state, run).await?))
 }

@@ -16,11 +16,10 @@ use super::{
 };
 use crate::{
     http::{
-        ApiError, AppState,
-        answer::Binary,
-        body,
+        ApiError, AppState, body,
         extract::PathOf,
         predictions::{File, PredictionStream},
+        responses::Binary,
     },
     metrics::Stage,
     service::{ModelSelection, NewPrediction, Predictor},

@@ -29,7 +29,7 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(5 * 60);
 /// Maximum number of files that are removed under one lock. Writers to the folder and to the database wait meanwhile.
 const MAX_BATCH: usize = 100;
 
-/// How often a sweep tries to lock a folder that a writer has locked, and the pause between two attempts.
+/// Number of attempts of a sweep to lock a folder that a writer has locked, and the pause between two of them.
 const LOCK_ATTEMPTS: u32 = 5;
 const LOCK_PAUSE: Duration = Duration::from_millis(20);
 

@@ -15,7 +15,7 @@ pub(super) struct RecordingObserver {
     pub(super) stop_checks: usize,
     /// Number of stop checks after which it stops the run.
     pub(super) stop_after: Option<usize>,
-    /// How it stops the run.
+    /// Way in which it stops the run.
     pub(super) stop_mode: Stop,
     /// Number of events received after the stop.
     pub(super) after_stop: usize,

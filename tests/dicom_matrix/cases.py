@@ -205,9 +205,16 @@ def colours():
     yield ("j2k-lossy", 8, "RGB", "none")
     markers = [f"{marker}-{ids}" for marker in ["plain", "jfif", "adobe"] for ids in ["ids-123", "ids-012", "ids-rgb"]]
     sampled = [f"{sampling}-{marker}" for sampling in ["444", "422", "420"] for marker in markers]
-    yield from itertools.product(["jpeg-baseline"], [8], ["RGB", "YBR_FULL"], markers)
+    markers_of = {
+        # JFIF streams are never RGB, and components called R, G and B are never YCbCr: no agreed right value.
+        "RGB": [marker for marker in markers if not marker.startswith("jfif")],
+        "YBR_FULL": [marker for marker in markers if marker != "plain-ids-rgb"],
+    }
+    for photometric, markers in markers_of.items():
+        yield from itertools.product(["jpeg-baseline"], [8], [photometric], markers)
+        yield from itertools.product(["jpeg-extended"], [8], [photometric], markers[::4])
+    sampled = [case for case in sampled if case != "444-plain-ids-rgb"]
     yield from itertools.product(["jpeg-baseline"], [8], ["YBR_FULL_422"], sampled)
-    yield from itertools.product(["jpeg-extended"], [8], ["RGB", "YBR_FULL"], markers[::4])
     yield from itertools.product(["jpeg-extended"], [8], ["YBR_FULL_422"], sampled[::4])
     yield from itertools.product(["jpeg-baseline"], [8], ["RGB", "YBR_FULL_422"], [*packings, *fragments])
     palettes = ["entries-8-bits", "entries-16-bits", "entries-8-bits-in-words", "first-10"]

@@ -35,6 +35,14 @@ def chest():
     return (200 - 150 * lungs - 40 * (abs(x) > 0.9)).clip(0, 255).astype("uint8")
 
 
+def encoder_settings():
+    """Width, height, quality, sampling factors, options, restart interval, and bytes of the picture: see `jpeg.rs`."""
+    picture = bytes((i * 7 + i * i // 5) % 251 for i in range(200))
+    settings = {"grey": (0, 0, 0), "colour-420": (3, 1, 0), "progressive-422": (1, 3, 2), "optimised-440": (2, 5, 1)}
+    for name, values in settings.items():
+        write("jpeg", name, bytes([29, 15, 40, *values]) + picture)
+
+
 def images():
     grey = chest()
     colour = numpy.stack([grey, 255 - grey, grey // 2], axis=-1)
@@ -204,6 +212,7 @@ def models():
     })
 
 
+encoder_settings()
 images()
 dicoms()
 arrays()

@@ -9,7 +9,10 @@ mod examine;
 mod fingerprint;
 mod grey;
 mod jpeg;
+#[cfg(test)]
+mod matrix;
 mod overlay;
+mod png;
 mod quality_flags;
 mod resize;
 mod statistics;
@@ -35,7 +38,7 @@ pub const MIN_SIDE: u32 = 32;
 
 /// Version of the output of [`decode`] and [`resize_square`]. Raise it whenever they return different pixels for the same bytes: cached
 /// images of earlier versions are then recomputed.
-pub const PREPROCESSING_VERSION: u32 = 1;
+pub const PREPROCESSING_VERSION: u32 = 2;
 
 /// Limits of the decoder, checked before memory is allocated.
 #[derive(Clone, Copy, Debug)]
@@ -74,6 +77,13 @@ pub enum Format {
     Jpeg,
     /// DICOM. Never stored as such.
     Dicom,
+}
+
+/// A decoded PNG or JPEG.
+struct DecodedImage {
+    image: GreyImage,
+    /// True if image viewers show the file as the same picture: not for transparent pixels, inks, and few significant bits.
+    viewers_agree: bool,
 }
 
 /// Greyscale image: one plane, 0 (black) to 255 (white).
@@ -119,13 +129,13 @@ impl Format {
 /// Detects the format, checks the header against `limits`, decodes the image and converts it to greyscale.
 ///
 /// Colour is converted to Rec. 601 luma, 16 bits to 8 by rounding `value / 257`. Transparent pixels are composited over black, the
-/// background of a radiograph. An EXIF orientation is applied. For DICOM, modality and VOI transformations (tables, rescale, window),
-/// padding and photometric interpretation are applied.
+/// background of a radiograph. An EXIF orientation and the sBIT chunk of a PNG are applied. For DICOM, modality and VOI transformations
+/// (tables, rescale, window), padding and photometric interpretation are applied.
 pub fn decode(bytes: &[u8], limits: &Limits) -> Result<(Format, GreyImage), ImageError> {
     let format = container::sniff(bytes).ok_or(ImageError::UnsupportedType)?;
     let image = match format {
-        Format::Png => container::read_png(bytes, limits)?,
-        Format::Jpeg => container::read_jpeg(bytes, limits)?,
+        Format::Png => png::read(bytes, limits)?.image,
+        Format::Jpeg => jpeg::read(bytes, limits)?.image,
         Format::Dicom => dicom::read(bytes, limits)?.grey(),
     };
     Ok((format, image))

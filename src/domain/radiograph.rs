@@ -38,6 +38,11 @@ pub enum QualityFlag {
     OtherBodyPart,
     /// More than 8 bits and no window: grey levels are scaled between percentiles, which may differ from the intended rendering.
     NoWindow,
+    /// The pixels use less than a quarter of the grey levels, such as 12-bit values in a 16-bit file; or a DICOM lookup table does, and its
+    /// values are scaled by their maximum.
+    NarrowRange,
+    /// The DICOM header contradicts the encoded image: transfer syntax, bits stored or colour space. The image was read as it is encoded.
+    HeaderMismatch,
 }
 
 impl QualityFlag {
@@ -53,6 +58,12 @@ impl QualityFlag {
             Self::ModalityUnclear => "the header does not identify a radiograph (modality missing or OT)",
             Self::OtherBodyPart => "the header names a body part other than the chest",
             Self::NoWindow => "the header has no window: grey levels are scaled between the 0.1 and 99.9 percentiles",
+            Self::NarrowRange => {
+                "the image uses less than a quarter of its grey levels: it may hold fewer bits than its file format declares"
+            }
+            Self::HeaderMismatch => {
+                "the DICOM header contradicts the encoded image (transfer syntax, bits or colour space), which was read as it is encoded"
+            }
         }
     }
 }

@@ -5,13 +5,16 @@
 
 mod attributes;
 mod character_set;
+mod codec;
 mod frame;
 mod grey;
 mod header;
+mod jpeg_2000;
 mod jpeg_ls;
 mod kind;
 mod rle;
 mod syntax;
+mod unknown_sequence;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -19,8 +22,10 @@ pub(super) use syntax::is_dicom;
 
 use super::{GreyImage, ImageError, Limits, check_size, grey::to_eight_bits, undecodable};
 use crate::domain::{DicomAttributes, QualityFlag};
+use grey::GreyPlane;
 use header::Header;
 pub use header::{SopInstance, sop_instance};
+use syntax::DicomFile;
 
 /// A decoded DICOM radiograph. Nothing else of the header is kept.
 #[derive(Clone, Debug)]
@@ -58,17 +63,18 @@ pub(super) fn read(bytes: &[u8], limits: &Limits) -> Result<DicomRadiograph, Ima
 }
 
 fn read_unguarded(bytes: &[u8], limits: &Limits) -> Result<DicomRadiograph, ImageError> {
-    let (syntax, data_set) = syntax::open(bytes, limits)?;
-    let header = Header::read(&data_set, &syntax)?;
+    let file = DicomFile::parse(bytes)?;
+    let (header, syntax) = Header::read(&file, limits)?;
     kind::check_radiograph(&header)?;
     let (width, height) = (header.columns.into(), header.rows.into());
     check_size(width, height, limits)?;
-    let values = frame::stored_values(&header, &syntax)?;
-    let (plane, has_window) = grey::plane(&header, values)?;
+    let stored = frame::stored_values(&header, &syntax)?;
+    let mismatch = stored.mismatch || !syntax.as_declared;
+    let GreyPlane { plane, has_window, narrow_table } = grey::plane(&header, stored)?;
     let mut flags = kind::flags(&header);
-    if !has_window {
-        flags.push(QualityFlag::NoWindow);
-    }
+    flags.extend((!has_window).then_some(QualityFlag::NoWindow));
+    flags.extend(narrow_table.then_some(QualityFlag::NarrowRange));
+    flags.extend(mismatch.then_some(QualityFlag::HeaderMismatch));
     Ok(DicomRadiograph {
         width,
         height,

@@ -3,7 +3,7 @@
 use image::ExtendedColorType;
 
 use super::{
-    DicomRadiograph, Format, GreyImage, ImageError, Limits, container, decode, dicom, encode, encode_png,
+    DicomRadiograph, Format, GreyImage, ImageError, Limits, container, dicom, encode, encode_png, jpeg, png,
     quality_flags::quality_flags, strip,
 };
 use crate::domain::QualityFlag;
@@ -13,51 +13,59 @@ use crate::domain::QualityFlag;
 pub struct ExaminedImage {
     /// Format of the file.
     pub format: Format,
-    /// Pixels, identical to those of [`decode`].
+    /// Pixels, identical to those of [`decode`](super::decode).
     pub image: GreyImage,
     /// Quality flags, sorted, without duplicates.
     pub flags: Vec<QualityFlag>,
     /// Data of a DICOM file; none for PNG and JPEG.
     pub dicom: Option<DicomRadiograph>,
+    /// True if image viewers show the file as the same picture.
+    viewers_agree: bool,
 }
 
-/// Decodes a file like [`decode`], and derives quality flags from its header and pixels.
+/// Decodes a file like [`decode`](super::decode), and derives quality flags from its header and pixels.
 ///
 /// # Errors
-/// Those of [`decode`].
+/// Those of [`decode`](super::decode).
 pub fn examine(bytes: &[u8], limits: &Limits) -> Result<ExaminedImage, ImageError> {
-    let (format, image, dicom) = match container::sniff(bytes) {
-        Some(Format::Dicom) => {
+    let format = container::sniff(bytes).ok_or(ImageError::UnsupportedType)?;
+    let (image, viewers_agree, dicom) = match format {
+        Format::Dicom => {
             let dicom = dicom::read(bytes, limits)?;
-            (Format::Dicom, dicom.grey(), Some(dicom))
+            (dicom.grey(), true, Some(dicom))
         }
-        _ => {
-            let (format, image) = decode(bytes, limits)?;
-            (format, image, None)
+        Format::Png => {
+            let decoded = png::read(bytes, limits)?;
+            (decoded.image, decoded.viewers_agree, None)
+        }
+        Format::Jpeg => {
+            let decoded = jpeg::read(bytes, limits)?;
+            (decoded.image, decoded.viewers_agree, None)
         }
     };
     let mut flags = quality_flags(&image);
     flags.extend(dicom.iter().flat_map(|dicom| &dicom.flags));
     flags.sort();
     flags.dedup();
-    Ok(ExaminedImage { format, image, flags, dicom })
+    Ok(ExaminedImage { format, image, flags, dicom, viewers_agree })
 }
 
 impl ExaminedImage {
-    /// The de-identified file to store, which [`decode`] decodes to the same pixels: a PNG or JPEG without metadata, or the grey plane of a
-    /// DICOM file as PNG of 8 bits (of 16, if 8 lose information). A JPEG whose segments cannot be parsed, but which can be decoded, is
-    /// stored as PNG.
+    /// The de-identified file to store, which [`decode`](super::decode) decodes to the same pixels and which image viewers show as the same
+    /// picture: a PNG or JPEG without metadata, or the grey plane of a DICOM file as PNG of 8 bits (of 16, if 8 lose information). Files
+    /// that viewers would show differently, and a JPEG whose segments cannot be parsed, are stored as PNG of their decoded pixels.
     ///
     /// # Errors
     /// The chunks of a PNG cannot be parsed.
     pub fn deidentified(&self, bytes: &[u8]) -> Result<(Format, Vec<u8>), ImageError> {
         match (&self.dicom, self.format) {
             (Some(dicom), _) => Ok((Format::Png, encode_plane(dicom))),
-            (None, Format::Jpeg) => match strip::jpeg(bytes) {
+            (None, _) if !self.viewers_agree => Ok((Format::Png, encode_png(&self.image))),
+            (None, Format::Jpeg) => match strip::jpeg_file(bytes) {
                 Ok(stripped) => Ok((Format::Jpeg, stripped)),
                 Err(_) => Ok((Format::Png, encode_png(&self.image))),
             },
-            (None, _) => Ok((Format::Png, strip::png(bytes)?)),
+            (None, _) => Ok((Format::Png, strip::png_file(bytes)?)),
         }
     }
 }

@@ -1,30 +1,22 @@
 //! Metadata removal from PNG and JPEG: keeps only the parts needed for decoding (an allow-list). Texts, EXIF, colour profiles, thumbnails
 //! and data after the end may identify a patient. Nothing is re-encoded, so that pixels are unchanged; an EXIF orientation is kept.
 
-use image::{
-    ImageDecoder,
-    codecs::{jpeg::JpegDecoder, png::PngDecoder},
-    metadata::Orientation,
-};
+use image::metadata::Orientation;
 
 use super::{
     ImageError,
-    container::{MAX_METADATA_BYTES, PNG_SIGNATURE},
-    jpeg::next_marker,
-    undecodable,
+    jpeg::{Stream, next_marker},
+    png, undecodable,
 };
 
 /// Chunks that are kept.
 const ALLOWED_CHUNKS: [&[u8; 4]; 4] = [b"IHDR", b"PLTE", b"tRNS", b"IDAT"];
 
 /// The PNG with only the allowed chunks and its orientation.
-pub(super) fn png(bytes: &[u8]) -> Result<Vec<u8>, ImageError> {
-    let mut bounds = image::Limits::default();
-    bounds.max_alloc = Some(MAX_METADATA_BYTES);
-    let decoder = PngDecoder::with_limits(std::io::Cursor::new(bytes), bounds).map_err(undecodable)?;
-    let orientation = exif(decoder)?;
-    let mut rest = bytes.get(PNG_SIGNATURE.len()..).unwrap_or_default();
-    let mut stripped = PNG_SIGNATURE.to_vec();
+pub(super) fn png_file(bytes: &[u8]) -> Result<Vec<u8>, ImageError> {
+    let orientation = exif(png::orientation(bytes)?);
+    let mut rest = bytes.get(png::SIGNATURE.len()..).unwrap_or_default();
+    let mut stripped = png::SIGNATURE.to_vec();
     while let Some(head) = rest.first_chunk::<8>() {
         let length = u32::from_be_bytes([head[0], head[1], head[2], head[3]]) as usize;
         let Some((chunk, after)) = length.checked_add(12).and_then(|length| rest.split_at_checked(length)) else {
@@ -51,9 +43,9 @@ pub(super) fn png(bytes: &[u8]) -> Result<Vec<u8>, ImageError> {
 /// # Errors
 /// The segments cannot be parsed, or an application or comment segment follows the start of a scan: a decoder may read it as scan data,
 /// and would decode a different image without it.
-pub(super) fn jpeg(bytes: &[u8]) -> Result<Vec<u8>, ImageError> {
+pub(super) fn jpeg_file(bytes: &[u8]) -> Result<Vec<u8>, ImageError> {
     let cut_off = || undecodable("the JPEG is truncated: it has no end marker");
-    let orientation = exif(JpegDecoder::new(std::io::Cursor::new(bytes)).map_err(undecodable)?)?;
+    let orientation = exif(Stream::parse(bytes).orientation.unwrap_or(Orientation::NoTransforms));
     let mut rest = bytes.get(2..).ok_or_else(cut_off)?;
     let mut stripped = vec![0xff, 0xd8];
     if let Some(exif) = &orientation {
@@ -101,14 +93,13 @@ pub(super) fn jpeg(bytes: &[u8]) -> Result<Vec<u8>, ImageError> {
 }
 
 /// TIFF data with only the orientation tag; none if the orientation is the default.
-fn exif(mut decoder: impl ImageDecoder) -> Result<Option<[u8; 26]>, ImageError> {
-    let orientation = decoder.orientation().map_err(undecodable)?;
+fn exif(orientation: Orientation) -> Option<[u8; 26]> {
     if orientation == Orientation::NoTransforms {
-        return Ok(None);
+        return None;
     }
     let mut exif = *b"MM\0\x2a\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x00\0\0\0\0\0\0";
     exif[19] = orientation.to_exif();
-    Ok(Some(exif))
+    Some(exif)
 }
 
 fn png_chunk(kind: &[u8; 4], data: &[u8]) -> Vec<u8> {
@@ -126,7 +117,7 @@ fn jpeg_segment(marker: u8, content: &[u8]) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    use image::{ExtendedColorType, codecs::jpeg::JpegEncoder};
+    use jpeg_encoder::{ColorType, Encoder};
 
     use super::*;
     use crate::imaging::{GreyImage, Limits, decode, encode_png};
@@ -149,14 +140,14 @@ mod tests {
     fn stripping_a_jpeg_removes_texts_and_keeps_the_orientation() {
         let pixels: Vec<u8> = (0..40 * 60).map(|at| (at / 20) as u8).collect();
         let mut plain = Vec::new();
-        JpegEncoder::new_with_quality(&mut plain, 90).encode(&pixels, 40, 60, ExtendedColorType::L8).unwrap();
+        Encoder::new(&mut plain, 90).encode(&pixels, 40, 60, ColorType::Luma).unwrap();
         let exif = jpeg_segment(0xe1, &[&b"Exif\0\0"[..], &exif_with_name()].concat());
         let named = [&plain[..2], &exif, &jpeg_segment(0xfe, b"Jane Doe"), &plain[2..], b"Jane Doe"].concat();
-        let stripped = jpeg(&named).unwrap();
+        let stripped = jpeg_file(&named).unwrap();
         assert!(!holds(&stripped, b"Jane"));
         assert_eq!(decoded(&stripped).width, 60, "rotated");
         assert_eq!(decoded(&stripped), decoded(&named));
-        assert!(!holds(&jpeg(&plain).unwrap(), b"Exif"));
+        assert!(!holds(&jpeg_file(&plain).unwrap(), b"Exif"));
     }
 
     #[test]
@@ -165,11 +156,11 @@ mod tests {
             encode_png(&GreyImage { width: 40, height: 60, pixels: (0..2400).map(|at| (at / 20) as u8).collect() });
         let chunks = [png_chunk(b"eXIf", &exif_with_name()), png_chunk(b"tEXt", b"Author\0Jane Doe")].concat();
         let named = [&plain[..33], &chunks, &plain[33..], b"Jane Doe"].concat();
-        let stripped = png(&named).unwrap();
+        let stripped = png_file(&named).unwrap();
         assert!(!holds(&stripped, b"Jane"));
         assert_eq!(decoded(&stripped).width, 60, "rotated");
         assert_eq!(decoded(&stripped), decoded(&named));
-        assert_eq!(png(&plain).unwrap(), plain, "unchanged");
+        assert_eq!(png_file(&plain).unwrap(), plain, "unchanged");
     }
 
     /// Found by fuzzing: a segment within scan data, and a segment that extends beyond the end of the file.
@@ -177,7 +168,7 @@ mod tests {
     fn a_jpeg_with_segments_in_its_scan_is_stored_as_its_decoded_pixels() {
         let pixels: Vec<u8> = (0..64 * 64).map(|at| (at * 7 % 251) as u8).collect();
         let mut plain = Vec::new();
-        JpegEncoder::new(&mut plain).encode(&pixels, 64, 64, ExtendedColorType::L8).unwrap();
+        Encoder::new(&mut plain, 75).encode(&pixels, 64, 64, ColorType::Luma).unwrap();
         let scan = plain.windows(2).position(|pair| pair == [0xff, 0xda]).unwrap();
         for segment in [&[0xff, 0xe4, 0x00, 0x06, 1, 2, 3, 4][..], &[0xff, 0xfe, 0x00, 0x02], &[0xff, 0x81, 0xf0, 0x00]]
         {
@@ -195,9 +186,9 @@ mod tests {
         if let Ok(examined) = crate::imaging::examine(&between, &Limits { max_pixels: 1 << 20 }) {
             assert_eq!(decoded(&examined.deidentified(&between).unwrap().1), examined.image);
         }
-        assert!(jpeg(&between).is_err());
+        assert!(jpeg_file(&between).is_err());
         let mut within = plain.clone();
         within.splice(scan + 40..scan + 40, [0xff, 0xe4, 0x00, 0x04, 1, 2]);
-        assert!(jpeg(&within).is_err() && jpeg(&plain).is_ok());
+        assert!(jpeg_file(&within).is_err() && jpeg_file(&plain).is_ok());
     }
 }

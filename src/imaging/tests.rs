@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use flate2::{Compression, Crc, write::ZlibEncoder};
-use image::{ExtendedColorType, codecs::jpeg::JpegEncoder};
+use jpeg_encoder::{ColorType, Encoder};
 
 use super::*;
 use crate::domain::QualityFlag;
@@ -41,9 +41,9 @@ fn png(depth: u8, colour: u8, pixel: &[u8], extra: &[u8]) -> Vec<u8> {
     [b"\x89PNG\r\n\x1a\n", &ihdr(40, 40, depth, colour)[..], extra, &data, &chunk(b"IEND", &[])].concat()
 }
 
-fn jpeg(width: u32, height: u32, colour: ExtendedColorType, pixels: &[u8]) -> Vec<u8> {
+fn jpeg(width: u16, height: u16, colour: ColorType, pixels: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();
-    JpegEncoder::new_with_quality(&mut bytes, 95).encode(pixels, width, height, colour).unwrap();
+    Encoder::new(&mut bytes, 95).encode(pixels, width, height, colour).unwrap();
     bytes
 }
 
@@ -115,8 +115,8 @@ fn grey_and_colour_jpeg_are_decoded() {
         let image = decoded(bytes);
         assert!(image.pixels.iter().all(|pixel| pixel.abs_diff(grey) <= 2), "{:?}", &image.pixels[..4]);
     };
-    close(&jpeg(40, 40, ExtendedColorType::L8, &[90; 1600]), 90);
-    close(&jpeg(40, 40, ExtendedColorType::Rgb8, &[10, 200, 30].repeat(1600)), 124);
+    close(&jpeg(40, 40, ColorType::Luma, &[90; 1600]), 90);
+    close(&jpeg(40, 40, ColorType::Rgb, &[10, 200, 30].repeat(1600)), 124);
 }
 
 #[test]
@@ -135,7 +135,7 @@ fn cmyk_jpeg_is_decoded() {
 #[test]
 fn exif_orientation_is_applied() {
     let portrait = portrait();
-    let plain = jpeg(40, 60, ExtendedColorType::L8, &portrait.pixels);
+    let plain = jpeg(40, 60, ColorType::Luma, &portrait.pixels);
     let rotated_by_90 = b"\xff\xe1\x00\x22Exif\0\0MM\x00\x2a\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0";
     let image = decoded(&[&plain[..2], rotated_by_90, &plain[2..]].concat());
     assert_eq!((image.width, image.height), (60, 40));
@@ -147,7 +147,7 @@ fn exif_orientation_is_applied() {
 fn the_format_is_detected_from_the_content() {
     let (format, _) = decode(&encode_png(&portrait()), &LIMITS).unwrap();
     assert_eq!((format, format.as_str(), format.media_type()), (Format::Png, "png", "image/png"));
-    let (format, _) = decode(&jpeg(40, 40, ExtendedColorType::L8, &[0; 1600]), &LIMITS).unwrap();
+    let (format, _) = decode(&jpeg(40, 40, ColorType::Luma, &[0; 1600]), &LIMITS).unwrap();
     assert_eq!((format, format.as_str(), format.media_type()), (Format::Jpeg, "jpeg", "image/jpeg"));
 }
 
@@ -172,7 +172,7 @@ fn images_over_the_pixel_limit_are_rejected_before_decoding() {
         let refused = decode(&bomb, &LIMITS);
         assert!(matches!(refused, Err(ImageError::TooManyPixels { max_pixels: 1_000_000, .. })), "{refused:?}");
     }
-    let mut bomb = jpeg(40, 40, ExtendedColorType::L8, &[0; 1600]);
+    let mut bomb = jpeg(40, 40, ColorType::Luma, &[0; 1600]);
     let frame = bomb.windows(2).position(|pair| pair == [0xff, 0xc0]).unwrap();
     bomb[frame + 5..frame + 9].copy_from_slice(&[0xff; 4]);
     let refused = decode(&bomb, &LIMITS);
@@ -204,7 +204,7 @@ fn surplus_rows_of_a_decompression_bomb_are_ignored() {
 fn truncated_files_are_rejected() {
     let pixels: Vec<u8> = (0..64 * 64).map(|at| (at * at % 251) as u8).collect();
     let png = encode_png(&GreyImage { width: 64, height: 64, pixels: pixels.clone() });
-    let jpeg = jpeg(64, 64, ExtendedColorType::L8, &pixels);
+    let jpeg = jpeg(64, 64, ColorType::Luma, &pixels);
     for (name, whole) in [("PNG", &png), ("JPEG", &jpeg)] {
         // A PNG is complete after IDAT; the empty end chunk of 12 bytes adds nothing.
         let needed = if name == "PNG" { whole.len() - 16 } else { whole.len() };
@@ -219,7 +219,7 @@ fn truncated_files_are_rejected() {
 fn corrupt_files_never_panic() {
     let pixels: Vec<u8> = (0..64 * 64).map(|at| (at * at % 251) as u8).collect();
     let png = encode_png(&GreyImage { width: 64, height: 64, pixels: pixels.clone() });
-    let jpeg = jpeg(64, 64, ExtendedColorType::L8, &pixels);
+    let jpeg = jpeg(64, 64, ColorType::Luma, &pixels);
     for whole in [png, jpeg] {
         for at in 0..whole.len() {
             let mut damaged = whole.clone();
@@ -278,7 +278,7 @@ fn a_square_of_the_target_size_is_unchanged() {
 #[test]
 fn pixels_match_the_preprocessing_version() {
     let colours: Vec<u8> = (0..97 * 61 * 3).map(|at| (at * 11 % 251) as u8).collect();
-    let files = [encode_png(&pattern(97, 61)), jpeg(97, 61, ExtendedColorType::Rgb8, &colours)];
+    let files = [encode_png(&pattern(97, 61)), jpeg(97, 61, ColorType::Rgb, &colours)];
     let squares: Vec<u8> = files
         .iter()
         .flat_map(|file| [40, 128].map(|side| resize_square(&decoded(file), side).pixels))
@@ -286,7 +286,7 @@ fn pixels_match_the_preprocessing_version() {
         .collect();
     assert_eq!(
         (PREPROCESSING_VERSION, crate::domain::Sha256::of(&squares).as_str()),
-        (1, "1080ce52c958e90a2336693f31565de7d38c681c90ac95ca2facbf4be2c5bffe")
+        (2, "2c3fdeab934012a5208fe0938605924cab7edadf1d86518f14a90ab44087b277")
     );
 }
 
@@ -332,4 +332,69 @@ fn negatives_are_detected_with_few_false_positives() {
         files.len()
     );
     assert!(false_positives * 200 <= files.len() as u32 && detected * 100 >= files.len() as u32 * 98);
+}
+
+/// Public bug reports of JPEG and PNG decoders: each pair is the same picture.
+#[test]
+fn files_of_public_bug_reports_are_the_right_picture() {
+    let Some(folder) = crate::fixtures::shared_folder("reports") else { return };
+    let examined = |file: &str| {
+        let bytes = std::fs::read(folder.join(file)).unwrap();
+        let examined = examine(&bytes, &Limits { max_pixels: 50_000_000 }).unwrap();
+        // What is stored and shown decodes to what the network sees.
+        let (_, stored) = examined.deidentified(&bytes).unwrap();
+        assert_eq!(decode(&stored, &Limits { max_pixels: 50_000_000 }).unwrap().1, examined.image, "{file}");
+        examined
+    };
+    let same = |a: &str, b: &str, within: u8| {
+        let [a_pixels, b_pixels] = [a, b].map(|file| examined(file).image.pixels);
+        let difference = a_pixels.iter().zip(&b_pixels).map(|(a, b)| a.abs_diff(*b)).max();
+        assert!(difference <= Some(within), "{a} and {b} differ by {difference:?}");
+    };
+    same("jpeg/nonint-420.jpg", "jpeg/int-420.jpg", 2);
+    same("png/twelve-in-sixteen-sbit.png", "png/full-sixteen.png", 1);
+    let flagged = |file: &str| examined(file).flags.contains(&QualityFlag::NarrowRange);
+    assert!(flagged("png/twelve-in-sixteen.png"));
+    assert!(!flagged("png/twelve-in-sixteen-sbit.png") && !flagged("png/full-sixteen.png"));
+}
+
+/// The standard stores significant bits in the high bits of a sample; low bits are scaled, and stored so that viewers show the same picture.
+#[test]
+fn low_significant_bits_of_a_png_are_scaled() {
+    let grey = |value: u16, bits: u8| {
+        let file = png(16, GREY, &value.to_be_bytes(), &chunk(b"sBIT", &[bits]));
+        let examined = examine(&file, &LIMITS).unwrap();
+        let (format, stored) = examined.deidentified(&file).unwrap();
+        assert_eq!((format, decode(&stored, &LIMITS).unwrap().1), (Format::Png, examined.image));
+        (only_grey(&file), stored.windows(4).any(|name| name == b"sBIT") || stored[24] == 16)
+    };
+    assert_eq!(grey(4095, 12), (255, false));
+    assert_eq!(grey(2048, 12), (128, false));
+    // More than 12 bits: the samples are already scaled, and the file is stored as it is.
+    assert_eq!(grey(0x8000, 12), (128, true));
+    assert_eq!(grey(4095, 16), (16, true));
+}
+
+#[test]
+fn transparent_and_ink_images_are_stored_as_their_decoded_pixels() {
+    let transparent = png(8, GREY_ALPHA, &[200, 128], &[]);
+    let mut inks = Vec::new();
+    let cmyk: Vec<u8> = (0..40 * 40).flat_map(|at| [at as u8, 30, (at / 7) as u8, 90]).collect();
+    Encoder::new(&mut inks, 95).encode(&cmyk, 40, 40, ColorType::Cmyk).unwrap();
+    for file in [transparent, inks] {
+        let examined = examine(&file, &LIMITS).unwrap();
+        let (format, stored) = examined.deidentified(&file).unwrap();
+        assert_eq!((format, &stored[24..26]), (Format::Png, &[8, 0][..]), "8-bit grey PNG");
+        assert_eq!(decode(&stored, &LIMITS).unwrap().1, examined.image);
+    }
+}
+
+#[test]
+fn a_narrow_range_of_grey_levels_is_flagged() {
+    let flagged = |darkest: u8, brightest: u8| {
+        let pixels = (0..1600).map(|at| if at % 2 == 0 { darkest } else { brightest }).collect();
+        quality_flags(&GreyImage { width: 40, height: 40, pixels }).contains(&QualityFlag::NarrowRange)
+    };
+    assert!(flagged(0, 63) && flagged(100, 100) && flagged(200, 255));
+    assert!(!flagged(0, 64) && !flagged(50, 200));
 }

@@ -2,11 +2,9 @@
 
 use image::{
     ExtendedColorType, ImageEncoder,
-    codecs::{
-        jpeg::JpegEncoder,
-        png::{CompressionType, FilterType, PngEncoder},
-    },
+    codecs::png::{CompressionType, FilterType, PngEncoder},
 };
+use jpeg_encoder::{ColorType, Encoder};
 use tempfile::TempDir;
 
 use super::*;
@@ -54,8 +52,8 @@ impl Fixture {
 
 fn jpeg(image: &GreyImage, quality: u8) -> Vec<u8> {
     let mut bytes = Vec::new();
-    let encoder = JpegEncoder::new_with_quality(&mut bytes, quality);
-    encoder.write_image(&image.pixels, image.width, image.height, ExtendedColorType::L8).unwrap();
+    let encoder = Encoder::new(&mut bytes, quality);
+    encoder.encode(&image.pixels, image.width as u16, image.height as u16, ColorType::Luma).unwrap();
     bytes
 }
 

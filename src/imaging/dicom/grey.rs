@@ -1,20 +1,24 @@
 //! Grey-scale pipeline: modality LUT or rescale, then VOI LUT or window, then photometric interpretation (PS3.3, C.11.1, C.11.2 and
 //! C.7.6.3.1.2).
 
+use std::ops::RangeInclusive;
+
 use dicom_dictionary_std::tags;
 
 use super::{
+    frame::{SampleColour, StoredValues},
     header::{Header, LookupTable},
     undecodable,
 };
-use crate::imaging::{ImageError, grey::luma};
+use crate::imaging::{ImageError, grey::luma, jpeg::rgb_of_ycbcr};
 
 /// Fraction of pixels clipped to black and to white if the file has no window.
 const CLIPPED: f64 = 0.001;
 
 /// VOI (value of interest) transformation, which maps modality values to 0..1.
 enum VoiTransform {
-    Table(LookupTable),
+    /// Table, and its output value that is white.
+    Table(LookupTable, f64),
     /// Window centre, width and function.
     Window(f64, f64, VoiFunction),
     /// Values of black and white.
@@ -28,44 +32,106 @@ enum VoiFunction {
     Sigmoid,
 }
 
-/// The grey plane, 0 (black) to 65535 (white), and whether the file defines its rendering (by table, window, or at most 8 bits).
-pub(super) fn plane(header: &Header, values: Vec<u16>) -> Result<(Vec<u16>, bool), ImageError> {
+/// Result of the grey-scale pipeline.
+pub(super) struct GreyPlane {
+    /// Grey levels in row-major order, 0 (black) to 65535 (white).
+    pub(super) plane: Vec<u16>,
+    /// True if the file defines its rendering: by table, window, or at most 8 bits.
+    pub(super) has_window: bool,
+    /// True if the VOI LUT uses less than a quarter of its declared range and was scaled by its maximum.
+    pub(super) narrow_table: bool,
+}
+
+/// Computes the grey plane.
+///
+/// # Errors
+/// The photometric interpretation is not supported, or a lookup table is corrupt.
+pub(super) fn plane(header: &Header, stored: StoredValues) -> Result<GreyPlane, ImageError> {
     let photometric = header.photometric();
     let inverted = match (photometric.as_str(), header.samples) {
         ("MONOCHROME2", 1) => false,
         ("MONOCHROME1", 1) => true,
-        ("RGB" | "YBR_FULL" | "YBR_FULL_422" | "YBR_RCT" | "YBR_ICT", 3) => return Ok((colour(header, &values), true)),
+        ("RGB" | "YBR_FULL" | "YBR_FULL_422" | "YBR_RCT" | "YBR_ICT", 3) => {
+            return Ok(GreyPlane { plane: colour(&stored), has_window: true, narrow_table: false });
+        }
+        ("PALETTE COLOR", 1) => {
+            return Ok(GreyPlane { plane: palette(header, &stored)?, has_window: true, narrow_table: false });
+        }
         (other, samples) => {
             return Err(undecodable(format!(
                 "the photometric interpretation {other:?} with {samples} samples per pixel is not supported"
             )));
         }
     };
+    let bits = StoredBits { count: stored.bits_stored, signed: stored.signed };
     let modality = Modality::of(header)?;
     let padding = Padding::of(header);
-    let stored: Vec<f64> =
-        (0..=u16::MAX >> (16 - header.bits_stored)).map(|bits| modality.value(header, bits)).collect();
-    let (voi, defined) = voi_transform(header, &stored, &values, &padding)?;
-    let greys: Vec<u16> = (0u16..)
-        .zip(&stored)
-        .map(|(bits, value)| {
+    let modality_values: Vec<f64> = bits.patterns().map(|pattern| modality.value(bits.value(pattern))).collect();
+    let (voi, has_window) = voi_transform(header, bits, &modality_values, &stored.values, &padding)?;
+    let greys: Vec<u16> = bits
+        .patterns()
+        .zip(&modality_values)
+        .map(|(pattern, value)| {
             let grey = (voi.apply(*value).clamp(0.0, 1.0) * 65_535.0).round() as u16;
-            match (padding.contains(header, bits), inverted) {
+            match (padding.contains(bits.value(pattern)), inverted) {
                 (true, _) => 0,
                 (_, true) => u16::MAX - grey,
                 _ => grey,
             }
         })
         .collect();
-    Ok((values.into_iter().map(|bits| greys[usize::from(bits)]).collect(), defined))
+    let plane = stored.values.into_iter().map(|pattern| greys[usize::from(pattern)]).collect();
+    let narrow_table = matches!(&voi, VoiTransform::Table(table, white) if *white < table.max);
+    Ok(GreyPlane { plane, has_window, narrow_table })
 }
 
-/// The luma of a colour image (secondary capture). Decoders convert encapsulated YBR to RGB.
-fn colour(header: &Header, values: &[u16]) -> Vec<u16> {
-    let native = matches!(header.pixels, super::header::PixelData::Native { .. });
-    let is_ybr = native && header.photometric() != "RGB";
-    let grey = |&[r, g, b]: &[u16; 3]| if is_ybr { r } else { luma(r as u8, g as u8, b as u8).into() };
-    values.as_chunks::<3>().0.iter().map(|pixel| grey(pixel) * 257).collect()
+/// The luma of a colour image (secondary capture).
+fn colour(stored: &StoredValues) -> Vec<u16> {
+    let max = u32::from(u16::MAX >> (16 - stored.bits_stored));
+    let eight_bits = |sample: u16| ((u32::from(sample) * 255 + max / 2) / max) as u8;
+    let pixels = stored.values.as_chunks::<3>().0.iter().map(|pixel| pixel.map(eight_bits));
+    let grey = |pixel: [u8; 3]| {
+        let [r, g, b] = if stored.colour == SampleColour::Ybr { rgb_of_ycbcr(pixel) } else { pixel };
+        u16::from(luma(r, g, b)) * 257
+    };
+    pixels.map(grey).collect()
+}
+
+/// The luma of the palette colours.
+fn palette(header: &Header, stored: &StoredValues) -> Result<Vec<u16>, ImageError> {
+    let tables = header.palette()?;
+    let bits = StoredBits { count: stored.bits_stored, signed: stored.signed };
+    let greys: Vec<u16> = bits
+        .patterns()
+        .map(|pattern| {
+            let index = bits.value(pattern) as f64;
+            let [r, g, b] = tables.each_ref().map(|table| (table.look_up(index) / table.max * 255.0).round() as u8);
+            u16::from(luma(r, g, b)) * 257
+        })
+        .collect();
+    Ok(stored.values.iter().map(|pattern| greys[usize::from(*pattern)]).collect())
+}
+
+/// Encoding of stored values.
+#[derive(Clone, Copy)]
+struct StoredBits {
+    /// Bits Stored.
+    count: u16,
+    /// Two's complement.
+    signed: bool,
+}
+
+impl StoredBits {
+    /// All bit patterns.
+    fn patterns(self) -> RangeInclusive<u16> {
+        0..=u16::MAX >> (16 - self.count)
+    }
+
+    /// The number that a bit pattern encodes.
+    fn value(self, pattern: u16) -> i64 {
+        let is_negative = self.signed && pattern >> (self.count - 1) & 1 == 1;
+        i64::from(pattern) - if is_negative { 1 << self.count } else { 0 }
+    }
 }
 
 /// Modality transformation, which maps stored values to modality values.
@@ -76,15 +142,14 @@ enum Modality {
 
 impl Modality {
     fn of(header: &Header) -> Result<Self, ImageError> {
-        if let Some(table) = header.table(tags::MODALITY_LUT_SEQUENCE)? {
+        if let Some(table) = header.table(tags::MODALITY_LUT_SEQUENCE, header.signed)? {
             return Ok(Self::Table(table));
         }
         let slope = header.number(tags::RESCALE_SLOPE).filter(|slope| *slope != 0.0).unwrap_or(1.0);
         Ok(Self::Rescale { slope, intercept: header.number(tags::RESCALE_INTERCEPT).unwrap_or(0.0) })
     }
 
-    fn value(&self, header: &Header, bits: u16) -> f64 {
-        let stored = signed(header, bits);
+    fn value(&self, stored: i64) -> f64 {
         match self {
             Self::Table(table) => table.look_up(stored as f64),
             Self::Rescale { slope, intercept } => stored as f64 * slope + intercept,
@@ -92,17 +157,18 @@ impl Modality {
     }
 }
 
-/// The stored value as signed or unsigned number.
-fn signed(header: &Header, bits: u16) -> i64 {
-    let sign = header.signed && bits >> (header.bits_stored - 1) & 1 == 1;
-    i64::from(bits) - if sign { 1 << header.bits_stored } else { 0 }
-}
-
 impl LookupTable {
     /// The entry for `value`; values outside the table map to its first or last entry.
     fn look_up(&self, value: f64) -> f64 {
         let index = (value.round() as i64 - self.first).clamp(0, self.entries.len() as i64 - 1);
         f64::from(self.entries[index as usize])
+    }
+
+    /// The output value that is white: the declared maximum, or the largest entry if that is less than a quarter of it. Agfa declares 16
+    /// bits for entries of 10 or 12 bits, and the image would be nearly black.
+    fn white(&self) -> f64 {
+        let largest = f64::from(self.entries.iter().copied().max().unwrap_or(0));
+        if largest > 0.0 && largest < self.max / 4.0 { largest } else { self.max }
     }
 }
 
@@ -117,8 +183,8 @@ impl Padding {
         Self(Some((value.min(limit), value.max(limit))))
     }
 
-    fn contains(&self, header: &Header, bits: u16) -> bool {
-        self.0.is_some_and(|(low, high)| (low..=high).contains(&signed(header, bits)))
+    fn contains(&self, stored: i64) -> bool {
+        self.0.is_some_and(|(low, high)| (low..=high).contains(&stored))
     }
 }
 
@@ -126,12 +192,16 @@ impl Padding {
 /// flag is false for percentiles.
 fn voi_transform(
     header: &Header,
-    stored: &[f64],
-    values: &[u16],
+    bits: StoredBits,
+    modality_values: &[f64],
+    patterns: &[u16],
     padding: &Padding,
 ) -> Result<(VoiTransform, bool), ImageError> {
-    if let Some(table) = header.table(tags::VOILUT_SEQUENCE)? {
-        return Ok((VoiTransform::Table(table), true));
+    // The first mapped value is signed if modality values can be negative (PS3.3, C.11.2.1.1).
+    let signed = modality_values.iter().any(|value| *value < 0.0);
+    if let Some(table) = header.table(tags::VOILUT_SEQUENCE, signed)? {
+        let white = table.white();
+        return Ok((VoiTransform::Table(table, white), true));
     }
     let function = match header.code(tags::VOILUT_FUNCTION).as_deref() {
         Some("SIGMOID") => VoiFunction::Sigmoid,
@@ -139,25 +209,27 @@ fn voi_transform(
         _ => VoiFunction::Linear,
     };
     if let (Some(centre), Some(width)) = (header.number(tags::WINDOW_CENTER), header.number(tags::WINDOW_WIDTH))
-        && width > if matches!(function, VoiFunction::Linear) { 1.0 } else { 0.0 }
+        && (width > 0.0 && !matches!(function, VoiFunction::Linear) || width >= 1.0)
     {
         return Ok((VoiTransform::Window(centre, width, function), true));
     }
-    if header.bits_stored <= 8 {
-        let (low, high) = stored.iter().fold((f64::MAX, f64::MIN), |(low, high), v| (low.min(*v), high.max(*v)));
+    if bits.count <= 8 {
+        let extremes = (f64::MAX, f64::MIN);
+        let (low, high) = modality_values.iter().fold(extremes, |(low, high), v| (low.min(*v), high.max(*v)));
         return Ok((VoiTransform::Range(low, high), true));
     }
-    Ok((percentiles(header, stored, values, padding), false))
+    Ok((percentiles(bits, modality_values, patterns, padding), false))
 }
 
-/// The range between the lower and upper [`CLIPPED`] quantile of the values without padding.
-fn percentiles(header: &Header, stored: &[f64], values: &[u16], padding: &Padding) -> VoiTransform {
-    let mut counts = vec![0u64; stored.len()];
-    values.iter().for_each(|bits| counts[usize::from(*bits)] += 1);
-    let occurs = |bits: &u16| counts[usize::from(*bits)] > 0 && !padding.contains(header, *bits);
-    let mut values: Vec<(f64, u64)> = (0..=u16::MAX >> (16 - header.bits_stored))
+/// The range between the lower and upper [`CLIPPED`] quantile of the modality values without padding.
+fn percentiles(bits: StoredBits, modality_values: &[f64], patterns: &[u16], padding: &Padding) -> VoiTransform {
+    let mut counts = vec![0u64; modality_values.len()];
+    patterns.iter().for_each(|pattern| counts[usize::from(*pattern)] += 1);
+    let occurs = |pattern: &u16| counts[usize::from(*pattern)] > 0 && !padding.contains(bits.value(*pattern));
+    let mut values: Vec<(f64, u64)> = bits
+        .patterns()
         .filter(occurs)
-        .map(|bits| (stored[usize::from(bits)], counts[usize::from(bits)]))
+        .map(|pattern| (modality_values[usize::from(pattern)], counts[usize::from(pattern)]))
         .collect();
     values.sort_by(|a, b| a.0.total_cmp(&b.0));
     let clipped = values.iter().map(|(_, count)| *count as f64).sum::<f64>() * CLIPPED;
@@ -176,7 +248,9 @@ impl VoiTransform {
     /// Maps a modality value: 0 is black and 1 is white; values beyond are below 0 or above 1.
     fn apply(&self, value: f64) -> f64 {
         match self {
-            Self::Table(table) => table.look_up(value) / table.max,
+            Self::Table(table, white) => table.look_up(value) / white,
+            // The smallest width of the linear function is a step.
+            Self::Window(centre, width, VoiFunction::Linear) if *width == 1.0 => f64::from(value > centre - 0.5),
             Self::Window(centre, width, VoiFunction::Linear) => (value - (centre - 0.5)) / (width - 1.0) + 0.5,
             Self::Window(centre, width, VoiFunction::LinearExact) => (value - centre) / width + 0.5,
             Self::Window(centre, width, VoiFunction::Sigmoid) => 1.0 / (1.0 + (-4.0 * (value - centre) / width).exp()),

@@ -12,8 +12,9 @@ use dicom_transfer_syntax_registry::{TransferSyntaxIndex, TransferSyntaxRegistry
 
 use super::{
     character_set::CharacterSets,
-    syntax::{self, TransferSyntax},
+    syntax::{DicomFile, TransferSyntax},
     undecodable,
+    unknown_sequence::with_defined_lengths,
 };
 use crate::imaging::{ImageError, Limits};
 
@@ -53,6 +54,19 @@ const TOP_LEVEL: &[Tag] = &[
     tags::WINDOW_CENTER,
     tags::WINDOW_WIDTH,
     tags::VOILUT_FUNCTION,
+    tags::RED_PALETTE_COLOR_LOOKUP_TABLE_DESCRIPTOR,
+    tags::GREEN_PALETTE_COLOR_LOOKUP_TABLE_DESCRIPTOR,
+    tags::BLUE_PALETTE_COLOR_LOOKUP_TABLE_DESCRIPTOR,
+    tags::RED_PALETTE_COLOR_LOOKUP_TABLE_DATA,
+    tags::GREEN_PALETTE_COLOR_LOOKUP_TABLE_DATA,
+    tags::BLUE_PALETTE_COLOR_LOOKUP_TABLE_DATA,
+];
+
+/// Descriptor and data of the lookup tables of PALETTE COLOR: red, green, blue.
+const PALETTE: [(Tag, Tag); 3] = [
+    (tags::RED_PALETTE_COLOR_LOOKUP_TABLE_DESCRIPTOR, tags::RED_PALETTE_COLOR_LOOKUP_TABLE_DATA),
+    (tags::GREEN_PALETTE_COLOR_LOOKUP_TABLE_DESCRIPTOR, tags::GREEN_PALETTE_COLOR_LOOKUP_TABLE_DATA),
+    (tags::BLUE_PALETTE_COLOR_LOOKUP_TABLE_DESCRIPTOR, tags::BLUE_PALETTE_COLOR_LOOKUP_TABLE_DATA),
 ];
 
 /// Elements that identify the patient or the study. They are read only to ensure that their values are not stored elsewhere.
@@ -108,12 +122,19 @@ pub(super) struct Header {
     big_endian: bool,
 }
 
-/// Raw values by tag and, for elements in the first item of a sequence, the tag of the sequence.
-type Elements = BTreeMap<(Option<Tag>, Tag), Vec<u8>>;
+/// Tag of an element and, if it is in the first item of a sequence, the tag of the sequence.
+type Key = (Option<Tag>, Tag);
+
+/// Raw values of elements.
+type Elements = BTreeMap<Key, Vec<u8>>;
 
 impl Header {
-    /// Reads the header and the pixel data.
-    pub(super) fn read(data_set: &[u8], syntax: &TransferSyntax) -> Result<Self, ImageError> {
+    /// Reads the header and the pixel data in the encoding that yields them, and returns that encoding.
+    pub(super) fn read(file: &DicomFile, limits: &Limits) -> Result<(Self, TransferSyntax), ImageError> {
+        file.read(limits, Self::parse)
+    }
+
+    fn parse(data_set: &[u8], syntax: &TransferSyntax) -> Result<Self, ImageError> {
         let (elements, pixels) = elements(data_set, syntax, ReadUntil::End)?;
         let pixels = pixels.ok_or_else(|| undecodable("the DICOM file has no pixel data"))?;
         let big_endian = syntax.big_endian;
@@ -133,6 +154,17 @@ impl Header {
             elements,
             big_endian,
         })
+    }
+
+    /// Checks the size of an embedded image of `format`.
+    pub(super) fn check_size(&self, format: &str, width: u32, height: u32) -> Result<(), ImageError> {
+        let Self { columns, rows, .. } = self;
+        if (width, height) == ((*columns).into(), (*rows).into()) {
+            return Ok(());
+        }
+        Err(undecodable(format!(
+            "the embedded {format} has {width} x {height} pixels, but the DICOM header announces {columns} x {rows}"
+        )))
     }
 
     /// The first value of a text element, without padding; none if it is empty.
@@ -178,13 +210,31 @@ impl Header {
         character_sets(&self.elements).readings(value)
     }
 
-    /// The lookup table in the first item of a sequence, if any.
+    /// The lookup table in the first item of a sequence, if any; an item without data counts as none. The first mapped value is read as a
+    /// signed number if `signed`.
     ///
     /// # Errors
     /// The table is corrupt.
-    pub(super) fn table(&self, sequence: Tag) -> Result<Option<LookupTable>, ImageError> {
-        let Some(data) = self.elements.get(&(Some(sequence), tags::LUT_DATA)) else { return Ok(None) };
-        let descriptor = self.elements.get(&(Some(sequence), tags::LUT_DESCRIPTOR));
+    pub(super) fn table(&self, sequence: Tag, signed: bool) -> Result<Option<LookupTable>, ImageError> {
+        self.lookup_table((Some(sequence), tags::LUT_DESCRIPTOR), (Some(sequence), tags::LUT_DATA), signed)
+    }
+
+    /// The lookup tables of PALETTE COLOR: red, green, blue.
+    ///
+    /// # Errors
+    /// A table is missing or corrupt.
+    pub(super) fn palette(&self) -> Result<[LookupTable; 3], ImageError> {
+        let mut tables = Vec::with_capacity(3);
+        for (descriptor, data) in PALETTE {
+            let table = self.lookup_table((None, descriptor), (None, data), self.signed)?;
+            tables.push(table.ok_or_else(|| undecodable("the DICOM file has no palette"))?);
+        }
+        Ok(tables.try_into().unwrap_or_else(|_| unreachable!("a palette has three tables")))
+    }
+
+    fn lookup_table(&self, descriptor: Key, data: Key, signed: bool) -> Result<Option<LookupTable>, ImageError> {
+        let Some(data) = self.elements.get(&data).filter(|data| !data.is_empty()) else { return Ok(None) };
+        let descriptor = self.elements.get(&descriptor);
         let words: Vec<u16> = descriptor.map(|value| words(value, self.big_endian)).unwrap_or_default();
         let &[count, first, bits] = words.as_slice() else {
             return Err(undecodable("a lookup table has no valid descriptor"));
@@ -202,7 +252,7 @@ impl Header {
                 entries.len()
             )));
         }
-        let first = if self.signed { i64::from(first as i16) } else { i64::from(first) };
+        let first = if signed { i64::from(first as i16) } else { i64::from(first) };
         Ok(Some(LookupTable { first, max: f64::from((1u32 << bits) - 1), entries: entries[..count].to_vec() }))
     }
 }
@@ -220,11 +270,15 @@ pub struct SopInstance {
 
 /// Reads the UIDs of a DICOM file without its pixel data; none if class or instance UID cannot be read.
 pub fn sop_instance(bytes: &[u8], limits: &Limits) -> Option<SopInstance> {
-    let (syntax, data_set) = syntax::open(bytes, limits).ok()?;
-    let (elements, _) = elements(&data_set, &syntax, ReadUntil::PixelData).ok()?;
-    let text = |tag| first_text(&elements, tag);
-    let class = text(tags::SOP_CLASS_UID)?;
-    Some(SopInstance { class, instance: text(tags::SOP_INSTANCE_UID)?, study: text(tags::STUDY_INSTANCE_UID) })
+    let read = |data_set: &[u8], syntax: &TransferSyntax| {
+        let (elements, _) = elements(data_set, syntax, ReadUntil::PixelData)?;
+        let text = |tag| first_text(&elements, tag);
+        let uids = text(tags::SOP_CLASS_UID).zip(text(tags::SOP_INSTANCE_UID));
+        let (class, instance) = uids.ok_or_else(|| undecodable("the DICOM file has no SOP Class or Instance UID"))?;
+        Ok(SopInstance { class, instance, study: text(tags::STUDY_INSTANCE_UID) })
+    };
+    let (instance, _) = DicomFile::parse(bytes).ok()?.read(limits, read).ok()?;
+    Some(instance)
 }
 
 /// The character sets that Specific Character Set declares.
@@ -272,6 +326,7 @@ fn elements(
     until: ReadUntil,
 ) -> Result<(Elements, Option<PixelData>), ImageError> {
     let corrupt = |error: &dyn std::fmt::Display| undecodable(format!("the DICOM elements are corrupt: {error}"));
+    let data_set = &*with_defined_lengths(data_set, syntax);
     let elements_in =
         TransferSyntaxRegistry.get(syntax.element_syntax()).expect("dicom-rs knows the native transfer syntaxes");
     let mut reader = LazyDataSetReader::new_with_ts(Cursor::new(data_set), elements_in).map_err(|e| corrupt(&e))?;
@@ -333,7 +388,7 @@ fn elements(
 }
 
 /// The key of an element; none if it is skipped.
-fn key(open: &[OpenSequence], tag: Tag) -> Option<(Option<Tag>, Tag)> {
+fn key(open: &[OpenSequence], tag: Tag) -> Option<Key> {
     match open {
         [] => (TOP_LEVEL.contains(&tag) || IDENTIFYING.contains(&tag)).then_some((None, tag)),
         [OpenSequence { tag: sequence @ (tags::MODALITY_LUT_SEQUENCE | tags::VOILUT_SEQUENCE), item: 1 }] => {

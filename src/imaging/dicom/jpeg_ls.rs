@@ -7,11 +7,13 @@ mod scan;
 use super::undecodable;
 use crate::imaging::ImageError;
 
-/// Parameters parameters of the scan.
+/// Parameters of the scan.
 #[derive(Clone, Copy, Debug)]
 struct Parameters {
     width: usize,
     height: usize,
+    /// Bits per sample.
+    precision: u16,
     /// MAXVAL: maximum sample value.
     max: i32,
     /// NEAR: maximum difference from the original; 0 is lossless.
@@ -22,8 +24,9 @@ struct Parameters {
     reset: i32,
 }
 
-/// Decodes the samples in row-major order. `width` and `height` are the size that the caller checked against the limits.
-pub(super) fn decode(bytes: &[u8], width: usize, height: usize) -> Result<Vec<u16>, ImageError> {
+/// Decodes the samples in row-major order, and returns them with the bits per sample. `width` and `height` are the size that the caller
+/// checked against the limits.
+pub(super) fn decode(bytes: &[u8], width: usize, height: usize) -> Result<(Vec<u16>, u16), ImageError> {
     let (parameters, scan) = headers(bytes)?;
     if (parameters.width, parameters.height) != (width, height) {
         let Parameters { width: columns, height: rows, .. } = parameters;
@@ -31,7 +34,7 @@ pub(super) fn decode(bytes: &[u8], width: usize, height: usize) -> Result<Vec<u1
             "the embedded JPEG-LS has {columns} x {rows} pixels, but the DICOM header announces {width} x {height}"
         )));
     }
-    scan::decode(&parameters, scan)
+    Ok((scan::decode(&parameters, scan)?, parameters.precision))
 }
 
 /// Parses the marker segments up to the data of the scan.
@@ -79,7 +82,7 @@ impl Parameters {
         let default = default_thresholds(max, near);
         let pick = |given: i32, default: i32| if given == 0 { default } else { given };
         let thresholds = [pick(t1, default[0]), pick(t2, default[1]), pick(t3, default[2])];
-        Ok(Self { width, height, max, near, thresholds, reset: pick(reset, 64).max(3) })
+        Ok(Self { width, height, precision: bits as u16, max, near, thresholds, reset: pick(reset, 64).max(3) })
     }
 
     /// RANGE: number of values that a prediction error can take (A.2.1).

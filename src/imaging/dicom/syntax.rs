@@ -1,6 +1,6 @@
-//! File meta information and transfer syntax (PS3.10, section 7; PS3.5, section 10 and annex A).
+//! File meta information, transfer syntax, and reading of files whose data set is encoded in another one (PS3.10, section 7; PS3.5, section 10 and annex A).
 
-use std::{borrow::Cow, io::Read};
+use std::io::Read;
 
 use dicom_dictionary_std::uids;
 use flate2::read::DeflateDecoder;
@@ -17,17 +17,19 @@ const MAX_HEADER_BYTES: u64 = 4 << 20;
 /// Transfer syntax: encoding of elements and pixel data.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct TransferSyntax {
-    /// Transfer Syntax UID.
+    /// Transfer Syntax UID as declared.
     pub(super) uid: String,
     /// Implicit VR.
     pub(super) implicit: bool,
     pub(super) big_endian: bool,
+    /// True if the elements are encoded as declared.
+    pub(super) as_declared: bool,
 }
 
 impl TransferSyntax {
-    fn new(uid: &str) -> Self {
+    fn declared(uid: &str) -> Self {
         let implicit = uid == uids::IMPLICIT_VR_LITTLE_ENDIAN;
-        Self { implicit, big_endian: uid == BIG_ENDIAN, uid: uid.to_owned() }
+        Self { implicit, big_endian: uid == BIG_ENDIAN, uid: uid.to_owned(), as_declared: true }
     }
 
     /// The native transfer syntax with the same encoding of elements, whatever the encoding of the pixel data.
@@ -51,23 +53,65 @@ pub fn is_dicom(bytes: &[u8]) -> bool {
         || bare_syntax(bytes).is_some()
 }
 
-/// The transfer syntax and the data set, which is inflated if necessary.
-pub(super) fn open<'a>(bytes: &'a [u8], limits: &Limits) -> Result<(TransferSyntax, Cow<'a, [u8]>), ImageError> {
-    let start = match bytes.get(PREAMBLE..) {
-        Some(rest) if rest.starts_with(MAGIC) => PREAMBLE + MAGIC.len(),
-        _ if bytes.starts_with(MAGIC) => MAGIC.len(),
-        _ => 0,
-    };
-    let rest = &bytes[start..];
-    if !meta_begins(rest) {
+/// A file: the declared transfer syntax, and the bytes after the file meta information.
+pub(super) struct DicomFile<'a> {
+    uid: String,
+    data_set: &'a [u8],
+}
+
+impl<'a> DicomFile<'a> {
+    /// Parses the file meta information. A bare data set has none, and its encoding is guessed.
+    pub(super) fn parse(bytes: &'a [u8]) -> Result<Self, ImageError> {
+        let start = match bytes.get(PREAMBLE..) {
+            Some(rest) if rest.starts_with(MAGIC) => PREAMBLE + MAGIC.len(),
+            _ if bytes.starts_with(MAGIC) => MAGIC.len(),
+            _ => 0,
+        };
+        let rest = &bytes[start..];
+        if meta_begins(rest) {
+            let (uid, data_set) = parse_meta(rest)?;
+            return Ok(Self { uid, data_set });
+        }
         let uid = bare_syntax(rest).ok_or_else(|| undecodable("the DICOM file has no readable elements"))?;
-        return Ok((TransferSyntax::new(uid), rest.into()));
+        Ok(Self { uid: uid.to_owned(), data_set: rest })
     }
-    let (uid, data_set) = parse_meta(rest)?;
-    if uid == uids::DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN {
-        return Ok((TransferSyntax::new(&uid), inflate(data_set, limits)?.into()));
+
+    /// Reads the data set in the declared encoding of elements; if that fails, in the others. Some programs change the encoding of a file
+    /// and not its declaration, or the reverse.
+    ///
+    /// # Errors
+    /// No encoding succeeds; the error is that of the declared one.
+    pub(super) fn read<T>(
+        &self,
+        limits: &Limits,
+        read: impl Fn(&[u8], &TransferSyntax) -> Result<T, ImageError>,
+    ) -> Result<(T, TransferSyntax), ImageError> {
+        let declared = TransferSyntax::declared(&self.uid);
+        let deflated = self.uid == uids::DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN;
+        let first = if deflated {
+            inflate(self.data_set, limits).and_then(|data_set| read(&data_set, &declared))
+        } else {
+            read(self.data_set, &declared)
+        };
+        let refused = match first {
+            Ok(value) => return Ok((value, declared)),
+            Err(refused) => refused,
+        };
+        for (implicit, big_endian) in [(false, false), (true, false), (false, true)] {
+            let other = TransferSyntax { implicit, big_endian, as_declared: false, ..declared.clone() };
+            let is_new = deflated || other.element_syntax() != declared.element_syntax();
+            if is_new && let Ok(value) = read(self.data_set, &other) {
+                return Ok((value, other));
+            }
+        }
+        if !deflated && let Ok(data_set) = inflate(self.data_set, limits) {
+            let other = TransferSyntax { implicit: false, big_endian: false, as_declared: false, ..declared };
+            if let Ok(value) = read(&data_set, &other) {
+                return Ok((value, other));
+            }
+        }
+        Err(refused)
     }
-    Ok((TransferSyntax::new(&uid), data_set.into()))
 }
 
 fn meta_begins(bytes: &[u8]) -> bool {

@@ -253,8 +253,10 @@ fn colour_is_converted_to_luma_in_both_planar_configurations() {
     let mut by_plane = object("RGB", 3, 8, 8, eight(&planes));
     by_plane.put(words(tags::PLANAR_CONFIGURATION, 1));
     assert_eq!(plane(&by_plane), [124 * 257; PIXELS]);
-    assert_eq!(plane(&object("YBR_FULL", 3, 8, 8, eight(&rgb))), [10 * 257; PIXELS]);
-    assert!(error_of_object(&object("PALETTE COLOR", 1, 8, 8, eight(&[1; PIXELS]))).contains("PALETTE COLOR"));
+    // Y 10, Cb 200, Cr 30 is RGB (0, 55, 138), clamped from (-127, 55, 138).
+    assert_eq!(plane(&object("YBR_FULL", 3, 8, 8, eight(&rgb))), [48 * 257; PIXELS]);
+    assert!(error_of_object(&object("PALETTE COLOR", 1, 8, 8, eight(&[1; PIXELS]))).contains("no palette"));
+    assert!(error_of_object(&object("HSV", 3, 8, 8, eight(&rgb))).contains("HSV"));
 }
 
 #[test]
@@ -279,6 +281,118 @@ fn objects_other_than_radiographs_are_rejected_with_a_reason() {
     refused(text(tags::NUMBER_OF_FRAMES, VR::IS, "2"), "several frames");
     refused(words(tags::BITS_ALLOCATED, 32), "32 bits are not supported");
     refused(words(tags::BITS_STORED, 0), "Bits Stored 0");
+}
+
+#[test]
+fn chest_radiographs_are_recognised_under_other_words() {
+    let flagged = |part: &str| {
+        let mut object = twelve_bits();
+        object.put(text(tags::SPECIFIC_CHARACTER_SET, VR::CS, "ISO_IR 192"));
+        object.put(text(tags::BODY_PART_EXAMINED, VR::LO, part));
+        flags_of(&object).contains(&QualityFlag::OtherBodyPart)
+    };
+    for part in [
+        "CHEST",
+        "TORAX",
+        "TÓRAX",
+        "To\u{301}rax PA",
+        "PULMON",
+        "Brustkorb",
+        "poumon",
+        "klatka piersiowa",
+        "胸部",
+        "грудная клетка",
+    ] {
+        assert!(!flagged(part), "{part}");
+    }
+    for part in ["ABDOMEN", "KNEE", "BREAST", "BRUST", "HAND", "SKULL", "骨盤"] {
+        assert!(flagged(part), "{part}");
+    }
+    for modality in ["CR", "DX", "RG", "DR", "XR", "CXR"] {
+        let mut object = twelve_bits();
+        object.put(text(tags::MODALITY, VR::CS, modality));
+        assert_eq!(flags_of(&object), [], "{modality}");
+    }
+}
+
+/// Headers that contradict the encoded image: it is read as it is encoded, and flagged.
+#[test]
+fn a_false_transfer_syntax_is_read_and_flagged() {
+    let object = twelve_bits();
+    let right = examine(&file(uids::EXPLICIT_VR_LITTLE_ENDIAN, &object), &LIMITS).unwrap();
+    assert_eq!(right.flags, []);
+    let syntaxes = [
+        uids::EXPLICIT_VR_LITTLE_ENDIAN,
+        uids::IMPLICIT_VR_LITTLE_ENDIAN,
+        BIG_ENDIAN,
+        uids::DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
+        uids::JPEG_BASELINE8_BIT,
+    ];
+    for actual in &syntaxes[..4] {
+        let written = file(actual, &object);
+        let data_set = &written[132 + meta_of(actual).len()..];
+        for declared in syntaxes.iter().filter(|declared| *declared != actual) {
+            let bytes = [&[0; 128][..], b"DICM", &meta_of(declared), data_set].concat();
+            let examined = examine(&bytes, &LIMITS).unwrap_or_else(|error| panic!("{actual} as {declared}: {error}"));
+            assert_eq!(examined.image, right.image, "{actual} as {declared}");
+            assert_eq!(examined.flags, [QualityFlag::HeaderMismatch], "{actual} as {declared}");
+        }
+    }
+}
+
+/// PS3.5, 6.2.2: a value of unknown VR and undefined length is a sequence in implicit VR.
+#[test]
+fn a_sequence_of_unknown_vr_and_undefined_length_is_skipped() {
+    let right = plane(&twelve_bits());
+    let whole = file(uids::EXPLICIT_VR_LITTLE_ENDIAN, &twelve_bits());
+    let implicit = |tag: [u8; 4], length: u32, value: &[u8]| [&tag[..], &length.to_le_bytes(), value].concat();
+    let item = |value: &[u8]| {
+        let end = implicit([0xfe, 0xff, 0x0d, 0xe0], 0, &[]);
+        implicit([0xfe, 0xff, 0, 0xe0], u32::MAX, &[value, &end].concat())
+    };
+    let sequence_end = implicit([0xfe, 0xff, 0xdd, 0xe0], 0, &[]);
+    let text = implicit([0x09, 0, 0x11, 0x10], 6, b"secret");
+    let inner = implicit([0x09, 0, 0x12, 0x10], u32::MAX, &[&item(&text)[..], &sequence_end].concat());
+    let value = [&item(&[text, inner].concat())[..], &sequence_end].concat();
+    let unknown = [&[0x09, 0, 0x10, 0x10][..], b"UN\0\0", &u32::MAX.to_le_bytes(), &value].concat();
+    // Before Patient ID, which is the first element of group 0x10: at the top level, and within a sequence.
+    let at = whole.windows(4).position(|window| window == [0x10, 0, 0x20, 0]).unwrap();
+    let nested = {
+        let item = [&[0xfe, 0xff, 0, 0xe0][..], &(unknown.len() as u32).to_le_bytes(), &unknown].concat();
+        let head = [&[0x08, 0, 0x40, 0x11][..], b"SQ\0\0", &(item.len() as u32).to_le_bytes()].concat();
+        [head, item].concat()
+    };
+    for element in [unknown, nested] {
+        let mut bytes = whole.clone();
+        bytes.splice(at..at, element);
+        let radiograph = read(&bytes, &LIMITS).unwrap();
+        assert_eq!((radiograph.plane, radiograph.patient_id.as_deref()), (right.clone(), Some("MRN-4711")));
+    }
+}
+
+#[test]
+fn a_narrow_voi_table_is_scaled_by_its_maximum_and_flagged() {
+    let ramp: Vec<u16> = (0..4096).collect();
+    let mut agfa = twelve_bits();
+    agfa.put(table(tags::VOILUT_SEQUENCE, [4096, 0, 16], &ramp));
+    let mut declared = twelve_bits();
+    declared.put(table(tags::VOILUT_SEQUENCE, [4096, 0, 12], &ramp));
+    assert_eq!(plane(&agfa), plane(&declared));
+    assert_eq!((flags_of(&agfa), flags_of(&declared)), (vec![QualityFlag::NarrowRange], vec![]));
+}
+
+#[test]
+fn a_voi_table_without_data_leaves_the_window() {
+    let mut object = twelve_bits();
+    window(&mut object, "2048", "4096");
+    let right = plane(&object);
+    for item in [
+        InMemDicomObject::new_empty(),
+        InMemDicomObject::from_element_iter([DataElement::empty(tags::LUT_DATA, VR::OW)]),
+    ] {
+        object.put(DataElement::new(tags::VOILUT_SEQUENCE, VR::SQ, DataSetSequence::from(vec![item])));
+        assert_eq!(plane(&object), right);
+    }
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //! streams were made with the tools named at each constant.
 
 use dicom_core::value::PixelFragmentSequence;
-use image::{ExtendedColorType, codecs::jpeg::JpegEncoder};
+use jpeg_encoder::{ColorType, Encoder};
 
 use super::*;
 
@@ -34,8 +34,8 @@ fn fragments(fragments: Vec<Vec<u8>>) -> InMemElement {
 /// The stored values of an encapsulated 12-bit image.
 fn decoded_values(uid: &str, data: Vec<Vec<u8>>) -> Result<Vec<u16>, ImageError> {
     let bytes = file(uid, &object("MONOCHROME2", 1, 16, 12, fragments(data)));
-    let (syntax, data_set) = syntax::open(&bytes, &LIMITS)?;
-    frame::stored_values(&Header::read(&data_set, &syntax)?, &syntax)
+    let (header, syntax) = Header::read(&DicomFile::parse(&bytes)?, &LIMITS)?;
+    Ok(frame::stored_values(&header, &syntax)?.values)
 }
 
 /// RLE Lossless: one PackBits segment per byte plane, most significant byte first.
@@ -134,19 +134,17 @@ fn fragments_of_a_frame_are_concatenated() {
 #[test]
 fn baseline_jpeg_in_grey_and_colour_is_decoded() {
     let grey: Vec<u8> = (0..PIXELS).map(|at| (at % 48 * 4) as u8).collect();
-    let close =
-        |photometric: &str, samples: u16, colour: ExtendedColorType, pixels: &[u8], expected: &dyn Fn(usize) -> u8| {
-            let mut jpeg = Vec::new();
-            let mut encoder = JpegEncoder::new_with_quality(&mut jpeg, 95);
-            encoder.encode(pixels, WIDTH.into(), HEIGHT.into(), colour).unwrap();
-            let object = object(photometric, samples, 8, 8, fragments(vec![jpeg]));
-            let image = decode(&file(uids::JPEG_BASELINE8_BIT, &object), &LIMITS).unwrap().1;
-            let off = (0..PIXELS).map(|at| image.pixels[at].abs_diff(expected(at))).max();
-            assert!(off <= Some(3), "{photometric}: {off:?}");
-        };
-    close("MONOCHROME2", 1, ExtendedColorType::L8, &grey, &|at| grey[at]);
-    close("MONOCHROME1", 1, ExtendedColorType::L8, &grey, &|at| 255 - grey[at]);
-    close("YBR_FULL_422", 3, ExtendedColorType::Rgb8, &[10, 200, 30].repeat(PIXELS), &|_| 124);
+    let close = |photometric: &str, samples: u16, colour: ColorType, pixels: &[u8], expected: &dyn Fn(usize) -> u8| {
+        let mut jpeg = Vec::new();
+        Encoder::new(&mut jpeg, 95).encode(pixels, WIDTH, HEIGHT, colour).unwrap();
+        let object = object(photometric, samples, 8, 8, fragments(vec![jpeg]));
+        let image = decode(&file(uids::JPEG_BASELINE8_BIT, &object), &LIMITS).unwrap().1;
+        let off = (0..PIXELS).map(|at| image.pixels[at].abs_diff(expected(at))).max();
+        assert!(off <= Some(3), "{photometric}: {off:?}");
+    };
+    close("MONOCHROME2", 1, ColorType::Luma, &grey, &|at| grey[at]);
+    close("MONOCHROME1", 1, ColorType::Luma, &grey, &|at| 255 - grey[at]);
+    close("YBR_FULL_422", 3, ColorType::Rgb, &[10, 200, 30].repeat(PIXELS), &|_| 124);
 }
 
 #[test]

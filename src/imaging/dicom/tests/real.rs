@@ -126,3 +126,42 @@ fn only_a_wrong_photometric_interpretation_is_flagged_as_negative() {
         assert_eq!(flags.contains(&QualityFlag::PhotographicNegative), file == "Fake_MONOHR1.dcm", "{file}: {flags:?}");
     }
 }
+
+/// Public bug reports: each pair is the same picture, or has the mean grey level that the report's correction gives.
+#[test]
+fn files_of_public_bug_reports_have_the_right_pixels() {
+    let Some(folder) = crate::fixtures::shared_folder("reports/dicom") else { return };
+    let examined = |file: &str| {
+        let bytes = std::fs::read(folder.join(format!("{file}.dcm"))).unwrap();
+        examine(&bytes, &Limits { max_pixels: 50_000_000 }).unwrap_or_else(|error| panic!("{file}: {error}"))
+    };
+    let same = |a: &str, b: &str, within: u8| {
+        let [a_pixels, b_pixels] = [a, b].map(|file| examined(file).image.pixels);
+        let difference = a_pixels.iter().zip(&b_pixels).map(|(a, b)| a.abs_diff(*b)).max();
+        assert!(difference <= Some(within), "{a} and {b} differ by {difference:?}");
+    };
+    same("j2k-signed12", "native-signed12", 1);
+    same("jls-signed12", "native-signed12", 1);
+    same("j2k-unsigned-stream-says-signed", "native-signed12", 1);
+    same("rle-ybr", "plain-ybr", 0);
+    same("says-explicit-is-implicit", "body-TORAX", 0);
+    same("un-undefined", "body-TORAX", 0);
+    same("empty-both", "body-TORAX", 0);
+    same("odd-length", "body-TORAX", 0);
+    same("ext12", "body-TORAX", 3);
+    same("voi-negative-first", "body-TORAX", 1);
+    same("native16-unsigned-window", "body-TORAX", 1);
+    same("rgb-123", "rle-rgb", 6);
+    same("modality-DR", "body-TORAX", 0);
+    for (file, flag, flagged) in [
+        ("agfa-narrow", QualityFlag::NarrowRange, true),
+        ("says-explicit-is-implicit", QualityFlag::HeaderMismatch, true),
+        ("body-TORAX", QualityFlag::OtherBodyPart, false),
+        ("body-ABDOMEN", QualityFlag::OtherBodyPart, true),
+    ] {
+        assert_eq!(examined(file).flags.contains(&flag), flagged, "{file}: {flag:?}");
+    }
+    let agfa = examined("agfa-narrow").image.pixels;
+    let mean = agfa.iter().map(|grey| f64::from(*grey)).sum::<f64>() / agfa.len() as f64;
+    assert!((mean - 149.0).abs() < 1.0, "{mean}");
+}

@@ -145,8 +145,11 @@ impl Modality {
         if let Some(table) = header.table(tags::MODALITY_LUT_SEQUENCE, header.signed)? {
             return Ok(Self::Table(table));
         }
-        let slope = header.number(tags::RESCALE_SLOPE).filter(|slope| *slope != 0.0).unwrap_or(1.0);
-        Ok(Self::Rescale { slope, intercept: header.number(tags::RESCALE_INTERCEPT).unwrap_or(0.0) })
+        let slope = header.checked_number(tags::RESCALE_SLOPE, "Rescale Slope")?;
+        let intercept = header.checked_number(tags::RESCALE_INTERCEPT, "Rescale Intercept")?;
+        // A slope of 0 would make every image uniform.
+        let slope = slope.filter(|slope| *slope != 0.0).unwrap_or(1.0);
+        Ok(Self::Rescale { slope, intercept: intercept.unwrap_or(0.0) })
     }
 
     fn value(&self, stored: i64) -> f64 {

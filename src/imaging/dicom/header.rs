@@ -181,12 +181,24 @@ impl Header {
     pub(super) fn numbers(&self, tag: Tag) -> Vec<f64> {
         let Some(value) = self.elements.get(&(None, tag)) else { return Vec::new() };
         let text = String::from_utf8_lossy(value);
-        text.split('\\').map_while(|part| part.trim_matches(['\0', ' ']).parse().ok()).collect()
+        text.split('\\').map_while(decimal).collect()
     }
 
     /// The first value of a decimal or integer string, if finite.
     pub(super) fn number(&self, tag: Tag) -> Option<f64> {
         self.numbers(tag).first().copied().filter(|number| number.is_finite())
+    }
+
+    /// The first value of a decimal string that changes the pixels; none if it is absent or empty.
+    ///
+    /// # Errors
+    /// The value is not a finite number.
+    pub(super) fn checked_number(&self, tag: Tag, name: &str) -> Result<Option<f64>, ImageError> {
+        let Some(text) = self.text(tag) else { return Ok(None) };
+        match decimal(&text).filter(|number| number.is_finite()) {
+            Some(number) => Ok(Some(number)),
+            None => Err(undecodable(format!("{name} is not a number (got {text:?})"))),
+        }
     }
 
     /// The bits of a 16-bit element (VR US or SS).
@@ -292,6 +304,12 @@ fn first_text(elements: &Elements, tag: Tag) -> Option<String> {
     let text = character_sets(elements).decode(elements.get(&(None, tag))?);
     let first = text.split('\\').next().unwrap_or_default().trim_matches(['\0', ' ']);
     (!first.is_empty()).then(|| first.to_owned())
+}
+
+/// The number of a decimal string. A comma is a decimal point in some locales, and cannot mean anything else.
+fn decimal(text: &str) -> Option<f64> {
+    let is_padding = |letter: char| letter == '\0' || letter.is_whitespace();
+    text.trim_matches(is_padding).replace(',', ".").parse().ok()
 }
 
 fn first_u16(elements: &Elements, tag: Tag, big_endian: bool) -> Option<u16> {

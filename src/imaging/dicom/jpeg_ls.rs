@@ -43,6 +43,10 @@ fn headers(bytes: &[u8]) -> Result<(Parameters, &[u8]), ImageError> {
     let mut rest = bytes.strip_prefix(&[0xff, 0xd8]).ok_or_else(|| undecodable("not a JPEG-LS stream"))?;
     let (mut frame, mut preset) = (None, [0; 5]);
     loop {
+        // Any number of fill bytes may precede a marker (ITU-T T.81, B.1.1.2).
+        while rest.starts_with(&[0xff, 0xff]) {
+            rest = &rest[1..];
+        }
         let &[0xff, marker, high, low, ..] = rest else { return Err(truncated()) };
         let length = usize::from(u16::from_be_bytes([high, low]));
         let segment = rest[2..].get(2..length).ok_or_else(truncated)?;

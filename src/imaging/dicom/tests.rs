@@ -181,6 +181,25 @@ fn rescale_is_applied_before_the_window_to_signed_values() {
 }
 
 #[test]
+fn numbers_are_read_in_other_notations_or_refused() {
+    let rescaled = |slope: &str| {
+        let mut object = twelve_bits();
+        object.put(text(tags::RESCALE_SLOPE, VR::DS, slope));
+        object.put(text(tags::RESCALE_INTERCEPT, VR::DS, "-100"));
+        window(&mut object, "1000", "2000");
+        object
+    };
+    let right = plane(&rescaled("0.5"));
+    for slope in ["0,5", "+5.0E-01", " .5 ", "0.5\n", "\t0.5"] {
+        assert_eq!(plane(&rescaled(slope)), right, "{slope:?}");
+    }
+    for slope in ["abc", "0.5x", "NaN", "inf", "1e999"] {
+        let error = error_of_object(&rescaled(slope));
+        assert!(error.contains("Rescale Slope is not a number"), "{slope:?}: {error}");
+    }
+}
+
+#[test]
 fn window_functions_agree_with_the_standard() {
     let check = |function: &str, expected: &dyn Fn(f64) -> f64| {
         let mut object = twelve_bits();

@@ -36,6 +36,8 @@ pub fn is_private(name: &str, content: &[u8]) -> bool {
 /// True unless the extension is that of another kind of file. DICOM files are called `IM0001`, `1.2.826.0.1`, `name.dcm`.
 fn looks_like_dicom(name: &str) -> bool {
     let name = name.rsplit(['/', '\\']).next().unwrap_or_default();
+    // A row of an array is called `x_train_128.npy[0]`.
+    let name = name.strip_suffix(']').and_then(|name| name.rsplit_once('[')).map_or(name, |(array, _)| array);
     let extension = Path::new(name).extension().and_then(|extension| extension.to_str()).unwrap_or_default();
     !OTHER_EXTENSIONS.contains(&extension.to_ascii_lowercase().as_str())
 }

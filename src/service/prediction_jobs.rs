@@ -11,7 +11,6 @@ use futures_util::{
     StreamExt, TryStreamExt,
     stream::{self, BoxStream},
 };
-use jiff::Timestamp;
 use tempfile::TempPath;
 use tokio::{
     sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc},
@@ -21,7 +20,7 @@ use tokio::{
 use super::{Content, Error, Lifecycle, Predictor, Stores, predictor::most_probable};
 use crate::{
     dataset::{self, ArchiveFile},
-    domain::{DatasetId, PredictionJobId, PredictionJobStatus, RadiographId, Split},
+    domain::{DatasetId, PredictionJobId, RadiographId, Split},
     imaging::{self, GreyImage},
     inference::{Classification, EngineError},
     store::{self, JobResult, Model, Page, PredictionJob, RadiographFilter, StoreError},

@@ -83,7 +83,7 @@ async fn upload_radiographs(
     let dataset = service::find_dataset(&state.stores, id).await?;
     let upload = if body::media_type(request.headers()) == "multipart/form-data" {
         let Form(form) = Form::from_request(request, &()).await?;
-        Upload::read_form(form, &dataset).await?
+        Upload::read_form(form, params, &dataset).await?
     } else {
         body::check_media_type(request.headers())?;
         let bytes = body::read(request.into_body(), state.limits.max_upload_bytes).await?;

@@ -116,6 +116,29 @@ async fn a_part_with_another_name_gets_an_error_that_names_file() {
     }
 }
 
+/// A field that is dropped loses a patient id, without which leakage between splits cannot be found.
+#[tokio::test]
+async fn no_field_of_an_upload_is_dropped_silently() {
+    let server = Server::start().await;
+    let dataset = server.dataset("fields").await;
+    let path = format!("/v1/datasets/{dataset}/radiographs");
+    let image = png(48, 48, 1);
+    let unknown =
+        server.request("POST", &format!("{path}?label=normal&patient_id=p17"), "image/png", image.clone()).await;
+    assert_eq!(unknown.status, 400, "{unknown:?}");
+    let send = async |path: &str, parts: &[Part<'_>]| {
+        let (content_type, body) = multipart(parts);
+        server.request("POST", path, &content_type, body).await
+    };
+    let file = Part::File("a.png", &image);
+    let in_query = send(&format!("{path}?label=normal&split=test"), &[file]).await;
+    assert_eq!((in_query.status, in_query.pointers()), (422, vec!["/label".into(), "/split".into()]));
+    let twice =
+        send(&path, &[Part::File("a.png", &image), Part::Text("label", "normal"), Part::Text("label", "pneumonia")])
+            .await;
+    assert_eq!((twice.status, twice.pointers()), (422, vec!["/label".into()]));
+}
+
 #[tokio::test]
 async fn the_response_echoes_the_file_name_in_every_encoding() {
     let server = Server::start().await;

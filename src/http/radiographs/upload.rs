@@ -1,5 +1,7 @@
 //! Uploads: one or more files, with fields that apply to all of them.
 
+use std::collections::BTreeSet;
+
 use axum::{body::Bytes, extract::Multipart};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -57,6 +59,7 @@ pub struct UploadResult {
 
 /// Fields of a radiograph whose file is the whole body. A patient id is sent in a form only, so that it is in no URL.
 #[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct UploadParams {
     /// For a raw body: one of the data set's classes.
@@ -67,6 +70,14 @@ pub struct UploadParams {
     view: Option<String>,
     /// For a raw body: split.
     split: Option<String>,
+}
+
+impl UploadParams {
+    /// The fields by name.
+    fn fields(self) -> [(&'static str, Option<String>); 4] {
+        let Self { label, source, view, split } = self;
+        [("label", label), ("source", source), ("view", view), ("split", split)]
+    }
 }
 
 /// Files and fields of an upload, read completely, because fields of a form may follow the files they apply to. The limit on the body
@@ -82,15 +93,20 @@ pub struct Upload {
 }
 
 impl Upload {
-    /// Reads the form; one 422 names every wrong part.
-    pub async fn read_form(mut form: Multipart, dataset: &Dataset) -> Result<Self, ApiError> {
+    /// Reads the form; one 422 names every wrong part. Fields of the query belong to a raw body and are refused.
+    pub async fn read_form(mut form: Multipart, params: UploadParams, dataset: &Dataset) -> Result<Self, ApiError> {
         let mut upload = Self::default();
-        let mut errors = Vec::new();
+        let in_query = params.fields().into_iter().filter(|(_, text)| text.is_some());
+        let mut errors: Vec<FieldError> =
+            in_query.map(|(name, _)| wrong(name, "must be a part of the form, not of the query")).collect();
+        let mut names = BTreeSet::new();
         while let Some(part) = form.next_field().await? {
             let name = header_fields::part_name(part.headers());
             if name == "file" {
                 let file_name = header_fields::file_name(part.headers());
                 upload.files.push((file_name, part.bytes().await?));
+            } else if !names.insert(name.clone()) {
+                errors.push(wrong(&name, "is sent more than once"));
             } else if let Err(detail) = upload.set(&name, &part.text().await?, dataset) {
                 errors.push(detail);
             }
@@ -103,11 +119,9 @@ impl Upload {
 
     /// One file without a name, with the fields of the query.
     pub fn of_body(bytes: Bytes, params: UploadParams, dataset: &Dataset) -> Result<Self, ApiError> {
-        let UploadParams { label, source, view, split } = params;
         let mut upload = Self { files: vec![(None, bytes)], ..Self::default() };
-        let fields = [("label", label), ("source", source), ("view", view), ("split", split)];
         let set = |(name, text): (&str, Option<String>)| upload.set(name, &text.unwrap_or_default(), dataset).err();
-        let errors: Vec<FieldError> = fields.into_iter().filter_map(set).collect();
+        let errors: Vec<FieldError> = params.fields().into_iter().filter_map(set).collect();
         if errors.is_empty() { Ok(upload) } else { Err(ApiError::Invalid(errors)) }
     }
 

@@ -29,11 +29,9 @@ bytes depend on the versions of the encoders: install requirements.txt first.
 """
 
 import csv
-import gzip
 import io
 import struct
 import sys
-import tarfile
 import tempfile
 import warnings
 import zlib
@@ -51,7 +49,9 @@ from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut, p
 from refused import refused_files
 from transformations import add_transformations, modality_of, padding_of, possible_values, signed_after_modality, voi_of
 
-FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from matrix import FIXTURES, compare, write_archive  # noqa: E402
+
 COLUMNS = ["file", "encoding", "bits_stored", "signed", "photometric", "voi", "extra", "tolerance", "expected", "reason"]
 SIZE = (33, 41)  # rows, columns
 PROBES = 64
@@ -63,7 +63,7 @@ def main():
     if sys.argv[1:] == ["--check"]:
         with tempfile.TemporaryDirectory() as folder:
             write(Path(folder))
-            sys.exit(compare(Path(folder)))
+            sys.exit(compare(Path(folder), "dicom-matrix"))
     if sys.argv[1:]:
         sys.exit("usage: generate.py [--check]")
     write(FIXTURES)
@@ -92,34 +92,6 @@ def write(folder):
     print(f"{len(rows)} files, {(folder / 'dicom-matrix.tar.gz').stat().st_size} bytes")
     for outcome, count in compared.most_common():
         print(f"{count:5} {outcome}")
-
-
-def write_archive(path, members):
-    """Write a tar.gz with fixed times and owners, in the order of the members."""
-    archive = io.BytesIO()
-    with tarfile.open(fileobj=archive, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-        for name, data in members.items():
-            entry = tarfile.TarInfo(name)
-            entry.size = len(data)
-            tar.addfile(entry, io.BytesIO(data))
-    path.write_bytes(gzip.compress(archive.getvalue(), 9, mtime=0))
-
-
-def compare(folder):
-    """Compare the outputs in the folder with the committed ones: 1 on a difference."""
-    different = []
-    if (folder / "dicom-matrix.csv").read_bytes() != (FIXTURES / "dicom-matrix.csv").read_bytes():
-        different.append("dicom-matrix.csv")
-    old, new = read_archive(FIXTURES / "dicom-matrix.tar.gz"), read_archive(folder / "dicom-matrix.tar.gz")
-    different += sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
-    for name in different:
-        print(f"differs: {name}")
-    return 1 if different else 0
-
-
-def read_archive(path):
-    with tarfile.open(path) as tar:
-        return {entry.name: tar.extractfile(entry).read() for entry in tar}
 
 
 def row(case, allowed, expected, reason=""):

@@ -22,11 +22,8 @@ bytes depend on the versions of the encoders: see requirements.txt.
 """
 
 import csv
-import gzip
-import io
 import subprocess
 import sys
-import tarfile
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -34,7 +31,9 @@ from pathlib import Path
 from codestream import decode
 from files import baseline, between_segments, colour_spaces, four_components, grey, orientations, progressive, refused, several_pictures
 
-FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from matrix import FIXTURES, compare, write_archive  # noqa: E402
+
 CODEC_VERSION = "libjpeg-turbo version 2.1.5"
 PROBES = 64
 
@@ -50,7 +49,7 @@ def main():
         sys.exit(write(FIXTURES))
     with tempfile.TemporaryDirectory() as folder:
         write(Path(folder))
-        sys.exit(compare(Path(folder)))
+        sys.exit(compare(Path(folder), "jpeg-matrix"))
 
 
 def write(folder):
@@ -72,34 +71,6 @@ def write(folder):
     print(f"{len(rows)} files, {(folder / 'jpeg-matrix.tar.gz').stat().st_size} bytes")
     for kind, count in counts.items():
         print(f"{count:5} {kind}")
-
-
-def write_archive(path, members):
-    """Write a tar.gz with fixed times and owners, in the order of the members."""
-    archive = io.BytesIO()
-    with tarfile.open(fileobj=archive, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-        for name, data in members.items():
-            entry = tarfile.TarInfo(name)
-            entry.size = len(data)
-            tar.addfile(entry, io.BytesIO(data))
-    path.write_bytes(gzip.compress(archive.getvalue(), 9, mtime=0))
-
-
-def compare(folder):
-    """Compare the outputs in the folder with the committed ones: 1 on a difference."""
-    different = []
-    if (folder / "jpeg-matrix.csv").read_bytes() != (FIXTURES / "jpeg-matrix.csv").read_bytes():
-        different.append("jpeg-matrix.csv")
-    old, new = read_archive(FIXTURES / "jpeg-matrix.tar.gz"), read_archive(folder / "jpeg-matrix.tar.gz")
-    different += sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
-    for name in different:
-        print(f"differs: {name}")
-    return 1 if different else 0
-
-
-def read_archive(path):
-    with tarfile.open(path) as tar:
-        return {entry.name: tar.extractfile(entry).read() for entry in tar}
 
 
 def probes(levels):

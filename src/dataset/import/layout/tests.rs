@@ -7,7 +7,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::dataset::import::class_names::ClassMapping;
 
-type Found = Result<(Vec<ImportEntry>, Vec<ExcludedRows>), String>;
+type LayoutResult = Result<(Vec<ImportEntry>, Vec<ExcludedRows>), String>;
 
 /// A folder with empty files, except for label files, whose content is given.
 fn folder(files: &[(&str, &[u8])]) -> TempDir {
@@ -20,7 +20,7 @@ fn folder(files: &[(&str, &[u8])]) -> TempDir {
     folder
 }
 
-fn found(root: &Path, classes: &[&str], mapping: &[(&str, Option<&str>)]) -> Found {
+fn found(root: &Path, classes: &[&str], mapping: &[(&str, Option<&str>)]) -> LayoutResult {
     let class_mapping: ClassMapping =
         mapping.iter().map(|(name, class)| ((*name).to_owned(), class.map(str::to_owned))).collect();
     let labelled = LabelledFolder {
@@ -35,19 +35,19 @@ fn found(root: &Path, classes: &[&str], mapping: &[(&str, Option<&str>)]) -> Fou
 }
 
 /// `path label split` of the candidates, in order.
-fn images(found: &Found) -> Vec<String> {
+fn images(found: &LayoutResult) -> Vec<String> {
     let candidates = found.as_ref().unwrap().0.iter().filter_map(|entry| entry.candidate.as_ref().ok());
     let split = |split: Option<Split>| split.map_or("-", |split| split.as_str());
     candidates.map(|image| format!("{}: {} {}", image.path, image.label, split(image.split))).collect()
 }
 
-fn rejected(found: &Found) -> Vec<&str> {
+fn rejected(found: &LayoutResult) -> Vec<&str> {
     let entries = found.as_ref().unwrap().0.iter().filter(|entry| entry.candidate.is_err());
     entries.map(|entry| entry.origin.file.as_str()).collect()
 }
 
 /// `source reason rows` of what is left out.
-fn left_out(found: &Found) -> Vec<(&str, &str, u64)> {
+fn left_out(found: &LayoutResult) -> Vec<(&str, &str, u64)> {
     found.as_ref().unwrap().1.iter().map(|group| (group.source.as_str(), group.reason.as_str(), group.rows)).collect()
 }
 

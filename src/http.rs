@@ -5,6 +5,7 @@ mod admin;
 mod aliases;
 mod auth;
 mod body;
+mod client_address;
 mod content_encoding;
 mod datasets;
 mod dicomweb;
@@ -42,6 +43,7 @@ use utoipa::{OpenApi, openapi};
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::domain::BatchEvent;
+pub use client_address::ClientAddress;
 use document::ApiKeyScheme;
 pub use problem::{ApiError, Problem};
 pub use state::{Access, AppState, EventStreams, MAX_EVENT_STREAMS, Telemetry};

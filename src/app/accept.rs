@@ -1,9 +1,9 @@
 //! Accept loop: serves HTTP/1 on each connection, with limits per connection.
 
-use std::{io, time::Duration};
+use std::{io, net::SocketAddr, time::Duration};
 
-use axum::Router;
-use hyper::server::conn::http1;
+use axum::{Router, http::Request};
+use hyper::{body::Incoming, server::conn::http1};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::graceful::GracefulShutdown,
@@ -11,6 +11,9 @@ use hyper_util::{
 };
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
+
+use crate::http::ClientAddress;
 
 /// Maximum read buffer of a connection in bytes, an eighth of hyper's default. It is the memory cost of a request body that waits
 /// for admission, which adds up with many clients.
@@ -28,7 +31,7 @@ pub(super) async fn serve(listener: TcpListener, router: Router, drained: Cancel
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => serve_connection(stream, router.clone(), &connections),
+                Ok((stream, peer)) => serve_connection(stream, peer, router.clone(), &connections),
                 Err(error) if is_client_error(&error) => {}
                 Err(error) => {
                     tracing::error!(%error, "accept failed");
@@ -42,16 +45,22 @@ pub(super) async fn serve(listener: TcpListener, router: Router, drained: Cancel
     connections.shutdown().await;
 }
 
-fn serve_connection(stream: TcpStream, router: Router, connections: &GracefulShutdown) {
+fn serve_connection(stream: TcpStream, peer: SocketAddr, router: Router, connections: &GracefulShutdown) {
     // Responses are small and written at once, so Nagle's algorithm would only delay them.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "cannot set TCP_NODELAY");
     }
+    // An IPv4 client of an IPv6 socket counts as that IPv4 client.
+    let client = ClientAddress(peer.ip().to_canonical());
+    let service = router.map_request(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(client);
+        request
+    });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_READ_TIMEOUT)
         .max_buf_size(MAX_BUFFER_BYTES)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
     let connection = connections.watch(connection);
     tokio::spawn(async move {
         // Client errors, such as a closed connection or invalid HTTP, are of no interest to the operator.

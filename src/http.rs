@@ -27,6 +27,7 @@ mod predictions;
 mod problem;
 mod radiographs;
 mod recipes;
+mod render;
 mod responses;
 mod scores;
 mod state;
@@ -103,11 +104,13 @@ pub fn openapi() -> openapi::OpenApi {
     OpenApiRouter::with_openapi(Document::openapi()).merge(guarded_routes()).merge(open_routes()).into_openapi()
 }
 
-/// The whole service.
+/// The whole service. Its routes extract the parts of `state` that they need.
 pub fn router(state: AppState) -> Router {
     let require_key = middleware::from_fn_with_state(state.access.clone(), auth::require_key);
     let decode_bodies = middleware::from_fn(content_encoding::decode);
-    let honour_keys = middleware::from_fn_with_state(idempotency::IdempotencyState::new(&state), idempotency::honour);
+    let keys = idempotency::IdempotencyState::new(&state.stores, &state.intake, &state.lifecycle);
+    let honour_keys = middleware::from_fn_with_state(keys, idempotency::honour);
+    let drain = drain::DrainState::new(state.lifecycle.clone(), state.limits);
     let routes = OpenApiRouter::with_openapi(Document::openapi())
         .merge(guarded_routes().route_layer(honour_keys).route_layer(decode_bodies).route_layer(require_key))
         .merge(open_routes());
@@ -118,10 +121,10 @@ pub fn router(state: AppState) -> Router {
         .method_not_allowed_fallback(problem::wrong_method)
         .layer(DefaultBodyLimit::max(state.limits.max_upload_bytes))
         .layer(CatchPanicLayer::custom(problem::panicked))
-        .layer(middleware::from_fn_with_state(drain::DrainState::new(state.clone()), drain::track))
-        .layer(middleware::from_fn(problem::render))
+        .layer(middleware::from_fn_with_state(drain, drain::track))
+        .layer(middleware::from_fn(render::render))
         .layer(middleware::from_fn(pages::set_security_headers))
-        .layer(middleware::from_fn_with_state(state.clone(), observe::observe))
+        .layer(middleware::from_fn_with_state(state.telemetry.clone(), observe::observe))
         .layer(PropagateRequestIdLayer::x_request_id())
         .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))
         .with_state(state)

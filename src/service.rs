@@ -22,6 +22,7 @@ mod repeat;
 mod report;
 mod schedule;
 mod submission;
+mod uploads;
 mod weights;
 
 pub use challenger::{CHALLENGER, Challenger};
@@ -43,6 +44,7 @@ pub use repeat::repeat;
 pub use report::report;
 pub use schedule::{TrainingRun, schedule, schedule_all};
 pub use submission::{DEFAULT_RECIPE, RunRequest, read_plan_overrides, submit};
+pub use uploads::Uploads;
 pub use weights::import_weights;
 
 use crate::store::Stores;

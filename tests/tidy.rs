@@ -1,6 +1,9 @@
 //! Checks of the source text that a review should not have to make: dependencies between modules, module documentation, unfinished
 //! code, `unsafe` outside of the kernels, file length, vocabulary, and documents that must agree with the code.
 
+#[path = "tidy/cycles.rs"]
+mod cycles;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
@@ -111,6 +114,25 @@ fn modules_use_only_lower_layers() {
 }
 
 #[test]
+fn modules_do_not_use_each_other() {
+    for folder in ["src", "crates/thorax-kernels/src"] {
+        let below = |path: &str| path.strip_prefix(folder).and_then(|path| path.strip_prefix('/')).map(str::to_owned);
+        let files: Vec<_> = rust_files(folder).into_iter().map(|(path, text)| (below(&path).unwrap(), text)).collect();
+        assert_clean(cycles::cycles(&files).into_iter());
+    }
+}
+
+/// The state as a whole belongs to the routers: a handler extracts the parts that it needs.
+#[test]
+fn handlers_extract_parts_of_the_state() {
+    let files = rust_files("src/http");
+    let handlers = files.iter().filter(|(path, _)| path != "src/http/state.rs" && path != "src/http.rs");
+    assert_clean(handlers.filter(|(_, text)| uses_whole_state(text)).map(|(path, _)| {
+        format!("{path}: uses AppState outside of `Router<AppState>`: extract the parts (src/http/state.rs)")
+    }));
+}
+
+#[test]
 fn architecture_md_lists_the_layers_that_are_enforced() {
     let page = read("ARCHITECTURE.md");
     let table = between(&page, "<!-- layers -->", "<!-- end of layers -->").expect("ARCHITECTURE.md marks the table");
@@ -195,6 +217,37 @@ fn checker_finds_each_kind_of_forbidden_use() {
     assert_eq!(uses("src/store/runs.rs", "use burn_std as b;"), 1, "a crate under another name");
     assert_eq!(uses("src/training/fit_job.rs", "thorax_kernels::team();"), 1, "the kernels outside nn");
     assert_eq!(uses("src/domain/run.rs", "use crate::telemetry::Gone;"), 1, "a module of a higher layer");
+}
+
+#[test]
+fn checker_finds_handlers_that_use_the_whole_state() {
+    assert!(uses_whole_state("fn get(State(state): State<AppState>) {}"));
+    assert!(uses_whole_state("fn find(state: &AppState, id: u8) {}"));
+    assert!(uses_whole_state("let AppState { stores, .. } = state;"));
+    assert!(!uses_whole_state("use super::{ApiError, AppState};\nfn router() -> OpenApiRouter<AppState> {"));
+}
+
+#[test]
+fn checker_finds_cycles_between_modules() {
+    let found = |files: &[(&str, &str)]| {
+        let files: Vec<_> = files.iter().map(|(path, text)| ((*path).to_owned(), (*text).to_owned())).collect();
+        cycles::cycles(&files).len()
+    };
+    assert_eq!(found(&[("a.rs", "use crate::b::B;"), ("b.rs", "use crate::a::A;")]), 1, "two modules");
+    assert_eq!(
+        found(&[("a.rs", "use crate::{c, b::{self, B}};"), ("b.rs", "fn f() { crate::a::f() }"), ("c.rs", "")]),
+        1
+    );
+    let below = [("m.rs", ""), ("m/a.rs", "use super::b;"), ("m/b/c.rs", "use super::super::a::A;"), ("m/b.rs", "")];
+    assert_eq!(found(&below), 1, "a module and one below its sibling");
+    let three = [("m.rs", ""), ("m/a.rs", "use super::b;"), ("m/b.rs", "use super::c;"), ("m/c.rs", "use super::a;")];
+    assert_eq!(found(&three), 1, "three modules");
+    let exported = [("m.rs", "pub use b::B; pub use a::A;"), ("m/a.rs", "use super::B;"), ("m/b.rs", "use super::A;")];
+    assert_eq!(found(&exported), 1, "items that the parent exports");
+    let tests = "#[cfg(test)]\nmod tests { use crate::a::A; }";
+    assert_eq!(found(&[("a.rs", "use crate::b::B;"), ("b.rs", tests)]), 0, "tests");
+    assert_eq!(found(&[("m.rs", "mod a; use a::A;"), ("m/a.rs", "use super::B;")]), 0, "a module and its child");
+    assert_eq!(found(&[("a.rs", "use crate::b::B; // not crate::a"), ("b.rs", "// crate::a::A")]), 0, "comments");
 }
 
 #[test]
@@ -300,6 +353,15 @@ fn first_segments(rest: &str) -> Vec<String> {
     }
     names.retain(|name| !name.is_empty());
     names
+}
+
+/// True if the code names `AppState` other than to import it or as the parameter of a router.
+fn uses_whole_state(text: &str) -> bool {
+    let code = without_comments(text).replace("Router<AppState>", "Router");
+    code.match_indices("AppState").any(|(at, name)| {
+        let (before, after) = (code[..at].trim_end(), code[at + name.len()..].trim_start());
+        before.ends_with(['&', '<', ':']) && !before.ends_with("::") || after.starts_with('{')
+    })
 }
 
 /// Problems of one file, one message each.

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     domain::DeviceInfo,
-    service,
+    service::{self, Intake, TrainingControl},
     store::{self, Stores, Weights},
 };
 
@@ -43,8 +43,8 @@ pub(super) fn router() -> OpenApiRouter<AppState> {
 ///
 /// Returns the devices that this build can use; `in_use` marks the current one.
 #[utoipa::path(get, path = "/v1/admin/devices", tag = "operating", responses((status = 200, description = "All devices", body = List<DeviceInfo>)))]
-async fn list_devices(State(state): State<AppState>) -> Json<List<DeviceInfo>> {
-    Json(List::whole(state.training.devices.to_vec()))
+async fn list_devices(State(training): State<TrainingControl>) -> Json<List<DeviceInfo>> {
+    Json(List::whole(training.devices.to_vec()))
 }
 
 /// List imported ImageNet weights, newest first.
@@ -70,15 +70,19 @@ async fn list_weights(State(stores): State<Stores>) -> Result<Json<List<Weights>
         TooLarge,
         Invalid
     ))]
-async fn import_weights(State(state): State<AppState>, request: Request) -> Result<Response, ApiError> {
-    let file = NamedTempFile::new_in(&state.intake.incoming).map_err(ApiError::internal)?;
+async fn import_weights(
+    State(stores): State<Stores>,
+    State(intake): State<Intake>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let file = NamedTempFile::new_in(&intake.incoming).map_err(ApiError::internal)?;
     let mut sink = tokio::fs::File::from_std(file.reopen().map_err(ApiError::internal)?);
     if body::media_type(request.headers()) == "multipart/form-data" {
         write_part(request, &mut sink).await?;
     } else {
         body::write(request.into_body(), MAX_WEIGHTS_BYTES, &mut sink).await?;
     }
-    let weights = service::import_weights(&state.stores, file.path().to_owned()).await?;
+    let weights = service::import_weights(&stores, file.path().to_owned()).await?;
     let location = [(header::LOCATION, "/v1/admin/weights")];
     Ok((StatusCode::CREATED, location, Json(weights)).into_response())
 }

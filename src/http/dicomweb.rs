@@ -26,8 +26,9 @@ use super::{
     responses::{Malformed, NotAcceptable, UnsupportedType},
 };
 use crate::{
-    dataset::{self, AddError, NewRadiograph},
+    dataset::{AddError, NewRadiograph},
     imaging::{self, ImageError, SopInstance},
+    service::Uploads,
     store::{self, Dataset},
 };
 
@@ -63,8 +64,8 @@ enum StoreInstances {
     request_body(content = String, description = "One instance (PS3.10) per part", content_type = "multipart/related; type=\"application/dicom\""),
     responses(StoreInstances, Malformed, NotAcceptable, UnsupportedType)
 )]
-async fn store_instances(State(state): State<AppState>, headers: HeaderMap, body: Body) -> Result<Response, ApiError> {
-    receive(&state, None, &headers, body).await
+async fn store_instances(State(uploads): State<Uploads>, headers: HeaderMap, body: Body) -> Result<Response, ApiError> {
+    receive(&uploads, None, &headers, body).await
 }
 
 /// Store DICOM radiographs of one study (STOW-RS).
@@ -77,22 +78,27 @@ async fn store_instances(State(state): State<AppState>, headers: HeaderMap, body
     responses(StoreInstances, Malformed, NotAcceptable, UnsupportedType)
 )]
 async fn store_instances_of_study(
-    State(state): State<AppState>,
+    State(uploads): State<Uploads>,
     PathOf(study): PathOf<String>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    receive(&state, Some(&study), &headers, body).await
+    receive(&uploads, Some(&study), &headers, body).await
 }
 
-async fn receive(state: &AppState, study: Option<&str>, headers: &HeaderMap, body: Body) -> Result<Response, ApiError> {
+async fn receive(
+    uploads: &Uploads,
+    study: Option<&str>,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
     let media_type = negotiate(headers, &[(DICOM_JSON, DICOM_JSON), ("application/json", "application/json")])?;
     let boundary = boundary(headers)?;
     let new =
-        Dataset { description: Some("Received by DICOMweb".into()), ..Dataset::new(&*state.intake.dicomweb_dataset) };
-    let dataset = store::datasets::find_or_create(&state.stores.db, new).await?;
+        Dataset { description: Some("Received by DICOMweb".into()), ..Dataset::new(&*uploads.intake.dicomweb_dataset) };
+    let dataset = store::datasets::find_or_create(&uploads.stores.db, new).await?;
     // The limit is per instance: only one is in memory at a time, and their number is not limited.
-    let limits = multer::SizeLimit::new().per_field(state.limits.max_upload_bytes as u64);
+    let limits = multer::SizeLimit::new().per_field(uploads.limits.max_upload_bytes as u64);
     let constraints = multer::Constraints::new().size_limit(limits);
     let mut parts = multer::Multipart::with_constraints(body.into_data_stream(), boundary, constraints);
     let mut report = Report::default();
@@ -114,7 +120,7 @@ async fn receive(state: &AppState, study: Option<&str>, headers: &HeaderMap, bod
                 break;
             }
         };
-        receive_one(state, &dataset, study, bytes, &mut report).await?;
+        receive_one(uploads, &dataset, study, bytes, &mut report).await?;
     }
     if report.is_empty() {
         return Err(ApiError::Malformed("the multipart body has no part".into()));
@@ -131,13 +137,13 @@ async fn next_part(parts: &mut multer::Multipart<'_>) -> Result<Option<Bytes>, m
 
 /// Stores an instance, or reports why not. Fails only on an internal error.
 async fn receive_one(
-    state: &AppState,
+    uploads: &Uploads,
     dataset: &Dataset,
     study: Option<&str>,
     bytes: Bytes,
     report: &mut Report,
 ) -> Result<(), ApiError> {
-    let limits = state.limits.image();
+    let limits = uploads.limits.image();
     let (bytes, reference) = tokio::task::spawn_blocking(move || {
         let reference = imaging::sop_instance(&bytes, &limits);
         (bytes, reference)
@@ -153,7 +159,7 @@ async fn receive_one(
         return Ok(());
     }
     let new = NewRadiograph { bytes: bytes.into(), ..NewRadiograph::default() };
-    match dataset::add(&state.stores.db, &state.stores.blobs, dataset, new, &limits, &state.intake.patient_ids).await {
+    match uploads.add(dataset, new).await {
         Ok(_) => report.stored(&reference),
         Err(AddError::Store(error)) => return Err(error.into()),
         Err(error) => {

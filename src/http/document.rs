@@ -35,8 +35,8 @@ impl Modify for ApiKeyScheme {
 /// Completes operations that need the API key: each can return 401, and POST takes an idempotency key.
 pub(super) fn complete_guarded(document: &mut OpenApi) {
     for (path, item) in &mut document.paths.paths {
-        let schema = if v2::is_below(path) { InferenceError::name() } else { Problem::name() };
-        let media_type = if v2::is_below(path) { "application/json" } else { "application/problem+json" };
+        let schema = if v2::errors::is_below(path) { InferenceError::name() } else { Problem::name() };
+        let media_type = if v2::errors::is_below(path) { "application/json" } else { "application/problem+json" };
         let content = Content::new(Some(Ref::from_schema_name(schema)));
         let unauthorized = Response::builder()
             .description("No API key, or an unknown one")

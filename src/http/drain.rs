@@ -12,10 +12,11 @@ use axum::{
 use tokio::sync::Semaphore;
 
 use super::{
-    ApiError, AppState,
+    ApiError,
     body::{BodyGuard, DiscardOnDrop},
     v2,
 };
+use crate::service::{Lifecycle, Limits};
 
 /// Probes and metrics, which work until the listener closes.
 const MONITORING_PATHS: [&str; 5] = ["/health/live", "/health/ready", "/metrics", v2::PROBES[0], v2::PROBES[1]];
@@ -27,38 +28,39 @@ const MAX_CONCURRENT_DISCARDS: usize = 16;
 /// State of the draining middleware.
 #[derive(Clone)]
 pub(super) struct DrainState {
-    state: AppState,
+    lifecycle: Lifecycle,
+    limits: Limits,
     discard_permits: Arc<Semaphore>,
 }
 
 impl DrainState {
-    pub(super) fn new(state: AppState) -> Self {
-        Self { state, discard_permits: Arc::new(Semaphore::new(MAX_CONCURRENT_DISCARDS)) }
+    pub(super) fn new(lifecycle: Lifecycle, limits: Limits) -> Self {
+        Self { lifecycle, limits, discard_permits: Arc::new(Semaphore::new(MAX_CONCURRENT_DISCARDS)) }
     }
 }
 
 /// Tracks requests, so that shutdown waits for their responses. Once shutdown has begun it returns 503 and closes the connection, so
 /// that clients with keep-alive connections turn to another server.
 pub(super) async fn track(State(drain): State<DrainState>, request: Request, next: Next) -> Response {
-    let DrainState { state, discard_permits } = drain;
+    let DrainState { lifecycle, limits, discard_permits } = drain;
     let is_monitoring = MONITORING_PATHS.contains(&request.uri().path());
     // Created before the check for shutdown, which then waits for every request that passed it.
-    let in_flight = (!is_monitoring).then(|| state.lifecycle.tasks.token());
+    let in_flight = (!is_monitoring).then(|| lifecycle.tasks.token());
     // With `Expect: 100-continue` the client has not sent the body yet, so there is nothing to discard.
     let sends_body = !request.headers().contains_key(header::EXPECT);
-    let max_bytes = state.limits.max_upload_bytes;
+    let max_bytes = limits.max_upload_bytes;
     let request = if sends_body {
         request.map(|body| Body::new(DiscardOnDrop::new(body, max_bytes, discard_permits)))
     } else {
         request
     };
-    let mut response = if state.lifecycle.shutdown.is_cancelled() && !is_monitoring {
+    let mut response = if lifecycle.shutdown.is_cancelled() && !is_monitoring {
         drop(request);
         ApiError::Unavailable("the server is shutting down: retry".into()).into_response()
     } else {
         next.run(request).await
     };
-    if state.lifecycle.shutdown.is_cancelled() {
+    if lifecycle.shutdown.is_cancelled() {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response.map(|body| Body::new(BodyGuard::new(body, in_flight)))

@@ -6,7 +6,11 @@ use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{ApiError, AppState, responses::Unavailable};
-use crate::{domain::ModelId, inference::EngineError};
+use crate::{
+    domain::ModelId,
+    inference::EngineError,
+    service::{Lifecycle, Serving},
+};
 
 /// The routes of this file.
 pub(super) fn router() -> OpenApiRouter<AppState> {
@@ -45,10 +49,13 @@ async fn get_liveness() -> Json<Liveness> {
     (status = 200, description = "The champion model is loaded", body = Readiness),
     Unavailable
 ))]
-async fn get_readiness(State(state): State<AppState>) -> Result<Json<Readiness>, ApiError> {
-    if state.lifecycle.shutdown.is_cancelled() {
+async fn get_readiness(
+    State(serving): State<Serving>,
+    State(lifecycle): State<Lifecycle>,
+) -> Result<Json<Readiness>, ApiError> {
+    if lifecycle.shutdown.is_cancelled() {
         return Err(EngineError::Closed.into());
     }
-    let (model, _) = state.serving.engine.current().ok_or(EngineError::NoModel)?;
+    let (model, _) = serving.engine.current().ok_or(EngineError::NoModel)?;
     Ok(Json(Readiness { status: "ready", model }))
 }

@@ -23,8 +23,11 @@ use sha2::{Digest, Sha256};
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
-use super::{ApiError, AppState, body, header_fields};
-use crate::service::{Attempt, IdempotencyKeys, RepeatableResponse, RequestDigest, Reservation};
+use super::{ApiError, body, header_fields};
+use crate::{
+    service::{Attempt, IdempotencyKeys, Intake, Lifecycle, RepeatableResponse, RequestDigest, Reservation},
+    store::Stores,
+};
 
 /// Request header with the key.
 pub(super) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -49,9 +52,9 @@ pub(super) struct IdempotencyState {
 }
 
 impl IdempotencyState {
-    pub(super) fn new(state: &AppState) -> Self {
-        let keys = IdempotencyKeys::new(state.stores.db.clone(), state.intake.patient_ids.clone());
-        Self { keys, tasks: state.lifecycle.tasks.clone() }
+    pub(super) fn new(stores: &Stores, intake: &Intake, lifecycle: &Lifecycle) -> Self {
+        let keys = IdempotencyKeys::new(stores.db.clone(), intake.patient_ids.clone());
+        Self { keys, tasks: lifecycle.tasks.clone() }
     }
 }
 

@@ -15,8 +15,8 @@ use super::{
 use crate::{
     domain::{ModelId, NOTICE, PredictionId, PredictionStats},
     evaluation::{Agreement, Drift, LiveTraffic},
-    service,
-    store::{self, PredictionPair},
+    service::{self, Serving},
+    store::{self, PredictionPair, Stores},
 };
 
 /// Maximum length of the time window, in hours.
@@ -113,23 +113,24 @@ struct LiveHour {
     NotFound
 ))]
 async fn get_live(
-    State(state): State<AppState>,
+    State(stores): State<Stores>,
+    State(serving): State<Serving>,
     PathOf(id): PathOf<ModelId>,
     QueryOf(LiveParams { hours }): QueryOf<LiveParams>,
 ) -> Result<Json<Live>, ApiError> {
     if !(1..=MAX_HOURS).contains(&hours) {
         return Err(ApiError::Malformed(format!("hours must be 1 to {MAX_HOURS}")));
     }
-    models::find(&state.stores, id).await?;
-    state.serving.log.flush().await;
+    models::find(&stores, id).await?;
+    serving.log.flush().await;
     let since = Timestamp::now() - i64::from(hours).hours();
-    let trained = service::input_baseline(&state.stores.db, id).await?;
+    let trained = service::input_baseline(&stores.db, id).await?;
     // Concurrently: while a run trains, each reader thread waits for a CPU.
     let (counted, feedback, shadowed, newest) = tokio::try_join!(
-        store::prediction_stats::hours(&state.stores.db, id, since),
-        store::predictions::feedback_of(&state.stores.db, id, since),
-        store::shadows::pairs(&state.stores.db, id),
-        store::shadows::disagreements(&state.stores.db, id, LATEST),
+        store::prediction_stats::hours(&stores.db, id, since),
+        store::predictions::feedback_of(&stores.db, id, since),
+        store::shadows::pairs(&stores.db, id),
+        store::shadows::disagreements(&stores.db, id, LATEST),
     )?;
     let (feedback, disagreement) = (Disagreement::of(feedback), Disagreement::of(shadowed));
     let mut all = PredictionStats::default();

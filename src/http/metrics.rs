@@ -10,7 +10,8 @@ use axum::{
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{ApiError, AppState};
+use super::{ApiError, AppState, Telemetry};
+use crate::{service::Serving, store::Stores};
 
 /// The media type includes the version of the text format.
 const MEDIA_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -26,15 +27,19 @@ pub(super) fn router() -> OpenApiRouter<AppState> {
 #[utoipa::path(get, path = "/metrics", tag = "operating", responses(
     (status = 200, description = "Metrics in the text exposition format", body = String, content_type = "text/plain; version=0.0.4")
 ))]
-async fn get_metrics(State(state): State<AppState>) -> Result<Response, ApiError> {
-    let resources = &state.telemetry.metrics.resources;
+async fn get_metrics(
+    State(stores): State<Stores>,
+    State(serving): State<Serving>,
+    State(telemetry): State<Telemetry>,
+) -> Result<Response, ApiError> {
+    let resources = &telemetry.metrics.resources;
     resources.update_process();
-    state.stores.db.pools().into_iter().for_each(|usage| resources.pool(usage));
-    let engine = state.serving.engine.clone();
+    stores.db.pools().into_iter().for_each(|usage| resources.pool(usage));
+    let engine = serving.engine.clone();
     let memory = tokio::task::spawn_blocking(move || engine.device_memory()).await.map_err(ApiError::internal)?;
     if let Some(memory) = memory {
         resources.device(memory.in_use, memory.reserved);
     }
-    let text = state.telemetry.metrics.text().map_err(ApiError::internal)?;
+    let text = telemetry.metrics.text().map_err(ApiError::internal)?;
     Ok(([(header::CONTENT_TYPE, MEDIA_TYPE)], text).into_response())
 }

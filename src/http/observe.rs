@@ -11,7 +11,7 @@ use axum::{
 };
 use tracing::{Instrument, Span};
 
-use super::{AppState, body::BodyGuard, trace::TraceContext};
+use super::{Telemetry, body::BodyGuard, trace::TraceContext};
 
 const REQUEST_ID: &str = "x-request-id";
 
@@ -23,13 +23,13 @@ const UNMATCHED: &str = "unmatched";
 
 /// Measures, logs and traces a request. Every log line during the request carries its id and its trace id; the last one has status
 /// and duration.
-pub(super) async fn observe(State(state): State<AppState>, request: Request, next: Next) -> Response {
+pub(super) async fn observe(State(telemetry): State<Telemetry>, request: Request, next: Next) -> Response {
     let started = Instant::now();
-    let in_flight = state.telemetry.metrics.requests.begin();
+    let in_flight = telemetry.metrics.requests.begin();
     let method = request.method().clone();
     let route = request.extensions().get::<MatchedPath>().map_or(UNMATCHED, MatchedPath::as_str).to_owned();
     let mut trace = TraceContext::from_headers(request.headers());
-    let exported = state.telemetry.traces.begin(trace.parent(), label(&method, StatusCode::OK), &route);
+    let exported = telemetry.traces.begin(trace.parent(), label(&method, StatusCode::OK), &route);
     if let Some(exported) = &exported {
         trace.adopt(exported);
     }
@@ -37,7 +37,7 @@ pub(super) async fn observe(State(state): State<AppState>, request: Request, nex
     let mut response = next.run(request).instrument(span.clone()).await;
     let (status, took) = (response.status(), started.elapsed());
     let method_label = label(&method, status);
-    state.telemetry.metrics.requests.answered(method_label, &route, status.as_u16(), took);
+    telemetry.metrics.requests.answered(method_label, &route, status.as_u16(), took);
     if let Some(exported) = exported {
         exported.end(method_label, &route, status.as_u16());
     }

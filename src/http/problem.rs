@@ -1,18 +1,14 @@
-//! Errors as problem documents (RFC 9457). Handlers return [`ApiError`]; one table maps it to status, type and title. [`render`] writes
-//! the body of every failed response, so that errors of the framework have the same format.
+//! Errors as problem documents (RFC 9457). Handlers return [`ApiError`]; one table maps it to status, type and title. The middleware
+//! `http::render` writes the bodies.
 
 use axum::{
-    Json,
-    body::Body,
-    extract::{Request, multipart::MultipartError, rejection::*},
+    extract::{multipart::MultipartError, rejection::*},
     http::{HeaderValue, StatusCode, header},
-    middleware::Next,
     response::{IntoResponse, Response},
 };
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::v2;
 use crate::{
     domain::LeakageFinding,
     imaging::ImageError,
@@ -169,13 +165,13 @@ impl ApiError {
     }
 }
 
-/// Response extension: the body is the error format of its own protocol, and [`render`] must not replace it.
+/// Response extension: the body is the error format of its own protocol, and `http::render` must not replace it.
 #[derive(Clone)]
 pub(super) struct SkipProblemRendering;
 
-/// Response extension from which [`render`] writes the problem document.
+/// Response extension from which `http::render` writes the body of a failed response.
 #[derive(Clone)]
-struct ProblemDetails {
+pub(super) struct ProblemDetails {
     detail: String,
     errors: Vec<FieldError>,
     findings: Vec<LeakageFinding>,
@@ -196,47 +192,20 @@ impl IntoResponse for ApiError {
     }
 }
 
-/// Gives every 4xx and 5xx response a problem document or, below `/v2`, an error of the Open Inference Protocol. Responses with
-/// [`SkipProblemRendering`] stay as they are.
-pub(super) async fn render(request: Request, next: Next) -> Response {
-    let instance = request.uri().path().to_owned();
-    let response = next.run(request).await;
-    let status = response.status();
-    let failed = status.is_client_error() || status.is_server_error();
-    if !failed || response.extensions().get::<SkipProblemRendering>().is_some() {
-        return response;
-    }
-    let (mut parts, body) = response.into_parts();
-    let details = match parts.extensions.remove::<ProblemDetails>() {
-        Some(details) => details,
-        None => ProblemDetails::new(framework_detail(status, body).await),
-    };
-    parts.headers.remove(header::CONTENT_LENGTH);
-    if v2::is_below(&instance) {
-        parts.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        let error = Json(v2::InferenceError { error: details.to_text(status) });
-        return Response::from_parts(parts, error.into_response().into_body());
-    }
-    let problem = document(status, details, instance);
-    parts.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-    let body = Json(problem).into_response().into_body();
-    Response::from_parts(parts, body)
-}
-
 impl ProblemDetails {
-    fn new(detail: String) -> Self {
+    pub(super) fn new(detail: String) -> Self {
         Self { detail, errors: Vec::new(), findings: Vec::new(), comparison: None }
     }
 
     /// The detail (or, without one, the title) and the invalid fields, as one line of text.
-    fn to_text(&self, status: StatusCode) -> String {
+    pub(super) fn to_text(&self, status: StatusCode) -> String {
         let detail = if self.detail.is_empty() { kind(status).1 } else { self.detail.as_str() };
         let fields = self.errors.iter().map(|error| format!("; {}: {}", error.pointer, error.detail));
         fields.fold(detail.to_owned(), |text, field| text + &field)
     }
 }
 
-fn document(status: StatusCode, details: ProblemDetails, instance: String) -> Problem {
+pub(super) fn document(status: StatusCode, details: ProblemDetails, instance: String) -> Problem {
     let (slug, title) = kind(status);
     Problem {
         kind: format!("/problems/{slug}"),
@@ -248,15 +217,6 @@ fn document(status: StatusCode, details: ProblemDetails, instance: String) -> Pr
         findings: details.findings,
         comparison: details.comparison,
     }
-}
-
-/// The text of an error of the framework; empty for a 5xx, which must not reveal internals.
-async fn framework_detail(status: StatusCode, body: Body) -> String {
-    if status.is_server_error() {
-        return String::new();
-    }
-    let bytes = axum::body::to_bytes(body, 4096).await.unwrap_or_default();
-    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 fn kind(status: StatusCode) -> (&'static str, &'static str) {

@@ -22,7 +22,7 @@ use crate::{
     dataset::{PatientIds, match_class},
     domain::{DatasetId, MAX_TEXT_LENGTH, RadiographId, Split},
     imaging,
-    service::{self, Fields, JsonObject, into_result},
+    service::{self, Fields, Intake, JsonObject, Limits, Uploads, into_result},
     store::{self, Dataset, Radiograph, RadiographFilter, RadiographPatch, Stores},
 };
 
@@ -75,21 +75,21 @@ struct SizeParams {
     )
 )]
 async fn upload_radiographs(
-    State(state): State<AppState>,
+    State(uploads): State<Uploads>,
     PathOf(id): PathOf<DatasetId>,
     QueryOf(params): QueryOf<UploadParams>,
     request: Request,
 ) -> Result<impl IntoResponse, ApiError> {
-    let dataset = service::find_dataset(&state.stores, id).await?;
+    let dataset = service::find_dataset(&uploads.stores, id).await?;
     let upload = if body::media_type(request.headers()) == "multipart/form-data" {
         let Form(form) = Form::from_request(request, &()).await?;
         Upload::read_form(form, params, &dataset).await?
     } else {
         body::check_media_type(request.headers())?;
-        let bytes = body::read(request.into_body(), state.limits.max_upload_bytes).await?;
+        let bytes = body::read(request.into_body(), uploads.limits.max_upload_bytes).await?;
         Upload::of_body(body::check_image(bytes)?, params, &dataset)?
     };
-    let items = upload.store(&state, &dataset).await?;
+    let items = upload.store(&uploads, &dataset).await?;
     Ok((StatusCode::CREATED, Json(List::whole(items))))
 }
 
@@ -133,14 +133,14 @@ async fn get_radiograph(
     responses((status = 200, description = "The updated radiograph", body = Radiograph), Malformed, NotFound, Invalid)
 )]
 async fn patch_radiograph(
-    State(state): State<AppState>,
+    State(stores): State<Stores>,
+    State(intake): State<Intake>,
     PathOf(id): PathOf<RadiographId>,
     JsonBody(body): JsonBody<JsonObject>,
 ) -> Result<Json<Radiograph>, ApiError> {
-    let dataset =
-        service::find_dataset(&state.stores, service::find_radiograph(&state.stores, id).await?.dataset_id).await?;
-    let patch = read_patch(body, &dataset, &state.intake.patient_ids)?;
-    let changed = store::radiographs::patch(&state.stores.db, id, &patch).await?;
+    let dataset = service::find_dataset(&stores, service::find_radiograph(&stores, id).await?.dataset_id).await?;
+    let patch = read_patch(body, &dataset, &intake.patient_ids)?;
+    let changed = store::radiographs::patch(&stores.db, id, &patch).await?;
     changed.map(Json).ok_or(ApiError::NotFound("radiograph"))
 }
 
@@ -168,18 +168,19 @@ async fn delete_radiograph(
     )
 )]
 async fn get_radiograph_image(
-    State(state): State<AppState>,
+    State(stores): State<Stores>,
+    State(limits): State<Limits>,
     PathOf(id): PathOf<RadiographId>,
     QueryOf(SizeParams { size }): QueryOf<SizeParams>,
 ) -> Result<Response, ApiError> {
     if size.is_some_and(|size| !(16..=1024).contains(&size)) {
         return Err(ApiError::Malformed("size must be 16 to 1024".into()));
     }
-    let radiograph = service::find_radiograph(&state.stores, id).await?;
-    let bytes = state.stores.blobs.get(&radiograph.sha256).await?;
+    let radiograph = service::find_radiograph(&stores, id).await?;
+    let bytes = stores.blobs.get(&radiograph.sha256).await?;
     Ok(match size {
         None => image_response(&format!("image/{}", radiograph.format), bytes),
-        Some(side) => image_response("image/png", resized(&state, bytes, side).await?),
+        Some(side) => image_response("image/png", resized(limits.image(), bytes, side).await?),
     })
 }
 
@@ -204,8 +205,7 @@ fn not_a_class(dataset: &Dataset) -> String {
     format!("is not a class of this data set: {}", dataset.classes.names().join(", "))
 }
 
-async fn resized(state: &AppState, bytes: Vec<u8>, side: u32) -> Result<Vec<u8>, ApiError> {
-    let limits = state.limits.image();
+async fn resized(limits: imaging::Limits, bytes: Vec<u8>, side: u32) -> Result<Vec<u8>, ApiError> {
     let resize = move || {
         let (_, image) = imaging::decode(&bytes, &limits)?;
         Ok(imaging::encode_png(&imaging::resize_square(&image, side)))

@@ -20,7 +20,8 @@ use super::{
 };
 use crate::{
     domain::{self, RadiographId, Recipe},
-    service,
+    service::{self, Limits},
+    store::Stores,
 };
 
 pub(super) fn router() -> OpenApiRouter<AppState> {
@@ -70,7 +71,8 @@ async fn get_recipe(PathOf(name): PathOf<String>) -> Result<Json<Recipe>, ApiErr
     )
 )]
 async fn preview_recipe(
-    State(state): State<AppState>,
+    State(stores): State<Stores>,
+    State(limits): State<Limits>,
     PathOf(name): PathOf<String>,
     QueryOf(PreviewParams { radiograph, seed, count }): QueryOf<PreviewParams>,
 ) -> Result<Response, ApiError> {
@@ -79,9 +81,9 @@ async fn preview_recipe(
         return Err(ApiError::Malformed("count must be 1 to 47".into()));
     }
     let sheet = Sheet::new(&find(&name)?.plan, seed.unwrap_or(0), count)?;
-    let radiograph = service::find_radiograph(&state.stores, radiograph).await?;
-    let bytes = state.stores.blobs.get(&radiograph.sha256).await?;
-    let limits = state.limits.image();
+    let radiograph = service::find_radiograph(&stores, radiograph).await?;
+    let bytes = stores.blobs.get(&radiograph.sha256).await?;
+    let limits = limits.image();
     let png = tokio::task::spawn_blocking(move || sheet.png(&bytes, &limits)).await.map_err(ApiError::internal)??;
     Ok(([(header::CONTENT_TYPE, "image/png")], png).into_response())
 }

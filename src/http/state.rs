@@ -9,6 +9,7 @@ use crate::{
     metrics::{Metrics, Traces},
     service::{
         Imports, Intake, JobQueue, Lifecycle, Limits, Models, PredictionJobs, Predictor, Serving, TrainingControl,
+        Uploads,
     },
     store::Stores,
 };
@@ -77,6 +78,31 @@ impl Default for EventStreams {
     }
 }
 
+/// Parts behind the events of a run.
+#[derive(Clone)]
+pub struct RunEvents {
+    /// Storage.
+    pub stores: Stores,
+    /// Batches of the run in progress.
+    pub training: TrainingControl,
+    /// Background work and shutdown.
+    pub lifecycle: Lifecycle,
+    /// Permits for event streams.
+    pub permits: EventStreams,
+}
+
+impl FromRef<AppState> for RunEvents {
+    fn from_ref(state: &AppState) -> Self {
+        let AppState { stores, training, lifecycle, event_streams, .. } = state;
+        Self {
+            stores: stores.clone(),
+            training: training.clone(),
+            lifecycle: lifecycle.clone(),
+            permits: event_streams.clone(),
+        }
+    }
+}
+
 impl FromRef<AppState> for Models {
     fn from_ref(state: &AppState) -> Self {
         Self { stores: state.stores.clone(), serving: state.serving.clone() }
@@ -98,6 +124,13 @@ impl FromRef<AppState> for PredictionJobs {
             lifecycle: state.lifecycle.clone(),
             keep_file_names: state.intake.keep_file_names,
         }
+    }
+}
+
+impl FromRef<AppState> for Uploads {
+    fn from_ref(state: &AppState) -> Self {
+        let AppState { stores, intake, limits, .. } = state;
+        Self { stores: stores.clone(), intake: intake.clone(), limits: *limits }
     }
 }
 

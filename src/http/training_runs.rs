@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     domain::{DatasetId, EpochRecord, LeakageKind, PlanOverrides, RunId, RunStatus, Split},
-    service::{self, Fields, JsonObject, RunRequest, TrainingRun, into_result},
+    service::{self, Fields, JsonObject, RunRequest, TrainingControl, TrainingRun, into_result},
     store::{self, Run, Stores},
 };
 
@@ -85,12 +85,13 @@ struct EvaluationParams {
     responses((status = 202, description = "Queued", body = TrainingRun), Malformed, Conflict, Invalid)
 )]
 async fn create_training_run(
-    State(state): State<AppState>,
+    State(stores): State<Stores>,
+    State(training): State<TrainingControl>,
     JsonBody(body): JsonBody<JsonObject>,
 ) -> Result<impl IntoResponse, ApiError> {
-    let run = service::submit(&state.stores, state.training.device_memory(), read_request(body)).await?;
-    state.training.queued.notify_one();
-    Ok(responses::accepted(location(run.id), scheduled(&state, run).await?))
+    let run = service::submit(&stores, training.device_memory(), read_request(body)).await?;
+    training.queued.notify_one();
+    Ok(responses::accepted(location(run.id), scheduled(&stores, &training, run).await?))
 }
 
 /// Lists runs, oldest first.
@@ -100,14 +101,15 @@ async fn create_training_run(
     responses((status = 200, description = "A page", body = List<TrainingRun>), Malformed)
 )]
 async fn list_training_runs(
-    State(state): State<AppState>,
+    State(stores): State<Stores>,
+    State(training): State<TrainingControl>,
     QueryOf(RunParams { status }): QueryOf<RunParams>,
     QueryOf(params): QueryOf<ListParams>,
 ) -> Result<Json<List<TrainingRun>>, ApiError> {
     let page = params.page()?;
-    let runs = store::runs::list(&state.stores.db, status, &page).await?;
+    let runs = store::runs::list(&stores.db, status, &page).await?;
     let List { items, next } = List::of(runs, &page, |run| run.id.to_string());
-    Ok(Json(List { items: service::schedule_all(&state.stores.db, &state.training, items).await?, next }))
+    Ok(Json(List { items: service::schedule_all(&stores.db, &training, items).await?, next }))
 }
 
 /// Returns a run with its plan, status, progress and provenance.
@@ -117,11 +119,12 @@ async fn list_training_runs(
     responses((status = 200, description = "The run", body = RecordedRun), NotFound)
 )]
 async fn get_training_run(
-    State(state): State<AppState>,
+    State(stores): State<Stores>,
+    State(training): State<TrainingControl>,
     PathOf(id): PathOf<RunId>,
 ) -> Result<Json<RecordedRun>, ApiError> {
-    let run = find(&state.stores, id).await?;
-    recorded(&state, run).await.map(Json)
+    let run = find(&stores, id).await?;
+    recorded(&stores, &training, run).await.map(Json)
 }
 
 /// Options of resuming a run.
@@ -139,11 +142,12 @@ struct Resumption {
     responses((status = 202, description = "The current state of the run", body = TrainingRun), NotFound, Conflict)
 )]
 async fn cancel_training_run(
-    State(state): State<AppState>,
+    State(stores): State<Stores>,
+    State(training): State<TrainingControl>,
     PathOf(id): PathOf<RunId>,
 ) -> Result<impl IntoResponse, ApiError> {
-    let run = store::runs::cancel(&state.stores.db, id).await?;
-    requested(&state, id, run).await
+    let run = store::runs::cancel(&stores.db, id).await?;
+    requested(&stores, &training, id, run).await
 }
 
 /// Pauses a run: a running one writes a checkpoint and frees the device within one batch. Idempotent.
@@ -153,11 +157,12 @@ async fn cancel_training_run(
     responses((status = 202, description = "The current state of the run", body = TrainingRun), NotFound, Conflict)
 )]
 async fn pause_training_run(
-    State(state): State<AppState>,
+    State(stores): State<Stores>,
+    State(training): State<TrainingControl>,
     PathOf(id): PathOf<RunId>,
 ) -> Result<impl IntoResponse, ApiError> {
-    let run = store::runs::pause(&state.stores.db, id).await?;
-    requested(&state, id, run).await
+    let run = store::runs::pause(&stores.db, id).await?;
+    requested(&stores, &training, id, run).await
 }
 
 /// Resumes a paused or failed run from its last checkpoint, optionally with another learning rate for the next step. Idempotent.
@@ -168,7 +173,8 @@ async fn pause_training_run(
     responses((status = 202, description = "The current state of the run", body = TrainingRun), Malformed, NotFound, Conflict, Invalid)
 )]
 async fn resume_training_run(
-    State(state): State<AppState>,
+    State(stores): State<Stores>,
+    State(training): State<TrainingControl>,
     PathOf(id): PathOf<RunId>,
     body: Bytes,
 ) -> Result<impl IntoResponse, ApiError> {
@@ -181,15 +187,20 @@ async fn resume_training_run(
     fields.check(fits, "learning_rate", "must be above 0 and at most 1");
     fields.finish();
     into_result(Some(()), errors)?;
-    let run = store::runs::resume(&state.stores.db, id, learning_rate).await?;
-    requested(&state, id, run).await
+    let run = store::runs::resume(&stores.db, id, learning_rate).await?;
+    requested(&stores, &training, id, run).await
 }
 
 /// Wakes the worker after a request to a run, and returns the run.
-async fn requested(state: &AppState, id: RunId, run: Option<Run>) -> Result<impl IntoResponse + use<>, ApiError> {
+async fn requested(
+    stores: &Stores,
+    training: &TrainingControl,
+    id: RunId,
+    run: Option<Run>,
+) -> Result<impl IntoResponse + use<>, ApiError> {
     let run = run.ok_or(ApiError::NotFound("training run"))?;
-    state.training.queued.notify_one();
-    Ok(responses::accepted(location(id), scheduled(state, run).await?))
+    training.queued.notify_one();
+    Ok(responses::accepted(location(id), scheduled(stores, training, run).await?))
 }
 
 /// Deletes a run that is not training, with its epochs, checkpoints and evaluations. Its models are kept.
@@ -269,8 +280,8 @@ fn read_acknowledged(fields: &mut Fields) -> Vec<LeakageKind> {
     known
 }
 
-async fn scheduled(state: &AppState, run: Run) -> Result<TrainingRun, ApiError> {
-    Ok(service::schedule(&state.stores.db, &state.training, run).await?)
+async fn scheduled(stores: &Stores, training: &TrainingControl, run: Run) -> Result<TrainingRun, ApiError> {
+    Ok(service::schedule(&stores.db, training, run).await?)
 }
 
 async fn find(stores: &Stores, id: RunId) -> Result<Run, ApiError> {

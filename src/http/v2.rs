@@ -2,9 +2,11 @@
 //!
 //! The name of a model is its identifier or one of its aliases; its only version is its identifier. Several models can be loaded, and
 //! every loaded model serves requests; loading and unloading never move an alias. Errors are `{"error": "…"}`, as the protocol
-//! defines ([`super::problem::render`] writes them).
+//! defines ([`errors`]).
 
+pub(super) mod errors;
 mod infer;
+mod metadata;
 mod model;
 mod repository;
 mod request;
@@ -13,14 +15,21 @@ mod tensor;
 
 use axum::{Json, extract::State};
 use serde::Serialize;
-use utoipa::{IntoResponses, ToSchema};
+use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
+pub(super) use self::errors::InferenceError;
 use super::{ApiError, AppState};
-use crate::inference::EngineError;
+use crate::{
+    inference::EngineError,
+    service::{Lifecycle, Serving},
+};
 
 /// Supported extensions of the protocol.
 const EXTENSIONS: [&str; 2] = ["binary_tensor_data", "model_repository"];
+
+/// Probes of the protocol, which need no key.
+pub(super) const PROBES: [&str; 2] = ["/v2/health/live", "/v2/health/ready"];
 
 /// The routes of the protocol that need the key.
 pub(super) fn router() -> OpenApiRouter<AppState> {
@@ -34,51 +43,6 @@ pub(super) fn router() -> OpenApiRouter<AppState> {
 /// The protocol's health probes, which need no key.
 pub(super) fn open_router() -> OpenApiRouter<AppState> {
     OpenApiRouter::new().routes(routes!(get_server_live)).routes(routes!(get_server_ready))
-}
-
-/// True for the paths of the protocol.
-pub(super) fn is_below(path: &str) -> bool {
-    path.strip_prefix("/v2").is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-}
-
-/// Probes of the protocol, which need no key.
-pub(super) const PROBES: [&str; 2] = ["/v2/health/live", "/v2/health/ready"];
-
-/// Error of the Open Inference Protocol.
-#[derive(Serialize, ToSchema)]
-pub(super) struct InferenceError {
-    /// Message.
-    pub(super) error: String,
-}
-
-/// Error responses below `/v2`, for the OpenAPI document.
-#[derive(IntoResponses)]
-#[allow(dead_code, reason = "documents what problem::render writes")]
-enum ErrorResponses {
-    /// Malformed request, or a tensor that the model does not accept
-    #[response(status = 400)]
-    Malformed(InferenceError),
-    /// No such model or version
-    #[response(status = 404)]
-    NotFound(InferenceError),
-    /// The model is not loaded
-    #[response(status = 409)]
-    Conflict(InferenceError),
-    /// Over the limit of bytes or pixels
-    #[response(status = 413)]
-    TooLarge(InferenceError),
-    /// Unsupported image format or content encoding
-    #[response(status = 415)]
-    UnsupportedType(InferenceError),
-    /// Invalid image or value
-    #[response(status = 422)]
-    Unusable(InferenceError),
-    /// Too many concurrent requests; retry after `Retry-After` seconds
-    #[response(status = 429)]
-    Busy(InferenceError),
-    /// No champion model is loaded, or the server is shutting down
-    #[response(status = 503)]
-    Unavailable(InferenceError),
 }
 
 /// Server metadata.
@@ -124,10 +88,13 @@ async fn get_server_live() -> Json<ServerLive> {
     (status = 200, description = "The champion model is loaded", body = ServerReady),
     (status = 503, description = "No champion model is loaded, or the server is shutting down", body = InferenceError)
 ))]
-async fn get_server_ready(State(state): State<AppState>) -> Result<Json<ServerReady>, ApiError> {
-    if state.lifecycle.shutdown.is_cancelled() {
+async fn get_server_ready(
+    State(serving): State<Serving>,
+    State(lifecycle): State<Lifecycle>,
+) -> Result<Json<ServerReady>, ApiError> {
+    if lifecycle.shutdown.is_cancelled() {
         return Err(EngineError::Closed.into());
     }
-    state.serving.engine.current().ok_or(EngineError::NoModel)?;
+    serving.engine.current().ok_or(EngineError::NoModel)?;
     Ok(Json(ServerReady { ready: true }))
 }

@@ -7,15 +7,14 @@ use jiff::Timestamp;
 
 use super::{
     Error, Limits, Models,
-    challenger::ServedPrediction,
     heatmaps::{Explained, HEATMAP_SIDE},
 };
 use crate::{
-    domain::{InputStatistics, PredictionId, QualityFlag, Sha256},
+    domain::{InputStatistics, ModelId, PredictionId, QualityFlag, Sha256},
     imaging::{self, ExaminedImage, GreyImage, ImageError},
     inference::{Classification, Engine, EngineError},
     metrics::Stage,
-    store::{self, Model, ObservedPrediction, Prediction},
+    store::{self, Model, ObservedPrediction, Prediction, Shadow},
 };
 
 /// Decodes, classifies and records images; cheap to clone.
@@ -73,6 +72,13 @@ pub struct NewPrediction {
     pub flags: Vec<QualityFlag>,
     /// Timing, and the activation map where one was requested.
     pub classification: Classification,
+}
+
+/// The prediction that a client received, for the comparison with the challenger's.
+struct ServedPrediction {
+    id: PredictionId,
+    class: String,
+    model: ModelId,
 }
 
 impl ModelSelection {
@@ -185,6 +191,43 @@ impl Predictor {
             tracing::warn!(prediction = %new.id, "disk full or slow: a prediction is returned and not recorded");
         }
         Ok(())
+    }
+
+    /// Starts a shadow prediction by the challenger, if the image belongs to its share. It runs when the engine is idle; nobody waits
+    /// for it.
+    fn shadow(&self, image: Arc<GreyImage>, served: ServedPrediction) {
+        let Some((model, permit)) = self.models.serving.challenger.claim(served.model) else { return };
+        let predictor = self.clone();
+        tokio::spawn(async move {
+            let _permit = permit;
+            predictor.record_shadow(image, &model, served).await;
+        });
+    }
+
+    async fn record_shadow(&self, image: Arc<GreyImage>, model: &Model, served: ServedPrediction) {
+        // The challenger may have been unloaded to make room for another model.
+        if let Err(error) = self.models.load(model).await {
+            return tracing::warn!(model = %model.id, %error, "challenger cannot be loaded");
+        }
+        let serving = &self.models.serving;
+        let classification = match serving.engine.classify_when_idle(image, model.id).await {
+            Ok(Some(classification)) => classification,
+            // Under load the challenger gets fewer images.
+            Ok(None) | Err(EngineError::QueueFull { .. }) => return,
+            Err(error) => return tracing::warn!(model = %model.id, %error, "challenger cannot classify"),
+        };
+        let (prediction, probabilities) = most_probable(&classification);
+        let shadow = Shadow {
+            prediction_id: served.id,
+            model_id: model.id,
+            answered: served.class,
+            prediction,
+            probabilities,
+            created_at: Timestamp::now(),
+        };
+        if serving.log.record_shadow(shadow).is_err() {
+            tracing::warn!(model = %model.id, "disk full or slow: a shadow prediction is not recorded");
+        }
     }
 }
 

@@ -80,7 +80,11 @@ pub(super) async fn prepare(context: &WorkerContext, run: &Run) -> Result<Prepar
     let radiographs = with_validation(radiographs::labelled(db, run.dataset_id).await?, &run.plan, run.seed.into());
     let samples = samples(&radiographs, &dataset.classes)?;
     let weights = initial_weights(context, run).await?;
-    provenance::record(context, run, weights.as_ref(), &radiographs).await?;
+    let images = provenance::images(&radiographs);
+    if !provenance::has_split_of_repeated(context, run, &images).await? {
+        return Err(PrepareError::SplitChanged);
+    }
+    provenance::record(context, run, weights.as_ref(), &images).await?;
     let (sequence, checkpoint) = last_good_checkpoint(context, run).await?;
     let job = TrainingJob {
         samples,

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use super::{WorkerContext, job::PrepareError};
+use super::WorkerContext;
 use crate::{
     domain::Sha256,
     store::{Page, Radiograph, Run, RunEnvironment, RunImage, StoreError, provenance},
@@ -11,18 +11,14 @@ use crate::{
 /// Commit from which the program was built, set by build.rs. Uncommitted changes do not show. Empty if it was built outside a git repository.
 const GIT_COMMIT: &str = env!("BUILD_GIT_COMMIT");
 
-/// Records device, program, initial weights, and the images with their splits in this run.
+/// Records device, program, initial weights, and the images of the run.
 pub(super) async fn record(
     context: &WorkerContext,
     run: &Run,
     weights: Option<&Sha256>,
-    radiographs: &[Radiograph],
-) -> Result<(), PrepareError> {
-    let images = images(radiographs);
-    if !has_split_of_repeated(context, run, &images).await? {
-        return Err(PrepareError::SplitChanged);
-    }
-    Ok(provenance::record(&context.stores.db, run.id, &environment(context), weights, &images).await?)
+    images: &[RunImage],
+) -> Result<(), StoreError> {
+    provenance::record(&context.stores.db, run.id, &environment(context), weights, images).await
 }
 
 fn environment(context: &WorkerContext) -> RunEnvironment {
@@ -38,8 +34,8 @@ fn environment(context: &WorkerContext) -> RunEnvironment {
     }
 }
 
-/// Images of a run, in order of their hashes.
-fn images(radiographs: &[Radiograph]) -> Vec<RunImage> {
+/// Images of a run with their splits in it, in order of their hashes.
+pub(super) fn images(radiographs: &[Radiograph]) -> Vec<RunImage> {
     let image = |radiograph: &Radiograph| {
         let (label, split) = (radiograph.label.clone()?, radiograph.split?);
         Some(RunImage { sha256: radiograph.sha256.clone(), split, label })
@@ -51,7 +47,11 @@ fn images(radiographs: &[Radiograph]) -> Vec<RunImage> {
 
 /// True unless the run repeats another one whose images had other splits. The fingerprint of the data set does not tell: the validation split
 /// depends on patients, which are not part of it.
-async fn has_split_of_repeated(context: &WorkerContext, run: &Run, images: &[RunImage]) -> Result<bool, StoreError> {
+pub(super) async fn has_split_of_repeated(
+    context: &WorkerContext,
+    run: &Run,
+    images: &[RunImage],
+) -> Result<bool, StoreError> {
     let Some(repeated) = run.repeats else { return Ok(true) };
     let all = Page { limit: u32::MAX, after: None };
     let images_then = provenance::images(&context.stores.db, repeated, None, &all).await?;

@@ -16,11 +16,12 @@ use crate::{
     dataset::{self, ArraySpec, ArrayStream, Dtype, ExportError},
     domain::{DatasetId, Split},
     http::{
-        ApiError, AppState,
+        ApiError,
         extract::{PathOf, QueryOf},
         responses::{Binary, Conflict, Malformed, NotFound},
     },
-    service,
+    service::{self, Limits},
+    store::Stores,
 };
 
 /// Format of image arrays.
@@ -67,26 +68,27 @@ enum Export {
     )
 )]
 pub async fn get_dataset_export(
-    State(state): State<AppState>,
+    State(stores): State<Stores>,
+    State(limits): State<Limits>,
     PathOf((id, name)): PathOf<(DatasetId, String)>,
     QueryOf(params): QueryOf<ArrayParams>,
 ) -> Result<Response, ApiError> {
     let export: Export = name.parse()?;
-    let dataset = service::find_dataset(&state.stores, id).await?;
+    let dataset = service::find_dataset(&stores, id).await?;
     match export {
         Export::LabelFile(split) => {
             params.refuse()?;
-            let text = dataset::label_file(&state.stores.db, &dataset, split).await?;
+            let text = dataset::label_file(&stores.db, &dataset, split).await?;
             Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], text).into_response())
         }
         Export::Images(split, side) => {
-            let limits = state.limits.image();
+            let limits = limits.image();
             let spec = params.spec(side)?;
-            Ok(streamed(dataset::image_array(&state.stores.db, &state.stores.blobs, id, split, spec, limits).await?))
+            Ok(streamed(dataset::image_array(&stores.db, &stores.blobs, id, split, spec, limits).await?))
         }
         Export::Labels(split) => {
             params.refuse()?;
-            Ok(streamed(dataset::label_array(&state.stores.db, &dataset, split).await?))
+            Ok(streamed(dataset::label_array(&stores.db, &dataset, split).await?))
         }
     }
 }

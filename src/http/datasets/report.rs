@@ -11,12 +11,13 @@ use crate::{
     domain::DatasetId,
     evaluation::DatasetReport,
     http::{
-        ApiError, AppState,
+        ApiError,
         accept::negotiate,
         extract::PathOf,
         responses::{NotAcceptable, NotFound},
     },
-    service,
+    service::{self, Limits},
+    store::Stores,
 };
 
 /// Format of the report.
@@ -43,13 +44,13 @@ const FORMATS: [(&str, Format); 2] = [("application/json", Format::Json), ("text
     )
 )]
 pub async fn get_dataset_report(
-    State(state): State<AppState>,
+    State(stores): State<Stores>,
+    State(limits): State<Limits>,
     headers: HeaderMap,
     PathOf(id): PathOf<DatasetId>,
 ) -> Result<Response, ApiError> {
     let format = negotiate(&headers, &FORMATS)?;
-    let dataset = service::find_dataset(&state.stores, id).await?;
-    let AppState { stores, limits, .. } = state;
+    let dataset = service::find_dataset(&stores, id).await?;
     // A task of its own, so that the report is completed and cached even if the client disconnects.
     let made = tokio::spawn(async move { service::report(&stores, &dataset, limits.image()).await });
     let report = made.await.map_err(ApiError::internal)??;

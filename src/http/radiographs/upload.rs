@@ -9,8 +9,8 @@ use utoipa::{IntoParams, ToSchema};
 use crate::{
     dataset::{self, AddError, AddOutcome, NewRadiograph},
     domain::Split,
-    http::{ApiError, AppState, Problem, extract::unknown_part, header_fields},
-    service::{self, FieldError},
+    http::{ApiError, Problem, extract::unknown_part, header_fields},
+    service::{self, FieldError, Uploads},
     store::{Dataset, Radiograph},
 };
 
@@ -126,14 +126,14 @@ impl Upload {
     }
 
     /// Stores file after file. The rejection of a single file fails the request.
-    pub async fn store(mut self, state: &AppState, dataset: &Dataset) -> Result<Vec<UploadResult>, ApiError> {
+    pub async fn store(mut self, uploads: &Uploads, dataset: &Dataset) -> Result<Vec<UploadResult>, ApiError> {
         let files = std::mem::take(&mut self.files);
         let alone = files.len() == 1;
         let mut results = Vec::with_capacity(files.len());
         for (sent_name, bytes) in files {
             // The response names the file as it was sent, whatever is stored.
             let file_name = sent_name.clone().unwrap_or_default();
-            let outcome = self.add(state, dataset, sent_name, bytes).await;
+            let outcome = self.add(uploads, dataset, sent_name, bytes).await;
             results.push(match outcome {
                 Ok(AddOutcome::Created(radiograph)) => stored(file_name, UploadStatus::Created, radiograph),
                 Ok(AddOutcome::Duplicate(radiograph)) => stored(file_name, UploadStatus::Duplicate, radiograph),
@@ -150,23 +150,21 @@ impl Upload {
 
     async fn add(
         &self,
-        state: &AppState,
+        uploads: &Uploads,
         dataset: &Dataset,
         file_name: Option<String>,
         bytes: Bytes,
     ) -> Result<AddOutcome, ApiError> {
         let new = NewRadiograph {
             bytes: bytes.into(),
-            file_name: file_name.filter(|_| state.intake.keep_file_names),
+            file_name: file_name.filter(|_| uploads.intake.keep_file_names),
             label: self.label.clone(),
             patient_id: self.patient_id.clone(),
             source: self.source.clone(),
             view: self.view.clone(),
             split: self.split,
         };
-        let limits = state.limits.image();
-        Ok(dataset::add(&state.stores.db, &state.stores.blobs, dataset, new, &limits, &state.intake.patient_ids)
-            .await?)
+        Ok(uploads.add(dataset, new).await?)
     }
 
     /// Sets a field; an empty text leaves it unset.

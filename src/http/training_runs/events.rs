@@ -28,6 +28,7 @@ use crate::{
         accept::negotiate,
         extract::{List, ListParams, PathOf, QueryOf},
         responses::{Busy, Malformed, NotFound, UNBUFFERED},
+        state::RunEvents,
     },
     store::{self, StoredEvent, Stores},
 };
@@ -87,19 +88,19 @@ pub struct Losses {
     )
 )]
 async fn list_training_run_events(
-    State(state): State<AppState>,
+    State(events): State<RunEvents>,
     PathOf(id): PathOf<RunId>,
     QueryOf(params): QueryOf<ListParams>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let page = params.page()?;
     let after = cursor(&headers, page.after.as_deref())?;
-    find(&state.stores, id).await?;
+    find(&events.stores, id).await?;
     match negotiate(&headers, &MEDIA_TYPES)? {
-        Format::Stream => follow(&state, id, after).await,
+        Format::Stream => follow(&events, id, after).await,
         Format::List => {
-            let events = store::events::list(&state.stores.db, id, after, page.limit).await?;
-            Ok(Json(List::of(events, &page, |event| event.id.to_string())).into_response())
+            let listed = store::events::list(&events.stores.db, id, after, page.limit).await?;
+            Ok(Json(List::of(listed, &page, |event| event.id.to_string())).into_response())
         }
     }
 }
@@ -133,16 +134,16 @@ async fn list_training_run_range_tests(
     Ok(Json(List::whole(store::events::range_tests(&stores.db, id).await?)))
 }
 
-async fn follow(state: &AppState, id: RunId, after: u64) -> Result<Response, ApiError> {
+async fn follow(events: &RunEvents, id: RunId, after: u64) -> Result<Response, ApiError> {
     let busy =
         |_| ApiError::Busy("too many open event streams; retry later or poll with `Accept: application/json`".into());
-    let permit = state.event_streams.0.clone().try_acquire_owned().map_err(busy)?;
-    let follower = Follower::start(state, id, after, permit).await?;
+    let permit = events.permits.0.clone().try_acquire_owned().map_err(busy)?;
+    let follower = Follower::start(events, id, after, permit).await?;
     if follower.is_done() {
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
     let (sender, receiver) = mpsc::channel(follower::BUFFERED_EVENTS);
-    state.lifecycle.tasks.spawn(follower.feed(sender));
+    events.lifecycle.tasks.spawn(follower.feed(sender));
     let next = |mut receiver: mpsc::Receiver<Event>| async move {
         receiver.recv().await.map(|event| (Ok::<_, Infallible>(event), receiver))
     };

@@ -8,11 +8,11 @@ use super::{find, location, scheduled};
 use crate::{
     domain::{RunId, Split},
     http::{
-        ApiError, AppState,
+        ApiError,
         extract::{List, ListParams, PathOf, QueryOf},
         responses::{self, Conflict, Malformed, NotFound},
     },
-    service::{self, TrainingRun},
+    service::{self, TrainingControl, TrainingRun},
     store::{self, Provenance, Run, RunImage, Stores},
 };
 
@@ -33,9 +33,9 @@ pub struct ImageParams {
     split: Option<Split>,
 }
 
-pub async fn recorded(state: &AppState, run: Run) -> Result<RecordedRun, ApiError> {
-    let provenance = store::provenance::get(&state.stores.db, run.id).await?;
-    Ok(RecordedRun { run: scheduled(state, run).await?, provenance })
+pub async fn recorded(stores: &Stores, training: &TrainingControl, run: Run) -> Result<RecordedRun, ApiError> {
+    let provenance = store::provenance::get(&stores.db, run.id).await?;
+    Ok(RecordedRun { run: scheduled(stores, training, run).await?, provenance })
 }
 
 /// Lists the images that a run was trained and evaluated on, with the splits it used (after splitting validation images off train); empty
@@ -65,10 +65,11 @@ pub async fn list_training_run_images(
     responses((status = 202, description = "Queued; `repeats` names the repeated run", body = TrainingRun), NotFound, Conflict)
 )]
 pub async fn repeat_training_run(
-    State(state): State<AppState>,
+    State(stores): State<Stores>,
+    State(training): State<TrainingControl>,
     PathOf(id): PathOf<RunId>,
 ) -> Result<impl IntoResponse, ApiError> {
-    let run = service::repeat(&state.stores, id).await?;
-    state.training.queued.notify_one();
-    Ok(responses::accepted(location(run.id), scheduled(&state, run).await?))
+    let run = service::repeat(&stores, id).await?;
+    training.queued.notify_one();
+    Ok(responses::accepted(location(run.id), scheduled(&stores, &training, run).await?))
 }

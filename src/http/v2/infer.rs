@@ -8,7 +8,7 @@ use futures_util::{StreamExt, stream};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
-    ErrorResponses,
+    errors::ErrorResponses,
     model::ModelPath,
     request::InferRequest,
     response::{self, InferResponse},

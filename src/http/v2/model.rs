@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{ErrorResponses, response, tensor};
+use super::{errors::ErrorResponses, metadata::TensorMetadata, response, tensor};
 use crate::{
     http::{ApiError, AppState, extract::PathOf},
     service::Models,
@@ -27,17 +27,6 @@ pub(super) struct ModelPath {
     name: String,
     #[serde(default)]
     version: Option<String>,
-}
-
-/// Metadata of an input or output tensor.
-#[derive(Serialize, ToSchema)]
-pub(super) struct TensorMetadata {
-    /// Name of the tensor in requests and responses.
-    pub(super) name: &'static str,
-    /// Data type of the elements.
-    pub(super) datatype: &'static str,
-    /// Shape; -1 is a dimension of any size.
-    pub(super) shape: Vec<i64>,
 }
 
 /// Metadata of a model.

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{ErrorResponses, model::ModelPath, request::body_or_default};
+use super::{errors::ErrorResponses, model::ModelPath, request::body_or_default};
 use crate::{
     http::{ApiError, AppState, extract::PathOf},
     service::Models,

@@ -9,7 +9,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::{
-    model::TensorMetadata,
+    metadata::TensorMetadata,
     request::{HEADER_LENGTH, InferRequest, flag},
 };
 use crate::{domain::NOTICE, http::ApiError, service::NewPrediction, store::Model};

@@ -4,7 +4,7 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::{Buf, Bytes};
 
 use super::{
-    model::TensorMetadata,
+    metadata::TensorMetadata,
     request::{Data, InferRequest, InputTensor},
 };
 use crate::{

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     domain::{BatchEvent, RunId},
-    http::AppState,
+    http::state::RunEvents,
     store::{self, Db, StoreError, StoredEvent},
 };
 
@@ -54,7 +54,7 @@ pub(super) struct Follower {
 impl Follower {
     /// Starts after the event `after` and reads a first page.
     pub(super) async fn start(
-        state: &AppState,
+        events: &RunEvents,
         run: RunId,
         after: u64,
         permit: OwnedSemaphorePermit,
@@ -62,17 +62,17 @@ impl Follower {
         let mut poll = interval_at(Instant::now() + POLL_INTERVAL, POLL_INTERVAL);
         poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut follower = Self {
-            db: state.stores.db.clone(),
+            db: events.stores.db.clone(),
             run,
             after,
             read: VecDeque::new(),
             more: false,
             ended: false,
             // Subscribed before the first query, so that a commit during it wakes the stream.
-            changes: state.stores.db.events(),
-            batches: state.training.batches.subscribe(),
+            changes: events.stores.db.events(),
+            batches: events.training.batches.subscribe(),
             poll,
-            shutdown: state.lifecycle.shutdown.clone(),
+            shutdown: events.lifecycle.shutdown.clone(),
             _permit: permit,
         };
         follower.read_page().await?;

@@ -6,6 +6,7 @@ mod folder;
 mod server;
 mod signal;
 mod trainer;
+mod write_deadline;
 
 use std::{net::SocketAddr, path::PathBuf};
 

@@ -87,6 +87,56 @@ pub struct HttpConfig {
     pub drain_seconds: u64,
 }
 
+/// Limits on slow clients and on the memory of what they send.
+#[derive(Args, Clone, Copy, Debug)]
+#[command(next_help_heading = "Slow clients")]
+pub struct TransferConfig {
+    /// Minimum rate of request bodies and of reading responses, in bytes per second.
+    #[arg(long, env = "THORAX_MIN_BYTES_PER_SECOND", value_name = "BYTES", default_value_t = 1024,
+          value_parser = clap::value_parser!(u64).range(1..=(1 << 30)))]
+    pub min_bytes_per_second: u64,
+
+    /// Maximum pause of a request body in seconds, after which the request gets 408 and its connection is closed.
+    ///
+    /// Only time in which the server waits for the client counts. A body below the minimum rate uses up the same time.
+    #[arg(long, env = "THORAX_BODY_PAUSE_SECONDS", value_name = "SECONDS", default_value_t = 10,
+          value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub body_pause_seconds: u64,
+
+    /// Maximum time in seconds that the server waits for a request body in all.
+    #[arg(long, env = "THORAX_BODY_SECONDS", value_name = "SECONDS", default_value_t = 3600,
+          value_parser = clap::value_parser!(u64).range(1..=604_800))]
+    pub body_seconds: u64,
+
+    /// Maximum time in seconds in which a client reads nothing of its response, after which its connection is closed.
+    #[arg(long, env = "THORAX_READ_PAUSE_SECONDS", value_name = "SECONDS", default_value_t = 30,
+          value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub read_pause_seconds: u64,
+
+    /// Maximum size of a JSON body in bytes (the default is 1 MiB). Tensors of `/v2` have the limit of other bodies.
+    #[arg(long, env = "THORAX_MAX_JSON_BYTES", value_name = "BYTES", default_value_t = 1 << 20,
+          value_parser = clap::value_parser!(u64).range(1024..=(1 << 30)))]
+    pub max_json_bytes: u64,
+
+    /// Maximum number of parts of a form.
+    #[arg(long, env = "THORAX_MAX_FORM_PARTS", value_name = "PARTS", default_value_t = 10_000,
+          value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_form_parts: u32,
+
+    /// Maximum memory of all request bodies that are being received, in bytes (the default is 128 MiB).
+    ///
+    /// Larger bodies, and those beyond it, are written to `incoming` in the data folder.
+    #[arg(long, env = "THORAX_MAX_BODY_MEMORY_BYTES", value_name = "BYTES", default_value_t = 128 << 20,
+          value_parser = clap::value_parser!(u64).range((1 << 20)..=(1 << 40)))]
+    pub max_body_memory_bytes: u64,
+
+    /// Maximum disk space of all request bodies that are being received, in bytes (the default is 8 GiB). Beyond it, requests
+    /// get 503 with `Retry-After`.
+    #[arg(long, env = "THORAX_MAX_SPOOL_BYTES", value_name = "BYTES", default_value_t = 8 << 30,
+          value_parser = clap::value_parser!(u64).range((1 << 20)..=(1 << 50)))]
+    pub max_spool_bytes: u64,
+}
+
 /// Compute device.
 #[derive(Args, Clone, Copy, Debug)]
 #[command(next_help_heading = "Compute")]
@@ -170,6 +220,9 @@ pub struct ServerConfig {
     /// HTTP listener, access and shutdown.
     #[command(flatten)]
     pub http: HttpConfig,
+    /// Limits on slow clients and on the memory of what they send.
+    #[command(flatten)]
+    pub transfers: TransferConfig,
     /// Device, batching and concurrency.
     #[command(flatten)]
     pub inference: InferenceConfig,

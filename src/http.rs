@@ -30,6 +30,7 @@ mod recipes;
 mod render;
 mod responses;
 mod scores;
+mod stall;
 mod state;
 mod trace;
 mod training_runs;
@@ -47,6 +48,7 @@ use crate::domain::BatchEvent;
 pub use client_address::ClientAddress;
 use document::ApiKeyScheme;
 pub use problem::{ApiError, Problem};
+pub use stall::{Pace, StallTimer};
 pub use state::{Access, AppState, EventStreams, MAX_EVENT_STREAMS, Telemetry};
 
 #[derive(OpenApi)]

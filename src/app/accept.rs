@@ -13,7 +13,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
-use crate::http::ClientAddress;
+use super::write_deadline::WriteDeadline;
+use crate::http::{ClientAddress, Pace};
 
 /// Maximum read buffer of a connection in bytes, an eighth of hyper's default. It is the memory cost of a request body that waits
 /// for admission, which adds up with many clients.
@@ -22,16 +23,28 @@ const MAX_BUFFER_BYTES: usize = 48 << 10;
 /// Timeout for reading a request head, which is also the keep-alive timeout between two requests.
 const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(75);
 
+/// Maximum time for closing connections whose requests have ended.
+const MAX_CLOSE_TIME: Duration = Duration::from_secs(2);
+
 /// Delay after a failed accept, for example for lack of file descriptors.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_secs(1);
 
-/// Serves connections until `drained` is cancelled. Then closes the listener and waits for in-flight requests.
-pub(super) async fn serve(listener: TcpListener, router: Router, drained: CancellationToken) {
+/// Limits of the connections of a server.
+#[derive(Clone)]
+pub(super) struct ConnectionLimits {
+    /// Pace at which clients must read responses.
+    pub(super) read_pace: Pace,
+    /// Cancelled when the server shuts down: then clients must read faster.
+    pub(super) shutdown: CancellationToken,
+}
+
+/// Serves connections until `drained` is cancelled, when no request is in flight any more. Then closes the listener and the connections.
+pub(super) async fn serve(listener: TcpListener, router: Router, limits: ConnectionLimits, drained: CancellationToken) {
     let connections = GracefulShutdown::new();
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((stream, peer)) => serve_connection(stream, peer, router.clone(), &connections),
+                Ok((stream, peer)) => serve_connection(stream, peer, router.clone(), &limits, &connections),
                 Err(error) if is_client_error(&error) => {}
                 Err(error) => {
                     tracing::error!(%error, "accept failed");
@@ -42,10 +55,19 @@ pub(super) async fn serve(listener: TcpListener, router: Router, drained: Cancel
         }
     }
     drop(listener);
-    connections.shutdown().await;
+    // A connection that has sent the beginning of a head would hold the shutdown until the timeout of heads.
+    if tokio::time::timeout(MAX_CLOSE_TIME, connections.shutdown()).await.is_err() {
+        tracing::debug!("closed connections that did not end");
+    }
 }
 
-fn serve_connection(stream: TcpStream, peer: SocketAddr, router: Router, connections: &GracefulShutdown) {
+fn serve_connection(
+    stream: TcpStream,
+    peer: SocketAddr,
+    router: Router,
+    limits: &ConnectionLimits,
+    connections: &GracefulShutdown,
+) {
     // Responses are small and written at once, so Nagle's algorithm would only delay them.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "cannot set TCP_NODELAY");
@@ -56,6 +78,7 @@ fn serve_connection(stream: TcpStream, peer: SocketAddr, router: Router, connect
         request.extensions_mut().insert(client);
         request
     });
+    let stream = WriteDeadline::new(stream, limits.read_pace, limits.shutdown.clone());
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_READ_TIMEOUT)

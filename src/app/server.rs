@@ -8,14 +8,15 @@ use tokio::{net::TcpListener, sync::Notify};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    AppError, DataFolder, accept,
+    AppError, DataFolder,
+    accept::{self, ConnectionLimits},
     folder::{self, ServerLock},
     signal::StopSignals,
 };
 use crate::{
-    config::{DataConfig, HttpConfig, MonitoringConfig, ServerConfig},
+    config::{DataConfig, HttpConfig, MonitoringConfig, ServerConfig, TransferConfig},
     domain::{DeviceInfo, ModelId},
-    http::{self, Access, AppState, EventStreams, Telemetry},
+    http::{self, Access, AppState, EventStreams, Pace, Telemetry},
     inference::Engine,
     metrics::{Metrics, Traces},
     nn,
@@ -39,6 +40,7 @@ pub struct Server {
     signals: StopSignals,
     shutdown_timeout: Duration,
     drain_period: Duration,
+    connections: ConnectionLimits,
     _lock: ServerLock,
 }
 
@@ -50,7 +52,7 @@ impl Server {
     /// If the address is reachable from other machines and no API key is set, if another server uses the folder, or if the
     /// folder, database, device or address cannot be opened.
     pub async fn start(config: &ServerConfig, default_folder: &str) -> Result<Self, AppError> {
-        let ServerConfig { data, http: http_config, inference, monitoring } = config;
+        let ServerConfig { data, http: http_config, transfers, inference, monitoring } = config;
         require_key_beyond_loopback(http_config)?;
         let path = data.folder(default_folder);
         let lock = folder::lock(&path)?;
@@ -98,7 +100,10 @@ impl Server {
             telemetry: Telemetry { metrics, traces: traces(monitoring)? },
             event_streams: EventStreams::default(),
         };
+        let connections =
+            ConnectionLimits { read_pace: read_pace(transfers), shutdown: state.lifecycle.shutdown.clone() };
         Ok(Self {
+            connections,
             state,
             device,
             device_info,
@@ -161,7 +166,8 @@ impl Server {
         let Lifecycle { tasks, shutdown } = lifecycle;
         tasks.spawn(store::sweep_periodically(stores.blobs.clone(), stores.db.clone(), shutdown.clone()));
         let drained = CancellationToken::new();
-        let serving = tokio::spawn(accept::serve(self.listener, http::router(self.state), drained.clone()));
+        let serving =
+            tokio::spawn(accept::serve(self.listener, http::router(self.state), self.connections, drained.clone()));
         let signal = self.signals.next().await;
         tracing::info!(signal, "shutting down: new requests get 503");
         shutdown.cancel();
@@ -205,6 +211,16 @@ fn traces(config: &MonitoringConfig) -> Result<Traces, AppError> {
     let Some(endpoint) = &config.otlp_endpoint else { return Ok(Traces::default()) };
     Traces::to(endpoint)
         .map_err(|error| AppError::OtlpEndpoint { endpoint: endpoint.clone(), reason: error.to_string() })
+}
+
+/// Pace at which clients must read responses.
+fn read_pace(config: &TransferConfig) -> Pace {
+    Pace {
+        allowance: Duration::from_secs(config.read_pause_seconds),
+        min_bytes_per_second: config.min_bytes_per_second,
+        // A long response has no limit, as long as it is read.
+        max_wait: Duration::MAX,
+    }
 }
 
 /// Limits of the HTTP handlers.

@@ -25,7 +25,7 @@ pub use examine::{ExaminedImage, examine};
 pub use fingerprint::{FINGERPRINT_VERSION, detail, fingerprint, mirrored_detail, mirrored_hash, similarity};
 pub use grey::luma;
 pub use overlay::overlay_png;
-pub use quality_flags::quality_flags;
+pub use quality_flags::{grey_range, quality_flags};
 pub use resize::{resize_square, shrink};
 pub use statistics::{statistics, statistics_of_plane};
 

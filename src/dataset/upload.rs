@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use tokio::sync::Semaphore;
 
 use crate::{
-    domain::{Fingerprint, MAX_TEXT_LENGTH, QualityFlag, RadiographId, Sha256, Split, is_lateral},
+    domain::{Fingerprint, GreyRange, MAX_TEXT_LENGTH, QualityFlag, RadiographId, Sha256, Split, is_lateral},
     imaging::{self, ExaminedImage, Format, ImageError, Limits},
     store::{Attributes, Blobs, Dataset, Db, Radiograph, RadiographExtras, StoreError, StoredBlob, radiographs},
 };
@@ -53,8 +53,8 @@ pub enum AddError {
         detail: String,
     },
     /// The data set refuses radiographs with this quality flag (HTTP 422).
-    #[error("this data set refuses the image: {}", .0.explanation())]
-    Refused(QualityFlag),
+    #[error("this data set refuses the image: {}", .0.explanation(*.1))]
+    Refused(QualityFlag, GreyRange),
     /// The file is not a usable radiograph.
     #[error(transparent)]
     Image(#[from] ImageError),
@@ -109,7 +109,7 @@ pub(super) async fn stage(
     }
     let PreparedImage { examined, fingerprint, format, stored, sha256 } =
         prepare(bytes, uploaded.clone(), *limits).await?;
-    let ExaminedImage { image, mut flags, dicom, .. } = examined;
+    let ExaminedImage { image, mut flags, grey_range, dicom, .. } = examined;
     let file_name = match file_name {
         Some(name) if dicom.is_none() => {
             checked_text("file_name", name.rsplit(['/', '\\']).next().unwrap_or_default())?
@@ -123,7 +123,7 @@ pub(super) async fn stage(
         flags.push(QualityFlag::LateralView);
     }
     if let Some(refused) = flags.iter().find(|flag| dataset.refuse.contains(flag)) {
-        return Err(AddError::Refused(*refused));
+        return Err(AddError::Refused(*refused, grey_range));
     }
     let patient_id = patient_id.or_else(|| dicom.as_ref()?.patient_id.clone());
     let radiograph = Radiograph {
@@ -143,6 +143,7 @@ pub(super) async fn stage(
         byte_length: stored.len() as u64,
         dicom: attributes,
         flags,
+        grey_range: Some(grey_range),
         created_at: Timestamp::now(),
     };
     let blob = blobs.put_hashed(sha256, stored).await?;

@@ -1,5 +1,7 @@
 //! DICOM attributes and quality flags of radiographs.
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -45,10 +47,20 @@ pub enum QualityFlag {
     HeaderMismatch,
 }
 
+/// Darkest and brightest grey level of an image, 0 (black) to 255 (white); of the file, before a lookup table that uses little of its range
+/// is scaled by its maximum.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct GreyRange {
+    /// Darkest grey level.
+    pub low: u8,
+    /// Brightest grey level.
+    pub high: u8,
+}
+
 impl QualityFlag {
-    /// Human-readable explanation.
-    pub fn explanation(self) -> &'static str {
-        match self {
+    /// Human-readable explanation for an image with this range of grey levels.
+    pub fn explanation(self, range: GreyRange) -> Cow<'static, str> {
+        Cow::Borrowed(match self {
             Self::PhotographicNegative => {
                 "the lungs are brighter than spine and heart: the image may be a photographic negative and need inverting"
             }
@@ -59,12 +71,15 @@ impl QualityFlag {
             Self::OtherBodyPart => "the header names a body part other than the chest",
             Self::NoWindow => "the header has no window: grey levels are scaled between the 0.1 and 99.9 percentiles",
             Self::NarrowRange => {
-                "the image uses less than a quarter of its grey levels: it may hold fewer bits than its file format declares"
+                let GreyRange { low, high } = range;
+                return Cow::Owned(format!(
+                    "the image uses only grey levels {low} to {high} of 0 to 255: it may hold fewer bits than its file format declares"
+                ));
             }
             Self::HeaderMismatch => {
                 "the DICOM header contradicts the encoded image (transfer syntax, bits or colour space), which was read as it is encoded"
             }
-        }
+        })
     }
 }
 

@@ -175,7 +175,7 @@ fn reason(error: &AddError, reference: &SopInstance) -> Reason {
         _ if !reference.is_radiograph() => Reason::OtherClass,
         AddError::Image(ImageError::TooManyPixels { .. }) => Reason::TooLarge,
         AddError::Image(_) => Reason::NotUnderstood,
-        AddError::Field { .. } | AddError::Refused(_) | AddError::Store(_) => Reason::Refused,
+        AddError::Field { .. } | AddError::Refused(..) | AddError::Store(_) => Reason::Refused,
     }
 }
 

@@ -40,6 +40,8 @@ pub struct DicomRadiograph {
     pub attributes: DicomAttributes,
     /// Quality flags derived from the header.
     pub(super) flags: Vec<QualityFlag>,
+    /// Fraction of its declared range that the lookup table uses: 1 unless it was scaled by its maximum.
+    pub(super) table_range: f64,
     /// Patient ID; only its keyed hash may be stored.
     pub patient_id: Option<String>,
 }
@@ -70,10 +72,10 @@ fn read_unguarded(bytes: &[u8], limits: &Limits) -> Result<DicomRadiograph, Imag
     check_size(width, height, limits)?;
     let stored = frame::stored_values(&header, &syntax)?;
     let mismatch = stored.mismatch || !syntax.as_declared;
-    let GreyPlane { plane, has_window, narrow_table } = grey::plane(&header, stored)?;
+    let GreyPlane { plane, has_window, table_range } = grey::plane(&header, stored)?;
     let mut flags = kind::flags(&header);
     flags.extend((!has_window).then_some(QualityFlag::NoWindow));
-    flags.extend(narrow_table.then_some(QualityFlag::NarrowRange));
+    flags.extend((table_range < 1.0).then_some(QualityFlag::NarrowRange));
     flags.extend(mismatch.then_some(QualityFlag::HeaderMismatch));
     Ok(DicomRadiograph {
         width,
@@ -81,6 +83,7 @@ fn read_unguarded(bytes: &[u8], limits: &Limits) -> Result<DicomRadiograph, Imag
         plane,
         attributes: attributes::stored(&header),
         flags,
+        table_range,
         patient_id: header.patient_id(),
     })
 }

@@ -4,9 +4,10 @@ use image::ExtendedColorType;
 
 use super::{
     DicomRadiograph, Format, GreyImage, ImageError, Limits, container, dicom, encode, encode_png, jpeg, png,
-    quality_flags::quality_flags, strip,
+    quality_flags::{grey_range, quality_flags},
+    strip,
 };
-use crate::domain::QualityFlag;
+use crate::domain::{GreyRange, QualityFlag};
 
 /// A decoded radiograph with its quality flags.
 #[derive(Clone, Debug)]
@@ -17,6 +18,8 @@ pub struct ExaminedImage {
     pub image: GreyImage,
     /// Quality flags, sorted, without duplicates.
     pub flags: Vec<QualityFlag>,
+    /// Range of grey levels.
+    pub grey_range: GreyRange,
     /// Data of a DICOM file; none for PNG and JPEG.
     pub dicom: Option<DicomRadiograph>,
     /// True if image viewers show the file as the same picture.
@@ -47,7 +50,10 @@ pub fn examine(bytes: &[u8], limits: &Limits) -> Result<ExaminedImage, ImageErro
     flags.extend(dicom.iter().flat_map(|dicom| &dicom.flags));
     flags.sort();
     flags.dedup();
-    Ok(ExaminedImage { format, image, flags, dicom, viewers_agree })
+    let GreyRange { low, high } = grey_range(&image);
+    let declared = |grey: u8| (f64::from(grey) * dicom.as_ref().map_or(1.0, |dicom| dicom.table_range)).round() as u8;
+    let grey_range = GreyRange { low: declared(low), high: declared(high) };
+    Ok(ExaminedImage { format, image, flags, grey_range, dicom, viewers_agree })
 }
 
 impl ExaminedImage {

@@ -1,7 +1,7 @@
 //! Quality flags derived from pixels: photographic negatives, burned-in text, and a narrow range of grey levels.
 
 use super::{GreyImage, resize_square};
-use crate::domain::QualityFlag;
+use crate::domain::{GreyRange, QualityFlag};
 
 /// Side of the thumbnail on which mean grey levels of regions are compared, in pixels.
 const SIDE: usize = 32;
@@ -29,14 +29,17 @@ struct Region {
 pub fn quality_flags(image: &GreyImage) -> Vec<QualityFlag> {
     let negative = is_negative(image).then_some(QualityFlag::PhotographicNegative);
     let text = super::burned_in_text::text_near_border(image).then_some(QualityFlag::TextNearBorder);
-    let narrow = has_narrow_range(image).then_some(QualityFlag::NarrowRange);
+    let GreyRange { low, high } = grey_range(image);
+    let narrow = (high - low < NARROW_RANGE).then_some(QualityFlag::NarrowRange);
     negative.into_iter().chain(text).chain(narrow).collect()
 }
 
-fn has_narrow_range(image: &GreyImage) -> bool {
-    let darkest = image.pixels.iter().min();
-    let brightest = image.pixels.iter().max();
-    darkest.zip(brightest).is_some_and(|(darkest, brightest)| brightest - darkest < NARROW_RANGE)
+/// Darkest and brightest grey level of the image.
+pub fn grey_range(image: &GreyImage) -> GreyRange {
+    let extremes = image.pixels.iter().fold((u8::MAX, 0), |(low, high), &grey| (low.min(grey), high.max(grey)));
+    // An image without pixels is uniformly black.
+    let (low, high) = if image.pixels.is_empty() { (0, 0) } else { extremes };
+    GreyRange { low, high }
 }
 
 /// True if the score (spine - lungs + (image - background) / 2, in standard deviations of the grey levels) is below the threshold.

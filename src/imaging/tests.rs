@@ -6,7 +6,7 @@ use flate2::{Compression, Crc, write::ZlibEncoder};
 use jpeg_encoder::{ColorType, Encoder};
 
 use super::*;
-use crate::domain::QualityFlag;
+use crate::domain::{GreyRange, QualityFlag};
 
 const LIMITS: Limits = Limits { max_pixels: 1_000_000 };
 
@@ -355,6 +355,8 @@ fn files_of_public_bug_reports_are_the_right_picture() {
     same("png/twelve-in-sixteen-sbit.png", "png/full-sixteen.png", 1);
     let flagged = |file: &str| examined(file).flags.contains(&QualityFlag::NarrowRange);
     assert!(flagged("png/twelve-in-sixteen.png"));
+    let GreyRange { high, .. } = examined("png/twelve-in-sixteen.png").grey_range;
+    assert!(high <= 16, "12 bits of 16 are at most grey level 16 of 255, not {high}");
     assert!(!flagged("png/twelve-in-sixteen-sbit.png") && !flagged("png/full-sixteen.png"));
 }
 

@@ -1,5 +1,8 @@
 //! Compute devices.
 
+#[cfg(feature = "gpu")]
+mod gpu_memory;
+
 use std::{path::Path, str::FromStr};
 
 use burn::tensor::Device;
@@ -98,20 +101,6 @@ fn main_memory() -> Option<u64> {
     Some(limits.iter().filter_map(limit).fold(total, u64::min))
 }
 
-/// Memory in bytes of the only graphics card whose driver reports it in `/sys` (amdgpu). Vulkan through wgpu does not report it.
-#[cfg(feature = "gpu")]
-fn graphics_memory() -> Option<u64> {
-    let cards = std::fs::read_dir("/sys/class/drm").ok()?.flatten();
-    let size = |card: std::fs::DirEntry| {
-        let text = std::fs::read_to_string(card.path().join("device/mem_info_vram_total")).ok()?;
-        // `card0-DP-1` is a connector of `card0`.
-        let is_card = !card.file_name().to_string_lossy().contains('-');
-        text.trim().parse::<u64>().ok().filter(|_| is_card && card.file_name().to_string_lossy().starts_with("card"))
-    };
-    let mut sizes = cards.filter_map(size);
-    sizes.next().filter(|_| sizes.next().is_none())
-}
-
 /// Model name of the processor if the system reports it, else its architecture; then the number of threads and the precision.
 fn processor_name() -> String {
     let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").ok();
@@ -191,15 +180,22 @@ mod gpu {
     }
 
     fn info(index: usize, description: String) -> DeviceInfo {
-        let driver = driver(&description);
-        let is_amd = driver.as_deref().is_some_and(|driver| driver.to_lowercase().contains("radv"));
-        let memory_bytes = if is_amd { super::graphics_memory() } else { None };
+        let adapter = adapter_info(&description);
+        let driver = adapter.as_ref().and_then(driver);
+        let memory_bytes = adapter.as_ref().and_then(super::gpu_memory::bytes);
         let (name, backend) = (format!("vulkan:{index}"), "vulkan".into());
         DeviceInfo { name, backend, description, driver, memory_bytes, in_use: false }
     }
 
-    /// Name and version of the driver of an adapter, given the adapter's name.
-    fn driver(adapter: &str) -> Option<String> {
+    /// Name and version of the driver of an adapter.
+    fn driver(adapter: &wgpu::AdapterInfo) -> Option<String> {
+        let words = [adapter.driver.trim(), adapter.driver_info.trim()];
+        let driver = words.into_iter().filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ");
+        (!driver.is_empty()).then_some(driver)
+    }
+
+    /// Properties of the Vulkan adapter of this name.
+    fn adapter_info(name: &str) -> Option<wgpu::AdapterInfo> {
         let backends = wgpu::Backends::VULKAN;
         let instance = wgpu::Instance::new(wgpu::InstanceDescriptor {
             backends,
@@ -207,10 +203,7 @@ mod gpu {
         });
         // Outside a browser the list is ready immediately.
         let adapters = instance.enumerate_adapters(backends).now_or_never()?;
-        let info = adapters.into_iter().map(|adapter| adapter.get_info()).find(|info| info.name == adapter)?;
-        let words = [info.driver.trim(), info.driver_info.trim()];
-        let driver = words.into_iter().filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ");
-        (!driver.is_empty()).then_some(driver)
+        adapters.into_iter().map(|adapter| adapter.get_info()).find(|info| info.name == name)
     }
 
     /// Opens the adapter and returns its name. Burn panics in the calling thread if the driver refuses.

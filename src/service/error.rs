@@ -109,7 +109,7 @@ impl From<AddError> for Error {
     fn from(error: AddError) -> Self {
         match error {
             AddError::Field { field, detail } => Self::invalid(format!("/{field}"), detail),
-            AddError::Refused(_) => Self::Unusable(error.to_string()),
+            AddError::Refused(..) => Self::Unusable(error.to_string()),
             AddError::Image(error) => error.into(),
             AddError::Store(error) => error.into(),
         }

@@ -10,7 +10,7 @@ use super::{
     heatmaps::{Explained, HEATMAP_SIDE},
 };
 use crate::{
-    domain::{InputStatistics, ModelId, PredictionId, QualityFlag, Sha256},
+    domain::{GreyRange, InputStatistics, ModelId, PredictionId, QualityFlag, Sha256},
     imaging::{self, ExaminedImage, GreyImage, ImageError},
     inference::{Classification, Engine, EngineError},
     metrics::Stage,
@@ -53,6 +53,7 @@ pub struct DecodedImage {
     /// Grey image at its own size.
     pub image: GreyImage,
     flags: Vec<QualityFlag>,
+    grey_range: GreyRange,
     statistics: InputStatistics,
 }
 
@@ -70,6 +71,8 @@ pub struct NewPrediction {
     pub alias: Option<String>,
     /// Quality flags of the image.
     pub flags: Vec<QualityFlag>,
+    /// Range of grey levels of the image.
+    pub grey_range: GreyRange,
     /// Timing, and the activation map where one was requested.
     pub classification: Classification,
 }
@@ -112,18 +115,18 @@ impl Predictor {
     pub async fn decode(&self, content: Content) -> Result<DecodedImage, Error> {
         let limits = self.limits.image();
         let work = move || -> Result<DecodedImage, ImageError> {
-            let (sha256, image, flags) = match content {
+            let (sha256, image, flags, grey_range) = match content {
                 Content::Encoded(bytes) => {
-                    let ExaminedImage { image, flags, .. } = imaging::examine(&bytes, &limits)?;
-                    (Sha256::of(&bytes), image, flags)
+                    let ExaminedImage { image, flags, grey_range, .. } = imaging::examine(&bytes, &limits)?;
+                    (Sha256::of(&bytes), image, flags, grey_range)
                 }
                 Content::Grey(hash, image) => {
-                    let flags = imaging::quality_flags(&image);
-                    (hash, image, flags)
+                    let (flags, grey_range) = (imaging::quality_flags(&image), imaging::grey_range(&image));
+                    (hash, image, flags, grey_range)
                 }
             };
             let statistics = imaging::statistics(&image);
-            Ok(DecodedImage { sha256, image, flags, statistics })
+            Ok(DecodedImage { sha256, image, flags, grey_range, statistics })
         };
         Ok(self.engine().prepare(Stage::Decode, work).await??)
     }
@@ -134,7 +137,7 @@ impl Predictor {
     /// [`Error::Image`], [`Error::Engine`], or [`Error::Conflict`] where the model was deleted meanwhile.
     pub async fn predict(&self, selection: &ModelSelection, content: Content) -> Result<NewPrediction, Error> {
         let started = Instant::now();
-        let DecodedImage { sha256, image, flags, statistics } = self.decode(content).await?;
+        let DecodedImage { sha256, image, flags, grey_range, statistics } = self.decode(content).await?;
         let image = Arc::new(image);
         let decode_ms = started.elapsed().as_secs_f64() * 1e3;
         let mut classification = self.classify(selection, &image).await?;
@@ -143,7 +146,7 @@ impl Predictor {
         let model = model.ok_or_else(|| Error::Conflict("the model was removed meanwhile".into()))?;
         let (class, probabilities) = most_probable(&classification);
         let (id, alias) = (PredictionId::new(), selection.alias.clone());
-        let prediction = NewPrediction { id, class, probabilities, model, alias, flags, classification };
+        let prediction = NewPrediction { id, class, probabilities, model, alias, flags, grey_range, classification };
         self.record(&prediction, sha256, statistics, started)?;
         let served = ServedPrediction { id, class: prediction.class.clone(), model: prediction.model.id };
         self.shadow(Arc::clone(&image), served);

@@ -55,6 +55,7 @@ pub fn radiograph(dataset: &Dataset, content: &str) -> Radiograph {
         upload_sha256: None,
         dicom: None,
         flags: Vec::new(),
+        grey_range: Some(GreyRange { low: 0, high: 255 }),
         created_at: Timestamp::now(),
     }
 }

@@ -6,7 +6,7 @@ use sqlx::SqliteConnection;
 use utoipa::ToSchema;
 
 use super::{Attributes, Db, Page, StoreError, attributes, columns, fingerprints};
-use crate::domain::{DatasetId, DicomAttributes, Fingerprint, QualityFlag, RadiographId, Sha256, Split};
+use crate::domain::{DatasetId, DicomAttributes, Fingerprint, GreyRange, QualityFlag, RadiographId, Sha256, Split};
 
 /// A stored radiograph.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -47,6 +47,9 @@ pub struct Radiograph {
     /// Quality flags.
     #[serde(default)]
     pub flags: Vec<QualityFlag>,
+    /// Range of grey levels; null for radiographs from before this was stored.
+    #[serde(default)]
+    pub grey_range: Option<GreyRange>,
     /// Time of the upload.
     #[schema(value_type = String, format = DateTime)]
     pub created_at: Timestamp,
@@ -134,10 +137,12 @@ async fn insert_row(tx: &mut SqliteConnection, radiograph: &Radiograph) -> Resul
     let upload_sha256 = radiograph.upload_sha256.as_ref().map(Sha256::as_str);
     let dicom = radiograph.dicom.as_ref().map(|dicom| columns::to_json("radiographs.dicom_json", dicom)).transpose()?;
     let flags = columns::to_json("radiographs.flags_json", &radiograph.flags)?;
+    let (grey_low, grey_high) = radiograph.grey_range.map(|range| (range.low, range.high)).unzip();
     sqlx::query!(
         "insert into radiographs (id, dataset_id, sha256, file_name, label, patient_id, source, view, split, width,
            height, format, byte_length, created_at, upload_sha256, dicom_json, flags_json,
-           patient_id_hashed) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 1)",
+           grey_low, grey_high, patient_id_hashed)
+           values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 1)",
         id,
         dataset_id,
         sha256,
@@ -155,6 +160,8 @@ async fn insert_row(tx: &mut SqliteConnection, radiograph: &Radiograph) -> Resul
         upload_sha256,
         dicom,
         flags,
+        grey_low,
+        grey_high,
     )
     .execute(tx)
     .await
@@ -351,6 +358,8 @@ struct Row {
     flags_json: String,
     #[allow(dead_code, reason = "a column of the table; only `hash_patient_ids` reads it")]
     patient_id_hashed: i64,
+    grey_low: Option<i64>,
+    grey_high: Option<i64>,
 }
 
 impl Row {
@@ -376,6 +385,13 @@ impl Row {
                 .transpose()?,
             dicom: self.dicom_json.map(|text| columns::from_json("radiographs.dicom_json", &text)).transpose()?,
             flags: columns::from_json("radiographs.flags_json", &self.flags_json)?,
+            grey_range: match (self.grey_low, self.grey_high) {
+                (Some(low), Some(high)) => Some(GreyRange {
+                    low: columns::number("radiographs.grey_low", low)?,
+                    high: columns::number("radiographs.grey_high", high)?,
+                }),
+                _ => None,
+            },
         })
     }
 }

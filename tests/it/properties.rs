@@ -299,6 +299,7 @@ fn radiograph(number: u32, (class, patient): (usize, Option<u8>)) -> Radiograph 
         byte_length: 1,
         dicom: None,
         flags: Vec::new(),
+        grey_range: None,
         created_at: Timestamp::UNIX_EPOCH,
     }
 }

@@ -27,6 +27,7 @@ fn image(number: u32, label: &str, patient: Option<&str>) -> Radiograph {
         upload_sha256: None,
         dicom: None,
         flags: Vec::new(),
+        grey_range: None,
         created_at: Timestamp::UNIX_EPOCH,
     }
 }

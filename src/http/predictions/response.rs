@@ -1,13 +1,13 @@
 //! Response types of predictions.
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::files::FileResult;
 use crate::{
-    domain::{ActivationMap, ModelId, NOTICE, PredictionId, QualityFlag, RunId},
+    domain::{ActivationMap, GreyRange, ModelId, NOTICE, PredictionId, QualityFlag, RunId},
     http::{ApiError, Problem},
     inference::Timing,
     service::NewPrediction,
@@ -48,6 +48,8 @@ pub(super) struct PredictionResponse {
     reliability: &'static str,
     /// Quality warnings about the image.
     pub(super) warnings: Vec<Warning>,
+    /// Range of grey levels of the image.
+    pub(super) grey_range: GreyRange,
     /// Explanation, with `explain=true`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) heatmap: Option<Heatmap>,
@@ -63,13 +65,7 @@ pub(super) struct Warning {
     /// Quality flag.
     flag: QualityFlag,
     /// Explanation of the flag.
-    detail: &'static str,
-}
-
-impl From<QualityFlag> for Warning {
-    fn from(flag: QualityFlag) -> Self {
-        Self { flag, detail: flag.explanation() }
-    }
+    detail: Cow<'static, str>,
 }
 
 /// Image regions that influenced the score of the predicted class: Grad-CAM (Selvaraju et al. 2017) on the last feature maps.
@@ -139,7 +135,7 @@ pub(super) struct RecordedPrediction {
 
 impl From<NewPrediction> for PredictionResponse {
     fn from(prediction: NewPrediction) -> Self {
-        let NewPrediction { id, class, probabilities, model, alias, flags, classification } = prediction;
+        let NewPrediction { id, class, probabilities, model, alias, flags, grey_range, classification } = prediction;
         let heatmap = classification.activation.map(|activation| Heatmap::new(id, &class, activation));
         Self {
             id,
@@ -148,7 +144,8 @@ impl From<NewPrediction> for PredictionResponse {
             prediction: class,
             probabilities,
             reliability: RELIABILITY,
-            warnings: flags.into_iter().map(Warning::from).collect(),
+            warnings: flags.into_iter().map(|flag| Warning { flag, detail: flag.explanation(grey_range) }).collect(),
+            grey_range,
             timing: classification.timing,
             notice: NOTICE,
         }

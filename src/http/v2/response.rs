@@ -187,7 +187,7 @@ impl Output {
 
 /// Explanations of the image's quality flags; empty without any.
 fn warnings(prediction: &NewPrediction) -> String {
-    let details: Vec<&str> = prediction.flags.iter().map(|flag| flag.explanation()).collect();
+    let details: Vec<_> = prediction.flags.iter().map(|flag| flag.explanation(prediction.grey_range)).collect();
     details.join("; ")
 }
 

@@ -38,8 +38,8 @@ pub(super) struct GreyPlane {
     pub(super) plane: Vec<u16>,
     /// True if the file defines its rendering: by table, window, or at most 8 bits.
     pub(super) has_window: bool,
-    /// True if the VOI LUT uses less than a quarter of its declared range and was scaled by its maximum.
-    pub(super) narrow_table: bool,
+    /// Fraction of its declared range that the VOI LUT uses: below a quarter if it was scaled by its maximum, else 1.
+    pub(super) table_range: f64,
 }
 
 /// Computes the grey plane.
@@ -52,10 +52,10 @@ pub(super) fn plane(header: &Header, stored: StoredValues) -> Result<GreyPlane, 
         ("MONOCHROME2", 1) => false,
         ("MONOCHROME1", 1) => true,
         ("RGB" | "YBR_FULL" | "YBR_FULL_422" | "YBR_RCT" | "YBR_ICT", 3) => {
-            return Ok(GreyPlane { plane: colour(&stored), has_window: true, narrow_table: false });
+            return Ok(GreyPlane { plane: colour(&stored), has_window: true, table_range: 1.0 });
         }
         ("PALETTE COLOR", 1) => {
-            return Ok(GreyPlane { plane: palette(header, &stored)?, has_window: true, narrow_table: false });
+            return Ok(GreyPlane { plane: palette(header, &stored)?, has_window: true, table_range: 1.0 });
         }
         (other, samples) => {
             return Err(undecodable(format!(
@@ -81,8 +81,8 @@ pub(super) fn plane(header: &Header, stored: StoredValues) -> Result<GreyPlane, 
         })
         .collect();
     let plane = stored.values.into_iter().map(|pattern| greys[usize::from(pattern)]).collect();
-    let narrow_table = matches!(&voi, VoiTransform::Table(table, white) if *white < table.max);
-    Ok(GreyPlane { plane, has_window, narrow_table })
+    let table_range = if let VoiTransform::Table(table, white) = &voi { white / table.max } else { 1.0 };
+    Ok(GreyPlane { plane, has_window, table_range })
 }
 
 /// The luma of a colour image (secondary capture).

@@ -69,6 +69,10 @@ const PALETTE: [(Tag, Tag); 3] = [
     (tags::BLUE_PALETTE_COLOR_LOOKUP_TABLE_DESCRIPTOR, tags::BLUE_PALETTE_COLOR_LOOKUP_TABLE_DATA),
 ];
 
+/// Sequences of functional groups.
+const FUNCTIONAL_GROUPS: [Tag; 2] =
+    [tags::SHARED_FUNCTIONAL_GROUPS_SEQUENCE, tags::PER_FRAME_FUNCTIONAL_GROUPS_SEQUENCE];
+
 /// Elements that identify the patient or the study. They are read only to ensure that their values are not stored elsewhere.
 pub(super) const IDENTIFYING: &[Tag] = &[
     tags::SOP_INSTANCE_UID,
@@ -385,7 +389,10 @@ fn elements(
                     ));
                 }
                 match key(&open, tag) {
-                    Some(key) if length <= MAX_VALUE_LENGTH => drop(elements.insert(key, value(decoder, length)?)),
+                    // Functional groups follow the elements of the top level, which take precedence.
+                    Some(key) if length <= MAX_VALUE_LENGTH && (open.len() < 2 || !elements.contains_key(&key)) => {
+                        elements.insert(key, value(decoder, length)?);
+                    }
                     _ => decoder.skip_bytes(length).map_err(|e| corrupt(&e))?,
                 }
             }
@@ -411,6 +418,18 @@ fn key(open: &[OpenSequence], tag: Tag) -> Option<Key> {
         [] => (TOP_LEVEL.contains(&tag) || IDENTIFYING.contains(&tag)).then_some((None, tag)),
         [OpenSequence { tag: sequence @ (tags::MODALITY_LUT_SEQUENCE | tags::VOILUT_SEQUENCE), item: 1 }] => {
             (tag == tags::LUT_DATA || tag == tags::LUT_DESCRIPTOR).then_some((Some(*sequence), tag))
+        }
+        // Enhanced images have the transformations of a frame in functional groups (PS3.3, C.7.6.16). There is one frame, so that they count
+        // as elements of the top level.
+        [OpenSequence { tag: groups, item: 1 }, OpenSequence { tag: sequence, item: 1 }]
+            if FUNCTIONAL_GROUPS.contains(groups) =>
+        {
+            let read = match *sequence {
+                tags::PIXEL_VALUE_TRANSFORMATION_SEQUENCE => &[tags::RESCALE_INTERCEPT, tags::RESCALE_SLOPE][..],
+                tags::FRAME_VOILUT_SEQUENCE => &[tags::WINDOW_CENTER, tags::WINDOW_WIDTH, tags::VOILUT_FUNCTION],
+                _ => &[],
+            };
+            read.contains(&tag).then_some((None, tag))
         }
         _ => None,
     }

@@ -13,6 +13,7 @@ use dicom_transfer_syntax_registry::{TransferSyntaxIndex, TransferSyntaxRegistry
 use flate2::{Compression, write::DeflateEncoder};
 
 use super::{syntax::BIG_ENDIAN, *};
+use crate::domain::GreyRange;
 use crate::imaging::{ExaminedImage, Format, decode, examine};
 
 const LIMITS: Limits = Limits { max_pixels: 1_000_000 };
@@ -398,6 +399,39 @@ fn a_narrow_voi_table_is_scaled_by_its_maximum_and_flagged() {
     declared.put(table(tags::VOILUT_SEQUENCE, [4096, 0, 12], &ramp));
     assert_eq!(plane(&agfa), plane(&declared));
     assert_eq!((flags_of(&agfa), flags_of(&declared)), (vec![QualityFlag::NarrowRange], vec![]));
+    let range = |object| examine(&file(uids::EXPLICIT_VR_LITTLE_ENDIAN, object), &LIMITS).unwrap().grey_range;
+    // 4095 of 65535 is grey level 16 of 255.
+    assert_eq!((range(&agfa), range(&declared)), (GreyRange { low: 0, high: 16 }, GreyRange { low: 0, high: 255 }));
+}
+
+/// Enhanced images have rescale and window of the frame in functional groups, which yield to the elements of the top level.
+#[test]
+fn transformations_in_functional_groups_are_applied() {
+    let item_of = |sequence: Tag, elements: Vec<InMemElement>| {
+        let item = InMemDicomObject::from_element_iter(elements);
+        DataElement::new(sequence, VR::SQ, DataSetSequence::from(vec![item]))
+    };
+    let window_of = |centre: &str| {
+        let values = vec![text(tags::WINDOW_CENTER, VR::DS, centre), text(tags::WINDOW_WIDTH, VR::DS, "1001")];
+        item_of(tags::FRAME_VOILUT_SEQUENCE, values)
+    };
+    let rescale = || {
+        let values = vec![text(tags::RESCALE_INTERCEPT, VR::DS, "-1000"), text(tags::RESCALE_SLOPE, VR::DS, "2")];
+        item_of(tags::PIXEL_VALUE_TRANSFORMATION_SEQUENCE, values)
+    };
+    let bare = || object("MONOCHROME2", 1, 16, 12, sixteen(&ramp()));
+    let expected = |slope: f64, intercept: f64, centre: f64| -> Vec<u16> {
+        let share_of =
+            |value: u16| ((f64::from(value) * slope + intercept - (centre - 0.5)) / 1000.0 + 0.5).clamp(0.0, 1.0);
+        ramp().into_iter().map(|value| share(share_of(value))).collect()
+    };
+    for groups in [tags::SHARED_FUNCTIONAL_GROUPS_SEQUENCE, tags::PER_FRAME_FUNCTIONAL_GROUPS_SEQUENCE] {
+        let mut enhanced = bare();
+        enhanced.put(item_of(groups, vec![rescale(), window_of("3000")]));
+        assert_eq!(plane(&enhanced), expected(2.0, -1000.0, 3000.0));
+        enhanced.put(text(tags::WINDOW_CENTER, VR::DS, "1500"));
+        assert_eq!(plane(&enhanced), expected(2.0, -1000.0, 1500.0), "the top level takes precedence");
+    }
 }
 
 #[test]

@@ -22,6 +22,7 @@ async fn returns_a_radiograph_as_stored() {
         source: None,
         view: None,
         split: None,
+        grey_range: None,
         ..fixtures::radiograph(&dataset, "bare")
     };
     insert(&db, &bare, RadiographExtras::default()).await.unwrap();

@@ -2,6 +2,8 @@
 //!
 //! The doc comments of the fields are the text of `--help` and of `.env.example`.
 
+mod origins;
+
 use std::{ffi::OsString, net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{
@@ -56,6 +58,44 @@ pub struct HttpConfig {
     /// and the dashboard's static files need no key.
     #[arg(long, env = "THORAX_ADMIN_KEY", value_name = "KEY", hide_env_values = true, value_parser = api_key)]
     pub admin_key: Option<String>,
+
+    /// Host names under which clients reach the server, separated by commas, such as `thorax.example.org` or `localhost:9000`.
+    ///
+    /// A name without a port stands for every port. Without an API key, requests must name a host of this list, the listen
+    /// address or `localhost`, which keeps out pages that reach the server by DNS rebinding. With a key, requests may name any
+    /// host unless there is a list.
+    #[arg(long, env = "THORAX_HOSTS", value_name = "NAMES", value_delimiter = ',', value_parser = origins::host)]
+    pub hosts: Vec<String>,
+
+    /// Origins of web pages that may use the server, separated by commas, such as `https://viewer.example.org`.
+    ///
+    /// Each is a scheme, a host and, unless it is the default, a port. Pages of other origins can neither send requests nor read
+    /// responses. There is no wildcard.
+    #[arg(long, env = "THORAX_CORS_ORIGINS", value_name = "ORIGINS", value_delimiter = ',', value_parser = origins::origin)]
+    pub cors_origins: Vec<String>,
+
+    /// Maximum number of requests per minute from one address; 0 for no limit. [default: 30000 with an API key, else no limit]
+    ///
+    /// Further requests get 429 with `Retry-After`. Health probes and metrics are not counted. IPv6 addresses are counted by their
+    /// first 64 bits.
+    #[arg(long, env = "THORAX_MAX_REQUESTS_PER_MINUTE", value_name = "REQUESTS")]
+    pub max_requests_per_minute: Option<u64>,
+
+    /// Maximum number of requests per minute with one API key, from all addresses; 0 for no limit. [default: no limit]
+    #[arg(long, env = "THORAX_MAX_KEY_REQUESTS_PER_MINUTE", value_name = "REQUESTS")]
+    pub max_key_requests_per_minute: Option<u64>,
+
+    /// Maximum size of all request bodies of a day, per API key; 0 for no limit. [default: 256 GiB with an API key, else no limit]
+    ///
+    /// Without a key it applies to each address. The count starts again with the server.
+    #[arg(long, env = "THORAX_MAX_UPLOAD_BYTES_PER_DAY", value_name = "BYTES")]
+    pub max_upload_bytes_per_day: Option<u64>,
+
+    /// Maximum number of archives for prediction jobs per day and API key; 0 for no limit. [default: 1000 with an API key, else no limit]
+    ///
+    /// Without a key it applies to each address. The count starts again with the server.
+    #[arg(long, env = "THORAX_MAX_ARCHIVES_PER_DAY", value_name = "ARCHIVES")]
+    pub max_archives_per_day: Option<u64>,
 
     /// Folder that imports over HTTP may read from. [default: none, imports over HTTP are refused]
     #[arg(long, env = "THORAX_IMPORT_ROOT", value_name = "FOLDER")]

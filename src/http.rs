@@ -5,6 +5,8 @@ mod admin;
 mod aliases;
 mod auth;
 mod body;
+mod buckets;
+mod client;
 mod client_address;
 mod content_encoding;
 mod datasets;
@@ -12,6 +14,7 @@ mod dicomweb;
 mod document;
 mod drain;
 mod evaluations;
+mod expiring;
 mod extract;
 mod header_fields;
 mod health;
@@ -24,19 +27,24 @@ mod observe;
 mod pages;
 mod prediction_jobs;
 mod predictions;
+mod probes;
 mod problem;
+mod quotas;
 mod radiographs;
 mod recipes;
 mod render;
 mod responses;
 mod scores;
+mod site;
 mod stall;
 mod state;
 mod trace;
 mod training_runs;
 mod v2;
+mod wrong_keys;
 
 use axum::{Router, extract::DefaultBodyLimit, middleware};
+use tower::util::option_layer;
 use tower_http::{
     catch_panic::CatchPanicLayer,
     request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer},
@@ -48,6 +56,8 @@ use crate::domain::BatchEvent;
 pub use client_address::ClientAddress;
 use document::ApiKeyScheme;
 pub use problem::{ApiError, Problem};
+pub use quotas::{QuotaConfig, Quotas};
+pub use site::Site;
 pub use stall::{Pace, StallTimer};
 pub use state::{Access, AppState, EventStreams, MAX_EVENT_STREAMS, Telemetry};
 
@@ -108,13 +118,20 @@ pub fn openapi() -> openapi::OpenApi {
 
 /// The whole service. Its routes extract the parts of `state` that they need.
 pub fn router(state: AppState) -> Router {
+    let limit_client = middleware::from_fn_with_state(state.quotas.clone(), quotas::limit_client);
     let require_key = middleware::from_fn_with_state(state.access.clone(), auth::require_key);
     let decode_bodies = middleware::from_fn(content_encoding::decode);
     let keys = idempotency::IdempotencyState::new(&state.stores, &state.intake, &state.lifecycle);
     let honour_keys = middleware::from_fn_with_state(keys, idempotency::honour);
     let drain = drain::DrainState::new(state.lifecycle.clone(), state.limits);
     let routes = OpenApiRouter::with_openapi(Document::openapi())
-        .merge(guarded_routes().route_layer(honour_keys).route_layer(decode_bodies).route_layer(require_key))
+        .merge(
+            guarded_routes()
+                .route_layer(honour_keys)
+                .route_layer(decode_bodies)
+                .route_layer(limit_client)
+                .route_layer(require_key),
+        )
         .merge(open_routes());
     let (routes, openapi) = routes.split_for_parts();
     routes
@@ -124,6 +141,9 @@ pub fn router(state: AppState) -> Router {
         .layer(DefaultBodyLimit::max(state.limits.max_upload_bytes))
         .layer(CatchPanicLayer::custom(problem::panicked))
         .layer(middleware::from_fn_with_state(drain, drain::track))
+        .layer(middleware::from_fn_with_state(state.quotas.clone(), quotas::limit_address))
+        .layer(option_layer(state.site.cors()))
+        .layer(middleware::from_fn_with_state(state.site.clone(), site::check))
         .layer(middleware::from_fn(render::render))
         .layer(middleware::from_fn(pages::set_security_headers))
         .layer(middleware::from_fn_with_state(state.telemetry.clone(), observe::observe))

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     config::{DataConfig, HttpConfig, MonitoringConfig, ServerConfig, TransferConfig},
     domain::{DeviceInfo, ModelId},
-    http::{self, Access, AppState, EventStreams, Pace, Telemetry},
+    http::{self, Access, AppState, EventStreams, Pace, QuotaConfig, Quotas, Site, Telemetry},
     inference::Engine,
     metrics::{Metrics, Traces},
     nn,
@@ -27,6 +27,15 @@ use crate::{
 
 /// Error of imports that an earlier process left unfinished.
 const INTERRUPTED: &str = "the server stopped during the import: start the import again";
+
+/// Default rate limit of an address, where a key is needed.
+const DEFAULT_REQUESTS_PER_MINUTE: u64 = 30_000;
+
+/// Default quota of uploads, where a key is needed: 256 GiB.
+const DEFAULT_UPLOAD_BYTES_PER_DAY: u64 = 256 << 30;
+
+/// Default quota of archives, where a key is needed.
+const DEFAULT_ARCHIVES_PER_DAY: u64 = 1000;
 
 /// A server that is bound to its address. It accepts connections and trains once [`Server::run`] is called.
 pub struct Server {
@@ -96,7 +105,9 @@ impl Server {
             jobs: JobQueue::new(&path),
             limits: limits(data),
             lifecycle: Lifecycle::default(),
-            access: Access { admin_key: http_config.admin_key.as_deref().map(Arc::from) },
+            access: Access { admin_key: http_config.admin_key.as_deref().map(Arc::from), ..Access::default() },
+            site: Site::new(address, http_config.admin_key.is_some(), &http_config.hosts, &http_config.cors_origins),
+            quotas: Quotas::new(quotas(http_config)),
             telemetry: Telemetry { metrics, traces: traces(monitoring)? },
             event_streams: EventStreams::default(),
         };
@@ -227,6 +238,17 @@ fn read_pace(config: &TransferConfig) -> Pace {
 fn limits(config: &DataConfig) -> Limits {
     let max_upload_bytes = usize::try_from(config.max_upload_bytes).unwrap_or(usize::MAX);
     Limits { max_upload_bytes, max_pixels: config.max_pixels }
+}
+
+/// Limits on each client. A server on loopback without a key has only those that are configured.
+fn quotas(config: &HttpConfig) -> QuotaConfig {
+    let or_default = |configured: Option<u64>, default: u64| configured.or(config.admin_key.as_ref().map(|_| default));
+    QuotaConfig {
+        requests_per_minute: or_default(config.max_requests_per_minute, DEFAULT_REQUESTS_PER_MINUTE),
+        key_requests_per_minute: config.max_key_requests_per_minute,
+        upload_bytes_per_day: or_default(config.max_upload_bytes_per_day, DEFAULT_UPLOAD_BYTES_PER_DAY),
+        archives_per_day: or_default(config.max_archives_per_day, DEFAULT_ARCHIVES_PER_DAY),
+    }
 }
 
 fn require_key_beyond_loopback(config: &HttpConfig) -> Result<(), AppError> {

@@ -14,12 +14,9 @@ use tokio::sync::Semaphore;
 use super::{
     ApiError,
     body::{BodyGuard, DiscardOnDrop},
-    v2,
+    probes,
 };
 use crate::service::{Lifecycle, Limits};
-
-/// Probes and metrics, which work until the listener closes.
-const MONITORING_PATHS: [&str; 5] = ["/health/live", "/health/ready", "/metrics", v2::PROBES[0], v2::PROBES[1]];
 
 /// Maximum number of request bodies that are discarded concurrently. Each takes time and the buffer of a connection; the others wait
 /// unread, which costs almost nothing.
@@ -43,7 +40,7 @@ impl DrainState {
 /// that clients with keep-alive connections turn to another server.
 pub(super) async fn track(State(drain): State<DrainState>, request: Request, next: Next) -> Response {
     let DrainState { lifecycle, limits, discard_permits } = drain;
-    let is_monitoring = MONITORING_PATHS.contains(&request.uri().path());
+    let is_monitoring = probes::is_monitoring(&request);
     // Created before the check for shutdown, which then waits for every request that passed it.
     let in_flight = (!is_monitoring).then(|| lifecycle.tasks.token());
     // With `Expect: 100-continue` the client has not sent the body yet, so there is nothing to discard.

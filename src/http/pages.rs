@@ -5,14 +5,14 @@ use std::{collections::BTreeMap, sync::LazyLock};
 use axum::{
     Router,
     extract::{Path, Request},
-    http::{HeaderMap, HeaderValue, StatusCode, header},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
     middleware::Next,
     response::{IntoResponse, Response},
     routing::get,
 };
 use include_dir::{Dir, File, include_dir};
 use utoipa::openapi::OpenApi;
-use utoipa_swagger_ui::SwaggerUi;
+use utoipa_swagger_ui::{Config, SwaggerUi};
 
 use super::{ApiError, AppState};
 use crate::domain::Sha256;
@@ -34,6 +34,16 @@ const POLICY: &str = "default-src 'self'; img-src 'self' blob: data:; object-src
 const DOCS_POLICY: &str = "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; \
                               object-src 'none'; base-uri 'none'; frame-ancestors 'none'";
 
+/// Headers of every response: other sites' pages can neither embed it nor keep a handle to a window with it.
+const SECURITY_HEADERS: [(HeaderName, &str); 6] = [
+    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (header::REFERRER_POLICY, "same-origin"),
+    (header::X_FRAME_OPTIONS, "DENY"),
+    (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
+    (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+    (HeaderName::from_static("permissions-policy"), "camera=(), geolocation=(), microphone=()"),
+];
+
 /// An embedded file.
 struct Asset {
     bytes: &'static [u8],
@@ -46,7 +56,12 @@ pub(super) fn router(openapi: OpenApi) -> Router<AppState> {
     Router::new()
         .route("/", get(|headers: HeaderMap| async move { serve("index.html", &headers) }))
         .route("/static/{*path}", get(asset))
-        .merge(SwaggerUi::new("/docs").url("/openapi.json", openapi))
+        .merge(
+            SwaggerUi::new("/docs")
+                .url("/openapi.json", openapi)
+                // The default sends the address of the document to a validator on the internet.
+                .config(Config::from("/openapi.json").validator_url("none")),
+        )
 }
 
 /// Sets security headers on every response.
@@ -55,8 +70,11 @@ pub(super) async fn set_security_headers(request: Request, next: Next) -> Respon
     let mut response = next.run(request).await;
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(policy));
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("same-origin"));
+    for (name, value) in &SECURITY_HEADERS {
+        headers.insert(name.clone(), HeaderValue::from_static(value));
+    }
+    // Results of patients stay out of caches, unless a handler says otherwise.
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     response
 }
 

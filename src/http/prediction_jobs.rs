@@ -7,7 +7,7 @@ use std::path::Path;
 use axum::{
     Json,
     body::Body,
-    extract::{FromRequest, Request, State},
+    extract::{Extension, FromRequest, Request, State},
     http::{HeaderName, StatusCode},
 };
 use jiff::Timestamp;
@@ -18,7 +18,9 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     ApiError, AppState, body,
+    client::Client,
     extract::{JsonBody, List, ListParams, PathOf, QueryOf},
+    quotas::Quotas,
     responses::{self, Binary, Busy, Invalid, Malformed, NotFound, TooLarge, Unavailable, UnsupportedType},
 };
 use crate::{
@@ -122,6 +124,8 @@ impl From<PredictionJob> for PredictionJobDetail {
     ))]
 async fn create_prediction_job(
     State(jobs): State<PredictionJobs>,
+    State(quotas): State<Quotas>,
+    Extension(client): Extension<Client>,
     QueryOf(params): QueryOf<JobParams>,
     request: Request,
 ) -> Result<(StatusCode, [(HeaderName, String); 1], Json<PredictionJobDetail>), ApiError> {
@@ -131,6 +135,7 @@ async fn create_prediction_job(
             jobs.submit_dataset(new.dataset_id, new.split, new.model.as_deref()).await?
         }
         archive if ARCHIVE_TYPES.contains(&archive) => {
+            quotas.take_archive(client)?;
             let upload = jobs.receive_archive(params.model.as_deref()).await?;
             write_archive(request.into_body(), upload.path()).await?;
             jobs.submit_archive(upload).await?

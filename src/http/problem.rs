@@ -94,6 +94,14 @@ pub enum ApiError {
         /// Estimated from the measured throughput.
         retry_after_seconds: u64,
     },
+    /// 429, with the time until the client is within its limit again.
+    #[error("{detail}")]
+    LimitExceeded {
+        /// The limit.
+        detail: String,
+        /// Value of `Retry-After`.
+        retry_after_seconds: u64,
+    },
     /// 503.
     #[error("{0}")]
     Unavailable(String),
@@ -142,7 +150,9 @@ impl ApiError {
     fn retry_after_seconds(&self) -> Option<u64> {
         match self {
             Self::Busy(_) | Self::Unavailable(_) => Some(1),
-            Self::QueueFull { retry_after_seconds } => Some(*retry_after_seconds),
+            Self::QueueFull { retry_after_seconds } | Self::LimitExceeded { retry_after_seconds, .. } => {
+                Some(*retry_after_seconds)
+            }
             _ => None,
         }
     }
@@ -158,7 +168,7 @@ impl ApiError {
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedType(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Unusable(_) | Self::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
-            Self::Busy(_) | Self::QueueFull { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Self::Busy(_) | Self::QueueFull { .. } | Self::LimitExceeded { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -186,6 +196,11 @@ impl IntoResponse for ApiError {
         let mut response = self.status().into_response();
         if let Some(seconds) = self.retry_after_seconds() {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if matches!(self, Self::Unauthorized) {
+            response
+                .headers_mut()
+                .insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"thorax\""));
         }
         response.extensions_mut().insert(self.details());
         response

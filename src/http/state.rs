@@ -5,6 +5,7 @@ use std::sync::Arc;
 use axum::extract::FromRef;
 use tokio::sync::Semaphore;
 
+use super::{quotas::Quotas, site::Site, wrong_keys::WrongKeys};
 use crate::{
     metrics::{Metrics, Traces},
     service::{
@@ -18,7 +19,7 @@ use crate::{
 pub const MAX_EVENT_STREAMS: usize = 64;
 
 /// Name that predictions record for the one API key.
-const ADMIN: &str = "admin";
+pub(super) const ADMIN: &str = "admin";
 
 /// State of the server; cheap to clone.
 #[derive(Clone, FromRef)]
@@ -39,6 +40,10 @@ pub struct AppState {
     pub lifecycle: Lifecycle,
     /// Authentication.
     pub access: Access,
+    /// Names of the server and origins of pages that may use it.
+    pub site: Site,
+    /// Rate limits and quotas.
+    pub quotas: Quotas,
     /// Metrics and traces.
     pub telemetry: Telemetry,
     /// Open event streams.
@@ -50,6 +55,8 @@ pub struct AppState {
 pub struct Access {
     /// API key that clients must send; `None` on a loopback server.
     pub admin_key: Option<Arc<str>>,
+    /// Addresses that sent wrong keys.
+    pub wrong_keys: WrongKeys,
 }
 
 /// Measurements of the server.

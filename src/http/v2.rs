@@ -28,9 +28,6 @@ use crate::{
 /// Supported extensions of the protocol.
 const EXTENSIONS: [&str; 2] = ["binary_tensor_data", "model_repository"];
 
-/// Probes of the protocol, which need no key.
-pub(super) const PROBES: [&str; 2] = ["/v2/health/live", "/v2/health/ready"];
-
 /// The routes of the protocol that need the key.
 pub(super) fn router() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()

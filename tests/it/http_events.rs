@@ -7,11 +7,10 @@ use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use thorax::{
     domain::{BatchEvent, RunEvent, RunId, TrainedBatch},
-    http::{EventStreams, router},
+    http::EventStreams,
     store::{Db, events, runs},
 };
 use tokio::time::timeout;
-use tower::ServiceExt;
 
 use crate::support::Server;
 
@@ -212,7 +211,7 @@ impl Watch {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let answer = router(server.state.clone()).oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+        let answer = server.open(request.body(Body::empty()).unwrap()).await;
         let (parts, body) = answer.into_parts();
         Self { status: parts.status.as_u16(), headers: parts.headers, body, text: String::new() }
     }

@@ -10,7 +10,7 @@ use thorax::http::router;
 use tokio::{sync::mpsc, time::timeout};
 use tower::ServiceExt;
 
-use crate::support::{Answer, MAX_UPLOAD_BYTES, Part, Server, assert_close, model, multipart, png};
+use crate::support::{Answer, MAX_UPLOAD_BYTES, Part, Server, assert_close, model, multipart, png, received};
 
 const PREDICTIONS: &str = "/v1/predictions";
 const NDJSON: &str = "application/x-ndjson";
@@ -247,7 +247,7 @@ impl Sent {
             .unwrap();
         let service = router(server.state.clone());
         let answer = tokio::spawn(async move {
-            let answer = service.oneshot(request).await.unwrap();
+            let answer = service.oneshot(received(request)).await.unwrap();
             assert_eq!(answer.status(), 200);
             answer.into_body()
         });

@@ -3,10 +3,7 @@
 use std::sync::Arc;
 
 use axum::body::Body;
-use http_body_util::BodyExt;
 use serde_json::{Value, json};
-use thorax::http::router;
-use tower::ServiceExt;
 
 use crate::support::{Answer, MAX_UPLOAD_BYTES, Server, model, png};
 
@@ -253,7 +250,7 @@ async fn every_endpoint_but_the_probes_needs_the_key() {
     }
     let request =
         axum::http::Request::get("/v2").header("authorization", "Bearer a-long-enough-key").body(Body::empty());
-    assert_eq!(router(server.state.clone()).oneshot(request.unwrap()).await.unwrap().status(), 200);
+    assert_eq!(server.open(request.unwrap()).await.status(), 200);
 }
 
 /// As [`png`] draws it.
@@ -271,9 +268,7 @@ async fn infer_raw(server: &Server, request: &Value, raw: &[u8]) -> Answer {
     let request = axum::http::Request::post(INFER)
         .header("inference-header-content-length", json.len())
         .body(Body::from([json.as_bytes(), raw].concat()));
-    let (parts, body) = router(server.state.clone()).oneshot(request.unwrap()).await.unwrap().into_parts();
-    let bytes = body.collect().await.unwrap().to_bytes().to_vec();
-    Answer { status: parts.status.as_u16(), headers: parts.headers, bytes }
+    server.answer(request.unwrap()).await
 }
 
 #[track_caller]

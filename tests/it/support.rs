@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use thorax::{
     dataset::PatientIds,
-    http::{Access, AppState, ClientAddress, EventStreams, Telemetry, router},
+    http::{Access, AppState, ClientAddress, EventStreams, Quotas, Site, Telemetry, router},
     inference::{Engine, EngineConfig},
     metrics::{Metrics, Traces},
     nn::DeviceChoice,
@@ -83,6 +83,8 @@ impl Server {
             limits: Limits { max_upload_bytes: MAX_UPLOAD_BYTES, max_pixels: MAX_PIXELS },
             lifecycle: Lifecycle::default(),
             access: Access::default(),
+            site: Site::default(),
+            quotas: Quotas::default(),
             event_streams: EventStreams::default(),
         };
         change(&mut state, folder.path());
@@ -171,7 +173,7 @@ impl Server {
 
     /// The body of an answer; an error where it breaks off.
     pub async fn body(&self, request: axum::http::Request<Body>) -> Result<Vec<u8>, axum::Error> {
-        let answer = self.router.clone().oneshot(received(request)).await.unwrap();
+        let answer = self.open(request).await;
         answer.into_body().collect().await.map(|body| body.to_bytes().to_vec())
     }
 
@@ -182,8 +184,13 @@ impl Server {
         self.state.lifecycle.tasks.reopen();
     }
 
+    /// The response with its body not yet read.
+    pub async fn open(&self, request: axum::http::Request<Body>) -> axum::response::Response {
+        self.router.clone().oneshot(received(request)).await.unwrap()
+    }
+
     pub async fn answer(&self, request: axum::http::Request<Body>) -> Answer {
-        let (parts, body) = self.router.clone().oneshot(received(request)).await.unwrap().into_parts();
+        let (parts, body) = self.open(request).await.into_parts();
         let bytes = body.collect().await.unwrap().to_bytes().to_vec();
         Answer { status: parts.status.as_u16(), headers: parts.headers, bytes }
     }
@@ -243,7 +250,7 @@ impl Server {
 }
 
 /// The request as a server on loopback receives it: with a host, and with the client's address, unless the test sets them.
-fn received(mut request: axum::http::Request<Body>) -> axum::http::Request<Body> {
+pub fn received(mut request: axum::http::Request<Body>) -> axum::http::Request<Body> {
     let loopback = ClientAddress(std::net::Ipv4Addr::LOCALHOST.into());
     request.extensions_mut().get_or_insert(loopback);
     request.headers_mut().entry("host").or_insert(axum::http::HeaderValue::from_static("127.0.0.1:8080"));

@@ -1,5 +1,4 @@
-//! Data sets: upload, import, generation from the sources of COVIDx, patient-grouped splits, duplicate detection, export, and synthetic
-//! phantoms for demos and tests.
+//! Data sets: upload, import, generation from the sources of COVIDx, patient-grouped splits, duplicate detection and export.
 
 mod archive;
 mod arrays;
@@ -14,7 +13,6 @@ mod import;
 mod leakage;
 mod npy;
 mod patient;
-pub mod phantom;
 mod split;
 mod text;
 mod upload;

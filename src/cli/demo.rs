@@ -10,12 +10,12 @@ use super::{
 use crate::{
     app::{DataFolder, Server},
     config::{DataConfig, ServerConfig},
-    dataset::{
-        self, NewRadiograph,
+    dataset::{self, NewRadiograph},
+    domain::{PlanOverrides, RunStatus, Scope, Stage, Step, recipe},
+    imaging::{
+        self,
         phantom::{self, Phantom},
     },
-    domain::{PlanOverrides, RunStatus, Scope, Stage, Step, recipe},
-    imaging,
     store::{self, Dataset, Page, Run},
 };
 
@@ -77,7 +77,7 @@ async fn generate(folder: &DataFolder, config: &DataConfig) -> Result<Dataset, C
         let split = patients.split(&phantom);
         let Phantom { file_name, patient_id, label, image } = phantom;
         let new = NewRadiograph {
-            bytes: imaging::encode_png(&image),
+            bytes: phantom::encode_png(&image),
             file_name: Some(file_name),
             label: Some(label.into()),
             patient_id: Some(patient_id),

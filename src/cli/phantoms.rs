@@ -11,9 +11,8 @@ use clap::Args;
 
 use super::CliError;
 use crate::{
-    dataset::phantom::{self, Phantom},
     domain::Split,
-    imaging,
+    imaging::phantom::{self, Phantom},
 };
 
 /// Source of the images, in label files and in the database.
@@ -91,7 +90,7 @@ impl SplitFolder {
 
     fn add(&mut self, phantom: &Phantom) -> io::Result<()> {
         let Phantom { file_name, patient_id, label, image } = phantom;
-        fs::write(self.folder.join(file_name), imaging::encode_png(image))?;
+        fs::write(self.folder.join(file_name), phantom::encode_png(image))?;
         self.images += 1;
         writeln!(self.rows, "{patient_id} {file_name} {label} {SOURCE}")
     }

@@ -10,6 +10,8 @@ use std::{
 use flate2::read::MultiGzDecoder;
 use tar::{EntryType, PaxExtensions};
 
+use crate::imaging::plain_reason;
+
 /// Maximum number of files.
 const MAX_FILES: u64 = 100_000;
 
@@ -50,13 +52,29 @@ pub enum ArchiveError {
 
 impl From<io::Error> for ArchiveError {
     fn from(error: io::Error) -> Self {
-        Self::Damaged(error.to_string())
+        Self::Damaged(reason(&error))
     }
 }
 
 impl From<zip::result::ZipError> for ArchiveError {
     fn from(error: zip::result::ZipError) -> Self {
-        Self::Damaged(error.to_string())
+        match error {
+            zip::result::ZipError::Io(error) => error.into(),
+            error => Self::Damaged(plain_reason("it", &error)),
+        }
+    }
+}
+
+/// Error of an archive that decompresses to too much.
+#[derive(Debug, thiserror::Error)]
+#[error("it decompresses to more than {MAX_EXPANSION} times its size")]
+struct TooLarge;
+
+/// The reason in plain words. Errors that are not from a decoder have them already.
+fn reason(error: &io::Error) -> String {
+    match error.get_ref() {
+        Some(cause) if cause.is::<TooLarge>() => cause.to_string(),
+        _ => plain_reason("it", error),
     }
 }
 
@@ -94,15 +112,19 @@ pub fn read_archive(
         if number <= skip {
             return Ok(true);
         }
-        let content = content.map_err(|why| why.to_string()).and_then(|content| read(content, max_bytes));
+        let content = content.map_err(|why| cannot_be_read(&why)).and_then(|content| read(content, max_bytes));
         Ok(take(ArchiveFile { name: name.to_owned(), content }))
     })
 }
 
 fn read(content: &mut dyn Read, max_bytes: u64) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::new();
-    content.take(max_bytes + 1).read_to_end(&mut bytes).map_err(|error| format!("cannot be decompressed: {error}"))?;
+    content.take(max_bytes + 1).read_to_end(&mut bytes).map_err(|why| cannot_be_read(&why))?;
     if bytes.len() as u64 > max_bytes { Err(format!("exceeds the limit of {max_bytes} bytes")) } else { Ok(bytes) }
+}
+
+fn cannot_be_read(why: &io::Error) -> String {
+    format!("the file cannot be read from the archive: {}", reason(why))
 }
 
 /// Receives the name and the content of a file (or the error why it cannot be read), and returns whether to continue.
@@ -138,6 +160,7 @@ fn walk_zip(mut from: impl Read + Seek, visit: &mut Visit<'_>) -> Result<(), Arc
         }
         let proceed = match archive.by_index(index) {
             Ok(mut entry) => visit(&name, Ok(&mut entry))?,
+            Err(zip::result::ZipError::Io(error)) => visit(&name, Err(error))?,
             Err(error) => visit(&name, Err(io::Error::other(error)))?,
         };
         if !proceed {
@@ -217,8 +240,7 @@ impl<R: Read> Read for BoundedReader<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self.inner.read(buffer)?;
         let remaining = self.remaining.checked_sub(read as u64);
-        let too_large = || io::Error::other(format!("it decompresses to more than {MAX_EXPANSION} times its size"));
-        self.remaining = remaining.ok_or_else(too_large)?;
+        self.remaining = remaining.ok_or_else(|| io::Error::other(TooLarge))?;
         Ok(read)
     }
 }
@@ -317,6 +339,14 @@ mod tests {
         let (zip, gzipped) = (zip(), gzip(&tar(&FILES)));
         assert!(matches!(error(&zip[..zip.len() / 2]), ArchiveError::Damaged(_)));
         assert!(matches!(error(&gzipped[..gzipped.len() / 2]), ArchiveError::Damaged(_)));
+        for damaged in [&zip[..zip.len() / 2], &gzipped[..gzipped.len() / 2]] {
+            assert_eq!(error(damaged).to_string(), "cannot be read: it is truncated");
+        }
+        let mut corrupt = gzipped.clone();
+        let middle = corrupt.len() / 2;
+        corrupt[middle..middle + 8].fill(0xff);
+        let why = error(&corrupt).to_string();
+        assert!(why.contains("it is damaged") && !why.contains("deflate stream"), "{why}");
         // Zeros compress to a thousandth.
         let bomb = gzip(&tar(&[("zeros", &vec![0; 64 << 20])]));
         assert!(error(&bomb).to_string().contains("times its size"));

@@ -15,6 +15,7 @@ use flate2::write::MultiGzDecoder;
 use futures_util::{Stream, StreamExt, stream};
 
 use super::ApiError;
+use crate::imaging;
 
 /// Number of compressed bytes that are decoded at once, which bounds the memory: deflate expands at most about 1,000 times.
 const SLICE_BYTES: usize = 1 << 10;
@@ -76,7 +77,7 @@ impl Gunzip {
                     self.ended = true;
                     // An empty body has no end to check.
                     if self.compressed > 0 {
-                        self.decoder.try_finish()?;
+                        self.decoder.try_finish().map_err(damaged)?;
                     }
                 }
             }
@@ -85,7 +86,7 @@ impl Gunzip {
             tokio::task::yield_now().await;
         }
         let slice = self.received.split_to(self.received.len().min(SLICE_BYTES));
-        self.decoder.write_all(&slice)?;
+        self.decoder.write_all(&slice).map_err(damaged)?;
         let decoded = std::mem::take(self.decoder.get_mut());
         self.compressed += slice.len() as u64;
         self.decoded += decoded.len() as u64;
@@ -94,6 +95,11 @@ impl Gunzip {
         }
         Ok(decoded.into())
     }
+}
+
+/// The error of the decoder in plain words.
+fn damaged(error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), imaging::plain_reason("the gzip body", &error))
 }
 
 #[cfg(test)]

@@ -3,7 +3,8 @@
 use image::ExtendedColorType;
 
 use super::{
-    DicomRadiograph, Format, GreyImage, ImageError, Limits, container, dicom, encode, encode_png, jpeg, png,
+    DecodedImage, DicomRadiograph, Format, GreyImage, ImageError, Limits, container, dicom, encode, encode_png, jpeg,
+    png,
     quality_flags::{grey_range, quality_flags},
     strip,
 };
@@ -22,6 +23,8 @@ pub struct ExaminedImage {
     pub grey_range: GreyRange,
     /// Data of a DICOM file; none for PNG and JPEG.
     pub dicom: Option<DicomRadiograph>,
+    /// True if the file is marked as a synthetic phantom.
+    pub synthetic: bool,
     /// True if image viewers show the file as the same picture.
     viewers_agree: bool,
 }
@@ -32,20 +35,15 @@ pub struct ExaminedImage {
 /// Those of [`decode`](super::decode).
 pub fn examine(bytes: &[u8], limits: &Limits) -> Result<ExaminedImage, ImageError> {
     let format = container::sniff(bytes).ok_or(ImageError::UnsupportedType)?;
-    let (image, viewers_agree, dicom) = match format {
+    let (decoded, dicom) = match format {
         Format::Dicom => {
             let dicom = dicom::read(bytes, limits)?;
-            (dicom.grey(), true, Some(dicom))
+            (DecodedImage { image: dicom.grey(), viewers_agree: true, synthetic: false }, Some(dicom))
         }
-        Format::Png => {
-            let decoded = png::read(bytes, limits)?;
-            (decoded.image, decoded.viewers_agree, None)
-        }
-        Format::Jpeg => {
-            let decoded = jpeg::read(bytes, limits)?;
-            (decoded.image, decoded.viewers_agree, None)
-        }
+        Format::Png => (png::read(bytes, limits)?, None),
+        Format::Jpeg => (jpeg::read(bytes, limits)?, None),
     };
+    let DecodedImage { image, viewers_agree, synthetic } = decoded;
     let mut flags = quality_flags(&image);
     flags.extend(dicom.iter().flat_map(|dicom| &dicom.flags));
     flags.sort();
@@ -53,7 +51,7 @@ pub fn examine(bytes: &[u8], limits: &Limits) -> Result<ExaminedImage, ImageErro
     let GreyRange { low, high } = grey_range(&image);
     let declared = |grey: u8| (f64::from(grey) * dicom.as_ref().map_or(1.0, |dicom| dicom.table_range)).round() as u8;
     let grey_range = GreyRange { low: declared(low), high: declared(high) };
-    Ok(ExaminedImage { format, image, flags, grey_range, dicom, viewers_agree })
+    Ok(ExaminedImage { format, image, flags, grey_range, dicom, synthetic, viewers_agree })
 }
 
 impl ExaminedImage {

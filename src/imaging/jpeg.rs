@@ -5,7 +5,7 @@ use std::io::Cursor;
 use image::{DynamicImage, GrayImage, metadata::Orientation};
 use jpeg_decoder::{ColorTransform, Decoder};
 
-use super::{DecodedImage, GreyImage, ImageError, Limits, check_size, grey::luma, undecodable};
+use super::{DecodedImage, GreyImage, ImageError, Limits, check_size, damage::plain_reason, grey::luma, undecodable};
 
 /// Marker segments of a stream that say how to decode it.
 #[derive(Default)]
@@ -211,7 +211,7 @@ pub(super) fn read(bytes: &[u8], limits: &Limits) -> Result<DecodedImage, ImageE
     // Viewers convert inks in different ways.
     let viewers_agree = !matches!(colour, ColourSpace::Cmyk | ColourSpace::Ycck);
     let (width, height) = (image.width(), image.height());
-    Ok(DecodedImage { image: GreyImage { width, height, pixels: image.into_bytes() }, viewers_agree })
+    Ok(DecodedImage { image: GreyImage { width, height, pixels: image.into_bytes() }, viewers_agree, synthetic: false })
 }
 
 /// Decodes the samples in row-major order, interleaved: three components to RGB, four to inverted inks. Samples of more than
@@ -227,7 +227,7 @@ pub(super) fn decode(bytes: &[u8], colour: ColourSpace) -> Result<Vec<u8>, Image
         ColourSpace::Cmyk => ColorTransform::CMYK,
         ColourSpace::Ycck => ColorTransform::YCCK,
     });
-    decoder.decode().map_err(|error| undecodable(format!("JPEG: {error}")))
+    decoder.decode().map_err(|error| undecodable(plain_reason("the JPEG", &error)))
 }
 
 /// The RGB of full-range YCbCr (ITU-T T.871).

@@ -12,29 +12,19 @@ use super::{
 /// Chunks that are kept.
 const ALLOWED_CHUNKS: [&[u8; 4]; 4] = [b"IHDR", b"PLTE", b"tRNS", b"IDAT"];
 
-/// The PNG with only the allowed chunks and its orientation.
+/// The PNG with only the allowed chunks, its orientation, and the mark of a synthetic phantom.
 pub(super) fn png_file(bytes: &[u8]) -> Result<Vec<u8>, ImageError> {
     let orientation = exif(png::orientation(bytes)?);
-    let mut rest = bytes.get(png::SIGNATURE.len()..).unwrap_or_default();
     let mut stripped = png::SIGNATURE.to_vec();
-    while let Some(head) = rest.first_chunk::<8>() {
-        let length = u32::from_be_bytes([head[0], head[1], head[2], head[3]]) as usize;
-        let Some((chunk, after)) = length.checked_add(12).and_then(|length| rest.split_at_checked(length)) else {
-            break;
-        };
-        let kind = &chunk[4..8];
-        if kind == b"IEND" {
-            break;
+    for chunk in png::chunks(bytes).take_while(|chunk| chunk.kind != *b"IEND") {
+        if ALLOWED_CHUNKS.contains(&&chunk.kind) || chunk.is_phantom_mark() {
+            stripped.extend_from_slice(chunk.whole);
         }
-        if ALLOWED_CHUNKS.iter().any(|allowed| kind == &allowed[..]) {
-            stripped.extend_from_slice(chunk);
+        if let (b"IHDR", Some(exif)) = (&chunk.kind, &orientation) {
+            stripped.extend(png::chunk(b"eXIf", exif));
         }
-        if let (b"IHDR", Some(exif)) = (kind, &orientation) {
-            stripped.extend(png_chunk(b"eXIf", exif));
-        }
-        rest = after;
     }
-    stripped.extend(png_chunk(b"IEND", &[]));
+    stripped.extend(png::chunk(b"IEND", &[]));
     Ok(stripped)
 }
 
@@ -102,14 +92,6 @@ fn exif(orientation: Orientation) -> Option<[u8; 26]> {
     Some(exif)
 }
 
-fn png_chunk(kind: &[u8; 4], data: &[u8]) -> Vec<u8> {
-    let mut checksum = crc32fast::Hasher::new();
-    checksum.update(kind);
-    checksum.update(data);
-    let length = (data.len() as u32).to_be_bytes();
-    [&length[..], kind, data, &checksum.finalize().to_be_bytes()].concat()
-}
-
 fn jpeg_segment(marker: u8, content: &[u8]) -> Vec<u8> {
     let length = (content.len() as u16 + 2).to_be_bytes();
     [&[0xff, marker], &length[..], content].concat()
@@ -154,7 +136,7 @@ mod tests {
     fn stripping_a_png_removes_texts_and_keeps_the_orientation() {
         let plain =
             encode_png(&GreyImage { width: 40, height: 60, pixels: (0..2400).map(|at| (at / 20) as u8).collect() });
-        let chunks = [png_chunk(b"eXIf", &exif_with_name()), png_chunk(b"tEXt", b"Author\0Jane Doe")].concat();
+        let chunks = [png::chunk(b"eXIf", &exif_with_name()), png::chunk(b"tEXt", b"Author\0Jane Doe")].concat();
         let named = [&plain[..33], &chunks, &plain[33..], b"Jane Doe"].concat();
         let stripped = png_file(&named).unwrap();
         assert!(!holds(&stripped, b"Jane"));

@@ -215,6 +215,93 @@ fn truncated_files_are_rejected() {
     }
 }
 
+/// Changes a byte of a chunk's content and repairs the CRC-32, so that only the checksum within the content can tell.
+fn with_changed_content(png: &[u8], kind: &[u8; 4], change: impl Fn(&mut Vec<u8>)) -> Vec<u8> {
+    let mut changed = png[..8].to_vec();
+    for part in png::chunks(png) {
+        let mut content = part.content.to_vec();
+        if part.kind == *kind {
+            change(&mut content);
+        }
+        changed.extend(png::chunk(&part.kind, &content));
+    }
+    changed
+}
+
+#[test]
+fn a_png_with_a_wrong_checksum_is_rejected_in_plain_words() {
+    let whole = encode_png(&pattern(64, 48));
+    assert!(decode(&with_changed_content(&whole, b"IDAT", |_| ()), &LIMITS).is_ok());
+    // The last four bytes of the compressed data are the Adler-32 of the pixels.
+    for back in 1..=4 {
+        let wrong_pixels = with_changed_content(&whole, b"IDAT", |content| {
+            let at = content.len() - back;
+            content[at] ^= 1;
+        });
+        let why = error_of(&wrong_pixels);
+        assert!(why.ends_with("the PNG is damaged: the checksum of its pixels (Adler-32) does not match"), "{why}");
+    }
+    // The same, with the compressed data in several chunks, and interlaced in rows of one chunk each.
+    let split: Vec<u8> = png::chunks(&whole)
+        .flat_map(|part| match &part.kind {
+            b"IDAT" => part.content.chunks(100).flat_map(|piece| png::chunk(b"IDAT", piece)).collect(),
+            _ => part.whole.to_vec(),
+        })
+        .collect();
+    let mut split = [&whole[..8], &split].concat();
+    assert!(decode(&split, &LIMITS).is_ok());
+    let end = split.len() - 12;
+    let last = split.len() - 12 - 4 - 1;
+    split[last] ^= 1;
+    let length = png::chunks(&split).filter(|part| part.kind == *b"IDAT").last().unwrap().content.len();
+    let repaired = png::chunk(b"IDAT", &split[end - 4 - length..end - 4]);
+    split.splice(end - 12 - length..end, repaired);
+    assert!(error_of(&split).contains("Adler-32"), "{}", error_of(&split));
+    // The checksum of the chunk, before the twelve bytes of the last one.
+    let mut wrong_chunk = whole.clone();
+    wrong_chunk[whole.len() - 13] ^= 1;
+    let why = error_of(&wrong_chunk);
+    assert!(why.ends_with("the PNG is damaged: a checksum (CRC-32) does not match"), "{why}");
+    // A byte of the compressed data.
+    let mut wrong_data = whole.clone();
+    wrong_data[60] ^= 1;
+    assert!(error_of(&wrong_data).contains("the PNG is damaged"));
+}
+
+#[test]
+fn damaged_files_are_described_without_the_terms_of_the_decoder() {
+    let pixels: Vec<u8> = (0..64 * 64).map(|at| (at * at % 251) as u8).collect();
+    let png = encode_png(&GreyImage { width: 64, height: 64, pixels: pixels.clone() });
+    let jpeg = jpeg(64, 64, ColorType::Luma, &pixels);
+    for whole in [png, jpeg] {
+        for at in 0..whole.len() {
+            let mut damaged = whole.clone();
+            damaged[at] ^= 0x55;
+            let Err(ImageError::Undecodable(why)) = decode(&damaged, &LIMITS) else { continue };
+            let foreign = ["Corrupt", "corrupt", "ChunkType", "expected 0x", "huffman", "invalid JPEG", "IoError"];
+            assert!(!foreign.iter().any(|word| why.contains(word)), "byte {at}: {why}");
+        }
+    }
+}
+
+#[test]
+fn a_phantom_is_recognised_by_its_mark_which_its_stored_file_keeps() {
+    let image = phantom::generate(phantom::Appearance::Normal, 3, 64);
+    let marked = phantom::encode_png(&image);
+    let examined = examine(&marked, &LIMITS).unwrap();
+    assert!(examined.synthetic);
+    assert_eq!(examined.image, image, "the mark changes no pixel");
+    let (_, stored) = examined.deidentified(&marked).unwrap();
+    assert_eq!(stored, marked);
+    let plain = encode_png(&image);
+    assert!(!examine(&plain, &LIMITS).unwrap().synthetic);
+    // Another text under the same keyword is no mark, and is not stored.
+    let other = [&plain[..33], &png::chunk(b"tEXt", b"Thorax\0synthetic Jane Doe"), &plain[33..]].concat();
+    let examined = examine(&other, &LIMITS).unwrap();
+    assert!(!examined.synthetic);
+    assert_eq!(examined.deidentified(&other).unwrap().1, plain);
+}
+
 #[test]
 fn corrupt_files_never_panic() {
     let pixels: Vec<u8> = (0..64 * 64).map(|at| (at * at % 251) as u8).collect();

@@ -7,9 +7,9 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use thorax::{
-    dataset::phantom::{self, Appearance},
-    imaging::{self, GreyImage},
+use thorax::imaging::{
+    self, GreyImage,
+    phantom::{self, Appearance},
 };
 
 use crate::support::{Answer, Part, Server};

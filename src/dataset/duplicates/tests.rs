@@ -9,12 +9,12 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::{
-    dataset::{
-        AddOutcome, NewRadiograph, PatientIds, add, leakage,
+    dataset::{AddOutcome, NewRadiograph, PatientIds, add, leakage},
+    domain::LeakageKind,
+    imaging::{
+        GreyImage, Limits,
         phantom::{self, Appearance},
     },
-    domain::LeakageKind,
-    imaging::{GreyImage, Limits},
     store::{Blobs, Dataset},
 };
 

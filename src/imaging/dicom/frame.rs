@@ -11,6 +11,7 @@ use super::{
 };
 use crate::imaging::{
     ImageError,
+    damage::plain_reason,
     jpeg::{self, ColourSpace, Frame, Stream},
 };
 
@@ -227,7 +228,7 @@ fn colour_of(stream: &Stream, frame: &Frame, declared: SampleColour) -> SampleCo
 fn extended(data: &[u8], header: &Header) -> Result<Vec<u16>, ImageError> {
     let max_bytes = 2 * usize::from(header.rows) * usize::from(header.columns) * usize::from(header.samples);
     let raster = openreadout_codecs::jpeg_decode_limited(data, max_bytes)
-        .map_err(|error| undecodable(format!("embedded JPEG: {error}")))?;
+        .map_err(|error| undecodable(plain_reason("the embedded JPEG", &error)))?;
     Ok(raster.data.as_chunks::<2>().0.iter().map(|pair| u16::from_le_bytes(*pair)).collect())
 }
 

@@ -4,7 +4,7 @@ use hayro_jpeg2000::{DecodeSettings, DecoderContext, Image};
 use memchr::memmem;
 
 use super::{codec::CODESTREAM, header::Header, undecodable};
-use crate::imaging::ImageError;
+use crate::imaging::{ImageError, damage::plain_reason};
 
 /// Parameters of a codestream.
 struct Codestream {
@@ -28,7 +28,7 @@ pub(super) struct Decoded {
 
 /// Decodes a codestream whose size and number of components agree with the header.
 pub(super) fn decode(header: &Header, data: &[u8]) -> Result<Decoded, ImageError> {
-    let failed = |error: hayro_jpeg2000::DecodeError| undecodable(format!("embedded JPEG 2000: {error}"));
+    let failed = |error: hayro_jpeg2000::DecodeError| undecodable(plain_reason("the embedded JPEG 2000", &error));
     // Some programs embed a JP2 file, whose boxes repeat what the DICOM header says, in place of its codestream.
     let data = memmem::find(data, CODESTREAM).map(|start| &data[start..]);
     let data = data.ok_or_else(|| undecodable("the embedded JPEG 2000 has no codestream"))?;

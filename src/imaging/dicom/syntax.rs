@@ -6,7 +6,7 @@ use dicom_dictionary_std::uids;
 use flate2::read::DeflateDecoder;
 
 use super::undecodable;
-use crate::imaging::{ImageError, Limits};
+use crate::imaging::{ImageError, Limits, damage::plain_reason};
 
 const PREAMBLE: usize = 128;
 const MAGIC: &[u8] = b"DICM";
@@ -166,7 +166,7 @@ fn inflate(bytes: &[u8], limits: &Limits) -> Result<Vec<u8>, ImageError> {
     let max_bytes = limits.max_pixels.saturating_mul(6).saturating_add(MAX_HEADER_BYTES);
     let mut data_set = Vec::new();
     let mut decoder = DeflateDecoder::new(bytes).take(max_bytes.saturating_add(1));
-    decoder.read_to_end(&mut data_set).map_err(|error| undecodable(format!("cannot inflate the data set: {error}")))?;
+    decoder.read_to_end(&mut data_set).map_err(|error| undecodable(plain_reason("the deflated data set", &error)))?;
     if data_set.len() as u64 > max_bytes {
         return Err(undecodable(format!("the deflated data set inflates to more than {max_bytes} bytes")));
     }

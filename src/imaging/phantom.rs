@@ -10,8 +10,7 @@ mod finding;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::imaging::GreyImage;
-
+use super::{GreyImage, png};
 use anatomy::Anatomy;
 
 /// Appearance of the lungs.
@@ -89,6 +88,11 @@ pub fn generate(appearance: Appearance, seed: u64, side: u32) -> GreyImage {
         anatomy.expose(anatomy.density(x, y) + finding, noise_sample(&mut noise))
     };
     GreyImage { width: side, height: side, pixels: (0..side * side).map(pixel).collect() }
+}
+
+/// Encodes a phantom as 8-bit grey PNG with a mark, by which [`examine`](super::examine) recognises it.
+pub fn encode_png(image: &GreyImage) -> Vec<u8> {
+    png::marked_as_phantom(&super::encode_png(image))
 }
 
 /// An approximately normal value with mean 0 and standard deviation 1.

@@ -7,6 +7,7 @@ mod engine_thread;
 #[cfg(test)]
 mod fixtures;
 mod model_pool;
+mod test_images;
 
 pub use admission::RequestPermit;
 pub use classifier::Classifier;

@@ -36,7 +36,7 @@ mod vgg;
 pub use adam::adam;
 pub use compiled::Compiled;
 pub use device::{DeviceChoice, devices};
-pub use file::{body_spec, excessive_weight, parameter_count};
+pub use file::{body_spec, excessive_weight, is_synthetic, marked_synthetic, parameter_count};
 pub use identity::Identities;
 pub use import::{BodyWeights, import_weights};
 pub use input::Input;
@@ -74,6 +74,9 @@ pub enum NnError {
     /// I/O error.
     #[error("cannot read the weights: {0}")]
     Io(#[from] std::io::Error),
+    /// A weight, or a result that the network computes, is not a finite number.
+    #[error("the model is not usable: {0}")]
+    NotFinite(String),
     /// The device is unavailable or failed.
     #[error("device {0}")]
     Device(String),

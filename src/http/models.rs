@@ -60,7 +60,7 @@ struct UploadParams {
     /// Name, 1 to 100 characters.
     #[param(default = "uploaded")]
     name: Option<String>,
-    /// True if it was trained on synthetic phantoms.
+    /// True if it was trained on synthetic phantoms. A file that Thorax wrote is marked so, and needs no parameter.
     #[serde(default)]
     #[param(default = false)]
     synthetic: bool,
@@ -112,9 +112,9 @@ async fn delete_model(State(models): State<Models>, PathOf(id): PathOf<ModelId>)
     (status = 200, description = "safetensors", body = Binary, content_type = "application/octet-stream"),
     NotFound
 ))]
-async fn get_model_weights(State(stores): State<Stores>, PathOf(id): PathOf<ModelId>) -> Result<Response, ApiError> {
-    let model = find(&stores, id).await?;
-    let bytes = stores.blobs.get(&model.sha256).await?;
+async fn get_model_weights(State(models): State<Models>, PathOf(id): PathOf<ModelId>) -> Result<Response, ApiError> {
+    let model = models.get(id).await?;
+    let bytes = models.file(&model).await?;
     let headers = [
         (header::CONTENT_TYPE, "application/octet-stream".to_owned()),
         (header::CONTENT_DISPOSITION, format!("attachment; filename=\"thorax-{id}.safetensors\"")),
@@ -123,7 +123,8 @@ async fn get_model_weights(State(stores): State<Stores>, PathOf(id): PathOf<Mode
     Ok((headers, bytes).into_response())
 }
 
-/// Uploads a model file, as `GET /v1/models/{id}/weights` returns it.
+/// Uploads a model file, as `GET /v1/models/{id}/weights` returns it. It is refused if the network computes a number that is not finite
+/// for generated images.
 #[utoipa::path(post, path = "/v1/models", tag = "models", params(UploadParams),
     request_body(content = Binary, content_type = "application/octet-stream", description = "At most 256 MiB"),
     responses(

@@ -113,7 +113,7 @@ pub enum ApiError {
 impl ApiError {
     /// 422 for one field.
     pub fn invalid(pointer: &str, detail: impl Into<String>) -> Self {
-        Self::Invalid(vec![FieldError { pointer: pointer.into(), detail: detail.into() }])
+        Self::Invalid(vec![FieldError::new(pointer, detail)])
     }
 
     /// 500 with its cause.
@@ -131,9 +131,8 @@ impl ApiError {
 
     fn details(self) -> ProblemDetails {
         let detail = self.to_string();
-        let unacknowledged = |finding: &LeakageFinding| FieldError {
-            pointer: "/acknowledge".into(),
-            detail: format!("does not include {}: {}", finding.name, finding.detail),
+        let unacknowledged = |finding: &LeakageFinding| {
+            FieldError::new("/acknowledge", format!("does not include {}: {}", finding.name, finding.detail))
         };
         let details = ProblemDetails::new(detail);
         match self {
@@ -319,6 +318,7 @@ impl From<EngineError> for ApiError {
                 Self::Conflict(format!("{error}: promote the new model instead, or raise THORAX_MAX_LOADED_MODELS"))
             }
             EngineError::Model(cause) => Self::Unusable(cause.to_string()),
+            EngineError::NotFinite(_) | EngineError::Failed(_) => Self::internal(error),
         }
     }
 }

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor, activation::softmax};
 
+use super::test_images::test_images;
 use crate::{
     domain::{ActivationMap, ModelId, ModelSpec},
-    nn::{Compiled, Network, NnError},
+    nn::{self, Compiled, Network, NnError},
 };
 
 /// A compiled network with its specification and the batch sizes it was warmed up for.
@@ -20,22 +21,58 @@ pub struct Classifier {
     tuned_batch_sizes: Vec<usize>,
 }
 
+/// What the network computed for an image.
+#[derive(Debug)]
+pub(super) struct ImageOutput {
+    /// Probability of each class; none if a logit is not finite.
+    pub(super) probabilities: Option<Vec<f32>>,
+    /// Class activation map of the most probable class; none if it was not requested or is not finite.
+    pub(super) activation: Option<ActivationMap>,
+}
+
 impl Classifier {
-    /// Reads a model file and warms it up: runs blank images in every batch size that will be used, so that no client waits for
-    /// autotuning.
+    /// Reads a model file, tests it on generated images, and warms it up: runs blank images in every batch size that will be used, so
+    /// that no client waits for autotuning.
+    ///
+    /// # Errors
+    /// [`NnError::NotFinite`] if a weight or a result of the self-test is not finite.
     pub fn load(id: ModelId, bytes: &[u8], device: &Device, max_batch_size: usize) -> Result<Self, NnError> {
+        // All finite weights are within this maximum.
+        if let Some(weight) = nn::excessive_weight(bytes, f32::MAX)? {
+            return Err(NnError::NotFinite(weight));
+        }
+        let classifier = Self::build(id, bytes, device, max_batch_size)?;
+        classifier.self_test()?;
+        let blank = classifier.blank();
+        for &size in &classifier.tuned_batch_sizes {
+            classifier.probabilities(&vec![blank.as_slice(); size])?;
+        }
+        Ok(classifier)
+    }
+
+    /// Reads a model file, without any test.
+    pub(super) fn build(id: ModelId, bytes: &[u8], device: &Device, max_batch_size: usize) -> Result<Self, NnError> {
         let (network, spec) = Network::from_bytes(bytes, device)?;
         let network = Compiled::new(&network, &spec, device);
         // GPU kernels are autotuned for each shape, which takes seconds to minutes. CPU kernels are not.
         let tuned_batch_sizes = if *device == Device::flex() { Vec::new() } else { batch_sizes_up_to(max_batch_size) };
-        let classifier = Self { network, spec: Arc::new(spec), id, tuned_batch_sizes };
-        let blank = classifier.blank();
-        let sizes =
-            if classifier.tuned_batch_sizes.is_empty() { &[1] } else { classifier.tuned_batch_sizes.as_slice() };
-        for &size in sizes {
-            classifier.probabilities(&vec![blank.as_slice(); size])?;
+        Ok(Self { network, spec: Arc::new(spec), id, tuned_batch_sizes })
+    }
+
+    /// Classifies generated images, one at a time.
+    ///
+    /// # Errors
+    /// [`NnError::NotFinite`] at the first image with a logit that is not finite.
+    fn self_test(&self) -> Result<(), NnError> {
+        for (name, pixels) in test_images(self.spec.image_size) {
+            if self.outputs(&[&pixels], false)?.iter().any(|output| output.probabilities.is_none()) {
+                return Err(NnError::NotFinite(format!(
+                    "the network computes a logit that is not finite for a generated image ({name}): its weights are finite, but \
+                     their products overflow"
+                )));
+            }
         }
-        Ok(classifier)
+        Ok(())
     }
 
     fn blank(&self) -> Vec<u8> {
@@ -53,21 +90,31 @@ impl Classifier {
     }
 
     /// Class probabilities of each image. Every image has `image_size * image_size` grey levels.
+    ///
+    /// # Errors
+    /// [`NnError::NotFinite`] if a logit of any image is not finite, and errors of the device.
     pub fn probabilities(&self, images: &[&[u8]]) -> Result<Vec<Vec<f32>>, NnError> {
-        let blank = self.blank();
-        let logits = self.network.logits(&self.padded(images, &blank));
-        self.softmax(logits, images.len())
+        let not_finite = || NnError::NotFinite("a logit is not finite".into());
+        self.outputs(images, false)?.into_iter().map(|output| output.probabilities.ok_or_else(not_finite)).collect()
     }
 
-    /// Class probabilities of each image, and the class activation map of its most probable class. One forward pass.
-    pub fn explained(&self, images: &[&[u8]]) -> Result<(Vec<Vec<f32>>, Vec<ActivationMap>), NnError> {
+    /// The results for each image, with class activation maps if `explain` is true. One forward pass. Every image has `image_size *
+    /// image_size` grey levels.
+    pub(super) fn outputs(&self, images: &[&[u8]], explain: bool) -> Result<Vec<ImageOutput>, NnError> {
         let blank = self.blank();
-        let (logits, activation) = self.network.logits_and_activation(&self.padded(images, &blank));
+        let batch = self.padded(images, &blank);
+        if !explain {
+            let probabilities = self.softmax(self.network.logits(&batch), images.len())?;
+            let output = |probabilities| ImageOutput { probabilities, activation: None };
+            return Ok(probabilities.into_iter().map(output).collect());
+        }
+        let (logits, activation) = self.network.logits_and_activation(&batch);
         let [_, rows, columns] = activation.dims();
         let values = read_back(activation)?;
-        let maps = values.chunks_exact(rows * columns).take(images.len());
-        let maps = maps.map(|values| ActivationMap::normalised(rows, columns, values)).collect();
-        Ok((self.softmax(logits, images.len())?, maps))
+        let map = |values: &[f32]| is_finite(values).then(|| ActivationMap::normalised(rows, columns, values));
+        let maps = values.chunks_exact(rows * columns).map(map);
+        let output = |(probabilities, activation)| ImageOutput { probabilities, activation };
+        Ok(self.softmax(logits, images.len())?.into_iter().zip(maps).map(output).collect())
     }
 
     /// The batch, padded with blank images to a size for which the kernels are tuned.
@@ -78,11 +125,18 @@ impl Classifier {
         batch
     }
 
-    /// Probabilities of the first `count` images, from logits `[batch, classes]`.
-    fn softmax(&self, logits: Tensor<2>, count: usize) -> Result<Vec<Vec<f32>>, NnError> {
-        let flat = read_back(softmax(logits, 1))?;
-        Ok(flat.chunks_exact(self.spec.classes.len()).take(count).map(<[f32]>::to_vec).collect())
+    /// Probabilities of the first `count` images, from logits `[batch, classes]`; none for an image with a logit that is not finite.
+    fn softmax(&self, logits: Tensor<2>, count: usize) -> Result<Vec<Option<Vec<f32>>>, NnError> {
+        let classes = self.spec.classes.len();
+        // Both in one read-back. Minus infinity among the logits would not show in the probabilities.
+        let rows = read_back(Tensor::cat(vec![logits.clone(), softmax(logits, 1)], 1))?;
+        let row = |row: &[f32]| is_finite(row).then(|| row[classes..].to_vec());
+        Ok(rows.chunks_exact(2 * classes).take(count).map(row).collect())
     }
+}
+
+fn is_finite(values: &[f32]) -> bool {
+    values.iter().all(|value| value.is_finite())
 }
 
 fn read_back<const D: usize>(tensor: Tensor<D>) -> Result<Vec<f32>, NnError> {
@@ -98,13 +152,49 @@ fn batch_sizes_up_to(max: usize) -> Vec<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{Architecture, BlockVariant, ClassList, Normalisation};
+    use crate::{
+        domain::{Architecture, BlockVariant, ClassList, Normalisation},
+        inference::fixtures,
+    };
 
     #[test]
     fn batch_sizes_double_and_end_with_the_maximum() {
         assert_eq!(batch_sizes_up_to(1), [1]);
         assert_eq!(batch_sizes_up_to(8), [1, 2, 4, 8]);
         assert_eq!(batch_sizes_up_to(12), [1, 2, 4, 8, 12]);
+    }
+
+    #[test]
+    fn a_model_with_a_weight_that_is_not_finite_is_refused_by_name() {
+        let device = Device::flex();
+        let load = |file: &[u8]| Classifier::load(ModelId::new(), file, &device, 1);
+        let file = fixtures::model(1);
+        assert!(load(&file).is_ok());
+        for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let error = load(&fixtures::with_weight(&file, "head.linear.1.bias", value)).unwrap_err().to_string();
+            assert!(error.contains("tensor head.linear.1.bias") && error.contains("not finite"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_model_whose_weights_are_finite_and_overflow_is_refused_by_the_self_test() {
+        let file = fixtures::with_weight(&fixtures::model(1), "head.linear.1.weight", f32::MAX);
+        let error = Classifier::load(ModelId::new(), &file, &Device::flex(), 1).unwrap_err();
+        assert!(matches!(error, NnError::NotFinite(_)), "{error}");
+        assert!(error.to_string().contains("generated image"), "{error}");
+    }
+
+    #[test]
+    fn a_result_that_is_not_finite_is_no_probability_and_spares_the_rest_of_the_batch() {
+        let classifier = fixtures::overflowing_on_white();
+        let (black, white) = (vec![0; 32 * 32], vec![255; 32 * 32]);
+        let images: [&[u8]; 3] = [&black, &white, &black];
+        for explain in [false, true] {
+            let outputs = classifier.outputs(&images, explain).unwrap();
+            let finite = outputs.iter().map(|output| output.probabilities.is_some());
+            assert_eq!(finite.collect::<Vec<_>>(), [true, false, true], "explain: {explain}");
+        }
+        assert!(matches!(classifier.probabilities(&images), Err(NnError::NotFinite(_))));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::{
 };
 
 use burn::tensor::Device;
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Mutex, Semaphore, oneshot};
 use utoipa::ToSchema;
@@ -21,7 +22,7 @@ use crate::{
     domain::{ActivationMap, ModelId, ModelSpec},
     imaging::{GreyImage, resize_square},
     metrics::{Outcome, Predictions, Stage},
-    nn::NnError,
+    nn::{DeviceChoice, NnError},
 };
 
 /// Queue slots for commands other than client predictions: loading, unloading and deferred predictions.
@@ -87,9 +88,15 @@ pub enum EngineError {
     /// The engine has stopped (503).
     #[error("the server is shutting down")]
     Closed,
-    /// The model cannot be loaded or run. A model that was serving before keeps serving.
+    /// The model cannot be loaded (422). A model that was serving before keeps serving.
     #[error(transparent)]
     Model(#[from] NnError),
+    /// The network computed a number that is not finite, so that there is no prediction (500).
+    #[error("model {0} computed no finite result for the image")]
+    NotFinite(ModelId),
+    /// The network or its device failed during a prediction (500).
+    #[error("prediction failed: {0}")]
+    Failed(#[source] NnError),
 }
 
 /// GPU memory usage, in bytes.
@@ -219,6 +226,19 @@ impl Engine {
         Ok(())
     }
 
+    /// Builds a model file on the CPU and tests it on generated images, without loading it.
+    ///
+    /// # Errors
+    /// `Model` if no network can be built from the file, or if one of its results is not finite; `Closed`.
+    pub async fn check(&self, bytes: Bytes) -> Result<ModelSpec, EngineError> {
+        let _guard = self.load_lock.lock().await;
+        let check = move || -> Result<ModelSpec, NnError> {
+            let (device, _) = DeviceChoice::Cpu.open(None)?;
+            Ok(Classifier::load(ModelId::new(), &bytes, &device, 1)?.spec().as_ref().clone())
+        };
+        Ok(tokio::task::spawn_blocking(check).await.map_err(|_| EngineError::Closed)??)
+    }
+
     async fn install(&self, id: ModelId, bytes: Vec<u8>, serve: bool) -> Result<(), EngineError> {
         let (device, max_batch_size) = (self.device.clone(), self.max_batch_size);
         let load = move || Classifier::load(id, &bytes, &device, max_batch_size);
@@ -253,7 +273,7 @@ impl Engine {
     /// result has a class activation map. `preprocess_ms` of the result covers resizing only.
     ///
     /// # Errors
-    /// `NoModel`, `NotLoaded`, `QueueFull`, `Closed`, and `Model` if the network fails.
+    /// `NoModel`, `NotLoaded`, `QueueFull`, `Closed`, `NotFinite`, and `Failed` if the network fails.
     pub async fn classify(
         &self,
         image: Arc<GreyImage>,
@@ -274,7 +294,7 @@ impl Engine {
     /// dropped in favour of newer ones.
     ///
     /// # Errors
-    /// `NotLoaded`, `QueueFull`, `Closed`, and `Model` if the network fails.
+    /// `NotLoaded`, `QueueFull`, `Closed`, `NotFinite`, and `Failed` if the network fails.
     pub async fn classify_when_idle(
         &self,
         image: Arc<GreyImage>,

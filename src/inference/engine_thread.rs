@@ -9,10 +9,11 @@ use std::{
 use tokio::sync::oneshot;
 
 use super::{
-    Classification, Classifier, EngineConfig, EngineError, Timing, admission::ImagePermit, model_pool::ModelPool,
+    Classification, Classifier, EngineConfig, EngineError, Timing, admission::ImagePermit, classifier::ImageOutput,
+    model_pool::ModelPool,
 };
 use crate::{
-    domain::{ActivationMap, ModelId},
+    domain::ModelId,
     imaging::{GreyImage, resize_square},
     metrics::{Outcome, Predictions, Stage},
     nn::{self, NnError},
@@ -218,15 +219,16 @@ impl EngineThread {
         for request in batch {
             let queue = started.saturating_duration_since(request.queued);
             metrics.stage(Stage::Queue, queue);
-            let result = match &mut results {
+            let output = match &mut results {
                 Ok(rows) => {
                     rows.next().ok_or_else(|| NnError::Device("the network returned fewer results than images".into()))
                 }
                 Err(cause) => Err(NnError::Device(cause.clone())),
             };
+            let output = output.map_err(EngineError::Failed);
+            let result = output.and_then(|output| classification(classifier, &request, output, queue, inference));
             metrics.ended(if result.is_ok() { Outcome::Answered } else { Outcome::Failed });
-            let result = result.map_err(EngineError::Model);
-            let result = result.map(|output| classification(classifier, &request, output, queue, inference));
+            report_if_not_finite(metrics, &result);
             request.respond(result);
         }
     }
@@ -243,12 +245,14 @@ impl EngineThread {
         let outcome = classify(classifier, &mut batch);
         let [request] = batch;
         let queue = started.saturating_duration_since(request.queued);
-        let result = outcome.and_then(|rows| {
+        let output = outcome.and_then(|rows| {
             rows.into_iter().next().ok_or_else(|| NnError::Device("the network returned no result for an image".into()))
         });
         let inference = started.elapsed();
-        let result = result.map(|output| classification(classifier, &request, output, queue, inference));
-        request.respond(result.map_err(EngineError::Model));
+        let output = output.map_err(EngineError::Failed);
+        let result = output.and_then(|output| classification(classifier, &request, output, queue, inference));
+        report_if_not_finite(&self.metrics, &result);
+        request.respond(result);
     }
 }
 
@@ -256,43 +260,49 @@ fn is_prediction(command: &Command) -> bool {
     matches!(command, Command::Classify(_) | Command::ClassifyDeferred(_))
 }
 
+/// Counts and logs a result that is not finite. The self-test of a model finds weights that overflow for any image; these overflow for
+/// this one.
+fn report_if_not_finite(metrics: &Predictions, result: &Result<Classification, EngineError>) {
+    if let Err(EngineError::NotFinite(model)) = result {
+        metrics.not_finite();
+        tracing::error!(%model, "the network computed a number that is not finite: no prediction");
+    }
+}
+
+/// The result of a request.
+///
+/// # Errors
+/// `NotFinite` if the probabilities are not finite, or the activation map that the request needs.
 fn classification(
     classifier: &Classifier,
     request: &Request,
-    (probabilities, activation): Output,
+    ImageOutput { probabilities, activation }: ImageOutput,
     queue: Duration,
     inference: Duration,
-) -> Classification {
+) -> Result<Classification, EngineError> {
     let (queue_ms, inference_ms) = (milliseconds(queue), milliseconds(inference));
-    Classification {
-        probabilities,
-        activation: activation.filter(|_| request.explain),
+    let not_finite = || EngineError::NotFinite(classifier.id());
+    Ok(Classification {
+        probabilities: probabilities.ok_or_else(not_finite)?,
+        activation: if request.explain { Some(activation.ok_or_else(not_finite)?) } else { None },
         model: classifier.id(),
         spec: Arc::clone(classifier.spec()),
         timing: Timing { queue_ms, preprocess_ms: 0.0, inference_ms },
-    }
+    })
 }
 
 fn milliseconds(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e3
 }
 
-/// Probabilities of an image and, if requested, its class activation map.
-type Output = (Vec<f32>, Option<ActivationMap>);
-
 /// Runs the network on a batch. Computes class activation maps for all images if any request of the batch needs one.
-fn classify(classifier: &Classifier, batch: &mut [Request]) -> Result<Vec<Output>, NnError> {
+fn classify(classifier: &Classifier, batch: &mut [Request]) -> Result<Vec<ImageOutput>, NnError> {
     let side = classifier.spec().image_size;
     for request in batch.iter_mut().filter(|request| request.resized.width != side) {
         request.resized = resize_square(&request.original, side);
     }
     let images: Vec<&[u8]> = batch.iter().map(|request| request.resized.pixels.as_slice()).collect();
-    if batch.iter().any(|request| request.explain) {
-        let (probabilities, maps) = classifier.explained(&images)?;
-        Ok(probabilities.into_iter().zip(maps.into_iter().map(Some)).collect())
-    } else {
-        Ok(classifier.probabilities(&images)?.into_iter().map(|probabilities| (probabilities, None)).collect())
-    }
+    classifier.outputs(&images, batch.iter().any(|request| request.explain))
 }
 
 #[cfg(test)]

@@ -49,6 +49,7 @@ pub struct Predictions {
     model_loads: Family<Label, Counter>,
     models_loaded: Gauge,
     unrecorded: Counter,
+    not_finite: Counter,
     in_flight: Gauge,
     in_flight_limit: Gauge,
 }
@@ -97,6 +98,7 @@ impl Predictions {
             model_loads: Family::default(),
             models_loaded: Gauge::default(),
             unrecorded: Counter::default(),
+            not_finite: Counter::default(),
             in_flight: Gauge::default(),
             in_flight_limit: Gauge::default(),
         };
@@ -108,8 +110,17 @@ impl Predictions {
     }
 
     pub(super) fn register(&self, registry: &mut Registry) {
-        let Self { outcomes, stages, batch_size, model_loads, models_loaded, unrecorded, in_flight, in_flight_limit } =
-            self.clone();
+        let Self {
+            outcomes,
+            stages,
+            batch_size,
+            model_loads,
+            models_loaded,
+            unrecorded,
+            not_finite,
+            in_flight,
+            in_flight_limit,
+        } = self.clone();
         registry.register("thorax_predictions", "Predictions of one image each, by outcome", outcomes);
         registry.register(
             "thorax_prediction_stage_duration_seconds",
@@ -138,6 +149,11 @@ impl Predictions {
             "thorax_predictions_unrecorded",
             "Predictions returned to the client but not recorded, because the disk was full or too slow",
             unrecorded,
+        );
+        registry.register(
+            "thorax_predictions_not_finite",
+            "Images without a prediction, because the network computed a number that is not finite for them",
+            not_finite,
         );
         registry.register("thorax_models_loaded", "Loaded models", models_loaded);
         registry.register("thorax_model_loads", "Model loads, by outcome", model_loads);
@@ -172,6 +188,11 @@ impl Predictions {
     /// Counts a prediction that was returned but not recorded.
     pub fn unrecorded(&self) {
         self.unrecorded.inc();
+    }
+
+    /// Counts an image for which the network computed a number that is not finite.
+    pub fn not_finite(&self) {
+        self.not_finite.inc();
     }
 
     /// Sets the number of loaded models.

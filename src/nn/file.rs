@@ -69,6 +69,28 @@ struct ModelMetadata {
     spec: ModelSpec,
     #[serde(rename = "batch_norm_epsilon")]
     epsilon: f64,
+    /// True if the model was trained on synthetic phantoms. Absent otherwise, as in files of earlier versions.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    synthetic: bool,
+}
+
+/// True if the model file is marked as trained on synthetic phantoms.
+///
+/// # Errors
+/// If the file is not a model file.
+pub fn is_synthetic(model: &[u8]) -> Result<bool, NnError> {
+    Ok(metadata::<ModelMetadata>(model)?.synthetic)
+}
+
+/// The model file with the mark that it was trained on synthetic phantoms; the tensors are unchanged.
+///
+/// # Errors
+/// If the file is not a model file.
+pub fn marked_synthetic(model: &[u8]) -> Result<Vec<u8>, NnError> {
+    let metadata = ModelMetadata { synthetic: true, ..metadata(model)? };
+    let file = SafeTensors::deserialize(model).map_err(not_safetensors)?;
+    let entries = HashMap::from([(METADATA_KEY.to_string(), to_json(&metadata))]);
+    safetensors::serialize(file.iter(), Some(entries)).map_err(not_safetensors)
 }
 
 /// Reads the block variant and the normalisation from a canonical body file.
@@ -127,7 +149,7 @@ pub(super) fn write_body(metadata: &BodyMetadata, tensors: &NamedTensors) -> Vec
 
 /// Reads a model file.
 pub(super) fn read_model(bytes: &[u8]) -> Result<ModelFile, NnError> {
-    let ModelMetadata { spec, epsilon } = metadata(bytes)?;
+    let ModelMetadata { spec, epsilon, .. } = metadata(bytes)?;
     check_numbers(&spec.normalisation, epsilon)?;
     check(spec.dropout.is_finite() && (0.0..1.0).contains(&spec.dropout), "dropout")?;
     check((body::smallest_side(spec.architecture)..=MAX_IMAGE_SIZE).contains(&spec.image_size), "image size")?;
@@ -148,7 +170,7 @@ pub(super) fn read_model(bytes: &[u8]) -> Result<ModelFile, NnError> {
 pub(super) fn write_model(spec: &ModelSpec, epsilon: f64, body: NamedTensors, head: NamedTensors) -> Vec<u8> {
     let body = body.into_iter().map(|(name, tensor)| (format!("{BODY}{name}"), tensor));
     let head = head.into_iter().map(|(name, tensor)| (format!("{HEAD}{name}"), tensor));
-    write(&body.chain(head).collect(), &ModelMetadata { spec: spec.clone(), epsilon })
+    write(&body.chain(head).collect(), &ModelMetadata { spec: spec.clone(), epsilon, synthetic: false })
 }
 
 /// Reads all tensors except those that `skip` selects by name. They must be F32.
@@ -199,9 +221,12 @@ fn check(valid: bool, what: &str) -> Result<(), NnError> {
 }
 
 fn write<T: Serialize>(tensors: &NamedTensors, metadata: &T) -> Vec<u8> {
-    let text = serde_json::to_string(metadata).expect("the metadata serialises to JSON");
-    let entries = HashMap::from([(METADATA_KEY.to_string(), text)]);
+    let entries = HashMap::from([(METADATA_KEY.to_string(), to_json(metadata))]);
     safetensors::serialize(tensors, Some(entries)).expect("the header is far below its size limit")
+}
+
+fn to_json<T: Serialize>(metadata: &T) -> String {
+    serde_json::to_string(metadata).expect("the metadata serialises to JSON")
 }
 
 impl View for &HostTensor {

@@ -3,7 +3,9 @@
 use burn::tensor::{Device, Tensor};
 use safetensors::SafeTensors;
 
-use super::{DeviceChoice, Input, Network, NnError, Precision, import_weights, parameter_count};
+use super::{
+    DeviceChoice, Input, Network, NnError, Precision, import_weights, is_synthetic, marked_synthetic, parameter_count,
+};
 use crate::domain::{Architecture, BlockVariant, ClassList, ModelSpec, Normalisation, Scope};
 
 pub(super) fn spec(architecture: Architecture) -> ModelSpec {
@@ -93,6 +95,20 @@ fn parameter_count_of_a_model_file_excludes_running_statistics() {
     assert_eq!(count(Architecture::ResNet50), body + head + 2 * 2048);
     std::fs::write(folder.path().join("model"), b"not a model, but long enough").unwrap();
     assert!(matches!(parameter_count(&folder.path().join("model")), Err(NnError::UnknownFormat(_))));
+}
+
+#[test]
+fn the_mark_of_phantoms_is_in_the_metadata_of_the_file_and_changes_no_tensor() {
+    let spec = spec(Architecture::SimpleCnn);
+    let file = simple(1).to_bytes(&spec);
+    assert!(!is_synthetic(&file).unwrap());
+    let marked = marked_synthetic(&file).unwrap();
+    assert!(is_synthetic(&marked).unwrap());
+    assert_eq!(marked_synthetic(&marked).unwrap(), marked);
+    let (network, marked_spec) = Network::from_bytes(&marked, &Device::flex()).unwrap();
+    assert_eq!(marked_spec, spec);
+    assert_eq!(network.to_bytes(&spec), file, "written again, which does not keep the mark");
+    assert!(is_synthetic(b"not a model").is_err() && marked_synthetic(b"not a model").is_err());
 }
 
 #[test]

@@ -87,6 +87,7 @@ impl Error {
         match self {
             Self::Internal(_) => true,
             Self::Store(error) => !error.is_conflict(),
+            Self::Engine(error) => matches!(error, EngineError::NotFinite(_) | EngineError::Failed(_)),
             _ => false,
         }
     }

@@ -4,8 +4,8 @@ use jiff::Timestamp;
 
 use super::{CHALLENGER, Error, Gate, Serving, Stores};
 use crate::{
-    domain::{ModelId, ModelSpec},
-    nn::{DeviceChoice, Network, NnError},
+    domain::ModelId,
+    nn::{self, NnError},
     store::{self, Model},
     worker::CHAMPION,
 };
@@ -127,20 +127,22 @@ impl Models {
         Ok(store::models::set_alias(&self.stores.db, CHAMPION, model.id).await?)
     }
 
-    /// Stores an uploaded model file. The network is built once, so that a file that cannot serve is refused now.
+    /// Stores an uploaded model file. The network is built once and classifies generated images, so that a file that cannot serve is
+    /// refused now. The model is synthetic if the file is marked so, or if `synthetic` says so, which marks the file.
     ///
     /// # Errors
-    /// [`Error::Unusable`] where no network can be built from the file.
+    /// [`Error::Engine`] where no network can be built from the file, or where a result of the network is not finite.
     pub async fn upload(&self, bytes: bytes::Bytes, name: String, synthetic: bool) -> Result<Model, Error> {
-        let content = bytes.clone();
-        let build = move || -> Result<ModelSpec, NnError> {
-            let (device, _) = DeviceChoice::Cpu.open(None)?;
-            Ok(Network::from_bytes(&content, &device)?.1)
+        let spec = self.serving.engine.check(bytes.clone()).await?;
+        let mark = move || -> Result<_, NnError> {
+            let is_marked = nn::is_synthetic(&bytes)?;
+            let bytes = if synthetic && !is_marked { nn::marked_synthetic(&bytes)? } else { bytes.into() };
+            Ok((bytes, synthetic || is_marked))
         };
-        let spec = tokio::task::spawn_blocking(build).await?.map_err(|error| Error::Unusable(error.to_string()))?;
+        let (bytes, synthetic) = tokio::task::spawn_blocking(mark).await?.map_err(Error::internal)?;
         let byte_length = bytes.len() as u64;
         // Held until the row is committed.
-        let stored = self.stores.blobs.put(bytes.into()).await?;
+        let stored = self.stores.blobs.put(bytes).await?;
         let model = Model {
             id: ModelId::new(),
             run_id: None,
@@ -155,6 +157,19 @@ impl Models {
         };
         store::models::create(&self.stores.db, &model, &[]).await?;
         Ok(model)
+    }
+
+    /// The file of a model. An earlier version stored models of phantoms without a mark in the file: they get it here.
+    ///
+    /// # Errors
+    /// [`Error::Store`] where the file cannot be read.
+    pub async fn file(&self, model: &Model) -> Result<Vec<u8>, Error> {
+        let bytes = self.stores.blobs.get(&model.sha256).await?;
+        if !model.synthetic {
+            return Ok(bytes);
+        }
+        let mark = move || if nn::is_synthetic(&bytes)? { Ok(bytes) } else { nn::marked_synthetic(&bytes) };
+        tokio::task::spawn_blocking(mark).await?.map_err(Error::internal)
     }
 
     /// Deletes a model that no alias points at, and unloads it.

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use futures_util::{
     StreamExt, TryStreamExt,
     stream::{self, BoxStream},
@@ -20,7 +21,7 @@ use tokio::{
 use super::{Content, Error, Lifecycle, Predictor, Stores, predictor::most_probable};
 use crate::{
     dataset::{self, ArchiveFile},
-    domain::{DatasetId, PredictionJobId, RadiographId, Split},
+    domain::{DatasetId, PredictionJobId, RadiographId, Sha256, Split},
     imaging::{self, GreyImage},
     inference::{Classification, EngineError},
     store::{self, JobResult, Model, Page, PredictionJob, RadiographFilter, StoreError},
@@ -40,6 +41,9 @@ const MAX_DELAY: Duration = Duration::from_secs(1);
 
 /// Radiographs per query.
 const PAGE: u32 = 100;
+
+/// Problem of an image for which the network computes a number that is not finite.
+const NOT_FINITE: &str = "the model has no finite result for this image";
 
 /// Delay before an image is offered again to a busy engine.
 const RETRY_DELAY: Duration = Duration::from_millis(50);
@@ -97,6 +101,8 @@ struct Item {
     radiograph_id: Option<RadiographId>,
     file_name: String,
     label: Option<String>,
+    /// Hash of the content, where it is known before it is read.
+    sha256: Option<Sha256>,
     content: Result<Vec<u8>, String>,
 }
 
@@ -373,8 +379,13 @@ impl PredictionJobs {
                     let blobs = stores.blobs.clone();
                     async move {
                         let content = blobs.get(&radiograph.sha256).await.map_err(|error| error.to_string());
-                        let (id, file_name, label) = (Some(radiograph.id), radiograph.file_name, radiograph.label);
-                        Ok(Item { radiograph_id: id, file_name, label, content })
+                        Ok(Item {
+                            radiograph_id: Some(radiograph.id),
+                            file_name: radiograph.file_name,
+                            label: radiograph.label,
+                            sha256: Some(radiograph.sha256),
+                            content,
+                        })
                     }
                 });
                 Ok::<_, Stop>(Some((items, Some(last))))
@@ -396,7 +407,7 @@ impl PredictionJobs {
                 let keep = keep_file_names && !dataset::is_private(&name, known);
                 let file_name = if keep { name } else { numbered_name(sequence, known) };
                 sequence += 1;
-                let item = Item { radiograph_id: None, file_name, label: None, content };
+                let item = Item { radiograph_id: None, file_name, label: None, sha256: None, content };
                 sender.blocking_send(Ok(item)).is_ok()
             };
             if let Err(error) = dataset::read_archive(&path, skip, max_bytes, &mut send) {
@@ -409,41 +420,44 @@ impl PredictionJobs {
     }
 
     async fn result(&self, model: &Model, sequence: u64, item: Item) -> Result<JobResult, Stop> {
-        let Item { radiograph_id, file_name, label, content } = item;
+        let Item { radiograph_id, file_name, label, sha256, content } = item;
         let empty = JobResult {
             sequence,
             radiograph_id,
             file_name,
-            sha256: None,
+            sha256,
             label,
             prediction: None,
             probabilities: None,
             problem: None,
         };
-        let decoded = match content {
-            Ok(bytes) => self.predictor.decode(Content::Encoded(bytes.into())).await,
+        let bytes = match content {
+            Ok(bytes) => Bytes::from(bytes),
             Err(problem) => return Ok(JobResult { problem: Some(problem), ..empty }),
         };
-        let decoded = match decoded {
+        let decoded = match self.predictor.decode(Content::Encoded(bytes.clone())).await {
             Ok(decoded) => decoded,
             Err(error) if error.is_internal() => return Err(self.give_up(&error)),
             Err(Error::Engine(EngineError::Closed)) if self.lifecycle.shutdown.is_cancelled() => {
                 return Err(Stop::Shutdown);
             }
-            Err(error) => return Ok(JobResult { problem: Some(error.to_string()), ..empty }),
+            Err(error) => {
+                let hashed = tokio::task::spawn_blocking(move || Sha256::of(&bytes)).await;
+                let sha256 = Some(hashed.map_err(|error| self.give_up(&error.into()))?);
+                return Ok(JobResult { sha256, problem: Some(error.to_string()), ..empty });
+            }
         };
-        let classification = self.classify(model, Arc::new(decoded.image)).await?;
+        let empty = JobResult { sha256: Some(decoded.sha256), ..empty };
+        let Some(classification) = self.classify(model, Arc::new(decoded.image)).await? else {
+            return Ok(JobResult { problem: Some(NOT_FINITE.into()), ..empty });
+        };
         let (prediction, probabilities) = most_probable(&classification);
-        Ok(JobResult {
-            sha256: Some(decoded.sha256),
-            prediction: Some(prediction),
-            probabilities: Some(probabilities),
-            ..empty
-        })
+        Ok(JobResult { prediction: Some(prediction), probabilities: Some(probabilities), ..empty })
     }
 
-    /// Classifies by the job's model, whichever model is the champion; retries while the engine is busy.
-    async fn classify(&self, model: &Model, image: Arc<GreyImage>) -> Result<Classification, Stop> {
+    /// Classifies by the job's model, whichever model is the champion; retries while the engine is busy. `None` if the network has no
+    /// finite result for the image.
+    async fn classify(&self, model: &Model, image: Arc<GreyImage>) -> Result<Option<Classification>, Stop> {
         loop {
             // The model may have been unloaded to make room for another one.
             match self.predictor.models.load(model).await {
@@ -458,7 +472,8 @@ impl PredictionJobs {
                 Err(error) => return Err(self.give_up(&error)),
             }
             match self.predictor.engine().classify_when_idle(Arc::clone(&image), model.id).await {
-                Ok(Some(classification)) => return Ok(classification),
+                Ok(Some(classification)) => return Ok(Some(classification)),
+                Err(EngineError::NotFinite(_)) => return Ok(None),
                 Ok(None) | Err(EngineError::QueueFull { .. } | EngineError::NotLoaded(_)) => sleep(RETRY_DELAY).await,
                 Err(error) => return Err(self.give_up(&error.into())),
             }

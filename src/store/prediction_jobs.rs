@@ -57,7 +57,7 @@ pub struct JobResult {
     /// Name of the radiograph. For an archive the position and type of the file, or its path if the server stores the names of uploaded
     /// files.
     pub file_name: String,
-    /// Hash of the file; null if it could not be read.
+    /// Hash of the file, also of one without a prediction; null if it could not be read completely.
     pub sha256: Option<Sha256>,
     /// Label of the radiograph, if it has one.
     pub label: Option<String>,

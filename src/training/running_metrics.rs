@@ -27,7 +27,7 @@ impl RunningMetrics {
         Self { confusion: ConfusionMatrix::new(classes), loss_sum: 0.0, batch_loss: 0.0, logits: Vec::new() }
     }
 
-    /// Adds a batch with logits `[batch, classes]`. Returns false if the loss is not finite. Waits for the device.
+    /// Adds a batch with logits `[batch, classes]`. Returns false if the loss or a logit is not finite. Waits for the device.
     #[must_use]
     pub fn add(&mut self, logits: Tensor<2>, truth: &[usize]) -> bool {
         self.accumulate(logits, truth, |row, image| cross_entropy(row, truth[image]))
@@ -49,7 +49,8 @@ impl RunningMetrics {
             let loss = loss(row, image);
             batch_sum += loss;
             self.loss_sum += loss;
-            if !self.loss_sum.is_finite() {
+            // An infinite logit of another class does not show in the loss.
+            if !self.loss_sum.is_finite() || row.iter().any(|logit| !logit.is_finite()) {
                 return false;
             }
             self.confusion.record(truth, argmax(row));

@@ -1,34 +1,114 @@
 //! Promotes a model of the first successful run to champion.
 
+use std::sync::Arc;
+
 use super::WorkerContext;
 use crate::{
-    store::{Evaluation, Run, StoreError, Stores, evaluations, models},
+    domain::{ModelId, RunEvent},
+    inference::Classifier,
+    nn::NnError,
+    store::{Evaluation, Run, StoreError, Stores, evaluations, events, models},
     training::selection_score,
 };
 
 /// Alias of the model that classifies images.
 pub const CHAMPION: &str = "champion";
 
-/// Promotes the model of the run's best stage and publishes it, unless there is a champion.
+/// Promotes the model of the run's best stage and publishes it, unless there is a champion. A model must pass its self-test: if that of the
+/// best stage does not, the next best is tried, and the run's events say so.
 pub(super) async fn promote_first(context: &WorkerContext, run: &Run) -> Result<(), StoreError> {
     let Stores { db, blobs, .. } = &context.stores;
     if models::by_alias(db, CHAMPION).await?.is_some() {
         return Ok(());
     }
     let of_run = evaluations::of_run(db, run.id, None, Some(run.plan.selection.split)).await?;
-    let Some(best) = best(&of_run, run) else { return Ok(()) };
-    let Some(model) = models::get(db, best.model_id).await? else { return Ok(()) };
-    let bytes = blobs.get(&model.sha256).await?;
-    models::set_alias(db, CHAMPION, model.id).await?;
-    tracing::info!(run = %run.id, model = %model.id, stage = model.stage, "the first champion");
-    (context.publish)(model.id, bytes);
+    for evaluation in best_first(of_run, run) {
+        let Some(model) = models::get(db, evaluation.model_id).await? else { continue };
+        let bytes = Arc::new(blobs.get(&model.sha256).await?);
+        if let Err(error) = check(context, model.id, &bytes).await {
+            tracing::error!(run = %run.id, model = %model.id, stage = model.stage, %error, "the model cannot become champion");
+            let message = format!("{} cannot become champion: {error}", model.name);
+            events::append(db, run.id, &RunEvent::Warning { message }).await?;
+            continue;
+        }
+        models::set_alias(db, CHAMPION, model.id).await?;
+        tracing::info!(run = %run.id, model = %model.id, stage = model.stage, "the first champion");
+        (context.publish)(model.id, Arc::unwrap_or_clone(bytes));
+        return Ok(());
+    }
     Ok(())
 }
 
-/// The evaluation with the best selection score. On a tie the later stage wins, which trained on larger images.
-fn best<'a>(evaluations: &'a [Evaluation], run: &Run) -> Option<&'a Evaluation> {
+/// Loads the model on the device that trained it, which runs its self-test.
+async fn check(context: &WorkerContext, id: ModelId, bytes: &Arc<Vec<u8>>) -> Result<(), NnError> {
+    let (bytes, device) = (Arc::clone(bytes), context.device.clone());
+    let load = move || Classifier::load(id, &bytes, &device, 1).map(drop);
+    let failed = |error: tokio::task::JoinError| NnError::Device(format!("the self-test of the model ended: {error}"));
+    tokio::task::spawn_blocking(load).await.map_err(failed)?
+}
+
+/// The evaluations by descending selection score. On a tie the later stage comes first, which trained on larger images.
+fn best_first(mut evaluations: Vec<Evaluation>, run: &Run) -> Vec<Evaluation> {
     let score = |evaluation: &Evaluation| {
         selection_score(run.plan.selection.metric, &evaluation.confusion_matrix, evaluation.loss)
     };
-    evaluations.iter().max_by(|a, b| score(a).total_cmp(&score(b)))
+    evaluations.reverse();
+    evaluations.sort_by(|a, b| score(b).total_cmp(&score(a)));
+    evaluations
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use burn::tensor::Device;
+
+    use super::*;
+    use crate::{
+        domain::{Architecture, ModelSpec},
+        nn::{DeviceChoice, Network},
+        store::{Model, fixtures},
+    };
+
+    /// Promotes a model of a run with two stages, of which the second scores best; `usable` says which stages pass the self-test. The stage
+    /// of the champion, and the number of warnings.
+    async fn promoted(usable: [bool; 2]) -> (Option<u32>, usize) {
+        let folder = tempfile::tempdir().unwrap();
+        let stores = Stores::open(folder.path()).await.unwrap();
+        let dataset = fixtures::stored_dataset(&stores.db).await;
+        let run = fixtures::stored_run(&stores.db, &dataset).await;
+        for (stage, usable) in (1..).zip(usable) {
+            let of_run = fixtures::model(Some(&run));
+            let spec = ModelSpec { architecture: Architecture::SimpleCnn, image_size: 32, ..of_run.spec.clone() };
+            let mut file = Network::random(&spec, stage.into(), &Device::flex()).to_bytes(&spec);
+            if !usable {
+                let last = file.len() - 4;
+                file[last..].copy_from_slice(&f32::NAN.to_le_bytes());
+            }
+            let blob = stores.blobs.put(file).await.unwrap();
+            let model = Model { stage: Some(stage), sha256: blob.sha256().clone(), spec, ..of_run };
+            let scores = fixtures::evaluation(&model, &dataset, run.plan.selection.split);
+            models::create(&stores.db, &model, &[scores]).await.unwrap();
+        }
+        let (device, device_info) = DeviceChoice::Cpu.open(None).unwrap();
+        let published = Arc::new(Mutex::new(Vec::new()));
+        let publish = Arc::clone(&published);
+        let context = WorkerContext {
+            publish: Arc::new(move |id, _| publish.lock().unwrap().push(id)),
+            ..WorkerContext::idle(stores.clone(), device, device_info, 1)
+        };
+        promote_first(&context, &run).await.unwrap();
+        let champion = models::by_alias(&stores.db, CHAMPION).await.unwrap();
+        assert_eq!(*published.lock().unwrap(), champion.iter().map(|model| model.id).collect::<Vec<_>>());
+        let events = events::list(&stores.db, run.id, 0, 100).await.unwrap();
+        let warnings = events.iter().filter(|event| matches!(event.event, RunEvent::Warning { .. }));
+        (champion.and_then(|model| model.stage), warnings.count())
+    }
+
+    #[tokio::test]
+    async fn a_model_that_fails_its_self_test_does_not_become_champion() {
+        assert_eq!(promoted([true, true]).await, (Some(2), 0));
+        assert_eq!(promoted([true, false]).await, (Some(1), 1), "the next best");
+        assert_eq!(promoted([false, false]).await, (None, 2));
+    }
 }

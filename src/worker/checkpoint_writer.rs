@@ -5,6 +5,7 @@ use tokio::{runtime::Handle, task::JoinHandle};
 
 use crate::{
     domain::{EpochRecord, EvaluatedImage, EvaluationId, ModelId, Sha256},
+    nn,
     store::{
         Blobs, CheckpointFiles, Db, Evaluation, EvaluationRecord, Model, Run, StoreError, StoredCheckpoint, StoredFile,
         runs, runs::CheckpointRecords,
@@ -65,8 +66,10 @@ impl CheckpointWriter {
             }
             CheckpointTrigger::Stage(stage) => {
                 // Held until the rows are committed.
-                let blob = self.runtime.block_on(self.blobs.put(stage.bytes.to_vec()))?;
-                let model = self.model(stage, ModelId::new(), blob.sha256().clone());
+                let bytes = self.model_file(stage)?;
+                let byte_length = bytes.len() as u64;
+                let blob = self.runtime.block_on(self.blobs.put(bytes))?;
+                let model = Model { byte_length, ..self.model(stage, ModelId::new(), blob.sha256().clone()) };
                 let evaluations = self.evaluations(stage, model.id)?;
                 self.add(CheckpointRecords { stage: Some((&model, &evaluations)), ..Default::default() }, &stored)?
             }
@@ -79,6 +82,14 @@ impl CheckpointWriter {
 
     fn add(&self, records: CheckpointRecords<'_>, stored: &StoredCheckpoint) -> Result<Vec<String>, StoreError> {
         self.runtime.block_on(runs::add_checkpoint(&self.db, self.run.id, records, stored))
+    }
+
+    /// The model file to store, with a mark if the run trains on synthetic images.
+    fn model_file(&self, stage: &StageModel) -> Result<Vec<u8>, StoreError> {
+        if !self.synthetic {
+            return Ok(stage.bytes.to_vec());
+        }
+        nn::marked_synthetic(&stage.bytes).map_err(|error| StoreError::Blob(format!("the model of a stage: {error}")))
     }
 
     fn model(&self, model: &StageModel, id: ModelId, sha256: Sha256) -> Model {

@@ -5,7 +5,7 @@ use std::{io::Write, time::Duration};
 use axum::extract::FromRef;
 use flate2::{Compression, write::GzEncoder};
 use serde_json::{Value, json};
-use thorax::service::PredictionJobs;
+use thorax::{domain::Sha256, service::PredictionJobs};
 
 use crate::support::{Answer, Server, assert_close, model, png};
 
@@ -133,6 +133,9 @@ async fn archives_of_each_kind_are_scored_and_then_deleted() {
             "{}",
             lines[1]
         );
+        // Rows are identified by position and content, also those without a prediction.
+        let hashes: Vec<String> = [&first[..], b"no image", &second].map(|file| Sha256::of(file).to_string()).into();
+        assert!(lines.iter().zip(&hashes).all(|(line, hash)| line["sha256"] == json!(hash)), "{lines:?}");
         let alone = server.request("POST", PREDICTIONS, "image/png", second.clone()).await;
         assert_close(&lines[2]["probabilities"], &alone.at("/probabilities"));
     }

@@ -28,6 +28,7 @@ mod http_idempotency;
 mod http_live;
 mod http_metrics;
 mod http_names;
+mod http_not_finite;
 mod http_plans;
 mod http_prediction_jobs;
 mod http_predictions;

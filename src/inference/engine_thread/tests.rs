@@ -84,6 +84,34 @@ fn requests_of_disconnected_clients_are_not_computed() {
 }
 
 #[test]
+fn a_result_that_is_not_finite_fails_its_request_alone_and_is_counted() {
+    let bench = Bench::new(3);
+    let (reply, _) = oneshot::channel();
+    let classifier = Box::new(fixtures::overflowing_on_white());
+    let model = classifier.id();
+    bench.commands.send(Command::Install { classifier, serve: true, reply }).unwrap();
+    let replies = [(0, false), (255, false), (0, true), (255, true)].map(|(grey, deferred)| {
+        let (mut request, reply) = bench.request(Some(model));
+        request.resized.pixels.fill(grey);
+        if deferred {
+            request._permit = None;
+        }
+        let command = if deferred { Command::ClassifyDeferred(request) } else { Command::Classify(request) };
+        bench.commands.send(command).unwrap();
+        reply
+    });
+    let metrics = bench.run();
+    let failed = replies.map(|mut reply| match reply.try_recv().unwrap() {
+        Ok(result) => !result.probabilities.iter().all(|probability| probability.is_finite()),
+        Err(error) => matches!(error, EngineError::NotFinite(id) if id == model),
+    });
+    assert_eq!(failed, [false, true, false, true]);
+    assert_eq!((metrics.count(Outcome::Answered), metrics.count(Outcome::Failed)), (1, 1));
+    let measured = Metrics::new(metrics).text().unwrap();
+    assert!(measured.contains("thorax_predictions_not_finite_total 2\n"), "{measured}");
+}
+
+#[test]
 fn single_request_runs_immediately_and_a_partial_batch_waits_for_more() {
     let mut bench = Bench::new(3);
     let started = Instant::now();

@@ -43,7 +43,7 @@ pub use plan::{
     Scope, Selection, SelectionMetric, Stage, Step, TrainingPlan, WeightAveraging,
 };
 pub use prediction_stats::{Histogram, InputHistograms, InputStatistics, PredictionStats, Statistic};
-pub use radiograph::{DicomAttributes, GreyRange, QualityFlag, is_lateral};
+pub use radiograph::{DicomAttributes, GreyRange, QualityFlag, RadiographField, is_lateral};
 pub use range_test::{RangeTest, RangeTestCurve, RangeTestPoint, RangeTestResult};
 pub use recipe::{Recipe, recipe, recipes};
 pub use run::{EpochRecord, EpochScores, InvalidTransition, Position, RunAction, RunProgress, RunStatus};

@@ -41,7 +41,7 @@ pub use db::Db;
 pub use evaluations::Evaluation;
 pub use events::StoredEvent;
 pub use fingerprints::HashedRadiograph;
-pub use imports::{ExcludedRows, Import, ImportRejection, RejectionKind};
+pub use imports::{ExcludedRows, Import, ImportConflict, ImportFindings, ImportRejection, RejectionKind};
 pub use models::{AliasChange, Model};
 pub use outcomes::EvaluationRecord;
 pub use prediction_jobs::{JobResult, PredictionJob};

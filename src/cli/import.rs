@@ -16,11 +16,14 @@ use crate::{
     dataset::{self, ImportRequest, ImportSource, LabelledFolder},
     domain::ClassList,
     imaging,
-    store::{self, Dataset, ExcludedRows, Import},
+    store::{self, Dataset, ExcludedRows, Import, ImportConflict, ImportFindings, ImportRejection},
 };
 
 /// Interval between two progress lines when standard error is not a terminal.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Maximum number of conflicts that are listed. After a data set was split again, each image of its folder has one.
+const MAX_CONFLICTS: usize = 20;
 
 #[derive(Args, Debug)]
 pub(super) struct ImportArgs {
@@ -88,7 +91,7 @@ pub(super) async fn run_import(
     from: ImportSource,
 ) -> Result<(), CliError> {
     let folder = DataFolder::open(&data.folder(DATA_FOLDER)).await?;
-    let dataset = find_or_create(&folder, name, classes).await?;
+    let (dataset, is_new) = find_or_create(&folder, name, classes).await?;
     let import = Import::started(dataset.id, path);
     store::imports::create(&folder.stores.db, &import, None).await?;
     let request = ImportRequest {
@@ -100,9 +103,16 @@ pub(super) async fn run_import(
         resumable: false,
     };
     let import = follow(&folder, &request, import).await?;
-    let rejections = store::imports::rejections(&folder.stores.db, import.id).await?;
+    let findings = ImportFindings {
+        rejections: store::imports::rejections(&folder.stores.db, import.id).await?,
+        conflicts: store::imports::conflicts(&folder.stores.db, import.id).await?,
+    };
+    // An import that found nothing to read leaves no empty data set behind.
+    if is_new && import.error.is_some() && import.total == 0 {
+        store::datasets::delete_empty(&folder.stores.db, import.dataset_id).await?;
+    }
     folder.stores.db.close().await;
-    report(&import, &rejections)?;
+    report(&import, &findings)?;
     import.error.map_or(Ok(()), |why| Err(CliError::Import(why)))
 }
 
@@ -123,9 +133,15 @@ async fn follow(folder: &DataFolder, request: &ImportRequest, import: Import) ->
     Ok(finished?)
 }
 
-async fn find_or_create(folder: &DataFolder, name: &str, classes: Option<Vec<String>>) -> Result<Dataset, CliError> {
+/// The data set, and true if it was created.
+async fn find_or_create(
+    folder: &DataFolder,
+    name: &str,
+    classes: Option<Vec<String>>,
+) -> Result<(Dataset, bool), CliError> {
     let classes = classes.map(ClassList::new).transpose()?;
     let new = Dataset { classes: classes.clone().unwrap_or_default(), ..Dataset::new(name) };
+    let id = new.id;
     let dataset = store::datasets::find_or_create(&folder.stores.db, new).await?;
     match classes {
         Some(classes) if classes != dataset.classes => Err(CliError::Import(format!(
@@ -133,23 +149,43 @@ async fn find_or_create(folder: &DataFolder, name: &str, classes: Option<Vec<Str
              data set",
             dataset.classes.names().join(",")
         ))),
-        _ => Ok(dataset),
+        _ => {
+            let is_new = dataset.id == id;
+            Ok((dataset, is_new))
+        }
     }
 }
 
-fn report(import: &Import, rejections: &[store::ImportRejection]) -> std::io::Result<()> {
+fn report(import: &Import, findings: &ImportFindings) -> std::io::Result<()> {
     let mut out = stdout().lock();
-    for rejection in rejections {
-        match rejection.line {
-            Some(line) => writeln!(out, "{}:{line}: {}", rejection.file, rejection.reason)?,
-            None => writeln!(out, "{}: {}", rejection.file, rejection.reason)?,
-        }
+    for ImportRejection { file, line, reason, .. } in &findings.rejections {
+        writeln!(out, "{}: {reason}", place(file, *line))?;
+    }
+    for ImportConflict { file, line, differs, .. } in findings.conflicts.iter().take(MAX_CONFLICTS) {
+        let differs = differs.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ");
+        writeln!(
+            out,
+            "{}: the image is in the data set already, with another {differs}; it is not changed",
+            place(file, *line)
+        )?;
+    }
+    if let Some(more @ 1..) = findings.conflicts.len().checked_sub(MAX_CONFLICTS) {
+        writeln!(out, "… and {more} more images that are in the data set already with other values")?;
     }
     for ExcludedRows { source, reason, rows } in &import.passed_over {
         writeln!(out, "{source}: {rows} left out: {reason}")?;
     }
-    let Import { total, created, duplicates, rejected, .. } = import;
-    writeln!(out, "{total} found: {created} imported, {duplicates} duplicates, {rejected} rejected")
+    let Import { total, created, duplicates, conflicting, rejected, .. } = import;
+    let conflicting = match conflicting {
+        0 => String::new(),
+        count => format!(" ({count} with another label, split, patient or view)"),
+    };
+    writeln!(out, "{total} found: {created} imported, {duplicates} duplicates{conflicting}, {rejected} rejected")
+}
+
+/// The position of a finding: a file, or a line of it.
+fn place(file: &str, line: Option<u32>) -> String {
+    line.map_or_else(|| file.to_owned(), |line| format!("{file}:{line}"))
 }
 
 /// Progress on standard error: one line that is overwritten on a terminal, otherwise a line at intervals.

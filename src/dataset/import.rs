@@ -227,7 +227,7 @@ async fn update_attributes(
     outcome: &AddOutcome,
     known: &mut HashMap<RadiographId, Attributes>,
 ) -> Result<(), StoreError> {
-    if let (AddOutcome::Duplicate(existing), Some(attributes)) = (outcome, &candidate.attributes)
+    if let (AddOutcome::Duplicate(existing, _), Some(attributes)) = (outcome, &candidate.attributes)
         && known.get(&existing.id).is_none_or(|known| !known.cover(attributes))
     {
         store::attributes::put(db, existing.id, attributes).await?;

@@ -6,7 +6,9 @@ use jiff::Timestamp;
 use tokio::sync::Semaphore;
 
 use crate::{
-    domain::{Fingerprint, GreyRange, MAX_TEXT_LENGTH, QualityFlag, RadiographId, Sha256, Split, is_lateral},
+    domain::{
+        Fingerprint, GreyRange, MAX_TEXT_LENGTH, QualityFlag, RadiographField, RadiographId, Sha256, Split, is_lateral,
+    },
     imaging::{self, ExaminedImage, Format, ImageError, Limits},
     store::{Attributes, Blobs, Dataset, Db, Radiograph, RadiographExtras, StoreError, StoredBlob, radiographs},
 };
@@ -37,8 +39,8 @@ pub struct NewRadiograph {
 pub enum AddOutcome {
     /// The radiograph was added.
     Created(Radiograph),
-    /// The data set already contains the same image; nothing was changed.
-    Duplicate(Radiograph),
+    /// The data set already contains the same image; nothing was changed. Lists the given fields that differ from those stored.
+    Duplicate(Radiograph, Vec<RadiographField>),
 }
 
 /// Reason why a radiograph was not added.
@@ -67,8 +69,40 @@ pub enum AddError {
 pub(super) enum StagedRadiograph {
     /// A new image, with the lock of its blob, which must be held until the row is committed.
     New(Box<Radiograph>, Fingerprint, #[allow(dead_code, reason = "held, not used")] StoredBlob),
-    /// The data set already contains the image.
-    Known(Box<Radiograph>),
+    /// The data set already contains the image. Lists the given fields that differ from those stored.
+    Known(Box<Radiograph>, Vec<RadiographField>),
+}
+
+/// The fields that were given with an image. Absent fields differ from nothing.
+struct GivenFields<'a> {
+    label: Option<&'a str>,
+    split: Option<Split>,
+    /// Keyed hash.
+    patient_id: Option<&'a str>,
+    view: Option<&'a str>,
+}
+
+impl<'a> GivenFields<'a> {
+    fn of(radiograph: &'a Radiograph) -> Self {
+        Self {
+            label: radiograph.label.as_deref(),
+            split: radiograph.split,
+            patient_id: radiograph.patient_id.as_deref(),
+            view: radiograph.view.as_deref(),
+        }
+    }
+
+    /// The given fields that differ from those of the stored radiograph.
+    fn differences(&self, stored: &Radiograph) -> Vec<RadiographField> {
+        let differs = |given: Option<&str>, stored: &Option<String>| given.is_some() && given != stored.as_deref();
+        let fields = [
+            (RadiographField::Label, differs(self.label, &stored.label)),
+            (RadiographField::Split, self.split.is_some() && self.split != stored.split),
+            (RadiographField::PatientId, differs(self.patient_id, &stored.patient_id)),
+            (RadiographField::View, differs(self.view, &stored.view)),
+        ];
+        fields.into_iter().filter_map(|(field, differs)| differs.then_some(field)).collect()
+    }
 }
 
 /// Validates the fields, decodes the image on a blocking thread, stores the image and then its row.
@@ -105,11 +139,15 @@ pub(super) async fn stage(
     })
     .await?;
     if let Some(known) = radiographs::find(db, dataset.id, &uploaded).await? {
-        return Ok(StagedRadiograph::Known(Box::new(known)));
+        let patient_id = patient_id.map(|id| patient_ids.stored(&id));
+        let given =
+            GivenFields { label: label.as_deref(), split, patient_id: patient_id.as_deref(), view: view.as_deref() };
+        let differs = given.differences(&known);
+        return Ok(StagedRadiograph::Known(Box::new(known), differs));
     }
     let PreparedImage { examined, fingerprint, format, stored, sha256 } =
         prepare(bytes, uploaded.clone(), *limits).await?;
-    let ExaminedImage { image, mut flags, grey_range, dicom, .. } = examined;
+    let ExaminedImage { image, mut flags, grey_range, dicom, synthetic, .. } = examined;
     let file_name = match file_name {
         Some(name) if dicom.is_none() => {
             checked_text("file_name", name.rsplit(['/', '\\']).next().unwrap_or_default())?
@@ -144,6 +182,7 @@ pub(super) async fn stage(
         dicom: attributes,
         flags,
         grey_range: Some(grey_range),
+        synthetic,
         created_at: Timestamp::now(),
     };
     let blob = blobs.put_hashed(sha256, stored).await?;
@@ -158,7 +197,7 @@ pub(super) async fn insert_all(
 ) -> Result<Vec<AddOutcome>, StoreError> {
     let dicom_attributes = |staged: &StagedRadiograph| match staged {
         StagedRadiograph::New(radiograph, ..) => radiograph.dicom.as_ref().map(Attributes::from_dicom),
-        StagedRadiograph::Known(_) => None,
+        StagedRadiograph::Known(..) => None,
     };
     let dicom: Vec<Option<Attributes>> = staged.iter().map(|(staged, _)| dicom_attributes(staged)).collect();
     let new: Vec<_> = staged
@@ -169,15 +208,19 @@ pub(super) async fn insert_all(
                 let fingerprint = Some((imaging::FINGERPRINT_VERSION, fingerprint));
                 Some((&**radiograph, RadiographExtras { fingerprint, attributes: attributes.or(dicom.as_ref()) }))
             }
-            StagedRadiograph::Known(_) => None,
+            StagedRadiograph::Known(..) => None,
         })
         .collect();
     let mut existing = radiographs::insert_all(db, &new).await?.into_iter();
     let outcome = |(staged, _)| match staged {
-        StagedRadiograph::Known(known) => AddOutcome::Duplicate(*known),
-        StagedRadiograph::New(radiograph, ..) => {
-            existing.next().flatten().map_or(AddOutcome::Created(*radiograph), AddOutcome::Duplicate)
-        }
+        StagedRadiograph::Known(known, differs) => AddOutcome::Duplicate(*known, differs),
+        StagedRadiograph::New(radiograph, ..) => match existing.next().flatten() {
+            Some(known) => {
+                let differs = GivenFields::of(&radiograph).differences(&known);
+                AddOutcome::Duplicate(known, differs)
+            }
+            None => AddOutcome::Created(*radiograph),
+        },
     };
     Ok(staged.into_iter().map(outcome).collect())
 }

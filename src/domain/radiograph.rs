@@ -47,6 +47,31 @@ pub enum QualityFlag {
     HeaderMismatch,
 }
 
+/// Field of a radiograph that two files of the same image may give differently.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RadiographField {
+    /// Class.
+    Label,
+    /// Split.
+    Split,
+    /// Patient.
+    PatientId,
+    /// Projection.
+    View,
+}
+
+impl std::fmt::Display for RadiographField {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Label => "label",
+            Self::Split => "split",
+            Self::PatientId => "patient",
+            Self::View => "view",
+        })
+    }
+}
+
 /// Darkest and brightest grey level of an image, 0 (black) to 255 (white); of the file, before a lookup table that uses little of its range
 /// is scaled by its maximum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

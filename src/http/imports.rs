@@ -13,7 +13,7 @@ use super::{
 use crate::{
     domain::{DatasetId, ImportId},
     service::{self, Fields, ImportSpec, Imports, JsonObject, NewImport, into_result},
-    store::{self, Import, ImportRejection, Stores},
+    store::{self, Import, ImportConflict, ImportRejection, Stores},
 };
 
 pub(super) fn router() -> OpenApiRouter<AppState> {
@@ -27,6 +27,8 @@ pub struct ImportDetail {
     import: Import,
     /// One for each rejected row or file, in order.
     rejections: Vec<ImportRejection>,
+    /// One for each duplicate whose label, split, patient or view differs from that of the stored radiograph, in order.
+    conflicts: Vec<ImportConflict>,
 }
 
 /// Imports a folder of labelled radiographs in the background. Rejected rows and files are reported and do not stop the import; files that
@@ -49,7 +51,7 @@ async fn create_import(
     Ok(responses::accepted(format!("/v1/imports/{}", import.id), import))
 }
 
-/// Returns an import with its progress and one entry for each rejected row or file.
+/// Returns an import with its progress, and one entry for each row or file that was rejected or differs from the stored radiograph.
 #[utoipa::path(
     get, path = "/v1/imports/{id}", tag = "datasets",
     params(("id" = ImportId, Path)),
@@ -61,7 +63,8 @@ async fn get_import(
 ) -> Result<Json<ImportDetail>, ApiError> {
     let import = store::imports::get(&stores.db, id).await?.ok_or(ApiError::NotFound("import"))?;
     let rejections = store::imports::rejections(&stores.db, id).await?;
-    Ok(Json(ImportDetail { import, rejections }))
+    let conflicts = store::imports::conflicts(&stores.db, id).await?;
+    Ok(Json(ImportDetail { import, rejections, conflicts }))
 }
 
 fn read(body: JsonObject) -> Result<NewImport, ApiError> {

@@ -60,7 +60,7 @@ pub async fn set_feedback_with_image(
         ..NewRadiograph::default()
     };
     let added = dataset::add(&stores.db, &stores.blobs, &dataset, new, &limits.image(), &intake.patient_ids).await?;
-    let known = matches!(added, AddOutcome::Duplicate(_));
+    let known = matches!(added, AddOutcome::Duplicate(..));
     tracing::info!(prediction = %prediction.id, dataset = %dataset.id, known, "image of a prediction added to a data set");
     Ok(store::predictions::set_feedback(&stores.db, prediction.id, Some(&class)).await?)
 }

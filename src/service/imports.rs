@@ -13,7 +13,7 @@ use crate::{
         SourceFolders,
     },
     domain::{ClassList, ImportStatus},
-    store::{self, Dataset, Import, StoreError},
+    store::{self, Dataset, Import, ImportFindings, StoreError},
 };
 
 /// Import of a folder.
@@ -112,7 +112,7 @@ impl Imports {
                         finished_at: Some(Timestamp::now()),
                         ..import
                     };
-                    store::imports::update(&self.stores.db, &failed, &[]).await?;
+                    store::imports::update(&self.stores.db, &failed, &ImportFindings::default()).await?;
                 }
             }
         }

@@ -25,6 +25,7 @@ fn repetition(first: Run) -> Run {
         recipe: first.recipe,
         initial_weights_sha256: first.initial_weights_sha256,
         repeats: Some(first.id),
+        synthetic: first.synthetic,
         ..Run::queued(first.dataset_id, first.dataset_fingerprint, first.plan, first.seed)
     }
 }

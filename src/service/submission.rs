@@ -109,6 +109,7 @@ async fn validate(stores: &Stores, device_memory: Option<u64>, mut request: RunR
     let run = Run {
         name: request.name,
         recipe: Some(request.recipe),
+        synthetic: dataset.synthetic,
         ..Run::queued(dataset.id, fingerprint, plan, request.seed)
     };
     Ok(ValidatedRun { run, acknowledged, warnings })

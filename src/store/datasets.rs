@@ -22,7 +22,7 @@ pub struct Dataset {
     pub description: Option<String>,
     /// Classes, in the order of the network's outputs.
     pub classes: ClassList,
-    /// True if all images are synthetic phantoms (`thorax demo`).
+    /// True if it contains synthetic phantoms (`thorax phantoms`, `thorax demo`), or was created for them. Its runs and models are synthetic, too.
     pub synthetic: bool,
     /// Quality flags with which this data set rejects a radiograph. Others are stored with their flags.
     #[serde(default)]
@@ -55,6 +55,20 @@ impl Dataset {
             created_at: Timestamp::now(),
         }
     }
+}
+
+/// Query for data sets that meet a condition. A data set is synthetic as soon as it contains a phantom.
+macro_rules! select {
+    ($condition:literal $(, $argument:expr)*) => {
+        sqlx::query_as!(
+            Row,
+            r#"select id, name, description, classes_json, refuse_json, created_at,
+                 (synthetic = 1 or exists (select 1 from radiographs where dataset_id = datasets.id and synthetic = 1))
+                   as "synthetic!: i64"
+               from datasets "# + $condition
+            $(, $argument)*
+        )
+    };
 }
 
 /// Stores a data set; `Exists` if the name is in use.
@@ -101,7 +115,7 @@ async fn insert_in(tx: &mut SqliteConnection, dataset: &Dataset) -> Result<(), S
 /// A data set by its identifier.
 pub async fn get(db: &Db, id: DatasetId) -> Result<Option<Dataset>, StoreError> {
     let id = id.to_string();
-    let row = sqlx::query_as!(Row, "select * from datasets where id = ?", id).fetch_optional(db.read()).await?;
+    let row = select!("where id = ?", id).fetch_optional(db.read()).await?;
     row.map(Row::read).transpose()
 }
 
@@ -111,17 +125,27 @@ pub async fn find_by_name(db: &Db, name: &str) -> Result<Option<Dataset>, StoreE
 }
 
 async fn find_by_name_in(tx: &mut SqliteConnection, name: &str) -> Result<Option<Dataset>, StoreError> {
-    let row = sqlx::query_as!(Row, "select * from datasets where name = ?", name).fetch_optional(tx).await?;
+    let row = select!("where name = ?", name).fetch_optional(tx).await?;
     row.map(Row::read).transpose()
 }
 
 /// A page of data sets in order of creation.
 pub async fn list(db: &Db, page: &Page) -> Result<Vec<Dataset>, StoreError> {
     let after = page.after();
-    let rows = sqlx::query_as!(Row, "select * from datasets where id > ? order by id limit ?", after, page.limit)
-        .fetch_all(db.read())
-        .await?;
+    let rows = select!("where id > ? order by id limit ?", after, page.limit).fetch_all(db.read()).await?;
     rows.into_iter().map(Row::read).collect()
+}
+
+/// Deletes a data set without radiographs, with its imports; false if there was none, or if it has radiographs.
+pub async fn delete_empty(db: &Db, id: DatasetId) -> Result<bool, StoreError> {
+    let id = id.to_string();
+    let deleted = sqlx::query!(
+        "delete from datasets where id = ?1 and not exists (select 1 from radiographs where dataset_id = ?1)",
+        id
+    )
+    .execute(db.write())
+    .await?;
+    Ok(deleted.rows_affected() > 0)
 }
 
 /// Deletes a data set with its radiographs and imports; false if there was none, `InUse` while a run on it is not final.

@@ -56,6 +56,7 @@ pub fn radiograph(dataset: &Dataset, content: &str) -> Radiograph {
         dicom: None,
         flags: Vec::new(),
         grey_range: Some(GreyRange { low: 0, high: 255 }),
+        synthetic: false,
         created_at: Timestamp::now(),
     }
 }

@@ -8,7 +8,7 @@ use sqlx::SqliteConnection;
 use utoipa::ToSchema;
 
 use super::{Db, StoreError, columns};
-use crate::domain::{DatasetId, ImportId, ImportStatus};
+use crate::domain::{DatasetId, ImportId, ImportStatus, RadiographField, RadiographId};
 
 /// A background import.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -27,6 +27,9 @@ pub struct Import {
     pub created: u64,
     /// Images that the data set had already.
     pub duplicates: u64,
+    /// Duplicates whose label, split, patient or view differs from that of the stored radiograph, which is not changed.
+    #[serde(default)]
+    pub conflicting: u64,
     /// Rows and files that were rejected.
     pub rejected: u64,
     /// Reason for which the import failed as a whole.
@@ -80,6 +83,28 @@ pub struct ImportRejection {
     pub reason: String,
 }
 
+/// A row or file of an import about an image that the data set had already, with other values than those stored.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct ImportConflict {
+    /// Label file or image, relative to the folder.
+    pub file: String,
+    /// Line of the label file, from 1.
+    pub line: Option<u32>,
+    /// The stored radiograph, which is not changed.
+    pub radiograph_id: RadiographId,
+    /// Fields that differ from those stored.
+    pub differs: Vec<RadiographField>,
+}
+
+/// What an import reports about single rows and files.
+#[derive(Clone, Debug, Default)]
+pub struct ImportFindings {
+    /// Rejected rows and files.
+    pub rejections: Vec<ImportRejection>,
+    /// Duplicates that differ from the stored radiograph.
+    pub conflicts: Vec<ImportConflict>,
+}
+
 impl Import {
     /// A running import that starts now.
     pub fn started(dataset_id: DatasetId, path: String) -> Self {
@@ -91,6 +116,7 @@ impl Import {
             total: 0,
             created: 0,
             duplicates: 0,
+            conflicting: 0,
             rejected: 0,
             error: None,
             passed_over: Vec::new(),
@@ -143,6 +169,27 @@ pub async fn rejections(db: &Db, id: ImportId) -> Result<Vec<ImportRejection>, S
     rows.into_iter().map(RejectionRow::read).collect()
 }
 
+/// Conflicts of an import, in order.
+pub async fn conflicts(db: &Db, id: ImportId) -> Result<Vec<ImportConflict>, StoreError> {
+    let id = id.to_string();
+    let rows = sqlx::query!(
+        "select file, line, radiograph_id, differs_json from import_conflicts where import_id = ? order by sequence",
+        id
+    )
+    .fetch_all(db.read())
+    .await?;
+    rows.into_iter()
+        .map(|row| {
+            Ok(ImportConflict {
+                file: row.file,
+                line: row.line.map(|line| columns::number("import_conflicts.line", line)).transpose()?,
+                radiograph_id: columns::parse("import_conflicts.radiograph_id", &row.radiograph_id)?,
+                differs: columns::from_json("import_conflicts.differs_json", &row.differs_json)?,
+            })
+        })
+        .collect()
+}
+
 /// Current rejections of a data set: those of the newest ended import of each path.
 pub async fn current_rejections(db: &Db, dataset: DatasetId) -> Result<Vec<ImportRejection>, StoreError> {
     let dataset = dataset.to_string();
@@ -158,15 +205,15 @@ pub async fn current_rejections(db: &Db, dataset: DatasetId) -> Result<Vec<Impor
     rows.into_iter().map(RejectionRow::read).collect()
 }
 
-/// Writes counts, status and new rejections. `RowNotFound` when the import was deleted with its data set, `InvalidTransition` when it has
+/// Writes counts, status and new findings. `RowNotFound` when the import was deleted with its data set, `InvalidTransition` when it has
 /// succeeded.
-pub async fn update(db: &Db, import: &Import, new_rejections: &[ImportRejection]) -> Result<(), StoreError> {
+pub async fn update(db: &Db, import: &Import, new: &ImportFindings) -> Result<(), StoreError> {
     let mut tx = db.begin().await?;
     let id = import.id.to_string();
     let status = sqlx::query_scalar!("select status from imports where id = ?", id).fetch_one(&mut *tx).await?;
     columns::parse::<ImportStatus>("imports.status", &status)?.transition(import.status)?;
     write(&mut tx, import).await?;
-    for rejection in new_rejections {
+    for rejection in &new.rejections {
         let kind = rejection.kind.as_str();
         sqlx::query!(
             "insert into import_rejections (import_id, sequence, kind, file, line, reason) values
@@ -180,6 +227,21 @@ pub async fn update(db: &Db, import: &Import, new_rejections: &[ImportRejection]
         .execute(&mut *tx)
         .await?;
     }
+    for conflict in &new.conflicts {
+        let radiograph_id = conflict.radiograph_id.to_string();
+        let differs = columns::to_json("import_conflicts.differs_json", &conflict.differs)?;
+        sqlx::query!(
+            "insert into import_conflicts (import_id, sequence, file, line, radiograph_id, differs_json) values
+               (?1, (select ifnull(max(sequence), 0) + 1 from import_conflicts where import_id = ?1), ?2, ?3, ?4, ?5)",
+            id,
+            conflict.file,
+            conflict.line,
+            radiograph_id,
+            differs,
+        )
+        .execute(&mut *tx)
+        .await?;
+    }
     tx.commit().await?;
     Ok(())
 }
@@ -189,16 +251,18 @@ async fn write(tx: &mut SqliteConnection, import: &Import) -> Result<(), StoreEr
     let total: i64 = columns::number("imports.total", import.total)?;
     let created: i64 = columns::number("imports.created", import.created)?;
     let duplicates: i64 = columns::number("imports.duplicates", import.duplicates)?;
+    let conflicting: i64 = columns::number("imports.conflicting", import.conflicting)?;
     let rejected: i64 = columns::number("imports.rejected", import.rejected)?;
     let finished_at = import.finished_at.map(columns::time);
     let passed_over = columns::to_json("imports.passed_over_json", &import.passed_over)?;
     sqlx::query!(
-        "update imports set status = ?, total = ?, created = ?, duplicates = ?, rejected = ?, error = ?,
+        "update imports set status = ?, total = ?, created = ?, duplicates = ?, conflicting = ?, rejected = ?, error = ?,
            passed_over_json = ?, finished_at = ? where id = ?",
         status,
         total,
         created,
         duplicates,
+        conflicting,
         rejected,
         import.error,
         passed_over,
@@ -210,11 +274,17 @@ async fn write(tx: &mut SqliteConnection, import: &Import) -> Result<(), StoreEr
     Ok(())
 }
 
-/// Imports that a dead process left running and that can resume, with their requests. Their counts and rejections are reset.
+/// Imports that a dead process left running and that can resume, with their requests. Their counts and findings are reset.
 pub async fn interrupted(db: &Db) -> Result<Vec<(Import, serde_json::Value)>, StoreError> {
     let mut tx = db.begin().await?;
     sqlx::query!(
         "delete from import_rejections where import_id in
+           (select id from imports where status = 'running' and request_json is not null)"
+    )
+    .execute(&mut *tx)
+    .await?;
+    sqlx::query!(
+        "delete from import_conflicts where import_id in
            (select id from imports where status = 'running' and request_json is not null)"
     )
     .execute(&mut *tx)
@@ -297,6 +367,7 @@ struct Row {
     total: i64,
     created: i64,
     duplicates: i64,
+    conflicting: i64,
     rejected: i64,
     error: Option<String>,
     passed_over_json: String,
@@ -315,6 +386,7 @@ impl Row {
             total: columns::number("imports.total", self.total)?,
             created: columns::number("imports.created", self.created)?,
             duplicates: columns::number("imports.duplicates", self.duplicates)?,
+            conflicting: columns::number("imports.conflicting", self.conflicting)?,
             rejected: columns::number("imports.rejected", self.rejected)?,
             error: self.error,
             passed_over: columns::from_json("imports.passed_over_json", &self.passed_over_json)?,

@@ -50,6 +50,9 @@ pub struct Radiograph {
     /// Range of grey levels; null for radiographs from before this was stored.
     #[serde(default)]
     pub grey_range: Option<GreyRange>,
+    /// True for a synthetic phantom, recognised by the mark in its file.
+    #[serde(default)]
+    pub synthetic: bool,
     /// Time of the upload.
     #[schema(value_type = String, format = DateTime)]
     pub created_at: Timestamp,
@@ -141,8 +144,8 @@ async fn insert_row(tx: &mut SqliteConnection, radiograph: &Radiograph) -> Resul
     sqlx::query!(
         "insert into radiographs (id, dataset_id, sha256, file_name, label, patient_id, source, view, split, width,
            height, format, byte_length, created_at, upload_sha256, dicom_json, flags_json,
-           grey_low, grey_high, patient_id_hashed)
-           values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 1)",
+           grey_low, grey_high, synthetic, patient_id_hashed)
+           values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 1)",
         id,
         dataset_id,
         sha256,
@@ -162,6 +165,7 @@ async fn insert_row(tx: &mut SqliteConnection, radiograph: &Radiograph) -> Resul
         flags,
         grey_low,
         grey_high,
+        radiograph.synthetic,
     )
     .execute(tx)
     .await
@@ -360,6 +364,7 @@ struct Row {
     patient_id_hashed: i64,
     grey_low: Option<i64>,
     grey_high: Option<i64>,
+    synthetic: i64,
 }
 
 impl Row {
@@ -392,6 +397,7 @@ impl Row {
                 }),
                 _ => None,
             },
+            synthetic: self.synthetic != 0,
         })
     }
 }

@@ -47,6 +47,9 @@ pub struct Run {
     pub device: Option<String>,
     /// Reason for which the run failed.
     pub error: Option<String>,
+    /// True if it trains on synthetic phantoms.
+    #[serde(default)]
+    pub synthetic: bool,
     /// Number of starts since the last checkpoint.
     #[serde(default)]
     pub starts: u32,
@@ -79,8 +82,8 @@ pub async fn create_with_events(db: &Db, run: &Run, run_events: &[RunEvent]) -> 
     let mut tx = db.begin().await?;
     sqlx::query!(
         "insert into runs (id, dataset_id, dataset_fingerprint, name, recipe, plan_json, seed, status, progress_json,
-           device, error, created_at, started_at, finished_at, initial_weights_sha256, repeats)
-           values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+           device, error, synthetic, created_at, started_at, finished_at, initial_weights_sha256, repeats)
+           values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         id,
         dataset_id,
         run.dataset_fingerprint,
@@ -92,6 +95,7 @@ pub async fn create_with_events(db: &Db, run: &Run, run_events: &[RunEvent]) -> 
         progress,
         run.device,
         run.error,
+        run.synthetic,
         created_at,
         started_at,
         finished_at,

@@ -119,3 +119,41 @@ fn a_data_set_is_generated_from_a_source_by_rules() {
         assert!(!output.status.success() && said.contains(why), "{args:?}: {said}");
     }
 }
+
+#[test]
+fn an_import_that_fails_at_once_leaves_no_data_set() {
+    let folder = with_phantoms();
+    let folder = folder.path();
+    std::fs::create_dir(folder.join("nothing")).unwrap();
+    for source in ["nothing", "missing"] {
+        let refused = run(folder, &["import", "--dataset", "unborn", source]);
+        assert!(!refused.status.success(), "{source}: {refused:?}");
+        let listed = run(folder, &["dataset", "distribution", "unborn"]);
+        let told = String::from_utf8_lossy(&listed.stderr).into_owned();
+        assert!(told.contains("\"unborn\" not found"), "{source}: {told}");
+    }
+    // A data set that was there before stays, and so does its content.
+    assert!(!run(folder, &["import", "--dataset", "phantoms", "nothing"]).status.success());
+    shown(run(folder, &["dataset", "distribution", "phantoms"]));
+}
+
+#[test]
+fn an_import_names_each_rejected_file_once_and_lists_what_differs_from_the_data_set() {
+    let folder = with_phantoms();
+    let folder = folder.path();
+    std::fs::create_dir_all(folder.join("broken/normal")).unwrap();
+    std::fs::write(folder.join("broken/normal/one.png"), b"no image").unwrap();
+    let told = shown(run(folder, &["import", "--dataset", "broken", "broken"]));
+    let line = told.lines().find(|line| line.contains("one.png")).unwrap();
+    assert_eq!(line.matches("one.png").count(), 1, "{line}");
+
+    // The same images with another class for one of them.
+    let labels = folder.join("phantoms/train_split.txt");
+    let before = std::fs::read_to_string(&labels).unwrap();
+    let (first, rest) = before.split_once('\n').unwrap();
+    std::fs::write(&labels, format!("{}\n{rest}", first.replace(" normal ", " pneumonia "))).unwrap();
+    assert_ne!(std::fs::read_to_string(&labels).unwrap(), before);
+    let told = shown(run(folder, &["import", "--dataset", "phantoms", "phantoms"]));
+    assert!(told.contains("train_split.txt:1: the image is in the data set already, with another label"), "{told}");
+    assert!(told.contains("(1 with another label, split, patient or view), 0 rejected"), "{told}");
+}

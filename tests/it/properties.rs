@@ -300,6 +300,7 @@ fn radiograph(number: u32, (class, patient): (usize, Option<u8>)) -> Radiograph 
         dicom: None,
         flags: Vec::new(),
         grey_range: None,
+        synthetic: false,
         created_at: Timestamp::UNIX_EPOCH,
     }
 }

@@ -41,7 +41,7 @@ impl Fixture {
         let added = add(&self.db, &self.blobs, &self.dataset, new, &LIMITS, &PatientIds::new(*b"a key")).await.unwrap();
         match added {
             AddOutcome::Created(radiograph) => radiograph.id,
-            AddOutcome::Duplicate(there) => panic!("{there:?} is already stored"),
+            AddOutcome::Duplicate(there, _) => panic!("{there:?} is already stored"),
         }
     }
 

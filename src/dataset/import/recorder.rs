@@ -11,7 +11,9 @@ use jiff::Timestamp;
 use crate::{
     dataset::AddOutcome,
     domain::{ImportStatus, Sha256},
-    store::{Db, ExcludedRows, Import, ImportRejection, RejectionKind, StoreError, imports},
+    store::{
+        Db, ExcludedRows, Import, ImportConflict, ImportFindings, ImportRejection, RejectionKind, StoreError, imports,
+    },
 };
 
 use super::{Candidate, Rejection, entry::EntryOrigin};
@@ -24,8 +26,8 @@ pub(super) struct ImportRecorder<'a> {
     db: &'a Db,
     import: Import,
     progress: &'a mut (dyn FnMut(&Import) + Send),
-    /// Rejections that are not yet written.
-    pending: Vec<ImportRejection>,
+    /// Findings that are not yet written.
+    pending: ImportFindings,
     last_report: Instant,
     /// Candidates of this import by content hash, to distinguish repeated rows from contradicting ones.
     seen: HashMap<Sha256, Candidate>,
@@ -33,7 +35,14 @@ pub(super) struct ImportRecorder<'a> {
 
 impl<'a> ImportRecorder<'a> {
     pub(super) fn new(db: &'a Db, import: Import, progress: &'a mut (dyn FnMut(&Import) + Send)) -> Self {
-        Self { db, import, progress, pending: Vec::new(), last_report: Instant::now(), seen: HashMap::new() }
+        Self {
+            db,
+            import,
+            progress,
+            pending: ImportFindings::default(),
+            last_report: Instant::now(),
+            seen: HashMap::new(),
+        }
     }
 
     /// Records the total number of entries and the rows excluded by rules.
@@ -43,15 +52,16 @@ impl<'a> ImportRecorder<'a> {
         self.report().await
     }
 
-    /// Counts an image that is in the data set now. A repeated image with another class or split is a rejection.
+    /// Counts an image that is in the data set now. A repeated image with another class or split than in a former row is a rejection; one
+    /// that differs from the radiograph that the data set had before is a conflict.
     pub(super) fn record(&mut self, origin: EntryOrigin, candidate: Candidate, outcome: AddOutcome) {
-        let radiograph = match outcome {
+        let (radiograph, differs) = match outcome {
             AddOutcome::Created(radiograph) => {
                 self.import.created += 1;
                 self.seen.insert(radiograph.sha256, candidate);
                 return;
             }
-            AddOutcome::Duplicate(radiograph) => radiograph,
+            AddOutcome::Duplicate(radiograph, differs) => (radiograph, differs),
         };
         match self.seen.get(&radiograph.sha256) {
             Some(first) if (&first.label, first.split) != (&candidate.label, candidate.split) => {
@@ -60,6 +70,11 @@ impl<'a> ImportRecorder<'a> {
             }
             _ => {
                 self.import.duplicates += 1;
+                if !differs.is_empty() {
+                    self.import.conflicting += 1;
+                    let EntryOrigin { file, line } = origin;
+                    self.pending.conflicts.push(ImportConflict { file, line, radiograph_id: radiograph.id, differs });
+                }
                 self.seen.entry(radiograph.sha256).or_insert(candidate);
             }
         }
@@ -68,7 +83,10 @@ impl<'a> ImportRecorder<'a> {
     /// Counts a rejection.
     pub(super) fn reject(&mut self, origin: EntryOrigin, Rejection { kind, reason }: Rejection) {
         self.import.rejected += 1;
-        self.pending.push(ImportRejection { kind, file: origin.file, line: origin.line, reason });
+        // A rejection of a whole file names it already.
+        let repeated = origin.line.is_none().then(|| format!("{}: ", origin.file));
+        let reason = repeated.and_then(|name| reason.strip_prefix(&name).map(str::to_owned)).unwrap_or(reason);
+        self.pending.rejections.push(ImportRejection { kind, file: origin.file, line: origin.line, reason });
     }
 
     /// Updates the row if the report interval has passed.
@@ -94,7 +112,7 @@ impl<'a> ImportRecorder<'a> {
         Ok(self.import)
     }
 
-    /// Writes counts and pending rejections.
+    /// Writes counts and pending findings.
     async fn report(&mut self) -> Result<(), StoreError> {
         self.last_report = Instant::now();
         imports::update(self.db, &self.import, &self.pending).await?;

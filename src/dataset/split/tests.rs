@@ -28,6 +28,7 @@ fn image(number: u32, label: &str, patient: Option<&str>) -> Radiograph {
         dicom: None,
         flags: Vec::new(),
         grey_range: None,
+        synthetic: false,
         created_at: Timestamp::UNIX_EPOCH,
     }
 }

@@ -8,7 +8,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::{
     dataset::{self, AddError, AddOutcome, NewRadiograph},
-    domain::Split,
+    domain::{RadiographField, Split},
     http::{ApiError, Problem, extract::unknown_part, header_fields},
     service::{self, FieldError, Uploads},
     store::{Dataset, Radiograph},
@@ -53,6 +53,9 @@ pub struct UploadResult {
     status: UploadStatus,
     #[serde(skip_serializing_if = "Option::is_none")]
     radiograph: Option<Radiograph>,
+    /// For a duplicate: the fields that were sent and differ from those of the stored radiograph; absent if there are none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    differs: Vec<RadiographField>,
     #[serde(skip_serializing_if = "Option::is_none")]
     problem: Option<Problem>,
 }
@@ -135,13 +138,21 @@ impl Upload {
             let file_name = sent_name.clone().unwrap_or_default();
             let outcome = self.add(uploads, dataset, sent_name, bytes).await;
             results.push(match outcome {
-                Ok(AddOutcome::Created(radiograph)) => stored(file_name, UploadStatus::Created, radiograph),
-                Ok(AddOutcome::Duplicate(radiograph)) => stored(file_name, UploadStatus::Duplicate, radiograph),
+                Ok(AddOutcome::Created(radiograph)) => stored(file_name, UploadStatus::Created, radiograph, Vec::new()),
+                Ok(AddOutcome::Duplicate(radiograph, differs)) => {
+                    stored(file_name, UploadStatus::Duplicate, radiograph, differs)
+                }
                 Err(error @ ApiError::Internal(_)) => return Err(error),
                 Err(error) if alone => return Err(error),
                 Err(error) => {
                     let problem = error.into_problem(&format!("/v1/datasets/{}/radiographs", dataset.id));
-                    UploadResult { file_name, status: UploadStatus::Rejected, radiograph: None, problem: Some(problem) }
+                    UploadResult {
+                        file_name,
+                        status: UploadStatus::Rejected,
+                        radiograph: None,
+                        differs: Vec::new(),
+                        problem: Some(problem),
+                    }
                 }
             });
         }
@@ -189,11 +200,16 @@ impl Upload {
 }
 
 fn wrong(name: &str, detail: &str) -> FieldError {
-    FieldError { pointer: format!("/{name}"), detail: detail.into() }
+    FieldError::new(format!("/{name}"), detail)
 }
 
-fn stored(file_name: String, status: UploadStatus, radiograph: Radiograph) -> UploadResult {
-    UploadResult { file_name, status, radiograph: Some(radiograph), problem: None }
+fn stored(
+    file_name: String,
+    status: UploadStatus,
+    radiograph: Radiograph,
+    differs: Vec<RadiographField>,
+) -> UploadResult {
+    UploadResult { file_name, status, radiograph: Some(radiograph), differs, problem: None }
 }
 
 impl From<AddError> for ApiError {

@@ -80,7 +80,7 @@ struct CompareQuery {
 impl CompareParams {
     fn read(self) -> Result<CompareQuery, ApiError> {
         let mut errors = Vec::new();
-        let mut refuse = |pointer: String, detail: String| errors.push(FieldError { pointer, detail });
+        let mut refuse = |pointer: String, detail: String| errors.push(FieldError::new(pointer, detail));
         let ids = read_ids(&self.ids.unwrap_or_default(), &mut refuse);
         let split = self.split.map_or(Ok(Split::Test), |split| split.parse());
         let split = split.map_err(|error| refuse("/split".into(), error.to_string())).ok();

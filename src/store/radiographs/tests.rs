@@ -23,6 +23,7 @@ async fn returns_a_radiograph_as_stored() {
         view: None,
         split: None,
         grey_range: None,
+        synthetic: false,
         ..fixtures::radiograph(&dataset, "bare")
     };
     insert(&db, &bare, RadiographExtras::default()).await.unwrap();

@@ -22,6 +22,7 @@ impl Run {
             progress: RunProgress::default(),
             device: None,
             error: None,
+            synthetic: false,
             starts: 0,
             created_at: Timestamp::now(),
             started_at: None,

@@ -22,6 +22,7 @@ pub(super) struct Row {
     pub(super) finished_at: Option<String>,
     pub(super) repeats: Option<String>,
     pub(super) initial_weights_sha256: Option<String>,
+    pub(super) synthetic: i64,
 }
 
 impl Row {
@@ -44,6 +45,7 @@ impl Row {
             progress: columns::from_json("runs.progress_json", &self.progress_json)?,
             device: self.device,
             error: self.error,
+            synthetic: self.synthetic != 0,
             starts: columns::number("runs.starts", self.starts)?,
             created_at: columns::parse("runs.created_at", &self.created_at)?,
             started_at: columns::parse_some("runs.started_at", self.started_at.as_deref())?,

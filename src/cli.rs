@@ -4,7 +4,9 @@ mod bench;
 mod dataset;
 mod demo;
 mod docs;
+mod field_errors;
 mod import;
+mod leading_options;
 mod openapi;
 mod phantoms;
 mod runs;
@@ -163,25 +165,15 @@ pub(crate) enum CliError {
     Io(#[from] io::Error),
     #[error("{0}")]
     Json(#[from] serde_json::Error),
+    #[error("--plan {path}: not a JSON object with fields of a plan: {source}")]
+    Plan { path: PathBuf, source: serde_json::Error },
     #[error("invalid log filter (--log, THORAX_LOG): {0}")]
     Log(#[from] tracing_subscriber::filter::ParseError),
 }
 
 impl From<service::Error> for CliError {
-    /// A line for each invalid field follows the summary.
     fn from(error: service::Error) -> Self {
-        let summary = error.to_string();
-        match error {
-            service::Error::Invalid(fields) => {
-                let fields = fields.iter().map(|field| format!("{}: {}", field.pointer, field.detail));
-                Self::Refused(std::iter::once(summary).chain(fields).collect::<Vec<_>>().join("\n  "))
-            }
-            service::Error::Leakage(findings) => {
-                Self::Leakage(findings.into_iter().map(|finding| finding.name).collect())
-            }
-            service::Error::Store(error) => error.into(),
-            _ => Self::Refused(summary),
-        }
+        field_errors::refused(error, "--plan")
     }
 }
 
@@ -206,7 +198,9 @@ pub fn main() -> ExitCode {
 
 /// Parses the command line; prints help or an error and exits where clap does.
 fn parse() -> Cli {
-    let matches = config::with_deprecated_variables(Cli::command()).get_matches();
+    let command = config::with_deprecated_variables(Cli::command());
+    let arguments = leading_options::moved_behind_subcommand(&command, std::env::args_os().collect());
+    let matches = command.get_matches_from(arguments);
     Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
 }
 

@@ -1,9 +1,10 @@
 //! Image preprocessing: bounded decoding of PNG, JPEG and DICOM, conversion to one grey plane, resizing. Training and serving share this
-//! path; training may augment the result.
+//! path; training may augment the result. Synthetic phantoms for demos and tests.
 
 mod augmentation;
 mod burned_in_text;
 mod container;
+mod damage;
 mod dicom;
 mod examine;
 mod fingerprint;
@@ -12,6 +13,7 @@ mod jpeg;
 #[cfg(test)]
 mod matrix;
 mod overlay;
+pub mod phantom;
 mod png;
 mod quality_flags;
 mod resize;
@@ -20,6 +22,7 @@ mod strip;
 
 pub use augmentation::Transform;
 pub use container::sniff;
+pub use damage::plain_reason;
 pub use dicom::{DicomRadiograph, SopInstance, sop_instance};
 pub use examine::{ExaminedImage, examine};
 pub use fingerprint::{FINGERPRINT_VERSION, detail, fingerprint, mirrored_detail, mirrored_hash, similarity};
@@ -84,6 +87,8 @@ struct DecodedImage {
     image: GreyImage,
     /// True if image viewers show the file as the same picture: not for transparent pixels, inks, and few significant bits.
     viewers_agree: bool,
+    /// True if the file is marked as a synthetic phantom.
+    synthetic: bool,
 }
 
 /// Greyscale image: one plane, 0 (black) to 255 (white).

@@ -60,6 +60,7 @@ const MAY_USE: [(&str, &[&str]); 17] = [
             "dataset",
             "training",
             "inference",
+            "evaluation",
             "service",
             "config",
             "telemetry",

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     config::{DataConfig, HttpConfig, MonitoringConfig, ServerConfig, TransferConfig},
-    domain::{DeviceInfo, ModelId},
+    domain::{DeviceInfo, ModelId, RunStatus},
     http::{self, Access, AppState, EventStreams, Pace, QuotaConfig, Quotas, Site, Telemetry},
     inference::Engine,
     metrics::{Metrics, Traces},
@@ -36,6 +36,9 @@ const DEFAULT_UPLOAD_BYTES_PER_DAY: u64 = 256 << 30;
 
 /// Default quota of archives, where a key is needed.
 const DEFAULT_ARCHIVES_PER_DAY: u64 = 1000;
+
+/// Interval at which [`Server::model_loaded`] looks for a model.
+const MODEL_POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 /// A server that is bound to its address. It accepts connections and trains once [`Server::run`] is called.
 pub struct Server {
@@ -154,6 +157,11 @@ impl Server {
                 "There is no data set yet. Import one with `thorax import --dataset NAME FOLDER`, or try Thorax with synthetic \
                  data: `thorax demo`. The dashboard is at http://{address}/."
             )
+        } else if self.is_training().await? {
+            format!(
+                "A model is being trained, and there is none to predict with yet: predictions return 503 until it is done. Its progress \
+                 is at http://{address}/."
+            )
         } else {
             format!(
                 "There is no champion model yet. Start a training run at http://{address}/ or with POST /v1/training-runs. \
@@ -161,6 +169,27 @@ impl Server {
             )
         };
         Ok(Some(hint))
+    }
+
+    /// True if a run is queued or was left running, which the server trains once it runs.
+    async fn is_training(&self) -> Result<bool, StoreError> {
+        let first = store::Page { limit: 1, after: None };
+        for status in [RunStatus::Queued, RunStatus::Running] {
+            if !store::runs::list(&self.folder.stores.db, Some(status), &first).await?.is_empty() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Completes when a model is loaded, so that predictions are possible.
+    pub fn model_loaded(&self) -> impl Future<Output = ()> + Send + use<> {
+        let engine = self.state.serving.engine.clone();
+        async move {
+            while engine.current().is_none() {
+                tokio::time::sleep(MODEL_POLL_INTERVAL).await;
+            }
+        }
     }
 
     /// Serves requests and trains until SIGINT or SIGTERM, then shuts down gracefully: readiness and new requests return 503,

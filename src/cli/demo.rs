@@ -41,7 +41,17 @@ pub(super) async fn run(args: &DemoArgs) -> Result<(), CliError> {
         let dataset = generate(server.folder(), &args.server.data).await?;
         queue_run(server.folder(), &dataset).await?;
     }
+    tell_when_ready_to_predict(&server);
     announce_and_run(server).await
+}
+
+/// Says when the model is trained and loaded. Before, the server is ready for everything but predictions.
+fn tell_when_ready_to_predict(server: &Server) {
+    let (address, loaded) = (server.address(), server.model_loaded());
+    tokio::spawn(async move {
+        loaded.await;
+        eprintln!("The demo's model is loaded: predictions are ready at http://{address}/.");
+    });
 }
 
 /// Refuses a data folder with other data sets: synthetic and real radiographs must not share one.
@@ -97,6 +107,7 @@ async fn queue_run(folder: &DataFolder, dataset: &Dataset) -> Result<(), CliErro
     let run = Run {
         name: Some("demo".into()),
         recipe: Some(RECIPE.into()),
+        synthetic: true,
         ..Run::queued(
             dataset.id,
             store::datasets::fingerprint(&folder.stores.db, dataset.id).await?,

@@ -12,7 +12,7 @@ use clap::Args;
 use tokio::sync::broadcast::error::RecvError;
 
 use self::board::Board;
-use super::{CliError, dataset, runs::RunReport, serve::DATA_FOLDER};
+use super::{CliError, dataset, field_errors, runs::RunReport, serve::DATA_FOLDER};
 use crate::{
     app::Trainer,
     config::{DataConfig, DeviceConfig},
@@ -101,6 +101,10 @@ fn into_result(run: &Run) -> Result<(), CliError> {
 /// Validates and queues a new run, as the server does.
 async fn submit(trainer: &Trainer, args: TrainArgs) -> Result<Run, CliError> {
     let folder = trainer.folder();
+    let source = match &args.plan {
+        Some(file) => format!("--plan {}", file.display()),
+        None => format!("--recipe {}", args.recipe),
+    };
     let dataset = dataset::find(folder, args.dataset.as_deref().unwrap_or_default()).await?;
     let mut unreadable = Vec::new();
     let overrides = match &args.plan {
@@ -117,7 +121,8 @@ async fn submit(trainer: &Trainer, args: TrainArgs) -> Result<Run, CliError> {
         acknowledge: args.acknowledge,
         unreadable,
     };
-    Ok(service::submit(&folder.stores, trainer.device().memory_bytes, request).await?)
+    let submitted = service::submit(&folder.stores, trainer.device().memory_bytes, request).await;
+    submitted.map_err(|error| field_errors::refused(error, &source))
 }
 
 /// Reads the JSON object in a file, or on standard input for `-`.
@@ -125,7 +130,7 @@ fn read_plan(path: &Path) -> Result<JsonObject, CliError> {
     let from_input = path.as_os_str() == "-";
     let text = if from_input { std::io::read_to_string(std::io::stdin()) } else { std::fs::read_to_string(path) };
     let text = text.map_err(|source| CliError::Path { path: path.to_owned(), source })?;
-    Ok(serde_json::from_str(&text)?)
+    serde_json::from_str(&text).map_err(|source| CliError::Plan { path: path.to_owned(), source })
 }
 
 async fn resume(trainer: &Trainer, id: RunId) -> Result<Run, CliError> {

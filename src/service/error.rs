@@ -20,18 +20,26 @@ pub struct FieldError {
     pub pointer: String,
     /// Description of the error, and the valid values.
     pub detail: String,
+    /// Description for the command line, where it differs: it names a command instead of a request.
+    #[serde(skip)]
+    pub command_detail: Option<String>,
 }
 
 impl FieldError {
     /// `pointer` is a JSON pointer into the request.
     pub fn new(pointer: impl Into<String>, detail: impl Into<String>) -> Self {
-        Self { pointer: pointer.into(), detail: detail.into() }
+        Self { pointer: pointer.into(), detail: detail.into(), command_detail: None }
+    }
+
+    /// The same error with another description for the command line.
+    pub fn on_the_command_line(self, detail: impl Into<String>) -> Self {
+        Self { command_detail: Some(detail.into()), ..self }
     }
 }
 
 impl From<PlanProblem> for FieldError {
     fn from(problem: PlanProblem) -> Self {
-        Self { pointer: problem.pointer, detail: problem.detail }
+        Self::new(problem.pointer, problem.detail)
     }
 }
 

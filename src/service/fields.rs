@@ -77,7 +77,7 @@ impl<'a> Fields<'a> {
                     value
                 }
                 _ => {
-                    self.errors.push(FieldError { pointer, detail: "must be an object".into() });
+                    self.errors.push(FieldError::new(pointer, "must be an object"));
                     // A placeholder keeps the positions of the others; its missing fields are not reported.
                     read(&mut Fields::new("", JsonObject::new(), &mut Vec::new()))
                 }
@@ -98,7 +98,7 @@ impl<'a> Fields<'a> {
         for name in self.left.keys() {
             let escaped = name.replace('~', "~0").replace('/', "~1");
             let pointer = format!("{}/{escaped}", self.at);
-            self.errors.push(FieldError { pointer, detail: "unknown field".into() });
+            self.errors.push(FieldError::new(pointer, "unknown field"));
         }
     }
 
@@ -108,7 +108,7 @@ impl<'a> Fields<'a> {
 
     fn refuse(&mut self, name: &str, detail: impl Into<String>) {
         let pointer = self.pointer(name);
-        self.errors.push(FieldError { pointer, detail: detail.into() });
+        self.errors.push(FieldError::new(pointer, detail));
     }
 
     fn pointer(&self, name: &str) -> String {

@@ -132,7 +132,7 @@ fn check_plan(plan: &TrainingPlan, errors: &mut Vec<FieldError>) {
         let within =
             |parent: &String| pointer.strip_prefix(parent).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
         if !unread.iter().any(within) {
-            errors.push(FieldError { pointer, detail: problem.detail });
+            errors.push(FieldError::new(pointer, problem.detail));
         }
     }
 }
@@ -170,7 +170,9 @@ async fn check_weights(db: &Db, plan: &TrainingPlan, errors: &mut Vec<FieldError
     if needs_weights && store::weights::list(db).await?.is_empty() {
         let detail = "no ImageNet weights are imported: `thorax weights import FILE` or POST /v1/admin/weights, or \
                       start from random";
-        errors.push(FieldError::new("/plan/initial_weights", detail));
+        let command = "no ImageNet weights are imported: import them with `thorax weights import FILE`, or start from random weights \
+                       (\"initial_weights\": \"random\" in a --plan FILE)";
+        errors.push(FieldError::new("/plan/initial_weights", detail).on_the_command_line(command));
     }
     Ok(())
 }
@@ -217,21 +219,24 @@ async fn check_splits(
     let errors = if trained.total(selection) == 0 && stored.total(Split::Train) > 1 {
         let patients: u64 =
             distribution.patients.get(Split::Train.as_str()).map_or(0, |classes| classes.values().sum());
-        vec![FieldError::new("/plan/selection/split", no_validation(stored.total(Split::Train), patients, dataset))]
+        vec![no_validation(stored.total(Split::Train), patients, dataset)]
     } else {
         unfit_splits(&trained, dataset, selection)
     };
     Ok((errors, undefined_scores(&trained, dataset)))
 }
 
-/// Reason why no validation images can be split off.
-fn no_validation(images: u64, patients: u64, dataset: &Dataset) -> String {
-    let id = dataset.id;
-    format!(
+/// Error of a plan for which no validation images can be split off.
+fn no_validation(images: u64, patients: u64, dataset: &Dataset) -> FieldError {
+    let Dataset { id, name, .. } = dataset;
+    let detail = format!(
         "the data set has no validation images to choose epochs on, and none can be split off its {images} training images, because \
          the images of a patient stay together ({patients} patient ids in train): import the images with the right patient ids or \
-         without ids, or assign images to validation. The warnings of POST /v1/datasets/{id}/split name the patients"
-    )
+         without ids, or assign images to validation. The warnings of"
+    );
+    let request = format!("{detail} POST /v1/datasets/{id}/split name the patients");
+    let command = format!("{detail} `thorax dataset split \"{name}\" --validation-fraction 0.1` name the patients");
+    FieldError::new("/plan/selection/split", request).on_the_command_line(command)
 }
 
 /// Numbers of labelled images by split and class.
@@ -275,19 +280,26 @@ fn unfit_splits(counts: &SplitCounts, dataset: &Dataset, selection: Split) -> Ve
     let mut errors = Vec::new();
     let missing = counts.missing(Split::Train, dataset);
     if !missing.is_empty() {
-        errors.push(FieldError::new(
-            "/dataset_id",
-            format!("the data set has no training images of {}", missing.join(", ")),
-        ));
+        let detail = format!("the data set has no training images of {}", missing.join(", "));
+        let command = match counts.total(Split::Train) {
+            0 => format!("{detail}: assign its images to splits with {}", split_command(dataset, selection)),
+            _ => detail.clone(),
+        };
+        errors.push(FieldError::new("/dataset_id", detail).on_the_command_line(command));
     }
     if counts.total(selection) == 0 {
-        let id = dataset.id;
-        let detail = format!(
-            "the data set has no {selection} images to choose epochs on: POST /v1/datasets/{id}/split sets some aside"
-        );
-        errors.push(FieldError::new("/plan/selection/split", detail));
+        let detail = format!("the data set has no {selection} images to choose epochs on");
+        let request = format!("{detail}: POST /v1/datasets/{}/split sets some aside", dataset.id);
+        let command = format!("{detail}: set some aside with {}", split_command(dataset, selection));
+        errors.push(FieldError::new("/plan/selection/split", request).on_the_command_line(command));
     }
     errors
+}
+
+/// The command that splits a data set so that epochs can be chosen on the split `selection`.
+fn split_command(Dataset { name, .. }: &Dataset, selection: Split) -> String {
+    let fraction = if selection == Split::Validation { " --validation-fraction 0.1" } else { "" };
+    format!("`thorax dataset split \"{name}\"{fraction}`")
 }
 
 /// A warning for each split that lacks images of some, but not of all classes.

@@ -62,8 +62,12 @@ async fn shows_a_run_with_its_epochs_and_scores() {
         assert!(squeezed(&shown).contains(&line.to_owned()), "{line:?} is not in\n{shown}");
     }
     // Six images, one of COVID-19 taken for normal.
-    assert!(squeezed(&shown).iter().any(|line| line.starts_with("1 test 6 0.8333 0.8222")), "{shown}");
-    assert!(squeezed(&shown).contains(&"1 test COVID-19 2 1.0000 0.5000 0.6667 1.0000".to_owned()), "{shown}");
+    let has =
+        |start: &str, end: &str| squeezed(&shown).iter().any(|line| line.starts_with(start) && line.ends_with(end));
+    assert!(has("1 test 6 0.833 (0.436–0.970) 0.822 (", ""), "{shown}");
+    let (start, end) = ("1 test COVID-19 2 1.000 (0.207–1.000) 0.500 (0.095–0.905) 0.667 (", " 1.000 (0.510–1.000)");
+    assert!(has(start, end), "{shown}");
+    assert!(shown.contains("95 % confidence intervals"), "{shown}");
 
     let json: Value = serde_json::from_str(&said(folder.path(), &["runs", "show", &id, "--json"])).unwrap();
     assert_eq!((&json["run"]["id"], &json["epochs"][0]["train"]["loss"]), (&id.as_str().into(), &0.5.into()));

@@ -4,7 +4,7 @@ use std::{
     io::{BufRead, BufReader, Read, Write},
     net::TcpStream,
     path::Path,
-    process::Output,
+    process::{Output, Stdio},
     time::{Duration, Instant},
 };
 
@@ -171,4 +171,26 @@ fn an_import_resumes_at_the_next_start_after_a_kill_and_after_a_shutdown() {
         let count: u64 = images.flat_map(|split| split.as_object().unwrap().values()).filter_map(|n| n.as_u64()).sum();
         assert_eq!(count, 900);
     }
+}
+
+#[test]
+fn the_demo_says_when_it_is_ready_to_predict() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = thorax(folder.path());
+    command.env("THORAX_LISTEN", "127.0.0.1:0").arg("demo").stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut demo = command.spawn().unwrap();
+    let mut told = Vec::new();
+    for line in BufReader::new(demo.stderr.take().unwrap()).lines() {
+        told.push(line.unwrap());
+        if told.last().is_some_and(|line| line.starts_with("The demo's model is loaded")) {
+            break;
+        }
+    }
+    demo.kill().unwrap();
+    demo.wait().unwrap();
+    let at =
+        |text: &str| told.iter().position(|line| line.contains(text)).unwrap_or_else(|| panic!("{text}: {told:#?}"));
+    assert!(at("A model is being trained") < at("champion loaded"), "{told:#?}");
+    assert!(at("champion loaded") <= at("The demo's model is loaded"), "{told:#?}");
+    assert!(!told.iter().any(|line| line.contains("no champion model yet")), "{told:#?}");
 }

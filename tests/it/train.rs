@@ -106,9 +106,9 @@ fn rejects_runs_that_cannot_be_trained_with_the_reason() {
         (&["--stages", "2,1"], plan(1), "(got 2 before 1 in 2,1)"),
         (&["--stages", "1,2,1"], plan(1), "(got 2 before 1 in 1,2,1)"),
         (&["--stages", ""], plan(1), "invalid value '' for '--stages"),
-        (&["--recipe", "resnet"], json!({}), "/recipe: there is no such recipe"),
-        (&[], wrong.clone(), "/plan/batch_size: must be between 1 and 512"),
-        (&[], wrong, "/plan/mixup"),
+        (&["--recipe", "resnet"], json!({}), "--recipe: there is no such recipe"),
+        (&[], wrong.clone(), "--plan plan.json: batch_size: must be between 1 and 512"),
+        (&[], wrong, "--plan plan.json: mixup"),
     ];
     for (arguments, plan, expected) in cases {
         std::fs::write(folder.path().join("plan.json"), plan.to_string()).unwrap();
@@ -120,9 +120,74 @@ fn rejects_runs_that_cannot_be_trained_with_the_reason() {
         let (succeeded, _, told) = said(command.output().unwrap());
         assert!(!succeeded && told.contains(expected), "{arguments:?}: {told}");
     }
+    std::fs::write(folder.path().join("plan.json"), "{\"batch_size\": 8,}").unwrap();
+    let broken =
+        thorax(folder.path()).args(["train", "--dataset", "phantoms", "--plan", "plan.json"]).output().unwrap();
+    let told = said(broken).2;
+    assert!(told.contains("--plan plan.json: not a JSON object") && told.contains("line 1 column"), "{told}");
     let nothing = thorax(folder.path()).args(["train", "--dataset", "nothing"]).output().unwrap();
     assert!(said(nothing).2.contains("data set \"nothing\" not found"));
     let _server = Running::start(folder.path(), &[]);
     let (succeeded, _, told) = said(train(folder.path(), &plan(1)).output().unwrap());
     assert!(!succeeded && told.contains("is in use by another thorax server"), "{told}");
+}
+
+#[test]
+fn a_run_without_its_splits_names_the_command_that_assigns_them() {
+    let folder = with_phantoms();
+    let path = folder.path().join("phantoms");
+    // One folder per class, without splits.
+    for class in ["normal", "pneumonia", "COVID-19"] {
+        std::fs::create_dir_all(folder.path().join("unsplit").join(class)).unwrap();
+    }
+    for image in std::fs::read_dir(path.join("train")).unwrap() {
+        let image = image.unwrap();
+        let name = image.file_name().into_string().unwrap();
+        let class = ["normal", "pneumonia", "COVID-19"].into_iter().find(|class| name.contains(class)).unwrap();
+        std::fs::copy(image.path(), folder.path().join("unsplit").join(class).join(&name)).unwrap();
+    }
+    succeeds(thorax(folder.path()).args(["import", "--dataset", "two words", "unsplit"]));
+    let train = |arguments: &[&str]| {
+        let mut command = thorax(folder.path());
+        said(
+            command
+                .args(["train", "--dataset", "two words", "--recipe", "simple-cnn"])
+                .args(arguments)
+                .output()
+                .unwrap(),
+        )
+    };
+    let (succeeded, _, told) = train(&[]);
+    assert!(!succeeded && told.contains("`thorax dataset split \"two words\""), "{told}");
+    for foreign in ["POST", "GET", "/plan", "/dataset_id"] {
+        assert!(!told.contains(foreign), "{foreign}: {told}");
+    }
+    // What the message says helps.
+    succeeds(thorax(folder.path()).args(["dataset", "split", "two words", "--validation-fraction", "0.3"]));
+    std::fs::write(folder.path().join("plan.json"), plan(1).to_string()).unwrap();
+    let (succeeded, shown, told) = train(&["--plan", "plan.json", "--stages", "1"]);
+    assert!(succeeded, "{told}");
+    // Scores have their intervals, as in the responses of the server.
+    let scores = shown.lines().find(|line| line.contains("validation") && line.contains("COVID-19")).unwrap();
+    let intervals = scores.matches("–").count();
+    assert!(intervals >= 3 && shown.contains("95 % confidence intervals"), "{shown}");
+}
+
+#[test]
+fn options_of_a_command_are_accepted_before_and_after_it() {
+    let folder = with_phantoms();
+    let data = folder.path().join("data");
+    let data = data.to_str().unwrap();
+    let empty = tempfile::tempdir().unwrap();
+    let list = |arguments: &[&str]| {
+        let mut command = thorax(empty.path());
+        said(command.env_remove("THORAX_DATA_DIR").args(arguments).output().unwrap())
+    };
+    let behind = list(&["dataset", "distribution", "phantoms", "--data-dir", data, "--log", "error"]);
+    assert!(behind.0, "{behind:?}");
+    assert_eq!(list(&["--data-dir", data, "--log", "error", "dataset", "distribution", "phantoms"]), behind);
+    assert_eq!(list(&["--log=error", "dataset", "distribution", "phantoms", "--data-dir", data]), behind);
+    // An option that the command does not have is still refused.
+    let refused = list(&["--listen", "127.0.0.1:0", "runs", "list"]);
+    assert!(!refused.0 && refused.2.contains("--listen"), "{refused:?}");
 }

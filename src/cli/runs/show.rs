@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::{or_none, percent, utc};
 use crate::{
     domain::{Averages, ClassMetrics, EpochRecord, RunId},
+    evaluation::{Estimate, Interval, Report},
     format::{Column, Table, printable},
     store::{self, Db, Evaluation, Run, StoreError},
 };
@@ -28,6 +29,9 @@ struct ScoredEvaluation {
     averages: Averages,
     /// Scores by class name.
     per_class: BTreeMap<String, ClassMetrics>,
+    /// The scores with their 95 % intervals, for the tables.
+    #[serde(skip)]
+    report: Report,
 }
 
 impl RunReport {
@@ -51,7 +55,7 @@ impl RunReport {
             parts.push(self.epochs_table());
         }
         if !self.evaluations.is_empty() {
-            parts.extend([self.averages_table(), self.classes_table()]);
+            parts.extend([self.averages_table(), self.classes_table(), INTERVALS.into()]);
         }
         parts.join("\n")
     }
@@ -132,14 +136,14 @@ impl RunReport {
             Column::text("selected on"),
             Column::text("model"),
         ];
-        let row = |ScoredEvaluation { evaluation, averages, .. }: &ScoredEvaluation| {
+        let row = |ScoredEvaluation { evaluation, report, .. }: &ScoredEvaluation| {
             [
                 stage(evaluation),
                 evaluation.split.to_string(),
                 evaluation.confusion_matrix.total().to_string(),
-                score(averages.accuracy),
-                score(averages.macro_f1),
-                score(averages.weighted_f1),
+                estimate(report.accuracy),
+                estimate(report.macro_f1),
+                estimate(report.weighted_f1),
                 score(evaluation.loss),
                 evaluation.selection_split.map_or_else(|| "-".into(), |split| split.to_string()),
                 evaluation.model_id.to_string(),
@@ -159,18 +163,18 @@ impl RunReport {
             Column::number("F1"),
             Column::number("specificity"),
         ];
-        let rows = self.evaluations.iter().flat_map(|ScoredEvaluation { evaluation, per_class, .. }| {
+        let rows = self.evaluations.iter().flat_map(|ScoredEvaluation { evaluation, report, .. }| {
             evaluation.classes.names().iter().map(move |class| {
-                let scores = &per_class[class];
+                let scores = &report.per_class[class];
                 [
                     stage(evaluation),
                     evaluation.split.to_string(),
                     class.clone(),
                     scores.support.to_string(),
-                    score(scores.precision),
-                    scores.recall.map_or_else(|| UNDEFINED.into(), score),
-                    scores.f1.map_or_else(|| UNDEFINED.into(), score),
-                    score(scores.specificity),
+                    with_interval(Some(scores.precision), Some(scores.precision_interval)),
+                    with_interval(scores.recall, scores.recall_interval),
+                    with_interval(scores.f1, scores.f1_interval),
+                    with_interval(Some(scores.specificity), Some(scores.specificity_interval)),
                 ]
             })
         });
@@ -183,15 +187,33 @@ impl From<Evaluation> for ScoredEvaluation {
         let averages = evaluation.confusion_matrix.averages();
         let scores = evaluation.confusion_matrix.per_class();
         let per_class = evaluation.classes.names().iter().cloned().zip(scores).collect();
-        Self { evaluation, averages, per_class }
+        let Evaluation { confusion_matrix, classes, split, selection_split, .. } = &evaluation;
+        let report = Report::new(confusion_matrix, classes, *split, *selection_split);
+        Self { evaluation, averages, per_class, report }
     }
 }
+
+/// Explanation of the intervals in the tables.
+const INTERVALS: &str = "In parentheses: 95 % confidence intervals, Wilson for shares and bootstrap for F1.\n";
 
 /// Recall and F1 of a class without images in the split.
 const UNDEFINED: &str = "undefined";
 
 fn stage(evaluation: &Evaluation) -> String {
     evaluation.stage.map_or_else(|| "-".into(), |stage| stage.to_string())
+}
+
+/// A score with its 95 % interval.
+fn estimate(Estimate { value, low, high }: Estimate) -> String {
+    with_interval(Some(value), Some(Interval { low, high }))
+}
+
+/// A score with its 95 % interval, or that it is undefined.
+fn with_interval(value: Option<f64>, interval: Option<Interval>) -> String {
+    match (value, interval) {
+        (Some(value), Some(Interval { low, high })) => format!("{value:.3} ({low:.3}–{high:.3})"),
+        _ => UNDEFINED.into(),
+    }
 }
 
 fn score(number: f64) -> String {

@@ -80,26 +80,41 @@ const CRATE_ONLY_IN: [(&str, &[&str]); 5] = [
 ];
 
 /// Expressions that this code base does not use, with the standard terms to use instead. STYLE.md has the reasons.
-const OUTDATED: [(&str, &str); 23] = [
+const OUTDATED: [(&str, &str); 38] = [
     ("anew", "again"),
-    ("are told", "are notified, receive"),
+    ("anybody", "the name of the subject"),
+    ("as wished", "as expected, satisfies the condition"),
+    ("asked for", "requested"),
+    ("asks for", "requests"),
+    ("begins alike", "begins with the same"),
+    ("by itself", "automatically, alone"),
     ("carved", "split off"),
+    ("comes back", "retries, reconnects"),
     ("commonest", "most frequent, majority class"),
     ("dealt", "permuted, shuffled, assigned"),
     ("give way", "yield"),
     ("gives way", "yields"),
     ("goes on", "continues, resumes"),
+    ("goes wrong", "fails"),
     ("how sure", "confidence"),
     ("if wished", "optionally"),
     ("in the midst", "during, within"),
-    ("is told", "is notified, receives"),
     ("look alike", "near-identical"),
     ("looks alike", "near-identical"),
+    ("pictures", "images"),
+    ("pushed out", "evicted"),
     ("reckoned", "computed, estimated"),
     ("rooms", "modules, layers"),
+    ("sent away", "refused"),
+    ("somebody", "the name of the subject"),
     ("stand still", "pause"),
     ("stands still", "pauses"),
+    ("take the place of", "replace"),
+    ("takes the place of", "replaces"),
+    ("the interface", "the HTTP API"),
+    ("told", "notified, logged, returned"),
     ("under way", "in progress, in flight, running"),
+    ("went wrong", "failed"),
     ("what becomes of", "the name of the thing"),
     ("who asks", "client, caller"),
     ("who calls", "baseline, caller"),
@@ -170,7 +185,8 @@ fn tour_in_the_docs_equals_the_script_that_ci_runs() {
 
 #[test]
 fn texts_use_standard_terms() {
-    let mut files = [rust_files("src"), rust_files("crates")].concat();
+    let mut files = [rust_files("src"), rust_files("crates"), rust_files("tests")].concat();
+    files.retain(|(path, _)| path != "tests/tidy.rs");
     for folder in ["static", "docs"] {
         files.extend(files_in(folder, &["js", "html", "css", "md"]));
     }
@@ -178,6 +194,19 @@ fn texts_use_standard_terms() {
         [".env.example", "ARCHITECTURE.md", "CONTRIBUTING.md", "README.md"].map(|path| (path.to_owned(), read(path))),
     );
     assert_clean(files.iter().flat_map(|(path, text)| outdated(path, text)));
+}
+
+#[test]
+fn doc_comments_name_their_subject() {
+    let files = [rust_files("src"), rust_files("crates"), rust_files("tests"), rust_files("fuzz")].concat();
+    assert_clean(files.iter().flat_map(|(path, text)| subjectless(path, text)));
+}
+
+#[test]
+fn checker_finds_doc_comments_without_a_subject() {
+    assert_eq!(subjectless("a.rs", "//! What it prints.\n\n/// How long it may take.\nfn f() {}\n/// Where.").len(), 3);
+    let good = "/// Size of the file.\n/// What follows is the rest of the sentence.\n/// # Errors\n/// When the disk is full.";
+    assert_eq!(subjectless("a.rs", good), Vec::<String>::new());
 }
 
 #[test]
@@ -245,7 +274,7 @@ fn checker_finds_cycles_between_modules() {
     assert_eq!(found(&three), 1, "three modules");
     let exported = [("m.rs", "pub use b::B; pub use a::A;"), ("m/a.rs", "use super::B;"), ("m/b.rs", "use super::A;")];
     assert_eq!(found(&exported), 1, "items that the parent exports");
-    let tests = "#[cfg(test)]\nmod tests { use crate::a::A; }";
+    let tests = "#[cfg(test)]\nmod tests {\n    use crate::a::A;\n}";
     assert_eq!(found(&[("a.rs", "use crate::b::B;"), ("b.rs", tests)]), 0, "tests");
     assert_eq!(found(&[("m.rs", "mod a; use a::A;"), ("m/a.rs", "use super::B;")]), 0, "a module and its child");
     assert_eq!(found(&[("a.rs", "use crate::b::B; // not crate::a"), ("b.rs", "// crate::a::A")]), 0, "comments");
@@ -382,6 +411,27 @@ fn untidy(path: &str, text: &str) -> Vec<String> {
     found
 }
 
+/// Doc comments that open with a clause instead of their subject, one message each. `When` is not among them: it opens the conditions of
+/// errors.
+fn subjectless(path: &str, text: &str) -> Vec<String> {
+    const OPENINGS: [&str; 8] = ["How", "Of", "What", "Where", "Whether", "Which", "Who", "Why"];
+    let doc = |line: &str| {
+        let line = line.trim_start();
+        line.strip_prefix("///").or_else(|| line.strip_prefix("//!")).map(|text| text.trim().to_owned())
+    };
+    let mut before = None;
+    let mut found = Vec::new();
+    for (number, line) in (1..).zip(text.lines()) {
+        let comment = doc(line);
+        let first = comment.as_deref().unwrap_or_default().split([' ', '.', ',', ':']).next().unwrap_or_default();
+        if before.is_none() && OPENINGS.contains(&first) {
+            found.push(format!("{path}:{number}: the comment opens with {first:?}: name its subject"));
+        }
+        before = comment;
+    }
+    found
+}
+
 /// Outdated terms of one file, one message each.
 fn outdated(path: &str, text: &str) -> Vec<String> {
     let lines = (1..).zip(text.lines()).map(|(number, line)| (number, line.to_lowercase()));
@@ -397,7 +447,7 @@ fn outdated(path: &str, text: &str) -> Vec<String> {
     found.collect()
 }
 
-/// Where `needle` ends, wherever it does not continue a longer name.
+/// The end of each `needle` that does not continue a longer name.
 fn word_positions<'a>(text: &'a str, needle: &'a str) -> impl Iterator<Item = usize> + 'a {
     let starts_word = |at: usize| !text[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':');
     text.match_indices(needle).filter(move |(at, _)| starts_word(*at)).map(|(at, found)| at + found.len())

@@ -12,7 +12,7 @@ use crate::{
 /// Number of hexadecimal digits of the hash in a neutral name. Enough that names in a data set differ.
 const DIGITS: usize = 12;
 
-/// Extensions of files that are not DICOM and occur beside radiographs.
+/// Extensions of files that are not DICOM and occur next to radiographs.
 const OTHER_EXTENSIONS: [&str; 24] = [
     "png", "jpg", "jpeg", "gif", "bmp", "tif", "tiff", "webp", "txt", "csv", "tsv", "json", "xml", "yaml", "toml",
     "md", "html", "pdf", "xlsx", "npy", "npz", "zip", "tar", "gz",

@@ -9,6 +9,7 @@ mod layout;
 mod recorder;
 mod shown_path;
 mod sources;
+mod split_names;
 
 use std::{
     collections::HashMap,

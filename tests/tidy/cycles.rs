@@ -3,21 +3,23 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Modules that may use each other, because they are one aggregate cut into files.
-const AGGREGATES: [&[&str]; 5] = [
+const AGGREGATES: [&[&str]; 6] = [
     &["domain::augmentation", "domain::model", "domain::plan", "domain::range_test", "domain::schedule"],
     &["inference::engine", "inference::engine_thread", "inference::model_pool"],
     // A typed error carries the comparison that failed the gate of a promotion.
     &["service::error", "service::gate", "service::models"],
     &["store::checkpoints", "store::events", "store::models", "store::runs"],
     &["store::prediction_stats", "store::predictions"],
+    // In the kernels: the tile registers, and those of AMX.
+    &["simd::amx", "simd::tiles"],
 ];
 
 /// Cycles between siblings below a source folder, one message each. `files` are paths below that folder with their texts.
 pub fn cycles(files: &[(String, String)]) -> Vec<String> {
     let modules: BTreeMap<String, String> = files
         .iter()
-        .filter(|(path, _)| !path.ends_with("tests.rs") && !["lib.rs", "main.rs"].contains(&path.as_str()))
-        .map(|(path, text)| (path.trim_end_matches(".rs").replace('/', "::"), super::without_tests(text)))
+        .filter(|(path, _)| !["lib", "main", "fixtures", "tests"].contains(&file_stem(path)))
+        .map(|(path, text)| (path.trim_end_matches(".rs").replace('/', "::"), production_code(text)))
         .collect();
     let graph = Graph::new(&modules);
     let parents: BTreeSet<&str> = modules.keys().map(|name| parent(name)).collect();
@@ -26,6 +28,15 @@ pub fn cycles(files: &[(String, String)]) -> Vec<String> {
         AGGREGATES.iter().any(|aggregate| cycle.iter().all(|module| aggregate.contains(&module.as_str())))
     };
     cycles.filter(|cycle| !allowed(cycle)).map(|cycle| format!("modules use each other: {cycle:?}")).collect()
+}
+
+fn file_stem(path: &str) -> &str {
+    path.rsplit('/').next().unwrap_or(path).trim_end_matches(".rs")
+}
+
+/// A file without comments and without its unit tests, which stand at its end.
+fn production_code(text: &str) -> String {
+    super::without_comments(text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default())
 }
 
 /// Modules and the modules that they use.

@@ -10,11 +10,7 @@ mod unused;
 
 use std::{collections::HashMap, fs, path::Path};
 
-use crate::{
-    domain::{ClassList, Split},
-    imaging::Limits,
-    store::ExcludedRows,
-};
+use crate::{domain::ClassList, imaging::Limits, store::ExcludedRows};
 
 use super::{LabelledFolder, class_names::ClassNames, entry::ImportEntry, sources::SourcesFile};
 
@@ -81,16 +77,6 @@ fn find_entries(search: Search<'_>) -> Result<Listing, String> {
         split_files::TEST,
         search.names.list()
     ))
-}
-
-/// The split that the name of a folder or array denotes.
-pub(super) fn split_by_name(name: &str) -> Option<Split> {
-    match name.to_lowercase().as_str() {
-        "train" | "training" => Some(Split::Train),
-        "val" | "valid" | "validation" => Some(Split::Validation),
-        "test" | "testing" => Some(Split::Test),
-        _ => None,
-    }
 }
 
 /// True for hidden files and folders, and the metadata folders of macOS.

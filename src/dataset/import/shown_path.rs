@@ -7,7 +7,7 @@ use crate::{
     domain::{ClassList, Sha256},
 };
 
-use super::layout::split_by_name;
+use super::split_names::split_by_name;
 
 /// Number of bytes from which the format of a file is detected.
 const HEAD_BYTES: u64 = 512;

@@ -15,7 +15,7 @@ use crate::{
 use super::{
     Candidate, LabelledFolder,
     entry::{EntryOrigin, ImportEntry},
-    layout::split_by_name,
+    split_names::split_by_name,
 };
 
 /// Name of the file in the import folder.

@@ -8,11 +8,12 @@ use crate::{
         candidate::Content,
         entry::{EntryOrigin, ImportEntry},
         image_array::{self, ImageArray},
+        split_names::split_by_name,
     },
     domain::Split,
 };
 
-use super::{Listing, Search, names, split_by_name};
+use super::{Listing, Search, names};
 
 /// An entry per array row; none if the folder has no array of images.
 pub(super) fn entries(search: Search<'_>) -> Result<Option<Listing>, String> {

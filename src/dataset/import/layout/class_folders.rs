@@ -6,11 +6,12 @@ use crate::{
         candidate::Content,
         class_names::NamedClass,
         entry::{EntryOrigin, ImportEntry},
+        split_names::split_by_name,
     },
     domain::Split,
 };
 
-use super::{Listing, Search, is_mask, names, split_by_name};
+use super::{Listing, Search, is_mask, names};
 
 /// Maximum depth of folders below a class folder.
 const MAX_DEPTH: usize = 8;

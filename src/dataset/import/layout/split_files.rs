@@ -16,6 +16,7 @@ use crate::{
             candidate::Content,
             class_names::NamedClass,
             entry::{EntryOrigin, ImportEntry},
+            split_names::split_by_name,
         },
         text::decode_labels,
     },
@@ -23,7 +24,7 @@ use crate::{
     store::{ExcludedRows, RejectionKind},
 };
 
-use super::{Listing, Search, is_hidden, is_mask, names, split_by_name};
+use super::{Listing, Search, is_hidden, is_mask, names};
 
 pub(super) const TRAIN: &str = "train_split.txt";
 pub(super) const TEST: &str = "test_split.txt";

@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 use tempfile::TempDir;
 
 use super::*;
-use crate::dataset::import::class_names::ClassMapping;
+use crate::{dataset::import::class_names::ClassMapping, domain::Split};
 
 type LayoutResult = Result<(Vec<ImportEntry>, Vec<ExcludedRows>), String>;
 
@@ -112,7 +112,7 @@ fn every_spelling_of_mask_folders_is_recognised() {
     }
 }
 
-/// COVIDx CXR-4 as on Kaggle: `train.txt`, `val.txt` and `test.txt` beside `train`, `val` and `test`.
+/// COVIDx CXR-4 as on Kaggle: `train.txt`, `val.txt` and `test.txt` next to `train`, `val` and `test`.
 #[test]
 fn covidx_cxr_4_has_a_validation_split() {
     let folder = folder(&[

@@ -39,8 +39,8 @@ pub use memory::MemoryEstimate;
 pub use metrics::{Averages, ClassMetrics, ConfusionMatrix, EvaluatedImage};
 pub use model::{BlockVariant, DeviceInfo, MAX_IMAGE_SIZE, ModelSpec, Normalisation};
 pub use plan::{
-    Architecture, ClassWeights, InitialWeights, InvalidArchitecture, Optimizer, PlanOverrides, PlanProblem, Sampling,
-    Scope, Selection, SelectionMetric, Stage, Step, TrainingPlan, WeightAveraging,
+    Architecture, ClassWeights, FieldReader, InitialWeights, InvalidArchitecture, Optimizer, PlanOverrides,
+    PlanProblem, Sampling, Scope, Selection, SelectionMetric, Stage, Step, TrainingPlan, WeightAveraging,
 };
 pub use prediction_stats::{Histogram, InputHistograms, InputStatistics, PredictionStats, Statistic};
 pub use radiograph::{DicomAttributes, GreyRange, QualityFlag, RadiographField, is_lateral};

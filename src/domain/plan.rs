@@ -5,7 +5,7 @@ use std::{
     str::FromStr,
 };
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use utoipa::ToSchema;
 
 mod options;
@@ -224,40 +224,76 @@ pub(super) fn default_checkpoint_minutes() -> f64 {
     10.0
 }
 
-/// Plan fields that replace those of the recipe. Absent fields keep the value of the recipe.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct PlanOverrides {
+/// Declares [`PlanOverrides`] with the fields of [`TrainingPlan`] that are read as a whole, and with the stages. A field of the plan that is
+/// not listed here does not compile.
+macro_rules! plan_overrides {
+    ($($(#[$doc:meta])* $field:ident: $type:ty,)*) => {
+        /// Plan fields that replace those of the recipe. Absent fields keep the value of the recipe.
+        #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+        #[serde(deny_unknown_fields)]
+        pub struct PlanOverrides {
+            $($(#[$doc])* pub $field: Option<$type>,)*
+            /// Replaces [`TrainingPlan::stages`] as a whole.
+            pub stages: Option<Vec<Stage>>,
+        }
+
+        impl PlanOverrides {
+            /// Reads each field by `reader`, and the stages, which have fields of their own, by `read_stages`.
+            pub fn read<R: FieldReader>(
+                reader: &mut R,
+                read_stages: impl FnOnce(&mut R) -> Option<Vec<Stage>>,
+            ) -> Self {
+                Self { $($field: reader.read(stringify!($field)),)* stages: read_stages(reader) }
+            }
+        }
+
+        impl TrainingPlan {
+            /// The plan with the fields of `overrides` replaced.
+            pub fn with(self, overrides: PlanOverrides) -> Self {
+                Self {
+                    $($field: overrides.$field.map_or(self.$field, Into::into),)*
+                    stages: overrides.stages.unwrap_or(self.stages),
+                }
+            }
+        }
+    };
+}
+
+plan_overrides! {
     /// Replaces [`TrainingPlan::architecture`].
-    pub architecture: Option<Architecture>,
+    architecture: Architecture,
     /// Replaces [`TrainingPlan::initial_weights`].
-    pub initial_weights: Option<InitialWeights>,
+    initial_weights: InitialWeights,
     /// Replaces [`TrainingPlan::batch_size`].
-    pub batch_size: Option<u32>,
+    batch_size: u32,
     /// Replaces [`TrainingPlan::optimizer`].
-    pub optimizer: Option<Optimizer>,
+    optimizer: Optimizer,
     /// Replaces [`TrainingPlan::dropout`].
-    pub dropout: Option<f64>,
+    dropout: f64,
     /// Replaces [`TrainingPlan::selection`].
-    pub selection: Option<Selection>,
+    selection: Selection,
     /// Replaces [`TrainingPlan::checkpoint_minutes`].
-    pub checkpoint_minutes: Option<f64>,
+    checkpoint_minutes: f64,
     /// Replaces [`TrainingPlan::class_weights`].
-    pub class_weights: Option<ClassWeights>,
+    class_weights: ClassWeights,
     /// Replaces [`TrainingPlan::sampling`].
-    pub sampling: Option<Sampling>,
+    sampling: Sampling,
     /// Replaces [`TrainingPlan::label_smoothing`].
-    pub label_smoothing: Option<f64>,
+    label_smoothing: f64,
     /// Replaces [`TrainingPlan::mixup`].
-    pub mixup: Option<f64>,
+    mixup: f64,
     /// Replaces [`TrainingPlan::augmentation`] as a whole.
-    pub augmentation: Option<Augmentation>,
+    augmentation: Augmentation,
     /// Replaces [`TrainingPlan::weight_averaging`].
-    pub weight_averaging: Option<WeightAveraging>,
+    weight_averaging: WeightAveraging,
     /// Replaces [`TrainingPlan::early_stopping`].
-    pub early_stopping: Option<EarlyStopping>,
-    /// Replaces [`TrainingPlan::stages`] as a whole.
-    pub stages: Option<Vec<Stage>>,
+    early_stopping: EarlyStopping,
+}
+
+/// Reader of an object's fields that reports a value of the wrong type, so that the others are read as well.
+pub trait FieldReader {
+    /// The field of that name; `None` if it is absent, null or unreadable.
+    fn read<T: DeserializeOwned>(&mut self, name: &str) -> Option<T>;
 }
 
 /// An invalid value in a plan.
@@ -294,26 +330,6 @@ pub(super) fn must_be(requirement: &str, value: impl Display) -> String {
 }
 
 impl TrainingPlan {
-    /// The plan with the fields of `overrides` replaced.
-    pub fn with(mut self, overrides: PlanOverrides) -> Self {
-        self.architecture = overrides.architecture.unwrap_or(self.architecture);
-        self.initial_weights = overrides.initial_weights.unwrap_or(self.initial_weights);
-        self.batch_size = overrides.batch_size.unwrap_or(self.batch_size);
-        self.optimizer = overrides.optimizer.unwrap_or(self.optimizer);
-        self.dropout = overrides.dropout.unwrap_or(self.dropout);
-        self.selection = overrides.selection.unwrap_or(self.selection);
-        self.class_weights = overrides.class_weights.unwrap_or(self.class_weights);
-        self.sampling = overrides.sampling.unwrap_or(self.sampling);
-        self.label_smoothing = overrides.label_smoothing.unwrap_or(self.label_smoothing);
-        self.mixup = overrides.mixup.unwrap_or(self.mixup);
-        self.augmentation = overrides.augmentation.unwrap_or(self.augmentation);
-        self.weight_averaging = overrides.weight_averaging.or(self.weight_averaging);
-        self.early_stopping = overrides.early_stopping.or(self.early_stopping);
-        self.checkpoint_minutes = overrides.checkpoint_minutes.unwrap_or(self.checkpoint_minutes);
-        self.stages = overrides.stages.unwrap_or(self.stages);
-        self
-    }
-
     /// Number of epochs over all stages and steps.
     pub fn total_epochs(&self) -> u32 {
         self.stages.iter().flat_map(|stage| &stage.steps).map(|step| step.epochs).sum()

@@ -4,6 +4,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use super::{Error, FieldError};
+use crate::domain::FieldReader;
 
 /// A JSON object.
 pub type JsonObject = Map<String, Value>;
@@ -113,6 +114,12 @@ impl<'a> Fields<'a> {
 
     fn pointer(&self, name: &str) -> String {
         format!("{}/{name}", self.at)
+    }
+}
+
+impl FieldReader for Fields<'_> {
+    fn read<T: DeserializeOwned>(&mut self, name: &str) -> Option<T> {
+        self.optional(name)
     }
 }
 

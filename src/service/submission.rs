@@ -320,23 +320,7 @@ fn undefined_scores(counts: &SplitCounts, dataset: &Dataset) -> Vec<String> {
 
 /// Reads the fields of a plan that replace those of a recipe; unreadable and unknown ones go to the errors of `fields`.
 pub fn read_plan_overrides(mut fields: Fields) -> PlanOverrides {
-    let overrides = PlanOverrides {
-        architecture: fields.optional("architecture"),
-        initial_weights: fields.optional("initial_weights"),
-        batch_size: fields.optional("batch_size"),
-        optimizer: fields.optional("optimizer"),
-        dropout: fields.optional("dropout"),
-        selection: fields.optional("selection"),
-        checkpoint_minutes: fields.optional("checkpoint_minutes"),
-        class_weights: fields.optional("class_weights"),
-        sampling: fields.optional("sampling"),
-        label_smoothing: fields.optional("label_smoothing"),
-        mixup: fields.optional("mixup"),
-        augmentation: fields.optional("augmentation"),
-        weight_averaging: fields.optional("weight_averaging"),
-        early_stopping: fields.optional("early_stopping"),
-        stages: fields.objects("stages", read_stage),
-    };
+    let overrides = PlanOverrides::read(&mut fields, |fields| fields.objects("stages", read_stage));
     fields.finish();
     overrides
 }

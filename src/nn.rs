@@ -49,6 +49,14 @@ pub use thorax_kernels::{
     preemption::{is_low_priority_active as is_training, lower_thread_priority, preempted_time},
 };
 
+/// The threads of the CPU kernels. In tests, buffers with unspecified contents are filled with NaN.
+fn team() -> &'static thorax_kernels::Team {
+    if cfg!(test) {
+        thorax_kernels::memory::poison_buffers();
+    }
+    thorax_kernels::team()
+}
+
 /// Releases the memory that training on the CPU caches between steps.
 pub fn release_memory() {
     thorax_kernels::memory::release();

@@ -8,12 +8,9 @@ use burn::{
     },
     tensor::{Device, Tensor},
 };
-use thorax_kernels::{
-    adam::{self, ParameterState},
-    team,
-};
+use thorax_kernels::adam::{self, ParameterState};
 
-use super::tensors::rows;
+use super::{team, tensors::rows};
 
 const BETA_1: f32 = 0.9;
 const BETA_2: f32 = 0.999;

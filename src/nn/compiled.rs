@@ -1,9 +1,9 @@
 //! A network compiled for prediction: a graph of the kernels on the CPU, Burn's modules elsewhere.
 
 use burn::tensor::{Device, Tensor, TensorData, activation::relu};
-use thorax_kernels::{Graph, team};
+use thorax_kernels::Graph;
 
-use super::{Input, Network, Pauses, body::Body, graph, head::Head};
+use super::{Input, Network, Pauses, body::Body, graph, head::Head, team};
 use crate::domain::{ModelSpec, Normalisation};
 
 /// A network in inference mode for images of one size.

@@ -1,13 +1,14 @@
 //! Compilation of a network body to a graph of the kernels. Each batch norm is folded into the preceding convolution.
 
 use burn::nn::conv::Conv2d;
-use thorax_kernels::{ConvLayer, ConvShape, Graph, GridMean, Op, Slot, team};
+use thorax_kernels::{ConvLayer, ConvShape, Graph, GridMean, Op, Slot};
 
 use super::{
     body::Body,
     chain::Chain,
     input::channels,
     resnet::{ResNet50, STAGES},
+    team,
     tensors::{self, HostTensor, NamedTensors},
 };
 use crate::domain::{BlockVariant, ModelSpec};

@@ -51,7 +51,7 @@ fn lerp<const D: usize>(tensor: Tensor<D>, other: Tensor<1>, weight: f64) -> Ten
         return tensor + distance.mul_scalar(weight);
     }
     let (mut numbers, others) = (rows(tensor), rows(other));
-    thorax_kernels::lerp(thorax_kernels::team(), numbers.storage_mut(), others.storage(), weight as f32);
+    thorax_kernels::lerp(super::team(), numbers.storage_mut(), others.storage(), weight as f32);
     Tensor::from_primitive::<Flex>(numbers)
 }
 

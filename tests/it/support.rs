@@ -1,4 +1,4 @@
-//! A server without a port for each test: its own folder, its own database, requests by function call.
+//! A server without a port for each test: it has its own folder and database, and requests are function calls.
 
 pub mod dicom;
 pub mod model;
@@ -28,14 +28,14 @@ use tower::ServiceExt;
 pub const MAX_UPLOAD_BYTES: usize = 256 * 1024;
 pub const MAX_PIXELS: u64 = 1_000_000;
 
-/// A server and the folder it lives in.
+/// A server and its data folder.
 pub struct Server {
     pub state: AppState,
     pub folder: TempDir,
     router: Router,
 }
 
-/// An answer, read whole.
+/// A complete response.
 #[derive(Debug)]
 pub struct Answer {
     pub status: u16,
@@ -56,6 +56,8 @@ impl Server {
 
     /// A server whose state is changed before it starts; the path is its folder.
     pub async fn with(change: impl FnOnce(&mut AppState, &Path)) -> Self {
+        // A result that depends on the contents of a new buffer must be wrong.
+        thorax_kernels::memory::poison_buffers();
         let folder = tempfile::tempdir().unwrap();
         let data = folder.path().join("data");
         std::fs::create_dir(&data).unwrap();
@@ -92,7 +94,7 @@ impl Server {
         Self { state, folder, router }
     }
 
-    /// The same server after it has ended: its data and engine, and nothing that was under way.
+    /// The same server after a restart: with its data and engine, without requests in flight.
     pub async fn again(self) -> Self {
         let Self { mut state, folder, .. } = self;
         state.lifecycle = Lifecycle::default();
@@ -108,13 +110,13 @@ impl Server {
         self.answer(request.body(Body::from(body)).unwrap()).await
     }
 
-    /// Posts, and says in which form the answer shall come.
+    /// Sends a POST request with an `Accept` header.
     pub async fn request_as(&self, path: &str, content_type: &str, accept: &str, body: Vec<u8>) -> Answer {
         let request = axum::http::Request::post(path).header("content-type", content_type).header("accept", accept);
         self.answer(request.body(Body::from(body)).unwrap()).await
     }
 
-    /// Uploads a model and makes it champion; its identifier.
+    /// Uploads a model, promotes it to champion, and returns its identifier.
     pub async fn crown(&self, file: Vec<u8>) -> String {
         let id = self.request("POST", "/v1/models", "application/octet-stream", file).await.text("/id");
         let body = json!({ "model_id": id }).to_string().into();
@@ -123,7 +125,7 @@ impl Server {
         id
     }
 
-    /// Queues a run of the small network at 32 pixels, on drawn images; its path.
+    /// Queues a run of the small network at 32 pixels on generated images. Returns its path.
     pub async fn queue(&self, epochs: u32) -> String {
         let dataset = self.dataset("drawn").await;
         self.fill(&dataset, "train", 0, 2).await;
@@ -150,7 +152,7 @@ impl Server {
         })
     }
 
-    /// The model of a run, once it has succeeded.
+    /// Waits until a run has succeeded and returns its model.
     pub async fn model_of(&self, run: &str) -> String {
         for _ in 0..1200 {
             let shown = self.get(run).await;
@@ -165,19 +167,19 @@ impl Server {
         panic!("{run} did not end in a minute");
     }
 
-    /// Asks for a media type.
+    /// Sends a GET request with an `Accept` header.
     pub async fn accept(&self, path: &str, media_type: &str) -> Answer {
         let request = axum::http::Request::builder().uri(path).header("accept", media_type);
         self.answer(request.body(Body::empty()).unwrap()).await
     }
 
-    /// The body of an answer; an error where it breaks off.
+    /// The body of a response; an error if it is truncated.
     pub async fn body(&self, request: axum::http::Request<Body>) -> Result<Vec<u8>, axum::Error> {
         let answer = self.open(request).await;
         answer.into_body().collect().await.map(|body| body.to_bytes().to_vec())
     }
 
-    /// Waits for what goes on in the background.
+    /// Waits for the end of background tasks.
     pub async fn settle(&self) {
         self.state.lifecycle.tasks.close();
         self.state.lifecycle.tasks.wait().await;
@@ -199,7 +201,7 @@ impl Server {
         self.request("GET", path, "", Vec::new()).await
     }
 
-    /// In the form that `accept` asks for.
+    /// Sends a GET request with the given `Accept` header.
     pub async fn get_as(&self, path: &str, accept: &str) -> Answer {
         let request = axum::http::Request::builder().uri(path).header("accept", accept).body(Body::empty());
         self.answer(request.unwrap()).await
@@ -222,14 +224,14 @@ impl Server {
         self.request("POST", &format!("/v1/datasets/{dataset}/radiographs"), &content_type, body).await
     }
 
-    /// A new data set of the usual classes; its identifier.
+    /// Creates a data set with the default classes and returns its identifier.
     pub async fn dataset(&self, name: &str) -> String {
         let answer = self.post("/v1/datasets", json!({ "name": name })).await;
         assert_eq!(answer.status, 201, "{answer:?}");
         answer.text("/id")
     }
 
-    /// Uploads `count` drawn radiographs of each class into `split`; `first` tells them from others.
+    /// Uploads `count` generated radiographs of each class to `split`; `first` distinguishes them from others.
     pub async fn fill(&self, dataset: &str, split: &str, first: u8, count: u8) {
         for (class, label) in (0u8..).zip(["normal", "pneumonia", "COVID-19"]) {
             for i in 0..count {
@@ -262,7 +264,7 @@ impl Answer {
         serde_json::from_slice(&self.bytes).unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(&self.bytes)))
     }
 
-    /// The value at a JSON pointer; null when there is none.
+    /// The value at a JSON pointer; null if there is none.
     pub fn at(&self, pointer: &str) -> Value {
         self.json().pointer(pointer).cloned().unwrap_or(Value::Null)
     }
@@ -272,7 +274,7 @@ impl Answer {
         self.at(pointer).as_str().unwrap_or_else(|| panic!("no text at {pointer} of {}", self.json())).into()
     }
 
-    /// How many items the list has.
+    /// Number of items of a list.
     pub fn items(&self) -> usize {
         self.at("/items").as_array().map_or(0, Vec::len)
     }
@@ -281,13 +283,13 @@ impl Answer {
         self.headers.get(name).map(|value| value.to_str().unwrap()).unwrap_or_default()
     }
 
-    /// The fields that a problem document names, in order.
+    /// Pointers of the invalid fields in a problem document, in order.
     pub fn pointers(&self) -> Vec<String> {
         let errors = self.at("/errors").as_array().cloned().unwrap_or_default();
         errors.iter().map(|error| error["pointer"].as_str().unwrap().to_owned()).collect()
     }
 
-    /// Checks status and shape of a problem document about `path`.
+    /// Asserts the status and the shape of a problem document about `path`.
     #[track_caller]
     pub fn assert_problem(&self, status: u16, path: &str) {
         assert_eq!(self.status, status, "{}", String::from_utf8_lossy(&self.bytes));
@@ -346,7 +348,7 @@ pub fn multipart(parts: &[Part<'_>]) -> (String, Vec<u8>) {
     (format!("multipart/form-data; boundary={boundary}"), body)
 }
 
-/// The same probabilities but for rounding.
+/// Asserts that probabilities are equal up to rounding.
 #[track_caller]
 pub fn assert_close(found: &Value, expected: &Value) {
     let expected = expected.as_object().unwrap();

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use super::{
     im2col::Im2col,
     layout::{ConvShape, Images},
-    matmul,
+    matmul, memory,
     shared::Shared,
     simd::{BLOCK, ChannelBlock},
     stem::PaddedPlanes,
@@ -203,8 +203,10 @@ impl Graph {
         slots.resize_with(self.slots.len(), Vec::new);
         for (buffer, size) in slots.iter_mut().zip(&self.slots) {
             grow(buffer, size * images.len());
+            memory::poison(buffer);
         }
         grow(scratch, self.scratch(team, planes, slots, images.len()));
+        memory::poison(scratch);
         let (blocks, cells) = (self.result.blocks, self.grid * self.grid);
         let mut means = zeros(blocks * images.len() * cells);
         let pass = Pass {

@@ -6,13 +6,32 @@
 //! and used buffers together are limited to 1.5 times the peak in use: with less room, identical steps would evict
 //! what their next layer needs.
 
-use std::ops::{Deref, DerefMut};
+use std::{
+    ops::{Deref, DerefMut},
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 use parking_lot::Mutex;
 
 use super::simd::{BLOCK, ChannelBlock};
 
 static POOL: Mutex<Pool> = Mutex::new(Pool { idle: Vec::new(), idle_blocks: 0, used: 0, peak: 0 });
+
+/// True if buffers with unspecified contents are filled with NaN.
+static POISONED: AtomicBool = AtomicBool::new(cfg!(any(test, debug_assertions)));
+
+/// Fills buffers with unspecified contents with NaN from now on, new ones as well as reused ones. A kernel that reads what it has
+/// not written then computes NaN. For tests of programs that use the kernels; the tests of the kernels always do this.
+pub fn poison_buffers() {
+    POISONED.store(true, Ordering::Relaxed);
+}
+
+/// Fills blocks whose contents are unspecified with NaN, in tests.
+pub(crate) fn poison(blocks: &mut [ChannelBlock]) {
+    if POISONED.load(Ordering::Relaxed) {
+        blocks.fill(ChannelBlock([f32::NAN; BLOCK]));
+    }
+}
 
 /// Idle buffers, and statistics in blocks.
 struct Pool {
@@ -46,10 +65,7 @@ impl Buffer {
     pub fn new(count: usize) -> Self {
         let blocks = take_pooled(count).unwrap_or_else(|| bytemuck::allocation::zeroed_vec(count));
         let mut buffer = Self { blocks, count };
-        if cfg!(test) {
-            // A test that relies on the contents must fail.
-            buffer.fill(ChannelBlock([f32::NAN; BLOCK]));
-        }
+        poison(&mut buffer);
         buffer
     }
 
@@ -180,6 +196,17 @@ mod tests {
         assert_eq!((buffer.as_ptr(), buffer.len()), (address, 1000));
         pool.put(buffer);
         assert!(pool.take(800).is_none(), "a fifth of the buffer would be unused");
+    }
+
+    #[test]
+    fn new_and_reused_buffers_are_poisoned_in_tests() {
+        const COUNT: usize = MIN_POOLED + 11;
+        for _ in 0..2 {
+            let mut buffer = Buffer::new(COUNT);
+            assert!(buffer.iter().all(|block| block.0.iter().all(|number| number.is_nan())));
+            buffer.fill(ChannelBlock::default());
+        }
+        assert!(Buffer::zeros(COUNT).iter().all(|block| *block == ChannelBlock::default()));
     }
 
     #[test]

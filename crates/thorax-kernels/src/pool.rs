@@ -96,7 +96,7 @@ pub fn mean_backward(gradient: &[f32], channels: usize, side: usize) -> Buffer {
     result
 }
 
-/// Number of planes of that side in so many blocks.
+/// Number of planes of that side in `blocks` blocks.
 pub(super) fn planes(blocks: usize, side: usize) -> usize {
     let area = side * side;
     assert!(

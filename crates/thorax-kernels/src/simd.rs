@@ -70,7 +70,7 @@ pub(super) trait Vector: Copy {
 /// both ways.
 const NONTEMPORAL_BYTES: usize = if cfg!(test) { 256 << 10 } else { 16 << 20 };
 
-/// True if a buffer of so many blocks should be written with non-temporal stores.
+/// True if a buffer of this number of blocks should be written with non-temporal stores.
 pub(super) fn exceeds_cache(blocks: usize) -> bool {
     blocks * size_of::<ChannelBlock>() >= NONTEMPORAL_BYTES
 }
@@ -207,7 +207,7 @@ impl Level {
         if self.bf16_parts().is_some() { 2 } else { 1 }
     }
 
-    /// Length of a packed weight panel of so many input blocks.
+    /// Length of a packed weight panel for this number of input blocks.
     pub(super) fn panel(self, inputs: usize) -> usize {
         self.bf16_parts().map_or(BLOCK, |parts| TILE_ROWS * parts.count() / 2) * inputs
     }

@@ -200,7 +200,7 @@ fn pitch(blocks: usize) -> usize {
     blocks | 1
 }
 
-/// Blocks of 36 matrices of so many blocks.
+/// Total number of blocks of 36 matrices.
 pub(super) fn points_len(blocks: usize) -> usize {
     POINTS * pitch(blocks)
 }

@@ -14,10 +14,10 @@ use burn::{
     nn::{PaddingConfig2d, conv::Conv2d},
     tensor::Tensor,
 };
-use thorax_kernels::{ConvShape, conv as kernels, team};
+use thorax_kernels::{ConvShape, conv as kernels};
 
 use super::{Cpu, backward_unary, extents, into_primitive, record, storage};
-use crate::nn::Input;
+use crate::nn::{Input, team};
 
 /// Convolution, `[blocks, images, side, side, 16]` to `[blocks, images, side / stride, side / stride, 16]`.
 ///

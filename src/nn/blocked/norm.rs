@@ -15,12 +15,10 @@ use burn::{
     nn::BatchNorm,
     tensor::{Bytes, Tensor},
 };
-use thorax_kernels::{
-    norm::{self, Parameters, PostOp, Statistics},
-    team,
-};
+use thorax_kernels::norm::{self, Parameters, PostOp, Statistics};
 
 use super::{Cpu, extents, into_primitive, record, storage};
+use crate::nn::team;
 
 /// Batch normalisation with batch statistics, which also update the running statistics; followed by ReLU if `relu` is
 /// set.

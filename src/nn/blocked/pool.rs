@@ -14,10 +14,11 @@ use burn::{
 use thorax_kernels::{
     BLOCK,
     pool::{self, ArgMax},
-    subsample, team,
+    subsample,
 };
 
 use super::{backward_unary, extents, into_primitive, record, storage};
+use crate::nn::team;
 
 /// Max pooling with stride 2: 3x3 with a padding of 1, or 2x2.
 pub(in crate::nn) fn max_pool<const WINDOW: usize>(input: Tensor<5>) -> Tensor<5> {

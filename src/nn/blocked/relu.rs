@@ -14,14 +14,14 @@ use burn::{
     nn::conv::Conv2d,
     tensor::{Bytes, Tensor},
 };
-use thorax_kernels::{conv as kernels, relu, team};
+use thorax_kernels::{conv as kernels, relu};
 
 use super::{
     Cpu,
     conv::{ConvState, StemOperands, shape, stem_operands},
     extents, into_primitive, record, storage,
 };
-use crate::nn::Input;
+use crate::nn::{Input, team};
 
 /// Convolution and ReLU, `[blocks, images, side, side, 16]` to the same.
 ///

@@ -1,20 +1,20 @@
-//! What all targets share: a bound on memory, and the check that every image must pass.
+//! Shared by all targets: a limit on memory, and the check that every image must pass.
 
 use std::alloc::System;
 
 use cap::Cap;
 use thorax::imaging::{self, Limits};
 
-/// What a target may hold at once, in bytes. An image of [`LIMITS`] takes a hundredth of it.
+/// Maximum allocated memory of a target, in bytes. An image at [`LIMITS`] takes a hundredth of it.
 const MEMORY: usize = 512 << 20;
 
 #[global_allocator]
 static ALLOCATOR: Cap<System> = Cap::new(System, MEMORY);
 
-/// Small, so that a run sees many images.
+/// Limits of images; small, so that a run covers many images.
 pub const LIMITS: Limits = Limits { max_pixels: 1 << 18 };
 
-/// What can be examined can be stored, and what is stored has the same pixels and nothing left to take out.
+/// Asserts that an image that can be examined can be stored, and that the stored file has the same pixels and no more data to remove.
 pub fn examine(bytes: &[u8]) {
     let Ok(examined) = imaging::examine(bytes, &LIMITS) else { return };
     let (format, stored) = examined.deidentified(bytes).expect("what decodes can be stored");
@@ -28,5 +28,5 @@ pub fn in_file(name: &str, bytes: &[u8], read: impl FnOnce(&std::path::Path)) {
     let path = std::path::Path::new("/dev/shm").join(format!("thorax-fuzz-{}-{name}", std::process::id()));
     std::fs::write(&path, bytes).expect("memory holds files");
     read(&path);
-    std::fs::remove_file(&path).expect("it is there");
+    std::fs::remove_file(&path).expect("the file exists");
 }

@@ -25,10 +25,10 @@ const INTERLEAVED: usize = 4;
 const TOLERANCE: u8 = 3;
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
-    let Some((&[width, height, quality, sampling, options, restart], picture)) = bytes.split_first_chunk::<6>() else {
+    let Some((&[width, height, quality, sampling, options, restart], levels)) = bytes.split_first_chunk::<6>() else {
         return;
     };
-    if picture.is_empty() {
+    if levels.is_empty() {
         return;
     }
     let (width, height) = (32 + u16::from(width % 64), 32 + u16::from(height % 64));
@@ -36,7 +36,7 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let sampling = usize::from(sampling) % SAMPLINGS.len();
     // Colours of little saturation, so that few are clipped.
     let samples = usize::from(width) * usize::from(height) * channels;
-    let pixels: Vec<u8> = picture.iter().cycle().take(samples).map(|byte| 96 + byte % 64).collect();
+    let pixels: Vec<u8> = levels.iter().cycle().take(samples).map(|byte| 96 + byte % 64).collect();
     let encode = |progressive, optimised, restart| {
         let mut file = Vec::new();
         let mut encoder = Encoder::new(&mut file, 50 + quality % 51);
@@ -52,7 +52,7 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
 
     let plain = encode(false, false, 0);
     let greys = decode(&plain);
-    // The same coefficients in other scans are the same picture.
+    // The same coefficients in other scans are the same image.
     let varied = encode(options & 2 != 0, options & 4 != 0, u16::from(restart % 8));
     assert!(decode(&varied) == greys, "{width} x {height}, options {options}, {:?}", SAMPLINGS[sampling]);
     if sampling < INTERLEAVED {

@@ -1,4 +1,4 @@
-//! Configuration: command-line flags and the environment variables named beside them. No other module reads the environment.
+//! Configuration: command-line flags and their environment variables. No other module reads the environment.
 //!
 //! The doc comments of the fields are the text of `--help` and of `.env.example`.
 

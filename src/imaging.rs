@@ -85,7 +85,7 @@ pub enum Format {
 /// A decoded PNG or JPEG.
 struct DecodedImage {
     image: GreyImage,
-    /// True if image viewers show the file as the same picture: not for transparent pixels, inks, and few significant bits.
+    /// True if image viewers show the same image: not for transparent pixels, inks, and few significant bits.
     viewers_agree: bool,
     /// True if the file is marked as a synthetic phantom.
     synthetic: bool,

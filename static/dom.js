@@ -34,7 +34,7 @@ export function nodes(children) {
   return [children].flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false);
 }
 
-/** Patches `now` to match `next`. Elements with `data-keep`, busy forms, open details and form input are left alone. */
+/** Patches `now` to match `next`. Elements with `data-keep`, busy forms, open details and form input are not changed. */
 export function patch(now, next) {
   const same = now.nodeType === next.nodeType && now.nodeName === next.nodeName && keyOf(now) === keyOf(next);
   if (!same) return now.replaceWith(next);

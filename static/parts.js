@@ -10,7 +10,7 @@ export function section(title, ...children) {
     h('h2', { id }, title), h('div', { class: 'sheet-body' }, ...nodes(children)));
 }
 
-/** Page heading with a context line above and badges beside it. */
+/** Page heading with a context line above and badges next to it. */
 export function pageHead(title, { above, badges, lede } = {}) {
   return h('header', { class: 'page-head' },
     above && h('p', { class: 'above' }, ...nodes(above)),
@@ -103,7 +103,7 @@ function lock(element, busy) {
   for (const button of element.querySelectorAll('button')) button.disabled = busy;
 }
 
-/** Button that runs one request; an error is shown beside it. */
+/** Button that runs one request; an error is shown next to it. */
 export function action(text, work, attributes = {}) {
   const onclick = async (event) => {
     const button = event.currentTarget;

@@ -80,7 +80,7 @@ const CRATE_ONLY_IN: [(&str, &[&str]); 5] = [
 ];
 
 /// Expressions that this code base does not use, with the standard terms to use instead. STYLE.md has the reasons.
-const OUTDATED: [(&str, &str); 38] = [
+const OUTDATED: [(&str, &str); 37] = [
     ("anew", "again"),
     ("anybody", "the name of the subject"),
     ("as wished", "as expected, satisfies the condition"),
@@ -112,7 +112,6 @@ const OUTDATED: [(&str, &str); 38] = [
     ("take the place of", "replace"),
     ("takes the place of", "replaces"),
     ("the interface", "the HTTP API"),
-    ("told", "notified, logged, returned"),
     ("under way", "in progress, in flight, running"),
     ("went wrong", "failed"),
     ("what becomes of", "the name of the thing"),

@@ -1,5 +1,5 @@
-//! The GPU path against the CPU: the same job trained on both, the same model answering on both. Wants a Vulkan driver, a software
-//! one will do; CI names SwiftShader's in `VK_DRIVER_FILES` and sets `THORAX_TEST_VULKAN`. SwiftShader wants the build without `spirv`.
+//! Comparison of GPU and CPU: the same job is trained on both, and the same model classifies on both. Needs a Vulkan driver; a software
+//! driver suffices. CI sets `VK_DRIVER_FILES` to SwiftShader's, and `THORAX_TEST_VULKAN`. SwiftShader needs the build without `spirv`.
 
 #![cfg(feature = "gpu")]
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed, as it should")]
@@ -45,8 +45,8 @@ fn training_and_prediction_on_vulkan_agree_with_the_cpu() {
     let (on_vulkan, on_cpu) = (run(&vulkan, Duration::MAX), run(&cpu, Duration::MAX));
     compare_pauses(&on_vulkan, &run(&vulkan, Duration::ZERO));
     compare_epochs(&on_vulkan.epochs, &on_cpu.epochs);
-    compare_answers(&on_cpu.models[0], &vulkan, &cpu);
-    compare_answers(&on_vulkan.models[0], &vulkan, &cpu);
+    compare_probabilities(&on_cpu.models[0], &vulkan, &cpu);
+    compare_probabilities(&on_vulkan.models[0], &vulkan, &cpu);
     let kept: u64 = files(tuning.path()).map(|file| file.metadata().unwrap().len()).sum();
     assert!(kept > 0, "nothing that was tuned is kept");
 }
@@ -57,15 +57,15 @@ fn files(folder: &Path) -> Box<dyn Iterator<Item = PathBuf>> {
     Box::new(entries.flat_map(|path| if path.is_dir() { files(&path) } else { Box::new(std::iter::once(path)) }))
 }
 
-/// A batch that pauses after each layer gives the same as one that, once its layers are measured, does not.
-fn compare_pauses(without: &Told, with: &Told) {
+/// A batch that pauses after each layer gives the same results as one that, once its layers are measured, does not pause.
+fn compare_pauses(without: &TrainingRecord, with: &TrainingRecord) {
     assert!(with.models == without.models, "pauses change what is trained");
-    println!("gave way {} times, and {} with a pause at each point", without.gave_way, with.gave_way);
-    // Two epochs of two batches of the whole network, three points forwards and backwards in each: three batches are measured.
-    assert!(with.gave_way >= without.gave_way + 6, "{} and {}", with.gave_way, without.gave_way);
+    println!("gave way {} times, and {} with a pause at each point", without.yields, with.yields);
+    // Two epochs of two batches of the whole network, with three pauses forward and backward in each: three batches are measured.
+    assert!(with.yields >= without.yields + 6, "{} and {}", with.yields, without.yields);
 }
 
-/// Sums are rounded in another order on each device, and training carries the difference on.
+/// Each device rounds sums in another order, and training propagates the difference.
 fn compare_epochs(vulkan: &[EpochRecord], cpu: &[EpochRecord]) {
     assert_eq!((vulkan.len(), cpu.len()), (4, 4));
     assert!(cpu[3].train.loss < cpu[0].train.loss, "nothing was learnt: {cpu:?}");
@@ -77,27 +77,27 @@ fn compare_epochs(vulkan: &[EpochRecord], cpu: &[EpochRecord]) {
 }
 
 /// The same model file on both devices.
-fn compare_answers(model: &[u8], vulkan: &Device, cpu: &Device) {
-    // One fewer than the largest batch, so that the GPU's is filled up.
+fn compare_probabilities(model: &[u8], vulkan: &Device, cpu: &Device) {
+    // One fewer than the maximum batch size, so that the batch of the GPU is padded.
     let images: Vec<GreyImage> = (0..5).map(square).collect();
     let images: Vec<&[u8]> = images.iter().map(|image| image.pixels.as_slice()).collect();
-    let answers = |device| Classifier::load(ModelId::new(), model, device, 6).unwrap().probabilities(&images).unwrap();
-    let (gpu, cpu) = (answers(vulkan), answers(cpu));
+    let classify = |device| Classifier::load(ModelId::new(), model, device, 6).unwrap().probabilities(&images).unwrap();
+    let (gpu, cpu) = (classify(vulkan), classify(cpu));
     assert_eq!((gpu.len(), cpu.len()), (5, 5));
     for (gpu, cpu) in gpu.iter().flatten().zip(cpu.iter().flatten()) {
         assert!((gpu - cpu).abs() < 1e-3, "probability {gpu} on Vulkan, {cpu} on the CPU");
     }
 }
 
-/// What a run left.
+/// Files and results of a run.
 #[derive(Default)]
-struct Told {
+struct TrainingRecord {
     epochs: Vec<EpochRecord>,
     models: Vec<Vec<u8>>,
-    gave_way: usize,
+    yields: usize,
 }
 
-impl Observer for Told {
+impl Observer for TrainingRecord {
     fn progress(&mut self, _progress: &RunProgress) -> Result<(), ObserverError> {
         Ok(())
     }
@@ -121,8 +121,8 @@ impl Observer for Told {
     }
 }
 
-/// Two epochs of the head alone, then two of the whole network.
-fn run(device: &Device, max_yield: Duration) -> Told {
+/// A plan with two epochs of the head, then two of the whole network.
+fn run(device: &Device, max_yield: Duration) -> TrainingRecord {
     let cache = tempfile::tempdir().unwrap();
     let step = |scope| Step::new(scope, 1e-3, 2);
     let plan = TrainingPlan {
@@ -137,8 +137,8 @@ fn run(device: &Device, max_yield: Duration) -> Told {
         ..recipe("simple-cnn").unwrap().plan
     };
     let sample = |split: Split, i: u32| Sample { class: (i % 2) as usize, split, key: i.to_string() };
-    let gave_way = Arc::new(AtomicUsize::new(0));
-    let count = Arc::clone(&gave_way);
+    let yields = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&yields);
     let train_on = (0..8).map(|i| sample(Split::Train, i));
     let job = TrainingJob {
         plan,
@@ -156,13 +156,13 @@ fn run(device: &Device, max_yield: Duration) -> Told {
         max_yield,
         checkpoint: None,
     };
-    let mut told = Told::default();
-    train(job, &mut told).unwrap();
-    told.gave_way = gave_way.load(Ordering::Relaxed);
-    told
+    let mut record = TrainingRecord::default();
+    train(job, &mut record).unwrap();
+    record.yields = yields.load(Ordering::Relaxed);
+    record
 }
 
-/// A bright square left (even numbers) or right (odd ones); the number moves it down.
+/// An image with a bright square, left for even numbers and right for odd ones; the number moves it down.
 fn square(number: u32) -> GreyImage {
     let left = if number.is_multiple_of(2) { 4 } else { 18 };
     let top = 4 + number;

@@ -106,7 +106,7 @@ impl RunStatus {
         }
     }
 
-    /// The status after a change that the program makes by itself. This is the only place that says which of them are legal. A run that is
+    /// The status after a change that the program makes. This function alone defines which of these changes are legal. A run that is
     /// paused during its last batch, and perhaps resumed, may still fail or succeed.
     ///
     /// # Errors

@@ -100,7 +100,7 @@ impl Waiting {
         since + self.allowance.min(self.max_wait).min(CENTURY)
     }
 
-    /// Ends the waiting with so many bytes.
+    /// Ends the waiting with this number of bytes.
     fn end(&mut self, bytes: usize, now: Instant) {
         let waited = self.since.take().map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
         let seconds = bytes as f64 / self.pace.min_bytes_per_second.max(1) as f64;
@@ -140,7 +140,7 @@ mod tests {
             self.began + Duration::from_secs(seconds)
         }
 
-        /// Waits so long for so many bytes; false where they come too late.
+        /// Receives `bytes` bytes after `seconds` seconds; false if the deadline has passed.
         fn receive(&mut self, bytes: usize, seconds: u64) -> bool {
             let deadline = self.waiting.deadline(self.at(self.now));
             self.now += seconds;

@@ -135,7 +135,7 @@ struct Window<'a> {
 impl Window<'_> {
     fn mark(&self, bright: &mut [u8], columns: Range<usize>) {
         let width = self.row.len();
-        // Where the whole window is inside the image, the area is constant and the loop vectorises.
+        // Within the image the window has a constant area, and the loop vectorises.
         let inner = columns.start.max(RADIUS)..columns.end.min(width.saturating_sub(RADIUS));
         let inner = if inner.is_empty() { columns.end..columns.end } else { inner };
         for x in (columns.start..inner.start).chain(inner.end..columns.end) {

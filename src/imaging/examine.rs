@@ -56,7 +56,7 @@ pub fn examine(bytes: &[u8], limits: &Limits) -> Result<ExaminedImage, ImageErro
 
 impl ExaminedImage {
     /// The de-identified file to store, which [`decode`](super::decode) decodes to the same pixels and which image viewers show as the same
-    /// picture: a PNG or JPEG without metadata, or the grey plane of a DICOM file as PNG of 8 bits (of 16, if 8 lose information). Files
+    /// image: a PNG or JPEG without metadata, or the grey plane of a DICOM file as PNG of 8 bits (of 16, if 8 lose information). Files
     /// that viewers would show differently, and a JPEG whose segments cannot be parsed, are stored as PNG of their decoded pixels.
     ///
     /// # Errors

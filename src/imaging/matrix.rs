@@ -25,7 +25,7 @@ pub(super) struct Row {
     tolerance: Option<u8>,
     /// Grey levels in hexadecimal, or `refused`.
     expected: String,
-    /// Why a file is refused.
+    /// Reason why a file is refused.
     reason: String,
 }
 

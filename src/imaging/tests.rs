@@ -421,14 +421,14 @@ fn negatives_are_detected_with_few_false_positives() {
     assert!(false_positives * 200 <= files.len() as u32 && detected * 100 >= files.len() as u32 * 98);
 }
 
-/// Public bug reports of JPEG and PNG decoders: each pair is the same picture.
+/// Public bug reports of JPEG and PNG decoders: each pair is the same image.
 #[test]
 fn files_of_public_bug_reports_are_the_right_picture() {
     let Some(folder) = crate::fixtures::shared_folder("reports") else { return };
     let examined = |file: &str| {
         let bytes = std::fs::read(folder.join(file)).unwrap();
         let examined = examine(&bytes, &Limits { max_pixels: 50_000_000 }).unwrap();
-        // What is stored and shown decodes to what the network sees.
+        // The stored file and the displayed file decode to the pixels that the network classifies.
         let (_, stored) = examined.deidentified(&bytes).unwrap();
         assert_eq!(decode(&stored, &Limits { max_pixels: 50_000_000 }).unwrap().1, examined.image, "{file}");
         examined
@@ -447,7 +447,7 @@ fn files_of_public_bug_reports_are_the_right_picture() {
     assert!(!flagged("png/twelve-in-sixteen-sbit.png") && !flagged("png/full-sixteen.png"));
 }
 
-/// The standard stores significant bits in the high bits of a sample; low bits are scaled, and stored so that viewers show the same picture.
+/// The standard stores significant bits in the high bits of a sample; low bits are scaled, and stored so that viewers show the same image.
 #[test]
 fn low_significant_bits_of_a_png_are_scaled() {
     let grey = |value: u16, bits: u8| {

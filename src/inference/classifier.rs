@@ -21,7 +21,7 @@ pub struct Classifier {
     tuned_batch_sizes: Vec<usize>,
 }
 
-/// What the network computed for an image.
+/// Output of the network for an image.
 #[derive(Debug)]
 pub(super) struct ImageOutput {
     /// Probability of each class; none if a logit is not finite.

@@ -80,7 +80,7 @@ pub enum EngineError {
     #[error("model limit reached (THORAX_MAX_LOADED_MODELS=1) and the serving model cannot be evicted")]
     ModelLimitReached,
     /// The limit of concurrent predictions is reached (429).
-    #[error("too many concurrent predictions; retry in {retry_after_seconds} s")]
+    #[error("too many concurrent predictions: retry in {retry_after_seconds} s")]
     QueueFull {
         /// Estimated seconds until the predictions in flight have completed, at the measured throughput.
         retry_after_seconds: u64,
@@ -206,7 +206,7 @@ impl Engine {
         self.install(id, bytes, true).await
     }
 
-    /// Loads and warms up a model beside the serving one, unless it is loaded already. `bytes` is awaited only if the model has to be
+    /// Loads and warms up a model in addition to the serving one, unless it is loaded already. `bytes` is awaited only if the model has to be
     /// loaded, and by one caller at a time. May evict the least recently used model.
     ///
     /// # Errors

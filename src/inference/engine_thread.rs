@@ -92,7 +92,7 @@ impl EngineThread {
                 Command::Install { classifier, serve, reply } => {
                     let installed = self.models.install(*classifier, serve);
                     self.metrics.models_loaded(self.models.count());
-                    // The switch stands even if the caller has gone away.
+                    // The switch remains, even if the caller has disconnected.
                     drop(reply.send(installed));
                 }
                 Command::Unload { id, reply } => {

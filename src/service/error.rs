@@ -1,4 +1,4 @@
-//! Why a use case fails, as values that each front end renders in its own way.
+//! Errors of use cases, which each front end renders in its own way.
 
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinError;
@@ -43,7 +43,7 @@ impl From<PlanProblem> for FieldError {
     }
 }
 
-/// Why a use case fails.
+/// Error of a use case.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The resource does not exist; names its kind.

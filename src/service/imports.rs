@@ -43,7 +43,7 @@ pub struct NewGeneration {
     pub fig1: Option<String>,
     /// Actualmed: `metadata.csv`, `images`.
     pub actmed: Option<String>,
-    /// COVID-19 Radiography Database: a folder per class, such as `COVID`, with `COVID.metadata.xlsx` beside it.
+    /// COVID-19 Radiography Database: a folder per class, such as `COVID`, with `COVID.metadata.xlsx` next to it.
     pub radiography: Option<String>,
     /// RSNA pneumonia challenge: `stage_2_detailed_class_info.csv`, `stage_2_train_labels.csv`, `stage_2_train_images`.
     pub rsna: Option<String>,

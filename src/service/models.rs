@@ -42,7 +42,7 @@ impl Models {
         }
     }
 
-    /// Loads a model beside the champion, unless it is loaded already.
+    /// Loads a model in addition to the champion, unless it is loaded already.
     ///
     /// # Errors
     /// [`Error::Engine`] where the model cannot be loaded or the limit on loaded models is reached.
@@ -74,7 +74,7 @@ impl Models {
     }
 
     /// Points an alias at a model. `champion` is loaded and warmed up first, so that a model that cannot serve leaves the old champion in
-    /// service; `challenger` is loaded beside it.
+    /// service; `challenger` is loaded in addition.
     ///
     /// # Errors
     /// [`Error::Gate`] where the model does not reach the scores that `gate` requires.

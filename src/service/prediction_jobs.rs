@@ -106,7 +106,7 @@ struct Item {
     content: Result<Vec<u8>, String>,
 }
 
-/// Why a job stops before its last image.
+/// Reason why a job stops before its last image.
 enum Stop {
     /// It failed.
     Failed(String),

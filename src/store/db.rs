@@ -111,7 +111,7 @@ fn options(file: &Path) -> SqliteConnectOptions {
 fn pool(connections: u32) -> SqlitePoolOptions {
     // Connections to a local file do not go stale.
     let options = SqlitePoolOptions::new().max_connections(connections).idle_timeout(None).max_lifetime(None);
-    // When the disk is full, SQLite rolls a transaction back by itself, and sqlx considers it open for ever: discard the connection.
+    // When the disk is full, SQLite rolls the transaction back automatically, but sqlx still considers it open: discard the connection.
     options.before_acquire(|connection, _| {
         let is_free = !connection.is_in_transaction();
         Box::pin(async move { Ok(is_free) })

@@ -96,7 +96,7 @@ pub struct ImportConflict {
     pub differs: Vec<RadiographField>,
 }
 
-/// What an import reports about single rows and files.
+/// Findings of an import about single rows and files.
 #[derive(Clone, Debug, Default)]
 pub struct ImportFindings {
     /// Rejected rows and files.

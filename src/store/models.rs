@@ -147,7 +147,7 @@ pub async fn delete(db: &Db, id: ModelId) -> Result<bool, StoreError> {
     let mut tx = db.begin().await?;
     let Some(model) = get_in(&mut tx, id).await? else { return Ok(false) };
     // SQLite reports `on delete restrict` as a trigger's error, not as a foreign key's. Hence the check beforehand; the transaction holds
-    // the write lock, so that no alias comes between.
+    // the write lock, so that no alias can be set in between.
     if !model.aliases.is_empty() {
         return Err(StoreError::InUse("an alias points at the model"));
     }

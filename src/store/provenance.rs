@@ -30,7 +30,7 @@ pub struct RunEnvironment {
     pub recorded_at: Timestamp,
 }
 
-/// Provenance of a run, beside its plan, seed and data fingerprint.
+/// Provenance of a run, in addition to its plan, seed and data fingerprint.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Provenance {
     /// Device and program.

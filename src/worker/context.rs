@@ -1,4 +1,4 @@
-//! What a worker runs with.
+//! Resources of a worker.
 
 use std::{sync::Arc, time::Duration};
 

@@ -1,4 +1,4 @@
-//! Tells the trainer whether its run has to stop.
+//! Monitors requests to stop a run, for the trainer.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! `thorax bench`: what it prints, what it refuses, and that it computes with as many threads as it says.
+//! `thorax bench`: its output, its errors, and the number of threads that it uses.
 
 use std::{
     path::Path,
@@ -37,7 +37,7 @@ fn bench_prints_one_json_object_per_case_with_plausible_figures() {
         assert!(["f32", "bf16x3"].map(Value::from).contains(&case["precision"]), "{case}");
         let number = |field: &str| case[field].as_f64().unwrap();
         assert!(0.0 < number("median_ms") && number("median_ms") <= number("p99_ms"), "{case}");
-        // Three runs last at least as long as two of the median, and at most as long as three of the slowest.
+        // Three runs take at least twice the median time, and at most three times that of the slowest.
         let images = 3.0 * number("batch");
         let seconds = images / number("images_per_second");
         assert!((2.0 * number("median_ms")..=3.001 * number("p99_ms")).contains(&(seconds * 1e3)), "{case}");
@@ -173,7 +173,7 @@ fn computes_with_the_reported_number_of_threads() {
         most
     });
     if let [Some(one), Some(three), Some(six)] = counts {
-        // Each of the pools that compute has grown by as many.
+        // Each compute pool has grown by that number of threads.
         let (pools, rest) = ((three - one) / 2, (three - one) % 2);
         assert!(pools >= 1 && rest == 0 && six - three == 3 * pools, "{one}, {three} and {six} threads in all");
     } else {
@@ -181,7 +181,7 @@ fn computes_with_the_reported_number_of_threads() {
     }
 }
 
-/// Runs to the end; the cases, and the most threads that the process had at once where the system lists them.
+/// Runs `thorax bench` to its end. Returns the cases, and the peak number of threads where the system lists them.
 fn with_tasks(command: &mut Command) -> (Vec<Value>, Option<usize>) {
     let mut process = command.stdout(Stdio::piped()).spawn().unwrap();
     let tasks = format!("/proc/{}/task", process.id());
@@ -194,7 +194,7 @@ fn with_tasks(command: &mut Command) -> (Vec<Value>, Option<usize>) {
     (objects(process.wait_with_output().unwrap()), listed.then_some(most))
 }
 
-/// The small network at 32 pixels.
+/// Plan of the small network at 32 pixels.
 fn bench(flags: &[&str]) -> Command {
     let mut command = program();
     command.args(["bench"]).args(flags).env("THORAX_DEVICE", "cpu");
@@ -217,14 +217,14 @@ fn objects(output: Output) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// What it says when it ends with an error.
+/// Standard error of a command that must fail.
 fn refused(command: &mut Command) -> String {
     let output = command.output().unwrap();
     assert!(!output.status.success() && output.stdout.is_empty(), "{output:?}");
     String::from_utf8(output.stderr).unwrap()
 }
 
-/// The program with no variable of its own and none that sets threads.
+/// The program without configuration variables and without variables that set the number of threads.
 fn program() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_thorax"));
     let ours = std::env::vars().map(|(name, _)| name).filter(|name| name.starts_with("THORAX_"));

@@ -12,8 +12,8 @@ fn a_split_by_seed_is_exported_and_read_back() {
     let first = shown(run(folder, &split));
     assert!(first.contains("images") && first.contains("test"), "{first}");
     assert_eq!(shown(run(folder, &split)), first, "the same seed");
-    let told = shown(run(folder, &["dataset", "export", "phantoms", "--labels", "--out", "labels"]));
-    assert!(told.contains("labels/train_split.txt: ") && told.contains("labels/test_split.txt: "), "{told}");
+    let printed = shown(run(folder, &["dataset", "export", "phantoms", "--labels", "--out", "labels"]));
+    assert!(printed.contains("labels/train_split.txt: ") && printed.contains("labels/test_split.txt: "), "{printed}");
     let counted = ["--train-labels", "labels/train_split.txt", "--test-labels", "labels/test_split.txt"];
     let counted = [&["dataset", "distribution", "--format", "text"][..], &counted].concat();
     assert_eq!(shown(run(folder, &counted)), first, "the files say what the data set says");
@@ -23,7 +23,7 @@ fn a_split_by_seed_is_exported_and_read_back() {
 fn arrays_are_written_and_imported() {
     let folder = with_phantoms();
     let folder = folder.path();
-    let told = shown(run(
+    let printed = shown(run(
         folder,
         &[
             "dataset",
@@ -41,8 +41,8 @@ fn arrays_are_written_and_imported() {
         ],
     ));
     assert!(
-        told.contains("arrays/x_train_32.npy: ") && told.contains("classes: 0 normal, 1 pneumonia, 2 COVID-19"),
-        "{told}"
+        printed.contains("arrays/x_train_32.npy: ") && printed.contains("classes: 0 normal, 1 pneumonia, 2 COVID-19"),
+        "{printed}"
     );
     let size = |name: &str| std::fs::metadata(folder.join("arrays").join(name)).unwrap().len();
     let images = (size("y_train.npy") - 128) / 8;
@@ -67,8 +67,8 @@ fn dataset_commands_report_what_is_wrong() {
         (&["dataset", "distribution", "--train-labels", "missing.txt"], "missing.txt"),
     ] {
         let output = run(folder, args);
-        let told = String::from_utf8(output.stderr).unwrap();
-        assert!(!output.status.success() && told.contains(why), "{args:?}: {told}");
+        let printed = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success() && printed.contains(why), "{args:?}: {printed}");
     }
 }
 
@@ -98,10 +98,10 @@ fn a_data_set_is_generated_from_a_source_by_rules() {
     assert!(rules.contains("[rsna]"));
     let fraction = "[fig1]\nviews = [\"PA\"]\nexclude_urls = []\ntest_fraction = 0.5\n";
     std::fs::write(folder.join("rules.toml"), fraction).unwrap();
-    let told = shown(run(folder, &["dataset", "generate", "made", "--fig1", "fig1", "--rules", "rules.toml"]));
+    let printed = shown(run(folder, &["dataset", "generate", "made", "--fig1", "fig1", "--rules", "rules.toml"]));
     let all = patients.len();
-    assert!(told.contains(&format!("{all} found: {all} imported, 0 duplicates, 0 rejected")), "{told}");
-    assert!(told.contains("fig1: 1 left out: finding \"ARDS\""), "{told}");
+    assert!(printed.contains(&format!("{all} found: {all} imported, 0 duplicates, 0 rejected")), "{printed}");
+    assert!(printed.contains("fig1: 1 left out: finding \"ARDS\""), "{printed}");
     let table = shown(run(folder, &["dataset", "distribution", "made"]));
     let test = (all as f64 / 2.0).round();
     let cells = table.split_whitespace().collect::<Vec<_>>().join(" ");

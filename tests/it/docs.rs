@@ -27,7 +27,7 @@ fn generated_pages_are_up_to_date() {
 fn documented_variables_exist() {
     let known = fs::read_to_string(Path::new(ROOT).join(".env.example")).unwrap();
     let known: Vec<&str> = variables(&known).collect();
-    // Of the tests, not of the program.
+    // Variables of the tests, not of the program.
     let of_tests = ["THORAX_SHARED", "THORAX_IMAGENET_TGZ", "THORAX_TEST_VULKAN", "THORAX_REQUIRE_ALL"];
     // The change log names former variables, too.
     for (file, text) in pages().into_iter().filter(|(file, _)| !file.ends_with("CHANGELOG.md")) {
@@ -131,7 +131,7 @@ fn links(text: &str) -> impl Iterator<Item = &str> {
     prose.flat_map(|prose| prose.split("](").skip(1)).filter_map(|rest| rest.split(')').next())
 }
 
-/// The anchors that GitHub makes of headings.
+/// The anchors that GitHub generates for headings.
 fn anchors(text: &str) -> impl Iterator<Item = String> {
     let prose: String = text.split("\n```").step_by(2).collect();
     let headings: Vec<String> = prose

@@ -1,4 +1,4 @@
-//! Runs that are killed, paused, robbed of their checkpoints or of the disk: they end with the numbers of a run that was left alone.
+//! Durability: runs that are killed or paused, or that lose checkpoints or disk space, end with the numbers of an undisturbed run.
 
 use std::{
     fs,
@@ -21,8 +21,8 @@ use crate::{
     process::{PATIENCE, Running, with_phantoms},
 };
 
-/// The points of a run at which its server is killed, in this order: each counts from the start of the server before. They cover the
-/// claim of a run, its first batch, an epoch without its checkpoint, a checkpoint, one that is half written, and the end of a stage.
+/// Points of a run at which its server is killed, in this order; each is counted from the previous start of the server. They cover the
+/// claim of a run, its first batch, an epoch without its checkpoint, a checkpoint, a half-written checkpoint, and the end of a stage.
 const KILL_POINTS: [KillPoint; 15] = {
     use KillPoint::{After, WhileCheckpointIsWritten};
     [
@@ -44,13 +44,13 @@ const KILL_POINTS: [KillPoint; 15] = {
     ]
 };
 
-/// Kills at random times, before those at named points.
+/// Number of kills at random times, before those at named points.
 const RANDOM_KILLS: usize = 5;
 
-/// How the names of files begin that fill a disk.
+/// Prefix of the names of files that fill a disk.
 const FILLER: &str = "filler";
 
-/// Two stages, head and whole network, dropout: everything that has a state, with checkpoints within its epochs.
+/// A plan with everything that has a state (two stages, head and whole network, dropout), and with checkpoints within its epochs.
 fn plan() -> Value {
     let step = |scope, epochs| json!({"scope": scope, "learning_rate": 1e-3, "epochs": epochs});
     json!({
@@ -63,7 +63,7 @@ fn plan() -> Value {
     })
 }
 
-/// The numbers of a run that nobody disturbs.
+/// Results of an undisturbed run.
 fn undisturbed() -> &'static Value {
     static NUMBERS: OnceLock<Value> = OnceLock::new();
     NUMBERS.get_or_init(|| {
@@ -74,7 +74,7 @@ fn undisturbed() -> &'static Value {
     })
 }
 
-/// All that a run says about its outcome, but for times and identifiers.
+/// Everything that the API returns about the outcome of a run, except times and identifiers.
 fn numbers_at_the_end(server: &Running, run: &str) -> Value {
     let path = format!("/v1/training-runs/{run}");
     let ended = server.wait_for(&path, |run| ["succeeded", "failed"].contains(&run["status"].as_str().unwrap()));
@@ -105,7 +105,7 @@ fn wait_until_it_trains(server: &Running, run: &str) {
     server.wait_for(&format!("/v1/training-runs/{run}"), |run| run["progress"]["epoch"].as_u64() > Some(1));
 }
 
-/// The checkpoints of the only run, the newest last.
+/// Checkpoints of the only run, the newest last.
 fn checkpoints(folder: &TempDir, run: &str) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder.path().join("data/runs").join(run)).unwrap();
     let mut paths: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
@@ -114,7 +114,7 @@ fn checkpoints(folder: &TempDir, run: &str) -> Vec<PathBuf> {
     paths
 }
 
-/// A point of a run, as it is seen from outside.
+/// A point of a run that is visible from outside.
 #[derive(Clone, Copy, Debug)]
 enum KillPoint {
     /// The next event of this kind.
@@ -220,7 +220,7 @@ fn a_torn_checkpoint_is_detected_and_the_previous_one_used_or_else_the_run_resta
     assert_eq!(&numbers_at_the_end(&server, &run), undisturbed());
 }
 
-/// Paused runs write a checkpoint; when it is there, the device is free.
+/// Pauses a run, and waits until its checkpoint is written and the device is free.
 fn pause_and_wait(server: &Running, run: &str) {
     assert_eq!(ask(server, run, "pause").0, 202);
     let other = server.submit("simple-cnn", &plan());
@@ -256,17 +256,17 @@ fn a_paused_run_lets_others_train_and_concurrent_resumes_end_with_the_same_numbe
 }
 
 #[test]
-fn a_run_that_cannot_write_waits_until_it_can() {
+fn a_run_that_cannot_write_a_checkpoint_waits_until_it_can() {
     let folder = with_phantoms();
     let server = Running::start(folder.path(), &[]);
     let run = server.submit("simple-cnn", &plan());
     wait_until_it_trains(&server, &run);
-    // A file in the place of its folder: whatever it does, nothing can be written there.
+    // A file in place of the folder of checkpoints: nothing can be written there.
     let (place, aside) = (folder.path().join("data/runs").join(&run), folder.path().join("aside"));
     server.wait_for(&format!("/v1/training-runs/{run}"), |_| place.is_dir());
     fs::rename(&place, &aside).unwrap();
     fs::write(&place, "").unwrap();
-    stands_still(&server, &run, || ());
+    assert_no_progress(&server, &run, || ());
     fs::remove_file(&place).unwrap();
     fs::rename(&aside, &place).unwrap();
     assert_eq!(&numbers_at_the_end(&server, &run), undisturbed());
@@ -282,14 +282,14 @@ fn a_run_outlives_a_full_disk() {
     let server = Running::start(folder.path(), &[]);
     let run = server.submit("simple-cnn", &plan());
     wait_until_it_trains(&server, &run);
-    // Again and again: whenever a checkpoint is written, the one before the last goes and leaves room for the next.
-    stands_still(&server, &run, || disk.fill());
+    // Several times: each checkpoint that is written deletes the one before the last, which frees space for the next.
+    assert_no_progress(&server, &run, || disk.fill());
     disk.free();
     assert_eq!(&numbers_at_the_end(&server, &run), undisturbed());
 }
 
-/// Its epochs do not grow any more, and it has not failed either.
-fn stands_still(server: &Running, run: &str, hinder: impl Fn()) {
+/// Asserts that the run stops making progress and does not fail.
+fn assert_no_progress(server: &Running, run: &str, hinder: impl Fn()) {
     let epochs =
         || server.get(&format!("/v1/training-runs/{run}/epochs?limit=200")).1["items"].as_array().unwrap().len();
     let mut known = epochs();
@@ -303,14 +303,14 @@ fn stands_still(server: &Running, run: &str, hinder: impl Fn()) {
         }
         known = now;
     }
-    panic!("it goes on writing");
+    panic!("the run continues to write");
 }
 
 /// A file system of a few megabytes; unmounted when dropped.
 struct SmallDisk(PathBuf);
 
 impl SmallDisk {
-    /// Below a folder, whose files move there: database and all.
+    /// Mounts the file system below a folder and moves all of the folder's files there.
     fn under(folder: &Path) -> Option<Self> {
         let aside = folder.with_extension("aside");
         fs::rename(folder, &aside).unwrap();
@@ -343,7 +343,7 @@ impl SmallDisk {
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        // Lazily: the server may still be there when a test has failed.
+        // Lazily: the server may still run when a test has failed.
         drop(Command::new("umount").arg("-l").arg(&self.0).status());
     }
 }

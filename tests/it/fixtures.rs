@@ -15,11 +15,11 @@ use std::{
     thread,
 };
 
-/// The folder `name` of the shared radiographs: below `THORAX_SHARED`, or below `../shared` beside the project.
+/// The folder `name` of the shared radiographs: below `THORAX_SHARED`, or below `../shared` next to the project.
 #[track_caller]
 pub fn shared_folder(name: &str) -> Option<PathBuf> {
-    let beside = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared");
-    let folder = env::var_os("THORAX_SHARED").map_or_else(beside, PathBuf::from).join(name);
+    let sibling = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared");
+    let folder = env::var_os("THORAX_SHARED").map_or_else(sibling, PathBuf::from).join(name);
     if folder.is_dir() {
         return Some(folder);
     }

@@ -1,4 +1,4 @@
-//! Who may use the server: names under which it is reached, pages of other origins, API keys.
+//! Access to the server: the names under which it is reached, pages of other origins, API keys.
 
 use std::{
     io::{Read, Write},

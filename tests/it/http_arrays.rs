@@ -1,4 +1,4 @@
-//! Arrays of NumPy over HTTP: what is exported, byte by byte and before real NumPy, and what an import takes.
+//! NumPy arrays over HTTP: exports, byte by byte and as read by NumPy, and imports.
 
 use serde_json::{Value, json};
 
@@ -7,7 +7,7 @@ use crate::{
     support::{Answer, Part, Server, png},
 };
 
-/// A server that may import from the folder `root`.
+/// A server whose import root is the folder `root`.
 async fn server() -> Server {
     Server::with(|state, folder| {
         std::fs::create_dir_all(folder.join("root/set")).unwrap();
@@ -16,7 +16,7 @@ async fn server() -> Server {
     .await
 }
 
-/// Three images of each class in train and one in test; the path of the exports.
+/// Uploads three images of each class to train and one to test. Returns the path of the exports.
 async fn filled(server: &Server) -> String {
     let dataset = server.dataset("chests").await;
     server.fill(&dataset, "train", 0, 3).await;
@@ -24,7 +24,7 @@ async fn filled(server: &Server) -> String {
     format!("/v1/datasets/{dataset}/exports")
 }
 
-/// An array's bytes behind the header, which must be of this type and shape.
+/// The data of an array, whose header must have this type and shape.
 fn elements<'a>(answer: &'a Answer, descr: &str, shape: &str) -> &'a [u8] {
     assert_eq!((answer.status, answer.header("content-type")), (200, "application/octet-stream"), "{answer:?}");
     assert_eq!(answer.header("content-length"), answer.bytes.len().to_string());
@@ -35,7 +35,7 @@ fn elements<'a>(answer: &'a Answer, descr: &str, shape: &str) -> &'a [u8] {
 }
 
 #[tokio::test]
-async fn exported_arrays_hold_the_networks_input_pixels_and_the_labels_in_the_same_order() {
+async fn exported_arrays_contain_the_input_pixels_of_the_network_and_the_labels_in_the_same_order() {
     let server = server().await;
     let exports = filled(&server).await;
     let shown = server.get(&exports.replace("/exports", "/radiographs?split=train")).await;
@@ -124,12 +124,12 @@ async fn imports_the_largest_of_several_sizes_and_reports_damaged_arrays() {
     let import = import(&server, &again).await;
     let counts = (import.text("/status"), import.at("/created"), import.at("/rejected"));
     assert_eq!(counts, ("succeeded".into(), json!(9), json!(3)), "{import:?}");
-    let told = |file: &str| {
+    let reason_of = |file: &str| {
         let rejections: Vec<Value> = import.at("/rejections").as_array().unwrap().clone();
         rejections.iter().find(|one| one["file"] == file).unwrap()["reason"].as_str().unwrap().to_owned()
     };
-    assert!(told("x_train_32.npy").contains("x_train_64.npy") && told("x_train_48.npy").contains("larger"));
-    assert!(told("x_test_32.npy").contains("bytes"));
+    assert!(reason_of("x_train_32.npy").contains("x_train_64.npy") && reason_of("x_train_48.npy").contains("larger"));
+    assert!(reason_of("x_test_32.npy").contains("bytes"));
     let rows = server.get(&format!("/v1/datasets/{again}/exports/train_split.txt")).await;
     assert!(rows.bytes.starts_with(b"- x_train_64_000000.png normal\n- x_train_64_000001.png normal\n"), "{rows:?}");
 }
@@ -147,18 +147,18 @@ async fn reports_labels_that_do_not_match_row_by_row() {
     wrong[136..144].fill(0xff);
     std::fs::write(folder.join("y_train.npy"), wrong).unwrap();
     let again = server.dataset("again").await;
-    let told = import(&server, &again).await;
-    assert_eq!((told.at("/created"), told.at("/rejected")), (json!(7), json!(2)), "{told:?}");
-    assert_eq!(told.text("/rejections/0/file"), "x_train_48.npy[0]");
-    assert!(told.text("/rejections/0/reason").contains("between 0 and 2 (got 3)"));
-    assert!(told.text("/rejections/1/reason").contains("got -1"));
+    let imported = import(&server, &again).await;
+    assert_eq!((imported.at("/created"), imported.at("/rejected")), (json!(7), json!(2)), "{imported:?}");
+    assert_eq!(imported.text("/rejections/0/file"), "x_train_48.npy[0]");
+    assert!(imported.text("/rejections/0/reason").contains("between 0 and 2 (got 3)"));
+    assert!(imported.text("/rejections/1/reason").contains("got -1"));
     keep(&server, &exports, "y_test.npy", "").await;
     std::fs::copy(folder.join("y_test.npy"), folder.join("y_train.npy")).unwrap();
-    let told = import(&server, &again).await;
-    assert!(told.text("/rejections/0/reason").contains("9 images, but 3 labels"), "{told:?}");
+    let imported = import(&server, &again).await;
+    assert!(imported.text("/rejections/0/reason").contains("9 images, but 3 labels"), "{imported:?}");
     std::fs::remove_file(folder.join("y_train.npy")).unwrap();
-    let told = import(&server, &again).await;
-    assert!(told.text("/rejections/0/reason").contains("y_train.npy"), "{told:?}");
+    let imported = import(&server, &again).await;
+    assert!(imported.text("/rejections/0/reason").contains("y_train.npy"), "{imported:?}");
 }
 
 #[cfg(unix)]
@@ -173,13 +173,13 @@ async fn an_array_outside_the_folder_is_not_read() {
     std::fs::rename(&inside, &outside).unwrap();
     std::os::unix::fs::symlink(&outside, &inside).unwrap();
     let again = server.dataset("again").await;
-    let told = import(&server, &again).await;
-    assert_eq!((told.at("/created"), told.at("/rejected")), (json!(0), json!(1)), "{told:?}");
-    assert!(told.text("/rejections/0/reason").contains("outside"));
+    let imported = import(&server, &again).await;
+    assert_eq!((imported.at("/created"), imported.at("/rejected")), (json!(0), json!(1)), "{imported:?}");
+    assert!(imported.text("/rejections/0/reason").contains("outside"));
 }
 
 #[tokio::test]
-async fn real_numpy_loads_what_is_exported_and_an_import_takes_what_it_saves() {
+async fn numpy_loads_exported_arrays_and_its_own_arrays_are_imported() {
     let server = server().await;
     let exports = filled(&server).await;
     let folder = server.folder.path().join("root/set");
@@ -201,22 +201,22 @@ numpy.save(folder + 'x_val.npy', numpy.array([{}], dtype=object))
     let Some(said) = numpy(script, &[&folder]) else { return };
     assert_eq!(said.trim(), "float32 (9, 48, 48, 3) int64 [0, 0, 0, 1, 1, 1, 2, 2, 2] True");
     let again = server.dataset("again").await;
-    let told = import(&server, &again).await;
-    // Of train one has a pixel that is no number, of test one a label that is no class, and objects are not read.
-    assert_eq!((told.at("/created"), told.at("/rejected")), (json!(9), json!(3)), "{told:?}");
-    let reasons = told.at("/rejections").to_string();
+    let imported = import(&server, &again).await;
+    // One training image has a pixel that is NaN, one test image a label that is no class, and object arrays are not read.
+    assert_eq!((imported.at("/created"), imported.at("/rejected")), (json!(9), json!(3)), "{imported:?}");
+    let reasons = imported.at("/rejections").to_string();
     assert!(["NaN", "got 7", "pickled"].iter().all(|reason| reasons.contains(reason)), "{reasons}");
     let shown = server.get(&format!("/v1/datasets/{again}/distribution")).await;
     let shown = String::from_utf8(shown.bytes).unwrap();
     let cells = shown.split_whitespace().collect::<Vec<_>>().join(" ");
     assert!(cells.contains("| train | 2 | 3 | 3 | 8 |") && cells.contains("| test | 0 | 0 | 1 | 1 |"), "{shown}");
     let grey = server.get(&format!("/v1/datasets/{again}/exports/x_train_48.npy?dtype=uint8&channels=1")).await;
-    // Red counts with its share of luma.
+    // Red has its weight in luma.
     assert_eq!(elements(&grey, "|u1", "(8, 48, 48, 1)")[0], 76);
 }
 
 #[tokio::test]
-async fn an_export_breaks_off_at_an_image_that_cannot_be_read() {
+async fn an_export_aborts_at_an_image_that_cannot_be_read() {
     let server = server().await;
     let dataset = server.dataset("chests").await;
     let image = png(48, 48, 1);
@@ -228,7 +228,7 @@ async fn an_export_breaks_off_at_an_image_that_cannot_be_read() {
     assert!(server.body(request.body(axum::body::Body::empty()).unwrap()).await.is_err(), "the body breaks off");
 }
 
-/// Keeps an export in the folder of the next import.
+/// Writes an export to the folder of the next import.
 async fn keep(server: &Server, exports: &str, name: &str, query: &str) {
     let answer = server.get(&format!("{exports}/{name}{query}")).await;
     assert_eq!(answer.status, 200, "{answer:?}");

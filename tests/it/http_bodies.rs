@@ -1,4 +1,4 @@
-//! Request bodies as clients really send them: media types, compression, and the parts of forms.
+//! Request bodies as common clients send them: media types, compression, and the parts of forms.
 
 use std::io::Write;
 
@@ -13,8 +13,8 @@ use crate::support::{Answer, MAX_UPLOAD_BYTES, Part, Server, model, multipart, p
 
 const PREDICTIONS: &str = "/v1/predictions";
 
-/// Media types with which clients send an image: the right ones, other ones of images, none, and those that say nothing. The last is the
-/// default of `curl --data-binary`.
+/// Media types with which clients send an image: correct ones, other image types, none, and generic ones. The last one is the default of
+/// `curl --data-binary`.
 const MEDIA_TYPES: [&str; 9] = [
     "image/png",
     "image/jpeg",
@@ -39,7 +39,7 @@ async fn compressed(server: &Server, path: &str, content_type: &str, encoding: &
 }
 
 #[tokio::test]
-async fn the_first_bytes_and_not_the_media_type_tell_an_image() {
+async fn an_image_is_recognised_by_its_first_bytes_and_not_by_the_media_type() {
     let server = Server::start().await;
     server.crown(model::small(32, 1)).await;
     let expected = server.request("POST", PREDICTIONS, "image/png", png(48, 48, 1)).await.text("/prediction");
@@ -65,7 +65,7 @@ async fn the_first_bytes_and_not_the_media_type_tell_an_image() {
 }
 
 #[tokio::test]
-async fn a_body_that_is_no_image_gets_an_error_that_says_what_to_send() {
+async fn the_error_about_a_body_without_an_image_names_the_accepted_formats() {
     let server = Server::start().await;
     server.crown(model::small(32, 1)).await;
     let dataset = server.dataset("raw").await;
@@ -116,7 +116,7 @@ async fn a_part_with_another_name_gets_an_error_that_names_file() {
     }
 }
 
-/// A field that is dropped loses a patient id, without which leakage between splits cannot be found.
+/// A dropped field can lose a patient id, without which leakage between splits cannot be detected.
 #[tokio::test]
 async fn no_field_of_an_upload_is_dropped_silently() {
     let server = Server::start().await;
@@ -157,7 +157,7 @@ async fn the_response_echoes_the_file_name_in_every_encoding() {
             [head.as_bytes(), &png(48, 48, shade), b"\r\n"].concat()
         };
         let body = [&part(shade)[..], &part(100 + shade), b"--edge=1--\r\n"].concat();
-        // A boundary with a sign that must be quoted, and is not.
+        // A boundary with a character that requires quotes, without quotes.
         let content_type = "multipart/form-data; boundary=edge=1";
         let stored =
             server.request("POST", &format!("/v1/datasets/{dataset}/radiographs"), content_type, body.clone()).await;
@@ -180,7 +180,7 @@ async fn gzip_bodies_are_decoded_within_the_limits() {
     assert_eq!(compressed(&server, PREDICTIONS, &content_type, "gzip", gzip(&form)).await.status, 200);
     let created = compressed(&server, "/v1/datasets", "application/json", "gzip", gzip(b"{\"name\": \"a\"}")).await;
     assert_eq!(created.status, 201, "{created:?}");
-    // The limit is on the decoded bytes; a bomb ends before it.
+    // The limit applies to the decoded bytes; a decompression bomb is stopped at it.
     let noise: Vec<u8> =
         (0..=MAX_UPLOAD_BYTES as u64).map(|at| (at.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8).collect();
     let large = compressed(&server, PREDICTIONS, "image/png", "gzip", gzip(&noise)).await;
@@ -211,7 +211,7 @@ async fn other_encodings_are_refused_with_the_one_to_use() {
 }
 
 #[tokio::test]
-async fn the_inference_protocol_takes_gzip_bodies() {
+async fn the_inference_protocol_accepts_gzip_bodies() {
     let server = Server::start().await;
     server.crown(model::small(32, 1)).await;
     let tensor = json!({"name": "uint8", "shape": [1, 1, 32, 32], "datatype": "UINT8", "data": vec![7; 1024]});

@@ -1,4 +1,4 @@
-//! Comparing and repeating runs, through HTTP, with a worker that trains the small network at 32 px on drawn radiographs.
+//! Comparison and repetition of runs over HTTP, with a worker that trains the small network at 32 px on generated radiographs.
 
 use std::{
     collections::BTreeSet,
@@ -22,7 +22,7 @@ const TEST_IMAGES: u64 = 9;
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn compares_runs_in_the_requested_order_with_their_differences() {
     let server = Server::start().await;
-    let dataset = drawn(&server, "drawn").await;
+    let dataset = generated_dataset(&server, "drawn").await;
     let worker = server.train();
     let short = trained(&server, &dataset, 1, json!({"stages": [stage(1)]})).await;
     let long = trained(&server, &dataset, 2, json!({"dropout": 0.25, "stages": [stage(1), stage(2)]})).await;
@@ -43,7 +43,7 @@ async fn compares_runs_in_the_requested_order_with_their_differences() {
     assert_eq!(of("/stages/1/image_size"), Some(json!([32, null, null])));
     assert_eq!(of("/batch_size"), None);
 
-    // Of two stages the last one's model, unless another is asked for.
+    // The model of the last stage, unless the request names another.
     assert_eq!(compared.at("/items/0/model/stage"), json!(2));
     let first_stage = server.get(&format!("{}&stage=1", compare(&[&long, &short]))).await;
     assert_eq!((first_stage.at("/items/0/model/stage"), first_stage.at("/stage")), (json!(1), json!(1)));
@@ -59,7 +59,7 @@ async fn compares_runs_in_the_requested_order_with_their_differences() {
     }
     let model = server.get(&format!("/v1/models/{}", compared.text("/items/1/model/id"))).await;
     assert_eq!(compared.at("/items/1/model/byte_length"), model.at("/byte_length"));
-    // Three convolutions of 3 x 3, then 7 x 7 x 64 features into 128 and 3.
+    // Three 3 x 3 convolutions, then dense layers from 7 x 7 x 64 features to 128 and to 3.
     let body = 3 * 32 * 9 + 32 + 32 * 32 * 9 + 32 + 32 * 64 * 9 + 64;
     assert_eq!(compared.at("/items/1/model/parameters"), json!(body + 64 * 49 * 128 + 128 + 128 * 3 + 3));
     assert!(compared.at("/items/1/training_seconds").as_f64().unwrap() > 0.0);
@@ -78,7 +78,7 @@ async fn compares_runs_in_the_requested_order_with_their_differences() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_model_is_tested_against_the_first_on_their_common_images() {
     let server = Server::start().await;
-    let (dataset, other) = (drawn(&server, "drawn").await, server.dataset("other").await);
+    let (dataset, other) = (generated_dataset(&server, "drawn").await, server.dataset("other").await);
     server.fill(&other, "train", 200, 4).await;
     server.fill(&other, "test", 240, 3).await;
     let _worker = server.train();
@@ -112,7 +112,7 @@ async fn each_model_is_tested_against_the_first_on_their_common_images() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_evaluation_lists_the_prediction_for_each_image() {
     let server = Server::start().await;
-    let dataset = drawn(&server, "drawn").await;
+    let dataset = generated_dataset(&server, "drawn").await;
     let _worker = server.train();
     let run = trained(&server, &dataset, 1, json!({"stages": [stage(1)]})).await;
     let evaluation = server.get(&format!("/v1/training-runs/{run}/evaluations?split=test")).await;
@@ -135,7 +135,7 @@ async fn an_evaluation_lists_the_prediction_for_each_image() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_comparison_is_available_as_markdown_and_csv_and_in_no_other_type() {
     let server = Server::start().await;
-    let dataset = drawn(&server, "drawn").await;
+    let dataset = generated_dataset(&server, "drawn").await;
     let worker = server.train();
     let run = trained(&server, &dataset, 1, json!({"stages": [stage(1)]})).await;
     worker.shutdown().await;
@@ -177,7 +177,7 @@ async fn a_comparison_is_available_as_markdown_and_csv_and_in_no_other_type() {
 #[tokio::test]
 async fn rejects_an_invalid_comparison_with_all_invalid_fields() {
     let server = Server::start().await;
-    let run = submit(&server, &drawn(&server, "drawn").await, 1, json!({})).await;
+    let run = submit(&server, &generated_dataset(&server, "drawn").await, 1, json!({})).await;
     let pointers = async |query: &str| {
         let answer = server.get(&format!("/v1/training-runs/compare?{query}")).await;
         answer.assert_problem(422, "/v1/training-runs/compare");
@@ -198,12 +198,12 @@ async fn rejects_an_invalid_comparison_with_all_invalid_fields() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_run_records_its_data_code_and_device() {
     let server = Server::start().await;
-    let dataset = drawn(&server, "drawn").await;
+    let dataset = generated_dataset(&server, "drawn").await;
     let worker = server.train();
     let run = trained(&server, &dataset, 1, json!({"stages": [stage(1)]})).await;
     let path = format!("/v1/training-runs/{run}");
     let shown = server.get(&path).await;
-    // Of four training images of each class one is carved for validation.
+    // One of four training images of each class is split off for validation.
     assert_eq!(shown.at("/provenance/images"), json!({"train": 9, "validation": 3, "test": 9}));
     assert_eq!((shown.text("/provenance/device"), shown.text("/provenance/version")), ("cpu".into(), "0.1.0".into()));
     assert!(!shown.text("/provenance/device_description").is_empty());
@@ -229,7 +229,7 @@ async fn a_run_records_its_data_code_and_device() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_repeated_run_gives_the_same_numbers() {
     let server = Server::start().await;
-    let dataset = drawn(&server, "drawn").await;
+    let dataset = generated_dataset(&server, "drawn").await;
     let _worker = server.train();
     let first = trained(&server, &dataset, 5, json!({"batch_size": 5, "stages": [stage(2)]})).await;
     let again = repeat(&server, &first).await;
@@ -255,7 +255,7 @@ async fn a_repeated_run_gives_the_same_numbers() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn does_not_repeat_a_run_whose_data_changed() {
     let server = Server::start().await;
-    let dataset = drawn(&server, "drawn").await;
+    let dataset = generated_dataset(&server, "drawn").await;
     let run = submit(&server, &dataset, 1, json!({})).await;
     server.post(&format!("/v1/training-runs/{run}/cancel"), json!({})).await;
     let path = format!("/v1/training-runs/{run}/repeat");
@@ -275,10 +275,10 @@ async fn does_not_repeat_a_run_whose_data_changed() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_repetition_with_different_validation_images_fails_with_the_reason() {
     let server = Server::start().await;
-    let dataset = drawn(&server, "drawn").await;
+    let dataset = generated_dataset(&server, "drawn").await;
     let _worker = server.train();
     let first = trained(&server, &dataset, 1, json!({"stages": [stage(1)]})).await;
-    // Patients are not in the fingerprint, but validation is carved by them, whatever they are called: from now on each has two images.
+    // The fingerprint does not cover patients, but the validation split is by patient: now each patient has two images.
     let radiographs = server.get(&format!("/v1/datasets/{dataset}/radiographs?split=train")).await;
     for place in 0..radiographs.items() {
         let path = format!("/v1/radiographs/{}", radiographs.text(&format!("/items/{place}/id")));
@@ -294,12 +294,12 @@ async fn a_repetition_with_different_validation_images_fails_with_the_reason() {
 #[tokio::test]
 async fn a_repetition_needs_the_initial_weights_of_its_run() {
     let server = Server::start().await;
-    let dataset = drawn(&server, "drawn").await;
+    let dataset = generated_dataset(&server, "drawn").await;
     let (old, new) = (import_weights(&server, b"old").await, import_weights(&server, b"new").await);
     let run =
         server.post("/v1/training-runs", json!({"dataset_id": dataset, "recipe": "covid-resnet"})).await.text("/id");
     let id: RunId = run.parse().unwrap();
-    // As when it had started while there were only the old ones.
+    // The state of a run that started when only the old weights existed.
     let started = runs::claim(&server.state.stores.db, "cpu").await.unwrap().unwrap();
     let unknown = repeat(&server, &run).await;
     assert_eq!(unknown.status, 409);
@@ -324,7 +324,7 @@ async fn a_repetition_needs_the_initial_weights_of_its_run() {
 }
 
 /// Four training and three test images of each class.
-async fn drawn(server: &Server, name: &str) -> String {
+async fn generated_dataset(server: &Server, name: &str) -> String {
     let dataset = server.dataset(name).await;
     server.fill(&dataset, "train", 0, 4).await;
     server.fill(&dataset, "test", 100, 3).await;
@@ -354,7 +354,7 @@ async fn trained(server: &Server, dataset: &str, seed: u32, plan: Value) -> Stri
     run
 }
 
-/// The run, once it has ended.
+/// Waits for the end of the run and returns it.
 async fn ended(server: &Server, run: &str) -> Answer {
     let began = Instant::now();
     loop {
@@ -371,7 +371,7 @@ async fn repeat(server: &Server, run: &str) -> Answer {
     server.post(&format!("/v1/training-runs/{run}/repeat"), json!({})).await
 }
 
-/// Of all items of a list, page by page.
+/// The values at a JSON pointer of all items of a list, page by page.
 async fn hashes(server: &Server, path: &str, limit: usize) -> BTreeSet<String> {
     let mut hashes = BTreeSet::new();
     let mut after = String::new();

@@ -1,4 +1,4 @@
-//! Data sets, uploads, radiographs and imports, through HTTP.
+//! Data sets, uploads, radiographs and imports over HTTP.
 
 use std::{path::Path, time::Duration};
 
@@ -353,7 +353,7 @@ async fn an_import_runs_in_the_background_and_reports_rejected_files() {
     assert_eq!(server.get(&format!("/v1/datasets/{dataset}/radiographs?split=test")).await.items(), 1);
 }
 
-/// COVIDx CXR-4: classes that the data set does not have, `val`, and a folder of masks.
+/// A folder like COVIDx CXR-4: classes that the data set does not have, a split named `val`, and a folder of masks.
 #[tokio::test]
 async fn an_import_maps_classes_and_counts_what_it_leaves_out() {
     let server = Server::with(|state, folder| {
@@ -424,7 +424,7 @@ async fn import(server: &Server, dataset: &str) -> Answer {
     server.get(started.header("location")).await
 }
 
-/// Two good rows, one row without a class, one image that is a text.
+/// A folder with two valid rows, one row without a class, and a text file in place of an image.
 fn draw_covidx(folder: &Path) {
     for split in ["train", "test"] {
         std::fs::create_dir_all(folder.join(split)).unwrap();

@@ -1,4 +1,4 @@
-//! DICOM through HTTP: uploads, imports and predictions, and that nothing of a patient stays behind.
+//! DICOM over HTTP: uploads, imports, predictions, and de-identification.
 
 use std::path::Path;
 
@@ -14,7 +14,7 @@ use crate::support::{
     model, png,
 };
 
-/// All that is planted, and must not be found again. None is part of another word of the program's.
+/// Planted identifiers, which must not be stored. None is part of another word that the program stores.
 const PLANTED: [&str; 14] = [
     "Zyxwander",
     "Quirinus",
@@ -32,7 +32,7 @@ const PLANTED: [&str; 14] = [
     "private-remark",
 ];
 
-/// A frontal radiograph in twelve bits, drawn: dark lungs beside a bright spine on black.
+/// A generated frontal radiograph with 12 bits: dark lungs next to a bright spine on black.
 pub fn radiograph(shade: u16) -> InMemDicomObject {
     let grey = |at: usize| {
         let (x, y) = (at % 64, at / 64);
@@ -84,7 +84,7 @@ pub fn radiograph(shade: u16) -> InMemDicomObject {
     ])
 }
 
-/// Replaces an element, whose value is in the character set of the object.
+/// Replaces an element; the value is encoded in the character set of the object.
 pub fn put_bytes(object: &mut InMemDicomObject, tag: Tag, value: &[u8]) {
     let padded = [value, if value.len() % 2 == 1 { b" " } else { b"" }].concat();
     object.put(DataElement::new(tag, VR::UN, PrimitiveValue::U8(padded.into())));
@@ -96,7 +96,7 @@ fn changed(tag: Tag, vr: VR, value: &str) -> Vec<u8> {
     file(object)
 }
 
-/// Every planted text in every file below the folder, with the file's name.
+/// Planted texts that are found in files below the folder, with the names of the files.
 pub fn found_below(folder: &Path, planted: &[&str]) -> Vec<String> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(folder).unwrap() {
@@ -131,7 +131,7 @@ async fn no_patient_identifier_reaches_the_data_folder() {
     server.request("POST", "/v1/predictions", "application/dicom", planted).await;
     server.state.stores.db.close().await;
     assert_eq!(found_below(server.folder.path(), &PLANTED), Vec::<String>::new());
-    // The search does find what is there.
+    // The search finds a text that is there.
     assert!(!found_below(server.folder.path(), &["radiograph-"]).is_empty());
 }
 
@@ -229,7 +229,7 @@ async fn a_data_set_rejects_the_flags_that_it_is_configured_to_reject() {
 }
 
 #[tokio::test]
-async fn the_report_has_age_and_sex_of_dicom_files() {
+async fn the_report_contains_age_and_sex_from_dicom_files() {
     let server = Server::start().await;
     let dataset = server.dataset("chests").await;
     upload(&server, &dataset, "x", &file(radiograph(0))).await;
@@ -243,7 +243,7 @@ async fn the_report_has_age_and_sex_of_dicom_files() {
     assert_eq!(known.into_values().collect::<Vec<_>>(), [wanted]);
 }
 
-/// A push of these parts.
+/// A STOW-RS request with these parts.
 pub async fn push(server: &Server, path: &str, parts: &[Vec<u8>]) -> Answer {
     let mut body = Vec::new();
     for part in parts {
@@ -269,7 +269,7 @@ async fn a_push_is_stored_without_label_and_returns_the_response_of_the_standard
     let dataset = server.get("/v1/datasets").await.text("/items/0/id");
     let listed = server.get(&format!("/v1/datasets/{dataset}/radiographs")).await;
     assert_eq!((listed.items(), listed.at("/items/0/label")), (2, Value::Null), "{listed:?}");
-    // Again: nothing is new, and for the sender all is well.
+    // A repeated push stores nothing new and reports success.
     let again = push(&server, &format!("/dicomweb/studies/{}", PLANTED[6]), &[file(radiograph(0))]).await;
     assert_eq!(again.status, 200);
     assert_eq!(server.get(&format!("/v1/datasets/{dataset}/radiographs")).await.items(), 2);
@@ -292,7 +292,7 @@ async fn a_push_names_each_instance_that_cannot_be_stored_with_the_reason() {
     let elsewhere = push(&server, "/dicomweb/studies/1.2.3", &[file(radiograph(5))]).await;
     assert_eq!((elsewhere.status, elsewhere.at("/00081198/Value/0/00081197/Value/0")), (409, json!(0xa900)));
     push(&server, "/dicomweb/studies", &[]).await.assert_problem(400, "/dicomweb/studies");
-    // The type must be quoted, and many clients do not.
+    // The type must be quoted, but many clients do not quote it.
     for accepted in [
         "multipart/related; type=application/dicom; boundary=edge",
         "multipart/related;boundary=edge;type=application/dicom;transfer-syntax=*",

@@ -1,4 +1,4 @@
-//! Watching a run through HTTP: its events as a stream and as a list, and the losses of its batches. The worker trains here.
+//! Progress of a run over HTTP: its events as a stream and as a list, and the losses of its batches. A worker trains.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::support::Server;
 
 const NOBODY: &str = "01890a5d-ac96-774b-bcce-b302099a8057";
 
-/// How long anything may take.
+/// Timeout of each wait.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -26,31 +26,32 @@ async fn streams_the_events_of_a_run_from_submission_to_end() {
     let mut watch = Watch::open(&server, &format!("{run}/events"), &[]).await;
     assert_eq!((watch.status, watch.header("content-type")), (200, "text/event-stream"));
     let worker = server.train();
-    let told = watch.rest().await;
+    let events = watch.rest().await;
     worker.shutdown().await;
 
-    let kept: Vec<&Told> = told.iter().filter(|told| told.id.is_some()).collect();
-    let kinds: Vec<&str> = kept.iter().map(|told| told.kind.as_str()).collect();
+    let stored: Vec<&ReceivedEvent> = events.iter().filter(|event| event.id.is_some()).collect();
+    let kinds: Vec<&str> = stored.iter().map(|event| event.kind.as_str()).collect();
     let epoch = ["epoch", "checkpoint"];
     let expected = [&["status"; 2][..], &epoch.repeat(3), &["stage", "checkpoint", "status"]].concat();
     assert_eq!(kinds, expected);
-    let moves: Vec<_> = kept.iter().filter(|told| told.kind == "status").map(|told| told.data["to"].clone()).collect();
+    let moves: Vec<_> =
+        stored.iter().filter(|event| event.kind == "status").map(|event| event.data["to"].clone()).collect();
     assert_eq!(moves, [json!("queued"), json!("running"), json!("succeeded")]);
     assert_eq!(
-        kept[2].data["scores"]["train"]["loss"],
+        stored[2].data["scores"]["train"]["loss"],
         server.get(&format!("{run}/epochs")).await.at("/items/0/train/loss")
     );
-    assert_eq!(kept[8].data["model_id"], server.get("/v1/models").await.at("/items/0/id"));
+    assert_eq!(stored[8].data["model_id"], server.get("/v1/models").await.at("/items/0/id"));
 
     let list = server.accept(&format!("{run}/events"), "application/json").await;
     assert_eq!(
         list.at("/items"),
-        Value::Array(kept.iter().map(|told| told.data.clone()).collect()),
+        Value::Array(stored.iter().map(|event| event.data.clone()).collect()),
         "the same, as a list"
     );
-    assert!(kept.iter().all(|told| told.id == told.data["id"].as_u64() && told.data["kind"] == *told.kind));
+    assert!(stored.iter().all(|event| event.id == event.data["id"].as_u64() && event.data["kind"] == *event.kind));
 
-    let batch = told.iter().find(|told| told.kind == "batch").expect("at least the first batch is told");
+    let batch = events.iter().find(|event| event.kind == "batch").expect("an event of at least the first batch");
     assert_eq!((batch.id, &batch.data["steps"], &batch.data["learning_rate"]), (None, &json!(1), &json!(0.01)));
     assert!(batch.data["loss"].as_f64().unwrap() > 0.0 && batch.data["images_per_second"].as_f64().unwrap() > 0.0);
 
@@ -61,7 +62,7 @@ async fn streams_the_events_of_a_run_from_submission_to_end() {
 
     let after =
         Watch::open(&server, &format!("{run}/events"), &[("last-event-id", kinds.len().to_string().as_str())]).await;
-    assert_eq!(after.status, 204, "a browser that comes back is told to stay away");
+    assert_eq!(after.status, 204, "a browser that reconnects stops reconnecting");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -71,17 +72,17 @@ async fn a_reconnected_stream_resumes_without_gap_or_duplicate() {
     let worker = server.train();
     let mut ids = Vec::new();
     for cut in 0.. {
-        // The header that a browser sends, and the parameter for clients that cannot.
+        // The header that a browser sends, and the parameter for clients that cannot send it.
         let last = ids.last().copied().unwrap_or(0).to_string();
         let path = if cut % 2 == 0 { format!("{run}/events") } else { format!("{run}/events?after={last}") };
         let headers = [("last-event-id", last.as_str())];
         let mut watch = Watch::open(&server, &path, if cut % 2 == 0 && cut > 0 { &headers } else { &[] }).await;
         let mut left = 3;
         while left > 0
-            && let Some(told) = watch.next().await
+            && let Some(event) = watch.next().await
         {
-            ids.extend(told.id);
-            left -= usize::from(told.id.is_some());
+            ids.extend(event.id);
+            left -= usize::from(event.id.is_some());
         }
         if left > 0 {
             break;
@@ -89,9 +90,9 @@ async fn a_reconnected_stream_resumes_without_gap_or_duplicate() {
     }
     worker.shutdown().await;
     let id = run.rsplit('/').next().unwrap().parse().unwrap();
-    let kept: Vec<u64> =
+    let stored: Vec<u64> =
         events::list(&server.state.stores.db, id, 0, 200).await.unwrap().into_iter().map(|event| event.id).collect();
-    assert_eq!((ids, kept.len()), (kept.clone(), 2 + 2 * 12 + 2 + 1));
+    assert_eq!((ids, stored.len()), (stored.clone(), 2 + 2 * 12 + 2 + 1));
 }
 
 #[tokio::test]
@@ -119,7 +120,7 @@ async fn events_are_paged_as_json_and_content_negotiated() {
 }
 
 #[tokio::test]
-async fn shutdown_ends_event_streams_at_once() {
+async fn shutdown_ends_event_streams_immediately() {
     let server = Server::start().await;
     let run = server.queue(1).await;
     let mut watch = Watch::open(&server, &format!("{run}/events"), &[]).await;
@@ -155,8 +156,8 @@ async fn streams_events_that_another_process_writes() {
     assert_eq!(watch.next().await.unwrap().id, Some(1));
     let other = Db::open(&server.folder.path().join("data")).await.unwrap();
     runs::cancel(&other, run.rsplit('/').next().unwrap().parse().unwrap()).await.unwrap();
-    let told = watch.next().await.unwrap();
-    assert_eq!((told.id, &told.data["to"]), (Some(2), &json!("cancelled")));
+    let event = watch.next().await.unwrap();
+    assert_eq!((event.id, &event.data["to"]), (Some(2), &json!("cancelled")));
     assert!(watch.next().await.is_none());
 }
 
@@ -183,13 +184,14 @@ async fn a_slow_reader_misses_batches_but_no_event() {
         }
     }
     runs::cancel(&server.state.stores.db, id).await.unwrap();
-    let told = watch.rest().await;
-    let (kept, batches): (Vec<&Told>, Vec<&Told>) = told.iter().partition(|told| told.id.is_some());
-    assert!(kept.iter().filter_map(|told| told.id).eq(1..=102));
+    let events = watch.rest().await;
+    let (stored, batches): (Vec<&ReceivedEvent>, Vec<&ReceivedEvent>) =
+        events.iter().partition(|event| event.id.is_some());
+    assert!(stored.iter().filter_map(|event| event.id).eq(1..=102));
     assert!(batches.len() < 100, "{} batches were held for it", batches.len());
 }
 
-/// A stream of events that is read one by one.
+/// An event stream that is read event by event.
 struct Watch {
     status: u16,
     headers: axum::http::HeaderMap,
@@ -197,9 +199,9 @@ struct Watch {
     text: String,
 }
 
-/// One event as it came.
+/// A received event.
 #[derive(Debug)]
-struct Told {
+struct ReceivedEvent {
     id: Option<u64>,
     kind: String,
     data: Value,
@@ -221,13 +223,13 @@ impl Watch {
     }
 
     /// The next event; `None` at the end.
-    async fn next(&mut self) -> Option<Told> {
+    async fn next(&mut self) -> Option<ReceivedEvent> {
         loop {
             if let Some((event, rest)) = self.text.split_once("\n\n") {
-                let told = Told::read(event);
+                let received = ReceivedEvent::read(event);
                 self.text = rest.to_owned();
-                match told {
-                    Some(told) => return Some(told),
+                match received {
+                    Some(event) => return Some(event),
                     None => continue,
                 }
             }
@@ -236,16 +238,16 @@ impl Watch {
         }
     }
 
-    async fn rest(&mut self) -> Vec<Told> {
-        let mut told = Vec::new();
+    async fn rest(&mut self) -> Vec<ReceivedEvent> {
+        let mut events = Vec::new();
         while let Some(next) = self.next().await {
-            told.push(next);
+            events.push(next);
         }
-        told
+        events
     }
 }
 
-impl Told {
+impl ReceivedEvent {
     /// `None` for a comment.
     fn read(event: &str) -> Option<Self> {
         let field = |name: &str| event.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));

@@ -1,4 +1,4 @@
-//! Predictions that say what moved them, through HTTP: that it is where it should be, what it costs, and when there is none.
+//! Explained predictions over HTTP: the location of the explanation, its cost, and requests without one.
 
 use std::time::{Duration, Instant};
 
@@ -9,11 +9,11 @@ use crate::support::{Answer, Part, Server, encode, model, multipart, png};
 const NOBODY: &str = "01890a5d-ac96-774b-bcce-b302099a8057";
 const EXPLAINED: &str = "/v1/predictions?explain=true";
 
-/// Side of the drawn images.
+/// Side of the generated images.
 const SIDE: usize = 64;
 
 #[tokio::test]
-async fn an_explanation_has_a_grid_a_link_and_a_caveat_and_is_only_made_on_request() {
+async fn an_explanation_has_a_grid_a_link_and_a_caveat_and_is_computed_only_on_request() {
     let server = Server::start().await;
     server.crown(model::small(SIDE as u32, 1)).await;
     let plain = post(&server, "/v1/predictions", png(96, 48, 1)).await;
@@ -82,7 +82,7 @@ async fn an_explanation_follows_the_finding_and_changes_with_randomised_weights(
     let places: Vec<(usize, usize)> = vec![(12, 12), (12, 44), (44, 12), (44, 44), (28, 12), (28, 44)];
     let mut learnt = Vec::new();
     for (seed, &(top, left)) in (900..).zip(&places) {
-        let answer = post(&server, EXPLAINED, drawn(seed, Some((top, left)))).await;
+        let answer = post(&server, EXPLAINED, generated_image(seed, Some((top, left)))).await;
         assert_eq!(answer.text("/prediction"), "pneumonia", "{}", answer.json());
         let values = grid(&answer);
         let strongest = (0..values.len()).max_by(|&a, &b| values[a].total_cmp(&values[b])).unwrap();
@@ -92,8 +92,8 @@ async fn an_explanation_follows_the_finding_and_changes_with_randomised_weights(
             near(row, top) && near(column, left),
             "blob at {top}, {left}; strongest in {row}, {column}: {values:?}"
         );
-        // The same finding on another background: the same explanation.
-        let again = grid(&post(&server, EXPLAINED, drawn(seed + 50, Some((top, left)))).await);
+        // The same finding on another background has the same explanation.
+        let again = grid(&post(&server, EXPLAINED, generated_image(seed + 50, Some((top, left)))).await);
         assert!(correlation(&values, &again) > 0.8, "at {top}, {left}: {}", correlation(&values, &again));
         learnt.push(values);
     }
@@ -104,7 +104,7 @@ async fn an_explanation_follows_the_finding_and_changes_with_randomised_weights(
     for seed in 0..4 {
         server.crown(model::small(SIDE as u32, seed)).await;
         for (index, &place) in places.iter().enumerate() {
-            let random = grid(&post(&server, EXPLAINED, drawn(900 + index as u32, Some(place))).await);
+            let random = grid(&post(&server, EXPLAINED, generated_image(900 + index as u32, Some(place))).await);
             agreement.push(correlation(&learnt[index], &random));
         }
     }
@@ -123,7 +123,7 @@ async fn an_explanation_adds_at_most_half_to_the_time_of_a_prediction() {
         for (path, times) in [("/v1/predictions", &mut plain), (EXPLAINED, &mut explained)] {
             let started = Instant::now();
             assert_eq!(post(&server, path, image.clone()).await.status, 200);
-            // The first ones fill caches.
+            // The first predictions warm up the caches.
             if round >= 3 {
                 times.push(started.elapsed());
             }
@@ -151,7 +151,7 @@ fn grid(answer: &Answer) -> Vec<f64> {
     values.as_array().unwrap().iter().map(|value| value.as_f64().unwrap()).collect()
 }
 
-/// Pearson's; 0 where one of them is the same everywhere.
+/// Pearson correlation; 0 where one of them is constant.
 fn correlation(a: &[f64], b: &[f64]) -> f64 {
     let centred = |values: &[f64]| {
         let mean = values.iter().sum::<f64>() / values.len() as f64;
@@ -163,11 +163,11 @@ fn correlation(a: &[f64], b: &[f64]) -> f64 {
     if size > 0.0 { product(&a, &b) / size } else { 0.0 }
 }
 
-/// Side of a drawn finding.
+/// Side of a generated finding.
 const BLOB: usize = 12;
 
-/// Noise, with a bright square if there is a finding: its top and left.
-fn drawn(seed: u32, finding: Option<(usize, usize)>) -> Vec<u8> {
+/// An image of noise. A finding, given by its top and left, is a bright square.
+fn generated_image(seed: u32, finding: Option<(usize, usize)>) -> Vec<u8> {
     let mut state = seed.wrapping_mul(2_654_435_761).wrapping_add(1);
     let mut noise = || {
         state ^= state << 13;
@@ -184,7 +184,8 @@ fn drawn(seed: u32, finding: Option<(usize, usize)>) -> Vec<u8> {
     encode(SIDE as u32, SIDE as u32, &pixels)
 }
 
-/// Trains the small network on bright squares anywhere (`pneumonia`) and none (`normal`), and makes it champion.
+/// Trains the small network on images with a bright square at a random place (`pneumonia`) and without one (`normal`), and promotes it to
+/// champion.
 async fn train_on_blobs(server: &Server) {
     let made = server.post("/v1/datasets", json!({"name": "blobs", "classes": ["normal", "pneumonia"]})).await;
     let dataset = made.text("/id");
@@ -193,7 +194,7 @@ async fn train_on_blobs(server: &Server) {
         let (label, finding) = if seed % 2 == 0 { ("normal", None) } else { ("pneumonia", Some(place)) };
         let split = if seed < 80 { "train" } else { "test" };
         let patient = format!("patient-{seed}");
-        let (name, image) = (format!("{seed}.png"), drawn(seed, finding));
+        let (name, image) = (format!("{seed}.png"), generated_image(seed, finding));
         let parts = [
             Part::Text("label", label),
             Part::Text("split", split),

@@ -1,4 +1,4 @@
-//! What a data set is exported as over HTTP, and that an import reads it back.
+//! Exports of a data set over HTTP, which an import reads back.
 
 use std::path::Path;
 
@@ -8,7 +8,8 @@ use crate::support::{Answer, Part, Server, png};
 
 const NOBODY: &str = "01890a5d-ac96-774b-bcce-b302099a8057";
 
-/// Traps of the published files: a space within the patient id, no source, several images of a patient, an unknown patient.
+/// Rows with the difficulties of the published files: a space within the patient id, no source, several images of a patient, an unknown
+/// patient.
 const TRAIN: &str =
     "COVID 1 COVID(1).png COVID-19 sirm\np2 b.png normal\np2 a.png normal an archive\n- d.png pneumonia x\n";
 const TEST: &str = "p3 a.png pneumonia cohen\n";
@@ -29,7 +30,7 @@ async fn exported_label_files_equal_the_imported_ones() {
     let mut exported = Vec::new();
     for (name, text) in SPLITS {
         let answer = export(&server, &first, name).await;
-        // The export takes the place of the label file that came with the images.
+        // The export replaces the label file that came with the images.
         std::fs::write(server.folder.path().join(format!("root/set/{name}_split.txt")), &answer).unwrap();
         assert_eq!(without_patients(&answer), without_patients(text), "{name}");
         exported.push(answer);
@@ -116,7 +117,7 @@ fn without_patients(text: &str) -> Vec<&str> {
         .collect()
 }
 
-/// Six images in the COVIDx layout with a validation split.
+/// A folder with six images in the COVIDx layout, with a validation split.
 fn draw(folder: &Path) {
     for (split, rows, files) in [
         ("train", TRAIN, &["COVID(1).png", "b.png", "a.png", "d.png"][..]),

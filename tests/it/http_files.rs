@@ -1,4 +1,4 @@
-//! Several radiographs in one request, through HTTP: their order, their lines, and how little a long form may take.
+//! Several radiographs in one request: the order of the results, NDJSON lines, and the resources of a long form.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,11 +15,11 @@ use crate::support::{Answer, MAX_UPLOAD_BYTES, Part, Server, assert_close, model
 const PREDICTIONS: &str = "/v1/predictions";
 const NDJSON: &str = "application/x-ndjson";
 
-/// How long anything may take.
+/// Timeout of each wait.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn results_keep_the_order_of_the_files_and_a_bad_file_has_a_problem_in_its_place() {
+async fn results_keep_the_order_of_the_files_and_an_invalid_file_has_a_problem_at_its_position() {
     let server = started().await;
     let images = images(9);
     let alone: Vec<Value> = join_in_turn(&server, &images).await;
@@ -55,7 +55,7 @@ async fn ndjson_lines_have_index_and_name_and_equal_the_json_results() {
             _ => assert_close(&line["prediction"]["probabilities"], &alone[index]),
         }
     }
-    // A single image is one line, also where it is bad.
+    // A single image gives one line, even if it is invalid.
     let raw = server.request_as(PREDICTIONS, "image/png", NDJSON, images[0].clone()).await;
     assert_eq!((raw.status, raw.at("/index"), raw.at("/file_name")), (200, json!(0), Value::Null));
     let bad = server.request_as(PREDICTIONS, "image/png", NDJSON, b"no image".to_vec()).await;
@@ -75,12 +75,12 @@ async fn an_error_of_the_whole_request_is_the_status_or_the_last_line() {
     let good = png(48, 48, 1);
     let parts = [Part::File("a.png", &good), Part::Text("label", "normal"), Part::File("b.png", &good)];
     post(&server, &parts, "application/json").await.assert_problem(422, PREDICTIONS);
-    // What was read before it went wrong is answered first.
+    // The files before the error have their results.
     let parts = [Part::File("a.png", &good), Part::File("b.png", &good), Part::Text("label", "normal")];
-    let told = lines(&post(&server, &parts, NDJSON).await.bytes);
-    let problems: Vec<&Value> = told.iter().map(|line| &line["problem"]["status"]).collect();
-    assert_eq!(problems, [&Value::Null, &Value::Null, &json!(422)], "{told:?}");
-    // The form goes wrong after its first line.
+    let results = lines(&post(&server, &parts, NDJSON).await.bytes);
+    let problems: Vec<&Value> = results.iter().map(|line| &line["problem"]["status"]).collect();
+    assert_eq!(problems, [&Value::Null, &Value::Null, &json!(422)], "{results:?}");
+    // The form becomes invalid after its first line.
     let mut sent = Sent::open(&server).await;
     sent.file("a.png", &good).await;
     assert_eq!(sent.line().await["index"], json!(0));
@@ -136,7 +136,7 @@ async fn forms_stay_within_the_concurrency_limit_and_leave_half_to_others() {
     watch.abort();
     assert_eq!(depth(&server), 0);
 
-    // With all places but one taken a form goes on, one file after the other; with all taken it is told to come back.
+    // With one free permit a form continues file by file; without one it gets a 429 with `Retry-After`.
     let mut others: Vec<_> = (0..3).map(|_| server.state.serving.engine.admit().unwrap()).collect();
     assert_eq!(post(&server, &parts, "application/json").await.items(), 8);
     others.push(server.state.serving.engine.admit().unwrap());
@@ -153,11 +153,11 @@ async fn a_disconnected_client_stops_the_work_and_releases_its_permits() {
     assert!(depth(&server) >= 1, "it waits for the next file");
     let body = sent.hang_up();
     for index in 1..40_u8 {
-        // Whether anybody still reads makes no difference: nothing of it is computed.
+        // Nothing more is computed, even though the rest of the form was sent.
         drop(body.send(part("late.png", &png(48, 48, index))).await);
     }
     wait_until(|| depth(&server) == 0).await;
-    // One or two that were under way may have been answered.
+    // One or two that were in flight may have been completed.
     let answered = server.get(PREDICTIONS).await.items();
     assert!((1..5).contains(&answered), "{answered} of 40");
 }
@@ -168,7 +168,7 @@ async fn started() -> Arc<Server> {
     Arc::new(server)
 }
 
-/// Every fourth, from the second, is none.
+/// A file of a form; every fourth, from the second on, is not an image.
 fn images(count: u8) -> Vec<Vec<u8>> {
     let image =
         |index: u8| if index % 4 == 1 { b"no image".to_vec() } else { png(48 + u32::from(index), 48, 20 * index) };
@@ -180,7 +180,7 @@ fn named(images: &[Vec<u8>]) -> Vec<Part<'_>> {
     NAMES.iter().zip(images).map(|(name, image)| Part::File(name, image)).collect()
 }
 
-/// What each is answered by itself: its probabilities, or null.
+/// The probabilities that each file gets in a request of its own, or null.
 async fn join_in_turn(server: &Server, images: &[Vec<u8>]) -> Vec<Value> {
     let mut answers = Vec::new();
     for image in images {
@@ -218,14 +218,14 @@ async fn wait_until(holds: impl Fn() -> bool) {
     held.await.expect("in time");
 }
 
-/// A file between two boundaries, the second its own.
+/// A part of a form with a file, and the boundary after it.
 fn part(name: &str, image: &[u8]) -> Bytes {
     let head = format!("\r\ncontent-disposition: form-data; name=\"file\"; filename=\"{name}\"\r\n\r\n");
-    // With the boundary behind it, without which a reader cannot know that it is whole.
+    // With the boundary after it, without which a reader does not know that it is complete.
     [head.as_bytes(), image, b"\r\n--b"].concat().into()
 }
 
-/// A form that is sent bit by bit, and its lines.
+/// A form that is sent part by part, and the lines of the response.
 struct Sent {
     body: mpsc::Sender<Bytes>,
     answer: Option<tokio::task::JoinHandle<Body>>,
@@ -255,11 +255,11 @@ impl Sent {
     }
 
     async fn send(&self, bytes: &[u8]) {
-        self.body.send(Bytes::copy_from_slice(bytes)).await.expect("somebody reads");
+        self.body.send(Bytes::copy_from_slice(bytes)).await.expect("the server reads");
     }
 
     async fn file(&self, name: &str, image: &[u8]) {
-        self.body.send(part(name, image)).await.expect("somebody reads");
+        self.body.send(part(name, image)).await.expect("the server reads");
     }
 
     async fn line(&mut self) -> Value {
@@ -289,7 +289,7 @@ impl Sent {
         timeout(PATIENCE, self.more()).await.is_ok_and(|more| !more)
     }
 
-    /// Drops the answer; what is left is the way to send.
+    /// Drops the response and returns the sender of the request.
     fn hang_up(self) -> mpsc::Sender<Bytes> {
         self.body
     }

@@ -1,4 +1,4 @@
-//! Aliases that move only to models that score as well, and what an alias has pointed at, through HTTP.
+//! Promotion gate and history of aliases over HTTP.
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -12,7 +12,7 @@ use crate::support::{Answer, Server, model};
 const CHAMPION: &str = "/v1/models/aliases/champion";
 const NOBODY: &str = "01890a5d-ac96-774b-bcce-b302099a8057";
 
-/// A server with a data set and a champion that has `right` of ten test images right.
+/// A server with a data set and a champion that classifies `right` of ten test images correctly.
 async fn with_champion(right: u64) -> (Server, String, String) {
     let server = Server::start().await;
     let dataset = server.dataset("judged").await;
@@ -26,7 +26,7 @@ async fn uploaded(server: &Server, seed: u64) -> String {
     server.request("POST", "/v1/models", "application/octet-stream", model::small(32, seed)).await.text("/id")
 }
 
-/// Records that the model has `right` of ten images of the first class right, and calls the others the second.
+/// Records an evaluation: `right` of ten images of the first class are classified correctly, the others as the second class.
 async fn evaluate(server: &Server, dataset: &str, model: &str, right: u64) {
     let db = &server.state.stores.db;
     let model = store::models::get(db, model.parse().unwrap()).await.unwrap().unwrap();
@@ -79,7 +79,7 @@ async fn a_worse_model_is_not_promoted_and_the_response_compares_both() {
 }
 
 #[tokio::test]
-async fn a_model_with_equal_scores_passes_and_so_does_one_without_a_rival() {
+async fn a_model_passes_with_an_equal_score_or_without_a_reference_model() {
     let (server, dataset, _) = with_champion(7).await;
     let equal = uploaded(&server, 2).await;
     evaluate(&server, &dataset, &equal, 7).await;

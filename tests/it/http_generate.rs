@@ -1,4 +1,5 @@
-//! A COVIDx-like data set from its five sources, which the test draws in small with the columns, names and quirks of the real ones.
+//! Generation of a COVIDx-like data set from its five sources. The test generates small ones with the columns, names and quirks of the real
+//! ones.
 
 use std::path::Path;
 
@@ -22,7 +23,7 @@ async fn server() -> Server {
     .await
 }
 
-/// All five.
+/// A request with all five sources.
 fn all() -> Value {
     json!({"cohen": "cohen", "fig1": "fig1", "actmed": "actmed", "radiography": "radiography", "rsna": "rsna"})
 }
@@ -35,21 +36,21 @@ async fn generate(server: &Server, dataset: &str, body: Value) -> Answer {
     server.get(started.header("location")).await
 }
 
-/// The lines of an exported label file without the patients, whose ids are hashes.
+/// The lines of an exported label file without the patient ids, which are hashes.
 async fn label_file(server: &Server, dataset: &str, split: &str) -> Vec<String> {
     let answer = server.get(&format!("/v1/datasets/{dataset}/exports/{split}_split.txt")).await;
     assert_eq!(answer.status, 200, "{answer:?}");
     String::from_utf8(answer.bytes).unwrap().lines().map(|line| line.split_once(' ').unwrap().1.to_owned()).collect()
 }
 
-/// Source, reason and rows.
+/// Exclusions: source, reason and number of rows.
 fn passed_over(import: &Answer) -> Vec<(String, String, u64)> {
     let list: Vec<Value> = import.at("/passed_over").as_array().unwrap().clone();
     let text = |value: &Value| value.as_str().unwrap().to_owned();
     list.iter().map(|one| (text(&one["source"]), text(&one["reason"]), one["rows"].as_u64().unwrap())).collect()
 }
 
-/// Kind, file, line and reason.
+/// Rejections: kind, file, line and reason.
 fn rejections(import: &Answer) -> Vec<(String, String, u64, String)> {
     let list: Vec<Value> = import.at("/rejections").as_array().unwrap().clone();
     let text = |value: &Value| value.as_str().unwrap().to_owned();
@@ -67,7 +68,7 @@ async fn the_rules_of_covidx_v7a_choose_images_classes_and_splits() {
     assert_eq!(import.text("/path"), "cohen=cohen fig1=fig1 actmed=actmed radiography=radiography rsna=rsna");
 
     let test = label_file(&server, &dataset, "test").await;
-    let (drawn, listed): (Vec<String>, Vec<String>) = test.into_iter().partition(|line| line.ends_with(" rsna"));
+    let (sampled, listed): (Vec<String>, Vec<String>) = test.into_iter().partition(|line| line.ends_with(" rsna"));
     assert_eq!(
         listed,
         [
@@ -78,8 +79,8 @@ async fn the_rules_of_covidx_v7a_choose_images_classes_and_splits() {
             "COVID(70).png COVID-19 sirm",
         ]
     );
-    let classes: Vec<&str> = drawn.iter().map(|line| line.split(' ').nth(1).unwrap()).collect();
-    assert_eq!(classes, ["normal", "pneumonia"], "a tenth of ten and of two, one at least");
+    let classes: Vec<&str> = sampled.iter().map(|line| line.split(' ').nth(1).unwrap()).collect();
+    assert_eq!(classes, ["normal", "pneumonia"], "a tenth of ten and of two images, at least one each");
     let train = label_file(&server, &dataset, "train").await;
     let others: Vec<&str> = train.iter().map(String::as_str).filter(|line| !line.ends_with(" rsna")).collect();
     assert_eq!(
@@ -115,8 +116,8 @@ async fn the_rules_of_covidx_v7a_choose_images_classes_and_splits() {
             row("rsna", "listed before", 1),
         ]
     );
-    let told = rejections(&import);
-    let places: Vec<_> = told.iter().map(|(kind, file, line, _)| (kind.as_str(), file.as_str(), *line)).collect();
+    let rejected = rejections(&import);
+    let places: Vec<_> = rejected.iter().map(|(kind, file, line, _)| (kind.as_str(), file.as_str(), *line)).collect();
     assert_eq!(
         places,
         [
@@ -125,7 +126,7 @@ async fn the_rules_of_covidx_v7a_choose_images_classes_and_splits() {
             ("unusable", "rsna/stage_2_detailed_class_info.csv", 12),
         ]
     );
-    assert!(told[0].3.contains("missing.png") && told[1].3.contains("COVID 9.png"), "{told:?}");
+    assert!(rejected[0].3.contains("missing.png") && rejected[1].3.contains("COVID 9.png"), "{rejected:?}");
 }
 
 #[tokio::test]
@@ -140,7 +141,7 @@ async fn the_same_sources_give_the_same_data_set_and_a_repeated_import_adds_noth
     }
     let again = generate(&server, &first, all()).await;
     assert_eq!((again.at("/created"), again.at("/duplicates")), (json!(0), created));
-    // DICOM becomes the PNG that COVIDx has, with its pixels and its name.
+    // A DICOM file becomes the PNG file of COVIDx, with the same pixels and name.
     let rsna = server.get(&format!("/v1/datasets/{first}/radiographs?source=rsna")).await;
     assert_eq!((rsna.text("/items/0/format"), rsna.items()), ("png".into(), 12));
     let files: Vec<String> = (0..12).map(|at| rsna.text(&format!("/items/{at}/file_name"))).collect();
@@ -165,7 +166,7 @@ async fn sections_of_the_rules_replace_the_built_in_ones() {
     }});
     let import = generate(&server, &dataset, body).await;
     assert_eq!(import.text("/status"), "succeeded", "{import:?}");
-    // Of cohen nothing is left: its only row of that finding has an excluded address.
+    // Nothing of cohen remains: its only row with that finding has an excluded address.
     assert_eq!(label_file(&server, &dataset, "train").await.len(), 1);
     assert_eq!(label_file(&server, &dataset, "test").await.len(), 1);
     assert!(passed_over(&import).iter().any(|(_, reason, rows)| (reason.as_str(), *rows) == ("url with wikipedia", 1)));
@@ -202,8 +203,8 @@ async fn published_label_files_are_matched_by_name_and_missing_images_reported()
     let kept = [&kept[..], &["covid-00025.PNG COVID-19 fig1"]].concat();
     assert_eq!(label_file(&server, &dataset, "train").await, kept);
     assert_eq!(label_file(&server, &dataset, "test").await, ["n02.png normal", "o1.png pneumonia"]);
-    let told = rejections(&import);
-    let places: Vec<_> = told.iter().map(|(kind, file, line, _)| (kind.as_str(), file.as_str(), *line)).collect();
+    let rejected = rejections(&import);
+    let places: Vec<_> = rejected.iter().map(|(kind, file, line, _)| (kind.as_str(), file.as_str(), *line)).collect();
     assert_eq!(
         places,
         [
@@ -213,7 +214,7 @@ async fn published_label_files_are_matched_by_name_and_missing_images_reported()
             ("unusable", "test_V7A.txt", 4),
         ]
     );
-    assert!(told[1].3.contains("source ricord is not given"), "{told:?}");
+    assert!(rejected[1].3.contains("source ricord is not given"), "{rejected:?}");
 }
 
 #[tokio::test]
@@ -290,10 +291,10 @@ fn replace_by_link(file: &Path, target: &Path) {
 async fn an_interrupted_generation_resumes_with_its_rules() {
     let server = server().await;
     let dataset = server.dataset("covidx").await;
-    let asked = json!({"fig1": "fig1", "rules": {"classes": {"COVID-19": "pneumonia"}}});
-    // As it is kept: with all that was not asked for as null, and the rules whole.
+    let submitted = json!({"fig1": "fig1", "rules": {"classes": {"COVID-19": "pneumonia"}}});
+    // The stored form: absent fields as null, and the complete rules.
     let mut rules = serde_json::to_value(Rules::default()).unwrap();
-    rules["classes"] = asked["rules"]["classes"].clone();
+    rules["classes"] = submitted["rules"]["classes"].clone();
     let kept = json!({"cohen": null, "fig1": "fig1", "rules": rules, "train_labels": null});
     let import = Import::started(dataset.parse().unwrap(), "fig1=fig1".into());
     imports::create(&server.state.stores.db, &import, Some(&kept)).await.unwrap();
@@ -301,7 +302,7 @@ async fn an_interrupted_generation_resumes_with_its_rules() {
     server.settle().await;
     let ended = server.get(&format!("/v1/imports/{}", import.id)).await;
     assert_eq!((ended.text("/status"), ended.at("/created")), ("succeeded".into(), json!(3)), "{ended:?}");
-    let started = generate(&server, &dataset, asked).await;
+    let started = generate(&server, &dataset, submitted).await;
     assert_eq!(
         (started.at("/duplicates"), started.at("/rejected")),
         (json!(3), json!(0)),

@@ -117,7 +117,7 @@ async fn a_failed_request_leaves_its_key_free() {
 }
 
 #[tokio::test]
-async fn of_concurrent_requests_with_a_key_one_is_handled() {
+async fn one_of_several_concurrent_requests_with_the_same_key_is_handled() {
     let server = Server::start().await;
     let body = json!({"name": "one"}).to_string().into_bytes();
     let requests = (0..8).map(|_| post(&server, "/v1/datasets", "application/json", KEY, body.clone()));

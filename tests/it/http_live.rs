@@ -1,4 +1,4 @@
-//! Models side by side, and what is known of them while they serve, through HTTP.
+//! Several loaded models, the challenger, live statistics and feedback over HTTP.
 
 use std::time::Duration;
 
@@ -29,13 +29,13 @@ async fn live(server: &Server, model: &str) -> Answer {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn serves_a_named_model_beside_the_champion() {
+async fn serves_a_named_model_alongside_the_champion() {
     let server = Server::start().await;
     let champion = server.crown(model::small(32, 1)).await;
     let others = [upload(&server, 2).await, upload(&server, 3).await];
     let plain = classify(&server, "", 1).await;
     assert_eq!(plain.text("/model/id"), champion);
-    // There is room for two: each of the others pushes the other one out and comes back.
+    // The limit is two loaded models: each of the others evicts the other one and is loaded again.
     for (round, other) in others.iter().cycle().take(4).enumerate() {
         let answer = classify(&server, &format!("?model={other}"), 1).await;
         assert_eq!((answer.status, answer.text("/model/id")), (200, other.clone()), "round {round}");
@@ -44,7 +44,7 @@ async fn serves_a_named_model_beside_the_champion() {
     }
     let loaded = |id: &str| server.state.serving.engine.is_loaded(id.parse().unwrap());
     assert!(loaded(&champion) && loaded(&others[1]) && !loaded(&others[0]));
-    // Both at once: whoever is pushed out in between is loaded once more.
+    // Concurrently: a model that is evicted meanwhile is loaded once more.
     let [one, other] = others.each_ref().map(|id| format!("?model={id}"));
     let (one, other) = tokio::join!(classify(&server, &one, 1), classify(&server, &other, 1));
     assert!([&one, &other].iter().all(|answer| matches!(answer.status, 200 | 409)), "{one:?} {other:?}");
@@ -71,13 +71,13 @@ async fn a_challenger_is_compared_with_the_champion_and_disagreement_reported() 
     let champion = server.crown(model::small(32, 1)).await;
     let challenger = upload(&server, 2).await;
     assert_eq!(put(&server, CHALLENGER, json!({"model_id": challenger})).await.status, 200);
-    let (mut told, mut own) = (Vec::new(), Vec::new());
+    let (mut served, mut own) = (Vec::new(), Vec::new());
     for shade in 0..12 {
-        told.push(classify(&server, "", shade).await);
+        served.push(classify(&server, "", shade).await);
         own.push(classify(&server, &format!("?model={challenger}"), shade).await.text("/prediction"));
     }
     let shadow = compared(&server, &challenger, 12).await;
-    let agreed = told.iter().zip(&own).filter(|(told, own)| told.text("/prediction") == **own).count();
+    let agreed = served.iter().zip(&own).filter(|(served, own)| served.text("/prediction") == **own).count();
     assert_eq!(shadow.at("/shadow/agreed"), json!(agreed));
     let expected = (12 - agreed) as f64 / 12.0;
     assert!((shadow.at("/shadow/disagreement").as_f64().unwrap() - expected).abs() < 1e-9);
@@ -87,13 +87,13 @@ async fn a_challenger_is_compared_with_the_champion_and_disagreement_reported() 
     let newest = shadow.at("/shadow/newest").as_array().unwrap().len();
     assert_eq!(newest, 12 - agreed);
     assert_eq!(live(&server, &champion).await.at("/shadow/compared"), json!(0));
-    assert_eq!(live(&server, &challenger).await.at("/predictions"), json!(12), "only what its own clients asked");
+    assert_eq!(live(&server, &challenger).await.at("/predictions"), json!(12), "only the requests of its own clients");
 
     assert_eq!(server.delete(CHALLENGER).await.status, 204);
     server.delete(CHALLENGER).await.assert_problem(404, CHALLENGER);
     server.delete("/v1/models/aliases/champion").await.assert_problem(409, "/v1/models/aliases/champion");
     classify(&server, "", 99).await;
-    // The next challenger's comparison comes after any that the removed one would still have made: the engine and the log keep the order.
+    // The next challenger's comparison is recorded after any of the removed one, because the engine and the log keep the order.
     let next = upload(&server, 3).await;
     assert_eq!(put(&server, CHALLENGER, json!({"model_id": next})).await.status, 200);
     classify(&server, "", 100).await;
@@ -101,7 +101,7 @@ async fn a_challenger_is_compared_with_the_champion_and_disagreement_reported() 
     assert_eq!(live(&server, &challenger).await.at("/shadow/compared"), json!(12));
 }
 
-/// The report once the challenger has caught up.
+/// The live statistics once the challenger has classified all images of its share.
 async fn compared(server: &Server, challenger: &str, count: u64) -> Answer {
     for _ in 0..200 {
         let answer = live(server, challenger).await;
@@ -138,7 +138,7 @@ async fn live_statistics_report_traffic_classes_latency_and_drift_by_the_hour() 
     let hours = answer.at("/hours").as_array().unwrap().clone();
     assert!((1..=2).contains(&hours.len()));
     assert_eq!(hours.iter().map(|hour| hour["predictions"].as_u64().unwrap()).sum::<u64>(), 20);
-    // What was counted of the training images stays when they go.
+    // The statistics of the training images remain when the images are deleted.
     let dataset = server.get(&run).await.text("/dataset_id");
     assert_eq!(server.delete(&format!("/v1/datasets/{dataset}")).await.status, 204);
     assert_eq!(live(&server, &trained).await.at("/drift/trained_images"), json!(6));
@@ -158,17 +158,17 @@ async fn live_statistics_report_traffic_classes_latency_and_drift_by_the_hour() 
 async fn feedback_is_stored_counted_and_withdrawn() {
     let server = Server::start().await;
     let model = server.crown(model::small(32, 1)).await;
-    let told = classify(&server, "", 1).await;
-    let path = format!("{PREDICTIONS}/{}", told.text("/id"));
+    let served = classify(&server, "", 1).await;
+    let path = format!("{PREDICTIONS}/{}", served.text("/id"));
     let feedback = format!("{path}/feedback");
     assert_eq!(server.get(&path).await.at("/feedback"), Value::Null);
-    let said = put(&server, &feedback, json!({"label": told.text("/prediction").to_uppercase()})).await;
-    assert_eq!((said.status, said.text("/feedback")), (200, told.text("/prediction")), "as the model writes it");
+    let said = put(&server, &feedback, json!({"label": served.text("/prediction").to_uppercase()})).await;
+    assert_eq!((said.status, said.text("/feedback")), (200, served.text("/prediction")), "as the model writes it");
     assert_eq!(live(&server, &model).await.at("/feedback/agreed"), json!(1));
-    let other = ["normal", "pneumonia"].into_iter().find(|class| *class != told.text("/prediction")).unwrap();
+    let other = ["normal", "pneumonia"].into_iter().find(|class| *class != served.text("/prediction")).unwrap();
     put(&server, &feedback, json!({"label": other})).await;
     let shown = live(&server, &model).await;
-    let pair = json!([{"said": told.text("/prediction"), "other": other, "count": 1}]);
+    let pair = json!([{"said": served.text("/prediction"), "other": other, "count": 1}]);
     assert_eq!((shown.at("/feedback/agreed"), shown.at("/feedback/pairs")), (json!(0), pair));
     assert_eq!(shown.at("/feedback/disagreement"), json!(1.0));
     assert!(server.get(&path).await.at("/feedback_at").is_string());
@@ -184,9 +184,9 @@ async fn feedback_is_stored_counted_and_withdrawn() {
 async fn feedback_with_the_image_adds_it_to_a_data_set() {
     let server = Server::start().await;
     server.crown(model::small(32, 1)).await;
-    let told = classify(&server, "", 1).await;
+    let served = classify(&server, "", 1).await;
     let dataset = server.dataset("confirmed").await;
-    let feedback = format!("{PREDICTIONS}/{}/feedback", told.text("/id"));
+    let feedback = format!("{PREDICTIONS}/{}/feedback", served.text("/id"));
     let image = png(48, 48, 1);
     let send = async |parts: &[Part<'_>]| {
         let (content_type, body) = multipart(parts);
@@ -203,7 +203,7 @@ async fn feedback_with_the_image_adds_it_to_a_data_set() {
     assert_eq!((wrong.status, wrong.pointers()), (422, vec!["/dataset_id".into()]));
     let list = format!("/v1/datasets/{dataset}/radiographs");
     assert_eq!(server.get(&list).await.items(), 0);
-    assert_eq!(server.get(&format!("{PREDICTIONS}/{}", told.text("/id"))).await.at("/feedback"), Value::Null);
+    assert_eq!(server.get(&format!("{PREDICTIONS}/{}", served.text("/id"))).await.at("/feedback"), Value::Null);
 
     let (label, into) = (Part::Text("label", "pneumonia"), Part::Text("dataset_id", &dataset));
     let said = send(&[label, into, file, Part::Text("split", "train"), Part::Text("patient_id", "p1")]).await;
@@ -212,10 +212,10 @@ async fn feedback_with_the_image_adds_it_to_a_data_set() {
     assert_eq!((there.items(), there.text("/items/0/label")), (1, "pneumonia".into()));
     assert_eq!(
         (there.text("/items/0/split"), there.text("/items/0/sha256")),
-        ("train".into(), told_hash(&server, &told).await)
+        ("train".into(), hash_of(&server, &served).await)
     );
 }
 
-async fn told_hash(server: &Server, told: &Answer) -> String {
-    server.get(&format!("{PREDICTIONS}/{}", told.text("/id"))).await.text("/input_sha256")
+async fn hash_of(server: &Server, served: &Answer) -> String {
+    server.get(&format!("{PREDICTIONS}/{}", served.text("/id"))).await.text("/input_sha256")
 }

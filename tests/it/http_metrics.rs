@@ -1,4 +1,4 @@
-//! `/metrics` as a Prometheus server reads it, and the dashboard that is made of its names.
+//! `/metrics` as a Prometheus server reads it, and the Grafana dashboard that queries it.
 
 use std::{
     collections::BTreeSet,
@@ -30,7 +30,7 @@ async fn metrics_of_requests_and_predictions_parse_as_openmetrics() {
         measured.value(r#"thorax_http_request_duration_seconds_count{method="POST",route="/v1/predictions"}"#),
         4.0
     );
-    assert_eq!(measured.value("thorax_http_requests_in_flight"), 1.0, "the one that asks");
+    assert_eq!(measured.value("thorax_http_requests_in_flight"), 1.0, "the request for the metrics");
     assert_eq!(measured.value(r#"thorax_predictions_total{outcome="answered"}"#), 3.0);
     let stage =
         |part, stage| measured.value(&format!(r#"thorax_prediction_stage_duration_seconds_{part}{{stage="{stage}"}}"#));
@@ -92,7 +92,7 @@ async fn training_metrics_exist_only_while_a_run_trains() {
 #[tokio::test]
 async fn the_number_of_series_does_not_grow_with_request_paths() {
     let server = Server::start().await;
-    // So that each kind of answer has been given once.
+    // Each kind of response once.
     let ask = async |from: u32, to: u32| {
         for i in from..to {
             let id = format!("01890a5d-ac96-774b-bcce-{i:012}");
@@ -138,7 +138,7 @@ async fn metrics_need_no_key_and_expose_no_names() {
 async fn the_grafana_dashboard_queries_only_existing_metrics() {
     let server = Server::start().await;
     server.get("/health/live").await;
-    // As on a GPU: the CPU has no memory of its own.
+    // As on a GPU; the CPU reports no device memory.
     server.state.telemetry.metrics.resources.device(1, 2);
     let measured = Measured::of(&server).await;
     let dashboard = server.get("/static/grafana.json").await;
@@ -154,12 +154,12 @@ async fn the_grafana_dashboard_queries_only_existing_metrics() {
     let left_out: Vec<_> = current.map(|(name, ..)| name).filter(|name| !shown(name)).collect();
     assert!(left_out.is_empty(), "measured and not on the dashboard: {left_out:?}");
     let reference = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/metrics.md")).unwrap();
-    let untold: Vec<_> =
+    let undocumented: Vec<_> =
         measured.families.iter().filter(|(name, ..)| !reference.contains(&format!("`{name}`"))).collect();
-    assert!(untold.is_empty(), "not in docs/metrics.md: {untold:?}");
+    assert!(undocumented.is_empty(), "not in docs/metrics.md: {undocumented:?}");
 }
 
-/// An answer of `/metrics`, read by a parser of the format.
+/// A response of `/metrics`, read by a parser of the format.
 struct Measured {
     text: String,
     families: Vec<(String, PrometheusType, String)>,
@@ -181,13 +181,13 @@ impl Measured {
         line.unwrap_or_else(|| panic!("no {series} in {}", self.text)).parse().unwrap()
     }
 
-    /// How many, and which families have more or fewer is not told.
+    /// Number of series.
     fn series(&self) -> usize {
         self.text.lines().filter(|line| !line.starts_with('#')).count()
     }
 }
 
-/// The first answer that is as wished.
+/// The first response that satisfies the condition.
 async fn measured_once(server: &Server, holds: impl Fn(&Measured) -> bool) -> Measured {
     let began = Instant::now();
     loop {
@@ -200,7 +200,7 @@ async fn measured_once(server: &Server, holds: impl Fn(&Measured) -> bool) -> Me
     }
 }
 
-/// Under which names a family is asked for.
+/// Names under which the series of a family are queried.
 fn names_of(family: &str, kind: &PrometheusType) -> Vec<String> {
     match kind {
         PrometheusType::Histogram => ["bucket", "sum", "count"].map(|part| format!("{family}_{part}")).into(),
@@ -208,7 +208,7 @@ fn names_of(family: &str, kind: &PrometheusType) -> Vec<String> {
     }
 }
 
-/// The texts of all queries of a dashboard, those of its variables among them.
+/// All queries of a dashboard, including those of its variables.
 fn collect(value: &Value, expressions: &mut Vec<String>) {
     match value {
         Value::Object(fields) => {
@@ -224,7 +224,7 @@ fn collect(value: &Value, expressions: &mut Vec<String>) {
     }
 }
 
-/// The names of metrics in a query.
+/// Names of the metrics in a query.
 fn names_in(expression: &str) -> Vec<String> {
     let words = expression.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
     words.filter(|word| word.starts_with("thorax_") || word.starts_with("process_")).map(str::to_owned).collect()

@@ -1,4 +1,4 @@
-//! Names of DICOM files, which often are the patient's name: whatever the encoding and however they come in, no part of them is stored.
+//! Names of DICOM files, which often contain the patient's name: no part of them is stored, in any encoding and by any way of intake.
 
 use std::{io::Write, path::Path};
 
@@ -13,24 +13,24 @@ use crate::{
     support::{Part, Server, dicom::file, model, multipart, png},
 };
 
-/// A file, its name without extension, and the texts that must not be found.
-struct Named {
+/// A file, its name without extension, and the texts that must not be stored.
+struct TestFile {
     name: String,
     bytes: Vec<u8>,
     parts: Vec<String>,
 }
 
-/// A drawn radiograph of a patient.
-fn named(shade: u16, name: &str, character_set: &str, patient: &[u8]) -> Named {
+/// A generated radiograph of a patient.
+fn named(shade: u16, name: &str, character_set: &str, patient: &[u8]) -> TestFile {
     let mut object = radiograph(shade);
     put_bytes(&mut object, tags::SPECIFIC_CHARACTER_SET, character_set.as_bytes());
     put_bytes(&mut object, tags::PATIENT_NAME, patient);
     let parts = name.split(['_', ' ', '.']).map(str::to_owned).collect();
-    Named { name: name.into(), bytes: file(object), parts }
+    TestFile { name: name.into(), bytes: file(object), parts }
 }
 
-/// Names outside ASCII, decomposed (as macOS writes them), short, and other than in the header. No part occurs in another word.
-fn drawn() -> Vec<Named> {
+/// Files with names outside ASCII, decomposed (as macOS writes them), short, and different from the header. No part occurs in another word.
+fn generated_files() -> Vec<TestFile> {
     vec![
         named(1, "Prüfzyx_Größqo", "ISO_IR 100", b"Pr\xfcfzyx^Gr\xf6\xdfqo"),
         named(2, "Pru\u{308}fzyw_Gro\u{308}ßqe", "ISO_IR 192", "Prüfzyw^Größqe".as_bytes()),
@@ -49,10 +49,10 @@ fn zip(files: &[(String, &[u8])]) -> Vec<u8> {
     archive.finish().unwrap().into_inner()
 }
 
-/// Folders to import: class folders with the files, also damaged, nested and without extension; and label files that name them.
-fn write_folders(root: &Path, files: &[Named]) {
+/// Writes folders to import: class folders with the files (also damaged, nested and without extension), and label files that name them.
+fn write_folders(root: &Path, files: &[TestFile]) {
     let class = root.join("classes/normal");
-    for Named { name, bytes, .. } in files {
+    for TestFile { name, bytes, .. } in files {
         std::fs::create_dir_all(class.join(name)).unwrap();
         std::fs::write(class.join(format!("{name}.dcm")), bytes).unwrap();
         std::fs::write(class.join(format!("{name}-cut.dcm")), &bytes[..bytes.len() / 2]).unwrap();
@@ -62,7 +62,7 @@ fn write_folders(root: &Path, files: &[Named]) {
     let labelled = root.join("labelled");
     std::fs::create_dir_all(labelled.join("train")).unwrap();
     let mut rows = String::new();
-    for (number, Named { name, bytes, .. }) in files.iter().enumerate() {
+    for (number, TestFile { name, bytes, .. }) in files.iter().enumerate() {
         let name = name.replace(' ', "");
         std::fs::write(labelled.join(format!("train/{name}.dcm")), bytes).unwrap();
         std::fs::write(labelled.join(format!("train/{name}-stray.dcm")), bytes).unwrap();
@@ -75,18 +75,18 @@ fn write_folders(root: &Path, files: &[Named]) {
 }
 
 /// Sends the files in every way, and searches the data folder.
-async fn assert_not_stored(files: Vec<Named>) {
+async fn assert_not_stored(files: Vec<TestFile>) {
     let server = Server::with(|state, folder| {
         write_folders(&folder.join("root"), &files);
         state.intake.import_root = Some(folder.join("root"));
-        // Also where the names of other files are stored.
+        // The same holds where the names of other files are stored.
         state.intake.keep_file_names = true;
     })
     .await;
     server.crown(model::small(32, 1)).await;
     let dataset = server.dataset("chests").await;
     let path = format!("/v1/datasets/{dataset}/radiographs");
-    for Named { name, bytes, .. } in &files {
+    for TestFile { name, bytes, .. } in &files {
         let sent = format!("{name}.dcm");
         let (content_type, body) = multipart(&[Part::Text("label", "normal"), Part::File(&sent, bytes)]);
         let request = Request::post(&path)
@@ -97,7 +97,7 @@ async fn assert_not_stored(files: Vec<Named>) {
         let shown = stored.text("/items/0/radiograph/file_name");
         let sha256 = stored.text("/items/0/radiograph/sha256");
         assert_eq!(shown, format!("radiograph-{}.dcm", &sha256[..12]));
-        // Refused: its name is in the response and nowhere else.
+        // A refused file: its name is in the response and nowhere else.
         server.upload(&dataset, &[Part::File(&sent, &bytes[..bytes.len() / 2])]).await;
         let predicted = server.request("POST", "/v1/predictions", "application/dicom", bytes.clone()).await;
         assert_eq!(predicted.status, 200, "{predicted:?}");
@@ -111,7 +111,7 @@ async fn assert_not_stored(files: Vec<Named>) {
         let started = server.post(&format!("/v1/datasets/{into}/imports"), json!({ "path": folder })).await;
         server.settle().await;
         let ended = server.get(started.header("location")).await;
-        // Files of different names may show the same image.
+        // Files with different names may contain the same image.
         let imported = ended.at("/created").as_u64().unwrap() + ended.at("/duplicates").as_u64().unwrap();
         assert_eq!(ended.text("/status"), "succeeded");
         assert!(imported >= created as u64, "{ended:?}");
@@ -141,19 +141,19 @@ async fn assert_not_stored(files: Vec<Named>) {
 }
 
 #[track_caller]
-fn assert_none(files: &[Named], text: &str) {
+fn assert_none(files: &[TestFile], text: &str) {
     for part in files.iter().flat_map(|file| &file.parts) {
         assert!(!text.contains(part.as_str()), "{part} in {text}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_part_of_a_drawn_name_reaches_the_data_folder() {
-    assert_not_stored(drawn()).await;
+async fn no_part_of_a_generated_name_reaches_the_data_folder() {
+    assert_not_stored(generated_files()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_part_of_a_shared_name_reaches_the_data_folder() {
+async fn no_part_of_the_name_of_a_real_file_reaches_the_data_folder() {
     let Some(folder) = shared_folder("reports/names") else { return };
     let mut files = Vec::new();
     for entry in std::fs::read_dir(folder).unwrap() {
@@ -161,14 +161,14 @@ async fn no_part_of_a_shared_name_reaches_the_data_folder() {
         let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
         // Two letters occur in hashes and images by chance; `Phantom` and `Example` do not occur in the tests' own texts.
         let parts = name.split('_').filter(|part| part.len() > 3).map(str::to_owned).chain([name.clone()]).collect();
-        files.push(Named { bytes: std::fs::read(&path).unwrap(), name, parts });
+        files.push(TestFile { bytes: std::fs::read(&path).unwrap(), name, parts });
     }
     assert_eq!(files.len(), 4);
     assert_not_stored(files).await;
 }
 
 #[tokio::test]
-async fn uploaded_names_are_neutral_unless_the_operator_keeps_them() {
+async fn uploaded_names_are_replaced_unless_the_server_is_configured_to_store_them() {
     for keep in [false, true] {
         let server = Server::with(|state, _| state.intake.keep_file_names = keep).await;
         server.crown(model::small(32, 1)).await;
@@ -202,7 +202,7 @@ async fn uploaded_names_are_neutral_unless_the_operator_keeps_them() {
     }
 }
 
-/// Names of PNG files of a folder import stay: label files refer to them.
+/// Names of PNG files in an imported folder are stored, because label files refer to them.
 #[tokio::test]
 async fn imported_names_of_png_files_are_stored_and_those_of_dicom_files_are_not() {
     let server = Server::with(|state, folder| {
@@ -225,11 +225,11 @@ async fn imported_names_of_png_files_are_stored_and_those_of_dicom_files_are_not
     assert_eq!(ended.text("/rejections/0/file"), "normal/notes.txt");
 }
 
-/// The log at its most talkative names no file.
+/// Not even at the most detailed level.
 #[test]
 fn the_log_names_no_dicom_file() {
     let folder = tempfile::tempdir().unwrap();
-    let files = drawn();
+    let files = generated_files();
     write_folders(&folder.path().join("root"), &files);
     let variables = [("THORAX_LOG", "trace"), ("THORAX_IMPORT_ROOT", "root"), ("THORAX_DEVICE", "cpu")];
     let mut server = Running::start(folder.path(), &variables);

@@ -1,4 +1,4 @@
-//! How batches are trained: the fields of a plan that say so, and the preview of a recipe's augmentation, through HTTP.
+//! Training options of a plan, and the preview of a recipe's augmentation, over HTTP.
 
 use serde_json::{Value, json};
 
@@ -23,7 +23,10 @@ async fn a_preview_shows_a_radiograph_and_its_augmentations_by_seed() {
     let original = image::load_from_memory(&usual.bytes).unwrap().into_luma8();
     let part = |sheet: &image::GrayImage, left| image::imageops::crop_imm(sheet, left, 0, 229, 229).to_image();
     assert!(part(&one, 0) == original && part(&sheet, 0) == original, "the original comes first");
-    assert!(part(&one, 233) != original && part(&one, 233) == part(&sheet, 233), "a longer sheet begins alike");
+    assert!(
+        part(&one, 233) != original && part(&one, 233) == part(&sheet, 233),
+        "a longer sheet begins with the same images"
+    );
     let other = server.get(&format!("{path}?radiograph={radiograph}&count=1&seed=1")).await;
     let other = image::load_from_memory(&other.bytes).unwrap().into_luma8();
     assert!(part(&other, 0) == original && part(&other, 233) != part(&one, 233), "another seed changes otherwise");

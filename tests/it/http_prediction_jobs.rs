@@ -1,4 +1,4 @@
-//! Scoring in the background, through HTTP.
+//! Prediction jobs over HTTP.
 
 use std::{io::Write, time::Duration};
 
@@ -14,7 +14,7 @@ const PREDICTIONS: &str = "/v1/predictions";
 const NDJSON: &str = "application/x-ndjson";
 const NOBODY: &str = "01890a5d-ac96-774b-bcce-b302099a8057";
 
-/// The job once it has ended.
+/// Waits for the end of the job and returns it.
 async fn ended(server: &Server, created: &Answer) -> Answer {
     assert_eq!(created.status, 202, "{created:?}");
     let path = created.header("location").to_owned();
@@ -105,7 +105,7 @@ async fn a_job_scores_a_data_set_like_single_predictions() {
         assert!((fields[6].parse::<f64>().unwrap() - line["probabilities"]["normal"].as_f64().unwrap()).abs() < 1e-6);
     }
     assert_eq!(text.lines().count(), 7);
-    assert_eq!(server.get(PREDICTIONS).await.items(), 6, "those that clients asked for one by one, and no others");
+    assert_eq!(server.get(PREDICTIONS).await.items(), 6, "only the predictions that clients requested");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -139,10 +139,10 @@ async fn archives_of_each_kind_are_scored_and_then_deleted() {
         let alone = server.request("POST", PREDICTIONS, "image/png", second.clone()).await;
         assert_close(&lines[2]["probabilities"], &alone.at("/probabilities"));
     }
-    // By a model that does not serve.
+    // With a model that is not loaded.
     let archive = zip(&files);
-    let asked = server.request("POST", &format!("{JOBS}?model={other}"), "application/zip", archive).await;
-    let job = ended(&server, &asked).await;
+    let submitted = server.request("POST", &format!("{JOBS}?model={other}"), "application/zip", archive).await;
+    let job = ended(&server, &submitted).await;
     let by_other = server.request("POST", &format!("{PREDICTIONS}?model={other}"), "image/png", first).await;
     assert_eq!(job.text("/model_id"), other);
     assert_close(&lines(&server, &job).await[0]["probabilities"], &by_other.at("/probabilities"));
@@ -161,13 +161,13 @@ async fn an_interrupted_job_resumes_after_its_last_result() {
     let files: Vec<(&str, &[u8])> = names.iter().zip(&images).map(|(name, image)| (name.as_str(), &**image)).collect();
     let dataset = server.dataset("drawn").await;
     server.fill(&dataset, "train", 0, 4).await;
-    let first = occupied(&server).await;
-    let asked =
+    let first = start_long_job(&server).await;
+    let submitted =
         [send(&server, "application/zip", zip(&files)).await, server.post(JOBS, json!({"dataset_id": dataset})).await];
-    assert_eq!(asked.each_ref().map(|job| job.text("/status")), ["queued", "queued"]);
-    let again = ended_and_begun_again(server, &first).await;
-    // Some was done before, and somebody left a file behind.
-    let [archive, radiographs] = asked.each_ref().map(|job| job.text("/id").parse().unwrap());
+    assert_eq!(submitted.each_ref().map(|job| job.text("/status")), ["queued", "queued"]);
+    let again = restarted_without(server, &first).await;
+    // Part of the job was done before, and a stray file is left in the folder.
+    let [archive, radiographs] = submitted.each_ref().map(|job| job.text("/id").parse().unwrap());
     let (filter, page) = (Default::default(), thorax::store::Page { limit: 3, after: None });
     let dataset = dataset.parse().unwrap();
     let first = thorax::store::radiographs::list(&again.state.stores.db, dataset, &filter, &page).await.unwrap();
@@ -178,7 +178,7 @@ async fn an_interrupted_job_resumes_after_its_last_result() {
     }
     std::fs::write(again.folder.path().join("data/jobs/nobodys.archive"), b"left behind").unwrap();
     PredictionJobs::from_ref(&again.state).resume().await.unwrap();
-    for job in &asked {
+    for job in &submitted {
         let job = ended(&again, job).await;
         assert_eq!(job.text("/status"), "succeeded", "{}", job.json());
         let lines = lines(&again, &job).await;
@@ -194,8 +194,8 @@ async fn an_interrupted_job_resumes_after_its_last_result() {
     assert_eq!(std::fs::read_dir(again.folder.path().join("data/jobs")).unwrap().count(), 0);
 }
 
-/// A job that keeps the others waiting; its path.
-async fn occupied(server: &Server) -> String {
+/// Starts a job that delays the others. Returns its path.
+async fn start_long_job(server: &Server) -> String {
     let image = png(48, 48, 200);
     let names: Vec<String> = (0..20_000).map(|at| format!("{at}.png")).collect();
     let files: Vec<(&str, &[u8])> = names.iter().map(|name| (name.as_str(), &*image)).collect();
@@ -204,12 +204,12 @@ async fn occupied(server: &Server) -> String {
     job.header("location").to_owned()
 }
 
-/// The server's end in the middle of its first job, and its next start without that.
-async fn ended_and_begun_again(server: Server, first: &str) -> Server {
+/// Stops the server in the middle of its first job and starts it again without that job.
+async fn restarted_without(server: Server, first: &str) -> Server {
     server.state.lifecycle.shutdown.cancel();
     server.settle().await;
     let again = server.again().await;
-    assert_eq!(again.get(first).await.text("/status"), "running", "it was interrupted");
+    assert_eq!(again.get(first).await.text("/status"), "running", "the job was interrupted");
     assert_eq!(again.delete(first).await.status, 204);
     again
 }
@@ -288,8 +288,8 @@ async fn a_job_whose_model_was_deleted_fails_with_the_reason() {
     let server = Server::start().await;
     server.crown(model::small(32, 1)).await;
     let other = server.request("POST", "/v1/models", "application/octet-stream", model::small(32, 2)).await;
-    let first = occupied(&server).await;
-    let asked = server
+    let first = start_long_job(&server).await;
+    let submitted = server
         .request(
             "POST",
             &format!("{JOBS}?model={}", other.text("/id")),
@@ -297,9 +297,9 @@ async fn a_job_whose_model_was_deleted_fails_with_the_reason() {
             zip(&[("a.png", &png(48, 48, 1))]),
         )
         .await;
-    let again = ended_and_begun_again(server, &first).await;
+    let again = restarted_without(server, &first).await;
     assert_eq!(again.delete(other.header("location")).await.status, 204);
     PredictionJobs::from_ref(&again.state).resume().await.unwrap();
-    let job = ended(&again, &asked).await;
+    let job = ended(&again, &submitted).await;
     assert_eq!((job.text("/status"), job.text("/error").contains("model was removed")), ("failed".into(), true));
 }

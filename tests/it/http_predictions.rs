@@ -1,4 +1,4 @@
-//! Models, their aliases and predictions, through HTTP.
+//! Models, their aliases and predictions over HTTP.
 
 use std::time::Instant;
 
@@ -109,7 +109,7 @@ async fn a_form_returns_one_result_or_one_per_file() {
         (several.text("/items/1/file_name"), several.at("/items/1/problem/status")),
         ("b.png".into(), json!(415))
     );
-    // Files share batches, and the last digit depends on the company.
+    // Files share batches, and the last digit depends on the batch.
     assert_close(&several.at("/items/2/prediction/probabilities"), &alone.at("/probabilities"));
     form(&server, &[]).await.assert_problem(422, PREDICTIONS);
     form(&server, &[Part::Text("label", "normal")]).await.assert_problem(422, PREDICTIONS);
@@ -201,7 +201,7 @@ async fn concurrent_clients_get_the_same_results_as_sequential_ones() {
     }
 }
 
-/// Probabilities sum to 1 and the prediction is the most probable class.
+/// Asserts that the probabilities sum to 1 and that the prediction is the most probable class.
 fn assert_is_distribution(answer: &Answer) {
     let probabilities = answer.at("/probabilities");
     let values: Vec<f64> = probabilities.as_object().unwrap().values().map(|p| p.as_f64().unwrap()).collect();

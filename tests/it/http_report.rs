@@ -1,4 +1,4 @@
-//! The report on a data set, and what leakage means for a run on it, through HTTP; and `thorax dataset check` on the same folder.
+//! The audit of a data set, and the refusal of runs on leaking splits, over HTTP; and `thorax dataset check` on the same folder.
 
 use std::{
     fs,
@@ -17,24 +17,24 @@ use crate::support::{Answer, Part, Server};
 const SIDE: u32 = 96;
 const CLASSES: [&str; 3] = ["normal", "pneumonia", "COVID-19"];
 
-/// What is wrong with a drawn folder.
+/// Defect of a generated folder.
 #[derive(Clone, Copy, Default)]
 struct Planted {
-    /// The first patient of train is in test too.
+    /// The first patient of train is also in test.
     overlap: bool,
-    /// The second image of train is in test too, smaller and darker and of another patient.
+    /// The second image of train is also in test: smaller, darker, and with another patient id.
     copy: bool,
     /// Each class has a source and a brightness of its own.
     shortcut: bool,
-    /// A row about the third image's file with another class, a row without a file, a file without a row.
+    /// Another row for the file of the third image with another class, a row without a file, and a file without a row.
     labels: bool,
 }
 
-fn picture(number: u32) -> GreyImage {
+fn generated_image(number: u32) -> GreyImage {
     phantom::generate(Appearance::ALL[number as usize % 3], 1000 + u64::from(number), SIDE)
 }
 
-/// Forty-five images of a patient each, nine of them in test.
+/// A folder with 45 images of different patients, nine of them in test.
 fn draw(folder: &Path, planted: Planted) {
     let (mut train, mut test) = (String::new(), String::new());
     let mut about =
@@ -45,7 +45,7 @@ fn draw(folder: &Path, planted: Planted) {
     for number in 0..45 {
         let class = number as usize % 3;
         let (split, rows) = if number < 36 { ("train", &mut train) } else { ("test", &mut test) };
-        let mut image = picture(number);
+        let mut image = generated_image(number);
         let mut source = "drawn".to_owned();
         if planted.shortcut {
             source = format!("hospital-{class}");
@@ -58,21 +58,21 @@ fn draw(folder: &Path, planted: Planted) {
         about.push_str(&format!("{split},{number}.png,AP,{age}.0,{sex},{},2000,L,PNG\n", 900 + 40 * number));
     }
     if planted.copy {
-        let mut copy = imaging::resize_square(&picture(1), 80);
+        let mut copy = imaging::resize_square(&generated_image(1), 80);
         copy.pixels.iter_mut().for_each(|grey| *grey = *grey / 4 * 3 + 9);
         fs::write(folder.join("test/copy.png"), imaging::encode_png(&copy)).unwrap();
         test.push_str("somebody-else copy.png COVID-19 drawn\n");
     }
     if planted.labels {
         train.push_str("patient-2 2.png normal drawn\npatient-99 99.png normal drawn\n");
-        fs::write(folder.join("train/stray.png"), imaging::encode_png(&picture(77))).unwrap();
+        fs::write(folder.join("train/stray.png"), imaging::encode_png(&generated_image(77))).unwrap();
     }
     fs::write(folder.join("train_split.txt"), train).unwrap();
     fs::write(folder.join("test_split.txt"), test).unwrap();
     fs::write(folder.join("sources.csv"), about).unwrap();
 }
 
-/// A server with such a folder imported; the data set's identifier.
+/// A server that has imported such a folder, and the identifier of the data set.
 async fn imported(planted: Planted) -> (Server, String) {
     let server = Server::with(|state, folder| {
         draw(&folder.join("root/set"), planted);
@@ -133,7 +133,7 @@ async fn the_tables_have_the_attributes_of_sources_csv() {
     }
     let sex = attributes.iter().find(|one| one["attribute"] == "sex").unwrap();
     assert_eq!((&sex["known"], &sex["rows"][0]["value"]), (&json!(45), &json!("female")));
-    assert!(sex["p"].as_f64().unwrap() > 0.05, "the sex was drawn without regard to the class: {sex}");
+    assert!(sex["p"].as_f64().unwrap() > 0.05, "the sex does not depend on the class: {sex}");
     let shown = server.get(&format!("/v1/datasets/{dataset}/radiographs?limit=1")).await;
     assert_eq!(shown.text("/items/0/view"), "AP");
     assert_eq!(shortcut(&report, "original")["cross_validated"]["n"], json!(45));
@@ -173,7 +173,7 @@ async fn a_patient_in_two_splits_must_be_acknowledged() {
 #[tokio::test]
 async fn a_duplicate_in_another_split_is_found_and_must_be_acknowledged() {
     let (server, dataset) = imported(Planted { copy: true, ..Planted::default() }).await;
-    // Nobody has asked for a report yet.
+    // No report was requested before.
     let refused = server.post("/v1/training-runs", run_on(&dataset)).await;
     refused.assert_problem(409, "/v1/training-runs");
     assert_eq!(refused.at("/findings/0/name"), json!("duplicate-across-splits"));
@@ -247,7 +247,7 @@ async fn a_report_is_cached_until_the_data_set_changes() {
     let folder = server.state.stores.caches.folder(dataset.parse().unwrap());
     assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
 
-    // The fingerprint does not know patients, the report does.
+    // The fingerprint does not cover patients; the report does.
     let radiograph =
         server.get(&format!("/v1/datasets/{dataset}/radiographs?split=test&limit=1")).await.text("/items/0/id");
     server.patch(&format!("/v1/radiographs/{radiograph}"), json!({"patient_id": "patient-0"})).await;
@@ -255,10 +255,10 @@ async fn a_report_is_cached_until_the_data_set_changes() {
     assert_eq!(changed.at("/patients_in_several_splits/count"), json!(1));
     assert_eq!(changed.text("/fingerprint"), first.text("/fingerprint"));
     let files: Vec<_> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
-    assert_eq!(files.len(), 1, "the report before it is gone: {files:?}");
+    assert_eq!(files.len(), 1, "the previous report is deleted: {files:?}");
 
     fs::write(&files[0], "{").unwrap();
-    assert_eq!(report(&server, &dataset).await.at("/images"), json!(45), "a damaged one is made anew");
+    assert_eq!(report(&server, &dataset).await.at("/images"), json!(45), "a damaged cache is rebuilt");
 }
 
 #[tokio::test]
@@ -276,7 +276,7 @@ async fn leakage_is_cached_until_the_data_set_changes_and_a_report_refines_it() 
     fs::remove_dir_all(&folder).unwrap();
     assert_eq!(submit().await.status, 409);
     fs::write(&files[0], "[").unwrap();
-    assert_eq!(submit().await.status, 409, "a damaged one is made anew");
+    assert_eq!(submit().await.status, 409, "a damaged cache is rebuilt");
 }
 
 #[tokio::test]
@@ -295,7 +295,7 @@ async fn a_report_is_available_as_markdown_and_for_an_empty_data_set() {
 }
 
 #[tokio::test]
-async fn images_without_a_fingerprint_get_one_when_a_report_is_made() {
+async fn images_without_a_fingerprint_get_one_when_a_report_is_computed() {
     let (server, dataset) = imported(Planted { copy: true, ..Planted::default() }).await;
     let id = server.get(&format!("/v1/datasets/{dataset}/radiographs?limit=1")).await.text("/items/0/id");
     let look = thorax::domain::Fingerprint { hash: None, plane: vec![0; 64 * 64] };
@@ -309,8 +309,8 @@ async fn an_upload_that_duplicates_an_image_of_another_split_is_leakage() {
     let server = Server::start().await;
     let dataset = server.dataset("uploaded").await;
     for number in 0..9 {
-        // The last three are in test, and the last of them is the first of all, smaller.
-        let image = if number == 8 { imaging::resize_square(&picture(0), 64) } else { picture(number) };
+        // The last three are in test; the last one is a smaller copy of the first image.
+        let image = if number == 8 { imaging::resize_square(&generated_image(0), 64) } else { generated_image(number) };
         let (split, bytes) = (if number < 6 { "train" } else { "test" }, imaging::encode_png(&image));
         let label = Part::Text("label", CLASSES[number as usize % 3]);
         let parts = [Part::Text("split", split), label, Part::File("x.png", &bytes)];
@@ -349,7 +349,7 @@ async fn dataset_check_prints_the_report_and_fails_on_unacknowledged_leakage() {
     ]);
     assert!(accepted.status.success(), "{}", text(&accepted.stderr));
     let printed: Value = serde_json::from_slice(&accepted.stdout).unwrap();
-    assert_eq!(printed, report(&server, &dataset).await.json(), "the command and the interface keep one report");
+    assert_eq!(printed, report(&server, &dataset).await.json(), "the command and the HTTP API share one cached report");
     let missing = check(&["nothing"]);
     assert!(!missing.status.success() && text(&missing.stderr).contains("data set \"nothing\" not found"));
 }

@@ -1,4 +1,4 @@
-//! Recipes and training runs, through HTTP. No worker runs here: each run stays in the state that the test puts it in.
+//! Recipes and training runs over HTTP. No worker runs here: each run stays in the state that the test sets.
 
 use std::sync::Arc;
 
@@ -131,7 +131,11 @@ async fn rejects_data_that_cannot_be_trained_on() {
     assert_eq!((untested.status, untested.pointers()), (422, vec!["/plan/selection/split".into()]));
     server.fill(&dataset, "test", 100, 1).await;
     assert_eq!(server.post("/v1/training-runs", submit(selection)).await.status, 202);
-    assert_eq!(server.post("/v1/training-runs", submit(json!({}))).await.status, 202, "validation can be carved");
+    assert_eq!(
+        server.post("/v1/training-runs", submit(json!({}))).await.status,
+        202,
+        "validation images can be split off"
+    );
 }
 
 #[tokio::test]
@@ -323,7 +327,7 @@ async fn a_run_whose_images_are_all_of_one_patient_is_refused_when_it_is_submitt
 }
 
 #[tokio::test]
-async fn classes_without_images_in_a_split_are_named_by_the_split_and_the_events_of_a_run() {
+async fn classes_without_images_in_a_split_are_listed_by_the_split_and_by_the_events_of_a_run() {
     let server = Server::start().await;
     let dataset = server.dataset("one patient a class").await;
     let rows: Vec<_> = ["normal", "pneumonia"].into_iter().map(|label| (label, "train", None)).collect();
@@ -386,7 +390,7 @@ async fn start_estimates_follow_from_the_running_run_and_from_measured_rates() {
     let body = json!({"dataset_id": dataset, "recipe": "simple-cnn", "plan": selection});
     let running: RunId = server.post("/v1/training-runs", body.clone()).await.text("/id").parse().unwrap();
     let running = runs::get(&server.state.stores.db, running).await.unwrap().unwrap();
-    // 24 images to train on and 24 to select with, in 100 seconds; the data set here has six and three.
+    // 24 training and 24 selection images in 100 seconds; this data set has six and three.
     let started_at = Timestamp::now() - SignedDuration::from_secs(1000);
     let measured = Run {
         id: RunId::new(),
@@ -477,7 +481,7 @@ fn epoch(sequence: u32) -> EpochRecord {
     }
 }
 
-/// Two stages with an evaluation on train and on test each.
+/// Records two stages, each with an evaluation on train and on test.
 async fn evaluate(server: &Server, run_id: RunId) {
     for stage in [1, 2] {
         let model = model(run_id, stage);

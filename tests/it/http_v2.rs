@@ -1,4 +1,4 @@
-//! The Open Inference Protocol through HTTP. `tests/triton.py` has NVIDIA's client speak it.
+//! The Open Inference Protocol over HTTP. `tests/triton` tests it with NVIDIA's client.
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ async fn a_server_without_a_model_is_live_and_not_ready() {
     assert_error(&server.get("/v2/nothing").await, 404, "path");
     assert_error(&server.post("/v2/health/live", json!({})).await, 405, "not allowed");
     assert_eq!(server.post("/v2/repository/index", json!({})).await.json(), json!([]));
-    // What only begins alike is not the protocol's.
+    // A path that only begins with the same characters does not belong to the protocol.
     server.get("/v2x").await.assert_problem(404, "/v2x");
 }
 
@@ -179,8 +179,8 @@ async fn errors_have_the_form_of_the_protocol() {
     assert_error(&server.request("POST", INFER, "", vec![b' '; MAX_UPLOAD_BYTES + 1]).await, 413, "limit");
     assert_error(&server.request("POST", INFER, "", b"{".to_vec()).await, 400, "");
     assert_error(&infer_raw(&server, &json!({"inputs": [good]}), b"more").await, 400, "binary_data_size");
-    assert_eq!(server.get("/v1/predictions").await.items(), 1, "only the good one is recorded");
-    // Whoever comes while all places are taken is sent away.
+    assert_eq!(server.get("/v1/predictions").await.items(), 1, "only the valid request is recorded");
+    // A request gets 429 while all permits are in use.
     let _places: Vec<_> = (0..4).map(|_| server.state.serving.engine.admit().unwrap()).collect();
     let busy = server.post(INFER, json!({"inputs": [good]})).await;
     assert_error(&busy, 429, "retry");
@@ -214,7 +214,7 @@ async fn loading_and_unloading_change_the_served_models() {
     let ready_of = |id: &str, name: &str| entry(name, id, "READY");
     assert_eq!(ready, json!([ready_of(&first, "champion"), ready_of(&first, &first), ready_of(&second, &second)]));
 
-    // Each is unloaded by itself; without the champion nothing serves.
+    // Models are unloaded one by one; without the champion the server is not ready.
     let unload =
         async |name: &str| server.post(&format!("/v2/repository/models/{name}/unload"), json!({})).await.status;
     assert_eq!((unload(&second).await, ask("champion").await.status), (200, 200));
@@ -253,7 +253,7 @@ async fn every_endpoint_but_the_probes_needs_the_key() {
     assert_eq!(server.open(request.unwrap()).await.status(), 200);
 }
 
-/// As [`png`] draws it.
+/// Grey levels of the image that [`png`] generates.
 fn levels(width: u32, height: u32, shade: u8) -> Vec<u8> {
     (0..width * height).map(|i| shade.wrapping_add((i % width) as u8)).collect()
 }

@@ -1,4 +1,4 @@
-//! All integration tests in one binary: one link, and tests of different modules run beside each other.
+//! All integration tests in one binary: it is linked once, and tests of different modules run in parallel.
 //!
 //! Tests that depend on process-wide state (environment, current directory, thread pools, the allocator) start the program
 //! as a process of its own; see [`process`].

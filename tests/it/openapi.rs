@@ -1,4 +1,4 @@
-//! The checked-in description of the interface is the one that the program serves.
+//! The OpenAPI document in the repository equals the one that the program serves.
 
 #[test]
 fn the_committed_openapi_document_is_the_served_one() {
@@ -27,7 +27,7 @@ fn every_response_has_a_description() {
     assert!(missing.is_empty(), "without a description: {missing:#?}");
 }
 
-/// The operations that need the API key say so, and that they return 401 without it.
+/// Operations that need the API key declare it, and a 401 response.
 #[test]
 fn every_operation_declares_whether_it_needs_the_key() {
     let document = serde_json::to_value(thorax::http::openapi()).unwrap();

@@ -1,4 +1,4 @@
-//! The program as its operator meets it: logs, an end that drops nothing, memory under load.
+//! Operation: logs, traces, draining on shutdown, memory under load.
 
 use std::{
     collections::BTreeMap,
@@ -85,7 +85,7 @@ fn each_request_exports_a_span_in_the_trace_of_its_client() {
     assert!(!holds(&hexadecimal(unwanted)), "its client did not want it");
 }
 
-/// The head and the body of the first request, which is answered.
+/// Head and body of the first request that the server receives.
 fn collected(collector: &TcpListener) -> (String, Vec<u8>) {
     let (mut stream, _) = collector.accept().unwrap();
     let mut from = BufReader::new(stream.try_clone().unwrap());
@@ -109,7 +109,7 @@ fn hexadecimal(digits: &str) -> Vec<u8> {
 }
 
 #[test]
-fn a_draining_server_finishes_requests_in_flight_and_turns_new_ones_away() {
+fn a_draining_server_completes_requests_in_flight_and_refuses_new_ones() {
     let folder = with_phantoms();
     let mut server = Running::start(folder.path(), &[("THORAX_DRAIN_SECONDS", "2")]);
     let run = server.start_training();
@@ -117,8 +117,8 @@ fn a_draining_server_finishes_requests_in_flight_and_turns_new_ones_away() {
     let (mut kept_alive, mut checker, mut slow) = (open(), open(), open());
     assert_eq!(kept_alive.ask("GET", "/v1/models", &[], b"").unwrap().status, 200);
     assert_eq!(checker.ask("GET", "/health/live", &[], b"").unwrap().status, 200);
-    // Under way: the head is there, and of the body the first half. The server has it once it asks for more.
-    let body = json!({"name": "under way"}).to_string();
+    // In flight: the head and the first half of the body were sent. The server has read them once it requests more.
+    let body = json!({"name": "in flight"}).to_string();
     let (first, second) = body.split_at(9);
     slow.send_head(
         "POST",
@@ -132,7 +132,7 @@ fn a_draining_server_finishes_requests_in_flight_and_turns_new_ones_away() {
     let ready =
         until(|| checker.ask("GET", READY, &[], b"").unwrap(), |answer| answer.header("connection") == Some("close"));
     assert_eq!((ready.status, ready.header("retry-after")), (503, Some("1")));
-    // More than fits into any buffer: its answer has to be read all the same.
+    // A body larger than any buffer: the client must still be able to read the response.
     let large = vec![0; 4 << 20];
     let refused = kept_alive.ask("POST", PREDICTIONS, &[("content-type", "image/png")], &large).unwrap();
     assert_eq!(
@@ -149,7 +149,7 @@ fn a_draining_server_finishes_requests_in_flight_and_turns_new_ones_away() {
     let shown = again.get(&format!("/v1/training-runs/{run}")).1;
     assert!(
         ["queued", "running"].contains(&shown["status"].as_str().unwrap()),
-        "it goes on from its checkpoint: {shown}"
+        "the run resumes from its checkpoint: {shown}"
     );
     assert_eq!(again.get("/v1/datasets").1["items"].as_array().unwrap().len(), 2);
 }
@@ -193,7 +193,7 @@ fn a_rolling_replacement_under_load_fails_no_request() {
 }
 
 #[test]
-fn at_ten_times_the_load_each_request_is_served_or_gets_a_retry_after() {
+fn under_ten_times_the_load_each_request_is_served_or_refused_with_retry_after() {
     const QUEUE: usize = 4;
     let folder = serving_folder();
     let server =
@@ -211,12 +211,12 @@ fn refused_requests_do_not_add_their_bodies_to_memory() {
         Running::start(folder.path(), &[("THORAX_MAX_CONCURRENT_REQUESTS", "4"), ("THORAX_MAX_BATCH_SIZE", "4")]);
     let image = noise(2000);
     under_load(&server, QUEUE, 20, &image);
-    let plateau = most_memory(&server, || under_load(&server, QUEUE, 20, &image));
-    let flooded = most_memory(&server, || under_load(&server, 10 * QUEUE, 20, &image));
-    // Nine of ten clients are beyond the limit at any time. A server that read their bodies would need their size more. Half of it
-    // leaves room for the noise of the allocator, which a bound of a few per cent would measure.
+    let plateau = peak_memory(&server, || under_load(&server, QUEUE, 20, &image));
+    let flooded = peak_memory(&server, || under_load(&server, 10 * QUEUE, 20, &image));
+    // At any time nine of ten clients are over the limit. A server that read their bodies would need as much more memory. Half of that
+    // as the bound allows for the noise of the allocator, which a bound of a few per cent would measure.
     let bodies = 9 * QUEUE * image.len();
-    println!("at most {} MiB at the limit, {} MiB at ten times the load", plateau >> 20, flooded >> 20);
+    println!("at peak {} MiB at the limit, {} MiB at ten times the load", plateau >> 20, flooded >> 20);
     assert!(
         flooded <= plateau + bodies as u64 / 2,
         "{} MiB at ten times the load of {} MiB",
@@ -225,17 +225,17 @@ fn refused_requests_do_not_add_their_bodies_to_memory() {
     );
 }
 
-/// The most that the server held while something was done, in bytes.
-fn most_memory(server: &Running, work: impl FnOnce() -> (usize, usize)) -> u64 {
+/// Peak memory of the server during an action, in bytes.
+fn peak_memory(server: &Running, work: impl FnOnce() -> (usize, usize)) -> u64 {
     let done = AtomicBool::new(false);
     thread::scope(|scope| {
         let watcher = scope.spawn(|| {
-            let mut most = 0;
+            let mut peak = 0;
             while !done.load(Ordering::Relaxed) {
-                most = most.max(server.resident_bytes());
+                peak = peak.max(server.resident_bytes());
                 thread::sleep(Duration::from_millis(5));
             }
-            most
+            peak
         });
         let stop = StopWhenDropped(&done);
         let (answered, _) = work();
@@ -245,7 +245,7 @@ fn most_memory(server: &Running, work: impl FnOnce() -> (usize, usize)) -> u64 {
     })
 }
 
-/// So many clients send the image `times` times each; how many were answered, and how many refused.
+/// Has each of a number of clients send the image `times` times. Returns how many requests succeeded and how many were refused.
 fn under_load(server: &Running, clients: usize, times: usize, image: &[u8]) -> (usize, usize) {
     let (answered, refused) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let client = || {
@@ -267,12 +267,12 @@ fn under_load(server: &Running, clients: usize, times: usize, image: &[u8]) -> (
     (answered.into_inner(), refused.into_inner())
 }
 
-/// Two servers, and what a load balancer knows of them.
+/// Two servers behind a load balancer.
 struct Balancer {
     addresses: [Mutex<String>; 2],
     ready: [AtomicBool; 2],
     answered: [AtomicUsize; 2],
-    /// Answers since the servers were last changed.
+    /// Responses since the last change of the servers.
     since: [AtomicUsize; 2],
     sent_on: AtomicUsize,
     failures: Mutex<Vec<String>>,
@@ -301,8 +301,8 @@ impl Balancer {
         self.since.iter().for_each(|since| since.store(0, Ordering::Relaxed));
     }
 
-    /// Asks both servers in turn whether they are ready. Two checks that fail make one that is not, so that the load meets one that ends
-    /// for as long as from one check to the next.
+    /// Checks the readiness of both servers in turn. A server is removed after two failed checks, so a server that shuts down still gets
+    /// requests between two checks.
     fn check(&self) {
         let mut failed = [2; 2];
         while !self.stopped.load(Ordering::Relaxed) {
@@ -315,7 +315,7 @@ impl Balancer {
         }
     }
 
-    /// A client that keeps its connections, and asks one server after the other.
+    /// A client that keeps its connections and sends requests to the servers in turn.
     fn load(&self) {
         let image = noise(64);
         let mut connections: BTreeMap<String, Connection> = BTreeMap::new();
@@ -332,7 +332,7 @@ impl Balancer {
         }
     }
 
-    /// One request; where the server sends it away, the other one's turn is next.
+    /// Sends a request; if the server refuses it, the next one goes to the other server.
     fn ask(&self, at: usize, connections: &mut BTreeMap<String, Connection>, image: &[u8]) {
         let address = self.address(at);
         let mut connection = match connections.remove(&address).map_or_else(|| Connection::open(&address), Ok) {
@@ -368,7 +368,7 @@ impl Balancer {
     }
 }
 
-/// Also when the test fails: its threads would go on for ever.
+/// Also when the test fails, because its threads would run forever.
 struct StopWhenDropped<'a>(&'a AtomicBool);
 
 impl Drop for StopWhenDropped<'_> {
@@ -377,7 +377,7 @@ impl Drop for StopWhenDropped<'_> {
     }
 }
 
-/// A connection that is kept alive.
+/// A keep-alive connection.
 struct Connection(BufReader<TcpStream>);
 
 #[derive(Debug)]
@@ -446,7 +446,7 @@ fn head(method: &str, path: &str, headers: &[(&str, &str)], length: usize) -> St
     format!("{method} {path} HTTP/1.1\r\nhost: thorax\r\n{headers}content-length: {length}\r\n\r\n")
 }
 
-/// What `ask` gives once it is as wished.
+/// The first result of `ask` that satisfies the condition.
 fn until<T>(mut ask: impl FnMut() -> T, holds: impl Fn(&T) -> bool) -> T {
     let began = Instant::now();
     loop {
@@ -474,7 +474,7 @@ fn serving_folder() -> TempDir {
     folder
 }
 
-/// A square PNG that no compression makes smaller.
+/// A square PNG of incompressible noise.
 fn noise(side: u32) -> Vec<u8> {
     let mut pixels = vec![0; (side * side) as usize];
     ChaCha8Rng::seed_from_u64(1).fill_bytes(&mut pixels);

@@ -1,4 +1,4 @@
-//! The program as a process of its own, in a folder of its own.
+//! Runs the program as a process, in a folder of its own.
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -12,13 +12,13 @@ use std::{
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-/// How long anything may take.
+/// Timeout of each wait.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A server in a process of its own; killed when dropped.
 pub struct Running {
     process: Child,
-    /// Reads what it logs: a pipe that nobody reads is full at some time, and the server waits.
+    /// Reads the log: the server would block on a full pipe.
     log: Option<JoinHandle<String>>,
     pub address: String,
 }
@@ -51,7 +51,7 @@ impl Running {
         run["id"].as_str().unwrap().to_owned()
     }
 
-    /// Submits a run that would take hours, and waits until it trains; its identifier.
+    /// Submits a run that would take hours, waits until it trains, and returns its identifier.
     pub fn start_training(&self) -> String {
         let step = json!({"scope": "all", "learning_rate": 1e-3, "epochs": 1000});
         let id = self.submit("simple-cnn", &json!({"stages": [{"image_size": 128, "steps": [step]}]}));
@@ -59,7 +59,7 @@ impl Running {
         id
     }
 
-    /// What is there once it is as wished.
+    /// Waits until the resource satisfies the condition and returns it.
     pub fn wait_for(&self, path: &str, holds: impl Fn(&Value) -> bool) -> Value {
         let started = Instant::now();
         loop {
@@ -76,7 +76,7 @@ impl Running {
         self.send("GET", path, "")
     }
 
-    /// Status and body; null when it is not JSON.
+    /// Status and body of a response; null if the body is not JSON.
     pub fn send(&self, method: &str, path: &str, body: &str) -> (u16, Value) {
         let mut stream = TcpStream::connect(&self.address).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -92,7 +92,7 @@ impl Running {
         (status, serde_json::from_str(body).unwrap_or(Value::Null))
     }
 
-    /// Its memory that is in RAM.
+    /// Resident memory.
     pub fn resident_bytes(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
@@ -118,12 +118,12 @@ impl Running {
             if let Some(status) = self.process.try_wait().unwrap() {
                 return status;
             }
-            assert!(started.elapsed() < PATIENCE, "it goes on");
+            assert!(started.elapsed() < PATIENCE, "the process has not ended");
             std::thread::sleep(Duration::from_millis(20));
         }
     }
 
-    /// All that it said; once it has ended.
+    /// The output, after the end of the process.
     pub fn standard_error(&mut self) -> String {
         self.log.take().unwrap().join().unwrap()
     }
@@ -131,13 +131,13 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // It may have ended already.
+        // The process may have ended already.
         drop(self.process.kill());
         drop(self.process.wait());
     }
 }
 
-/// A folder whose data set holds thirty drawn phantoms.
+/// A folder with a data set of thirty synthetic phantoms.
 pub fn with_phantoms() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     succeeds(thorax(folder.path()).args(["phantoms", "--out", "phantoms", "--count", "30", "--seed", "7"]));
@@ -150,7 +150,7 @@ pub fn succeeds(command: &mut Command) {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// The program in `folder`, on the CPU, with no other variable of its own.
+/// The program in `folder`, on the CPU, without other configuration variables.
 pub fn thorax(folder: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_thorax"));
     let ours = std::env::vars().map(|(name, _)| name).filter(|name| name.starts_with("THORAX_"));

@@ -1,6 +1,6 @@
 //! Properties that hold for generated inputs: plans, schedules, splits by patient, label files, run states, disjoint sets.
 //!
-//! A failure prints its smallest input. No regression files are written: turn that input into an ordinary test beside the code.
+//! A failure prints its smallest input. No regression files are written: turn that input into an ordinary test next to the code.
 //! `PROPTEST_CASES` sets the number of inputs, 256 by default.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -140,7 +140,7 @@ fn recipe_plan() -> TrainingPlan {
     thorax::domain::recipe("covid-resnet").unwrap().plan
 }
 
-/// Numbers that are mostly outside the limits of a plan's fields.
+/// Numbers, most of them outside the limits of a plan's fields.
 fn wild() -> impl Strategy<Value = f64> {
     prop_oneof![Just(f64::NAN), Just(f64::INFINITY), Just(-0.0), -2.0..2.0, -1e9..1e9]
 }
@@ -280,7 +280,7 @@ proptest! {
 
 // Splits by patient
 
-/// An image of one of few patients, or of an unknown one; `number` makes its content.
+/// An image of one of few patients, or of an unknown one; `number` determines its content.
 fn radiograph(number: u32, (class, patient): (usize, Option<u8>)) -> Radiograph {
     Radiograph {
         id: RadiographId::new(),
@@ -391,7 +391,7 @@ proptest! {
 
 // Label files
 
-/// Rows as they are and as they should not be: spaces and control characters, names of classes in the wrong place, no name at all.
+/// Valid and invalid rows: spaces and control characters, class names in the wrong column, missing names.
 fn row() -> impl Strategy<Value = Row> {
     let token =
         || prop_oneof!["[a-zA-Z0-9()._-]{1,12}", Just("normal".to_owned()), Just("a.png".to_owned()), "\\PC{0,6}"];

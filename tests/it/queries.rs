@@ -1,17 +1,17 @@
-//! What grows is looked up by its indexes: the plans that SQLite makes of the store's own queries.
+//! Query plans: SQLite looks up growing tables by index in all queries of the store.
 
 use std::{fs, path::Path};
 
 use sqlx::{AssertSqlSafe, Connection, Row, SqliteConnection};
 use thorax::store::Db;
 
-/// Tables that stay small, or of which a query wants every row.
+/// Tables that stay small, or of which a query needs all rows.
 const SMALL: [&str; 4] = ["datasets", "aliases", "weights", "json_each"];
 
-/// A view, whose own look-ups are steps of the plan.
+/// A view, whose look-ups are steps of the plan.
 const VIEW: &str = "blob_names";
 
-/// Queries that want all rows: at a start, or of a maintenance that nobody waits for. Each is a part of its text.
+/// Queries that need all rows, at the start or in background maintenance; each by a part of its text.
 const WHOLE: [&str; 3] = ["patient_id_hashed = 0", "request_json is not null", "request_json is null"];
 
 #[tokio::test]
@@ -34,14 +34,14 @@ async fn no_query_scans_a_growing_table() {
     assert!(slow.is_empty(), "{} queries go through a table:\n{}", slow.len(), slow.join("\n\n"));
 }
 
-/// A page that is sorted is one that was read whole.
+/// A plan that sorts a page has read the whole table.
 fn is_slow(step: &str, query: &str) -> bool {
     let scanned = step.strip_prefix("SCAN ").and_then(|rest| rest.split(' ').next());
     let scans = scanned.is_some_and(|table| table != VIEW && !SMALL.contains(&table));
     scans || (step == "USE TEMP B-TREE FOR ORDER BY" && query.contains("limit"))
 }
 
-/// The texts of the store's queries that read, with those that the file's own macro begins.
+/// The texts of the store's `select` queries, including those that a macro of the file completes.
 fn queries() -> Vec<String> {
     let mut found = Vec::new();
     let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src/store")];

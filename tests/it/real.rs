@@ -1,4 +1,4 @@
-//! Real radiographs, where they are: the whole import, and a prediction for every file as hospitals publish them.
+//! Tests on real radiographs, where they are available: an import of all of them, and a prediction for every original file.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -38,7 +38,7 @@ async fn the_report_on_the_covidx_folder_shows_its_confounders_and_no_leakage() 
     let report = server.get(&format!("/v1/datasets/{dataset}/report")).await;
     assert_eq!((report.at("/leakage"), report.at("/duplicates/compared")), (json!([]), json!(1531)));
     assert_eq!(report.at("/duplicates/unreadable"), json!(0));
-    // One exposure is there twice, the second time mirrored with its marker put on the other side.
+    // One exposure occurs twice, the second time mirrored and with its marker on the other side.
     assert_eq!((report.at("/duplicates/groups/count"), report.at("/duplicates/across_splits")), (json!(1), json!(0)));
     assert_eq!(report.at("/duplicates/groups/items/0/mirrored"), json!(true));
     let shortcuts = report.at("/shortcuts").as_array().cloned().unwrap();
@@ -52,7 +52,7 @@ async fn the_report_on_the_covidx_folder_shows_its_confounders_and_no_leakage() 
     let names: Vec<_> =
         report.at("/attributes").as_array().unwrap().iter().map(|one| one["attribute"].clone()).collect();
     assert_eq!(names[..5], [json!("source"), json!("collection"), json!("view"), json!("sex"), json!("age")]);
-    // By sources.csv: 151 images without a view, 102 without a sex, 340 without an age and four whose age is no number.
+    // From sources.csv: 151 images without a view, 102 without a sex, 340 without an age, and four whose age is not a number.
     assert_eq!(known[..5], [json!(1531), json!(1531), json!(1380), json!(1429), json!(1187)]);
 }
 

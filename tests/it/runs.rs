@@ -1,4 +1,4 @@
-//! `thorax runs`: what it prints about the runs of a data folder, for people and for machines, and what it refuses.
+//! `thorax runs`: its output as text and JSON, and its errors.
 
 use std::{
     path::Path,
@@ -35,7 +35,7 @@ async fn lists_runs_oldest_first_and_by_status() {
 #[tokio::test]
 async fn the_json_list_equals_that_of_the_http_api() {
     let (folder, db) = data_folder().await;
-    // More than are read at once.
+    // More than one page.
     for number in 0..203 {
         stored(&db, &number.to_string(), "simple-cnn").await;
     }
@@ -48,12 +48,12 @@ async fn the_json_list_equals_that_of_the_http_api() {
 #[tokio::test]
 async fn shows_a_run_with_its_epochs_and_scores() {
     let (folder, db) = data_folder().await;
-    let id = stored(&db, "told", "covid-resnet").await;
+    let id = stored(&db, "named", "covid-resnet").await;
     tell(&db, id.parse().unwrap()).await;
     db.close().await;
     let shown = said(folder.path(), &["runs", "show", &id]);
     for line in [
-        "name told",
+        "name named",
         "status failed",
         "error the disk is full",
         "device cpu",
@@ -108,7 +108,7 @@ async fn data_folder() -> (TempDir, Db) {
     (folder, db)
 }
 
-/// A queued run; its identifier.
+/// Creates a queued run and returns its identifier.
 async fn stored(db: &Db, name: &str, from: &str) -> String {
     let run = Run {
         name: Some(name.into()),
@@ -119,7 +119,7 @@ async fn stored(db: &Db, name: &str, from: &str) -> String {
     run.id.to_string()
 }
 
-/// An epoch, a model with an evaluation, and the end.
+/// Records an epoch, a model with an evaluation, and the end of the run.
 async fn tell(db: &Db, id: RunId) {
     runs::claim(db, "cpu").await.unwrap().unwrap();
     let epoch = EpochRecord {
@@ -183,21 +183,21 @@ fn squeezed(text: &str) -> Vec<String> {
     text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect()
 }
 
-/// What it prints.
+/// Standard output of a command that must succeed.
 fn said(folder: &Path, arguments: &[&str]) -> String {
     let output = program(folder, arguments);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// What it says when it ends with an error.
+/// Standard error of a command that must fail.
 fn refused(folder: &Path, arguments: &[&str]) -> String {
     let output = program(folder, arguments);
     assert!(!output.status.success() && output.stdout.is_empty(), "{output:?}");
     String::from_utf8(output.stderr).unwrap()
 }
 
-/// The program in `folder`, with no variable of its own.
+/// The program in `folder`, without configuration variables.
 fn program(folder: &Path, arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_thorax"));
     let ours = std::env::vars().map(|(name, _)| name).filter(|name| name.starts_with("THORAX_"));

@@ -1,4 +1,4 @@
-//! The program itself: how it starts, what it refuses, and how it ends while a run trains.
+//! `thorax serve`: start, refusals, and shutdown while a run trains.
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -91,18 +91,18 @@ fn an_open_event_stream_does_not_delay_shutdown() {
     let mut stream = TcpStream::connect(&server.address).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     write!(stream, "GET /v1/training-runs/{run}/events HTTP/1.1\r\nhost: {}\r\n\r\n", server.address).unwrap();
-    let mut told = BufReader::new(stream);
+    let mut events = BufReader::new(stream);
     let mut line = String::new();
     while !line.starts_with("event: batch") {
         line.clear();
-        assert!(told.read_line(&mut line).unwrap() > 0, "the stream ends early");
+        assert!(events.read_line(&mut line).unwrap() > 0, "the stream ends early");
     }
     let started = Instant::now();
     assert!(server.end("-TERM").success());
-    // It would wait half a minute for open answers.
+    // The shutdown would otherwise wait half a minute for open responses.
     assert!(started.elapsed() < Duration::from_secs(15), "{:?}", started.elapsed());
     let mut rest = String::new();
-    told.read_to_string(&mut rest).unwrap();
+    events.read_to_string(&mut rest).unwrap();
     assert!(rest.ends_with("0\r\n\r\n"), "the stream is cut and not ended: {rest}");
 }
 
@@ -115,7 +115,7 @@ fn a_finished_run_leaves_its_image_cache_and_a_start_deletes_unfinished_files() 
     let names = |folder: &Path| -> Vec<String> {
         let entries = std::fs::read_dir(folder).unwrap();
         let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-        // What the submission found out about leakage lies beside the images.
+        // The leakage that the submission found is cached next to the images.
         names.filter(|name| !name.starts_with("leakage-")).collect()
     };
     let dataset = cache.join(&names(&cache)[0]);
@@ -138,7 +138,7 @@ fn a_running_run_is_cancelled_while_the_server_keeps_serving() {
     assert_eq!(server.get("/health/live").0, 200);
 }
 
-/// What `serve` says when it refuses to start.
+/// Standard error of `serve` when it refuses to start.
 fn refused(folder: &Path, listen: &str) -> String {
     let Output { status, stderr, .. } = thorax(folder).env("THORAX_LISTEN", listen).arg("serve").output().unwrap();
     assert_eq!(status.code(), Some(1));
@@ -165,7 +165,7 @@ fn an_import_resumes_at_the_next_start_after_a_kill_and_after_a_shutdown() {
             (&ended["status"], &ended["total"], &ended["rejected"]),
             (&json!("succeeded"), &json!(900), &json!(0))
         );
-        assert!(ended["duplicates"].as_u64() > Some(0), "it was there before the end: {ended}");
+        assert!(ended["duplicates"].as_u64() > Some(0), "images were stored before the interruption: {ended}");
         let (_, whole) = server.get(&dataset);
         let images = whole["distribution"]["images"].as_object().unwrap().values();
         let count: u64 = images.flat_map(|split| split.as_object().unwrap().values()).filter_map(|n| n.as_u64()).sum();

@@ -1,4 +1,4 @@
-//! `thorax train`: the same runs and models as a server's, and what it refuses.
+//! `thorax train`: the same runs and models as with a server, and its errors.
 
 use std::{
     io::{BufRead, BufReader},
@@ -30,7 +30,7 @@ fn said(output: Output) -> (bool, String, String) {
     (output.status.success(), text(&output.stdout), text(&output.stderr))
 }
 
-/// Status, losses and model hashes of the only run, or of the last.
+/// Status, losses and model hashes of the last run.
 fn outcome(server: &Running) -> (Value, Vec<Value>, Vec<Value>) {
     let (_, runs) = server.get("/v1/training-runs");
     let run = runs["items"].as_array().unwrap().last().unwrap().clone();
@@ -45,13 +45,13 @@ fn outcome(server: &Running) -> (Value, Vec<Value>, Vec<Value>) {
 #[test]
 fn train_leaves_the_same_rows_and_models_as_a_server() {
     let folder = with_phantoms();
-    let (succeeded, shown, told) = said(train(folder.path(), &plan(2)).args(["--name", "by hand"]).output().unwrap());
-    assert!(succeeded, "{told}");
+    let (succeeded, shown, logged) = said(train(folder.path(), &plan(2)).args(["--name", "by hand"]).output().unwrap());
+    assert!(succeeded, "{logged}");
     for line in ["name      by hand", "status    succeeded", "stage"] {
         assert!(shown.contains(line), "{line} is not in {shown}");
     }
     for line in ["epoch 2 of 2: training loss", "the range test", "stage 2: model", "succeeded"] {
-        assert!(told.contains(line), "{line} is not in {told}");
+        assert!(logged.contains(line), "{line} is not in {logged}");
     }
     let server = Running::start(folder.path(), &[]);
     let by_hand = outcome(&server);
@@ -80,9 +80,9 @@ fn an_interrupted_run_resumes_and_ends_like_an_undisturbed_one() {
     assert!(!process.wait().unwrap().success());
     let hint = rest.last().unwrap();
     let id = hint.split("--resume ").nth(1).unwrap().split('`').next().unwrap();
-    let (succeeded, shown, told) = said(thorax(folder.path()).args(["train", "--resume", id]).output().unwrap());
-    assert!(succeeded && shown.contains("succeeded"), "{told}");
-    assert!(!told.contains("epoch 2 of 60"), "it began anew: {told}");
+    let (succeeded, shown, logged) = said(thorax(folder.path()).args(["train", "--resume", id]).output().unwrap());
+    assert!(succeeded && shown.contains("succeeded"), "{logged}");
+    assert!(!logged.contains("epoch 2 of 60"), "it started again from epoch 1: {logged}");
     let resumed = outcome(&Running::start(folder.path(), &[]));
     assert!(said(train(folder.path(), &plan).output().unwrap()).0);
     assert_eq!(outcome(&Running::start(folder.path(), &[])), resumed);
@@ -91,8 +91,8 @@ fn an_interrupted_run_resumes_and_ends_like_an_undisturbed_one() {
 #[test]
 fn trains_only_the_requested_stages() {
     let folder = with_phantoms();
-    let (succeeded, _, told) = said(train(folder.path(), &plan(1)).args(["--stages", "2"]).output().unwrap());
-    assert!(succeeded && told.contains("stage 1 of 1 (48 px)"), "{told}");
+    let (succeeded, _, logged) = said(train(folder.path(), &plan(1)).args(["--stages", "2"]).output().unwrap());
+    assert!(succeeded && logged.contains("stage 1 of 1 (48 px)"), "{logged}");
 }
 
 #[test]
@@ -117,8 +117,8 @@ fn rejects_runs_that_cannot_be_trained_with_the_reason() {
         if !arguments.contains(&"--recipe") {
             command.args(["--recipe", "simple-cnn"]);
         }
-        let (succeeded, _, told) = said(command.output().unwrap());
-        assert!(!succeeded && told.contains(expected), "{arguments:?}: {told}");
+        let (succeeded, _, logged) = said(command.output().unwrap());
+        assert!(!succeeded && logged.contains(expected), "{arguments:?}: {logged}");
     }
     std::fs::write(folder.path().join("plan.json"), "{\"batch_size\": 8,}").unwrap();
     let broken =
@@ -128,8 +128,8 @@ fn rejects_runs_that_cannot_be_trained_with_the_reason() {
     let nothing = thorax(folder.path()).args(["train", "--dataset", "nothing"]).output().unwrap();
     assert!(said(nothing).2.contains("data set \"nothing\" not found"));
     let _server = Running::start(folder.path(), &[]);
-    let (succeeded, _, told) = said(train(folder.path(), &plan(1)).output().unwrap());
-    assert!(!succeeded && told.contains("is in use by another thorax server"), "{told}");
+    let (succeeded, _, logged) = said(train(folder.path(), &plan(1)).output().unwrap());
+    assert!(!succeeded && logged.contains("is in use by another thorax server"), "{logged}");
 }
 
 #[test]

@@ -54,7 +54,7 @@ fn a_data_folder_of_version_0_1_0_keeps_its_content_and_its_model_predicts_the_s
         assert!((now - then).abs() < 1e-4, "{class}: {now}, and {then} in 0.1.0");
     }
 
-    // The sweep at the start removes what no row names and nothing else.
+    // The sweep at the start removes blobs that no row names, and nothing else.
     let started = Instant::now();
     while orphan.exists() {
         assert!(started.elapsed() < PATIENCE);

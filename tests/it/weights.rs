@@ -1,11 +1,11 @@
-//! Imported weights against independent implementations: the same three inputs, the same logits.
+//! Imported weights compared with independent implementations: the same three inputs give the same logits.
 //!
 //! The numbers of the TensorFlow.js package are TensorFlow 2.21.0's on a CPU: the package's own `model.json` read layer by layer and carried out with
 //! `tf.nn` (convolution, `(x - mean) / sqrt(variance + epsilon) * gamma + beta`, pooling, dense) in 32-bit floats, without the
 //! softmax at the end. The inputs are grey levels from integer formulas, the same in all three channels, less Keras' BGR means.
 //!
 //! Those of the torchvision names are PyTorch 2.15.0's, with torchvision 0.29.2's `resnet50` in 64-bit floats on a CPU, its state
-//! dictionary filled by the formula in [`drawn`] and its inputs normalised as torchvision does. They prove names, layout and stride
+//! dictionary filled by the formula in [`generated_tensor`] and its inputs normalised as torchvision does. They prove names, layout and stride
 //! of `resnet50-v1.5` without a file of 100 MB.
 
 use std::collections::BTreeMap;
@@ -26,10 +26,10 @@ const SIDE: i32 = 224;
 /// Largest difference from the reference, as a share of its largest logit.
 const TOLERANCE: f32 = 1e-3;
 
-/// Which logits are compared one by one.
+/// Indices of the logits that are compared one by one.
 const PICKED: [usize; 8] = [0, 1, 207, 404, 500, 640, 818, 999];
 
-/// A formula of a grey level, and what the reference makes of it.
+/// A formula of grey levels, and the logits of the reference implementation.
 struct Reference {
     grey: fn(i32, i32) -> i32,
     top: (usize, f32),
@@ -58,7 +58,7 @@ const REFERENCES: [Reference; 3] = [
     },
 ];
 
-/// What PyTorch makes of the same grey levels with the drawn weights.
+/// Logits of PyTorch for the same grey levels with the generated weights.
 const TORCHVISION: [Reference; 3] = [
     Reference {
         grey: REFERENCES[0].grey,
@@ -110,7 +110,7 @@ fn tensorflow_js_weights_give_the_logits_of_tensorflow() {
     }
 }
 
-/// The test above would see the stride in the wrong place.
+/// Shows that the test above detects a stride in the wrong place.
 #[test]
 fn the_other_block_variant_gives_different_logits() {
     let Some(package) = imagenet_weights() else { return };
@@ -195,7 +195,7 @@ async fn weights_are_uploaded_as_a_body_or_as_a_part_of_a_form() {
     const PATH: &str = "/v1/admin/weights";
     let file = torchvision();
     let (content_type, form) = multipart(&[Part::File("resnet50.safetensors", &file)]);
-    // Larger than other forms may be.
+    // Larger than the limit of other forms.
     assert!(form.len() > MAX_UPLOAD_BYTES);
     let created = server.request("POST", PATH, &content_type, form).await;
     assert_eq!((created.status, created.text("/origin")), (201, "torchvision-safetensors".into()), "{created:?}");
@@ -219,7 +219,7 @@ type Named = (String, Vec<usize>, Vec<f32>);
 fn torchvision_tensors() -> Vec<Named> {
     let shapes = torchvision_shapes();
     let values = |t: usize, name: &str, shape: &[usize]| {
-        drawn(t, name, shape).as_chunks::<4>().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect()
+        generated_tensor(t, name, shape).as_chunks::<4>().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect()
     };
     shapes
         .into_iter()
@@ -288,7 +288,7 @@ fn legacy_pth(tensors: &[Named], prefix: &str) -> Vec<u8> {
     .concat()
 }
 
-/// The largest error over the picked logits, the top one and the norm; infinite where another class is on top.
+/// Maximum error over the selected logits, the highest one and the norm; infinite if another class has the highest logit.
 fn difference(reference: &Reference, logits: &[f32]) -> f32 {
     let (class, top) = reference.top;
     let highest = (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b])).unwrap();
@@ -298,7 +298,7 @@ fn difference(reference: &Reference, logits: &[f32]) -> f32 {
     if highest == class { worst.fold(0.0, f32::max) } else { f32::INFINITY }
 }
 
-/// ImageNet's 1000 logits: the features of the body, and the classifier that the body file keeps.
+/// The 1000 ImageNet logits, from the features of the body and the classifier that the body file keeps.
 fn logits(body: &[u8], reference: &Reference) -> Vec<f32> {
     let (device, _) = DeviceChoice::Cpu.open(None).unwrap();
     let (block_variant, normalisation) = body_spec(body).unwrap();
@@ -329,7 +329,7 @@ fn tensor(file: &[u8], name: &str) -> Vec<f32> {
     quads.iter().map(|&quad| f32::from_le_bytes(quad)).collect()
 }
 
-/// The same safetensors file with a word of its metadata changed (which stands as JSON inside JSON).
+/// The same safetensors file with a changed word in its metadata, which is JSON within JSON.
 fn with_metadata(file: &[u8], before: &str, after: &str) -> Vec<u8> {
     let length = u64::from_le_bytes(file[..8].try_into().unwrap()) as usize;
     let header = std::str::from_utf8(&file[8..8 + length]).unwrap();
@@ -343,8 +343,10 @@ fn with_metadata(file: &[u8], before: &str, after: &str) -> Vec<u8> {
 fn torchvision() -> Vec<u8> {
     let shapes = torchvision_shapes();
     assert_eq!(shapes.len(), 267);
-    let values =
-        shapes.iter().enumerate().map(|(t, (name, shape))| (name, Dtype::F32, shape.clone(), drawn(t, name, shape)));
+    let values = shapes
+        .iter()
+        .enumerate()
+        .map(|(t, (name, shape))| (name, Dtype::F32, shape.clone(), generated_tensor(t, name, shape)));
     let counter = String::from("bn1.num_batches_tracked");
     let counters = [(&counter, Dtype::I64, Vec::new(), 7_i64.to_le_bytes().to_vec())];
     let all: Vec<_> = values.chain(counters).collect();
@@ -354,7 +356,7 @@ fn torchvision() -> Vec<u8> {
 }
 
 /// Number `i` of tensor `t` (by sorted name): `u = ((i + 7919 t) 2654435761 mod 2^32 >> 8) / 2^24 - 0.5`, scaled by kind.
-fn drawn(t: usize, name: &str, shape: &[usize]) -> Vec<u8> {
+fn generated_tensor(t: usize, name: &str, shape: &[usize]) -> Vec<u8> {
     let (offset, scale) = match (shape, name.rsplit('.').next()) {
         (&[_, input, height, width], _) => (0.0, (24.0 / (input * height * width) as f64).sqrt() as f32),
         ([_, _], _) => (0.0, 0.1),

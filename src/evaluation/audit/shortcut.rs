@@ -32,7 +32,7 @@ pub struct Shortcut {
     pub on_test: Option<Accuracy>,
 }
 
-/// Accuracy of a predictor beside the majority-class baseline.
+/// Accuracy of a predictor, compared with the majority-class baseline.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Accuracy {
     /// Number of images.

@@ -91,7 +91,7 @@ enum OutputData {
 
 const OUTPUTS: [Output; 4] = [Output::Probabilities, Output::Prediction, Output::PredictionId, Output::Warnings];
 
-/// Metadata of the output tensors of a model with so many classes.
+/// Metadata of the output tensors of a model with `classes` classes.
 pub(super) fn metadata(classes: usize) -> Vec<TensorMetadata> {
     let shape = |output| if output == Output::Probabilities { vec![-1, classes as i64] } else { vec![-1] };
     let tensor =

@@ -130,7 +130,7 @@ async fn a_sweep_waits_for_a_transaction_that_outlives_its_writers_lock() {
     let race = Race::start().await;
     race.delete().await;
     let mut tx = race.db.begin().await.unwrap();
-    // Like an upload whose client disconnects during the commit: the lock is gone, the row still comes.
+    // Like an upload whose client disconnects during the commit: the lock is released, but the row is still inserted.
     radiographs::insert_in(&mut tx, &race.new, RadiographExtras::default()).await.unwrap();
     let (blobs, db) = (race.blobs.clone(), Db::open(race.dir.path()).await.unwrap());
     let sweep = tokio::spawn(async move { blobs.sweep(&db, NO_GRACE).await.unwrap() });

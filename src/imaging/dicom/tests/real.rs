@@ -127,7 +127,7 @@ fn only_a_wrong_photometric_interpretation_is_flagged_as_negative() {
     }
 }
 
-/// Public bug reports: each pair is the same picture, or has the mean grey level that the report's correction gives.
+/// Public bug reports: each pair is the same image, or has the mean grey level that the report's correction gives.
 #[test]
 fn files_of_public_bug_reports_have_the_right_pixels() {
     let Some(folder) = crate::fixtures::shared_folder("reports/dicom") else { return };

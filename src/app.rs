@@ -2,20 +2,26 @@
 //! them down in order.
 
 mod accept;
+mod connections;
+mod descriptors;
 mod folder;
+mod listener;
 mod server;
 mod signal;
+mod tls;
+mod tracked;
 mod trainer;
 mod write_deadline;
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::path::PathBuf;
 
 pub use crate::http::openapi;
 pub use folder::DataFolder;
 pub use server::Server;
+pub use tls::TlsError;
 pub use trainer::Trainer;
 
-use crate::{nn::NnError, store::StoreError};
+use crate::{config::ListenAddress, nn::NnError, store::StoreError};
 
 /// Errors that keep the program from starting or running.
 #[derive(Debug, thiserror::Error)]
@@ -37,17 +43,36 @@ pub enum AppError {
     /// The address is reachable from other machines and no API key is set.
     #[error(
         "refusing to listen on {0} without an API key, because other machines could reach it: set THORAX_ADMIN_KEY, or \
-         listen on 127.0.0.1"
+         listen on 127.0.0.1 or a Unix socket"
     )]
-    KeyNeeded(SocketAddr),
+    KeyNeeded(ListenAddress),
     /// The address cannot be bound.
     #[error("cannot listen on {address}: {source}")]
     Listen {
         /// Address.
-        address: SocketAddr,
+        address: ListenAddress,
         /// Cause.
         source: std::io::Error,
     },
+    /// The limit of open files leaves no connections.
+    #[error(
+        "the limit of {limit} open files is too low, {needed} are needed: raise it with `ulimit -n`, or with LimitNOFILE= in a \
+         systemd unit"
+    )]
+    Descriptors {
+        /// Limit.
+        limit: usize,
+        /// Minimum.
+        needed: usize,
+    },
+    /// TLS on a Unix socket.
+    #[error(
+        "TLS is for TCP only: remove THORAX_TLS_CERT and THORAX_TLS_KEY, or listen on an IP address instead of a Unix socket"
+    )]
+    TlsOnUnixSocket,
+    /// The TLS certificate cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// Signal handlers cannot be installed.
     #[error("cannot handle signals: {0}")]
     Signals(#[source] std::io::Error),

@@ -2,9 +2,10 @@
 //!
 //! The doc comments of the fields are the text of `--help` and of `.env.example`.
 
+mod network;
 mod origins;
 
-use std::{ffi::OsString, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use clap::{
     Args, Command,
@@ -12,6 +13,7 @@ use clap::{
 };
 
 use crate::{inference::EngineConfig, nn::DeviceChoice};
+pub use network::{ForwardedHeader, ListenAddress, NetworkConfig, TrustedProxy};
 
 /// Data folder and limits on images, for every command that reads or writes data.
 #[derive(Args, Clone, Debug)]
@@ -46,13 +48,14 @@ pub struct DataConfig {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Network")]
 pub struct HttpConfig {
-    /// Address and port to listen on. Port 0 picks a free port, which the server prints when it is ready.
+    /// Address and port to listen on, or `unix:` and the path of a Unix socket.
     ///
-    /// Addresses other than loopback require `--admin-key`.
+    /// Port 0 picks a free port, which the server prints when it is ready. Addresses other than loopback and Unix sockets
+    /// require `--admin-key`.
     #[arg(long, env = "THORAX_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
-    pub listen: SocketAddr,
+    pub listen: ListenAddress,
 
-    /// API key of at least 16 characters. Required to listen on any address other than loopback.
+    /// API key of at least 16 characters. Required to listen on any address other than loopback or a Unix socket.
     ///
     /// When set, every request to `/v1`, `/v2` and `/dicomweb` must send `Authorization: Bearer KEY`. Health probes, metrics
     /// and the dashboard's static files need no key.
@@ -263,6 +266,9 @@ pub struct ServerConfig {
     /// Limits on slow clients and on the memory of what they send.
     #[command(flatten)]
     pub transfers: TransferConfig,
+    /// TLS, proxies and limits on connections.
+    #[command(flatten)]
+    pub network: NetworkConfig,
     /// Device, batching and concurrency.
     #[command(flatten)]
     pub inference: InferenceConfig,

@@ -32,6 +32,7 @@ mod problem;
 mod quotas;
 mod radiographs;
 mod recipes;
+mod refusal;
 mod render;
 mod responses;
 mod scores;
@@ -53,10 +54,11 @@ use utoipa::{OpenApi, openapi};
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::domain::BatchEvent;
-pub use client_address::ClientAddress;
+pub use client_address::{ClientAddress, Forwarding, TrustedProxies};
 use document::ApiKeyScheme;
 pub use problem::{ApiError, Problem};
 pub use quotas::{QuotaConfig, Quotas};
+pub use refusal::Refusal;
 pub use site::Site;
 pub use stall::{Pace, StallTimer};
 pub use state::{Access, AppState, EventStreams, MAX_EVENT_STREAMS, Telemetry};
@@ -140,6 +142,7 @@ pub fn router(state: AppState) -> Router {
         .method_not_allowed_fallback(problem::wrong_method)
         .layer(DefaultBodyLimit::max(state.limits.max_upload_bytes))
         .layer(CatchPanicLayer::custom(problem::panicked))
+        .layer(middleware::from_fn(refusal::enforce))
         .layer(middleware::from_fn_with_state(drain, drain::track))
         .layer(middleware::from_fn_with_state(state.quotas.clone(), quotas::limit_address))
         .layer(option_layer(state.site.cors()))

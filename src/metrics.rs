@@ -1,6 +1,7 @@
 //! Prometheus metrics: name, help text, labels and buckets of each. Modules record into them and `/metrics` renders them.
 //! Label values come from fixed lists and route templates, never from client input, so that the number of series is bounded.
 
+mod connections;
 mod predictions;
 mod process;
 mod requests;
@@ -12,6 +13,7 @@ use std::sync::Arc;
 
 use prometheus_client::{encoding::prometheus_text, registry::Registry};
 
+pub use connections::{Closed, Connections};
 pub use predictions::{Outcome, Predictions, Stage};
 pub use process::process_memory;
 pub use requests::{InFlight, Requests};
@@ -28,6 +30,8 @@ const SECONDS: [f64; 14] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1
 /// Metrics of a server; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Metrics {
+    /// Connections and TLS.
+    pub connections: Connections,
     /// HTTP requests.
     pub requests: Requests,
     /// Predictions.
@@ -42,13 +46,15 @@ pub struct Metrics {
 impl Metrics {
     /// Registers all metrics; `predictions` is the set that the inference engine already records into.
     pub fn new(predictions: Predictions) -> Self {
-        let (requests, training, resources) = (Requests::new(), Training::idle(), Resources::new());
+        let (connections, requests) = (Connections::new(), Requests::new());
+        let (training, resources) = (Training::idle(), Resources::new());
         let mut registry = Registry::default();
+        connections.register(&mut registry);
         requests.register(&mut registry);
         predictions.register(&mut registry);
         training.register(&mut registry);
         resources.register(&mut registry);
-        Self { requests, predictions, training, resources, registry: Arc::new(registry) }
+        Self { connections, requests, predictions, training, resources, registry: Arc::new(registry) }
     }
 
     /// The Prometheus text exposition format, version 0.0.4.

@@ -1,22 +1,32 @@
 //! The server: start, run, graceful shutdown.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 
 use axum::extract::FromRef;
 use burn::tensor::Device;
-use tokio::{net::TcpListener, sync::Notify};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::{
     AppError, DataFolder,
-    accept::{self, ConnectionLimits},
+    accept::{self, Service},
+    connections,
+    descriptors::{self, Capacity},
     folder::{self, ServerLock},
+    listener::Listener,
     signal::StopSignals,
+    tls::Tls,
 };
 use crate::{
-    config::{DataConfig, HttpConfig, MonitoringConfig, ServerConfig, TransferConfig},
+    config::{
+        DataConfig, ForwardedHeader, HttpConfig, ListenAddress, MonitoringConfig, NetworkConfig, ServerConfig,
+        TransferConfig, TrustedProxy,
+    },
     domain::{DeviceInfo, ModelId, RunStatus},
-    http::{self, Access, AppState, EventStreams, Pace, QuotaConfig, Quotas, Site, Telemetry},
+    http::{
+        self, Access, AppState, EventStreams, Forwarding, MAX_EVENT_STREAMS, Pace, QuotaConfig, Quotas, Site,
+        Telemetry, TrustedProxies,
+    },
     inference::Engine,
     metrics::{Metrics, Traces},
     nn,
@@ -47,12 +57,15 @@ pub struct Server {
     device_info: DeviceInfo,
     max_preemption_delay: Duration,
     folder: DataFolder,
-    listener: TcpListener,
-    address: SocketAddr,
+    listener: Listener,
+    address: ListenAddress,
+    proxies: TrustedProxies,
     signals: StopSignals,
     shutdown_timeout: Duration,
     drain_period: Duration,
-    connections: ConnectionLimits,
+    connections: connections::Limits,
+    max_head_bytes: usize,
+    tls: Option<Tls>,
     _lock: ServerLock,
 }
 
@@ -64,15 +77,17 @@ impl Server {
     /// If the address is reachable from other machines and no API key is set, if another server uses the folder, or if the
     /// folder, database, device or address cannot be opened.
     pub async fn start(config: &ServerConfig, default_folder: &str) -> Result<Self, AppError> {
-        let ServerConfig { data, http: http_config, transfers, inference, monitoring } = config;
+        let ServerConfig { data, http: http_config, network, transfers, inference, monitoring } = config;
         require_key_beyond_loopback(http_config)?;
+        let tls = tls(network, &http_config.listen)?;
+        let max_descriptors = descriptors::raise_limit();
         let path = data.folder(default_folder);
         let lock = folder::lock(&path)?;
         let incoming = folder::incoming(&path)?;
         let folder = DataFolder::open(&path).await?;
         let patient_ids = folder.patient_ids(data.patient_key.as_deref())?;
         folder::hash_earlier_patients(&folder.stores.db, &patient_ids, data.patient_key.is_some()).await?;
-        let (listener, address) = bind(http_config.listen).await?;
+        let (listener, address) = Listener::bind(&http_config.listen, network.unix_socket_mode).await?;
         let signals = StopSignals::listen().map_err(AppError::Signals)?;
         let (device, device_info) = inference.device.device.open(Some(&folder.autotune_cache()))?;
         tracing::info!(
@@ -90,6 +105,11 @@ impl Server {
         let metrics = Metrics::new(engine.metrics().clone());
         let serving = Serving::new(engine, folder.stores.db.clone(), monitoring.challenger_share, retention_days);
         serving.challenger.set(store::models::by_alias(&folder.stores.db, CHALLENGER).await?);
+        let tcp_address = match address {
+            ListenAddress::Tcp(address) => Some(address),
+            ListenAddress::Unix(_) => None,
+        };
+        let capacity = descriptors::capacity(max_descriptors, descriptors::open(), network.max_connections)?;
         let state = AppState {
             stores: folder.stores.clone(),
             serving,
@@ -109,15 +129,29 @@ impl Server {
             limits: limits(data),
             lifecycle: Lifecycle::default(),
             access: Access { admin_key: http_config.admin_key.as_deref().map(Arc::from), ..Access::default() },
-            site: Site::new(address, http_config.admin_key.is_some(), &http_config.hosts, &http_config.cors_origins),
+            site: Site::new(
+                tcp_address,
+                http_config.admin_key.is_some(),
+                &http_config.hosts,
+                &http_config.cors_origins,
+            ),
             quotas: Quotas::new(quotas(http_config)),
             telemetry: Telemetry { metrics, traces: traces(monitoring)? },
-            event_streams: EventStreams::default(),
+            // They last, and must leave connections to others.
+            event_streams: EventStreams::new(MAX_EVENT_STREAMS.min(capacity.max.div_ceil(2))),
         };
-        let connections =
-            ConnectionLimits { read_pace: read_pace(transfers), shutdown: state.lifecycle.shutdown.clone() };
+        let connections = connections::Limits {
+            max: capacity.max,
+            max_per_address: max_per_address(network, capacity),
+            reserved: capacity.reserved,
+            head_timeout: network.head_timeout(),
+            keep_alive: network.keep_alive(),
+            read_pace: read_pace(transfers),
+        };
         Ok(Self {
             connections,
+            max_head_bytes: network.max_head_bytes as usize,
+            tls,
             state,
             device,
             device_info,
@@ -125,6 +159,7 @@ impl Server {
             folder,
             listener,
             address,
+            proxies: trusted_proxies(network),
             signals,
             shutdown_timeout: http_config.shutdown_timeout(),
             drain_period: http_config.drain_period(),
@@ -132,9 +167,13 @@ impl Server {
         })
     }
 
-    /// The bound address.
-    pub fn address(&self) -> SocketAddr {
-        self.address
+    /// URL of the server, or the path of its Unix socket after `unix:`.
+    pub fn url(&self) -> String {
+        match &self.address {
+            ListenAddress::Tcp(address) if self.tls.is_some() => format!("https://{address}"),
+            ListenAddress::Tcp(address) => format!("http://{address}"),
+            unix @ ListenAddress::Unix(_) => unix.to_string(),
+        }
     }
 
     /// The data folder.
@@ -151,20 +190,23 @@ impl Server {
             return Ok(None);
         }
         let first = store::Page { limit: 1, after: None };
-        let address = self.address;
+        let dashboard = match &self.address {
+            ListenAddress::Tcp(_) => format!("the dashboard at {}/", self.url()),
+            ListenAddress::Unix(_) => "the dashboard behind your proxy".to_owned(),
+        };
         let hint = if store::datasets::list(&self.folder.stores.db, &first).await?.is_empty() {
             format!(
                 "There is no data set yet. Import one with `thorax import --dataset NAME FOLDER`, or try Thorax with synthetic \
-                 data: `thorax demo`. The dashboard is at http://{address}/."
+                 data: `thorax demo`. Then use {dashboard}."
             )
         } else if self.is_training().await? {
             format!(
-                "A model is being trained, and there is none to predict with yet: predictions return 503 until it is done. Its progress \
-                 is at http://{address}/."
+                "A model is being trained, and there is none to predict with yet: predictions return 503 until it is done. Watch \
+                 it with {dashboard}."
             )
         } else {
             format!(
-                "There is no champion model yet. Start a training run at http://{address}/ or with POST /v1/training-runs. \
+                "There is no champion model yet. Start a training run with {dashboard} or with POST /v1/training-runs. \
                  The model of the first successful run becomes the champion."
             )
         };
@@ -206,8 +248,20 @@ impl Server {
         let Lifecycle { tasks, shutdown } = lifecycle;
         tasks.spawn(store::sweep_periodically(stores.blobs.clone(), stores.db.clone(), shutdown.clone()));
         let drained = CancellationToken::new();
-        let serving =
-            tokio::spawn(accept::serve(self.listener, http::router(self.state), self.connections, drained.clone()));
+        let measured = telemetry.metrics.connections.clone();
+        let service = Service {
+            router: http::router(self.state),
+            tls: self.tls.as_ref().map(Tls::acceptor),
+            proxies: self.proxies,
+            limits: self.connections,
+            max_head_bytes: self.max_head_bytes,
+            measured: measured.clone(),
+            shutdown: shutdown.clone(),
+        };
+        if let Some(tls) = self.tls {
+            tokio::spawn(tls.reload_periodically(measured, drained.clone()));
+        }
+        let serving = tokio::spawn(accept::serve(self.listener, service, drained.clone()));
         let signal = self.signals.next().await;
         tracing::info!(signal, "shutting down: new requests get 503");
         shutdown.cancel();
@@ -281,15 +335,37 @@ fn quotas(config: &HttpConfig) -> QuotaConfig {
 }
 
 fn require_key_beyond_loopback(config: &HttpConfig) -> Result<(), AppError> {
-    let safe = config.listen.ip().is_loopback() || config.admin_key.is_some();
-    if safe { Ok(()) } else { Err(AppError::KeyNeeded(config.listen)) }
+    let safe = config.listen.is_local() || config.admin_key.is_some();
+    if safe { Ok(()) } else { Err(AppError::KeyNeeded(config.listen.clone())) }
 }
 
-async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), AppError> {
-    let failed = |source| AppError::Listen { address, source };
-    let listener = TcpListener::bind(address).await.map_err(failed)?;
-    let bound = listener.local_addr().map_err(failed)?;
-    Ok((listener, bound))
+/// TLS, if it is configured.
+fn tls(config: &NetworkConfig, listen: &ListenAddress) -> Result<Option<Tls>, AppError> {
+    match (config.tls(), listen) {
+        (None, _) => Ok(None),
+        (Some(_), ListenAddress::Unix(_)) => Err(AppError::TlsOnUnixSocket),
+        (Some((certificate, key)), ListenAddress::Tcp(_)) => Ok(Some(Tls::open(certificate, key)?)),
+    }
+}
+
+/// A quarter of the connections by default, but enough for a browser, which opens six.
+fn max_per_address(config: &NetworkConfig, capacity: Capacity) -> usize {
+    config.max_connections_per_address.map_or((capacity.max / 4).max(8), NonZeroUsize::get)
+}
+
+fn trusted_proxies(config: &NetworkConfig) -> TrustedProxies {
+    let network = |proxy: &TrustedProxy| match proxy {
+        TrustedProxy::Network(network) => Some(*network),
+        TrustedProxy::Unix => None,
+    };
+    TrustedProxies {
+        networks: config.trusted_proxies.iter().filter_map(network).collect(),
+        unix: config.trusted_proxies.contains(&TrustedProxy::Unix),
+        forwarding: match config.forwarded_header {
+            ForwardedHeader::XForwarded => Forwarding::XForwarded,
+            ForwardedHeader::Forwarded => Forwarding::Forwarded,
+        },
+    }
 }
 
 async fn fail_interrupted_imports(folder: &DataFolder) -> Result<(), StoreError> {

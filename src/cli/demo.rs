@@ -47,10 +47,10 @@ pub(super) async fn run(args: &DemoArgs) -> Result<(), CliError> {
 
 /// Says when the model is trained and loaded. Before, the server is ready for everything but predictions.
 fn tell_when_ready_to_predict(server: &Server) {
-    let (address, loaded) = (server.address(), server.model_loaded());
+    let (url, loaded) = (server.url(), server.model_loaded());
     tokio::spawn(async move {
         loaded.await;
-        eprintln!("The demo's model is loaded: predictions are ready at http://{address}/.");
+        eprintln!("The demo's model is loaded: predictions are ready at {url}.");
     });
 }
 

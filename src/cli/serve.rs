@@ -14,7 +14,7 @@ pub(super) async fn serve(config: &ServerConfig) -> Result<(), CliError> {
 
 /// Prints the ready line, the only line on standard output, and runs the server. Hints go to standard error.
 pub(super) async fn announce_and_run(server: Server) -> Result<(), CliError> {
-    writeln!(std::io::stdout(), "thorax is ready at http://{}", server.address())?;
+    writeln!(std::io::stdout(), "thorax is ready at {}", server.url())?;
     if let Some(hint) = server.hint().await? {
         eprintln!("{hint}");
     }

@@ -11,7 +11,7 @@ use axum::{
 };
 use tracing::{Instrument, Span};
 
-use super::{Telemetry, body::BodyGuard, trace::TraceContext};
+use super::{ClientAddress, Telemetry, body::BodyGuard, trace::TraceContext};
 
 const REQUEST_ID: &str = "x-request-id";
 
@@ -50,7 +50,9 @@ pub(super) async fn observe(State(telemetry): State<Telemetry>, request: Request
 fn span(request: &Request, trace: &TraceContext) -> Span {
     let id = request.headers().get(REQUEST_ID).and_then(|id| id.to_str().ok()).unwrap_or_default();
     let (method, path) = (request.method(), request.uri().path());
-    tracing::error_span!("request", %method, path, request_id = id, trace_id = trace.trace_id(), span_id = trace.span_id())
+    let client = request.extensions().get::<ClientAddress>().map(|client| tracing::field::display(client.0));
+    let (trace_id, span_id) = (trace.trace_id(), trace.span_id());
+    tracing::error_span!("request", %method, path, request_id = id, trace_id, span_id, client)
 }
 
 /// Logs the end of a request: at level info if it could change something or failed, else at level debug.

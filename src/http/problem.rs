@@ -76,6 +76,9 @@ pub enum ApiError {
     /// 413.
     #[error("{0}")]
     TooLarge(String),
+    /// 431.
+    #[error("{0}")]
+    HeadTooLarge(String),
     /// 415.
     #[error("{0}")]
     UnsupportedType(String),
@@ -165,6 +168,7 @@ impl ApiError {
             Self::NotAcceptable(_) => StatusCode::NOT_ACCEPTABLE,
             Self::Conflict(_) | Self::Leakage(_) | Self::Gate(_) => StatusCode::CONFLICT,
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::HeadTooLarge(_) => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::UnsupportedType(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Unusable(_) | Self::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Busy(_) | Self::QueueFull { .. } | Self::LimitExceeded { .. } => StatusCode::TOO_MANY_REQUESTS,
@@ -246,6 +250,7 @@ fn kind(status: StatusCode) -> (&'static str, &'static str) {
         415 => ("unsupported-type", "Unsupported media type"),
         422 => ("unusable", "Unprocessable request"),
         429 => ("busy", "Too many requests"),
+        431 => ("head-too-large", "Request header fields too large"),
         503 => ("unavailable", "Service unavailable"),
         _ if status.is_client_error() => ("refused", "Client error"),
         _ => ("internal", "Internal server error"),

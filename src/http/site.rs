@@ -35,7 +35,7 @@ pub struct Site(Arc<Names>);
 struct Names {
     /// True if a request must name one of the hosts below.
     checked: bool,
-    /// The address that the server listens on, and `localhost`, both with the port.
+    /// The address that the server listens on, and `localhost`, both with the port; of a Unix socket only `localhost`.
     own: Vec<String>,
     /// Configured names, with or without a port, in lower case.
     listed: Vec<String>,
@@ -46,18 +46,12 @@ struct Names {
 }
 
 impl Site {
-    /// The site at the bound `address`. `hosts` and `origins` are in lower case, origins without the default port of their scheme.
-    pub fn new(address: SocketAddr, needs_key: bool, hosts: &[String], origins: &[String]) -> Self {
-        let port = address.port();
-        let mut own = vec![address.to_string(), format!("localhost:{port}")];
-        // Clients omit the default ports of HTTP and HTTPS.
-        if matches!(port, 80 | 443) {
-            let ip = match address.ip() {
-                IpAddr::V4(ip) => ip.to_string(),
-                IpAddr::V6(ip) => format!("[{ip}]"),
-            };
-            own.extend([ip, "localhost".into()]);
-        }
+    /// The site at the bound `address`, which a Unix socket does not have. `hosts` and `origins` are in lower case, origins without the default port of their scheme.
+    pub fn new(address: Option<SocketAddr>, needs_key: bool, hosts: &[String], origins: &[String]) -> Self {
+        let own = match address {
+            Some(address) => own_names(address),
+            None => vec!["localhost".into()],
+        };
         let checked = !needs_key || !hosts.is_empty();
         Self(Arc::new(Names { checked, own, listed: hosts.to_vec(), origins: origins.to_vec(), needs_key }))
     }
@@ -169,6 +163,21 @@ impl Site {
             || listed.contains(&authority)
             || origins.iter().any(|allowed| *allowed == format!("{scheme}://{authority}"))
     }
+}
+
+/// The address that the server listens on and `localhost`, as clients write them in `Host`.
+fn own_names(address: SocketAddr) -> Vec<String> {
+    let port = address.port();
+    let mut own = vec![address.to_string(), format!("localhost:{port}")];
+    // Clients omit the default ports of HTTP and HTTPS.
+    if matches!(port, 80 | 443) {
+        let ip = match address.ip() {
+            IpAddr::V4(ip) => ip.to_string(),
+            IpAddr::V6(ip) => format!("[{ip}]"),
+        };
+        own.extend([ip, "localhost".into()]);
+    }
+    own
 }
 
 /// Refuses requests for other hosts and requests of other sites' pages.

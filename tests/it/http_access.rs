@@ -21,7 +21,7 @@ const LISTEN: &str = "127.0.0.1:8080";
 /// A server with these names and origins.
 async fn site(key: Option<&str>, hosts: &[&str], origins: &[&str]) -> Server {
     let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
-    let site = Site::new(LISTEN.parse::<SocketAddr>().unwrap(), key.is_some(), &owned(hosts), &owned(origins));
+    let site = Site::new(Some(LISTEN.parse::<SocketAddr>().unwrap()), key.is_some(), &owned(hosts), &owned(origins));
     Server::with(|state, _| {
         state.site = site;
         state.access.admin_key = key.map(Arc::from);

@@ -48,5 +48,6 @@ mod runs;
 mod server;
 mod support;
 mod train;
+mod transport;
 mod upgrade;
 mod weights;

@@ -51,7 +51,7 @@ fn each_log_line_is_a_json_object_with_request_id_and_trace_id() {
     let line = lines.iter().find(|line| line["message"] == "request completed").unwrap_or_else(|| panic!("{lines:?}"));
     let span = json!({
         "name": "request", "method": "POST", "path": PREDICTIONS, "request_id": "a-request-of-the-tests",
-        "trace_id": trace, "span_id": traced[36..52],
+        "trace_id": trace, "span_id": traced[36..52], "client": "127.0.0.1",
     });
     assert_eq!((&line["span"], &line["status"], &line["level"]), (&span, &json!(answer.status), &json!("INFO")));
     assert!(line["milliseconds"].as_f64().unwrap() > 0.0 && line["timestamp"].is_string());
@@ -402,13 +402,21 @@ impl Connection {
     }
 
     fn ask(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> io::Result<Answer> {
-        let head = head(method, path, headers, body.len());
+        let head = self.head(method, path, headers, body.len())?;
         self.0.get_mut().write_all(&[head.as_bytes(), body].concat())?;
         self.read()
     }
 
     fn send_head(&mut self, method: &str, path: &str, headers: &[(&str, &str)], length: usize) {
-        self.send(head(method, path, headers, length).as_bytes());
+        let head = self.head(method, path, headers, length).unwrap();
+        self.send(head.as_bytes());
+    }
+
+    /// A request head that names the server by its address.
+    fn head(&self, method: &str, path: &str, headers: &[(&str, &str)], length: usize) -> io::Result<String> {
+        let host = self.0.get_ref().peer_addr()?;
+        let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        Ok(format!("{method} {path} HTTP/1.1\r\nhost: {host}\r\n{headers}content-length: {length}\r\n\r\n"))
     }
 
     fn send(&mut self, bytes: &[u8]) {
@@ -439,11 +447,6 @@ impl Connection {
             _ => Ok(line.trim_end().to_owned()),
         }
     }
-}
-
-fn head(method: &str, path: &str, headers: &[(&str, &str)], length: usize) -> String {
-    let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
-    format!("{method} {path} HTTP/1.1\r\nhost: thorax\r\n{headers}content-length: {length}\r\n\r\n")
 }
 
 /// The first result of `ask` that satisfies the condition.

@@ -26,7 +26,11 @@ pub struct Running {
 impl Running {
     pub fn start(folder: &Path, variables: &[(&str, &str)]) -> Self {
         let mut command = thorax(folder);
-        let command = command.env("THORAX_LISTEN", "127.0.0.1:0").envs(variables.iter().copied()).arg("serve");
+        Self::spawn(command.env("THORAX_LISTEN", "127.0.0.1:0").envs(variables.iter().copied()).arg("serve"))
+    }
+
+    /// Starts a server by a command of its own.
+    pub fn spawn(command: &mut Command) -> Self {
         let mut process = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
@@ -38,8 +42,11 @@ impl Running {
                 String::from_utf8_lossy(&said).into_owned()
             }
         });
-        let address = line.trim().strip_prefix("thorax is ready at http://").map(str::to_owned);
-        Self { address: address.unwrap_or_else(|| panic!("not ready: {line:?}")), log: Some(log), process }
+        let Some(url) = line.trim().strip_prefix("thorax is ready at ") else {
+            panic!("not ready: {line:?} {}", log.join().unwrap());
+        };
+        let address = url.split_once("://").map_or(url, |(_, address)| address).to_owned();
+        Self { address, log: Some(log), process }
     }
 
     /// Submits a run of the only data set and returns its identifier.
@@ -152,7 +159,17 @@ pub fn succeeds(command: &mut Command) {
 
 /// The program in `folder`, on the CPU, without other configuration variables.
 pub fn thorax(folder: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_thorax"));
+    prepared(Command::new(env!("CARGO_BIN_EXE_thorax")), folder)
+}
+
+/// The program after a line of a shell, such as `ulimit -n 64`.
+pub fn thorax_after(line: &str, folder: &Path) -> Command {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &format!("{line} && exec \"$0\" \"$@\""), env!("CARGO_BIN_EXE_thorax")]);
+    prepared(shell, folder)
+}
+
+fn prepared(mut command: Command, folder: &Path) -> Command {
     let ours = std::env::vars().map(|(name, _)| name).filter(|name| name.starts_with("THORAX_"));
     for name in ours {
         command.env_remove(name);

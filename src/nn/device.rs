@@ -1,7 +1,7 @@
 //! Compute devices.
 
-#[cfg(feature = "gpu")]
-mod gpu_memory;
+#[cfg(feature = "spirv")]
+mod shared_memory;
 
 use std::{path::Path, str::FromStr};
 
@@ -14,7 +14,7 @@ use crate::domain::DeviceInfo;
 /// Value of `THORAX_DEVICE`: `auto`, `vulkan[:N]` or `cpu[:PRECISION]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeviceChoice {
-    /// A GPU if there is one (a software rasteriser does not count), else the CPU.
+    /// A GPU if there is one that can be used (a software rasteriser does not count), else the CPU.
     Auto,
     /// A GPU through Burn's Vulkan backend. Opening it fails without the `gpu` feature or the adapter, or if the adapter computes wrong
     /// results.
@@ -55,7 +55,7 @@ impl DeviceChoice {
     pub fn open(self, autotune_cache: Option<&Path>) -> Result<(Device, DeviceInfo), NnError> {
         gpu::set_autotune_cache(autotune_cache);
         let (device, info) = match self {
-            Self::Auto => gpu::first_real()?.unwrap_or_else(cpu),
+            Self::Auto => gpu_or_cpu(gpu::first_real()),
             Self::Vulkan(index) => gpu::open(index)?,
             Self::Cpu => cpu(),
             Self::CpuWith(precision) => cpu_with(precision)?,
@@ -69,6 +69,15 @@ impl DeviceChoice {
 pub fn devices() -> Vec<DeviceInfo> {
     let (_, cpu) = cpu();
     std::iter::once(cpu).chain(gpu::list()).collect()
+}
+
+/// The GPU, or the CPU if there is none or it cannot be used.
+fn gpu_or_cpu(gpu: Result<Option<(Device, DeviceInfo)>, NnError>) -> (Device, DeviceInfo) {
+    let gpu = gpu.unwrap_or_else(|error| {
+        tracing::warn!(%error, "the GPU cannot be used: using the CPU");
+        None
+    });
+    gpu.unwrap_or_else(cpu)
 }
 
 fn cpu_with(precision: Precision) -> Result<(Device, DeviceInfo), NnError> {
@@ -118,7 +127,10 @@ mod gpu {
         path::Path,
     };
 
-    use burn::tensor::{Device, DeviceKind, DeviceType};
+    use burn::{
+        backend::DispatchDevice,
+        tensor::{Device, DeviceKind, DeviceType},
+    };
     use cubecl_runtime::config::{CubeClRuntimeConfig, RuntimeConfig, cache::CacheConfig};
     use futures_util::FutureExt;
 
@@ -170,32 +182,36 @@ mod gpu {
         let device = found.get(index).cloned().ok_or_else(missing)?;
         let unusable = |why| NnError::Device(format!("vulkan:{index}: {why}"));
         let description = adapter_name(&device).map_err(unusable)?;
+        #[cfg(feature = "spirv")]
+        super::shared_memory::check(&description).map_err(unusable)?;
         probe::check(&device).map_err(unusable)?;
-        Ok((device, info(index, description)))
+        let memory_bytes = memory(&device);
+        Ok((device, DeviceInfo { memory_bytes, ..info(index, description) }))
     }
 
     pub(super) fn list() -> Vec<DeviceInfo> {
-        let describe = |device| adapter_name(device).unwrap_or_else(|why| format!("unusable: {why}"));
-        adapters().iter().enumerate().map(|(index, device)| info(index, describe(device))).collect()
+        let describe = |(index, device)| match adapter_name(device) {
+            Ok(name) => DeviceInfo { memory_bytes: memory(device), ..info(index, name) },
+            Err(why) => info(index, format!("unusable: {why}")),
+        };
+        adapters().iter().enumerate().map(describe).collect()
     }
 
     fn info(index: usize, description: String) -> DeviceInfo {
-        let adapter = adapter_info(&description);
-        let driver = adapter.as_ref().and_then(driver);
-        let memory_bytes = adapter.as_ref().and_then(super::gpu_memory::bytes);
+        let driver = driver(&description);
         let (name, backend) = (format!("vulkan:{index}"), "vulkan".into());
-        DeviceInfo { name, backend, description, driver, memory_bytes, in_use: false }
+        DeviceInfo { name, backend, description, driver, memory_bytes: None, in_use: false }
     }
 
-    /// Name and version of the driver of an adapter.
-    fn driver(adapter: &wgpu::AdapterInfo) -> Option<String> {
-        let words = [adapter.driver.trim(), adapter.driver_info.trim()];
-        let driver = words.into_iter().filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ");
-        (!driver.is_empty()).then_some(driver)
+    /// Memory of the device in bytes: its largest heap, or the part of main memory that the driver grants. `None` if the driver does not
+    /// report it.
+    fn memory(device: &Device) -> Option<u64> {
+        let DispatchDevice::Cube(device) = device.as_dispatch() else { return None };
+        device.client().properties().memory.max_memory()
     }
 
-    /// Properties of the Vulkan adapter of this name.
-    fn adapter_info(name: &str) -> Option<wgpu::AdapterInfo> {
+    /// Name and version of the driver of an adapter, given the adapter's name.
+    fn driver(adapter: &str) -> Option<String> {
         let backends = wgpu::Backends::VULKAN;
         let instance = wgpu::Instance::new(wgpu::InstanceDescriptor {
             backends,
@@ -203,7 +219,10 @@ mod gpu {
         });
         // Outside a browser the list is ready immediately.
         let adapters = instance.enumerate_adapters(backends).now_or_never()?;
-        adapters.into_iter().map(|adapter| adapter.get_info()).find(|info| info.name == name)
+        let info = adapters.into_iter().map(|adapter| adapter.get_info()).find(|info| info.name == adapter)?;
+        let words = [info.driver.trim(), info.driver_info.trim()];
+        let driver = words.into_iter().filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ");
+        (!driver.is_empty()).then_some(driver)
     }
 
     /// Opens the adapter and returns its name. Burn panics in the calling thread if the driver refuses.
@@ -237,5 +256,20 @@ mod gpu {
 
     pub(super) fn list() -> Vec<DeviceInfo> {
         Vec::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gpu_that_cannot_be_used_leaves_the_cpu() {
+        let refused = || NnError::Device("vulkan:0: it computes a convolution wrongly".into());
+        for gpu in [Ok(None), Err(refused())] {
+            assert_eq!(gpu_or_cpu(gpu).1.name, "cpu");
+        }
+        let gpu = DeviceInfo { name: "vulkan:0".into(), ..cpu().1 };
+        assert_eq!(gpu_or_cpu(Ok(Some((Device::flex(), gpu)))).1.name, "vulkan:0");
     }
 }

@@ -34,6 +34,39 @@ pub enum AppError {
         /// Cause.
         source: std::io::Error,
     },
+    /// The data folder has files of a database that is missing.
+    #[error(
+        "data folder {folder} has no database (thorax.sqlite), but {found} that only its database explains: restore \
+         thorax.sqlite from a backup, with thorax.sqlite-wal if the backup has it. To start over without them, move {found} out \
+         of the folder first"
+    )]
+    DatabaseMissing {
+        /// The folder.
+        folder: PathBuf,
+        /// Names of what is there.
+        found: String,
+    },
+    /// The database is damaged so that it cannot be opened.
+    #[error(
+        "the database of data folder {folder} is damaged: {source}. Restore thorax.sqlite from a backup, or try to recover it \
+         (sqlite3 thorax.sqlite .recover)"
+    )]
+    DatabaseDamaged {
+        /// The folder.
+        folder: PathBuf,
+        /// Cause.
+        source: StoreError,
+    },
+    /// The disk is full, and so is the reserve with which a server starts.
+    #[error(
+        "the disk of data folder {folder} is full, so that its database cannot be opened ({source}): free a few megabytes there"
+    )]
+    DiskFull {
+        /// The folder.
+        folder: PathBuf,
+        /// Cause.
+        source: StoreError,
+    },
     /// Another server uses the data folder.
     #[error(
         "data folder {0} is in use by another thorax server: stop that server, or set another folder with --data-dir \

@@ -4,6 +4,7 @@ mod bench;
 mod dataset;
 mod demo;
 mod docs;
+mod doctor;
 mod field_errors;
 mod import;
 mod leading_options;
@@ -21,6 +22,7 @@ use std::{
 };
 
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use rustix::fs::Mode;
 use tokio::runtime::Runtime;
 
 use crate::{
@@ -107,11 +109,26 @@ enum Command {
     Phantoms(phantoms::PhantomsArgs),
     /// Benchmark inference and training steps on this machine, through the server's own code paths.
     Bench(bench::BenchArgs),
+    /// Examine a data folder: database, images, permissions and disk. Safe while a server is running.
+    ///
+    /// Prints one line for each finding. The exit code is 1 if data is lost or damaged, and 0 otherwise, also with warnings.
+    Doctor(doctor::DoctorArgs),
     /// Print the OpenAPI document of the HTTP API as JSON.
     Openapi,
     /// Print a generated page of the documentation as Markdown.
     #[command(hide = true)]
     Docs(docs::DocsArgs),
+}
+
+impl Command {
+    /// True for commands that create files in the data folder only. Others create files where the user wants them, which others may want
+    /// to read.
+    fn writes_only_data(&self) -> bool {
+        match self {
+            Self::Serve(_) | Self::Demo(_) | Self::Import(_) | Self::Train(_) | Self::Weights(_) | Self::Doctor(_) => true,
+            Self::Dataset(_) | Self::Runs(_) | Self::Phantoms(_) | Self::Bench(_) | Self::Openapi | Self::Docs(_) => false,
+        }
+    }
 }
 
 /// Errors of a command, printed on standard error.
@@ -123,6 +140,8 @@ pub(crate) enum CliError {
     Store(#[from] StoreError),
     #[error("{path}: {source}")]
     Path { path: PathBuf, source: io::Error },
+    #[error("{0} has errors: see above")]
+    Unhealthy(PathBuf),
     #[error("import failed: {0}")]
     Import(String),
     #[error(transparent)]
@@ -211,6 +230,10 @@ fn run(cli: Cli) -> Result<(), CliError> {
     for variable in config::deprecated_variables() {
         tracing::warn!("{} is deprecated: use {}", variable.old, variable.new);
     }
+    if cli.command.as_ref().is_none_or(Command::writes_only_data) {
+        // Files of the data folder hold patients' images: only their owner may read them. The mask holds for the whole process.
+        rustix::process::umask(Mode::RWXG | Mode::RWXO);
+    }
     let runtime = Runtime::new()?;
     let result = runtime.block_on(async {
         match cli.command {
@@ -224,6 +247,7 @@ fn run(cli: Cli) -> Result<(), CliError> {
             Some(Command::Train(args)) => train::run(args).await,
             Some(Command::Weights(args)) => weights::run(args).await,
             Some(Command::Bench(args)) => bench::run(&args),
+            Some(Command::Doctor(args)) => doctor::run(&args).await,
             Some(Command::Openapi) => openapi::print(),
             Some(Command::Docs(args)) => docs::print(&args),
         }

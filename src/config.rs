@@ -8,7 +8,7 @@ mod origins;
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use clap::{
-    Args, Command,
+    Args, Command, ValueEnum,
     builder::{FalseyValueParser, NonEmptyStringValueParser},
 };
 
@@ -24,6 +24,12 @@ pub struct DataConfig {
     /// Only one server can use a data folder at a time.
     #[arg(long, env = "THORAX_DATA_DIR", value_name = "FOLDER", hide_default_value = true)]
     pub data_dir: Option<PathBuf>,
+
+    /// Free disk space in bytes below which readiness and the log warn (the default is 1 GiB); 0 never warns.
+    ///
+    /// The server refuses nothing above an empty disk. Then writes get 507, and predictions are still served.
+    #[arg(long, env = "THORAX_LOW_DISK_BYTES", value_name = "BYTES", default_value_t = 1 << 30)]
+    pub low_disk_bytes: u64,
 
     /// Secret key for hashing patient identifiers (HMAC-SHA-256). [default: a generated key]
     ///
@@ -236,6 +242,15 @@ pub struct InferenceConfig {
     pub max_preemption_delay_ms: u64,
 }
 
+/// Time at which a prediction is recorded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum RecordTime {
+    /// Soon after the response.
+    After,
+    /// Before the response.
+    Before,
+}
+
 /// Prediction log, shadow evaluation and tracing.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Monitoring")]
@@ -244,6 +259,13 @@ pub struct MonitoringConfig {
     #[arg(long, env = "THORAX_PREDICTION_RETENTION_DAYS", value_name = "DAYS", default_value_t = 90,
           alias = "prediction-days", value_parser = clap::value_parser!(u32).range(0..=36_500))]
     pub prediction_retention_days: u32,
+
+    /// When a prediction is recorded: `after` or `before` its response is sent.
+    ///
+    /// With `after`, the records of the last 200 ms are lost if the process is killed, and a full disk delays no response. With `before`,
+    /// each response has a durable record: it waits for the disk, and is refused with 503 or 507 if the record cannot be written.
+    #[arg(long, env = "THORAX_RECORD", value_name = "WHEN", default_value = "after")]
+    pub record: RecordTime,
 
     /// Fraction of predictions, 0 to 1, that the model with the alias `challenger` repeats in idle time for comparison.
     #[arg(long, env = "THORAX_CHALLENGER_SHARE", value_name = "FRACTION", default_value_t = 0.1, value_parser = fraction)]

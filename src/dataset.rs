@@ -67,5 +67,5 @@ fn match_by<'a>(names: &'a [String], name: &str, key: impl Fn(&str) -> String) -
 async fn run_blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, StoreError> {
     tokio::task::spawn_blocking(work)
         .await
-        .map_err(|error| StoreError::Blob(format!("a background computation failed: {error}")))
+        .map_err(|error| StoreError::Task(format!("a background computation failed: {error}")))
 }

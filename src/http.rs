@@ -149,7 +149,7 @@ pub fn router(state: AppState) -> Router {
         .layer(middleware::from_fn_with_state(state.site.clone(), site::check))
         .layer(middleware::from_fn(render::render))
         .layer(middleware::from_fn(pages::set_security_headers))
-        .layer(middleware::from_fn_with_state(state.telemetry.clone(), observe::observe))
+        .layer(middleware::from_fn_with_state((state.telemetry.clone(), state.stores.db.clone()), observe::observe))
         .layer(PropagateRequestIdLayer::x_request_id())
         .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))
         .with_state(state)

@@ -37,7 +37,7 @@ pub use idempotency::{Attempt, IdempotencyKeys, PreviousResponse, RepeatableResp
 pub use imports::{ImportSpec, Imports, NewGeneration, NewImport};
 pub use live::input_baseline;
 pub use models::Models;
-pub use parts::{AliasLock, Intake, Lifecycle, Limits, Serving, TrainingControl};
+pub use parts::{AliasLock, Intake, KnownModels, Lifecycle, Limits, Serving, TrainingControl};
 pub use prediction_jobs::{ArchiveUpload, JobQueue, PredictionJobs};
 pub use predictor::{Content, DecodedImage, ModelSelection, NewPrediction, Predictor};
 pub use repeat::repeat;

@@ -41,6 +41,9 @@ pub use live_batches::LiveBatches;
 /// Time between two polls of the queue without a notification.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
+/// Time between two polls of a queue that could not be read.
+const ERROR_INTERVAL: Duration = Duration::from_secs(15);
+
 /// Maximum number of starts of a run without a checkpoint in between. Then the run fails.
 const MAX_STARTS: u32 = 10;
 
@@ -128,7 +131,10 @@ impl Worker {
                 Ok(None) => self.wait_for_work().await,
                 Err(error) => {
                     tracing::error!(%error, "the queue of runs cannot be read");
-                    self.wait_for_work().await;
+                    tokio::select! {
+                        () = tokio::time::sleep(ERROR_INTERVAL) => {}
+                        () = self.stop.cancelled() => {}
+                    }
                 }
             }
         }
@@ -168,7 +174,7 @@ impl Worker {
     async fn record_ending(&self, run: &Run, ending: &Ending) {
         loop {
             match self.write_ending(run, ending).await {
-                Err(error) if error.is_disk_error() && !self.stop.is_cancelled() => {
+                Err(error) if error.may_pass() && !self.stop.is_cancelled() => {
                     tracing::warn!(run = %run.id, %error, "the end of a run cannot be recorded yet");
                     tokio::select! {
                         () = tokio::time::sleep(RETRY) => {}

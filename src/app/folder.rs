@@ -1,9 +1,9 @@
 //! The data folder: database, blobs, caches, the patient key, temporary uploads, and the lock that admits one server at a time.
 
 use std::{
-    fs::{File, TryLockError},
+    fs::{DirBuilder, File, TryLockError},
     io::Write,
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -13,7 +13,7 @@ use rand::TryRngCore;
 use super::AppError;
 use crate::{
     dataset::PatientIds,
-    store::{self, Db, StoreError, Stores},
+    store::{self, Db, StorageFault, StoreError, Stores},
 };
 
 /// File name of the generated patient key.
@@ -39,7 +39,23 @@ impl DataFolder {
     /// If the folder cannot be created or the database cannot be opened.
     pub async fn open(path: &Path) -> Result<Self, AppError> {
         create(path)?;
-        Ok(Self { path: path.to_owned(), stores: Stores::open(path).await? })
+        refuse_without_database(path)?;
+        let stores = Stores::open(path).await.map_err(|source| unusable(path, source))?;
+        Ok(Self { path: path.to_owned(), stores })
+    }
+
+    /// Opens the folder for a server: a damaged database is detected, and then only read.
+    ///
+    /// # Errors
+    /// If the folder cannot be created, the database cannot be opened, or it is missing from a folder that needs one.
+    pub(super) async fn open_for_server(path: &Path) -> Result<Self, AppError> {
+        create(path)?;
+        refuse_without_database(path)?;
+        if let Some(warning) = store::open_permissions(path) {
+            tracing::warn!("{warning}");
+        }
+        let stores = Stores::open_checked(path).await.map_err(|source| unusable(path, source))?;
+        Ok(Self { path: path.to_owned(), stores })
     }
 
     /// Directory of the GPU autotune cache; safe to delete while no process uses the folder.
@@ -56,6 +72,38 @@ impl DataFolder {
             Some(key) => key.as_bytes().to_vec(),
             None => folder_key(&self.path.join(PATIENT_KEY_FILE))?,
         }))
+    }
+}
+
+/// Refuses a folder with files of a database that is missing. A new, empty database would hide them, and its sweeps would remove them.
+fn refuse_without_database(folder: &Path) -> Result<(), AppError> {
+    if Db::exists(folder) {
+        return Ok(());
+    }
+    let has_files = |name: &str| has_files_below(&folder.join(name));
+    let mut found: Vec<&str> = ["blobs", "runs", "jobs"].into_iter().filter(|name| has_files(name)).collect();
+    if folder.join("thorax.sqlite-wal").metadata().is_ok_and(|file| file.len() > 0) {
+        found.push("thorax.sqlite-wal");
+    }
+    if found.is_empty() {
+        return Ok(());
+    }
+    Err(AppError::DatabaseMissing { folder: folder.to_owned(), found: found.join(", ") })
+}
+
+/// True if there is a file in the folder or in a folder in it.
+fn has_files_below(folder: &Path) -> bool {
+    let entries = |folder: &Path| std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    entries(folder).any(|path| path.is_file() || entries(&path).any(|path| path.is_file()))
+}
+
+/// The error for storage that cannot be opened, with what to do.
+fn unusable(folder: &Path, source: StoreError) -> AppError {
+    let folder = folder.to_owned();
+    match source.fault() {
+        Some(StorageFault::Damaged) => AppError::DatabaseDamaged { folder, source },
+        Some(StorageFault::Full) => AppError::DiskFull { folder, source },
+        _ => source.into(),
     }
 }
 
@@ -109,18 +157,26 @@ pub(super) fn lock(folder: &Path) -> Result<ServerLock, AppError> {
     }
 }
 
-/// Creates an empty directory for uploads in progress, and deletes what a killed server left in it.
+/// Creates a directory for uploads in progress, and deletes what a killed server left in it.
 pub(super) fn incoming(folder: &Path) -> Result<Arc<Path>, AppError> {
     let path = folder.join("incoming");
-    match std::fs::remove_dir_all(&path) {
-        Err(source) if source.kind() != std::io::ErrorKind::NotFound => return Err(AppError::Folder { path, source }),
-        _ => create(&path)?,
-    }
+    create(&path)?;
+    let empty = || {
+        for entry in std::fs::read_dir(&path)? {
+            let entry = entry?;
+            let is_folder = entry.file_type()?.is_dir();
+            if is_folder { std::fs::remove_dir_all(entry.path())? } else { std::fs::remove_file(entry.path())? }
+        }
+        Ok(())
+    };
+    empty().map_err(|source| AppError::Folder { path: path.clone(), source })?;
     Ok(path.into())
 }
 
+/// Creates a folder for its owner only.
 fn create(path: &Path) -> Result<(), AppError> {
-    std::fs::create_dir_all(path).map_err(|source| AppError::Folder { path: path.to_owned(), source })
+    let created = DirBuilder::new().recursive(true).mode(0o700).create(path);
+    created.map_err(|source| AppError::Folder { path: path.to_owned(), source })
 }
 
 #[cfg(test)]

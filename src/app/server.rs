@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     config::{
-        DataConfig, ForwardedHeader, HttpConfig, ListenAddress, MonitoringConfig, NetworkConfig, ServerConfig,
+        DataConfig, ForwardedHeader, HttpConfig, ListenAddress, MonitoringConfig, NetworkConfig, RecordTime, ServerConfig,
         TransferConfig, TrustedProxy,
     },
     domain::{DeviceInfo, ModelId, RunStatus},
@@ -84,9 +84,13 @@ impl Server {
         let path = data.folder(default_folder);
         let lock = folder::lock(&path)?;
         let incoming = folder::incoming(&path)?;
-        let folder = DataFolder::open(&path).await?;
+        let mut folder = DataFolder::open_for_server(&path).await?;
+        folder.stores.disk.low_bytes = data.low_disk_bytes;
+        folder.stores.prepare().await;
         let patient_ids = folder.patient_ids(data.patient_key.as_deref())?;
-        folder::hash_earlier_patients(&folder.stores.db, &patient_ids, data.patient_key.is_some()).await?;
+        let hashed =
+            folder::hash_earlier_patients(&folder.stores.db, &patient_ids, data.patient_key.is_some()).await;
+        unless_unwritable("patient ids of an earlier version cannot be hashed", hashed)?;
         let (listener, address) = Listener::bind(&http_config.listen, network.unix_socket_mode).await?;
         let signals = StopSignals::listen().map_err(AppError::Signals)?;
         let (device, device_info) = inference.device.device.open(Some(&folder.autotune_cache()))?;
@@ -97,14 +101,17 @@ impl Server {
             "using device"
         );
         let engine = Engine::start(inference.engine(), device.clone());
-        fail_interrupted_imports(&folder).await?;
-        folder.stores.caches.sweep(&folder.stores.db).await?;
-        folder.stores.checkpoints.sweep(&folder.stores.db).await?;
-        load_champion(&folder, &engine).await?;
+        unless_unwritable("interrupted imports cannot be marked as failed", fail_interrupted_imports(&folder).await)?;
+        if folder.stores.coverage.is_complete() {
+            folder.stores.caches.sweep(&folder.stores.db).await?;
+            folder.stores.checkpoints.sweep(&folder.stores.db).await?;
+        }
         let retention_days = Some(monitoring.prediction_retention_days).filter(|days| *days > 0);
         let metrics = Metrics::new(engine.metrics().clone());
         let serving = Serving::new(engine, folder.stores.db.clone(), monitoring.challenger_share, retention_days);
-        serving.challenger.set(store::models::by_alias(&folder.stores.db, CHALLENGER).await?);
+        let serving = Serving { record_before_response: monitoring.record == RecordTime::Before, ..serving };
+        let loaded = load_models(&folder, &serving).await;
+        unless_unwritable("the champion cannot be read from the database, so no model is served", loaded)?;
         let tcp_address = match address {
             ListenAddress::Tcp(address) => Some(address),
             ListenAddress::Unix(_) => None,
@@ -186,7 +193,7 @@ impl Server {
     /// # Errors
     /// If the database fails.
     pub async fn hint(&self) -> Result<Option<String>, StoreError> {
-        if self.state.serving.engine.current().is_some() {
+        if self.state.serving.engine.current().is_some() || self.folder.stores.db.damage().is_some() {
             return Ok(None);
         }
         let first = store::Page { limit: 1, after: None };
@@ -241,12 +248,18 @@ impl Server {
     /// # Errors
     /// If the imports and prediction jobs to resume cannot be read.
     pub async fn run(mut self) -> Result<(), AppError> {
-        let worker = worker::start(self.worker_context());
-        Imports::from_ref(&self.state).resume().await?;
-        PredictionJobs::from_ref(&self.state).resume().await?;
+        let is_sound = self.folder.stores.db.damage().is_none();
+        let worker = is_sound.then(|| worker::start(self.worker_context()));
+        if is_sound {
+            unless_unwritable("imports cannot resume", Imports::from_ref(&self.state).resume().await)?;
+            unless_unwritable("prediction jobs cannot resume", PredictionJobs::from_ref(&self.state).resume().await)?;
+        }
         let AppState { lifecycle, stores, serving: Serving { log, .. }, telemetry, .. } = self.state.clone();
         let Lifecycle { tasks, shutdown } = lifecycle;
-        tasks.spawn(store::sweep_periodically(stores.blobs.clone(), stores.db.clone(), shutdown.clone()));
+        if stores.coverage.is_complete() {
+            tasks.spawn(store::sweep_periodically(stores.blobs.clone(), stores.db.clone(), shutdown.clone()));
+        }
+        tasks.spawn(store::maintain(stores.clone(), shutdown.clone()));
         let drained = CancellationToken::new();
         let measured = telemetry.metrics.connections.clone();
         let service = Service {
@@ -267,7 +280,12 @@ impl Server {
         shutdown.cancel();
         tasks.close();
         let ended = async {
-            tokio::join!(worker.shutdown(), tasks.wait(), tokio::time::sleep(self.drain_period));
+            let worker = async {
+                if let Some(worker) = worker {
+                    worker.shutdown().await;
+                }
+            };
+            tokio::join!(worker, tasks.wait(), tokio::time::sleep(self.drain_period));
             drained.cancel();
             serving.await
         };
@@ -279,6 +297,9 @@ impl Server {
             signal = self.signals.next() => tracing::warn!(signal, "second signal: stopping unfinished work"),
         }
         log.flush().await;
+        if is_sound {
+            stores.advance(Duration::ZERO).await;
+        }
         stores.db.close().await;
         // Blocks on the network. A panic in it would have no consequences at this point.
         tokio::task::spawn_blocking(move || telemetry.traces.close()).await.ok();
@@ -368,6 +389,17 @@ fn trusted_proxies(config: &NetworkConfig) -> TrustedProxies {
     }
 }
 
+/// Lets a start go on without a step for which the disk is full, or the database locked or damaged. The next start tries again.
+fn unless_unwritable(what: &str, outcome: Result<(), StoreError>) -> Result<(), StoreError> {
+    match outcome {
+        Err(error) if error.fault().is_some() => {
+            tracing::error!(%error, "{what}");
+            Ok(())
+        }
+        outcome => outcome,
+    }
+}
+
 async fn fail_interrupted_imports(folder: &DataFolder) -> Result<(), StoreError> {
     let imports = store::imports::fail_interrupted(&folder.stores.db, INTERRUPTED).await?;
     if imports > 0 {
@@ -376,15 +408,20 @@ async fn fail_interrupted_imports(folder: &DataFolder) -> Result<(), StoreError>
     Ok(())
 }
 
-/// Loads the champion. If that fails, the server starts without a model and logs how to promote another.
-async fn load_champion(folder: &DataFolder, engine: &Engine) -> Result<(), StoreError> {
+/// Loads the champion and sets the challenger. If the champion cannot be loaded, the server starts without a model and logs how to
+/// promote another.
+async fn load_models(folder: &DataFolder, serving: &Serving) -> Result<(), StoreError> {
+    serving.challenger.set(store::models::by_alias(&folder.stores.db, CHALLENGER).await?);
     let Some(model) = store::models::by_alias(&folder.stores.db, CHAMPION).await? else { return Ok(()) };
     let loaded = match folder.stores.blobs.get(&model.sha256).await {
-        Ok(bytes) => engine.load(model.id, bytes).await.map_err(|error| error.to_string()),
+        Ok(bytes) => serving.engine.load(model.id, bytes).await.map_err(|error| error.to_string()),
         Err(error) => Err(error.to_string()),
     };
     match loaded {
-        Ok(()) => tracing::info!(model = %model.id, name = model.name, "champion loaded"),
+        Ok(()) => {
+            serving.known_models.put(&model);
+            tracing::info!(model = %model.id, name = model.name, "champion loaded");
+        }
         Err(error) => tracing::error!(
             model = %model.id,
             error,

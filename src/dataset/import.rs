@@ -171,7 +171,7 @@ async fn import_all(
         if stop.is_cancelled() {
             return Err(ImportFailure::Stopped);
         }
-        let failed = |error: JoinError| StoreError::Blob(format!("the task of an image failed: {error}"));
+        let failed = |error: JoinError| StoreError::Task(format!("the task of an image failed: {error}"));
         outcomes.push(outcome.map_err(failed)??);
         if outcomes.len() == BATCH_ROWS || last_insert.elapsed() >= MAX_BATCH_TIME {
             insert_batch(db, mem::take(&mut outcomes), &mut known, recorder).await?;

@@ -143,6 +143,7 @@ pub(super) async fn stage(
         let given =
             GivenFields { label: label.as_deref(), split, patient_id: patient_id.as_deref(), view: view.as_deref() };
         let differs = given.differences(&known);
+        mend(blobs, &known, bytes, uploaded, *limits).await?;
         return Ok(StagedRadiograph::Known(Box::new(known), differs));
     }
     let PreparedImage { examined, fingerprint, format, stored, sha256 } =
@@ -187,6 +188,30 @@ pub(super) async fn stage(
     };
     let blob = blobs.put_hashed(sha256, stored).await?;
     Ok(StagedRadiograph::New(Box::new(radiograph), fingerprint, blob))
+}
+
+/// Writes the image of a radiograph again, if its file is missing or truncated, from the bytes that were uploaded then and now.
+///
+/// The row exists, so that no sweep removes the file.
+async fn mend(
+    blobs: &Blobs,
+    known: &Radiograph,
+    bytes: Vec<u8>,
+    uploaded: Sha256,
+    limits: Limits,
+) -> Result<(), AddError> {
+    if blobs.length(&known.sha256).await? == Some(known.byte_length) {
+        return Ok(());
+    }
+    let PreparedImage { stored, sha256, .. } = prepare(bytes, uploaded, limits).await?;
+    if sha256 == known.sha256 {
+        drop(blobs.put_hashed(sha256, stored).await?);
+        tracing::warn!(radiograph = %known.id, "the file of an image was lost and is stored again");
+    } else {
+        // An earlier version may have removed metadata in another way.
+        tracing::error!(radiograph = %known.id, "the file of an image is lost, and this version makes another one: delete it and upload it again");
+    }
+    Ok(())
 }
 
 /// Inserts the rows of staged radiographs with their attributes, in order, in one transaction. Images that were added meanwhile or occur

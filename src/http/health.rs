@@ -10,6 +10,7 @@ use crate::{
     domain::ModelId,
     inference::EngineError,
     service::{Lifecycle, Serving},
+    store::Stores,
 };
 
 /// The routes of this file.
@@ -31,6 +32,9 @@ struct Readiness {
     status: &'static str,
     /// Champion model.
     model: ModelId,
+    /// Conditions that will make requests fail, such as a disk that is almost full.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<String>,
 }
 
 /// Liveness probe.
@@ -43,19 +47,29 @@ async fn get_liveness() -> Json<Liveness> {
 
 /// Readiness probe.
 ///
-/// Returns 200 if the champion model is loaded. Returns 503 without a model and during shutdown; `detail` says what to do. Needs no
-/// key.
+/// Returns 200 if the champion model is loaded; `warnings` names conditions that will make requests fail, such as a disk that is almost full.
+/// Returns 503 without a model, with a damaged database and during shutdown; `detail` says what to do. Needs no key.
 #[utoipa::path(get, path = "/health/ready", tag = "operating", responses(
     (status = 200, description = "The champion model is loaded", body = Readiness),
     Unavailable
 ))]
 async fn get_readiness(
+    State(stores): State<Stores>,
     State(serving): State<Serving>,
     State(lifecycle): State<Lifecycle>,
 ) -> Result<Json<Readiness>, ApiError> {
     if lifecycle.shutdown.is_cancelled() {
         return Err(EngineError::Closed.into());
     }
+    // The description of the damage is for the log: the probe needs no key.
+    if stores.db.damage().is_some() {
+        return Err(ApiError::Unavailable(
+            "the database is damaged and is not written to: restore it from a backup (`thorax doctor` says what is damaged). \
+             Predictions are served if a champion model is loaded"
+                .into(),
+        ));
+    }
     let (model, _) = serving.engine.current().ok_or(EngineError::NoModel)?;
-    Ok(Json(Readiness { status: "ready", model }))
+    let warnings = [stores.disk.warning(), stores.coverage.warning()].into_iter().flatten().collect();
+    Ok(Json(Readiness { status: "ready", model, warnings }))
 }

@@ -11,7 +11,10 @@ use axum::{
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{ApiError, AppState, Telemetry};
-use crate::{service::Serving, store::Stores};
+use crate::{
+    service::Serving,
+    store::{DiskSpace, Stores},
+};
 
 /// The media type includes the version of the text format.
 const MEDIA_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -35,6 +38,10 @@ async fn get_metrics(
     let resources = &telemetry.metrics.resources;
     resources.update_process();
     stores.db.pools().into_iter().for_each(|usage| resources.pool(usage));
+    if let Ok(DiskSpace { free, total }) = stores.disk.space() {
+        resources.disk(free, total, stores.disk.low_bytes);
+    }
+    resources.database_damaged(stores.db.damage().is_some());
     let engine = serving.engine.clone();
     let memory = tokio::task::spawn_blocking(move || engine.device_memory()).await.map_err(ApiError::internal)?;
     if let Some(memory) = memory {

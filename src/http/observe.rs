@@ -12,6 +12,7 @@ use axum::{
 use tracing::{Instrument, Span};
 
 use super::{ClientAddress, Telemetry, body::BodyGuard, trace::TraceContext};
+use crate::store::{Db, StorageFault, StoreError};
 
 const REQUEST_ID: &str = "x-request-id";
 
@@ -21,9 +22,16 @@ const TRACE_RESPONSE: HeaderName = HeaderName::from_static("traceresponse");
 /// Route label of unknown paths. Their number has no limit, so they share one series.
 const UNMATCHED: &str = "unmatched";
 
+/// Beginnings of paths whose unknown continuations are logged: clients of these mistype names of resources, not of patients.
+const OWN_PATHS: [&str; 4] = ["/v1/", "/v2/", "/health/", "/static/"];
+
 /// Measures, logs and traces a request. Every log line during the request carries its id and its trace id; the last one has status
 /// and duration.
-pub(super) async fn observe(State(telemetry): State<Telemetry>, request: Request, next: Next) -> Response {
+pub(super) async fn observe(
+    State((telemetry, db)): State<(Telemetry, Db)>,
+    request: Request,
+    next: Next,
+) -> Response {
     let started = Instant::now();
     let in_flight = telemetry.metrics.requests.begin();
     let method = request.method().clone();
@@ -35,6 +43,9 @@ pub(super) async fn observe(State(telemetry): State<Telemetry>, request: Request
     }
     let span = span(&request, &trace);
     let mut response = next.run(request).instrument(span.clone()).await;
+    if response.extensions().get() == Some(&StorageFault::Damaged) {
+        db.note_damage(&StoreError::Damaged("a request failed, see the log".into()));
+    }
     let (status, took) = (response.status(), started.elapsed());
     let method_label = label(&method, status);
     telemetry.metrics.requests.answered(method_label, &route, status.as_u16(), took);
@@ -46,10 +57,27 @@ pub(super) async fn observe(State(telemetry): State<Telemetry>, request: Request
     response.map(|body| Body::new(BodyGuard::new(body, in_flight)))
 }
 
+/// The path of a request as logs show it. Paths of DICOMweb name studies and instances of patients: they are shown as
+/// the template of their route, and not at all where there is none.
+fn shown_path(request: &Request) -> String {
+    let path = request.uri().path();
+    match request.extensions().get::<MatchedPath>() {
+        Some(route) if route.as_str().starts_with("/dicomweb/") => route.as_str().to_owned(),
+        None if !OWN_PATHS.iter().any(|own| path.starts_with(own)) => "/…".to_owned(),
+        _ => path.to_owned(),
+    }
+}
+
+/// The path of a request as a problem document shows it: as sent, but for those of DICOMweb.
+pub(super) fn instance(request: &Request) -> String {
+    let path = request.uri().path();
+    if path.starts_with("/dicomweb/") { shown_path(request) } else { path.to_owned() }
+}
+
 /// The log span of a request, at level error so that no filter removes it from log lines.
 fn span(request: &Request, trace: &TraceContext) -> Span {
     let id = request.headers().get(REQUEST_ID).and_then(|id| id.to_str().ok()).unwrap_or_default();
-    let (method, path) = (request.method(), request.uri().path());
+    let (method, path) = (request.method(), shown_path(request));
     let client = request.extensions().get::<ClientAddress>().map(|client| tracing::field::display(client.0));
     let (trace_id, span_id) = (trace.trace_id(), trace.span_id());
     tracing::error_span!("request", %method, path, request_id = id, trace_id, span_id, client)

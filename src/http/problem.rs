@@ -14,7 +14,7 @@ use crate::{
     imaging::ImageError,
     inference::EngineError,
     service::{self, FieldError, GateComparison},
-    store::StoreError,
+    store::{NotRecorded, StorageFault, StoreError},
 };
 
 /// Problem document (RFC 9457).
@@ -108,6 +108,9 @@ pub enum ApiError {
     /// 503.
     #[error("{0}")]
     Unavailable(String),
+    /// 507 where the disk is full, else 503: the data folder cannot be used as the request needs. The cause is logged and never sent.
+    #[error("{}", storage_detail(*.0))]
+    Storage(StorageFault, #[source] Box<dyn std::error::Error + Send + Sync>),
     /// 500; the cause is logged and never sent.
     #[error("internal server error: the server log has the cause, under the id of this request")]
     Internal(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -119,16 +122,27 @@ impl ApiError {
         Self::Invalid(vec![FieldError::new(pointer, detail)])
     }
 
-    /// 500 with its cause.
+    /// 500 with its cause; 507 or 503 where the storage is the cause.
     pub fn internal(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
-        Self::Internal(cause.into())
+        let cause = cause.into();
+        match StorageFault::behind(&*cause) {
+            Some(fault) => Self::Storage(fault, cause),
+            None => Self::Internal(cause),
+        }
+    }
+
+    /// Logs a cause that the client does not see.
+    fn log(&self, message: &str) {
+        match self {
+            Self::Internal(cause) => tracing::error!(error = cause.to_string(), "{message}"),
+            Self::Storage(fault, cause) => tracing::error!(error = cause.to_string(), ?fault, "{message}"),
+            _ => {}
+        }
     }
 
     /// The problem document of this error, for a failed part of a response about several items.
     pub fn into_problem(self, instance: &str) -> Problem {
-        if let Self::Internal(cause) = &self {
-            tracing::error!(error = cause.to_string(), "part of a request failed");
-        }
+        self.log("part of a request failed");
         document(self.status(), self.details(), instance.into())
     }
 
@@ -155,6 +169,7 @@ impl ApiError {
             Self::QueueFull { retry_after_seconds } | Self::LimitExceeded { retry_after_seconds, .. } => {
                 Some(*retry_after_seconds)
             }
+            Self::Storage(StorageFault::Locked, _) => Some(LOCKED_RETRY_SECONDS),
             _ => None,
         }
     }
@@ -172,8 +187,33 @@ impl ApiError {
             Self::UnsupportedType(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Unusable(_) | Self::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Busy(_) | Self::QueueFull { .. } | Self::LimitExceeded { .. } => StatusCode::TOO_MANY_REQUESTS,
-            Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Storage(StorageFault::Full, _) => StatusCode::INSUFFICIENT_STORAGE,
+            Self::Unavailable(_) | Self::Storage(..) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+}
+
+/// Seconds after which a request that met a locked database is to be repeated.
+const LOCKED_RETRY_SECONDS: u64 = 5;
+
+/// Description of a condition of the storage for clients, with what to do.
+fn storage_detail(fault: StorageFault) -> &'static str {
+    match fault {
+        StorageFault::Full => {
+            "the disk of the server's data folder is full, or its quota is used up: nothing was stored. Free space there, then \
+             send the request again"
+        }
+        StorageFault::Locked => {
+            "the database is locked by another program: retry. If it stays locked, find the program that holds thorax.sqlite \
+             open, such as a database browser or a backup"
+        }
+        StorageFault::Damaged => {
+            "the database of the server is damaged and is not written to: restore it from a backup. Predictions are served"
+        }
+        StorageFault::ReadOnly => {
+            "the data folder of the server cannot be written: check the permissions of its files and whether the file system is \
+             mounted read-only"
         }
     }
 }
@@ -193,10 +233,11 @@ pub(super) struct ProblemDetails {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        if let Self::Internal(cause) = &self {
-            tracing::error!(error = cause.to_string(), "request failed");
-        }
+        self.log("request failed");
         let mut response = self.status().into_response();
+        if let Self::Storage(fault, _) = &self {
+            response.extensions_mut().insert(*fault);
+        }
         if let Some(seconds) = self.retry_after_seconds() {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
@@ -252,6 +293,7 @@ fn kind(status: StatusCode) -> (&'static str, &'static str) {
         429 => ("busy", "Too many requests"),
         431 => ("head-too-large", "Request header fields too large"),
         503 => ("unavailable", "Service unavailable"),
+        507 => ("insufficient-storage", "Insufficient storage"),
         _ if status.is_client_error() => ("refused", "Client error"),
         _ => ("internal", "Internal server error"),
     }
@@ -292,7 +334,10 @@ impl From<service::Error> for ApiError {
             Error::Image(error) => error.into(),
             Error::Engine(error) => error.into(),
             Error::Store(error) => error.into(),
-            Error::Internal(cause) => Self::Internal(cause),
+            Error::NotRecorded(NotRecorded::Storage(Some(fault))) => Self::Storage(fault, error.into()),
+            Error::NotRecorded(NotRecorded::QueueFull) => Self::Unavailable(format!("{error}: retry later")),
+            Error::NotRecorded(NotRecorded::Storage(None)) => Self::internal(error),
+            Error::Internal(cause) => Self::internal(cause),
         }
     }
 }

@@ -11,6 +11,7 @@ use axum::{
 };
 
 use super::{
+    observe,
     problem::{ProblemDetails, SkipProblemRendering, document},
     v2::errors::{self, InferenceError},
 };
@@ -18,7 +19,7 @@ use super::{
 /// Gives every 4xx and 5xx response a problem document or, below `/v2`, an error of the Open Inference Protocol. Responses with
 /// [`SkipProblemRendering`] stay as they are.
 pub(super) async fn render(request: Request, next: Next) -> Response {
-    let instance = request.uri().path().to_owned();
+    let instance = observe::instance(&request);
     let response = next.run(request).await;
     let status = response.status();
     let failed = status.is_client_error() || status.is_server_error();

@@ -147,7 +147,7 @@ impl Predictions {
         );
         registry.register(
             "thorax_predictions_unrecorded",
-            "Predictions returned to the client but not recorded, because the disk was full or too slow",
+            "Predictions that could not be recorded: the disk was full or too slow, or the database refused the record",
             unrecorded,
         );
         registry.register(
@@ -185,9 +185,15 @@ impl Predictions {
         self.model_loads.get_or_create(&loaded(succeeded)).inc();
     }
 
-    /// Counts a prediction that was returned but not recorded.
+    /// Counts a prediction that could not be recorded.
     pub fn unrecorded(&self) {
         self.unrecorded.inc();
+    }
+
+    /// Number of predictions that could not be recorded.
+    #[cfg(test)]
+    pub(crate) fn unrecorded_count(&self) -> u64 {
+        self.unrecorded.get()
     }
 
     /// Counts an image for which the network computed a number that is not finite.

@@ -1,4 +1,4 @@
-//! Metrics of memory and database connections, read on each scrape.
+//! Metrics of memory, disk and database, read on each scrape.
 
 use prometheus_client::{
     metrics::{family::Family, gauge::Gauge},
@@ -23,7 +23,7 @@ pub struct PoolUsage {
     pub max: usize,
 }
 
-/// Metrics of memory and database connections.
+/// Metrics of memory, disk and database.
 #[derive(Clone, Debug)]
 pub struct Resources {
     resident: OptionalGauge,
@@ -32,16 +32,33 @@ pub struct Resources {
     pool_idle: Family<Label, Gauge>,
     pool_in_use: Family<Label, Gauge>,
     pool_max: Family<Label, Gauge>,
+    disk_free: OptionalGauge,
+    disk_total: OptionalGauge,
+    disk_low: OptionalGauge,
+    database_damaged: Gauge,
 }
 
 impl Resources {
     pub(super) fn new() -> Self {
         let (resident, device, pool_size, pool_idle, pool_in_use, pool_max) = Default::default();
-        Self { resident, device, pool_size, pool_idle, pool_in_use, pool_max }
+        let (disk_free, disk_total, disk_low, database_damaged) = Default::default();
+        Self {
+            resident,
+            device,
+            pool_size,
+            pool_idle,
+            pool_in_use,
+            pool_max,
+            disk_free,
+            disk_total,
+            disk_low,
+            database_damaged,
+        }
     }
 
     pub(super) fn register(&self, registry: &mut Registry) {
-        let Self { resident, device, pool_size, pool_idle, pool_in_use, pool_max } = self.clone();
+        let Self { resident, device, pool_size, pool_idle, pool_in_use, pool_max, .. } = self.clone();
+        let Self { disk_free, disk_total, disk_low, database_damaged, .. } = self.clone();
         registry.register("process_resident_memory_bytes", "Resident memory of the process; Linux only", resident);
         registry.register(
             "thorax_device_memory_bytes",
@@ -52,6 +69,18 @@ impl Resources {
         registry.register("thorax_sqlite_pool_idle", "Idle database connections", pool_idle);
         registry.register("thorax_sqlite_pool_in_use", "Database connections executing a query", pool_in_use);
         registry.register("thorax_sqlite_pool_max", "Maximum number of database connections", pool_max);
+        registry.register("thorax_disk_free_bytes", "Free space on the disk of the data folder", disk_free);
+        registry.register("thorax_disk_size_bytes", "Size of the disk of the data folder", disk_total);
+        registry.register(
+            "thorax_disk_low_bytes",
+            "Free space below which the server warns (THORAX_LOW_DISK_BYTES)",
+            disk_low,
+        );
+        registry.register(
+            "thorax_database_damaged",
+            "1 if the database is damaged and not written to, else 0",
+            database_damaged,
+        );
     }
 
     /// Reads the resident memory of the process.
@@ -65,6 +94,18 @@ impl Resources {
     pub fn device(&self, in_use: u64, reserved: u64) {
         self.device.get_or_create(&[("kind", "in_use")]).set(gauge(in_use));
         self.device.get_or_create(&[("kind", "reserved")]).set(gauge(reserved));
+    }
+
+    /// Sets the space on the disk of the data folder, and the limit below which the server warns, in bytes.
+    pub fn disk(&self, free: u64, total: u64, low: u64) {
+        self.disk_free.get_or_create(&[]).set(gauge(free));
+        self.disk_total.get_or_create(&[]).set(gauge(total));
+        self.disk_low.get_or_create(&[]).set(gauge(low));
+    }
+
+    /// Sets whether the database is damaged.
+    pub fn database_damaged(&self, is_damaged: bool) {
+        self.database_damaged.set(is_damaged.into());
     }
 
     /// Sets the connections of a database pool.

@@ -10,7 +10,7 @@ use crate::{
     domain::{LeakageFinding, PlanProblem},
     imaging::ImageError,
     inference::EngineError,
-    store::StoreError,
+    store::{NotRecorded, StoreError},
 };
 
 /// An invalid field.
@@ -73,6 +73,9 @@ pub enum Error {
     /// The database or the file storage.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// A prediction that must be recorded before it is returned, and cannot be.
+    #[error("the prediction cannot be recorded: {0}")]
+    NotRecorded(#[from] NotRecorded),
     /// An image that cannot be decoded.
     #[error(transparent)]
     Image(#[from] ImageError),
@@ -95,6 +98,7 @@ impl Error {
         match self {
             Self::Internal(_) => true,
             Self::Store(error) => !error.is_conflict(),
+            Self::NotRecorded(_) => true,
             Self::Engine(error) => matches!(error, EngineError::NotFinite(_) | EngineError::Failed(_)),
             _ => false,
         }

@@ -101,11 +101,11 @@ impl Imports {
             let id = import.id;
             match self.stored_request(&import, spec).await {
                 Ok(request) => {
-                    tracing::info!(%id, import.path, "import resumes");
+                    tracing::info!(%id, "import resumes");
                     self.spawn(import, request);
                 }
                 Err(error) => {
-                    tracing::warn!(%id, import.path, %error, "import cannot resume");
+                    tracing::warn!(%id, %error, "import cannot resume");
                     let failed = Import {
                         status: ImportStatus::Failed,
                         error: Some(format!("interrupted, and it cannot resume: {error}")),

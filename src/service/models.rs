@@ -1,6 +1,9 @@
 //! Models: look-up, upload, aliases, and loading into the engine.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
+use tokio::time::timeout;
 
 use super::{CHALLENGER, Error, Gate, Serving, Stores};
 use crate::{
@@ -9,6 +12,9 @@ use crate::{
     store::{self, Model},
     worker::CHAMPION,
 };
+
+/// Maximum time for which a prediction waits for the row of a model that is in memory.
+const MAX_READ_TIME: Duration = Duration::from_millis(500);
 
 /// Use cases about models.
 #[derive(Clone)]
@@ -38,6 +44,40 @@ impl Models {
             Err(_) => {
                 let model = store::models::by_alias(&self.stores.db, name).await?;
                 Ok((model.ok_or(Error::NotFound("model"))?, Some(name.to_owned())))
+            }
+        }
+    }
+
+    /// The model that has classified an image. While the database cannot be read, the model as it was read before.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] where the model was deleted meanwhile.
+    pub(super) async fn of_classification(&self, id: ModelId) -> Result<Model, Error> {
+        let known = &self.serving.known_models;
+        let read = store::models::get(&self.stores.db, id);
+        let found = match known.get(id) {
+            None => read.await?,
+            Some(before) => match timeout(MAX_READ_TIME, read).await {
+                Ok(Ok(found)) => found,
+                Ok(Err(error)) => {
+                    self.stores.db.note_damage(&error);
+                    tracing::warn!(model = %id, %error, "a model cannot be read: its last known state is returned");
+                    Some(before)
+                }
+                Err(_) => {
+                    tracing::warn!(model = %id, "the database is slow or locked: the last known state of a model is returned");
+                    Some(before)
+                }
+            },
+        };
+        match found {
+            Some(model) => {
+                known.put(&model);
+                Ok(model)
+            }
+            None => {
+                known.remove(id);
+                Err(Error::Conflict("the model was removed meanwhile".into()))
             }
         }
     }

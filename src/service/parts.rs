@@ -1,6 +1,7 @@
 //! The parts that use cases work with. The composition root makes each once; front ends hold clones.
 
 use std::{
+    collections::HashMap,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -11,10 +12,10 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{Challenger, Heatmaps};
 use crate::{
     dataset::PatientIds,
-    domain::DeviceInfo,
+    domain::{DeviceInfo, ModelId},
     imaging,
     inference::Engine,
-    store::{Db, PredictionLog},
+    store::{Db, Model, PredictionLog},
     worker::LiveBatches,
 };
 
@@ -29,19 +30,54 @@ pub struct Serving {
     pub heatmaps: Heatmaps,
     /// Prediction log: records predictions without delaying their responses.
     pub log: PredictionLog,
+    /// Record each prediction before its response, so that a response without a record is impossible.
+    pub record_before_response: bool,
+    /// Models that classified recently, to present their predictions while the database cannot be read.
+    pub known_models: KnownModels,
     /// Serialises changes of aliases.
     pub alias_lock: AliasLock,
+}
+
+/// Rows of models in memory; cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct KnownModels(Arc<parking_lot::Mutex<HashMap<ModelId, Model>>>);
+
+impl KnownModels {
+    /// Maximum number of rows: the most that the engine loads.
+    const MAX: usize = 64;
+
+    /// Remembers a model.
+    pub fn put(&self, model: &Model) {
+        let mut known = self.0.lock();
+        if known.len() >= Self::MAX {
+            known.clear();
+        }
+        known.insert(model.id, model.clone());
+    }
+
+    /// Forgets a model that was deleted.
+    pub fn remove(&self, id: ModelId) {
+        self.0.lock().remove(&id);
+    }
+
+    /// The row as it was last read.
+    pub fn get(&self, id: ModelId) -> Option<Model> {
+        self.0.lock().get(&id).cloned()
+    }
 }
 
 impl Serving {
     /// Serving by `engine`. The challenger gets `challenger_share` of the images, 0 to 1; predictions are deleted from the log after
     /// `retention_days`, or never.
     pub fn new(engine: Engine, db: Db, challenger_share: f64, retention_days: Option<u32>) -> Self {
+        let log = PredictionLog::start(db, retention_days, engine.metrics().clone());
         Self {
             engine,
             challenger: Challenger::new(challenger_share),
             heatmaps: Heatmaps::default(),
-            log: PredictionLog::start(db, retention_days),
+            log,
+            record_before_response: false,
+            known_models: KnownModels::default(),
             alias_lock: AliasLock::default(),
         }
     }

@@ -124,6 +124,7 @@ impl Stop {
 
 impl From<StoreError> for Stop {
     fn from(error: StoreError) -> Self {
+        tracing::error!(%error, "the storage failed during a prediction job");
         Self::Failed(error.to_string())
     }
 }
@@ -231,7 +232,8 @@ impl PredictionJobs {
                 Some(id) => store::prediction_jobs::get(&self.stores().db, id).await?,
                 None => None,
             };
-            if job.is_none_or(|job| job.finished_at.is_some()) {
+            let is_ours = self.stores().coverage.is_complete() || job.is_some();
+            if is_ours && job.is_none_or(|job| job.finished_at.is_some()) {
                 tokio::fs::remove_file(&path).await.map_err(failed)?;
             }
         }
@@ -336,7 +338,7 @@ impl PredictionJobs {
             match store::prediction_jobs::append(&self.stores().db, job.id, results).await {
                 Ok(true) => break,
                 Ok(false) => return Err(Stop::Deleted),
-                Err(error) if error.is_disk_error() => {
+                Err(error) if error.may_pass() => {
                     tracing::warn!(job = %job.id, %error, "results of a prediction job wait for the disk");
                     sleep(MAX_DELAY).await;
                 }
@@ -378,7 +380,10 @@ impl PredictionJobs {
                 let items = stream::iter(radiographs).then(move |radiograph| {
                     let blobs = stores.blobs.clone();
                     async move {
-                        let content = blobs.get(&radiograph.sha256).await.map_err(|error| error.to_string());
+                        let content = blobs.get(&radiograph.sha256).await.map_err(|error| {
+                            tracing::error!(radiograph = %radiograph.id, %error, "the image of a radiograph cannot be read");
+                            "the stored image is missing or damaged: upload the same file again".to_owned()
+                        });
                         Ok(Item {
                             radiograph_id: Some(radiograph.id),
                             file_name: radiograph.file_name,

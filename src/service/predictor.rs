@@ -14,7 +14,7 @@ use crate::{
     imaging::{self, ExaminedImage, GreyImage, ImageError},
     inference::{Classification, Engine, EngineError},
     metrics::Stage,
-    store::{self, Model, ObservedPrediction, Prediction, Shadow},
+    store::{Model, ObservedPrediction, Prediction, Shadow},
 };
 
 /// Decodes, classifies and records images; cheap to clone.
@@ -142,12 +142,11 @@ impl Predictor {
         let decode_ms = started.elapsed().as_secs_f64() * 1e3;
         let mut classification = self.classify(selection, &image).await?;
         classification.timing.preprocess_ms += decode_ms;
-        let model = store::models::get(&self.models.stores.db, classification.model).await?;
-        let model = model.ok_or_else(|| Error::Conflict("the model was removed meanwhile".into()))?;
+        let model = self.models.of_classification(classification.model).await?;
         let (class, probabilities) = most_probable(&classification);
         let (id, alias) = (PredictionId::new(), selection.alias.clone());
         let prediction = NewPrediction { id, class, probabilities, model, alias, flags, grey_range, classification };
-        self.record(&prediction, sha256, statistics, started)?;
+        self.record(&prediction, sha256, statistics, started).await?;
         let served = ServedPrediction { id, class: prediction.class.clone(), model: prediction.model.id };
         self.shadow(Arc::clone(&image), served);
         if let Some(activation) = prediction.classification.activation.clone() {
@@ -168,8 +167,9 @@ impl Predictor {
         Ok(self.engine().classify(Arc::clone(image), id, *explain).await?)
     }
 
-    /// Hands the prediction to the log, which writes it later: a full disk must not delay responses.
-    fn record(
+    /// Hands the prediction to the log, which writes it later: a full disk must not delay responses. Where the operator wants a record of each
+    /// response, waits until it is written.
+    async fn record(
         &self,
         new: &NewPrediction,
         input_sha256: Sha256,
@@ -189,7 +189,11 @@ impl Predictor {
             created_at: Timestamp::now(),
         };
         let milliseconds = started.elapsed().as_secs_f64() * 1e3;
-        if self.models.serving.log.record(ObservedPrediction { prediction, milliseconds, image }).is_err() {
+        let (log, observed) = (&self.models.serving.log, ObservedPrediction { prediction, milliseconds, image });
+        if self.models.serving.record_before_response {
+            return Ok(log.record_durably(observed).await?);
+        }
+        if log.record(observed).is_err() {
             self.engine().metrics().unrecorded();
             tracing::warn!(prediction = %new.id, "disk full or slow: a prediction is returned and not recorded");
         }

@@ -38,7 +38,7 @@ use bytes::Bytes;
 use object_store::{ObjectStoreExt, PutPayload, local::LocalFileSystem, path::Path as Key};
 use parking_lot::Mutex;
 
-use super::{StoreError, files::sync_folder};
+use super::{StoreError, error::io_cause, files::sync_folder};
 use crate::domain::Sha256;
 
 pub use sweep::{BLOB_GRACE, SweepReport, sweep_periodically};
@@ -76,9 +76,9 @@ impl Blobs {
     /// Creates `<data_dir>/blobs`.
     pub fn open(data_dir: &Path) -> Result<Self, StoreError> {
         let root = data_dir.join("blobs");
-        let failed = |error: io::Error| StoreError::Blob(format!("{}: {error}", root.display()));
+        let failed = |source| StoreError::File { path: root.clone(), source };
         create_folders(&root).map_err(failed)?;
-        let files = LocalFileSystem::new_with_prefix(&root).map_err(|e| StoreError::Blob(e.to_string()))?;
+        let files = LocalFileSystem::new_with_prefix(&root).map_err(|error| failed(io_cause(&error)))?;
         let locks = (0..FOLDERS).map(|_| Mutex::new(Weak::new())).collect();
         Ok(Self { files: Arc::new(files.with_fsync(true)), locks, root })
     }
@@ -93,18 +93,27 @@ impl Blobs {
     pub async fn put_hashed(&self, sha256: Sha256, bytes: impl Into<Bytes>) -> Result<StoredBlob, StoreError> {
         let lock = self.lock_shared(&sha256).await?;
         // Even if the file exists: see the protocol above.
-        self.files.put(&key(&sha256), PutPayload::from(bytes.into())).await.map_err(|e| failed(&sha256, e))?;
+        self.files.put(&key(&sha256), PutPayload::from(bytes.into())).await.map_err(|e| failed(&sha256, io_cause(&e)))?;
         Ok(StoredBlob { sha256, lock })
     }
 
     /// Reads a blob and verifies its hash.
     pub async fn get(&self, hash: &Sha256) -> Result<Vec<u8>, StoreError> {
         let read = async { self.files.get(&key(hash)).await?.bytes().await };
-        let (found, bytes) = digest(read.await.map_err(|e| failed(hash, e))?).await?;
+        let (found, bytes) = digest(read.await.map_err(|e| failed(hash, io_cause(&e)))?).await?;
         if found != *hash {
-            return Err(failed(hash, format!("corrupt: its bytes have the hash {found}")));
+            return Err(failed(hash, io::Error::other(format!("corrupt: its bytes have the hash {found}"))));
         }
         Ok(bytes.into())
+    }
+
+    /// Length of a blob's file in bytes; `None` if the file is missing.
+    pub async fn length(&self, hash: &Sha256) -> Result<Option<u64>, StoreError> {
+        match tokio::fs::metadata(self.path(hash)).await {
+            Ok(file) => Ok(Some(file.len())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(failed(hash, error)),
+        }
     }
 
     /// The file of a blob, for readers outside async code (the trainer).
@@ -128,7 +137,7 @@ impl Blobs {
             *held = Arc::downgrade(&file);
             Ok(file)
         };
-        let locked: io::Result<_> = tokio::task::spawn_blocking(lock).await.map_err(|e| failed(hash, e))?;
+        let locked: io::Result<_> = tokio::task::spawn_blocking(lock).await.map_err(|e| StoreError::Task(e.to_string()))?;
         locked.map_err(|e| failed(hash, e))
     }
 }
@@ -156,14 +165,14 @@ fn key(hash: &Sha256) -> Key {
     Key::from_iter([folder, name])
 }
 
-fn failed(hash: &Sha256, why: impl std::fmt::Display) -> StoreError {
-    StoreError::Blob(format!("{hash}: {why}"))
+fn failed(hash: &Sha256, source: io::Error) -> StoreError {
+    StoreError::Blob { sha256: hash.clone(), source }
 }
 
 /// Hashes on a blocking thread: a model of 100 MB takes tenths of a second.
 async fn digest(bytes: Bytes) -> Result<(Sha256, Bytes), StoreError> {
     let hashed = tokio::task::spawn_blocking(move || (Sha256::of(&bytes), bytes)).await;
-    hashed.map_err(|e| StoreError::Blob(e.to_string()))
+    hashed.map_err(|e| StoreError::Task(e.to_string()))
 }
 
 #[cfg(test)]

@@ -158,6 +158,7 @@ pub async fn delete(db: &Db, id: DatasetId) -> Result<bool, StoreError> {
     let id = id.to_string();
     let deleted = sqlx::query!("delete from datasets where id = ?", id).execute(&mut *tx).await?.rows_affected();
     tx.commit().await?;
+    db.erase_soon();
     Ok(deleted > 0)
 }
 

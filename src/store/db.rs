@@ -1,24 +1,42 @@
 //! The SQLite database: one file, a pool of readers and one writer.
 
-use std::{path::Path, time::Duration};
+use std::{
+    fs::{DirBuilder, File},
+    io,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::Path,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use sqlx::{
-    Connection, Sqlite, SqlitePool, Transaction,
-    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
+    Connection, Sqlite, SqliteConnection, SqlitePool, Transaction,
+    migrate::Migrator,
+    sqlite::{SqliteAutoVacuum, SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
-use super::StoreError;
+use super::{Disk, StorageFault, StoreError};
 use crate::metrics::PoolUsage;
 
 /// Name of the database in the data folder.
-const FILE: &str = "thorax.sqlite";
+pub(super) const FILE: &str = "thorax.sqlite";
 /// Number of reading connections. Each is a thread, and reads are short.
 const READERS: u32 = 4;
 /// Number of writing connections. SQLite allows one.
 const WRITERS: u32 = 1;
-/// Maximum time for which a transaction waits for the lock of another process (an import on the command line).
-const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+/// Maximum time for which a statement waits for the lock of another program, such as an import on the command line.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Maximum time for which a caller waits for a connection. With the time for the lock, a request fails after ten seconds at most.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Maximum time for which the removal of deleted content waits for readers. Writers wait meanwhile.
+const ERASE_TIMEOUT: Duration = Duration::from_millis(250);
+/// Maximum number of free pages, of 4 KiB, that are removed at a time.
+const MAX_VACUUMED_PAGES: u32 = 2000;
+/// Maximum number of problems of a damaged database that are reported.
+const MAX_PROBLEMS: u32 = 3;
+
+static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
 
 /// Pools on one SQLite file (WAL): many readers, one writer whose transactions begin immediate.
 #[derive(Clone, Debug)]
@@ -26,23 +44,61 @@ pub struct Db {
     readers: SqlitePool,
     writer: SqlitePool,
     events: watch::Sender<()>,
+    erase: Arc<Notify>,
+    damage: Arc<OnceLock<String>>,
 }
 
 impl Db {
-    /// True if the folder has a database.
+    /// True if the folder has a database. An empty file is none: SQLite would take it for a new one.
     pub fn exists(data_dir: &Path) -> bool {
-        data_dir.join(FILE).is_file()
+        data_dir.join(FILE).metadata().is_ok_and(|file| file.is_file() && file.len() > 0)
     }
 
     /// Opens or creates `<data_dir>/thorax.sqlite` and migrates it.
+    ///
+    /// Folder and database are readable by their owner only. SQLite gives its other files the permissions of the database.
     pub async fn open(data_dir: &Path) -> Result<Self, StoreError> {
-        tokio::fs::create_dir_all(data_dir).await.map_err(sqlx::Error::Io)?;
-        let options = options(&data_dir.join(FILE));
-        let writer = pool(WRITERS).connect_with(options.clone().create_if_missing(true)).await?;
-        sqlx::migrate!("./migrations").run(&writer).await?;
+        Self::connect(data_dir, false).await
+    }
+
+    /// Opens the database as [`Db::open`] does, after a check of its structure. A damaged database is neither migrated nor written to; see
+    /// [`Db::damage`].
+    ///
+    /// # Errors
+    /// Also where a damaged database has the schema of an earlier version.
+    pub async fn open_checked(data_dir: &Path) -> Result<Self, StoreError> {
+        Self::connect(data_dir, true).await
+    }
+
+    async fn connect(data_dir: &Path, check: bool) -> Result<Self, StoreError> {
+        let file = data_dir.join(FILE);
+        create(data_dir, &file).map_err(sqlx::Error::Io)?;
+        let options = options(&file);
+        let writer = connect_with_room(&Disk::of(data_dir), &options).await?;
+        let damage = Arc::new(OnceLock::new());
+        match if check { find_damage(&writer).await } else { None } {
+            Some(found) => {
+                require_current_schema(&writer, &found).await?;
+                tracing::error!(found, "the database is damaged: it is not written to");
+                damage.set(found).unwrap_or_default();
+            }
+            None => MIGRATIONS.run(&writer).await?,
+        }
         // A write through a reader is a bug. It fails at once instead of sometimes with "database is locked".
         let readers = pool(READERS).connect_with(options.pragma("query_only", "on")).await?;
-        Ok(Self { readers, writer, events: watch::Sender::new(()) })
+        Ok(Self { readers, writer, events: watch::Sender::new(()), erase: Arc::default(), damage })
+    }
+
+    /// Description of the damage, if the database is damaged. Then all writes fail with [`StoreError::Damaged`].
+    pub fn damage(&self) -> Option<&str> {
+        self.damage.get().map(String::as_str)
+    }
+
+    /// Stops all writes if the error says that the database is damaged.
+    pub fn note_damage(&self, error: &(dyn std::error::Error + 'static)) {
+        if StorageFault::behind(error) == Some(StorageFault::Damaged) && self.damage.set(error.to_string()).is_ok() {
+            tracing::error!(%error, "the database is damaged: it is not written to any more");
+        }
     }
 
     /// Checkpoints the write-ahead log and closes the connections.
@@ -61,14 +117,14 @@ impl Db {
     }
 
     /// Connection for a single statement that changes data.
-    pub(super) fn write(&self) -> &SqlitePool {
-        &self.writer
+    pub(super) fn write(&self) -> Result<&SqlitePool, StoreError> {
+        self.damage().map_or(Ok(&self.writer), |damage| Err(StoreError::Damaged(damage.into())))
     }
 
     /// A write transaction that holds the write lock from its start (`begin immediate`). What it reads cannot change before it writes, and
     /// it cannot fail halfway because another transaction has the lock. It is rolled back unless it is committed.
     pub(super) async fn begin(&self) -> Result<Transaction<'static, Sqlite>, StoreError> {
-        Ok(self.writer.begin_with("begin immediate").await?)
+        Ok(self.write()?.begin_with("begin immediate").await?)
     }
 
     /// Commits a transaction that wrote events of runs, and notifies the receivers of [`Db::events`].
@@ -76,6 +132,45 @@ impl Db {
         tx.commit().await?;
         self.events.send_replace(());
         Ok(())
+    }
+
+    /// Has deleted content removed from the files soon; see [`Db::erase_deleted`].
+    pub(super) fn erase_soon(&self) {
+        self.erase.notify_one();
+    }
+
+    /// Waits for a call of [`Db::erase_soon`].
+    pub(super) async fn wait_for_deletion(&self) {
+        self.erase.notified().await;
+    }
+
+    /// Removes what was deleted from the files: returns free pages to the file system and empties the write-ahead log. Returns false if
+    /// something is left to do, because a reader was busy or too much was deleted at once.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn erase_deleted(&self) -> Result<bool, StoreError> {
+        let mut connection = self.write()?.acquire().await?;
+        set_busy_timeout(&mut connection, ERASE_TIMEOUT).await?;
+        let erased = erase(&mut connection).await;
+        set_busy_timeout(&mut connection, BUSY_TIMEOUT).await?;
+        Ok(erased?)
+    }
+
+    /// Rewrites a database of an earlier version once, so that free pages can be removed from then on and nothing that was deleted before stays
+    /// in it. Returns false if there was nothing to do.
+    ///
+    /// # Errors
+    /// When there is no room for a second copy of the database, or it fails.
+    pub(super) async fn enable_erasure(&self) -> Result<bool, StoreError> {
+        let writer = self.write()?;
+        let mode: i64 = sqlx::query_scalar("pragma auto_vacuum").fetch_one(writer).await?;
+        if mode != 0 {
+            return Ok(false);
+        }
+        // The mode was requested when the connection was opened, and takes effect with this statement.
+        sqlx::query("vacuum").execute(writer).await?;
+        Ok(true)
     }
 
     /// Usage of the connection pools, for metrics.
@@ -95,22 +190,80 @@ impl Db {
     }
 }
 
+/// Creates folder and file for their owner only. Those that exist keep their permissions.
+fn create(folder: &Path, file: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    if file.exists() {
+        return Ok(());
+    }
+    File::options().write(true).create(true).truncate(false).mode(0o600).open(file).map(drop)
+}
+
+/// Connects the writer. On a full disk the index of the write-ahead log cannot be created: the reserve makes room for it.
+async fn connect_with_room(disk: &Disk, options: &SqliteConnectOptions) -> Result<SqlitePool, StoreError> {
+    loop {
+        match pool(WRITERS).connect_with(options.clone()).await.map_err(StoreError::from) {
+            Err(error) if error.fault() == Some(StorageFault::Full) && disk.release_reserve() => {}
+            connected => return connected,
+        }
+    }
+}
+
+/// Checks the structure of the database. It takes about a second for a gigabyte.
+async fn find_damage(pool: &SqlitePool) -> Option<String> {
+    let check = sqlx::AssertSqlSafe(format!("pragma quick_check({MAX_PROBLEMS})"));
+    match sqlx::query_scalar::<_, String>(check).fetch_all(pool).await {
+        Ok(rows) if rows == ["ok"] => None,
+        Ok(rows) => Some(rows.join("; ").replace('\n', " ")),
+        Err(error) => Some(error.to_string()),
+    }
+}
+
+/// A damaged database cannot be migrated, and cannot be read with another schema than the current one.
+async fn require_current_schema(pool: &SqlitePool, damage: &str) -> Result<(), StoreError> {
+    let last = sqlx::query_scalar::<_, i64>("select max(version) from _sqlx_migrations").fetch_one(pool).await;
+    let current = MIGRATIONS.iter().map(|migration| migration.version).max();
+    if last.ok() == current { Ok(()) } else { Err(StoreError::Damaged(damage.into())) }
+}
+
+async fn set_busy_timeout(connection: &mut SqliteConnection, timeout: Duration) -> Result<(), StoreError> {
+    let pragma = sqlx::AssertSqlSafe(format!("pragma busy_timeout = {}", timeout.as_millis()));
+    sqlx::query(pragma).execute(connection).await?;
+    Ok(())
+}
+
+async fn erase(connection: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
+    let free: u32 = sqlx::query_scalar("pragma freelist_count").fetch_one(&mut *connection).await?;
+    if free > 0 {
+        let vacuum = sqlx::AssertSqlSafe(format!("pragma incremental_vacuum({MAX_VACUUMED_PAGES})"));
+        sqlx::query(vacuum).execute(&mut *connection).await?;
+    }
+    let (busy, _, _): (i64, i64, i64) =
+        sqlx::query_as("pragma wal_checkpoint(truncate)").fetch_one(&mut *connection).await?;
+    Ok(busy == 0 && free <= MAX_VACUUMED_PAGES)
+}
+
 fn options(file: &Path) -> SqliteConnectOptions {
     SqliteConnectOptions::new()
         .filename(file)
+        .auto_vacuum(SqliteAutoVacuum::Incremental)
         .journal_mode(SqliteJournalMode::Wal)
         // NORMAL may lose the last transactions in a power failure, such as a run that was acknowledged with 202. Writes are few, so that
         // an fsync for each is cheap.
         .synchronous(SqliteSynchronous::Full)
         .foreign_keys(true)
-        // Overwrites what is deleted or replaced with zeros, where that takes no further writes: names that were stored once do not stay.
-        .pragma("secure_delete", "fast")
+        // Overwrites what is deleted or replaced with zeros: names that were stored once do not stay.
+        .pragma("secure_delete", "on")
         .busy_timeout(BUSY_TIMEOUT)
 }
 
 fn pool(connections: u32) -> SqlitePoolOptions {
     // Connections to a local file do not go stale.
-    let options = SqlitePoolOptions::new().max_connections(connections).idle_timeout(None).max_lifetime(None);
+    let options = SqlitePoolOptions::new()
+        .max_connections(connections)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        .idle_timeout(None)
+        .max_lifetime(None);
     // When the disk is full, SQLite rolls the transaction back automatically, but sqlx still considers it open: discard the connection.
     options.before_acquire(|connection, _| {
         let is_free = !connection.is_in_transaction();
@@ -129,7 +282,7 @@ mod tests {
     #[tokio::test]
     async fn connections_have_the_settings_that_durability_depends_on() {
         let (_dir, db) = fixtures::db().await;
-        for pool in [db.read(), db.write()] {
+        for pool in [db.read(), db.write().unwrap()] {
             let setting = async |name: &'static str| -> String {
                 let query = format!("select cast({name} as text) from pragma_{name}");
                 sqlx::query_scalar(sqlx::AssertSqlSafe(query)).fetch_one(pool).await.unwrap()
@@ -137,6 +290,8 @@ mod tests {
             assert_eq!(setting("journal_mode").await, "wal");
             assert_eq!(setting("synchronous").await, "2");
             assert_eq!(setting("foreign_keys").await, "1");
+            assert_eq!(setting("secure_delete").await, "1");
+            assert_eq!(setting("auto_vacuum").await, "2");
         }
     }
 

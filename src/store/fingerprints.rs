@@ -20,7 +20,7 @@ pub struct HashedRadiograph {
 
 /// Stores the fingerprint of a radiograph in place of one of another version. A radiograph that was deleted meanwhile is ignored.
 pub async fn put(db: &Db, id: RadiographId, version: u32, fingerprint: &Fingerprint) -> Result<(), StoreError> {
-    put_in(&mut *db.write().acquire().await?, id, version, fingerprint).await
+    put_in(&mut *db.write()?.acquire().await?, id, version, fingerprint).await
 }
 
 /// [`put`] within a write transaction, for a new radiograph.

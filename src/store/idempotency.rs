@@ -71,7 +71,7 @@ pub async fn complete(db: &Db, key_hash: &str, response: &StoredResponse) -> Res
         response.sealed_body,
         key_hash,
     )
-    .execute(db.write())
+    .execute(db.write()?)
     .await?;
     Ok(())
 }
@@ -79,7 +79,7 @@ pub async fn complete(db: &Db, key_hash: &str, response: &StoredResponse) -> Res
 /// Frees a reserved key whose request failed.
 pub async fn release(db: &Db, key_hash: &str) -> Result<(), StoreError> {
     sqlx::query!("delete from idempotency_keys where key_hash = ? and request_sha256 is null", key_hash)
-        .execute(db.write())
+        .execute(db.write()?)
         .await?;
     Ok(())
 }

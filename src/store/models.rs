@@ -154,6 +154,7 @@ pub async fn delete(db: &Db, id: ModelId) -> Result<bool, StoreError> {
     let id = id.to_string();
     sqlx::query!("delete from models where id = ?", id).execute(&mut *tx).await?;
     tx.commit().await?;
+    db.erase_soon();
     Ok(true)
 }
 
@@ -167,7 +168,7 @@ pub async fn set_alias(db: &Db, alias: &str, id: ModelId) -> Result<(), StoreErr
 
 /// Deletes an alias; false if there was none. Its history is retained.
 pub async fn remove_alias(db: &Db, alias: &str) -> Result<bool, StoreError> {
-    let removed = sqlx::query!("delete from aliases where alias = ?", alias).execute(db.write()).await?;
+    let removed = sqlx::query!("delete from aliases where alias = ?", alias).execute(db.write()?).await?;
     Ok(removed.rows_affected() > 0)
 }
 

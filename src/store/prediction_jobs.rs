@@ -115,7 +115,7 @@ pub async fn create(db: &Db, job: &PredictionJob) -> Result<(), StoreError> {
         total,
         created_at,
     )
-    .execute(db.write())
+    .execute(db.write()?)
     .await?;
     Ok(())
 }
@@ -242,7 +242,8 @@ pub async fn finish(db: &Db, id: PredictionJobId, error: Option<&str>) -> Result
 /// Deletes a job with its results; false if there was none.
 pub async fn delete(db: &Db, id: PredictionJobId) -> Result<bool, StoreError> {
     let id = id.to_string();
-    let removed = sqlx::query!("delete from prediction_jobs where id = ?", id).execute(db.write()).await?;
+    let removed = sqlx::query!("delete from prediction_jobs where id = ?", id).execute(db.write()?).await?;
+    db.erase_soon();
     Ok(removed.rows_affected() > 0)
 }
 

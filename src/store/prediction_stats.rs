@@ -87,7 +87,7 @@ pub async fn put_baseline(db: &Db, model: ModelId, inputs: &InputHistograms) -> 
         model,
         inputs
     )
-    .execute(db.write())
+    .execute(db.write()?)
     .await?;
     Ok(())
 }

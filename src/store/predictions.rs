@@ -114,7 +114,7 @@ pub async fn list(db: &Db, page: &Page) -> Result<Vec<Prediction>, StoreError> {
 pub async fn set_feedback(db: &Db, id: PredictionId, label: Option<&str>) -> Result<(), StoreError> {
     let (id, now) = (id.to_string(), label.map(|_| columns::time(Timestamp::now())));
     let set = sqlx::query!("update predictions set feedback = ?, feedback_at = ? where id = ?", label, now, id);
-    columns::must_exist(&set.execute(db.write()).await?)
+    columns::must_exist(&set.execute(db.write()?).await?)
 }
 
 /// Predictions of a model since then against the feedback of clinicians.
@@ -146,7 +146,7 @@ pub async fn delete_before(db: &Db, then: Timestamp) -> Result<u64, StoreError> 
             first,
             MAX_DELETED
         );
-        match delete.execute(db.write()).await?.rows_affected() {
+        match delete.execute(db.write()?).await?.rows_affected() {
             0 => return Ok(deleted),
             count => deleted += count,
         }

@@ -338,7 +338,8 @@ pub async fn assign_splits(db: &Db, splits: &[(RadiographId, Split)]) -> Result<
 /// Deletes a radiograph; false if there was none. [`Blobs::sweep`](super::Blobs::sweep) removes its file later, unless another row names it.
 pub async fn delete(db: &Db, id: RadiographId) -> Result<bool, StoreError> {
     let id = id.to_string();
-    let deleted = sqlx::query!("delete from radiographs where id = ?", id).execute(db.write()).await?;
+    let deleted = sqlx::query!("delete from radiographs where id = ?", id).execute(db.write()?).await?;
+    db.erase_soon();
     Ok(deleted.rows_affected() > 0)
 }
 

@@ -264,7 +264,7 @@ pub async fn set_progress(db: &Db, id: RunId, progress: &RunProgress) -> Result<
     let id = id.to_string();
     let progress = columns::to_json("runs.progress_json", progress)?;
     let result =
-        sqlx::query!("update runs set progress_json = ? where id = ?", progress, id).execute(db.write()).await?;
+        sqlx::query!("update runs set progress_json = ? where id = ?", progress, id).execute(db.write()?).await?;
     columns::must_exist(&result)
 }
 
@@ -380,6 +380,7 @@ pub async fn delete(db: &Db, id: RunId) -> Result<Option<()>, StoreError> {
     let id = id.to_string();
     sqlx::query!("delete from runs where id = ?", id).execute(&mut *tx).await?;
     tx.commit().await?;
+    db.erase_soon();
     Ok(Some(()))
 }
 

@@ -80,6 +80,6 @@ pub async fn disagreements(db: &Db, model: ModelId, limit: u32) -> Result<Vec<Pr
 /// Deletes shadow predictions of predictions from before `then`.
 pub async fn delete_before(db: &Db, then: Timestamp) -> Result<(), StoreError> {
     let first = columns::first_id(then);
-    sqlx::query!("delete from shadows where prediction_id < ?", first).execute(db.write()).await?;
+    sqlx::query!("delete from shadows where prediction_id < ?", first).execute(db.write()?).await?;
     Ok(())
 }

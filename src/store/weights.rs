@@ -38,7 +38,7 @@ pub async fn create(db: &Db, weights: &Weights) -> Result<(), StoreError> {
         byte_length,
         created_at,
     )
-    .execute(db.write())
+    .execute(db.write()?)
     .await?;
     Ok(())
 }

@@ -135,7 +135,7 @@ impl Recorder {
     /// Retries a write while the disk is full or fails. Training waits meanwhile.
     fn retry(&mut self, pending: &PendingCheckpoint, mut error: StoreError) -> Result<(), ObserverError> {
         let (started, mut warned) = (Instant::now(), false);
-        while error.is_disk_error() {
+        while error.may_pass() {
             if started.elapsed() >= DISK_TIMEOUT {
                 return Err(ObserverError(format!("{error}: free disk space and resume the run")));
             }

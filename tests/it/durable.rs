@@ -307,11 +307,11 @@ fn assert_no_progress(server: &Running, run: &str, hinder: impl Fn()) {
 }
 
 /// A file system of a few megabytes; unmounted when dropped.
-struct SmallDisk(PathBuf);
+pub struct SmallDisk(PathBuf);
 
 impl SmallDisk {
     /// Mounts the file system below a folder and moves all of the folder's files there.
-    fn under(folder: &Path) -> Option<Self> {
+    pub fn under(folder: &Path) -> Option<Self> {
         let aside = folder.with_extension("aside");
         fs::rename(folder, &aside).unwrap();
         fs::create_dir(folder).unwrap();
@@ -322,7 +322,7 @@ impl SmallDisk {
         Some(disk)
     }
 
-    fn fill(&self) {
+    pub fn fill(&self) {
         let mut size = 96 << 20;
         while size > 0 {
             if fs::write(self.0.join(format!("{FILLER}{size}")), vec![1; size]).is_err() {
@@ -331,7 +331,7 @@ impl SmallDisk {
         }
     }
 
-    fn free(&self) {
+    pub fn free(&self) {
         for entry in fs::read_dir(&self.0).unwrap() {
             let path = entry.unwrap().path();
             if path.file_name().unwrap().to_str().unwrap().starts_with(FILLER) {

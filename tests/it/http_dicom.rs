@@ -15,7 +15,7 @@ use crate::support::{
 };
 
 /// Planted identifiers, which must not be stored. None is part of another word that the program stores.
-const PLANTED: [&str; 14] = [
+pub const PLANTED: [&str; 14] = [
     "Zyxwander",
     "Quirinus",
     "MRN-774411",

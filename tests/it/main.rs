@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "a panic fails the test, which is what it should do")]
 
 mod bench;
+mod data_folder;
 mod datasets;
 mod docs;
 mod durable;

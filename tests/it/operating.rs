@@ -462,7 +462,7 @@ fn until<T>(mut ask: impl FnMut() -> T, holds: impl Fn(&T) -> bool) -> T {
 }
 
 /// A data folder whose champion is a small network with random weights.
-fn serving_folder() -> TempDir {
+pub fn serving_folder() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     let mut server = Running::start(folder.path(), &[("THORAX_DRAIN_SECONDS", "0")]);
     let mut connection = Connection::open(&server.address).unwrap();
@@ -478,7 +478,7 @@ fn serving_folder() -> TempDir {
 }
 
 /// A square PNG of incompressible noise.
-fn noise(side: u32) -> Vec<u8> {
+pub fn noise(side: u32) -> Vec<u8> {
     let mut pixels = vec![0; (side * side) as usize];
     ChaCha8Rng::seed_from_u64(1).fill_bytes(&mut pixels);
     let mut bytes = Vec::new();

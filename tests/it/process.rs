@@ -99,6 +99,28 @@ impl Running {
         (status, serde_json::from_str(body).unwrap_or(Value::Null))
     }
 
+    /// Sends any body with any headers; status, head and body of the response.
+    pub fn exchange(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> (u16, String, Vec<u8>) {
+        let mut stream = TcpStream::connect(&self.address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        let (host, length) = (&self.address, body.len());
+        let head = format!("host: {host}\r\nconnection: close\r\n{headers}content-length: {length}\r\n\r\n");
+        stream.write_all(&[format!("{method} {path} HTTP/1.0\r\n{head}").as_bytes(), body].concat()).unwrap();
+        let mut response = Vec::new();
+        stream.read_to_end(&mut response).unwrap();
+        let end = response.windows(4).position(|window| window == b"\r\n\r\n").unwrap();
+        let head = String::from_utf8_lossy(&response[..end]).to_lowercase();
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        (status, head, response.split_off(end + 4))
+    }
+
+    /// Posts an image for classification; status and response.
+    pub fn predict(&self, image: &[u8]) -> (u16, Value) {
+        let (status, _, body) = self.exchange("POST", "/v1/predictions", &[("content-type", "image/png")], image);
+        (status, serde_json::from_slice(&body).unwrap_or(Value::Null))
+    }
+
     /// Resident memory.
     pub fn resident_bytes(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap();

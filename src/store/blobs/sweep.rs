@@ -66,6 +66,48 @@ impl Blobs {
         Ok(swept)
     }
 
+    /// True if there is any blob.
+    pub(in crate::store) async fn has_files(&self) -> Result<bool, StoreError> {
+        for folder in 0..FOLDERS {
+            let path = self.root.join(folder_name(folder));
+            let found = candidates(&path).await.map_err(failed(&path))?;
+            if found.iter().any(|candidate| candidate.sha256.is_some()) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// True if the database names any of the blobs.
+    pub(in crate::store) async fn has_named(&self, db: &Db) -> Result<bool, StoreError> {
+        for folder in 0..FOLDERS {
+            let path = self.root.join(folder_name(folder));
+            let found: Vec<_> = candidates(&path).await.map_err(failed(&path))?;
+            let found: Vec<_> = found.into_iter().filter(|candidate| candidate.sha256.is_some()).collect();
+            let count = found.len();
+            if without_row(&mut *db.read().acquire().await?, found).await?.len() < count {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Blobs that no row names and that are older than the grace period: their number and size in bytes.
+    pub(in crate::store) async fn unnamed(&self, db: &mut SqliteConnection) -> Result<(u64, u64), StoreError> {
+        let (mut count, mut bytes) = (0, 0);
+        for folder in 0..FOLDERS {
+            let path = self.root.join(folder_name(folder));
+            let found = candidates(&path).await.map_err(failed(&path))?;
+            for candidate in without_row(&mut *db, found).await? {
+                if is_older(&candidate.path, BLOB_GRACE) {
+                    count += 1;
+                    bytes += candidate.path.metadata().map_or(0, |file| file.len());
+                }
+            }
+        }
+        Ok((count, bytes))
+    }
+
     async fn sweep_folder(
         &self,
         db: &Db,
@@ -172,7 +214,7 @@ async fn remove(
         Ok(removed)
     };
     let removed = tokio::task::spawn_blocking(remove).await;
-    removed.map_err(|error| StoreError::Blob(format!("{}: {error}", folder.display())))?.map_err(failed(folder))
+    removed.map_err(|error| StoreError::Task(error.to_string()))?.map_err(failed(folder))
 }
 
 /// True if the file exists and was written longer than `age` ago.

@@ -146,7 +146,7 @@ async fn a_row_that_this_version_cannot_read_is_an_error() {
     let (_dir, db) = fixtures::db().await;
     let dataset = fixtures::stored_dataset(&db).await;
     let radiograph = fixtures::stored_radiograph(&db, &dataset, "a").await;
-    sqlx::query("update radiographs set sha256 = upper(sha256)").execute(db.write()).await.unwrap();
+    sqlx::query("update radiographs set sha256 = upper(sha256)").execute(db.write().unwrap()).await.unwrap();
     assert!(matches!(get(&db, radiograph.id).await, Err(StoreError::Row(_))));
 }
 

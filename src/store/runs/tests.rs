@@ -16,7 +16,7 @@ async fn database_with_data() -> (tempfile::TempDir, Db, crate::store::Dataset) 
 async fn run_in(db: &Db, dataset: &crate::store::Dataset, status: RunStatus) -> RunId {
     let id = fixtures::stored_run(db, dataset).await.id;
     let (name, key) = (status.as_str(), id.to_string());
-    sqlx::query!("update runs set status = ? where id = ?", name, key).execute(db.write()).await.unwrap();
+    sqlx::query!("update runs set status = ? where id = ?", name, key).execute(db.write().unwrap()).await.unwrap();
     id
 }
 
@@ -57,7 +57,7 @@ async fn a_run_is_stored_with_its_events_or_not_at_all() {
 
     let trigger = "create trigger refuse before insert on run_events when new.event_json like '%planted%'
                      begin select raise(abort, 'planted'); end";
-    sqlx::query(trigger).execute(db.write()).await.unwrap();
+    sqlx::query(trigger).execute(db.write().unwrap()).await.unwrap();
     let refused = fixtures::run(&dataset);
     assert!(create_with_events(&db, &refused, &warnings).await.is_err());
     assert_eq!(get(&db, refused.id).await.unwrap(), None);
@@ -273,7 +273,7 @@ async fn reads_epochs_from_before_the_wait_was_measured() {
     record.as_object_mut().unwrap().remove("data_wait_share").unwrap();
     let (key, record) = (id.to_string(), record.to_string());
     sqlx::query!("insert into epochs (run_id, sequence, record_json) values (?, 1, ?)", key, record)
-        .execute(db.write())
+        .execute(db.write().unwrap())
         .await
         .unwrap();
     assert_eq!(epochs(&db, id, 0).await.unwrap(), [EpochRecord { data_wait_share: None, ..epoch(1, 0.5) }]);

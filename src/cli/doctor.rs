@@ -1,0 +1,48 @@
+//! `thorax doctor`: examines a data folder, for people and for monitoring.
+
+use std::io::{Write, stdout};
+
+use clap::Args;
+
+use super::{CliError, open_existing, serve::DATA_FOLDER};
+use crate::{
+    config::DataConfig,
+    store::{self, Severity},
+};
+
+#[derive(Args, Debug)]
+pub(super) struct DoctorArgs {
+    /// Read every image, model and weight file, and compare its hash. Takes as long as reading the whole folder.
+    #[arg(long)]
+    hash: bool,
+
+    /// Accept the database as that of the folder, after it was restored or replaced.
+    ///
+    /// A server removes no file from a folder whose database it does not recognise: one of another folder, or an older copy. After
+    /// `--adopt`, the next server removes images, models and checkpoints that the database does not name.
+    #[arg(long)]
+    adopt: bool,
+
+    #[command(flatten)]
+    data: DataConfig,
+}
+
+pub(super) async fn run(args: &DoctorArgs) -> Result<(), CliError> {
+    let folder = args.data.folder(DATA_FOLDER);
+    if args.adopt {
+        let opened = open_existing(&folder).await?;
+        opened.stores.adopt().await?;
+        opened.stores.db.close().await;
+    }
+    let diagnosis = store::diagnose(&folder, args.hash, args.data.low_disk_bytes).await;
+    let mut out = stdout().lock();
+    for finding in &diagnosis.0 {
+        let severity = match finding.severity {
+            Severity::Fine => "ok",
+            Severity::Warning => "warning",
+            Severity::Error => "error",
+        };
+        writeln!(out, "{severity}: {}", finding.text)?;
+    }
+    if diagnosis.is_healthy() { Ok(()) } else { Err(CliError::Unhealthy(folder)) }
+}

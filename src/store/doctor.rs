@@ -1,0 +1,216 @@
+//! Examination of a data folder: its database, its blobs, its permissions and its disk.
+
+use std::{
+    os::unix::fs::PermissionsExt,
+    path::Path,
+};
+
+use sqlx::{
+    ConnectOptions, Connection, SqliteConnection,
+    sqlite::SqliteConnectOptions,
+};
+
+use super::{Blobs, Db, Disk, StoreError, columns, db};
+
+/// Maximum number of single problems of one kind that are listed.
+const MAX_LISTED: usize = 10;
+
+/// Weight of a finding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Severity {
+    /// As it should be.
+    Fine,
+    /// It works, and should be changed.
+    Warning,
+    /// Data is lost, or will be.
+    Error,
+}
+
+/// One result of the examination.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// Weight.
+    pub severity: Severity,
+    /// Description, and what to do.
+    pub text: String,
+}
+
+/// Results of an examination, in the order in which they were found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Diagnosis(pub Vec<Finding>);
+
+impl Diagnosis {
+    /// True without errors; there may be warnings.
+    pub fn is_healthy(&self) -> bool {
+        self.0.iter().all(|finding| finding.severity != Severity::Error)
+    }
+
+    fn add(&mut self, severity: Severity, text: impl Into<String>) {
+        self.0.push(Finding { severity, text: text.into() });
+    }
+
+    /// Adds the first few of the problems and the number of the others, or that there are none.
+    fn add_all(&mut self, problems: &[String], fine: impl Into<String>) {
+        if problems.is_empty() {
+            return self.add(Severity::Fine, fine);
+        }
+        for problem in problems.iter().take(MAX_LISTED) {
+            self.add(Severity::Error, problem);
+        }
+        if let Some(others @ 1..) = problems.len().checked_sub(MAX_LISTED) {
+            self.add(Severity::Error, format!("and {others} more"));
+        }
+    }
+}
+
+/// Examines a data folder, while a server uses it or not. With `hash` it reads every blob and compares its hash, which takes as long as reading
+/// the whole folder.
+pub async fn diagnose(folder: &Path, hash: bool, low_disk_bytes: u64) -> Diagnosis {
+    let mut found = Diagnosis::default();
+    if let Some(warning) = open_permissions(folder) {
+        found.add(Severity::Warning, warning);
+    }
+    match Disk::of(folder).with_low_bytes(low_disk_bytes).warning() {
+        Some(warning) => found.add(Severity::Warning, warning),
+        None => found.add(Severity::Fine, "the disk has free space"),
+    }
+    if !Db::exists(folder) {
+        found.add(Severity::Error, format!("there is no database: restore {} from a backup", db::FILE));
+        return found;
+    }
+    if let Err(error) = examine(folder, hash, &mut found).await {
+        found.add(Severity::Error, format!("the examination ended early: {error}"));
+    }
+    found
+}
+
+/// A warning where other users of the machine could read the folder and its database, or a key.
+pub fn open_permissions(folder: &Path) -> Option<String> {
+    let mode = |path: &Path| path.metadata().map_or(0, |file| file.permissions().mode());
+    let is_open = |path: &Path| mode(path) & 0o077 != 0;
+    // Below a closed folder nothing can be read.
+    is_open(folder).then(|| {
+        format!(
+            "the data folder can be read by other users of this machine (its mode is {:03o}): run `chmod -R go= {}`",
+            mode(folder) & 0o777,
+            folder.display()
+        )
+    })
+}
+
+async fn examine(folder: &Path, hash: bool, found: &mut Diagnosis) -> Result<(), StoreError> {
+    let options = SqliteConnectOptions::new().filename(folder.join(db::FILE)).read_only(true);
+    let mut database = options.connect().await?;
+    let problems: Vec<String> = sqlx::query_scalar("pragma integrity_check").fetch_all(&mut database).await?;
+    let problems: Vec<String> = problems.into_iter().filter(|problem| problem != "ok").collect();
+    found.add_all(&problems, "the database is intact");
+    if !problems.is_empty() {
+        found.add(Severity::Error, format!("the database is damaged: restore {} from a backup", db::FILE));
+    }
+    let broken = sqlx::query("pragma foreign_key_check").fetch_all(&mut database).await?.len();
+    if broken > 0 {
+        found.add(Severity::Error, format!("{broken} rows refer to rows that do not exist"));
+    }
+    let blobs = Blobs::open(folder)?;
+    let (count, problems) = check_blobs(&mut database, &blobs, hash).await?;
+    let how = if hash { "present and intact" } else { "present" };
+    found.add_all(&problems, format!("all {count} images, models and weights are {how}"));
+    if !problems.is_empty() {
+        found.add(Severity::Error, "restore the missing and damaged files from a backup, or upload the same files again");
+    }
+    match blobs.unnamed(&mut database).await? {
+        (0, _) => {}
+        (count, bytes) => found.add(
+            Severity::Warning,
+            format!("{count} files in blobs, {} MiB, are named by no row: a server removes them", bytes >> 20),
+        ),
+    }
+    database.close().await?;
+    Ok(())
+}
+
+/// Number of blobs that the database names, and those that are missing or differ.
+async fn check_blobs(
+    database: &mut SqliteConnection,
+    blobs: &Blobs,
+    hash: bool,
+) -> Result<(usize, Vec<String>), StoreError> {
+    let named = sqlx::query!(
+        r#"select sha256 as "sha256!: String", 'image' as "kind!: String", byte_length as "byte_length!: i64" from radiographs
+           union select sha256, 'model', byte_length from models
+           union select sha256, 'weights', byte_length from weights"#
+    )
+    .fetch_all(database)
+    .await?;
+    let mut problems = Vec::new();
+    for row in &named {
+        let sha256 = columns::hash("blob_names.sha256", row.sha256.clone())?;
+        let kind = &row.kind;
+        match blobs.length(&sha256).await? {
+            None => problems.push(format!("{kind} {sha256}: its file is missing")),
+            Some(length) if i64::try_from(length).ok() != Some(row.byte_length) => {
+                problems.push(format!("{kind} {sha256}: its file has {length} bytes instead of {}", row.byte_length));
+            }
+            Some(_) if hash => {
+                if let Err(error) = blobs.get(&sha256).await {
+                    problems.push(format!("{kind}: {error}"));
+                }
+            }
+            Some(_) => {}
+        }
+    }
+    Ok((named.len(), problems))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{RadiographExtras, fixtures, radiographs};
+
+    fn errors(diagnosis: &Diagnosis) -> Vec<&str> {
+        let errors = diagnosis.0.iter().filter(|finding| finding.severity == Severity::Error);
+        errors.map(|finding| finding.text.as_str()).collect()
+    }
+
+    #[tokio::test]
+    async fn finds_missing_truncated_and_altered_blobs() {
+        let (dir, db) = fixtures::db().await;
+        let blobs = Blobs::open(dir.path()).unwrap();
+        let dataset = fixtures::stored_dataset(&db).await;
+        let mut paths = Vec::new();
+        for content in ["one", "two", "six"] {
+            let mut radiograph = fixtures::radiograph(&dataset, content);
+            radiograph.byte_length = 3;
+            let stored = blobs.put(content.as_bytes().to_vec()).await.unwrap();
+            radiographs::insert_all(&db, &[(&radiograph, RadiographExtras::default())]).await.unwrap();
+            paths.push(blobs.path(stored.sha256()));
+        }
+        let healthy = diagnose(dir.path(), true, 0).await;
+        assert!(healthy.is_healthy(), "{healthy:?}");
+        std::fs::remove_file(&paths[0]).unwrap();
+        std::fs::write(&paths[1], "tw").unwrap();
+        std::fs::write(&paths[2], "sex").unwrap();
+        let quick = diagnose(dir.path(), false, 0).await;
+        assert_eq!(errors(&quick).len(), 3, "two files and the advice: {quick:?}");
+        assert!(errors(&quick).iter().any(|text| text.contains("is missing")));
+        assert!(errors(&quick).iter().any(|text| text.contains("2 bytes instead of 3")));
+        let thorough = diagnose(dir.path(), true, 0).await;
+        assert!(errors(&thorough).iter().any(|text| text.contains("corrupt")), "{thorough:?}");
+    }
+
+    #[tokio::test]
+    async fn reports_a_missing_and_a_damaged_database() {
+        let (dir, db) = fixtures::db().await;
+        fixtures::stored_dataset(&db).await;
+        db.close().await;
+        let file = dir.path().join(db::FILE);
+        let mut bytes = std::fs::read(&file).unwrap();
+        let length = bytes.len();
+        bytes[length / 3..length / 2].fill(0x5a);
+        std::fs::write(&file, &bytes).unwrap();
+        assert!(!diagnose(dir.path(), false, 0).await.is_healthy());
+        std::fs::remove_file(&file).unwrap();
+        let missing = diagnose(dir.path(), false, 0).await;
+        assert!(errors(&missing)[0].contains("no database"), "{missing:?}");
+    }
+}

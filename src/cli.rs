@@ -125,8 +125,12 @@ impl Command {
     /// to read.
     fn writes_only_data(&self) -> bool {
         match self {
-            Self::Serve(_) | Self::Demo(_) | Self::Import(_) | Self::Train(_) | Self::Weights(_) | Self::Doctor(_) => true,
-            Self::Dataset(_) | Self::Runs(_) | Self::Phantoms(_) | Self::Bench(_) | Self::Openapi | Self::Docs(_) => false,
+            Self::Serve(_) | Self::Demo(_) | Self::Import(_) | Self::Train(_) | Self::Weights(_) | Self::Doctor(_) => {
+                true
+            }
+            Self::Dataset(_) | Self::Runs(_) | Self::Phantoms(_) | Self::Bench(_) | Self::Openapi | Self::Docs(_) => {
+                false
+            }
         }
     }
 }

@@ -37,7 +37,11 @@ mod step_trainer;
 mod tests;
 mod weight_average;
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use burn::tensor::Device;
 
@@ -206,6 +210,11 @@ pub enum Stop {
 #[error("{0}")]
 pub struct ObserverError(pub String);
 
+/// Name of a file. Errors of runs reach clients, which must not learn where the data folder is.
+fn file_name(path: &Path) -> std::borrow::Cow<'_, str> {
+    path.file_name().unwrap_or_default().to_string_lossy()
+}
+
 /// Error of a training run.
 #[derive(Debug, thiserror::Error)]
 pub enum TrainingError {
@@ -224,7 +233,7 @@ pub enum TrainingError {
         problem: String,
     },
     /// The cache file of decoded images cannot be written or read, or is damaged.
-    #[error("image cache {path}: {problem}")]
+    #[error("image cache {}: {problem}", file_name(.path))]
     Cache {
         /// The file.
         path: PathBuf,

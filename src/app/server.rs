@@ -19,8 +19,8 @@ use super::{
 };
 use crate::{
     config::{
-        DataConfig, ForwardedHeader, HttpConfig, ListenAddress, MonitoringConfig, NetworkConfig, RecordTime, ServerConfig,
-        TransferConfig, TrustedProxy,
+        DataConfig, ForwardedHeader, HttpConfig, ListenAddress, MonitoringConfig, NetworkConfig, RecordTime,
+        ServerConfig, TransferConfig, TrustedProxy,
     },
     domain::{DeviceInfo, ModelId, RunStatus},
     http::{
@@ -88,8 +88,7 @@ impl Server {
         folder.stores.disk.low_bytes = data.low_disk_bytes;
         folder.stores.prepare().await;
         let patient_ids = folder.patient_ids(data.patient_key.as_deref())?;
-        let hashed =
-            folder::hash_earlier_patients(&folder.stores.db, &patient_ids, data.patient_key.is_some()).await;
+        let hashed = folder::hash_earlier_patients(&folder.stores.db, &patient_ids, data.patient_key.is_some()).await;
         unless_unwritable("patient ids of an earlier version cannot be hashed", hashed)?;
         let (listener, address) = Listener::bind(&http_config.listen, network.unix_socket_mode).await?;
         let signals = StopSignals::listen().map_err(AppError::Signals)?;

@@ -27,11 +27,7 @@ const OWN_PATHS: [&str; 4] = ["/v1/", "/v2/", "/health/", "/static/"];
 
 /// Measures, logs and traces a request. Every log line during the request carries its id and its trace id; the last one has status
 /// and duration.
-pub(super) async fn observe(
-    State((telemetry, db)): State<(Telemetry, Db)>,
-    request: Request,
-    next: Next,
-) -> Response {
+pub(super) async fn observe(State((telemetry, db)): State<(Telemetry, Db)>, request: Request, next: Next) -> Response {
     let started = Instant::now();
     let in_flight = telemetry.metrics.requests.begin();
     let method = request.method().clone();

@@ -93,7 +93,10 @@ impl Blobs {
     pub async fn put_hashed(&self, sha256: Sha256, bytes: impl Into<Bytes>) -> Result<StoredBlob, StoreError> {
         let lock = self.lock_shared(&sha256).await?;
         // Even if the file exists: see the protocol above.
-        self.files.put(&key(&sha256), PutPayload::from(bytes.into())).await.map_err(|e| failed(&sha256, io_cause(&e)))?;
+        self.files
+            .put(&key(&sha256), PutPayload::from(bytes.into()))
+            .await
+            .map_err(|e| failed(&sha256, io_cause(&e)))?;
         Ok(StoredBlob { sha256, lock })
     }
 
@@ -137,7 +140,8 @@ impl Blobs {
             *held = Arc::downgrade(&file);
             Ok(file)
         };
-        let locked: io::Result<_> = tokio::task::spawn_blocking(lock).await.map_err(|e| StoreError::Task(e.to_string()))?;
+        let locked: io::Result<_> =
+            tokio::task::spawn_blocking(lock).await.map_err(|e| StoreError::Task(e.to_string()))?;
         locked.map_err(|e| failed(hash, e))
     }
 }

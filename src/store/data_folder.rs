@@ -80,7 +80,8 @@ pub(super) async fn identify(db: &Db, folder: &Path, blobs: &Blobs) -> Result<Co
     match (id, mark) {
         (Some(id), Some(mark)) if id == mark.id => {
             let is_older = seen_at.is_none_or(|seen_at| seen_at < mark.seen_at);
-            let reason = || format!("the database is an older copy: a server ran on this folder at {:.0}", mark.seen_at);
+            let reason =
+                || format!("the database is an older copy: a server ran on this folder at {:.0}", mark.seen_at);
             Ok(if is_older { Coverage::Unknown(reason()) } else { Coverage::Complete })
         }
         (id, mark) if !has_files(folder, blobs).await? || (mark.is_none() && blobs.has_named(db).await?) => {
@@ -180,12 +181,13 @@ fn read(folder: &Path) -> io::Result<Option<FolderMark>> {
 fn write(folder: &Path, mark: &FolderMark) -> io::Result<()> {
     let path = folder.join(FOLDER_FILE);
     let partial = path.with_extension(format!("json.{}.partial", std::process::id()));
-    let written = File::options().write(true).create(true).truncate(true).mode(0o600).open(&partial).and_then(|mut file| {
-        file.write_all(&serde_json::to_vec(mark)?)?;
-        file.sync_all()?;
-        std::fs::rename(&partial, &path)?;
-        files::sync_folder(folder)
-    });
+    let written =
+        File::options().write(true).create(true).truncate(true).mode(0o600).open(&partial).and_then(|mut file| {
+            file.write_all(&serde_json::to_vec(mark)?)?;
+            file.sync_all()?;
+            std::fs::rename(&partial, &path)?;
+            files::sync_folder(folder)
+        });
     if written.is_err() {
         // Frees the space. The next start removes it where this fails.
         let _ = std::fs::remove_file(&partial);
@@ -263,9 +265,8 @@ mod tests {
         let day = |days: i64| (24 * days).hours();
         let seen = Timestamp::now() - day(400);
         set_seen_at(&db, seen).await;
-        let advance = async |hours: u64| {
-            advance(&db, dir.path(), &Coverage::Complete, Duration::from_secs(3600 * hours)).await
-        };
+        let advance =
+            async |hours: u64| advance(&db, dir.path(), &Coverage::Complete, Duration::from_secs(3600 * hours)).await;
         assert_eq!(advance(0).await.unwrap(), Clock::Ahead);
         assert_eq!(believed_time(&db).await.unwrap(), seen);
         assert_eq!(advance(24).await.unwrap(), Clock::Ahead);

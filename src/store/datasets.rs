@@ -143,7 +143,7 @@ pub async fn delete_empty(db: &Db, id: DatasetId) -> Result<bool, StoreError> {
         "delete from datasets where id = ?1 and not exists (select 1 from radiographs where dataset_id = ?1)",
         id
     )
-    .execute(db.write())
+    .execute(db.write()?)
     .await?;
     Ok(deleted.rows_affected() > 0)
 }

@@ -1,14 +1,8 @@
 //! Examination of a data folder: its database, its blobs, its permissions and its disk.
 
-use std::{
-    os::unix::fs::PermissionsExt,
-    path::Path,
-};
+use std::{os::unix::fs::PermissionsExt, path::Path};
 
-use sqlx::{
-    ConnectOptions, Connection, SqliteConnection,
-    sqlite::SqliteConnectOptions,
-};
+use sqlx::{ConnectOptions, Connection, SqliteConnection, sqlite::SqliteConnectOptions};
 
 use super::{Blobs, Db, Disk, StoreError, columns, db};
 
@@ -116,7 +110,10 @@ async fn examine(folder: &Path, hash: bool, found: &mut Diagnosis) -> Result<(),
     let how = if hash { "present and intact" } else { "present" };
     found.add_all(&problems, format!("all {count} images, models and weights are {how}"));
     if !problems.is_empty() {
-        found.add(Severity::Error, "restore the missing and damaged files from a backup, or upload the same files again");
+        found.add(
+            Severity::Error,
+            "restore the missing and damaged files from a backup, or upload the same files again",
+        );
     }
     match blobs.unnamed(&mut database).await? {
         (0, _) => {}

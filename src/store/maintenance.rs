@@ -47,7 +47,9 @@ impl Stores {
         match self.db.enable_erasure().await {
             Ok(false) => {}
             Ok(true) => tracing::info!("the database was rewritten without deleted content"),
-            Err(error) => tracing::warn!(%error, "the database cannot be rewritten without deleted content; the next start tries again"),
+            Err(error) => {
+                tracing::warn!(%error, "the database cannot be rewritten without deleted content; the next start tries again")
+            }
         }
     }
 

@@ -355,7 +355,11 @@ mod tests {
         let then = Timestamp::now() - (24 * 400).hours();
         let (text, first) = (crate::store::columns::time(then), crate::store::columns::first_id(then));
         sqlx::query("update data_folder set seen_at = ?").bind(text).execute(db.write().unwrap()).await.unwrap();
-        sqlx::query("update predictions set id = ? || substr(id, 14)").bind(first).execute(db.write().unwrap()).await.unwrap();
+        sqlx::query("update predictions set id = ? || substr(id, 14)")
+            .bind(first)
+            .execute(db.write().unwrap())
+            .await
+            .unwrap();
         stores.advance(Duration::ZERO).await;
         let retaining = start(&db, Some(90));
         retaining.flush().await;

@@ -25,7 +25,9 @@ pub(super) fn into_file(
     let unwritable = |error: std::io::Error| TrainingError::Cache {
         path: path.clone(),
         problem: format!(
-            "cannot be written: {error}; free {bytes} bytes of disk space, or grant the server write access"
+            "cannot be written: {}; free {bytes} bytes of disk space, or grant the server write access",
+            // Not the whole message: that of a temporary file has its path.
+            error.kind()
         ),
     };
     let writer = CacheFileWriter::create(folder, contents).map_err(unwritable)?;

@@ -89,7 +89,7 @@ impl CheckpointWriter {
         if !self.synthetic {
             return Ok(stage.bytes.to_vec());
         }
-        nn::marked_synthetic(&stage.bytes).map_err(|error| StoreError::Blob(format!("the model of a stage: {error}")))
+        nn::marked_synthetic(&stage.bytes).map_err(|error| StoreError::Task(format!("the model of a stage: {error}")))
     }
 
     fn model(&self, model: &StageModel, id: ModelId, sha256: Sha256) -> Model {

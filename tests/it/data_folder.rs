@@ -209,7 +209,9 @@ fn no_identifier_of_a_patient_is_logged_at_any_level() {
     let (_, dataset) = server.send("POST", "/v1/datasets", r#"{"name": "uploads"}"#);
     let uploads = format!("/v1/datasets/{}/radiographs", dataset["id"].as_str().unwrap());
     let damaged = &file[..file.len() / 2];
-    for (name, bytes) in [("Zyxwander.dcm", &file[..]), ("Zyxwander-MRN-774411.png", &png(48, 48, 1)), ("ACC-990017", damaged)] {
+    for (name, bytes) in
+        [("Zyxwander.dcm", &file[..]), ("Zyxwander-MRN-774411.png", &png(48, 48, 1)), ("ACC-990017", damaged)]
+    {
         let (content_type, body) = multipart(&[Part::Text("patient_id", "MRN-774411"), Part::File(name, bytes)]);
         server.exchange("POST", &uploads, &[("content-type", content_type.as_str())], &body);
     }
@@ -317,7 +319,10 @@ async fn a_database_locked_by_another_program_is_503_after_a_bounded_wait() {
                 let (status, head, body) = server.exchange("POST", "/v1/datasets", &headers, body.as_bytes());
                 let body = String::from_utf8_lossy(&body);
                 assert_eq!(status, 503, "{body}");
-                assert!(head.contains("\r\nretry-after: 5") && body.contains("locked by another program"), "{head} {body}");
+                assert!(
+                    head.contains("\r\nretry-after: 5") && body.contains("locked by another program"),
+                    "{head} {body}"
+                );
                 assert!(began.elapsed() < Duration::from_secs(13), "{:?}", began.elapsed());
             });
         }
@@ -327,7 +332,8 @@ async fn a_database_locked_by_another_program_is_503_after_a_bounded_wait() {
     });
     execute(&mut other, "rollback").await;
     assert_eq!(server.send("POST", "/v1/datasets", r#"{"name": "one"}"#).0, 201);
-    let recorded = server.wait_for("/v1/predictions", |listed| listed["items"].as_array().is_some_and(|items| !items.is_empty()));
+    let recorded =
+        server.wait_for("/v1/predictions", |listed| listed["items"].as_array().is_some_and(|items| !items.is_empty()));
     assert_eq!(recorded["items"].as_array().unwrap().len(), 1, "it waited for the lock");
 }
 
@@ -376,7 +382,11 @@ async fn a_clock_that_is_ahead_at_the_start_deletes_no_prediction() {
     // The folder was used last in January 2024, so to it the clock is years ahead.
     let mut connection = database(&folder).await;
     execute(&mut connection, "update data_folder set seen_at = '2024-01-20T12:00:00.000000000Z'").await;
-    execute(&mut connection, "update predictions set id = '018cf000-0000' || substr(id, 14), created_at = '2024-01-09T12:00:00Z'").await;
+    execute(
+        &mut connection,
+        "update predictions set id = '018cf000-0000' || substr(id, 14), created_at = '2024-01-09T12:00:00Z'",
+    )
+    .await;
     connection.close().await.unwrap();
     fs::remove_file(folder.path().join("data/data-folder.json")).unwrap();
     let mut server = Running::start(folder.path(), &[NO_DRAIN]);
@@ -409,7 +419,8 @@ fn with_record_before_each_response_has_a_record_after_a_kill_and_temporary_file
     server.end("-KILL");
     let data = folder.path().join("data");
     let kept = data.join("cache/notes.grey");
-    let stale = ["patient.key.77", "data-folder.json.77.partial", "cache/01890a5d-ac96-774b-bcce-b302099a8057/.tmpx.partial"];
+    let stale =
+        ["patient.key.77", "data-folder.json.77.partial", "cache/01890a5d-ac96-774b-bcce-b302099a8057/.tmpx.partial"];
     for path in stale.iter().map(|name| data.join(name)).chain([kept.clone()]) {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(&path, "half").unwrap();

@@ -8,7 +8,7 @@ mod split_files;
 mod tests;
 mod unused;
 
-use std::{collections::HashMap, fs, path::Path};
+use std::{borrow::Cow, collections::HashMap, fs, path::Path};
 
 use crate::{domain::ClassList, imaging::Limits, store::ExcludedRows};
 
@@ -46,7 +46,7 @@ pub(super) fn entries(
     limits: &Limits,
 ) -> Result<(Vec<ImportEntry>, Vec<ExcludedRows>), String> {
     if !folder.root.is_dir() {
-        return Err(format!("{}: no such folder", folder.root.display()));
+        return Err(format!("{}: no such folder", folder_name(&folder.root)));
     }
     let names = ClassNames::new(classes, &folder.class_mapping)?;
     let mut listing = find_entries(Search { folder, classes, names: &names, limits })?;
@@ -107,9 +107,14 @@ pub(super) fn names(folder: &Path) -> Result<Vec<String>, String> {
     Ok(names)
 }
 
+/// The last part of a folder's path. Errors of imports reach clients, which must not learn where the folder is.
+pub(super) fn folder_name(folder: &Path) -> Cow<'_, str> {
+    folder.file_name().map_or(Cow::Borrowed("."), |name| name.to_string_lossy())
+}
+
 /// The sorted names in a folder.
 fn all_names(folder: &Path) -> Result<Vec<String>, String> {
-    let failed = |error: std::io::Error| format!("{}: {error}", folder.display());
+    let failed = |error: std::io::Error| format!("{}: {error}", folder_name(folder));
     let mut names = Vec::new();
     for entry in fs::read_dir(folder).map_err(failed)? {
         names.push(entry.map_err(failed)?.file_name().to_string_lossy().into_owned());

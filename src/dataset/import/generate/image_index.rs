@@ -3,7 +3,11 @@
 use std::{collections::HashMap, path::Path, sync::Arc};
 
 use crate::{
-    dataset::import::{Rejection, candidate::Content, layout::names},
+    dataset::import::{
+        Rejection,
+        candidate::Content,
+        layout::{folder_name, names},
+    },
     store::RejectionKind,
 };
 
@@ -29,7 +33,7 @@ impl ImageIndex {
         let (mut exact, mut lower, mut loose) = (Names::new(), Names::new(), Names::new());
         let existing: Vec<&String> = folders.iter().filter(|folder| root.join(folder).is_dir()).collect();
         if existing.is_empty() {
-            return Err(format!("{}: folder {folder_names} is missing", root.display()));
+            return Err(format!("{}: folder {folder_names} is missing", folder_name(root)));
         }
         for folder in existing {
             for name in names(&root.join(folder))? {

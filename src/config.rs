@@ -83,6 +83,13 @@ pub struct HttpConfig {
     #[arg(long, env = "THORAX_CORS_ORIGINS", value_name = "ORIGINS", value_delimiter = ',', value_parser = origins::origin)]
     pub cors_origins: Vec<String>,
 
+    /// Number of wrong API keys at which an address is blocked; 0 for never.
+    ///
+    /// The block takes a second, and twice as long with each further wrong key, up to 15 minutes. An hour without a wrong key
+    /// clears the record. While an address is blocked, requests from it with any key get 429.
+    #[arg(long, env = "THORAX_MAX_WRONG_KEYS", value_name = "KEYS", default_value_t = 10)]
+    pub max_wrong_keys: u32,
+
     /// Maximum number of requests per minute from one address; 0 for no limit. [default: 30000 with an API key, else no limit]
     ///
     /// Further requests get 429 with `Retry-After`. Health probes and metrics are not counted. IPv6 addresses are counted by their

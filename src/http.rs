@@ -20,6 +20,7 @@ mod header_fields;
 mod health;
 mod idempotency;
 mod imports;
+mod json;
 mod live;
 mod metrics;
 mod models;
@@ -29,6 +30,7 @@ mod prediction_jobs;
 mod predictions;
 mod probes;
 mod problem;
+mod query;
 mod quotas;
 mod radiographs;
 mod recipes;
@@ -62,6 +64,7 @@ pub use refusal::Refusal;
 pub use site::Site;
 pub use stall::{Pace, StallTimer};
 pub use state::{Access, AppState, EventStreams, MAX_EVENT_STREAMS, Telemetry};
+pub use wrong_keys::WrongKeys;
 
 #[derive(OpenApi)]
 #[openapi(
@@ -71,7 +74,6 @@ pub use state::{Access, AppState, EventStreams, MAX_EVENT_STREAMS, Telemetry};
                        diagnosis. Errors are problem documents (`application/problem+json`, RFC 9457)."
     ),
     servers((url = "/", description = "This server")),
-    security(("api_key" = [])),
     modifiers(&ApiKeyScheme),
     components(schemas(Problem, BatchEvent, v2::InferenceError)),
     tags(
@@ -103,14 +105,20 @@ fn guarded_routes() -> OpenApiRouter<AppState> {
         .merge(v2::router())
         .merge(admin::router());
     document::complete_guarded(routes.get_openapi_mut());
-    routes
+    check_query(routes)
 }
 
 /// Routes without authentication: health probes and metrics.
 fn open_routes() -> OpenApiRouter<AppState> {
     let mut routes = OpenApiRouter::new().merge(health::router()).merge(metrics::router()).merge(v2::open_router());
     document::complete_open(routes.get_openapi_mut());
-    routes
+    check_query(routes)
+}
+
+/// Refuses query parameters that the operations do not document.
+fn check_query(mut routes: OpenApiRouter<AppState>) -> OpenApiRouter<AppState> {
+    let known = query::KnownParameters::of(routes.get_openapi_mut());
+    routes.route_layer(middleware::from_fn_with_state(known, query::check))
 }
 
 /// The OpenAPI document, the same that `/openapi.json` serves.
@@ -135,7 +143,10 @@ pub fn router(state: AppState) -> Router {
                 .route_layer(require_key),
         )
         .merge(open_routes());
-    let (routes, openapi) = routes.split_for_parts();
+    let (routes, mut openapi) = routes.split_for_parts();
+    if state.access.admin_key.is_none() {
+        document::remove_security(&mut openapi);
+    }
     routes
         .merge(pages::router(openapi))
         .fallback(problem::no_such_path)

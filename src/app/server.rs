@@ -25,7 +25,7 @@ use crate::{
     domain::{DeviceInfo, ModelId, RunStatus},
     http::{
         self, Access, AppState, EventStreams, Forwarding, MAX_EVENT_STREAMS, Pace, QuotaConfig, Quotas, Site,
-        Telemetry, TrustedProxies,
+        Telemetry, TrustedProxies, WrongKeys,
     },
     inference::Engine,
     metrics::{Metrics, Traces},
@@ -134,7 +134,10 @@ impl Server {
             jobs: JobQueue::new(&path),
             limits: limits(data),
             lifecycle: Lifecycle::default(),
-            access: Access { admin_key: http_config.admin_key.as_deref().map(Arc::from), ..Access::default() },
+            access: Access {
+                admin_key: http_config.admin_key.as_deref().map(Arc::from),
+                wrong_keys: WrongKeys::new(http_config.max_wrong_keys),
+            },
             site: Site::new(
                 tcp_address,
                 http_config.admin_key.is_some(),

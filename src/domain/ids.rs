@@ -66,7 +66,7 @@ id!(/// Id of a prediction.
 /// SHA-256 digest in lower-case hexadecimal.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(try_from = "String", into = "String")]
-#[schema(value_type = String)]
+#[schema(value_type = String, pattern = "^[0-9a-f]{64}$")]
 pub struct Sha256(String);
 
 impl Sha256 {
@@ -92,6 +92,14 @@ impl TryFrom<String> for Sha256 {
     fn try_from(text: String) -> Result<Self, InvalidId> {
         let valid = text.len() == 64 && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
         if valid { Ok(Self(text)) } else { Err(InvalidId { kind: "SHA-256" }) }
+    }
+}
+
+impl FromStr for Sha256 {
+    type Err = InvalidId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        Self::try_from(text.to_owned())
     }
 }
 

@@ -43,12 +43,12 @@ async fn get_alias(State(stores): State<Stores>, PathOf(alias): PathOf<String>) 
 
 /// Lists the moves of an alias, newest first, including those to models that were deleted since.
 #[utoipa::path(get, path = "/v1/models/aliases/{alias}/history", tag = "models",
-    params(("alias" = String, Path), ListParams),
+    params(("alias" = String, Path), ListParams<u64>),
     responses((status = 200, description = "A page, newest first", body = List<AliasChange>), Malformed))]
 async fn list_alias_history(
     State(stores): State<Stores>,
     PathOf(alias): PathOf<String>,
-    QueryOf(params): QueryOf<ListParams>,
+    QueryOf(params): QueryOf<ListParams<u64>>,
 ) -> Result<Json<List<AliasChange>>, ApiError> {
     let page = params.page()?;
     let moves = store::models::alias_history(&stores.db, &alias, &page).await?;

@@ -37,10 +37,12 @@ pub(super) fn router() -> OpenApiRouter<AppState> {
 #[derive(Debug, ToSchema)]
 pub struct NewDataset {
     /// Unique name, 1 to 200 characters.
+    #[schema(min_length = 1, max_length = 200, pattern = r"\S")]
     pub name: String,
     /// Class names in the order of the network's outputs; `normal`, `pneumonia`, `COVID-19` when absent.
     pub classes: Option<ClassList>,
     /// Free text, 1 to 10,000 characters.
+    #[schema(min_length = 1, max_length = 10_000, pattern = r"\S")]
     pub description: Option<String>,
     /// Quality flags for which a radiograph is refused (422) instead of stored; none when absent.
     pub refuse: Option<Vec<QualityFlag>>,
@@ -120,12 +122,12 @@ async fn create_dataset(
 /// Lists data sets, oldest first.
 #[utoipa::path(
     get, path = "/v1/datasets", tag = "datasets",
-    params(ListParams),
+    params(ListParams<DatasetId>),
     responses((status = 200, description = "A page", body = List<Dataset>), Malformed)
 )]
 async fn list_datasets(
     State(stores): State<Stores>,
-    QueryOf(params): QueryOf<ListParams>,
+    QueryOf(params): QueryOf<ListParams<DatasetId>>,
 ) -> Result<Json<List<Dataset>>, ApiError> {
     let page = params.page()?;
     let datasets = store::datasets::list(&stores.db, &page).await?;

@@ -65,12 +65,12 @@ async fn get_evaluation(
 /// Lists the predictions of an evaluation, one for each image, in the order of the images' hashes, which are the cursor. Empty for
 /// evaluations from before predictions were stored.
 #[utoipa::path(get, path = "/v1/evaluations/{id}/outcomes", tag = "models",
-    params(("id" = EvaluationId, Path), ListParams),
+    params(("id" = EvaluationId, Path), ListParams<Sha256>),
     responses((status = 200, description = "A page, by hash", body = List<ImageOutcome>), Malformed, NotFound))]
 async fn list_evaluation_outcomes(
     State(stores): State<Stores>,
     PathOf(id): PathOf<EvaluationId>,
-    QueryOf(params): QueryOf<ListParams>,
+    QueryOf(params): QueryOf<ListParams<Sha256>>,
 ) -> Result<Json<List<ImageOutcome>>, ApiError> {
     let page = params.page()?;
     let evaluation = store::evaluations::get(&stores.db, id).await?.ok_or(ApiError::NotFound("evaluation"))?;

@@ -1,29 +1,67 @@
 //! Extractors whose rejections are problem documents, and pagination.
 
+use std::fmt::Display;
+
 use axum::{
     extract::{FromRequest, FromRequestParts, Multipart, Request},
-    http::{HeaderMap, HeaderValue, header},
+    http::{HeaderMap, HeaderValue, header, request::Parts},
 };
-use serde::{Deserialize, Serialize};
-use utoipa::{IntoParams, ToSchema};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use utoipa::{
+    IntoParams, PartialSchema, ToSchema,
+    openapi::{
+        Object, RefOr, Required, Schema, Type,
+        path::{Parameter, ParameterIn},
+    },
+};
 
-use super::{ApiError, body, header_fields};
-use crate::{service::FieldError, store::Page};
+use super::{ApiError, body, header_fields, json};
+use crate::{
+    service::{FieldError, value_error},
+    store::Page,
+};
+
+/// Maximum number of items on a page.
+const MAX_LIMIT: u32 = 200;
+
+/// Number of items on a page without `limit`.
+const DEFAULT_LIMIT: u32 = 50;
 
 /// A JSON body.
-#[derive(FromRequest)]
-#[from_request(via(axum::Json), rejection(ApiError))]
 pub struct JsonBody<T>(pub T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for JsonBody<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        let media_type = body::media_type(request.headers());
+        let is_json =
+            media_type == "application/json" || media_type.starts_with("application/") && media_type.ends_with("+json");
+        if !is_json {
+            return Err(ApiError::UnsupportedType("send the body as JSON, with Content-Type: application/json".into()));
+        }
+        json::parse(&Bytes::from_request(request, state).await?).map(Self)
+    }
+}
 
 /// Path parameters. An invalid identifier is 404.
 #[derive(FromRequestParts)]
 #[from_request(via(axum::extract::Path), rejection(ApiError))]
 pub struct PathOf<T>(pub T);
 
-/// Query parameters.
-#[derive(FromRequestParts)]
-#[from_request(via(axum::extract::Query), rejection(ApiError))]
+/// Query parameters. [`query`](super::query) refuses those that an operation does not have.
 pub struct QueryOf<T>(pub T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for QueryOf<T> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        let pairs = form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes());
+        let read = serde_path_to_error::deserialize(serde_urlencoded::Deserializer::new(pairs));
+        read.map(Self).map_err(|error| ApiError::MalformedQuery(vec![value_error("", &error)]))
+    }
+}
 
 /// A multipart form.
 pub struct Form(pub Multipart);
@@ -54,25 +92,38 @@ pub(super) fn unknown_part(name: &str) -> FieldError {
     FieldError::new(format!("/{name}"), format!("{name:?} is not a part of this form: send images as `file`"))
 }
 
-/// `?limit=&after=`.
-#[derive(Debug, Deserialize, IntoParams)]
-#[into_params(parameter_in = Query)]
-pub struct ListParams {
-    /// Items per page, 1 to 200.
-    #[param(minimum = 1, maximum = 200, default = 50)]
+/// `?limit=&after=` of a list whose cursors are values of `Cursor`.
+#[derive(Debug, Deserialize)]
+pub struct ListParams<Cursor> {
+    /// Items per page.
     pub limit: Option<u32>,
-    /// Cursor: `next` of the previous page.
-    pub after: Option<String>,
+    /// `next` of the previous page.
+    pub after: Option<Cursor>,
 }
 
-impl ListParams {
+impl<Cursor: PartialSchema> IntoParams for ListParams<Cursor> {
+    fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
+        let parameter = |name: &str, description: &str, schema: RefOr<Schema>| {
+            let parameter = Parameter::builder().name(name).parameter_in(ParameterIn::Query).required(Required::False);
+            parameter.description(Some(description)).schema(Some(schema)).build()
+        };
+        let limit = Object::builder().schema_type(Type::Integer).minimum(Some(1)).maximum(Some(MAX_LIMIT));
+        vec![
+            parameter("limit", "Items per page.", limit.default(Some(DEFAULT_LIMIT.into())).into()),
+            parameter("after", "Cursor: `next` of the previous page.", Cursor::schema()),
+        ]
+    }
+}
+
+impl<Cursor: Display> ListParams<Cursor> {
     /// Validates the parameters.
     pub fn page(&self) -> Result<Page, ApiError> {
-        let limit = self.limit.unwrap_or(50);
-        if !(1..=200).contains(&limit) {
-            return Err(ApiError::Malformed(format!("limit must be between 1 and 200 (got {limit})")));
+        let limit = self.limit.unwrap_or(DEFAULT_LIMIT);
+        if !(1..=MAX_LIMIT).contains(&limit) {
+            let detail = format!("must be between 1 and {MAX_LIMIT} (got {limit})");
+            return Err(ApiError::MalformedQuery(vec![FieldError::new("/limit", detail)]));
         }
-        Ok(Page { limit, after: self.after.clone() })
+        Ok(Page { limit, after: self.after.as_ref().map(Cursor::to_string) })
     }
 }
 

@@ -58,7 +58,7 @@ struct ModelDetail {
 #[into_params(parameter_in = Query)]
 struct UploadParams {
     /// Name, 1 to 100 characters.
-    #[param(default = "uploaded")]
+    #[param(default = "uploaded", min_length = 1, max_length = 100)]
     name: Option<String>,
     /// True if it was trained on synthetic phantoms. A file that Thorax wrote is marked so, and needs no parameter.
     #[serde(default)]
@@ -67,14 +67,14 @@ struct UploadParams {
 }
 
 /// Lists models, oldest first.
-#[utoipa::path(get, path = "/v1/models", tag = "models", params(ModelFilter, ListParams), responses(
+#[utoipa::path(get, path = "/v1/models", tag = "models", params(ModelFilter, ListParams<ModelId>), responses(
     (status = 200, description = "A page", body = List<Model>),
     Malformed
 ))]
 async fn list_models(
     State(stores): State<Stores>,
     QueryOf(filter): QueryOf<ModelFilter>,
-    QueryOf(params): QueryOf<ListParams>,
+    QueryOf(params): QueryOf<ListParams<ModelId>>,
 ) -> Result<Json<List<Model>>, ApiError> {
     let page = params.page()?;
     let models = store::models::list(&stores.db, filter.run_id, &page).await?;

@@ -156,13 +156,13 @@ async fn write_archive(archive: Body, path: &Path) -> Result<(), ApiError> {
 }
 
 /// Lists prediction jobs, oldest first.
-#[utoipa::path(get, path = "/v1/prediction-jobs", tag = "predictions", params(ListParams), responses(
+#[utoipa::path(get, path = "/v1/prediction-jobs", tag = "predictions", params(ListParams<PredictionJobId>), responses(
     (status = 200, description = "A page", body = List<PredictionJobDetail>),
     Malformed
 ))]
 async fn list_prediction_jobs(
     State(stores): State<Stores>,
-    QueryOf(params): QueryOf<ListParams>,
+    QueryOf(params): QueryOf<ListParams<PredictionJobId>>,
 ) -> Result<Json<List<PredictionJobDetail>>, ApiError> {
     let page = params.page()?;
     let jobs = store::prediction_jobs::list(&stores.db, &page).await?;

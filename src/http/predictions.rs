@@ -162,13 +162,13 @@ fn no_file() -> ApiError {
 }
 
 /// Lists recorded predictions, oldest first.
-#[utoipa::path(get, path = "/v1/predictions", tag = "predictions", params(ListParams), responses(
+#[utoipa::path(get, path = "/v1/predictions", tag = "predictions", params(ListParams<PredictionId>), responses(
     (status = 200, description = "A page", body = List<RecordedPrediction>),
     Malformed
 ))]
 async fn list_predictions(
     State(models): State<Models>,
-    QueryOf(params): QueryOf<ListParams>,
+    QueryOf(params): QueryOf<ListParams<PredictionId>>,
 ) -> Result<Json<List<RecordedPrediction>>, ApiError> {
     let page = params.page()?;
     models.serving.log.flush().await;

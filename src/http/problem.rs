@@ -49,6 +49,9 @@ pub enum ApiError {
     /// 400.
     #[error("{0}")]
     Malformed(String),
+    /// 400, with the invalid query parameters.
+    #[error("malformed query: see `errors`")]
+    MalformedQuery(Vec<FieldError>),
     /// 401.
     #[error("missing or invalid API key: send it as `Authorization: Bearer KEY`")]
     Unauthorized,
@@ -153,7 +156,7 @@ impl ApiError {
         };
         let details = ProblemDetails::new(detail);
         match self {
-            Self::Invalid(errors) => ProblemDetails { errors, ..details },
+            Self::Invalid(errors) | Self::MalformedQuery(errors) => ProblemDetails { errors, ..details },
             Self::Leakage(findings) => {
                 ProblemDetails { errors: findings.iter().map(unacknowledged).collect(), findings, ..details }
             }
@@ -176,7 +179,7 @@ impl ApiError {
 
     fn status(&self) -> StatusCode {
         match self {
-            Self::Malformed(_) => StatusCode::BAD_REQUEST,
+            Self::Malformed(_) | Self::MalformedQuery(_) => StatusCode::BAD_REQUEST,
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
             Self::Forbidden(_) => StatusCode::FORBIDDEN,
             Self::NotFound(_) => StatusCode::NOT_FOUND,
@@ -373,13 +376,11 @@ impl From<EngineError> for ApiError {
     }
 }
 
-impl From<JsonRejection> for ApiError {
-    fn from(rejection: JsonRejection) -> Self {
-        match rejection {
-            JsonRejection::JsonDataError(_) => Self::Unusable(rejection.body_text()),
-            JsonRejection::MissingJsonContentType(_) => Self::UnsupportedType(rejection.body_text()),
-            other if other.status() == StatusCode::PAYLOAD_TOO_LARGE => Self::TooLarge(other.body_text()),
-            other => Self::Malformed(other.body_text()),
+impl From<BytesRejection> for ApiError {
+    fn from(rejection: BytesRejection) -> Self {
+        match rejection.status() {
+            StatusCode::PAYLOAD_TOO_LARGE => Self::TooLarge("the request body exceeds the limit of this path".into()),
+            _ => Self::Malformed(format!("the request body is incomplete: {}", rejection.body_text())),
         }
     }
 }
@@ -388,12 +389,6 @@ impl From<PathRejection> for ApiError {
     /// An invalid identifier in the path is 404, as an unknown one is.
     fn from(_: PathRejection) -> Self {
         Self::NotFound("resource: the identifier in the path is not valid")
-    }
-}
-
-impl From<QueryRejection> for ApiError {
-    fn from(rejection: QueryRejection) -> Self {
-        Self::Malformed(rejection.body_text())
     }
 }
 

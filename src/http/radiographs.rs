@@ -96,14 +96,14 @@ async fn upload_radiographs(
 /// Lists a data set's radiographs, oldest first.
 #[utoipa::path(
     get, path = "/v1/datasets/{id}/radiographs", tag = "datasets",
-    params(("id" = DatasetId, Path), FilterParams, ListParams),
+    params(("id" = DatasetId, Path), FilterParams, ListParams<RadiographId>),
     responses((status = 200, description = "A page", body = List<Radiograph>), Malformed, NotFound)
 )]
 async fn list_radiographs(
     State(stores): State<Stores>,
     PathOf(id): PathOf<DatasetId>,
     QueryOf(FilterParams { split, label, source }): QueryOf<FilterParams>,
-    QueryOf(params): QueryOf<ListParams>,
+    QueryOf(params): QueryOf<ListParams<RadiographId>>,
 ) -> Result<Json<List<Radiograph>>, ApiError> {
     let page = params.page()?;
     service::find_dataset(&stores, id).await?;

@@ -49,6 +49,7 @@ struct NewTrainingRun {
     /// Fields that replace those of the recipe.
     plan: Option<PlanOverrides>,
     /// Free name, 1 to 200 characters.
+    #[schema(min_length = 1, max_length = 200, pattern = r"\S")]
     name: Option<String>,
     /// Random seed for shuffling, initialisation, augmentation and dropout; 0 when absent.
     #[schema(default = 0)]
@@ -97,14 +98,14 @@ async fn create_training_run(
 /// Lists runs, oldest first.
 #[utoipa::path(
     get, path = "/v1/training-runs", tag = "training",
-    params(RunParams, ListParams),
+    params(RunParams, ListParams<RunId>),
     responses((status = 200, description = "A page", body = List<TrainingRun>), Malformed)
 )]
 async fn list_training_runs(
     State(stores): State<Stores>,
     State(training): State<TrainingControl>,
     QueryOf(RunParams { status }): QueryOf<RunParams>,
-    QueryOf(params): QueryOf<ListParams>,
+    QueryOf(params): QueryOf<ListParams<RunId>>,
 ) -> Result<Json<List<TrainingRun>>, ApiError> {
     let page = params.page()?;
     let runs = store::runs::list(&stores.db, status, &page).await?;
@@ -132,6 +133,7 @@ async fn get_training_run(
 #[allow(dead_code, reason = "describes the request; the field is read by name")]
 struct Resumption {
     /// Learning rate of the next step instead of the plan's: above 0 and at most 1.
+    #[schema(exclusive_minimum = 0.0, maximum = 1.0)]
     learning_rate: Option<f64>,
 }
 
@@ -218,13 +220,13 @@ async fn delete_training_run(State(stores): State<Stores>, PathOf(id): PathOf<Ru
 /// Lists the finished epochs of a run; the cursor is an epoch's `sequence`.
 #[utoipa::path(
     get, path = "/v1/training-runs/{id}/epochs", tag = "training",
-    params(("id" = RunId, Path), ListParams),
+    params(("id" = RunId, Path), ListParams<u32>),
     responses((status = 200, description = "A page", body = List<EpochRecord>), Malformed, NotFound)
 )]
 async fn list_training_run_epochs(
     State(stores): State<Stores>,
     PathOf(id): PathOf<RunId>,
-    QueryOf(params): QueryOf<ListParams>,
+    QueryOf(params): QueryOf<ListParams<u32>>,
 ) -> Result<Json<List<EpochRecord>>, ApiError> {
     let page = params.page()?;
     let after = page.after.as_deref().map_or(Ok(0), str::parse);

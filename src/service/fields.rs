@@ -3,7 +3,7 @@
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use super::{Error, FieldError};
+use super::{Error, FieldError, plain_words::value_error};
 use crate::domain::FieldReader;
 
 /// A JSON object.
@@ -25,7 +25,9 @@ impl<'a> Fields<'a> {
     /// Reads an optional field; null counts as absent.
     pub fn optional<T: DeserializeOwned>(&mut self, name: &str) -> Option<T> {
         let value = self.raw(name)?;
-        serde_json::from_value(value).map_err(|e| self.refuse(name, e.to_string())).ok()
+        let pointer = self.pointer(name);
+        let read = serde_path_to_error::deserialize(value);
+        read.map_err(|error| self.errors.push(value_error(&pointer, &error))).ok()
     }
 
     /// Reads a required field.

@@ -196,7 +196,7 @@ async fn point(tx: &mut SqliteConnection, alias: &str, id: ModelId) -> Result<()
 
 /// A page of the changes of an alias, newest first.
 pub async fn alias_history(db: &Db, alias: &str, page: &Page) -> Result<Vec<AliasChange>, StoreError> {
-    // Without a cursor, or with one that is not a number, the page begins with the newest change.
+    // Without a cursor the page begins with the newest change.
     let before = page.after.as_deref().and_then(|after| after.parse().ok()).unwrap_or(i64::MAX);
     let rows = sqlx::query!(
         "select sequence, model_id, moved_at from alias_history where alias = ? and sequence < ?

@@ -34,6 +34,7 @@ mod http_not_finite;
 mod http_plans;
 mod http_prediction_jobs;
 mod http_predictions;
+mod http_queries;
 mod http_quotas;
 mod http_report;
 mod http_synthetic;

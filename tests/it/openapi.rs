@@ -27,17 +27,54 @@ fn every_response_has_a_description() {
     assert!(missing.is_empty(), "without a description: {missing:#?}");
 }
 
-/// Operations that need the API key declare it, and a 401 response.
+/// Operations that need the API key declare it, and a 401 response with a challenge.
 #[test]
 fn every_operation_declares_whether_it_needs_the_key() {
     let document = serde_json::to_value(thorax::http::openapi()).unwrap();
-    assert_eq!(document["security"], serde_json::json!([{ "api_key": [] }]));
     assert_eq!(document["components"]["securitySchemes"]["api_key"]["scheme"], "bearer");
+    for_each_operation(&document, |name, operation| {
+        let open = operation["security"] == serde_json::json!([]);
+        let guarded = operation["security"] == serde_json::json!([{ "api_key": [] }]);
+        let challenge = &operation["responses"]["401"]["headers"]["WWW-Authenticate"];
+        assert!(open != guarded && guarded == challenge.is_object(), "{name}");
+    });
+}
+
+/// The responses that the server gives by itself: before a handler runs.
+#[test]
+fn every_operation_declares_the_responses_of_the_server() {
+    let document = serde_json::to_value(thorax::http::openapi()).unwrap();
+    for_each_operation(&document, |name, operation| {
+        let responses = operation["responses"].as_object().unwrap();
+        let guarded = operation["security"] != serde_json::json!([]);
+        let mut expected = vec!["400", "403"];
+        expected.extend(if guarded { &["401", "429", "503"][..] } else { &[] });
+        expected.extend(if operation["requestBody"].is_object() { &["408", "413", "415"][..] } else { &[] });
+        for status in expected {
+            assert!(responses.contains_key(status), "{name}: {status}");
+        }
+        for status in ["429", "503"].iter().filter(|status| responses.contains_key(**status)) {
+            assert!(responses[*status]["headers"]["Retry-After"].is_object(), "{name}: {status}");
+        }
+    });
+}
+
+/// Calls `check` with the name and the description of each operation.
+fn for_each_operation(document: &serde_json::Value, check: impl Fn(&str, &serde_json::Value)) {
     for (path, methods) in document["paths"].as_object().unwrap() {
         for (method, operation) in methods.as_object().unwrap() {
-            let open = operation["security"] == serde_json::json!([]);
-            let unauthorized = operation["responses"].get("401").is_some();
-            assert_ne!(open, unauthorized, "{method} {path}");
+            check(&format!("{method} {path}"), operation);
         }
     }
+}
+
+/// A server without a key describes itself without one.
+#[tokio::test]
+async fn the_document_of_a_server_without_a_key_has_no_security() {
+    let server = crate::support::Server::start().await;
+    let document = server.get("/openapi.json").await.json();
+    assert!(document["components"]["securitySchemes"].as_object().is_none_or(serde_json::Map::is_empty));
+    for_each_operation(&document, |name, operation| {
+        assert!(operation.get("security").is_none() && operation["responses"].get("401").is_none(), "{name}");
+    });
 }

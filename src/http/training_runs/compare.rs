@@ -27,7 +27,10 @@ use crate::{
 #[into_params(parameter_in = Query)]
 pub struct CompareParams {
     /// 2 to 20 runs, separated by commas; the first is the reference of the paired tests.
-    #[param(required = true)]
+    #[param(
+        required = true,
+        pattern = "^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}(,[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}){1,19}$"
+    )]
     ids: Option<String>,
     /// Split of the scores.
     #[param(value_type = Option<Split>, default = "test")]

@@ -72,7 +72,7 @@ pub struct Losses {
     get, path = "/v1/training-runs/{id}/events", tag = "training",
     params(
         ("id" = RunId, Path),
-        ListParams,
+        ListParams<u64>,
         ("Last-Event-ID" = Option<u64>, Header, description = "The last event received; takes precedence over `after`"),
     ),
     responses(
@@ -90,7 +90,7 @@ pub struct Losses {
 async fn list_training_run_events(
     State(events): State<RunEvents>,
     PathOf(id): PathOf<RunId>,
-    QueryOf(params): QueryOf<ListParams>,
+    QueryOf(params): QueryOf<ListParams<u64>>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let page = params.page()?;

@@ -6,7 +6,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::{find, location, scheduled};
 use crate::{
-    domain::{RunId, Split},
+    domain::{RunId, Sha256, Split},
     http::{
         ApiError,
         extract::{List, ListParams, PathOf, QueryOf},
@@ -42,14 +42,14 @@ pub async fn recorded(stores: &Stores, training: &TrainingControl, run: Run) -> 
 /// before the run starts. The cursor is an image's hash.
 #[utoipa::path(
     get, path = "/v1/training-runs/{id}/images", tag = "training",
-    params(("id" = RunId, Path), ImageParams, ListParams),
+    params(("id" = RunId, Path), ImageParams, ListParams<Sha256>),
     responses((status = 200, description = "A page, by hash", body = List<RunImage>), Malformed, NotFound)
 )]
 pub async fn list_training_run_images(
     State(stores): State<Stores>,
     PathOf(id): PathOf<RunId>,
     QueryOf(ImageParams { split }): QueryOf<ImageParams>,
-    QueryOf(params): QueryOf<ListParams>,
+    QueryOf(params): QueryOf<ListParams<Sha256>>,
 ) -> Result<Json<List<RunImage>>, ApiError> {
     let page = params.page()?;
     find(&stores, id).await?;

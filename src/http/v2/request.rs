@@ -11,7 +11,7 @@ use serde::{
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-use crate::http::ApiError;
+use crate::http::{ApiError, json};
 
 /// Header with the length of the JSON at the beginning of a body, which raw tensors follow.
 pub(super) const HEADER_LENGTH: &str = "inference-header-content-length";
@@ -82,8 +82,7 @@ impl InferRequest {
             }
             None => body.len(),
         };
-        let request =
-            serde_json::from_slice(&body[..length]).map_err(|error| ApiError::Malformed(error.to_string()))?;
+        let request = json::parse(&body[..length]).map_err(as_malformed)?;
         Ok((request, body.slice(length..)))
     }
 }
@@ -93,7 +92,15 @@ pub(super) fn body_or_default<T: DeserializeOwned + Default>(body: &[u8]) -> Res
     if body.is_empty() {
         return Ok(T::default());
     }
-    serde_json::from_slice(body).map_err(|error| ApiError::Malformed(error.to_string()))
+    json::parse(body).map_err(as_malformed)
+}
+
+/// The protocol returns 400 for every request that it cannot read.
+fn as_malformed(error: ApiError) -> ApiError {
+    let ApiError::Invalid(errors) = &error else { return error };
+    let fields: Vec<String> =
+        errors.iter().map(|error| format!("{} {}", error.pointer, error.detail).trim_start().to_owned()).collect();
+    ApiError::Malformed(fields.join("; "))
 }
 
 /// A boolean parameter.

@@ -6,7 +6,7 @@
 //! only by pages of the origins in `THORAX_CORS_ORIGINS`. Clients other than browsers send neither header.
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv6Addr, SocketAddr},
     sync::Arc,
     time::Duration,
 };
@@ -211,11 +211,18 @@ fn missing_host() -> ApiError {
     ApiError::Malformed("the request has no Host header".into())
 }
 
+/// True for a name of letters, digits, hyphens, dots and underscores, and for an address.
+fn is_name_or_address(host: &str) -> bool {
+    let is_name = !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte));
+    let v6 = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    is_name || v6.is_some_and(|v6| v6.parse::<Ipv6Addr>().is_ok())
+}
+
 fn authority(text: &[u8]) -> Result<Authority, ApiError> {
     let authority = Authority::try_from(text).ok();
     let is_valid = |authority: &Authority| {
         let port = authority.as_str().strip_prefix(authority.host());
-        !authority.host().is_empty() && port.is_some_and(|port| port.is_empty() || authority.port_u16().is_some())
+        is_name_or_address(authority.host()) && port.is_some_and(|port| port.is_empty() || authority.port_u16().is_some())
     };
     authority
         .filter(is_valid)

@@ -13,6 +13,7 @@ use self::{compare::*, repeat::*};
 use super::{
     ApiError, AppState,
     extract::{JsonBody, List, ListParams, PathOf, QueryOf},
+    json,
     responses::{self, Conflict, Invalid, Malformed, NotFound},
     scores::{ScoredEvaluation, scored},
 };
@@ -181,7 +182,7 @@ async fn resume_training_run(
     body: Bytes,
 ) -> Result<impl IntoResponse, ApiError> {
     // An empty body is accepted, whatever its content type.
-    let body = if body.is_empty() { JsonObject::default() } else { Json::from_bytes(&body)?.0 };
+    let body = if body.is_empty() { JsonObject::default() } else { json::parse(&body)? };
     let mut errors = Vec::new();
     let mut fields = Fields::new("", body, &mut errors);
     let learning_rate: Option<f64> = fields.optional("learning_rate");

@@ -222,7 +222,8 @@ fn authority(text: &[u8]) -> Result<Authority, ApiError> {
     let authority = Authority::try_from(text).ok();
     let is_valid = |authority: &Authority| {
         let port = authority.as_str().strip_prefix(authority.host());
-        is_name_or_address(authority.host()) && port.is_some_and(|port| port.is_empty() || authority.port_u16().is_some())
+        is_name_or_address(authority.host())
+            && port.is_some_and(|port| port.is_empty() || authority.port_u16().is_some())
     };
     authority
         .filter(is_valid)

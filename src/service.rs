@@ -39,7 +39,6 @@ pub use imports::{ImportSpec, Imports, NewGeneration, NewImport};
 pub use live::input_baseline;
 pub use models::Models;
 pub use parts::{AliasLock, Intake, KnownModels, Lifecycle, Limits, Serving, TrainingControl};
-pub use parts::{AliasLock, Intake, Lifecycle, Limits, Serving, TrainingControl};
 pub use plain_words::value_error;
 pub use prediction_jobs::{ArchiveUpload, JobQueue, PredictionJobs};
 pub use predictor::{Content, DecodedImage, ModelSelection, NewPrediction, Predictor};

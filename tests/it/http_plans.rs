@@ -88,7 +88,7 @@ async fn plan_overrides_set_the_training_options_and_invalid_ones_are_named() {
         "/plan/label_smoothing",
         "/plan/mixup",
         "/plan/stages/0/steps/0/layer_decay",
-        "/plan/stages/0/steps/0/schedule",
+        "/plan/stages/0/steps/0/schedule/kind",
         "/plan/stages/0/steps/1/schedule/final_fraction",
         "/plan/weight_averaging/decay",
     ];

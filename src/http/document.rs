@@ -33,8 +33,11 @@ impl Modify for ApiKeyScheme {
     }
 }
 
+/// True if an operation can return the response.
+type Applies = fn(&Method, &Operation) -> bool;
+
 /// Responses of the server itself, which each operation has: status, description, and the operations that have it.
-const COMMON_RESPONSES: [(&str, &str, fn(&Method, &Operation) -> bool); 10] = [
+const COMMON_RESPONSES: [(&str, &str, Applies); 10] = [
     (
         "400",
         "Malformed request: invalid syntax, an unknown query parameter, or a query parameter of the wrong type",

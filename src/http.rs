@@ -16,6 +16,7 @@ mod drain;
 mod evaluations;
 mod expiring;
 mod extract;
+mod form;
 mod header_fields;
 mod health;
 mod idempotency;
@@ -41,12 +42,14 @@ mod scores;
 mod site;
 mod stall;
 mod state;
+mod stream;
 mod trace;
 mod training_runs;
+mod transfers;
 mod v2;
 mod wrong_keys;
 
-use axum::{Router, extract::DefaultBodyLimit, middleware};
+use axum::{Router, middleware};
 use tower::util::option_layer;
 use tower_http::{
     catch_panic::CatchPanicLayer,
@@ -64,6 +67,7 @@ pub use refusal::Refusal;
 pub use site::Site;
 pub use stall::{Pace, StallTimer};
 pub use state::{Access, AppState, EventStreams, MAX_EVENT_STREAMS, Telemetry};
+pub use transfers::{TransferLimits, Transfers};
 pub use wrong_keys::WrongKeys;
 
 #[derive(OpenApi)]
@@ -133,7 +137,7 @@ pub fn router(state: AppState) -> Router {
     let decode_bodies = middleware::from_fn(content_encoding::decode);
     let keys = idempotency::IdempotencyState::new(&state.stores, &state.intake, &state.lifecycle);
     let honour_keys = middleware::from_fn_with_state(keys, idempotency::honour);
-    let drain = drain::DrainState::new(state.lifecycle.clone(), state.limits);
+    let drain = drain::DrainState::new(state.lifecycle.clone(), state.limits, state.transfers.clone());
     let routes = OpenApiRouter::with_openapi(Document::openapi())
         .merge(
             guarded_routes()
@@ -151,7 +155,6 @@ pub fn router(state: AppState) -> Router {
         .merge(pages::router(openapi))
         .fallback(problem::no_such_path)
         .method_not_allowed_fallback(problem::wrong_method)
-        .layer(DefaultBodyLimit::max(state.limits.max_upload_bytes))
         .layer(CatchPanicLayer::custom(problem::panicked))
         .layer(middleware::from_fn(refusal::enforce))
         .layer(middleware::from_fn_with_state(drain, drain::track))

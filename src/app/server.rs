@@ -25,7 +25,7 @@ use crate::{
     domain::{DeviceInfo, ModelId, RunStatus},
     http::{
         self, Access, AppState, EventStreams, Forwarding, MAX_EVENT_STREAMS, Pace, QuotaConfig, Quotas, Site,
-        Telemetry, TrustedProxies, WrongKeys,
+        Telemetry, TransferLimits, Transfers, TrustedProxies, WrongKeys,
     },
     inference::Engine,
     metrics::{Metrics, Traces},
@@ -125,7 +125,6 @@ impl Server {
                 devices: all_devices(&device_info),
             },
             intake: Intake {
-                incoming,
                 import_root: http_config.import_root.clone(),
                 dicomweb_dataset: http_config.dicomweb_dataset.as_str().into(),
                 patient_ids,
@@ -133,6 +132,7 @@ impl Server {
             },
             jobs: JobQueue::new(&path),
             limits: limits(data),
+            transfers: Transfers::new(transfer_limits(transfers), incoming),
             lifecycle: Lifecycle::default(),
             access: Access {
                 admin_key: http_config.admin_key.as_deref().map(Arc::from),
@@ -337,6 +337,22 @@ fn read_pace(config: &TransferConfig) -> Pace {
         min_bytes_per_second: config.min_bytes_per_second,
         // A long response has no limit, as long as it is read.
         max_wait: Duration::MAX,
+    }
+}
+
+/// Limits on bodies.
+fn transfer_limits(config: &TransferConfig) -> TransferLimits {
+    TransferLimits {
+        body_pace: Pace {
+            allowance: Duration::from_secs(config.body_pause_seconds),
+            min_bytes_per_second: config.min_bytes_per_second,
+            max_wait: Duration::from_secs(config.body_seconds),
+        },
+        read_pause: Duration::from_secs(config.read_pause_seconds),
+        max_json_bytes: usize::try_from(config.max_json_bytes).unwrap_or(usize::MAX),
+        max_form_parts: config.max_form_parts,
+        max_memory_bytes: config.max_body_memory_bytes,
+        max_spool_bytes: config.max_spool_bytes,
     }
 }
 

@@ -87,7 +87,7 @@ async fn generate(folder: &DataFolder, config: &DataConfig) -> Result<Dataset, C
         let split = patients.split(&phantom);
         let Phantom { file_name, patient_id, label, image } = phantom;
         let new = NewRadiograph {
-            bytes: phantom::encode_png(&image),
+            bytes: phantom::encode_png(&image).into(),
             file_name: Some(file_name),
             label: Some(label.into()),
             patient_id: Some(patient_id),

@@ -3,20 +3,21 @@
 use std::{pin::Pin, str::FromStr};
 
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt, future, stream};
+use futures_util::{Stream, StreamExt, TryStreamExt, future, stream};
 use serde::Deserialize;
 use utoipa::ToSchema;
 
 use crate::{
-    domain::{DatasetId, MAX_IMAGE_SIZE, Sha256, Split},
+    domain::{DatasetId, MAX_IMAGE_SIZE, RadiographId, Sha256, Split},
     imaging::{self, GreyImage, Limits},
-    store::{self, Blobs, Dataset, Db},
+    store::{self, Blobs, Dataset, Db, Radiograph},
 };
 
 use super::{
     ExportError,
     npy::{self, Element},
     run_blocking,
+    upload::DECODERS,
 };
 
 /// Accepted sides of exported images, in pixels.
@@ -52,7 +53,17 @@ pub struct ArrayStream {
     pub chunks: Pin<Box<dyn Stream<Item = Result<Bytes, ExportError>> + Send>>,
 }
 
+/// Images that are decoded ahead of the one that is being written.
+const READ_AHEAD: usize = 2;
+
+/// Size of a chunk of an image array, in bytes. Elements are computed chunk by chunk, since they take up to twelve times the memory of the
+/// grey image.
+const CHUNK_BYTES: usize = 64 << 10;
+
 /// The labelled images of a split in order of arrival, decoded and resized like network inputs.
+///
+/// # Errors
+/// Radiographs whose stored image is missing or damaged, as far as that is known before all of them are read.
 pub async fn image_array(
     db: &Db,
     blobs: &Blobs,
@@ -62,14 +73,26 @@ pub async fn image_array(
     limits: Limits,
 ) -> Result<ArrayStream, ExportError> {
     let radiographs = store::radiographs::labelled_in_order(db, dataset, split).await?;
-    let images: Vec<_> = radiographs.into_iter().map(|radiograph| (radiograph.sha256, radiograph.file_name)).collect();
+    check(blobs, split, &radiographs).await?;
+    let images: Vec<_> = radiographs.into_iter().map(|radiograph| (radiograph.sha256, radiograph.id)).collect();
     let shape = [images.len() as u64, spec.side.into(), spec.side.into(), spec.channels.into()];
     let blobs = blobs.clone();
-    let parallel = std::thread::available_parallelism().map_or(1, usize::from);
-    let rows = stream::iter(images)
-        .map(move |(sha256, file_name)| row(blobs.clone(), sha256, file_name, spec, limits))
-        .buffered(parallel);
-    Ok(npy_stream(spec.dtype.element(), &shape, rows))
+    let chunks = stream::iter(images)
+        .map(move |(sha256, id)| image(blobs.clone(), sha256, id, spec.side, limits))
+        .buffered(READ_AHEAD)
+        .map_ok(move |image| stream::iter(spec.chunks(image).map(Ok)))
+        .try_flatten();
+    Ok(npy_stream(spec.dtype.element(), &shape, chunks))
+}
+
+/// Refuses an export whose images are known to be unreadable.
+async fn check(blobs: &Blobs, split: Split, radiographs: &[Radiograph]) -> Result<(), ExportError> {
+    let stored = radiographs.iter().map(|radiograph| (radiograph.sha256.clone(), radiograph.byte_length)).collect();
+    let damaged = blobs.damaged(stored).await?;
+    if damaged.is_empty() {
+        return Ok(());
+    }
+    Err(ExportError::Damaged { split, radiographs: damaged.into_iter().map(|at| radiographs[at].id).collect() })
 }
 
 /// The classes of the same images as `int64` indices in the class list of the data set.
@@ -95,29 +118,39 @@ fn npy_stream(
     ArrayStream { bytes, chunks: Box::pin(stream::once(future::ready(Ok(header))).chain(rows)) }
 }
 
-async fn row(
+async fn image(
     blobs: Blobs,
     sha256: Sha256,
-    file_name: String,
-    spec: ArraySpec,
+    radiograph: RadiographId,
+    side: u32,
     limits: Limits,
-) -> Result<Bytes, ExportError> {
+) -> Result<GreyImage, ExportError> {
+    let permit = DECODERS.acquire().await.expect("the semaphore is never closed");
     let bytes = blobs.get(&sha256).await?;
     let decoded = run_blocking(move || {
+        // Held by the decoding and not by the export, whose client may be gone.
+        let _permit = permit;
         let (_, image) = imaging::decode(&bytes, &limits)?;
-        Ok(spec.elements(&imaging::resize_square(&image, spec.side)))
+        Ok(imaging::resize_square(&image, side))
     });
-    decoded.await?.map_err(|error: imaging::ImageError| ExportError::Image { file_name, problem: error.to_string() })
+    decoded.await?.map_err(|error: imaging::ImageError| ExportError::Image { radiograph, problem: error.to_string() })
 }
 
 impl ArraySpec {
-    fn elements(self, image: &GreyImage) -> Bytes {
+    /// The elements of an image, computed when they are needed.
+    fn chunks(self, image: GreyImage) -> impl Iterator<Item = Bytes> + Send {
+        let pixels = Bytes::from(image.pixels);
+        let step = CHUNK_BYTES / (usize::from(self.channels) * self.dtype.element().bytes() as usize);
+        (0..pixels.len()).step_by(step).map(move |at| self.elements(&pixels[at..pixels.len().min(at + step)]))
+    }
+
+    fn elements(self, levels: &[u8]) -> Bytes {
         let channels = usize::from(self.channels);
         match self.dtype {
-            Dtype::Uint8 => image.pixels.iter().flat_map(|level| std::iter::repeat_n(*level, channels)).collect(),
+            Dtype::Uint8 => levels.iter().flat_map(|level| std::iter::repeat_n(*level, channels)).collect(),
             Dtype::Float32 => {
-                let mut bytes = Vec::with_capacity(image.pixels.len() * channels * 4);
-                for level in &image.pixels {
+                let mut bytes = Vec::with_capacity(levels.len() * channels * 4);
+                for level in levels {
                     let value = (f32::from(*level) / 255.0).to_le_bytes();
                     (0..channels).for_each(|_| bytes.extend_from_slice(&value));
                 }

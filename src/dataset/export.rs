@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use crate::{
-    domain::Split,
+    domain::{RadiographId, Split},
     store::{self, Dataset, Db, Radiograph, StoreError},
 };
 
@@ -26,17 +26,39 @@ pub enum ExportError {
         /// File name of both images.
         file_name: String,
     },
+    /// Stored images are missing or damaged.
+    #[error(
+        "{split} has radiographs whose stored image is missing or damaged: {}. Upload their files again, or delete them",
+        listed(radiographs)
+    )]
+    Damaged {
+        /// Split of the images.
+        split: Split,
+        /// The radiographs.
+        radiographs: Vec<RadiographId>,
+    },
     /// A stored image cannot be decoded.
-    #[error("{file_name}: {problem}")]
+    #[error("radiograph {radiograph}: {problem}")]
     Image {
-        /// File name of the image.
-        file_name: String,
+        /// The radiograph.
+        radiograph: RadiographId,
         /// Error of the decoder.
         problem: String,
     },
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+/// The first identifiers, and the number of the others.
+fn listed(radiographs: &[RadiographId]) -> String {
+    const MAX_LISTED: usize = 20;
+    let first: Vec<String> = radiographs.iter().take(MAX_LISTED).map(ToString::to_string).collect();
+    let others = match radiographs.len() - first.len() {
+        0 => String::new(),
+        others => format!(" and {others} more"),
+    };
+    first.join(", ") + &others
 }
 
 /// The label file of a split: `patient-id filename class source` for each labelled image, in order of arrival. Importing it again gives

@@ -268,7 +268,7 @@ async fn stage(
         (origin, Err(rejection)) => return Ok((origin, Err(rejection))),
     };
     let new = NewRadiograph {
-        bytes,
+        bytes: bytes.into(),
         file_name: Some(candidate.path.clone()),
         label: Some(candidate.label.clone()),
         patient_id: candidate.patient_id.clone(),

@@ -2,6 +2,7 @@
 
 use std::sync::LazyLock;
 
+use bytes::Bytes;
 use jiff::Timestamp;
 use tokio::sync::Semaphore;
 
@@ -19,7 +20,7 @@ use super::{PatientIds, match_class, neutral_name};
 #[derive(Clone, Debug, Default)]
 pub struct NewRadiograph {
     /// PNG, JPEG or DICOM file.
-    pub bytes: Vec<u8>,
+    pub bytes: Bytes,
     /// Name to store, unless the file is DICOM; leading folders are removed. Without it a neutral name is stored ([`neutral_name`]).
     pub file_name: Option<String>,
     /// Class of the data set.
@@ -259,11 +260,11 @@ struct PreparedImage {
     sha256: Sha256,
 }
 
-/// Permits for decoding, which takes memory of many times the file size: one per core for all uploads and imports.
-static DECODERS: LazyLock<Semaphore> =
+/// Permits for decoding, which takes memory of many times the file size: one per core for all uploads, imports and exports.
+pub(super) static DECODERS: LazyLock<Semaphore> =
     LazyLock::new(|| Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from)));
 
-async fn prepare(bytes: Vec<u8>, uploaded: Sha256, limits: Limits) -> Result<PreparedImage, ImageError> {
+async fn prepare(bytes: Bytes, uploaded: Sha256, limits: Limits) -> Result<PreparedImage, ImageError> {
     let permit = DECODERS.acquire().await.expect("the semaphore is never closed");
     blocking(move || {
         // Held by the decoding and not by the request: decoding for a disconnected client still uses its core.

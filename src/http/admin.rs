@@ -2,28 +2,28 @@
 
 use axum::{
     Json,
-    extract::{DefaultBodyLimit, FromRequest, Request, State},
+    extract::{Request, State},
     http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
-use tempfile::NamedTempFile;
-use tokio::io::{AsyncWrite, AsyncWriteExt};
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
-    ApiError, AppState, body,
-    extract::{Form, List},
+    ApiError, AppState,
+    body::{self, Receipt, Received, Receiver},
+    extract::List,
+    form::{Form, FormLimits},
     responses::{Binary, Invalid, TooLarge},
 };
 use crate::{
     domain::DeviceInfo,
-    service::{self, Intake, TrainingControl},
+    service::{self, TrainingControl},
     store::{self, Stores, Weights},
 };
 
 /// Maximum size of a weight file. The TensorFlow.js package has 95 MB, a `.pth` with its classifier 98 MB.
-const MAX_WEIGHTS_BYTES: usize = 512 << 20;
+const MAX_WEIGHTS_BYTES: u64 = 512 << 20;
 
 /// A form with weights.
 #[derive(ToSchema)]
@@ -70,37 +70,28 @@ async fn list_weights(State(stores): State<Stores>) -> Result<Json<List<Weights>
         TooLarge,
         Invalid
     ))]
-async fn import_weights(
-    State(stores): State<Stores>,
-    State(intake): State<Intake>,
-    request: Request,
-) -> Result<Response, ApiError> {
-    let file = NamedTempFile::new_in(&intake.incoming).map_err(ApiError::internal)?;
-    let mut sink = tokio::fs::File::from_std(file.reopen().map_err(ApiError::internal)?);
-    if body::media_type(request.headers()) == "multipart/form-data" {
-        write_part(request, &mut sink).await?;
+async fn import_weights(State(stores): State<Stores>, request: Request) -> Result<Response, ApiError> {
+    let received = if body::media_type(request.headers()) == "multipart/form-data" {
+        receive_part(request).await?
     } else {
-        body::write(request.into_body(), MAX_WEIGHTS_BYTES, &mut sink).await?;
-    }
-    let weights = service::import_weights(&stores, file.path().to_owned()).await?;
+        let receiver = Receiver::in_file(&Receipt::of(&request)?.transfers, MAX_WEIGHTS_BYTES).await?;
+        receiver.receive(request.into_body()).await?
+    };
+    let file = received.path().ok_or_else(|| ApiError::internal("weights are received into a file"))?;
+    let weights = service::import_weights(&stores, file.to_owned()).await?;
     let location = [(header::LOCATION, "/v1/admin/weights")];
     Ok((StatusCode::CREATED, location, Json(weights)).into_response())
 }
 
-/// Writes the part `file` of a form to `sink`. Its size is limited by that of the form.
-async fn write_part(mut request: Request, sink: &mut (impl AsyncWrite + Unpin)) -> Result<(), ApiError> {
-    // The limit of other forms is that of a radiograph.
-    DefaultBodyLimit::max(MAX_WEIGHTS_BYTES).apply(&mut request);
-    let Form(mut form) = Form::from_request(request, &()).await?;
-    let Some(mut part) = form.next_field().await? else {
+/// Receives the part `file` of a form.
+async fn receive_part(request: Request) -> Result<Received, ApiError> {
+    let mut form = Form::of(request, FormLimits { form: MAX_WEIGHTS_BYTES, part: MAX_WEIGHTS_BYTES })?;
+    let Some(part) = form.next_part().await? else {
         return Err(ApiError::invalid("/file", "is missing: send the weights as the part file"));
     };
-    let name = part.name().unwrap_or_default().to_owned();
+    let name = part.name();
     if name != "file" {
         return Err(ApiError::invalid(&format!("/{name}"), "unknown part: send the weights as the part file"));
     }
-    while let Some(chunk) = part.chunk().await? {
-        sink.write_all(&chunk).await.map_err(ApiError::internal)?;
-    }
-    sink.flush().await.map_err(ApiError::internal)
+    part.receive_file().await
 }

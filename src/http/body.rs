@@ -1,50 +1,74 @@
-//! Request bodies read in full, with a size limit, and wrappers around bodies that act when the body ends.
+//! Request bodies: their receipt within budgets of memory, disk and time, their errors, and what their media types say.
 
-use std::{
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
-    time::Duration,
-};
+mod observed;
+mod receipt;
+mod receive;
 
-use axum::{
-    body::{Body, HttpBody},
-    http::HeaderMap,
-};
+use std::error::Error;
+
+use axum::http::HeaderMap;
 use bytes::Bytes;
-use futures_util::StreamExt;
-use http_body::{Frame, SizeHint};
-use tokio::{
-    io::{AsyncWrite, AsyncWriteExt},
-    runtime::Handle,
-    sync::Semaphore,
-};
 
 use super::ApiError;
 use crate::imaging;
+pub(super) use observed::{BodyObserver, Deadline, Discard, Guard, observed};
+pub(super) use receipt::{Receipt, declared_length};
+pub(super) use receive::{Received, Receiver};
 
-/// Reads the whole body into memory. Allocates once if the client sent the length: growing the buffer would take up to three times
-/// the memory.
-pub(super) async fn read(body: Body, limit: usize) -> Result<Bytes, ApiError> {
-    let declared_length = body.size_hint().exact().unwrap_or(0);
-    let mut bytes = Vec::with_capacity(usize::try_from(declared_length).unwrap_or(limit).min(limit));
-    write(body, limit, &mut bytes).await?;
-    Ok(bytes.into())
+/// Maximum compression ratio of a body over 1 MiB. Images hardly compress, so that a higher ratio is a decompression bomb.
+pub(super) const MAX_EXPANSION: u64 = 200;
+
+/// Reason why a request body ended early.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub(super) enum BodyError {
+    /// The client paused for too long, or sent too slowly (408).
+    #[error("the request body did not arrive in time: send it again, faster and without long pauses")]
+    TooSlow,
+    /// The server shuts down (503).
+    #[error("the server is shutting down and does not wait for the request body: retry")]
+    Shutdown,
+    /// The body is too long (413).
+    #[error("the request body exceeds the limit of {0} bytes")]
+    TooLarge(u64),
+    /// The body decompresses to too much (413).
+    #[error(
+        "the request body decompresses to more than {MAX_EXPANSION} times its size: send it without Content-Encoding"
+    )]
+    Bomb,
+    /// The body is not what its `Content-Encoding` says (400).
+    #[error("the request body cannot be decompressed: {0}")]
+    Gzip(String),
+    /// The head of a part of a form is too long (400).
+    #[error("invalid multipart body: the head of a part, or the text before the first part, exceeds {0} bytes")]
+    PartHead(u64),
 }
 
-/// Writes the whole body to `sink`; fails as soon as it exceeds the limit.
-pub(super) async fn write(body: Body, limit: usize, sink: &mut (impl AsyncWrite + Unpin)) -> Result<(), ApiError> {
-    let mut chunks = body.into_data_stream();
-    let mut length = 0;
-    while let Some(chunk) = chunks.next().await {
-        let chunk = chunk.map_err(|error| ApiError::Malformed(format!("the request body is incomplete: {error}")))?;
-        length += chunk.len();
-        if length > limit {
-            return Err(ApiError::TooLarge(format!("the request body exceeds the limit of {limit} bytes")));
-        }
-        sink.write_all(&chunk).await.map_err(ApiError::internal)?;
+impl BodyError {
+    /// The reason behind an error, which wrappers of bodies and parsers may have wrapped.
+    pub(super) fn of(error: &(dyn Error + 'static)) -> Option<Self> {
+        let mut causes = std::iter::successors(Some(error), |error| (*error).source());
+        causes.find_map(|cause| cause.downcast_ref::<Self>().cloned())
     }
-    sink.flush().await.map_err(ApiError::internal)
+}
+
+impl From<BodyError> for ApiError {
+    fn from(error: BodyError) -> Self {
+        let detail = error.to_string();
+        match error {
+            BodyError::TooSlow => Self::Timeout(detail),
+            BodyError::Shutdown => Self::Unavailable(detail),
+            BodyError::TooLarge(_) | BodyError::Bomb => Self::TooLarge(detail),
+            BodyError::Gzip(_) | BodyError::PartHead(_) => Self::Malformed(detail),
+        }
+    }
+}
+
+impl ApiError {
+    /// The error of a body that failed. Without a reason of its own, the client has stopped sending.
+    pub(super) fn of_body(error: &(dyn Error + 'static)) -> Self {
+        let incomplete = || Self::Malformed(format!("the request body is incomplete: {error}"));
+        BodyError::of(error).map_or_else(incomplete, Self::from)
+    }
 }
 
 /// True for the media types with which clients send an image: those of images, and those that say nothing, such as curl's default. Their
@@ -94,106 +118,4 @@ pub(super) fn check_image(bytes: Bytes) -> Result<Bytes, ApiError> {
 pub(super) fn media_type(headers: &HeaderMap) -> String {
     let value = headers.get("content-type").and_then(|value| value.to_str().ok()).unwrap_or_default();
     value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
-}
-
-/// A body that owns a guard, and drops the guard when the body ends or is dropped.
-pub(super) struct BodyGuard<T> {
-    body: Body,
-    guard: Option<T>,
-}
-
-impl<T> BodyGuard<T> {
-    pub(super) fn new(body: Body, guard: T) -> Self {
-        Self { body, guard: Some(guard) }
-    }
-}
-
-impl<T: Unpin> HttpBody for BodyGuard<T> {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        let polled = Pin::new(&mut self.body).poll_frame(context);
-        if is_end(&polled) {
-            self.guard = None;
-        }
-        polled
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-fn is_end(polled: &Poll<Option<Result<Frame<Bytes>, axum::Error>>>) -> bool {
-    matches!(polled, Poll::Ready(None | Some(Err(_))))
-}
-
-/// Maximum time for discarding the rest of a body after the response.
-const MAX_DISCARD_TIME: Duration = Duration::from_secs(5);
-
-/// A request body whose unread rest is read and discarded when it is dropped (nginx: *lingering close*).
-///
-/// A server that responds early and closes the connection would reset it under a client that is still sending, and the client would
-/// never read the response.
-pub(super) struct DiscardOnDrop {
-    body: Body,
-    max_bytes: usize,
-    permits: Arc<Semaphore>,
-    ended: bool,
-}
-
-impl DiscardOnDrop {
-    /// Discards at most `max_bytes`, while holding one of `permits`.
-    pub(super) fn new(body: Body, max_bytes: usize, permits: Arc<Semaphore>) -> Self {
-        Self { body, max_bytes, permits, ended: false }
-    }
-}
-
-impl HttpBody for DiscardOnDrop {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        let polled = Pin::new(&mut self.body).poll_frame(context);
-        self.ended |= is_end(&polled);
-        polled
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-impl Drop for DiscardOnDrop {
-    fn drop(&mut self) {
-        if self.ended || self.body.is_end_stream() {
-            return;
-        }
-        let (body, max_bytes, permits) = (std::mem::take(&mut self.body), self.max_bytes, Arc::clone(&self.permits));
-        let discard = async move {
-            let _permit = permits.acquire().await;
-            write(body, max_bytes, &mut tokio::io::sink()).await
-        };
-        // The result does not matter: the response has been sent.
-        let discard = async { drop(tokio::time::timeout(MAX_DISCARD_TIME, discard).await) };
-        // Without a runtime the connection is closed, too.
-        if let Ok(runtime) = Handle::try_current() {
-            runtime.spawn(discard);
-        }
-    }
 }

@@ -14,14 +14,14 @@ use bytes::Bytes;
 use flate2::write::MultiGzDecoder;
 use futures_util::{Stream, StreamExt, stream};
 
-use super::ApiError;
+use super::{
+    ApiError,
+    body::{BodyError, MAX_EXPANSION},
+};
 use crate::imaging;
 
 /// Number of compressed bytes that are decoded at once, which bounds the memory: deflate expands at most about 1,000 times.
 const SLICE_BYTES: usize = 1 << 10;
-
-/// Maximum compression ratio of a body over 1 MiB. Images hardly compress, so that a higher ratio is a decompression bomb.
-const MAX_EXPANSION: u64 = 200;
 
 /// Decodes the request body before the request is handled.
 pub(super) async fn decode(mut request: Request, next: Next) -> Response {
@@ -52,7 +52,7 @@ struct Gunzip {
     ended: bool,
 }
 
-fn gunzip(body: Body) -> impl Stream<Item = Result<Bytes, io::Error>> {
+fn gunzip(body: Body) -> impl Stream<Item = Result<Bytes, axum::Error>> {
     let decoder = MultiGzDecoder::new(Vec::new());
     let body = body.into_data_stream();
     let state = Gunzip { body, decoder, received: Bytes::new(), compressed: 0, decoded: 0, ended: false };
@@ -69,10 +69,10 @@ fn gunzip(body: Body) -> impl Stream<Item = Result<Bytes, io::Error>> {
 
 impl Gunzip {
     /// Decodes the next slice of the body; what it returns may be empty.
-    async fn decode_next(&mut self) -> Result<Bytes, io::Error> {
+    async fn decode_next(&mut self) -> Result<Bytes, axum::Error> {
         if self.received.is_empty() {
             match self.body.next().await {
-                Some(chunk) => self.received = chunk.map_err(io::Error::other)?,
+                Some(chunk) => self.received = chunk?,
                 None => {
                     self.ended = true;
                     // An empty body has no end to check.
@@ -91,15 +91,15 @@ impl Gunzip {
         self.compressed += slice.len() as u64;
         self.decoded += decoded.len() as u64;
         if self.decoded > (self.compressed * MAX_EXPANSION).max(1 << 20) {
-            return Err(io::Error::other(format!("it decompresses to more than {MAX_EXPANSION} times its size")));
+            return Err(axum::Error::new(BodyError::Bomb));
         }
         Ok(decoded.into())
     }
 }
 
 /// The error of the decoder in plain words.
-fn damaged(error: io::Error) -> io::Error {
-    io::Error::new(error.kind(), imaging::plain_reason("the gzip body", &error))
+fn damaged(error: io::Error) -> axum::Error {
+    axum::Error::new(BodyError::Gzip(imaging::plain_reason("the gzip body", &error)))
 }
 
 #[cfg(test)]
@@ -117,8 +117,9 @@ mod tests {
         encoder.finish().unwrap()
     }
 
-    async fn decoded(body: Vec<u8>) -> Result<Vec<u8>, io::Error> {
-        let chunks: Vec<_> = body.chunks(700).map(|chunk| Ok::<_, io::Error>(Bytes::copy_from_slice(chunk))).collect();
+    async fn decoded(body: Vec<u8>) -> Result<Vec<u8>, axum::Error> {
+        let chunks: Vec<_> =
+            body.chunks(700).map(|chunk| Ok::<_, axum::Error>(Bytes::copy_from_slice(chunk))).collect();
         let chunks: Vec<Bytes> = gunzip(Body::from_stream(stream::iter(chunks))).try_collect().await?;
         Ok(chunks.concat())
     }
@@ -135,9 +136,10 @@ mod tests {
     async fn truncated_and_corrupt_bodies_and_bombs_are_errors() {
         let whole = gzip(b"some text");
         for bytes in [whole[..whole.len() - 1].to_vec(), whole[..5].to_vec(), b"no gzip at all".to_vec()] {
-            assert!(decoded(bytes).await.is_err());
+            let error = decoded(bytes).await.unwrap_err();
+            assert!(matches!(BodyError::of(&error), Some(BodyError::Gzip(_))), "{error}");
         }
         let bomb = decoded(gzip(&vec![0; 64 << 20])).await.unwrap_err();
-        assert!(bomb.to_string().contains("200 times"), "{bomb}");
+        assert_eq!(BodyError::of(&bomb), Some(BodyError::Bomb));
     }
 }

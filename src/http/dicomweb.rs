@@ -6,8 +6,7 @@
 mod report;
 
 use axum::{
-    body::Body,
-    extract::State,
+    extract::{Request, State},
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
@@ -21,6 +20,7 @@ use super::{
     accept::negotiate,
     body,
     extract::PathOf,
+    form::{Form, FormLimits},
     header_fields,
     problem::SkipProblemRendering,
     responses::{Malformed, NotAcceptable, UnsupportedType},
@@ -64,8 +64,8 @@ enum StoreInstances {
     request_body(content = String, description = "One instance (PS3.10) per part", content_type = "multipart/related; type=\"application/dicom\""),
     responses(StoreInstances, Malformed, NotAcceptable, UnsupportedType)
 )]
-async fn store_instances(State(uploads): State<Uploads>, headers: HeaderMap, body: Body) -> Result<Response, ApiError> {
-    receive(&uploads, None, &headers, body).await
+async fn store_instances(State(uploads): State<Uploads>, request: Request) -> Result<Response, ApiError> {
+    receive(&uploads, None, request).await
 }
 
 /// Store DICOM radiographs of one study (STOW-RS).
@@ -80,39 +80,31 @@ async fn store_instances(State(uploads): State<Uploads>, headers: HeaderMap, bod
 async fn store_instances_of_study(
     State(uploads): State<Uploads>,
     PathOf(study): PathOf<String>,
-    headers: HeaderMap,
-    body: Body,
+    request: Request,
 ) -> Result<Response, ApiError> {
-    receive(&uploads, Some(&study), &headers, body).await
+    receive(&uploads, Some(&study), request).await
 }
 
-async fn receive(
-    uploads: &Uploads,
-    study: Option<&str>,
-    headers: &HeaderMap,
-    body: Body,
-) -> Result<Response, ApiError> {
+async fn receive(uploads: &Uploads, study: Option<&str>, request: Request) -> Result<Response, ApiError> {
+    let headers = request.headers();
     let media_type = negotiate(headers, &[(DICOM_JSON, DICOM_JSON), ("application/json", "application/json")])?;
     let boundary = boundary(headers)?;
     let new =
         Dataset { description: Some("Received by DICOMweb".into()), ..Dataset::new(&*uploads.intake.dicomweb_dataset) };
     let dataset = store::datasets::find_or_create(&uploads.stores.db, new).await?;
-    // The limit is per instance: only one is in memory at a time, and their number is not limited.
-    let limits = multer::SizeLimit::new().per_field(uploads.limits.max_upload_bytes as u64);
-    let constraints = multer::Constraints::new().size_limit(limits);
-    let mut parts = multer::Multipart::with_constraints(body.into_data_stream(), boundary, constraints);
+    // The limit is per instance: only one is in memory at a time, and their bytes in all are not limited.
+    let limits = FormLimits { form: u64::MAX, part: uploads.limits.max_upload_bytes as u64 };
+    let mut parts = Form::with_boundary(request, boundary, limits)?;
     let mut report = Report::default();
     loop {
         let bytes = match next_part(&mut parts).await {
             Ok(Some(bytes)) => bytes,
             Ok(None) => break,
-            Err(multer::Error::FieldSizeExceeded { .. }) => {
+            Err(ApiError::TooLarge(_)) => {
                 report.failed(None, Reason::TooLarge);
                 break;
             }
-            Err(error) if report.is_empty() => {
-                return Err(ApiError::Malformed(format!("invalid multipart body: {error}")));
-            }
+            Err(error) if report.is_empty() => return Err(error),
             // The instances before the error are stored, which the client must learn.
             // The message of the parser is not logged: it quotes names of parts.
             Err(_) => {
@@ -129,9 +121,9 @@ async fn receive(
     Ok(respond(&report, media_type))
 }
 
-async fn next_part(parts: &mut multer::Multipart<'_>) -> Result<Option<Bytes>, multer::Error> {
-    match parts.next_field().await? {
-        Some(part) => part.bytes().await.map(Some),
+async fn next_part(parts: &mut Form) -> Result<Option<Bytes>, ApiError> {
+    match parts.next_part().await? {
+        Some(part) => part.receive().await?.load().await.map(Some),
         None => Ok(None),
     }
 }
@@ -159,7 +151,7 @@ async fn receive_one(
         report.failed(Some(&reference), Reason::OtherStudy);
         return Ok(());
     }
-    let new = NewRadiograph { bytes: bytes.into(), ..NewRadiograph::default() };
+    let new = NewRadiograph { bytes, ..NewRadiograph::default() };
     match uploads.add(dataset, new).await {
         Ok(_) => report.stored(&reference),
         Err(AddError::Store(error)) => return Err(error.into()),

@@ -3,8 +3,8 @@
 use std::fmt::Display;
 
 use axum::{
-    extract::{FromRequest, FromRequestParts, Multipart, Request},
-    http::{HeaderMap, HeaderValue, header, request::Parts},
+    extract::{FromRequest, FromRequestParts, Request},
+    http::request::Parts,
 };
 use bytes::Bytes;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -16,7 +16,11 @@ use utoipa::{
     },
 };
 
-use super::{ApiError, body, header_fields, json};
+use super::{
+    ApiError,
+    body::{self, Receipt},
+    json,
+};
 use crate::{
     service::{FieldError, value_error},
     store::Page,
@@ -28,20 +32,39 @@ const MAX_LIMIT: u32 = 200;
 /// Number of items on a page without `limit`.
 const DEFAULT_LIMIT: u32 = 50;
 
+/// Maximum size of JSON that is parsed on an async thread, in bytes: it takes less than a millisecond.
+const MAX_INLINE_JSON_BYTES: usize = 64 << 10;
+
 /// A JSON body.
 pub struct JsonBody<T>(pub T);
 
-impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for JsonBody<T> {
+impl<T: DeserializeOwned + Send + 'static, S: Send + Sync> FromRequest<S> for JsonBody<T> {
     type Rejection = ApiError;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+    async fn from_request(request: Request, _state: &S) -> Result<Self, ApiError> {
         let media_type = body::media_type(request.headers());
-        let is_json =
-            media_type == "application/json" || media_type.starts_with("application/") && media_type.ends_with("+json");
+        let is_json = media_type == "application/json"
+            || (media_type.starts_with("application/") && media_type.ends_with("+json"));
         if !is_json {
             return Err(ApiError::UnsupportedType("send the body as JSON, with Content-Type: application/json".into()));
         }
-        json::parse(&Bytes::from_request(request, state).await?).map(Self)
+        let receipt = Receipt::of(&request)?;
+        let bytes = receipt.receive_small(request).await?;
+        if bytes.len() <= MAX_INLINE_JSON_BYTES {
+            return json::parse(&bytes).map(Self);
+        }
+        receipt.transfers.parse(move || json::parse(&bytes)).await?.map(Self)
+    }
+}
+
+/// A small body of any media type, with the limit of JSON.
+pub struct SmallBody(pub Bytes);
+
+impl<S: Send + Sync> FromRequest<S> for SmallBody {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, _state: &S) -> Result<Self, ApiError> {
+        Receipt::of(&request)?.receive_small(request).await.map(Self)
     }
 }
 
@@ -60,30 +83,6 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for QueryOf<T> {
         let pairs = form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes());
         let read = serde_path_to_error::deserialize(serde_urlencoded::Deserializer::new(pairs));
         read.map(Self).map_err(|error| ApiError::MalformedQuery(vec![value_error("", &error)]))
-    }
-}
-
-/// A multipart form.
-pub struct Form(pub Multipart);
-
-impl<S: Send + Sync> FromRequest<S> for Form {
-    type Rejection = ApiError;
-
-    async fn from_request(mut request: Request, state: &S) -> Result<Self, ApiError> {
-        quote_boundary(request.headers_mut());
-        Multipart::from_request(request, state).await.map(Self).map_err(|e| ApiError::UnsupportedType(e.body_text()))
-    }
-}
-
-/// Quotes the boundary: some clients send one without quotes that needs them, and the parser of axum would refuse it.
-fn quote_boundary(headers: &mut HeaderMap) {
-    let boundary = header_fields::parameter(headers, header::CONTENT_TYPE, "boundary");
-    let boundary = boundary.filter(|boundary| !boundary.contains(['"', '\\']));
-    let quoted = boundary.map(|boundary| format!("multipart/form-data; boundary=\"{boundary}\""));
-    if let (true, Some(Ok(quoted))) =
-        (body::media_type(headers) == "multipart/form-data", quoted.map(HeaderValue::try_from))
-    {
-        headers.insert(header::CONTENT_TYPE, quoted);
     }
 }
 

@@ -1,15 +1,10 @@
 //! `Idempotency-Key` on POST requests (draft-ietf-httpapi-idempotency-key-header): a retry with the same key gets the response to the first
 //! request, and nothing is done twice.
 
-use std::{
-    mem,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
-};
+use std::{mem, sync::Arc};
 
 use axum::{
-    body::{Body, HttpBody},
+    body::Body,
     extract::{Request, State},
     http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header},
     middleware::Next,
@@ -17,13 +12,16 @@ use axum::{
 };
 use bytes::Bytes;
 use futures_util::StreamExt;
-use http_body::{Frame, SizeHint};
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
-use super::{ApiError, body, header_fields};
+use super::{
+    ApiError,
+    body::{self, BodyObserver, observed},
+    header_fields,
+};
 use crate::{
     service::{Attempt, IdempotencyKeys, Intake, Lifecycle, RepeatableResponse, RequestDigest, Reservation},
     store::Stores,
@@ -68,17 +66,19 @@ pub(super) async fn honour(State(state): State<IdempotencyState>, request: Reque
 
 async fn respond(state: IdempotencyState, request: Request, next: Next) -> Result<Response, ApiError> {
     let key = read_key(request.headers())?;
-    match state.keys.begin(&key).await? {
-        Attempt::First(reservation) => {
-            // A task of its own: a client that disconnects while the work is done must find its result when it retries.
-            let handled = state.tasks.spawn(handle(reservation, request, next).in_current_span());
-            handled.await.map_err(ApiError::internal)?
+    let IdempotencyState { keys, tasks } = state;
+    let attempt = async move {
+        match keys.begin(&key).await? {
+            Attempt::First(reservation) => handle(reservation, request, next).await,
+            Attempt::Retry(previous) => {
+                let digest = digest(request).await?;
+                repeated(previous.open(&digest)?)
+            }
         }
-        Attempt::Retry(previous) => {
-            let digest = digest(request).await?;
-            repeated(previous.open(&digest)?)
-        }
-    }
+    };
+    // A task of its own: a client that disconnects while its key is reserved must not leave it so, and one that disconnects while the work
+    // is done must find its result when it retries.
+    tasks.spawn(attempt.in_current_span()).await.map_err(ApiError::internal)?
 }
 
 /// The key of a request, with or without the quotes of a structured field.
@@ -99,10 +99,11 @@ fn read_key(headers: &HeaderMap) -> Result<String, ApiError> {
     })
 }
 
-/// Handles the first request with a key, and stores its response if it succeeds.
+/// Handles the first request with a key, and stores its response if it succeeds. A request that was not received whole leaves its key
+/// free: nobody could tell whether a retry is the same.
 async fn handle(reservation: Reservation, request: Request, next: Next) -> Result<Response, ApiError> {
     let hasher = Arc::new(Mutex::new(RequestHasher::of(&request)));
-    let request = request.map(|body| Body::new(HashedBody { body, hasher: Arc::clone(&hasher) }));
+    let request = request.map(|body| observed(body, HashingObserver(Arc::clone(&hasher))));
     let response = next.run(request).await;
     if !response.status().is_success() {
         reservation.release().await?;
@@ -110,11 +111,15 @@ async fn handle(reservation: Reservation, request: Request, next: Next) -> Resul
     }
     let (parts, body) = response.into_parts();
     let body = axum::body::to_bytes(body, MAX_RESPONSE_BYTES).await.map_err(ApiError::internal)?;
+    let rest = mem::take(&mut hasher.lock().rest);
+    let rest_read = read_rest(rest, &hasher).await;
+    if rest_read.is_err() || hasher.lock().is_broken {
+        reservation.release().await?;
+        return Ok(Response::from_parts(parts, body.into()));
+    }
     let text = |value: &HeaderValue| value.to_str().ok().map(str::to_owned);
     let headers = parts.headers.iter().filter_map(|(name, value)| Some((name.to_string(), text(value)?))).collect();
     let stored = RepeatableResponse { status: parts.status.as_u16(), headers, body: body.to_vec() };
-    let rest = mem::take(&mut hasher.lock().rest);
-    read_rest(rest, &hasher).await?;
     let digest = hasher.lock().finish();
     reservation.complete(&digest, &stored).await?;
     Ok(Response::from_parts(parts, body.into()))
@@ -143,7 +148,7 @@ async fn read_rest(body: Body, hasher: &Mutex<RequestHasher>) -> Result<(), ApiE
     let mut chunks = body.into_data_stream();
     let mut length = 0;
     while let Some(chunk) = chunks.next().await {
-        let chunk = chunk.map_err(|error| ApiError::Malformed(format!("the request body is incomplete: {error}")))?;
+        let chunk = chunk.map_err(|error| ApiError::of_body(&error))?;
         length += chunk.len() as u64;
         if length > MAX_REQUEST_BYTES {
             return Err(ApiError::TooLarge(format!("the request body exceeds the limit of {MAX_REQUEST_BYTES} bytes")));
@@ -162,6 +167,8 @@ struct RequestHasher {
     pending: Vec<u8>,
     /// Rest of the body that the handler did not read.
     rest: Body,
+    /// True if the body failed before its end.
+    is_broken: bool,
 }
 
 impl RequestHasher {
@@ -178,7 +185,7 @@ impl RequestHasher {
             hash.update([0]);
         }
         let delimiter = delimiter.map(|boundary| format!("--{boundary}").into_bytes());
-        Self { hash, delimiter, pending: Vec::new(), rest: Body::empty() }
+        Self { hash, delimiter, pending: Vec::new(), rest: Body::empty(), is_broken: false }
     }
 
     fn update(&mut self, chunk: &[u8]) {
@@ -200,42 +207,20 @@ impl RequestHasher {
     }
 }
 
-/// A body that is hashed while it is read.
-struct HashedBody {
-    body: Body,
-    hasher: Arc<Mutex<RequestHasher>>,
-}
+/// Hashes a body while it is read, and keeps what is not read.
+struct HashingObserver(Arc<Mutex<RequestHasher>>);
 
-impl HttpBody for HashedBody {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        let polled = Pin::new(&mut self.body).poll_frame(context);
-        if let Poll::Ready(Some(Ok(frame))) = &polled
-            && let Some(data) = frame.data_ref()
-        {
-            self.hasher.lock().update(data);
-        }
-        polled
+impl BodyObserver for HashingObserver {
+    fn received(&mut self, data: &Bytes) {
+        self.0.lock().update(data);
     }
 
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+    fn ended(&mut self, is_complete: bool) {
+        self.0.lock().is_broken = !is_complete;
     }
 
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-impl Drop for HashedBody {
-    /// Hands over what was not read.
-    fn drop(&mut self) {
-        self.hasher.lock().rest = mem::take(&mut self.body);
+    fn abandoned(&mut self, rest: Body) {
+        self.0.lock().rest = rest;
     }
 }
 

@@ -1,10 +1,11 @@
 //! `/v1/models`: trained and uploaded models.
 
+use std::convert::Infallible;
+
 use axum::{
     Json,
-    body::Body,
-    extract::State,
-    http::{HeaderMap, StatusCode, header},
+    extract::{Request, State},
+    http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
 use serde::{Deserialize, Serialize};
@@ -12,14 +13,17 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
-    ApiError, AppState, body,
+    ApiError, AppState,
+    body::{self, Receipt},
     extract::{List, ListParams, PathOf, QueryOf},
     responses::{Binary, Conflict, Invalid, Malformed, NotFound, TooLarge, UnsupportedType},
     scores::{ScoredEvaluation, scored},
+    stream,
+    transfers::Transfers,
 };
 use crate::{
     domain::{ModelId, RunId, TrainingPlan},
-    service::Models,
+    service::{Lifecycle, Models},
     store::{self, Model, Stores},
 };
 
@@ -112,15 +116,32 @@ async fn delete_model(State(models): State<Models>, PathOf(id): PathOf<ModelId>)
     (status = 200, description = "safetensors", body = Binary, content_type = "application/octet-stream"),
     NotFound
 ))]
-async fn get_model_weights(State(models): State<Models>, PathOf(id): PathOf<ModelId>) -> Result<Response, ApiError> {
+async fn get_model_weights(
+    State(models): State<Models>,
+    State(transfers): State<Transfers>,
+    State(lifecycle): State<Lifecycle>,
+    PathOf(id): PathOf<ModelId>,
+) -> Result<Response, ApiError> {
     let model = models.get(id).await?;
-    let bytes = models.file(&model).await?;
+    let max_pause = transfers.limits.read_pause;
+    let (body, length) = if model.synthetic {
+        // The file may lack the mark that the download adds.
+        let permit = transfers.export_permit()?;
+        let bytes = bytes::Bytes::from(models.file(&model).await?);
+        let length = bytes.len() as u64;
+        let chunks = futures_util::stream::iter([Ok::<_, Infallible>(bytes)]);
+        (stream::body(&lifecycle.tasks, chunks, max_pause, permit), length)
+    } else {
+        let (file, length) = models.stores.blobs.open_verified(&model.sha256).await?;
+        (stream::file(&lifecycle.tasks, file, max_pause), length)
+    };
     let headers = [
         (header::CONTENT_TYPE, "application/octet-stream".to_owned()),
+        (header::CONTENT_LENGTH, length.to_string()),
         (header::CONTENT_DISPOSITION, format!("attachment; filename=\"thorax-{id}.safetensors\"")),
         (header::ETAG, format!("\"{}\"", model.sha256)),
     ];
-    Ok((headers, bytes).into_response())
+    Ok((headers, body).into_response())
 }
 
 /// Uploads a model file, as `GET /v1/models/{id}/weights` returns it. It is refused if the network computes a number that is not finite
@@ -136,17 +157,17 @@ async fn get_model_weights(State(models): State<Models>, PathOf(id): PathOf<Mode
 async fn upload_model(
     State(models): State<Models>,
     QueryOf(params): QueryOf<UploadParams>,
-    headers: HeaderMap,
-    content: Body,
+    request: Request,
 ) -> Result<Response, ApiError> {
     let name = params.name.unwrap_or_else(|| "uploaded".into());
     if !(1..=100).contains(&name.chars().count()) {
         return Err(ApiError::invalid("/name", "must have 1 to 100 characters"));
     }
-    if body::media_type(&headers) != "application/octet-stream" {
+    if body::media_type(request.headers()) != "application/octet-stream" {
         return Err(ApiError::UnsupportedType("send the model file as application/octet-stream".into()));
     }
-    let bytes = body::read(content, MAX_MODEL_BYTES).await?;
+    let receipt = Receipt::of(&request)?;
+    let bytes = receipt.receive(request, MAX_MODEL_BYTES).await?.load().await?;
     let model = models.upload(bytes, name, params.synthetic).await?;
     let location = [(header::LOCATION, format!("/v1/models/{}", model.id))];
     Ok((StatusCode::CREATED, location, Json(model)).into_response())

@@ -3,7 +3,6 @@
 use std::time::{Duration, Instant};
 
 use axum::{
-    body::Body,
     extract::{MatchedPath, Request, State},
     http::{HeaderName, Method, StatusCode},
     middleware::Next,
@@ -11,7 +10,11 @@ use axum::{
 };
 use tracing::{Instrument, Span};
 
-use super::{ClientAddress, Telemetry, body::BodyGuard, trace::TraceContext};
+use super::{
+    ClientAddress, Telemetry,
+    body::{Guard, observed},
+    trace::TraceContext,
+};
 use crate::store::{Db, StorageFault, StoreError};
 
 const REQUEST_ID: &str = "x-request-id";
@@ -50,7 +53,7 @@ pub(super) async fn observe(State((telemetry, db)): State<(Telemetry, Db)>, requ
     }
     span.in_scope(|| log(&method, status, took));
     response.headers_mut().insert(TRACE_RESPONSE, trace.to_header());
-    response.map(|body| Body::new(BodyGuard::new(body, in_flight)))
+    response.map(|body| observed(body, Guard::new(in_flight)))
 }
 
 /// The path of a request as logs show it. Paths of DICOMweb name studies and instances of patients: they are shown as

@@ -10,14 +10,16 @@ use axum::{
     extract::{Extension, FromRequest, Request, State},
     http::{HeaderName, StatusCode},
 };
+use futures_util::StreamExt;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use tokio::fs::File;
+use tokio::{fs::File, io::AsyncWriteExt};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
-    ApiError, AppState, body,
+    ApiError, AppState,
+    body::{self, BodyError},
     client::Client,
     extract::{JsonBody, List, ListParams, PathOf, QueryOf},
     quotas::Quotas,
@@ -30,7 +32,7 @@ use crate::{
 };
 
 /// Maximum size of an archive, in bytes.
-const MAX_ARCHIVE_BYTES: usize = 8 << 30;
+const MAX_ARCHIVE_BYTES: u64 = 8 << 30;
 
 /// Accepted media types of archives; the format is detected from the content.
 const ARCHIVE_TYPES: [&str; 6] = [
@@ -151,7 +153,15 @@ async fn create_prediction_job(
 
 async fn write_archive(archive: Body, path: &Path) -> Result<(), ApiError> {
     let mut file = File::create(path).await.map_err(ApiError::internal)?;
-    body::write(archive, MAX_ARCHIVE_BYTES, &mut file).await?;
+    let (mut chunks, mut length) = (archive.into_data_stream(), 0);
+    while let Some(chunk) = chunks.next().await {
+        let chunk = chunk.map_err(|error| ApiError::of_body(&error))?;
+        length += chunk.len() as u64;
+        if length > MAX_ARCHIVE_BYTES {
+            return Err(BodyError::TooLarge(MAX_ARCHIVE_BYTES).into());
+        }
+        file.write_all(&chunk).await.map_err(ApiError::internal)?;
+    }
     file.sync_all().await.map_err(ApiError::internal)
 }
 

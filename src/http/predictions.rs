@@ -22,18 +22,19 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use super::{
     ApiError, AppState,
     accept::negotiate,
-    body,
-    extract::{Form, List, ListParams, PathOf, QueryOf},
+    body::{self, Receipt},
+    extract::{List, ListParams, PathOf, QueryOf},
+    form::Form,
     responses::{
         Binary, Busy, Conflict, Invalid, Malformed, NotAcceptable, NotFound, TooLarge, Unavailable, UnsupportedType,
     },
 };
 use crate::{
     domain::PredictionId,
-    service::{Content, Lifecycle, Limits, Models, Predictor},
+    service::{Lifecycle, Limits, Models, Predictor},
     store::{self, Prediction},
 };
-pub(super) use files::{File, PredictionStream};
+pub(super) use files::{File, FileContent, PredictionStream};
 use lines::NDJSON;
 use response::{BatchItem, Predicted, PredictionBatch, PredictionResponse, RecordedPrediction};
 
@@ -116,27 +117,35 @@ async fn create_prediction(
     request: Request,
 ) -> Result<Response, ApiError> {
     let format = negotiate(request.headers(), &FORMATS)?;
-    // Before the body is read, so that waiting requests hold no images.
-    let permit = predictor.engine().admit()?;
+    // Before anything of the body is read, so that refused requests hold no images; and no permit before the client sends, so that clients
+    // that send nothing hold none.
+    predictor.engine().check_capacity()?;
     let selection = predictor.select(params.model.as_deref(), params.explain).await?;
-    let files = files_of(request, predictor.limits).await?;
-    let predictions = PredictionStream::new(predictor, selection, permit, files);
+    let receipt = Receipt::of(&request)?;
+    let request = Receipt::begin(request).await?;
+    let permit = predictor.engine().admit()?;
+    let files = files_of(request, &receipt, predictor.limits).await?;
+    let predictions = PredictionStream::new(predictor, selection, permit, receipt.slow, files);
     match format {
         Format::Json => all(predictions).await.map(|response| Json(response).into_response()),
-        Format::Ndjson => lines::respond(&lifecycle.tasks, predictions).await,
+        Format::Ndjson => lines::respond(&lifecycle.tasks, receipt.transfers.limits.read_pause, predictions).await,
     }
 }
 
 /// The images of a form, or the body as one image.
-async fn files_of(request: Request, limits: Limits) -> Result<BoxStream<'static, Result<File, ApiError>>, ApiError> {
+async fn files_of(
+    request: Request,
+    receipt: &Receipt,
+    limits: Limits,
+) -> Result<BoxStream<'static, Result<File, ApiError>>, ApiError> {
     if body::media_type(request.headers()) == "multipart/form-data" {
         return Ok(files::of_form(Form::from_request(request, &()).await?));
     }
     body::check_media_type(request.headers())?;
-    let limit = limits.max_upload_bytes;
-    let read = async move { body::read(request.into_body(), limit).await };
-    let file = |bytes| File { name: None, content: body::check_image(bytes).map(Content::Encoded) };
-    Ok(stream::once(read.map_ok(file)).boxed())
+    let receipt = receipt.clone();
+    let received = async move { receipt.receive(request, limits.max_upload_bytes).await };
+    let file = |received| File { name: None, content: FileContent::Body(received) };
+    Ok(stream::once(received.map_ok(file)).boxed())
 }
 
 /// All predictions in one response. A request with one image succeeds or fails as its image does.

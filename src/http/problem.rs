@@ -2,7 +2,7 @@
 //! `http::render` writes the bodies.
 
 use axum::{
-    extract::{multipart::MultipartError, rejection::*},
+    extract::rejection::*,
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
@@ -64,6 +64,9 @@ pub enum ApiError {
     /// 406.
     #[error("{0}")]
     NotAcceptable(String),
+    /// 408.
+    #[error("{0}")]
+    Timeout(String),
     /// 409.
     #[error("{0}")]
     Conflict(String),
@@ -184,6 +187,7 @@ impl ApiError {
             Self::Forbidden(_) => StatusCode::FORBIDDEN,
             Self::NotFound(_) => StatusCode::NOT_FOUND,
             Self::NotAcceptable(_) => StatusCode::NOT_ACCEPTABLE,
+            Self::Timeout(_) => StatusCode::REQUEST_TIMEOUT,
             Self::Conflict(_) | Self::Leakage(_) | Self::Gate(_) => StatusCode::CONFLICT,
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::HeadTooLarge(_) => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
@@ -249,6 +253,10 @@ impl IntoResponse for ApiError {
                 .headers_mut()
                 .insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"thorax\""));
         }
+        if let Self::Timeout(_) = &self {
+            // The rest of the body may still arrive, and would be taken for the next request.
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
         response.extensions_mut().insert(self.details());
         response
     }
@@ -289,6 +297,7 @@ fn kind(status: StatusCode) -> (&'static str, &'static str) {
         404 => ("not-found", "Not found"),
         405 => ("method-not-allowed", "Method not allowed"),
         406 => ("not-acceptable", "Not acceptable"),
+        408 => ("timeout", "Request timeout"),
         409 => ("conflict", "Conflict"),
         413 => ("too-large", "Content too large"),
         415 => ("unsupported-type", "Unsupported media type"),
@@ -389,14 +398,5 @@ impl From<PathRejection> for ApiError {
     /// An invalid identifier in the path is 404, as an unknown one is.
     fn from(_: PathRejection) -> Self {
         Self::NotFound("resource: the identifier in the path is not valid")
-    }
-}
-
-impl From<MultipartError> for ApiError {
-    fn from(error: MultipartError) -> Self {
-        match error.status() {
-            StatusCode::PAYLOAD_TOO_LARGE => Self::TooLarge(error.body_text()),
-            _ => Self::Malformed(error.body_text()),
-        }
     }
 }

@@ -4,6 +4,7 @@ mod upload;
 
 use axum::{
     Json,
+    body::Body,
     extract::{FromRequest, Request, State},
     http::{StatusCode, header},
     response::{IntoResponse, Response},
@@ -14,15 +15,19 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use self::upload::{Upload, UploadForm, UploadParams, UploadResult};
 use super::{
-    ApiError, AppState, body,
-    extract::{Form, JsonBody, List, ListParams, PathOf, QueryOf},
+    ApiError, AppState,
+    body::{self, Receipt},
+    extract::{JsonBody, List, ListParams, PathOf, QueryOf},
+    form::Form,
     responses::{Binary, Conflict, Invalid, Malformed, NotFound, TooLarge, UnsupportedType},
+    stream,
+    transfers::Transfers,
 };
 use crate::{
     dataset::{PatientIds, match_class},
     domain::{DatasetId, MAX_TEXT_LENGTH, RadiographId, Split},
     imaging,
-    service::{self, Fields, Intake, JsonObject, Limits, Uploads, into_result},
+    service::{self, Fields, Intake, JsonObject, Lifecycle, Limits, Uploads, into_result},
     store::{self, Dataset, Radiograph, RadiographFilter, RadiographPatch, Stores},
 };
 
@@ -82,12 +87,13 @@ async fn upload_radiographs(
 ) -> Result<impl IntoResponse, ApiError> {
     let dataset = service::find_dataset(&uploads.stores, id).await?;
     let upload = if body::media_type(request.headers()) == "multipart/form-data" {
-        let Form(form) = Form::from_request(request, &()).await?;
+        let form = Form::from_request(request, &()).await?;
         Upload::read_form(form, params, &dataset).await?
     } else {
         body::check_media_type(request.headers())?;
-        let bytes = body::read(request.into_body(), uploads.limits.max_upload_bytes).await?;
-        Upload::of_body(body::check_image(bytes)?, params, &dataset)?
+        let receipt = Receipt::of(&request)?;
+        let received = receipt.receive(request, uploads.limits.max_upload_bytes).await?;
+        Upload::of_body(received, params, &dataset)?
     };
     let items = upload.store(&uploads, &dataset).await?;
     Ok((StatusCode::CREATED, Json(List::whole(items))))
@@ -170,6 +176,8 @@ async fn delete_radiograph(
 async fn get_radiograph_image(
     State(stores): State<Stores>,
     State(limits): State<Limits>,
+    State(transfers): State<Transfers>,
+    State(lifecycle): State<Lifecycle>,
     PathOf(id): PathOf<RadiographId>,
     QueryOf(SizeParams { size }): QueryOf<SizeParams>,
 ) -> Result<Response, ApiError> {
@@ -177,11 +185,13 @@ async fn get_radiograph_image(
         return Err(ApiError::Malformed("size must be 16 to 1024".into()));
     }
     let radiograph = service::find_radiograph(&stores, id).await?;
-    let bytes = stores.blobs.get(&radiograph.sha256).await?;
-    Ok(match size {
-        None => image_response(&format!("image/{}", radiograph.format), bytes),
-        Some(side) => image_response("image/png", resized(limits.image(), bytes, side).await?),
-    })
+    let Some(side) = size else {
+        let (file, length) = stores.blobs.open_verified(&radiograph.sha256).await?;
+        let body = stream::file(&lifecycle.tasks, file, transfers.limits.read_pause);
+        return Ok(image_response(&format!("image/{}", radiograph.format), length, body));
+    };
+    let png = resized(limits.image(), stores.blobs.get(&radiograph.sha256).await?, side).await?;
+    Ok(image_response("image/png", png.len() as u64, png.into()))
 }
 
 fn read_patch(body: JsonObject, dataset: &Dataset, patients: &PatientIds) -> Result<RadiographPatch, ApiError> {
@@ -213,8 +223,12 @@ async fn resized(limits: imaging::Limits, bytes: Vec<u8>, side: u32) -> Result<V
     tokio::task::spawn_blocking(resize).await.map_err(ApiError::internal)?
 }
 
-fn image_response(media_type: &str, bytes: Vec<u8>) -> Response {
-    // Immutable: the identifier names the bytes.
-    let headers = [(header::CONTENT_TYPE, media_type), (header::CACHE_CONTROL, "private, max-age=31536000, immutable")];
-    (headers, bytes).into_response()
+fn image_response(media_type: &str, length: u64, body: Body) -> Response {
+    let headers = [
+        (header::CONTENT_TYPE, media_type),
+        (header::CONTENT_LENGTH, &length.to_string()),
+        // Immutable: the identifier names the bytes.
+        (header::CACHE_CONTROL, "private, max-age=31536000, immutable"),
+    ];
+    (headers, body).into_response()
 }

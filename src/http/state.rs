@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::extract::FromRef;
 use tokio::sync::Semaphore;
 
-use super::{quotas::Quotas, site::Site, wrong_keys::WrongKeys};
+use super::{Transfers, quotas::Quotas, site::Site, wrong_keys::WrongKeys};
 use crate::{
     metrics::{Metrics, Traces},
     service::{
@@ -36,6 +36,8 @@ pub struct AppState {
     pub jobs: JobQueue,
     /// Limits on what clients send.
     pub limits: Limits,
+    /// Budgets of bodies.
+    pub transfers: Transfers,
     /// Background work and shutdown.
     pub lifecycle: Lifecycle,
     /// Authentication.

@@ -4,7 +4,7 @@ mod compare;
 mod events;
 mod repeat;
 
-use axum::{Json, body::Bytes, extract::State, http::StatusCode, response::IntoResponse};
+use axum::{Json, extract::State, http::StatusCode, response::IntoResponse};
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -12,7 +12,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use self::{compare::*, repeat::*};
 use super::{
     ApiError, AppState,
-    extract::{JsonBody, List, ListParams, PathOf, QueryOf},
+    extract::{JsonBody, List, ListParams, PathOf, QueryOf, SmallBody},
     json,
     responses::{self, Conflict, Invalid, Malformed, NotFound},
     scores::{ScoredEvaluation, scored},
@@ -179,7 +179,7 @@ async fn resume_training_run(
     State(stores): State<Stores>,
     State(training): State<TrainingControl>,
     PathOf(id): PathOf<RunId>,
-    body: Bytes,
+    SmallBody(body): SmallBody,
 ) -> Result<impl IntoResponse, ApiError> {
     // An empty body is accepted, whatever its content type.
     let body = if body.is_empty() { JsonObject::default() } else { json::parse(&body)? };

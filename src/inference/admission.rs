@@ -3,8 +3,10 @@
 
 use std::{
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
-    time::Instant,
+    time::{Duration, Instant},
 };
+
+use tokio::{sync::Notify, time::timeout};
 
 use crate::metrics::{Outcome, Predictions};
 
@@ -14,11 +16,16 @@ const EMA_WEIGHT: f64 = 1.0 / 16.0;
 /// Largest `Retry-After` in seconds: the load may be gone by then.
 const MAX_RETRY_AFTER: f64 = 120.0;
 
-/// Counts the requests in flight, from their head to their response. A request whose images are classified concurrently counts once for
+/// Maximum time that a request whose body is complete waits for a permit.
+const MAX_WAIT: Duration = Duration::from_secs(30);
+
+/// Counts the requests in flight, from the beginning of their body to their response. A request whose images are classified concurrently counts once for
 /// each of them. A request beyond the capacity is refused, with the number of seconds after which to retry.
 #[derive(Debug)]
 pub(super) struct Admission {
     state: Mutex<State>,
+    /// Notified when a permit is returned.
+    returned: Notify,
     capacity: usize,
     metrics: Predictions,
 }
@@ -26,6 +33,8 @@ pub(super) struct Admission {
 #[derive(Debug, Default)]
 struct State {
     in_flight: usize,
+    /// Requests whose body is complete and that wait for a permit. New requests do not overtake them.
+    waiting: usize,
     throughput: Throughput,
 }
 
@@ -43,30 +52,65 @@ pub struct RequestPermit(Arc<Admission>);
 
 impl Admission {
     pub(super) fn new(capacity: usize, metrics: Predictions) -> Arc<Self> {
-        Arc::new(Self { state: Mutex::default(), capacity, metrics })
+        Arc::new(Self { state: Mutex::default(), returned: Notify::new(), capacity, metrics })
     }
 
     /// Returns a permit, or without waiting the number of seconds after which to retry.
     pub(super) fn try_enter(self: &Arc<Self>) -> Result<RequestPermit, u64> {
         let mut state = self.lock();
-        if state.in_flight >= self.capacity {
+        self.check(&state)?;
+        Ok(self.enter(&mut state))
+    }
+
+    /// Succeeds where [`Admission::try_enter`] would.
+    pub(super) fn check_capacity(&self) -> Result<(), u64> {
+        self.check(&self.lock())
+    }
+
+    /// Waits for a permit, for a request whose body is complete. At most as many requests wait as can be in flight.
+    pub(super) async fn enter_later(self: &Arc<Self>) -> Result<RequestPermit, u64> {
+        let refused = || {
             self.metrics.ended(Outcome::Refused);
-            return Err(state.retry_after_seconds());
+            self.retry_after_seconds()
+        };
+        let Some(_waiting) = WaitingRequest::new(self) else { return Err(refused()) };
+        let entered = async {
+            loop {
+                let returned = self.returned.notified();
+                let permit = {
+                    let mut state = self.lock();
+                    (state.in_flight < self.capacity).then(|| self.enter(&mut state))
+                };
+                if let Some(permit) = permit {
+                    return permit;
+                }
+                returned.await;
+            }
+        };
+        timeout(MAX_WAIT, entered).await.map_err(|_| refused())
+    }
+
+    fn check(&self, state: &State) -> Result<(), u64> {
+        if state.in_flight + state.waiting < self.capacity {
+            return Ok(());
         }
+        self.metrics.ended(Outcome::Refused);
+        Err(state.retry_after_seconds())
+    }
+
+    fn enter(self: &Arc<Self>, state: &mut State) -> RequestPermit {
         state.in_flight += 1;
         self.metrics.entered();
-        Ok(RequestPermit(Arc::clone(self)))
+        RequestPermit(Arc::clone(self))
     }
 
     /// Returns an additional permit for a request that holds one, while less than half of the capacity is in use.
     pub(super) fn try_enter_additional(self: &Arc<Self>) -> Option<RequestPermit> {
         let mut state = self.lock();
-        if 2 * state.in_flight >= self.capacity {
+        if 2 * (state.in_flight + state.waiting) >= self.capacity {
             return None;
         }
-        state.in_flight += 1;
-        self.metrics.entered();
-        Some(RequestPermit(Arc::clone(self)))
+        Some(self.enter(&mut state))
     }
 
     /// Estimated seconds until all requests now in flight have completed.
@@ -76,6 +120,30 @@ impl Admission {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A request that waits for a permit.
+struct WaitingRequest<'a>(&'a Admission);
+
+impl<'a> WaitingRequest<'a> {
+    /// `None` where too many wait.
+    fn new(admission: &'a Admission) -> Option<Self> {
+        let mut state = admission.lock();
+        if state.waiting >= admission.capacity {
+            return None;
+        }
+        state.waiting += 1;
+        drop(state);
+        Some(Self(admission))
+    }
+}
+
+impl Drop for WaitingRequest<'_> {
+    fn drop(&mut self) {
+        self.0.lock().waiting -= 1;
+        // It may have been notified, and given up at the same time.
+        self.0.returned.notify_one();
     }
 }
 
@@ -104,6 +172,7 @@ impl Drop for RequestPermit {
         let others_in_flight = state.in_flight > 0;
         state.throughput.record_completion(Instant::now(), others_in_flight);
         self.0.metrics.left();
+        self.0.returned.notify_one();
     }
 }
 
@@ -168,6 +237,21 @@ mod tests {
         assert!(admission.try_enter().is_ok());
     }
 
+    #[tokio::test]
+    async fn a_complete_request_waits_for_a_permit_and_new_ones_do_not_overtake_it() {
+        let admission = Admission::new(1, Predictions::new(1));
+        let permit = admission.try_enter().unwrap();
+        let mut waiting = Box::pin(admission.enter_later());
+        assert!(futures_util::poll!(&mut waiting).is_pending());
+        assert!(admission.enter_later().await.is_err(), "no more wait than can be in flight");
+        drop(permit);
+        assert!(admission.try_enter().is_err() && admission.check_capacity().is_err());
+        let permit = waiting.await.unwrap();
+        assert!(admission.try_enter().is_err());
+        drop(permit);
+        assert!(admission.check_capacity().is_ok() && admission.try_enter().is_ok());
+    }
+
     #[test]
     fn grants_additional_permits_only_while_half_of_the_capacity_is_free() {
         let admission = Admission::new(4, Predictions::new(4));
@@ -185,7 +269,7 @@ mod tests {
     #[test]
     fn retry_after_follows_the_measured_throughput() {
         let start = Instant::now();
-        let mut state = State { in_flight: 64, throughput: Throughput::default() };
+        let mut state = State { in_flight: 64, waiting: 0, throughput: Throughput::default() };
         assert_eq!(state.retry_after_seconds(), 1, "nothing is measured yet");
         // Four requests complete together every two seconds.
         for batch in 0..50 {

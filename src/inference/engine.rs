@@ -154,7 +154,24 @@ impl Engine {
         Some(DeviceMemory { in_use: usage.bytes_in_use, reserved: usage.bytes_reserved })
     }
 
-    /// Admits a request. The caller acquires the permit before reading the body, so that refused requests hold no images in memory, and
+    /// Checks, before anything of a body is read, that a request would be admitted, so that refused requests hold no images in memory.
+    ///
+    /// # Errors
+    /// `QueueFull`, without waiting, when the limit is reached.
+    pub fn check_capacity(&self) -> Result<(), EngineError> {
+        self.admission.check_capacity().map_err(|retry_after_seconds| EngineError::QueueFull { retry_after_seconds })
+    }
+
+    /// Admits a request whose body was received without a permit, because its client was slow. Waits while the limit is reached.
+    ///
+    /// # Errors
+    /// `QueueFull` if too many requests wait, or after 30 seconds.
+    pub async fn admit_later(&self) -> Result<RequestPermit, EngineError> {
+        let entered = self.admission.enter_later().await;
+        entered.map_err(|retry_after_seconds| EngineError::QueueFull { retry_after_seconds })
+    }
+
+    /// Admits a request. The caller acquires the permit when the body begins to arrive, gives it up where the rest does not follow soon, and
     /// holds it until the response is complete. One permit covers one image at a time; see [`Engine::admit_another`] for concurrent images
     /// of one request. The trainer does not wait for a request whose body is still being received.
     ///

@@ -52,7 +52,7 @@ pub async fn set_feedback_with_image(
         return Err(Error::invalid("/file", "is not the file that was classified: its SHA-256 differs"));
     }
     let new = NewRadiograph {
-        bytes: image.bytes.into(),
+        bytes: image.bytes,
         file_name: image.file_name.filter(|_| intake.keep_file_names),
         label: Some(class.clone()),
         patient_id: image.patient_id,

@@ -1,10 +1,6 @@
 //! The parts that use cases work with. The composition root makes each once; front ends hold clones.
 
-use std::{
-    collections::HashMap,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{collections::HashMap, path::PathBuf, sync::Arc};
 
 use tokio::sync::{Mutex, MutexGuard, Notify};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -115,8 +111,6 @@ impl TrainingControl {
 /// Intake of data: where uploads and imports come from and how their patient ids are stored.
 #[derive(Clone)]
 pub struct Intake {
-    /// Temporary directory for uploads too large for memory.
-    pub incoming: Arc<Path>,
     /// Directory below which imports may read; `None` refuses imports by clients.
     pub import_root: Option<PathBuf>,
     /// Name of the data set that receives instances pushed by DICOMweb.

@@ -29,7 +29,7 @@ mod sweep;
 
 use std::{
     fs::File,
-    io,
+    io::{self, Read, Seek},
     path::{Path, PathBuf},
     sync::{Arc, Weak},
 };
@@ -37,11 +37,15 @@ use std::{
 use bytes::Bytes;
 use object_store::{ObjectStoreExt, PutPayload, local::LocalFileSystem, path::Path as Key};
 use parking_lot::Mutex;
+use sha2::{Digest, Sha256 as Sha256Hasher};
 
 use super::{StoreError, error::io_cause, files::sync_folder};
 use crate::domain::Sha256;
 
 pub use sweep::{BLOB_GRACE, SweepReport, sweep_periodically};
+
+/// Maximum size of the blobs that [`Blobs::damaged`] reads, in bytes: it takes a fraction of a second.
+const MAX_CHECKED_BYTES: u64 = 64 << 20;
 
 /// Number of folders, one for each first byte of a hash.
 const FOLDERS: usize = 256;
@@ -84,7 +88,7 @@ impl Blobs {
     }
 
     /// Stores the bytes under their hash. They are durable when this returns. Storing the same bytes again is allowed.
-    pub async fn put(&self, bytes: Vec<u8>) -> Result<StoredBlob, StoreError> {
+    pub async fn put(&self, bytes: impl Into<Bytes>) -> Result<StoredBlob, StoreError> {
         let (sha256, bytes) = digest(bytes.into()).await?;
         self.put_hashed(sha256, bytes).await
     }
@@ -117,6 +121,47 @@ impl Blobs {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(failed(hash, error)),
         }
+    }
+
+    /// Opens a blob whose bytes have its hash, for reading it piece by piece; also returns its length. A sweep does not disturb the reader.
+    pub async fn open_verified(&self, hash: &Sha256) -> Result<(File, u64), StoreError> {
+        let (path, expected) = (self.path(hash), hash.clone());
+        let open = move || -> io::Result<(File, u64)> {
+            let mut file = File::open(path)?;
+            let (found, length) = hash_of(&mut file)?;
+            if found != expected {
+                return Err(io::Error::other(format!("corrupt: its bytes have the hash {found}")));
+            }
+            file.seek(io::SeekFrom::Start(0))?;
+            Ok((file, length))
+        };
+        let opened = tokio::task::spawn_blocking(open).await.map_err(|e| failed(hash, io::Error::other(e)))?;
+        opened.map_err(|e| failed(hash, e))
+    }
+
+    /// The positions of those blobs that are missing or have another length than given. Where all of them are small, their bytes are checked
+    /// as well; else only those who read them find damaged bytes.
+    pub async fn damaged(&self, blobs: Vec<(Sha256, u64)>) -> Result<Vec<usize>, StoreError> {
+        let store = self.clone();
+        let check_bytes = blobs.iter().map(|(_, length)| *length).sum::<u64>() <= MAX_CHECKED_BYTES;
+        let is_damaged = move |hash: &Sha256, length: u64| -> io::Result<bool> {
+            let mut file = match File::open(store.path(hash)) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
+                file => file?,
+            };
+            let differs = file.metadata()?.len() != length;
+            Ok(differs || check_bytes && hash_of(&mut file)?.0 != *hash)
+        };
+        let check = move || -> Result<Vec<usize>, StoreError> {
+            let mut damaged = Vec::new();
+            for (at, (hash, length)) in blobs.iter().enumerate() {
+                if is_damaged(hash, *length).map_err(|error| failed(hash, error))? {
+                    damaged.push(at);
+                }
+            }
+            Ok(damaged)
+        };
+        tokio::task::spawn_blocking(check).await.map_err(|error| StoreError::Task(error.to_string()))?
     }
 
     /// The file of a blob, for readers outside async code (the trainer).
@@ -167,6 +212,19 @@ fn create_folders(root: &Path) -> io::Result<()> {
 fn key(hash: &Sha256) -> Key {
     let (folder, name) = hash.as_str().split_at(2);
     Key::from_iter([folder, name])
+}
+
+/// The hash and the length of a file, read piece by piece.
+fn hash_of(file: &mut File) -> io::Result<(Sha256, u64)> {
+    let (mut hasher, mut length, mut buffer) = (Sha256Hasher::new(), 0, vec![0; 256 << 10]);
+    loop {
+        let read = file.read(&mut buffer)?;
+        if read == 0 {
+            return Ok((Sha256::from_digest(&hasher.finalize()), length));
+        }
+        hasher.update(&buffer[..read]);
+        length += read as u64;
+    }
 }
 
 fn failed(hash: &Sha256, source: io::Error) -> StoreError {

@@ -217,13 +217,14 @@ numpy.save(folder + 'x_val.npy', numpy.array([{}], dtype=object))
 
 #[tokio::test]
 async fn an_export_aborts_at_an_image_that_cannot_be_read() {
-    let server = server().await;
+    let mut server = server().await;
     let dataset = server.dataset("chests").await;
     let image = png(48, 48, 1);
     let parts = [Part::Text("label", "normal"), Part::Text("split", "train"), Part::File("a.png", &image)];
-    let sha256 = server.upload(&dataset, &parts).await.text("/items/0/radiograph/sha256");
-    let blob = server.folder.path().join("data/blobs").join(&sha256[..2]).join(&sha256[2..]);
-    std::fs::write(blob, b"damaged").unwrap();
+    assert_eq!(server.upload(&dataset, &parts).await.status, 201);
+    // The stored file is whole, and still cannot be decoded.
+    server.state.limits.max_pixels = 100;
+    let server = server.again().await;
     let request = axum::http::Request::builder().uri(format!("/v1/datasets/{dataset}/exports/x_train_64.npy"));
     assert!(server.body(request.body(axum::body::Body::empty()).unwrap()).await.is_err(), "the body breaks off");
 }

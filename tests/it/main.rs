@@ -48,6 +48,7 @@ mod queries;
 mod real;
 mod runs;
 mod server;
+mod slow_clients;
 mod support;
 mod train;
 mod transport;

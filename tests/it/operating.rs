@@ -155,17 +155,27 @@ fn a_draining_server_completes_requests_in_flight_and_refuses_new_ones() {
 }
 
 #[test]
-fn shutdown_waits_for_a_stuck_request_until_its_timeout() {
+fn shutdown_waits_for_a_long_request_until_its_timeout() {
     let folder = tempfile::tempdir().unwrap();
-    let server = Running::start(folder.path(), &[("THORAX_SHUTDOWN_SECONDS", "1"), ("THORAX_DRAIN_SECONDS", "0")]);
-    let mut server = server;
-    let mut slow = Connection::open(&server.address).unwrap();
-    slow.send_head("POST", "/v1/datasets", &[("content-type", "application/json"), ("expect", "100-continue")], 100);
-    assert_eq!(slow.read().unwrap().status, 100);
+    let mut server = Running::start(folder.path(), &[("THORAX_SHUTDOWN_SECONDS", "3"), ("THORAX_DRAIN_SECONDS", "0")]);
+    let mut long = Connection::open(&server.address).unwrap();
+    let headers = [("content-type", "application/octet-stream"), ("expect", "100-continue")];
+    long.send_head("POST", "/v1/models", &headers, 200 << 20);
+    assert_eq!(long.read().unwrap().status, 100);
     let began = Instant::now();
-    assert!(server.end("-TERM").success());
+    let ended = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            // Fast enough to be waited for, and too slow to end within the timeout.
+            while !ended.load(Ordering::Relaxed) && long.0.get_mut().write_all(&[0; 100_000]).is_ok() {
+                thread::sleep(Duration::from_millis(50));
+            }
+        });
+        let _ended = StopWhenDropped(&ended);
+        assert!(server.end("-TERM").success());
+    });
     let took = began.elapsed();
-    assert!((Duration::from_secs(1)..Duration::from_secs(10)).contains(&took), "{took:?}");
+    assert!((Duration::from_secs(3)..Duration::from_secs(20)).contains(&took), "{took:?}");
 }
 
 #[test]
@@ -378,52 +388,67 @@ impl Drop for StopWhenDropped<'_> {
 }
 
 /// A keep-alive connection.
-struct Connection(BufReader<TcpStream>);
+pub struct Connection(BufReader<TcpStream>);
 
 #[derive(Debug)]
-struct Answer {
-    status: u16,
+pub struct Answer {
+    pub status: u16,
     headers: Vec<(String, String)>,
     body: Vec<u8>,
 }
 
 impl Answer {
-    fn header(&self, name: &str) -> Option<&str> {
+    pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }
 }
 
 impl Connection {
-    fn open(address: &str) -> io::Result<Self> {
+    pub fn open(address: &str) -> io::Result<Self> {
         let stream = TcpStream::connect(address)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
         Ok(Self(BufReader::new(stream)))
     }
 
-    fn ask(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> io::Result<Answer> {
+    pub fn ask(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> io::Result<Answer> {
         let head = self.head(method, path, headers, body.len())?;
         self.0.get_mut().write_all(&[head.as_bytes(), body].concat())?;
         self.read()
     }
 
-    fn send_head(&mut self, method: &str, path: &str, headers: &[(&str, &str)], length: usize) {
+    pub fn send_head(&mut self, method: &str, path: &str, headers: &[(&str, &str)], length: usize) {
         let head = self.head(method, path, headers, length).unwrap();
         self.send(head.as_bytes());
     }
 
     /// A request head that names the server by its address.
-    fn head(&self, method: &str, path: &str, headers: &[(&str, &str)], length: usize) -> io::Result<String> {
+    pub fn head(&self, method: &str, path: &str, headers: &[(&str, &str)], length: usize) -> io::Result<String> {
         let host = self.0.get_ref().peer_addr()?;
         let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
         Ok(format!("{method} {path} HTTP/1.1\r\nhost: {host}\r\n{headers}content-length: {length}\r\n\r\n"))
     }
 
-    fn send(&mut self, bytes: &[u8]) {
+    pub fn send(&mut self, bytes: &[u8]) {
         self.0.get_mut().write_all(bytes).unwrap();
     }
 
-    fn read(&mut self) -> io::Result<Answer> {
+    /// The socket, of which nothing must have been read ahead.
+    pub fn stream(&mut self) -> &mut TcpStream {
+        assert!(self.0.buffer().is_empty() || self.0.buffer().len() < 16 << 10);
+        self.0.get_mut()
+    }
+
+    pub fn read(&mut self) -> io::Result<Answer> {
+        let mut answer = self.read_head()?;
+        let length = answer.header("content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
+        answer.body.resize(length, 0);
+        self.0.read_exact(&mut answer.body)?;
+        Ok(answer)
+    }
+
+    /// An answer without its body, which is left unread.
+    pub fn read_head(&mut self) -> io::Result<Answer> {
         let status = self.line()?;
         let bad = |what: &str| io::Error::new(ErrorKind::InvalidData, what.to_owned());
         let status = status.split(' ').nth(1).and_then(|status| status.parse().ok()).ok_or_else(|| bad(&status))?;
@@ -433,11 +458,7 @@ impl Connection {
             let Some((name, value)) = line.split_once(": ") else { break };
             headers.push((name.to_owned(), value.to_owned()));
         }
-        let mut answer = Answer { status, headers, body: Vec::new() };
-        let length = answer.header("content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
-        answer.body.resize(length, 0);
-        self.0.read_exact(&mut answer.body)?;
-        Ok(answer)
+        Ok(Answer { status, headers, body: Vec::new() })
     }
 
     fn line(&mut self) -> io::Result<String> {
@@ -450,7 +471,7 @@ impl Connection {
 }
 
 /// The first result of `ask` that satisfies the condition.
-fn until<T>(mut ask: impl FnMut() -> T, holds: impl Fn(&T) -> bool) -> T {
+pub fn until<T>(mut ask: impl FnMut() -> T, holds: impl Fn(&T) -> bool) -> T {
     let began = Instant::now();
     loop {
         let found = ask();

@@ -14,7 +14,9 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use thorax::{
     dataset::PatientIds,
-    http::{Access, AppState, ClientAddress, EventStreams, Quotas, Site, Telemetry, router},
+    http::{
+        Access, AppState, ClientAddress, EventStreams, Pace, Quotas, Site, Telemetry, TransferLimits, Transfers, router,
+    },
     inference::{Engine, EngineConfig},
     metrics::{Metrics, Traces},
     nn::DeviceChoice,
@@ -27,6 +29,19 @@ use tower::ServiceExt;
 
 pub const MAX_UPLOAD_BYTES: usize = 256 * 1024;
 pub const MAX_PIXELS: u64 = 1_000_000;
+
+/// Limits on bodies that no test reaches by chance.
+pub fn transfer_limits() -> TransferLimits {
+    let minute = std::time::Duration::from_secs(60);
+    TransferLimits {
+        body_pace: Pace { allowance: minute, min_bytes_per_second: 1, max_wait: minute },
+        read_pause: minute,
+        max_json_bytes: 1 << 20,
+        max_form_parts: 1000,
+        max_memory_bytes: 64 << 20,
+        max_spool_bytes: 1 << 30,
+    }
+}
 
 /// A server and its data folder.
 pub struct Server {
@@ -75,13 +90,13 @@ impl Server {
                 devices: Arc::from([]),
             },
             intake: Intake {
-                incoming: Arc::from(data.as_path()),
                 import_root: None,
                 dicomweb_dataset: Arc::from("pushed"),
                 patient_ids: PatientIds::new(*b"the key of the tests"),
                 keep_file_names: false,
             },
             jobs: JobQueue::new(&data),
+            transfers: Transfers::new(transfer_limits(), Arc::from(data.as_path())),
             limits: Limits { max_upload_bytes: MAX_UPLOAD_BYTES, max_pixels: MAX_PIXELS },
             lifecycle: Lifecycle::default(),
             access: Access::default(),

@@ -37,7 +37,7 @@ impl Fixture {
     }
 
     async fn add(&self, bytes: Vec<u8>, split: Split) -> RadiographId {
-        let new = NewRadiograph { bytes, split: Some(split), ..NewRadiograph::default() };
+        let new = NewRadiograph { bytes: bytes.into(), split: Some(split), ..NewRadiograph::default() };
         let added = add(&self.db, &self.blobs, &self.dataset, new, &LIMITS, &PatientIds::new(*b"a key")).await.unwrap();
         match added {
             AddOutcome::Created(radiograph) => radiograph.id,

@@ -3,13 +3,13 @@
 use std::str::FromStr;
 
 use axum::{
-    body::Body,
     extract::State,
     http::header,
     response::{IntoResponse, Response},
 };
-use futures_util::TryStreamExt;
 use serde::Deserialize;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio_util::task::TaskTracker;
 use utoipa::IntoParams;
 
 use crate::{
@@ -18,9 +18,11 @@ use crate::{
     http::{
         ApiError,
         extract::{PathOf, QueryOf},
-        responses::{Binary, Conflict, Malformed, NotFound},
+        responses::{Binary, Busy, Conflict, Malformed, NotFound},
+        stream,
+        transfers::Transfers,
     },
-    service::{self, Limits},
+    service::{self, Lifecycle, Limits},
     store::Stores,
 };
 
@@ -35,6 +37,9 @@ pub struct ArrayParams {
     #[param(minimum = 1, maximum = 3, default = 3)]
     channels: Option<u8>,
 }
+
+/// Media type of NumPy arrays.
+const ARRAY: &str = "application/octet-stream";
 
 /// The export that a file name stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,7 +56,9 @@ enum Export {
 ///
 /// - `train_split.txt`: label file in the COVIDx format, `patient-id filename class source`; an import reads it back.
 /// - `x_train_128.npy`: images as a NumPy array, `[n, 128, 128, 3]`, of any size from 32 to 1024 pixels, decoded and resized as for the
-///   network. The array is computed while it is sent; if an image cannot be read, the connection closes before the announced length.
+///   network. Images that are missing or damaged are refused first (409, with their radiographs), as far as that can be seen without reading
+///   all of them. The array is computed while it is sent; if an image cannot be read then, the connection closes before the announced
+///   length.
 /// - `y_train.npy`: classes of the images, `int64` indices into the data set's `classes`.
 ///
 /// All of them contain the labelled images, in the same order.
@@ -64,42 +71,52 @@ enum Export {
         )),
         Malformed,
         NotFound,
-        Conflict
+        Conflict,
+        Busy
     )
 )]
 pub async fn get_dataset_export(
     State(stores): State<Stores>,
     State(limits): State<Limits>,
+    State(transfers): State<Transfers>,
+    State(lifecycle): State<Lifecycle>,
     PathOf((id, name)): PathOf<(DatasetId, String)>,
     QueryOf(params): QueryOf<ArrayParams>,
 ) -> Result<Response, ApiError> {
     let export: Export = name.parse()?;
     let dataset = service::find_dataset(&stores, id).await?;
+    let permit = transfers.export_permit()?;
+    let send = |media_type, array| streamed(&lifecycle.tasks, &transfers, permit, media_type, array);
     match export {
         Export::LabelFile(split) => {
             params.refuse()?;
             let text = dataset::label_file(&stores.db, &dataset, split).await?;
-            Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], text).into_response())
+            let bytes = text.len() as u64;
+            let chunks = Box::pin(futures_util::stream::iter([Ok(text.into())]));
+            Ok(send("text/plain; charset=utf-8", ArrayStream { bytes, chunks }))
         }
         Export::Images(split, side) => {
             let limits = limits.image();
             let spec = params.spec(side)?;
-            Ok(streamed(dataset::image_array(&stores.db, &stores.blobs, id, split, spec, limits).await?))
+            let array = dataset::image_array(&stores.db, &stores.blobs, id, split, spec, limits).await?;
+            Ok(send(ARRAY, array))
         }
         Export::Labels(split) => {
             params.refuse()?;
-            Ok(streamed(dataset::label_array(&stores.db, &dataset, split).await?))
+            Ok(send(ARRAY, dataset::label_array(&stores.db, &dataset, split).await?))
         }
     }
 }
 
-fn streamed(array: ArrayStream) -> Response {
-    let failed = |error: &ExportError| tracing::error!(%error, "export aborted");
-    let body = Body::from_stream(array.chunks.inspect_err(failed));
-    let headers = [
-        (header::CONTENT_TYPE, "application/octet-stream".to_owned()),
-        (header::CONTENT_LENGTH, array.bytes.to_string()),
-    ];
+fn streamed(
+    tasks: &TaskTracker,
+    transfers: &Transfers,
+    permit: OwnedSemaphorePermit,
+    media_type: &str,
+    file: ArrayStream,
+) -> Response {
+    let headers = [(header::CONTENT_TYPE, media_type.to_owned()), (header::CONTENT_LENGTH, file.bytes.to_string())];
+    let body = stream::body(tasks, file.chunks, transfers.limits.read_pause, permit);
     (headers, body).into_response()
 }
 

@@ -1,13 +1,12 @@
 //! Results of prediction jobs as NDJSON or CSV, streamed from the database.
 
 use axum::{
-    body::Body,
     extract::State,
     http::{HeaderMap, header},
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
-use futures_util::{StreamExt, TryStreamExt, stream};
+use futures_util::{Stream, StreamExt, stream};
 
 use crate::{
     domain::{PredictionJobId, Sha256},
@@ -16,12 +15,19 @@ use crate::{
         accept::negotiate,
         extract::PathOf,
         responses::{NotAcceptable, NotFound},
+        stream as http_stream,
+        transfers::Transfers,
     },
+    service::Lifecycle,
     store::{self, JobResult, StoreError, Stores},
 };
 
 /// Results per query.
 const PAGE: u32 = 500;
+
+/// Last line of results that cannot be read to their end.
+const INCOMPLETE_NDJSON: &str = "{\"error\":\"the results are incomplete: the server could not read the others\"}\n";
+const INCOMPLETE_CSV: &str = "# the results are incomplete: the server could not read the others\n";
 
 #[derive(Clone, Copy)]
 enum Format {
@@ -33,6 +39,9 @@ const FORMATS: [(&str, Format); 2] = [("application/x-ndjson", Format::Ndjson), 
 
 /// Returns the results of a prediction job so far, in the order of its images, as NDJSON (one `JobResult` per line) or as CSV with a
 /// column for each class.
+///
+/// Where a result cannot be read, the last line says so (`{"error": …}`, in CSV a line that begins with `#`), and the connection closes without
+/// the end of the response.
 #[utoipa::path(get, path = "/v1/prediction-jobs/{id}/results", tag = "predictions", params(("id" = PredictionJobId, Path)),
     responses(
         (status = 200, description = "One line per finished image", content(
@@ -43,6 +52,8 @@ const FORMATS: [(&str, Format); 2] = [("application/x-ndjson", Format::Ndjson), 
     ))]
 pub(super) async fn get_prediction_job_results(
     State(stores): State<Stores>,
+    State(transfers): State<Transfers>,
+    State(lifecycle): State<Lifecycle>,
     headers: HeaderMap,
     PathOf(id): PathOf<PredictionJobId>,
 ) -> Result<Response, ApiError> {
@@ -63,10 +74,26 @@ pub(super) async fn get_prediction_job_results(
         }
     };
     let begun = stream::iter(first.map(Ok::<_, StoreError>));
-    let rest =
-        stream::try_unfold((0, job.classes), page).inspect_err(|error| tracing::error!(%error, "results aborted"));
-    let body = Body::from_stream(begun.chain(rest));
+    let rest = stream::try_unfold((0, job.classes), page);
+    let pages = told(format, begun.chain(rest));
+    let body = http_stream::body(&lifecycle.tasks, pages, transfers.limits.read_pause, ());
     Ok(([(header::CONTENT_TYPE, media_type), (header::VARY, "accept")], body).into_response())
+}
+
+/// The pages, and where one cannot be read, a last line that says so before the response breaks off: a text has no length to check.
+fn told(
+    format: Format,
+    pages: impl Stream<Item = Result<Bytes, StoreError>> + Send,
+) -> impl Stream<Item = Result<Bytes, StoreError>> + Send {
+    let with_line = move |page| {
+        let line = match (&page, format) {
+            (Ok(_), _) => None,
+            (Err(_), Format::Ndjson) => Some(Ok(Bytes::from_static(INCOMPLETE_NDJSON.as_bytes()))),
+            (Err(_), Format::Csv) => Some(Ok(Bytes::from_static(INCOMPLETE_CSV.as_bytes()))),
+        };
+        stream::iter(line.into_iter().chain([page]))
+    };
+    pages.flat_map(with_line)
 }
 
 fn lines(format: Format, classes: &[String], results: &[JobResult]) -> Result<Vec<u8>, StoreError> {
@@ -121,6 +148,17 @@ fn record(fields: &[String]) -> Result<Vec<u8>, StoreError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn results_that_cannot_be_read_end_with_a_line_that_says_so() {
+        for (format, line) in [(Format::Ndjson, INCOMPLETE_NDJSON), (Format::Csv, INCOMPLETE_CSV)] {
+            let pages = [Ok(Bytes::from_static(b"1\n")), Err(StoreError::Row("damaged".into()))];
+            let sent: Vec<_> = told(format, stream::iter(pages)).collect().await;
+            assert_eq!(sent[1].as_ref().unwrap(), line);
+            assert!(sent.len() == 3 && sent[2].is_err());
+        }
+        assert!(serde_json::from_str::<serde_json::Value>(INCOMPLETE_NDJSON).is_ok());
+    }
 
     #[test]
     fn a_row_has_a_column_for_each_class_and_no_formulas() {

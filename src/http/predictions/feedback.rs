@@ -2,7 +2,7 @@
 
 use axum::{
     Json,
-    extract::{FromRequest, Multipart, Request, State},
+    extract::{FromRequest, Request, State},
 };
 use bytes::Bytes;
 use serde::Deserialize;
@@ -13,8 +13,8 @@ use crate::{
     domain::{DatasetId, PredictionId, Split},
     http::{
         ApiError, body,
-        extract::{Form, JsonBody, PathOf, unknown_part},
-        header_fields,
+        extract::{JsonBody, PathOf, unknown_part},
+        form::Form,
         responses::{Invalid, Malformed, NotFound, TooLarge, UnsupportedType},
     },
     service::{self, FeedbackImage, Imports, Models},
@@ -67,7 +67,7 @@ pub(super) async fn put_feedback(
 ) -> Result<Json<RecordedPrediction>, ApiError> {
     let prediction = super::find(&models, id).await?;
     if body::media_type(request.headers()) == "multipart/form-data" {
-        let Form(form) = Form::from_request(request, &()).await?;
+        let form = Form::from_request(request, &()).await?;
         let (label, image) = Parts::read(form).await?.into_image()?;
         service::set_feedback_with_image(&imports, &prediction, &label, image).await?;
     } else {
@@ -88,14 +88,14 @@ struct Parts {
 }
 
 impl Parts {
-    async fn read(mut form: Multipart) -> Result<Self, ApiError> {
+    async fn read(mut form: Form) -> Result<Self, ApiError> {
         let mut parts = Self::default();
-        while let Some(part) = form.next_field().await? {
-            let name = header_fields::part_name(part.headers());
+        while let Some(part) = form.next_part().await? {
+            let name = part.name();
             let text = match name.as_str() {
                 "file" => {
-                    let file_name = header_fields::file_name(part.headers());
-                    parts.file = Some((file_name, part.bytes().await?));
+                    let file_name = part.file_name();
+                    parts.file = Some((file_name, part.receive().await?.load().await?));
                     continue;
                 }
                 "label" => &mut parts.label,

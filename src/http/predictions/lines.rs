@@ -3,61 +3,39 @@
 use std::{convert::Infallible, time::Duration};
 
 use axum::{
-    body::Body,
     http::header,
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
-use futures_util::stream;
-use tokio::{sync::mpsc, time::timeout};
+use futures_util::StreamExt;
 use tokio_util::task::TaskTracker;
 
-use super::{
-    files::{FileResult, PredictionStream},
-    response::BatchItem,
-};
-use crate::http::{ApiError, responses::UNBUFFERED};
+use super::{files::PredictionStream, response::BatchItem};
+use crate::http::{ApiError, responses::UNBUFFERED, stream};
 
 /// Media type of newline-delimited JSON.
 pub(super) const NDJSON: &str = "application/x-ndjson";
 
-/// Lines buffered for a slow client.
-const BUFFERED_LINES: usize = 16;
-
-/// A client that reads nothing for this long is disconnected, and its permits are freed.
-const SEND_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// Starts the response when the first image is finished, so that a failure of the request as a whole still has its own status.
-pub(super) async fn respond(tasks: &TaskTracker, mut predictions: PredictionStream) -> Result<Response, ApiError> {
+/// Starts the response when the first image is finished, so that a failure of the request as a whole still has its own status. A client that
+/// reads nothing for `max_pause` is disconnected, and its permits are freed; the rest is then neither read nor computed.
+pub(super) async fn respond(
+    tasks: &TaskTracker,
+    max_pause: Duration,
+    mut predictions: PredictionStream,
+) -> Result<Response, ApiError> {
     let first = predictions.next().await.ok_or_else(super::no_file)??;
-    let (lines, receiver) = mpsc::channel(BUFFERED_LINES);
-    tasks.spawn(feed(predictions, first, lines));
-    let next = |mut receiver: mpsc::Receiver<Bytes>| async move {
-        receiver.recv().await.map(|line| (Ok::<_, Infallible>(line), receiver))
-    };
+    let rest = futures_util::stream::unfold(Some(predictions), |predictions| async move {
+        let mut predictions = predictions?;
+        let result = predictions.next().await?;
+        // The failure of the request is the last line.
+        let following = if result.is_ok() { Some(predictions) } else { None };
+        Some((result, following))
+    });
+    let results = futures_util::stream::iter([Ok(first)]).chain(rest);
+    let lines =
+        results.map(|result| Ok::<_, Infallible>(line(&result.map_or_else(BatchItem::of_request, BatchItem::from))));
     let headers = [(header::CONTENT_TYPE, NDJSON)];
-    Ok((headers, [UNBUFFERED], Body::from_stream(stream::unfold(receiver, next))).into_response())
-}
-
-/// Sends all results. Stops when the client is gone or reads nothing; the rest is then neither read nor computed.
-async fn feed(predictions: PredictionStream, first: FileResult, lines: mpsc::Sender<Bytes>) {
-    tokio::select! {
-        () = lines.closed() => {}
-        () = send_all(predictions, first, &lines) => {}
-    }
-}
-
-async fn send_all(mut predictions: PredictionStream, first: FileResult, lines: &mpsc::Sender<Bytes>) {
-    let mut next = Some(Ok(first));
-    while let Some(result) = next {
-        let is_last = result.is_err();
-        let line = line(&result.map_or_else(BatchItem::of_request, BatchItem::from));
-        let Ok(Ok(())) = timeout(SEND_TIMEOUT, lines.send(line)).await else { return };
-        if is_last {
-            return;
-        }
-        next = predictions.next().await;
-    }
+    Ok((headers, [UNBUFFERED], stream::body(tasks, lines, max_pause, ())).into_response())
 }
 
 fn line(item: &BatchItem) -> Bytes {

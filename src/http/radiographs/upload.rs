@@ -2,14 +2,18 @@
 
 use std::collections::BTreeSet;
 
-use axum::{body::Bytes, extract::Multipart};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::{
     dataset::{self, AddError, AddOutcome, NewRadiograph},
     domain::{RadiographField, Split},
-    http::{ApiError, Problem, extract::unknown_part, header_fields},
+    http::{
+        ApiError, Problem,
+        body::{self, Received},
+        extract::unknown_part,
+        form::Form,
+    },
     service::{self, FieldError, Uploads},
     store::{Dataset, Radiograph},
 };
@@ -83,11 +87,13 @@ impl UploadParams {
     }
 }
 
-/// Files and fields of an upload, read completely, because fields of a form may follow the files they apply to. The limit on the body
-/// bounds it.
+/// Files and fields of an upload, received completely, because fields of a form may follow the files they apply to. Files wait on disk where
+/// they are large or memory is scarce.
 #[derive(Default)]
 pub struct Upload {
-    files: Vec<(Option<String>, Bytes)>,
+    files: Vec<(Option<String>, Received)>,
+    /// True for a file that is the whole body: its first bytes must be those of an image.
+    is_raw: bool,
     label: Option<String>,
     patient_id: Option<String>,
     source: Option<String>,
@@ -97,17 +103,17 @@ pub struct Upload {
 
 impl Upload {
     /// Reads the form; one 422 names every wrong part. Fields of the query belong to a raw body and are refused.
-    pub async fn read_form(mut form: Multipart, params: UploadParams, dataset: &Dataset) -> Result<Self, ApiError> {
+    pub async fn read_form(mut form: Form, params: UploadParams, dataset: &Dataset) -> Result<Self, ApiError> {
         let mut upload = Self::default();
         let in_query = params.fields().into_iter().filter(|(_, text)| text.is_some());
         let mut errors: Vec<FieldError> =
             in_query.map(|(name, _)| wrong(name, "must be a part of the form, not of the query")).collect();
         let mut names = BTreeSet::new();
-        while let Some(part) = form.next_field().await? {
-            let name = header_fields::part_name(part.headers());
+        while let Some(part) = form.next_part().await? {
+            let name = part.name();
             if name == "file" {
-                let file_name = header_fields::file_name(part.headers());
-                upload.files.push((file_name, part.bytes().await?));
+                let file_name = part.file_name();
+                upload.files.push((file_name, part.receive().await?));
             } else if !names.insert(name.clone()) {
                 errors.push(wrong(&name, "is sent more than once"));
             } else if let Err(detail) = upload.set(&name, &part.text().await?, dataset) {
@@ -121,8 +127,8 @@ impl Upload {
     }
 
     /// One file without a name, with the fields of the query.
-    pub fn of_body(bytes: Bytes, params: UploadParams, dataset: &Dataset) -> Result<Self, ApiError> {
-        let mut upload = Self { files: vec![(None, bytes)], ..Self::default() };
+    pub fn of_body(file: Received, params: UploadParams, dataset: &Dataset) -> Result<Self, ApiError> {
+        let mut upload = Self { files: vec![(None, file)], is_raw: true, ..Self::default() };
         let set = |(name, text): (&str, Option<String>)| upload.set(name, &text.unwrap_or_default(), dataset).err();
         let errors: Vec<FieldError> = params.fields().into_iter().filter_map(set).collect();
         if errors.is_empty() { Ok(upload) } else { Err(ApiError::Invalid(errors)) }
@@ -133,10 +139,10 @@ impl Upload {
         let files = std::mem::take(&mut self.files);
         let alone = files.len() == 1;
         let mut results = Vec::with_capacity(files.len());
-        for (sent_name, bytes) in files {
+        for (sent_name, file) in files {
             // The response names the file as it was sent, whatever is stored.
             let file_name = sent_name.clone().unwrap_or_default();
-            let outcome = self.add(uploads, dataset, sent_name, bytes).await;
+            let outcome = self.add(uploads, dataset, sent_name, file).await;
             results.push(match outcome {
                 Ok(AddOutcome::Created(radiograph)) => stored(file_name, UploadStatus::Created, radiograph, Vec::new()),
                 Ok(AddOutcome::Duplicate(radiograph, differs)) => {
@@ -164,10 +170,11 @@ impl Upload {
         uploads: &Uploads,
         dataset: &Dataset,
         file_name: Option<String>,
-        bytes: Bytes,
+        file: Received,
     ) -> Result<AddOutcome, ApiError> {
+        let bytes = file.load().await?;
         let new = NewRadiograph {
-            bytes: bytes.into(),
+            bytes: if self.is_raw { body::check_image(bytes)? } else { bytes },
             file_name: file_name.filter(|_| uploads.intake.keep_file_names),
             label: self.label.clone(),
             patient_id: self.patient_id.clone(),

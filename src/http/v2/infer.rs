@@ -5,6 +5,7 @@ use axum::{
     response::Response,
 };
 use futures_util::{StreamExt, stream};
+use tokio_util::sync::CancellationToken;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
@@ -16,9 +17,10 @@ use super::{
 };
 use crate::{
     http::{
-        ApiError, AppState, body,
+        ApiError, AppState,
+        body::Receipt,
         extract::PathOf,
-        predictions::{File, PredictionStream},
+        predictions::{File, FileContent, PredictionStream},
         responses::Binary,
     },
     metrics::Stage,
@@ -65,22 +67,25 @@ async fn infer_version(
 }
 
 async fn classify(predictor: Predictor, path: ModelPath, request: Request) -> Result<Response, ApiError> {
-    // Admission comes before reading the body, so that waiting requests use no memory for images.
-    let slot = predictor.engine().admit()?;
+    // Before anything of the body is read, so that refused requests use no memory for images.
+    predictor.engine().check_capacity()?;
     let model = path.find(&predictor.models).await?;
     path.check_loaded(&predictor.models, &model)?;
-    let (parts, body) = request.into_parts();
-    let body = body::read(body, predictor.limits.max_upload_bytes).await?;
+    let (receipt, headers) = (Receipt::of(&request)?, request.headers().clone());
+    let (received, permit) =
+        receipt.receive_admitted(request, predictor.limits.max_upload_bytes, predictor.engine()).await?;
+    let body = received.load().await?;
     let limits = predictor.limits.image();
     let read = move || {
-        let (mut request, raw) = InferRequest::read(&parts.headers, &body)?;
+        let (mut request, raw) = InferRequest::read(&headers, &body)?;
         let outputs = response::requested_outputs(&request)?;
         let images = tensor::images(&mut request, raw, &limits)?;
         Ok::<_, ApiError>((request, outputs, images))
     };
     let (request, outputs, images) = predictor.engine().prepare(Stage::Decode, read).await??;
-    let images = images.into_iter().map(|content| Ok(File { name: None, content: Ok(content) }));
-    let files = PredictionStream::new(predictor, ModelSelection::of(model.clone()), slot, stream::iter(images).boxed());
+    let images = images.into_iter().map(|content| Ok(File { name: None, content: FileContent::Read(content) }));
+    let (selection, images) = (ModelSelection::of(model.clone()), stream::iter(images).boxed());
+    let files = PredictionStream::new(predictor, selection, permit, CancellationToken::new(), images);
     let answers = all(files).await?;
     Ok(response::respond(request, path.name(), &model, &outputs, &answers))
 }

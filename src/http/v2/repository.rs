@@ -8,7 +8,10 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{errors::ErrorResponses, model::ModelPath, request::body_or_default};
 use crate::{
-    http::{ApiError, AppState, extract::PathOf},
+    http::{
+        ApiError, AppState,
+        extract::{PathOf, SmallBody},
+    },
     service::Models,
     store::{self, Model, Page},
 };
@@ -56,7 +59,7 @@ struct IndexEntry {
     responses((status = 200, description = "Names of models", body = Vec<IndexEntry>), ErrorResponses))]
 async fn list_repository(
     State(models): State<Models>,
-    body: axum::body::Bytes,
+    SmallBody(body): SmallBody,
 ) -> Result<Json<Vec<IndexEntry>>, ApiError> {
     let IndexRequest { ready } = body_or_default(&body)?;
     let mut entries = Vec::new();
@@ -90,7 +93,7 @@ fn entries_of(models: &Models, model: &Model) -> Vec<IndexEntry> {
 async fn load_model(
     State(models): State<Models>,
     PathOf(path): PathOf<ModelPath>,
-    body: axum::body::Bytes,
+    SmallBody(body): SmallBody,
 ) -> Result<Json<Map<String, Value>>, ApiError> {
     let LoadRequest { parameters } = body_or_default(&body)?;
     if let Some(name) = parameters.keys().next() {

@@ -197,7 +197,7 @@ pub(super) async fn stage(
 async fn mend(
     blobs: &Blobs,
     known: &Radiograph,
-    bytes: Vec<u8>,
+    bytes: Bytes,
     uploaded: Sha256,
     limits: Limits,
 ) -> Result<(), AddError> {

@@ -3,7 +3,7 @@
 //! cubecl-spirv 0.11.3 writes invalid SPIR-V for kernels with shared memory where the driver lacks VK_KHR_workgroup_memory_explicit_layout:
 //! `lower_shared_implicit` in its `src/ops/memory.rs` swaps the type of a value and the type of its pointer. Such kernels return zeros
 //! (SwiftShader) or end the process inside the driver (Mesa), so that the adapter must be refused before any kernel runs. The drivers of
-//! NVIDIA, AMD and Intel GPUs have the extension. A build with a corrected copy of the crate sets the cfg `corrected_shared_memory`.
+//! NVIDIA, AMD and Intel GPUs have the extension.
 
 use vulkano::{
     VulkanLibrary,
@@ -15,7 +15,7 @@ use vulkano::{
 /// # Errors
 /// The reason why they cannot, in one sentence.
 pub(super) fn check(adapter: &str) -> Result<(), String> {
-    if cfg!(corrected_shared_memory) || has_explicit_layout(adapter)? {
+    if has_explicit_layout(adapter)? {
         return Ok(());
     }
     Err("its driver lacks VK_KHR_workgroup_memory_explicit_layout, without which kernels are compiled incorrectly: use the \

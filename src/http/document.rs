@@ -45,9 +45,9 @@ const COMMON_RESPONSES: [(&str, &str, Applies); 10] = [
     ),
     ("401", "No API key, or a wrong one", needs_key),
     ("403", "The host is not a name of this server, or a web page of another origin sent the request", |_, _| true),
-    ("408", "The body did not arrive in time; the connection is closed", has_body),
+    ("408", "The request body did not arrive in time; the connection is closed", has_body),
     ("409", "A request with this `Idempotency-Key` is in progress, or was interrupted", takes_idempotency_key),
-    ("413", "Over the limit of bytes or pixels", has_body),
+    ("413", "The request body exceeds the limit of bytes or pixels", has_body),
     ("415", "Unsupported media type or content encoding", has_body),
     ("422", "The `Idempotency-Key` was used for another request", takes_idempotency_key),
     (
@@ -55,7 +55,11 @@ const COMMON_RESPONSES: [(&str, &str, Applies); 10] = [
         "Over the limit of requests, bytes or archives of this client; retry after `Retry-After` seconds",
         needs_key,
     ),
-    ("503", "The server is shutting down; retry after `Retry-After` seconds", needs_key),
+    (
+        "503",
+        "The server is shutting down, or has no room for the request body; retry after `Retry-After` seconds",
+        needs_key,
+    ),
 ];
 
 /// Completes operations that need the API key: security, the idempotency key of POST, and the responses of the server itself.

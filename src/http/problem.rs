@@ -2,7 +2,7 @@
 //! `http::render` writes the bodies.
 
 use axum::{
-    extract::rejection::*,
+    extract::rejection::PathRejection,
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
@@ -381,15 +381,6 @@ impl From<EngineError> for ApiError {
             }
             EngineError::Model(cause) => Self::Unusable(cause.to_string()),
             EngineError::NotFinite(_) | EngineError::Failed(_) => Self::internal(error),
-        }
-    }
-}
-
-impl From<BytesRejection> for ApiError {
-    fn from(rejection: BytesRejection) -> Self {
-        match rejection.status() {
-            StatusCode::PAYLOAD_TOO_LARGE => Self::TooLarge("the request body exceeds the limit of this path".into()),
-            _ => Self::Malformed(format!("the request body is incomplete: {}", rejection.body_text())),
         }
     }
 }

@@ -9,8 +9,9 @@ use std::{
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
-/// Code blocks by the first line of their fence. CI runs `sh` (see `tests/docs.sh` and `tests/tour.sh`); `console` cannot run in CI.
-const BLOCKS: [&str; 9] = ["sh", "sh offline", "console", "json", "python", "yaml", "toml", "rust", "text"];
+/// Code blocks by the first line of their fence. CI runs `sh` (see `tests/docs.sh` and `tests/tour.sh`) and opens the page of `html` in a
+/// browser (`tests/browser/origins.mjs`); `console` cannot run in CI.
+const BLOCKS: [&str; 10] = ["sh", "sh offline", "console", "html", "json", "python", "yaml", "toml", "rust", "text"];
 
 #[test]
 fn generated_pages_are_up_to_date() {

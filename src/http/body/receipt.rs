@@ -2,10 +2,10 @@
 
 use axum::{body::Body, extract::Request, http::header};
 use bytes::Bytes;
-use futures_util::{StreamExt, stream};
+use futures_util::{FutureExt, StreamExt, stream};
 use tokio_util::sync::CancellationToken;
 
-use super::{Received, Receiver};
+use super::{Received, Receiver, media_type};
 use crate::{
     http::{ApiError, transfers::Transfers},
     inference::{Engine, RequestPermit},
@@ -40,12 +40,16 @@ impl Receipt {
         receipt.ok_or_else(|| ApiError::internal("a request passed the layer that makes its receipt"))
     }
 
-    /// Receives the first bytes of a body, so that a request takes a permit of the engine only once its client sends.
+    /// Receives the first bytes of a body, so that a request takes a permit of the engine only once its client sends: the first
+    /// [`BEGINNING_BYTES`] or, of a form, those that arrive together. The client of a form may wait for the result of one file before it
+    /// sends the next.
     pub(in crate::http) async fn begin(request: Request) -> Result<Request, ApiError> {
+        let is_form = media_type(request.headers()).starts_with("multipart/");
         let (parts, body) = request.into_parts();
         let (mut rest, mut first, mut length) = (body.into_data_stream(), Vec::new(), 0);
         while length < BEGINNING_BYTES {
-            let Some(chunk) = rest.next().await else { break };
+            let next = if is_form && length > 0 { rest.next().now_or_never().flatten() } else { rest.next().await };
+            let Some(chunk) = next else { break };
             let chunk = chunk.map_err(|error| ApiError::of_body(&error))?;
             length += chunk.len();
             first.push(Ok(chunk));

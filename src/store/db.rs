@@ -73,7 +73,7 @@ impl Db {
     async fn connect(data_dir: &Path, check: bool) -> Result<Self, StoreError> {
         let file = data_dir.join(FILE);
         create(data_dir, &file).map_err(sqlx::Error::Io)?;
-        let options = options(&file);
+        let options = options(&file)?;
         let writer = connect_with_room(&Disk::of(data_dir), &options).await?;
         let damage = Arc::new(OnceLock::new());
         match if check { find_damage(&writer).await } else { None } {
@@ -168,8 +168,10 @@ impl Db {
         if mode != 0 {
             return Ok(false);
         }
-        // The mode was requested when the connection was opened, and takes effect with this statement.
-        sqlx::query("vacuum").execute(writer).await?;
+        // The mode takes effect when the same connection rewrites the database.
+        let mut connection = writer.acquire().await?;
+        sqlx::query("pragma auto_vacuum = incremental").execute(&mut *connection).await?;
+        sqlx::query("vacuum").execute(&mut *connection).await?;
         Ok(true)
     }
 
@@ -243,10 +245,12 @@ async fn erase(connection: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
     Ok(busy == 0 && free <= MAX_VACUUMED_PAGES)
 }
 
-fn options(file: &Path) -> SqliteConnectOptions {
-    SqliteConnectOptions::new()
-        .filename(file)
-        .auto_vacuum(SqliteAutoVacuum::Incremental)
+fn options(file: &Path) -> Result<SqliteConnectOptions, StoreError> {
+    let options = SqliteConnectOptions::new().filename(file);
+    // Set for a new database only: on another one the pragma is a write, which would wait for the writers of other processes.
+    let is_new = file.metadata().map_err(sqlx::Error::Io)?.len() == 0;
+    let options = if is_new { options.auto_vacuum(SqliteAutoVacuum::Incremental) } else { options };
+    Ok(options
         .journal_mode(SqliteJournalMode::Wal)
         // NORMAL may lose the last transactions in a power failure, such as a run that was acknowledged with 202. Writes are few, so that
         // an fsync for each is cheap.
@@ -254,7 +258,7 @@ fn options(file: &Path) -> SqliteConnectOptions {
         .foreign_keys(true)
         // Overwrites what is deleted or replaced with zeros: names that were stored once do not stay.
         .pragma("secure_delete", "on")
-        .busy_timeout(BUSY_TIMEOUT)
+        .busy_timeout(BUSY_TIMEOUT))
 }
 
 fn pool(connections: u32) -> SqlitePoolOptions {

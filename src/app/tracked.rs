@@ -78,7 +78,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for TrackedStream<S> {
     }
 }
 
-/// A response body that reports whether its next part waits for the client or for the server. The HTTP layer asks for a part only if it
+/// A response body that reports whether its next part waits for the client or for the server. The HTTP layer polls for a part only if it
 /// can send it: with HTTP/2, a client can hold back one response while it reads others, which its socket does not show.
 pub(super) struct TrackedBody {
     body: Body,

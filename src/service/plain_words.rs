@@ -83,7 +83,7 @@ fn in_words(message: &str) -> String {
     }
 }
 
-/// What serde expected.
+/// The type that serde expected.
 fn kind(expected: &str) -> String {
     let kind = match expected {
         "u8" => "a whole number from 0 to 255",
@@ -113,7 +113,7 @@ fn kind(expected: &str) -> String {
     kind.into()
 }
 
-/// What serde found.
+/// The value that serde found.
 fn value(found: &str) -> String {
     let inner = |prefix: &str| found.strip_prefix(prefix).map(|rest| rest.trim_matches('`').to_owned());
     match found {

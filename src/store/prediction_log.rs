@@ -144,7 +144,7 @@ impl Batch {
         self.predictions.len() + self.shadows.len() >= MAX_BATCH
     }
 
-    /// True if the batch is to be written now: it is full, or somebody waits for it.
+    /// True if the batch is to be written now: it is full, or a request waits for it.
     fn is_due(&self) -> bool {
         self.is_full() || !self.flushes.is_empty() || self.receipts.iter().any(Option::is_some)
     }
@@ -153,7 +153,7 @@ impl Batch {
         self.predictions.is_empty() && self.shadows.is_empty()
     }
 
-    /// Removes the predictions for whose record somebody waits, who learns that they are not recorded now; their number.
+    /// Removes the predictions whose requests wait for their records, and reports to them that nothing was recorded; returns their number.
     fn refuse_awaited(&mut self, fault: Option<StorageFault>) -> usize {
         let (mut kept, mut refused) = (Vec::new(), 0);
         for (prediction, receipt) in self.predictions.drain(..).zip(self.receipts.drain(..)) {
@@ -227,7 +227,7 @@ impl Writer {
                 Err(error) => error,
             };
             if !error.may_pass() {
-                tracing::warn!(%error, "predictions cannot be recorded together: each is recorded by itself");
+                tracing::warn!(%error, "predictions cannot be recorded together: each is recorded separately");
                 return self.write_each(batch).await;
             }
             let refused = batch.refuse_awaited(error.fault());

@@ -20,7 +20,7 @@ pub struct Stores {
     pub checkpoints: CheckpointFiles,
     /// The disk that all of them share.
     pub disk: Disk,
-    /// Whether files that the database does not name may be removed.
+    /// True if files that the database does not name may be removed.
     pub coverage: Coverage,
     pub(super) folder: Arc<Path>,
 }

@@ -40,7 +40,7 @@ fn every_operation_declares_whether_it_needs_the_key() {
     });
 }
 
-/// The responses that the server gives by itself: before a handler runs.
+/// The responses that the server gives before a handler runs.
 #[test]
 fn every_operation_declares_the_responses_of_the_server() {
     let document = serde_json::to_value(thorax::http::openapi()).unwrap();

@@ -118,7 +118,7 @@ fn the_log_names_the_client_that_a_trusted_proxy_names_and_no_other() {
     assert_eq!(client(&forwarded, claim), "198.51.100.2");
 }
 
-/// Sends the lines of a head as the last request of a connection, and reads all that comes back.
+/// Sends the lines of a head as the last request of a connection, and reads all responses.
 fn exchange(address: &str, head: &str) -> String {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();

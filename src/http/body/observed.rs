@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::BodyError;
 use crate::http::{Pace, StallTimer};
 
-/// What to do with a body. Every method does nothing unless it is implemented.
+/// Actions on a body. Each method does nothing unless it is implemented.
 pub(in crate::http) trait BodyObserver: Send + Unpin + 'static {
     /// Called while the body has no data to read. An error ends the body.
     fn poll_overdue(&mut self, _context: &mut Context<'_>) -> Poll<BodyError> {
@@ -192,7 +192,7 @@ mod tests {
 
     use super::*;
 
-    /// What happened to a body.
+    /// Events of a body.
     #[derive(Clone, Default)]
     struct Log(Arc<Mutex<Vec<String>>>);
 

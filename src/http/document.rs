@@ -47,7 +47,7 @@ const COMMON_RESPONSES: [(&str, &str, Applies); 10] = [
     ("403", "The host is not a name of this server, or a web page of another origin sent the request", |_, _| true),
     ("408", "The request body did not arrive in time; the connection is closed", has_body),
     ("409", "A request with this `Idempotency-Key` is in progress, or was interrupted", takes_idempotency_key),
-    ("413", "The request body exceeds the limit of bytes or pixels", has_body),
+    ("413", "Over the limit of bytes or pixels", has_body),
     ("415", "Unsupported media type or content encoding", has_body),
     ("422", "The `Idempotency-Key` was used for another request", takes_idempotency_key),
     (

@@ -12,9 +12,9 @@ const MAX_LISTED: usize = 10;
 /// Weight of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Severity {
-    /// As it should be.
+    /// No problem.
     Fine,
-    /// It works, and should be changed.
+    /// A problem that loses no data.
     Warning,
     /// Data is lost, or will be.
     Error,

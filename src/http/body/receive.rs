@@ -39,13 +39,13 @@ enum Storage {
     Disk { file: NamedTempFile, writer: File, share: Share },
 }
 
-/// Bytes and what they hold of a budget.
-struct Held<T> {
+/// Bytes with their share of a budget.
+struct BudgetedBytes<T> {
     bytes: Vec<u8>,
     _budget: T,
 }
 
-impl<T> AsRef<[u8]> for Held<T> {
+impl<T> AsRef<[u8]> for BudgetedBytes<T> {
     fn as_ref(&self) -> &[u8] {
         &self.bytes
     }
@@ -165,14 +165,14 @@ impl Received {
     /// The bytes, which count against a budget until they are dropped. Waits for memory where the body is on disk.
     pub(in crate::http) async fn load(self) -> Result<Bytes, ApiError> {
         match self.storage {
-            Storage::Memory { bytes, share } => Ok(Bytes::from_owner(Held { bytes, _budget: share })),
+            Storage::Memory { bytes, share } => Ok(Bytes::from_owner(BudgetedBytes { bytes, _budget: share })),
             Storage::Disk { file, .. } => {
                 let permit = self.transfers.load_permit(self.length).await?;
                 let capacity = usize::try_from(self.length).map_err(ApiError::internal)?;
-                let read = move || -> std::io::Result<Held<OwnedSemaphorePermit>> {
+                let read = move || -> std::io::Result<BudgetedBytes<OwnedSemaphorePermit>> {
                     let mut bytes = Vec::with_capacity(capacity);
                     std::fs::File::open(file.path())?.read_to_end(&mut bytes)?;
-                    Ok(Held { bytes, _budget: permit })
+                    Ok(BudgetedBytes { bytes, _budget: permit })
                 };
                 let read = tokio::task::spawn_blocking(read).await.map_err(ApiError::internal)?;
                 read.map(Bytes::from_owner).map_err(ApiError::internal)

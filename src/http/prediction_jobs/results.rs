@@ -40,7 +40,7 @@ const FORMATS: [(&str, Format); 2] = [("application/x-ndjson", Format::Ndjson), 
 /// Returns the results of a prediction job so far, in the order of its images, as NDJSON (one `JobResult` per line) or as CSV with a
 /// column for each class.
 ///
-/// Where a result cannot be read, the last line says so (`{"error": …}`, in CSV a line that begins with `#`), and the connection closes without
+/// If a result cannot be read, the last line says so (`{"error": …}`, in CSV a line that begins with `#`), and the connection closes without
 /// the end of the response.
 #[utoipa::path(get, path = "/v1/prediction-jobs/{id}/results", tag = "predictions", params(("id" = PredictionJobId, Path)),
     responses(

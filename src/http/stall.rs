@@ -25,7 +25,7 @@ pub struct Pace {
 
 /// Pace of transfers while the server shuts down: fast ones complete, and the shutdown does not wait for others.
 const SHUTDOWN: Pace =
-    Pace { allowance: Duration::from_secs(2), min_bytes_per_second: 256 << 10, max_wait: Duration::MAX };
+    Pace { allowance: Duration::from_secs(5), min_bytes_per_second: 256 << 10, max_wait: Duration::MAX };
 
 /// Measures the waiting of one transfer against its [`Pace`].
 pub struct StallTimer {

@@ -156,7 +156,7 @@ async fn stored(db: &Db) -> Result<(Option<String>, Option<Timestamp>), StoreErr
 
 /// Time of the newest prediction, for a database from before the time was stored.
 async fn newest_prediction(db: &Db) -> Result<Option<Timestamp>, StoreError> {
-    let newest = sqlx::query_scalar!("select created_at from predictions order by id desc limit 1");
+    let newest = sqlx::query_scalar!("select created_at from predictions where id = (select max(id) from predictions)");
     columns::parse_some("predictions.created_at", newest.fetch_optional(db.read()).await?.as_deref())
 }
 

@@ -84,7 +84,10 @@ fn predict(server: &Running, image: &[u8]) -> Value {
     let mut stream = TcpStream::connect(&server.address).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let length = image.len();
-    let head = format!("POST /v1/predictions HTTP/1.0\r\ncontent-type: image/png\r\ncontent-length: {length}\r\n\r\n");
+    let head = format!(
+        "POST /v1/predictions HTTP/1.0\r\nhost: {}\r\ncontent-type: image/png\r\ncontent-length: {length}\r\n\r\n",
+        server.address
+    );
     stream.write_all(&[head.as_bytes(), image].concat()).unwrap();
     let mut response = String::new();
     stream.read_to_string(&mut response).unwrap();

@@ -340,7 +340,7 @@ async fn a_database_locked_by_another_program_is_503_after_a_bounded_wait() {
 #[tokio::test]
 async fn uploading_a_file_again_mends_a_lost_blob_and_no_path_is_shown() {
     let server = Server::start().await;
-    server.crown(model::small(32, 1)).await;
+    server.promote(model::small(32, 1)).await;
     let dataset = server.dataset("chests").await;
     let texted = dicom::file(radiograph(0));
     for (name, bytes) in [("a.png", &png(48, 48, 1)), ("b.dcm", &texted)] {

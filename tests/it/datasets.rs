@@ -129,8 +129,8 @@ fn an_import_that_fails_at_once_leaves_no_data_set() {
         let refused = run(folder, &["import", "--dataset", "unborn", source]);
         assert!(!refused.status.success(), "{source}: {refused:?}");
         let listed = run(folder, &["dataset", "distribution", "unborn"]);
-        let told = String::from_utf8_lossy(&listed.stderr).into_owned();
-        assert!(told.contains("\"unborn\" not found"), "{source}: {told}");
+        let output = String::from_utf8_lossy(&listed.stderr).into_owned();
+        assert!(output.contains("\"unborn\" not found"), "{source}: {output}");
     }
     // A data set that was there before stays, and so does its content.
     assert!(!run(folder, &["import", "--dataset", "phantoms", "nothing"]).status.success());
@@ -143,8 +143,8 @@ fn an_import_names_each_rejected_file_once_and_lists_what_differs_from_the_data_
     let folder = folder.path();
     std::fs::create_dir_all(folder.join("broken/normal")).unwrap();
     std::fs::write(folder.join("broken/normal/one.png"), b"no image").unwrap();
-    let told = shown(run(folder, &["import", "--dataset", "broken", "broken"]));
-    let line = told.lines().find(|line| line.contains("one.png")).unwrap();
+    let output = shown(run(folder, &["import", "--dataset", "broken", "broken"]));
+    let line = output.lines().find(|line| line.contains("one.png")).unwrap();
     assert_eq!(line.matches("one.png").count(), 1, "{line}");
 
     // The same images with another class for one of them.
@@ -153,7 +153,7 @@ fn an_import_names_each_rejected_file_once_and_lists_what_differs_from_the_data_
     let (first, rest) = before.split_once('\n').unwrap();
     std::fs::write(&labels, format!("{}\n{rest}", first.replace(" normal ", " pneumonia "))).unwrap();
     assert_ne!(std::fs::read_to_string(&labels).unwrap(), before);
-    let told = shown(run(folder, &["import", "--dataset", "phantoms", "phantoms"]));
-    assert!(told.contains("train_split.txt:1: the image is in the data set already, with another label"), "{told}");
-    assert!(told.contains("(1 with another label, split, patient or view), 0 rejected"), "{told}");
+    let output = shown(run(folder, &["import", "--dataset", "phantoms", "phantoms"]));
+    assert!(output.contains("train_split.txt:1: the image is in the data set already, with another label"), "{output}");
+    assert!(output.contains("(1 with another label, split, patient or view), 0 rejected"), "{output}");
 }

@@ -97,7 +97,7 @@ fn status(server: &Running, run: &str) -> String {
     server.get(&format!("/v1/training-runs/{run}")).1["status"].as_str().unwrap().to_owned()
 }
 
-fn ask(server: &Running, run: &str, action: &str) -> (u16, Value) {
+fn request(server: &Running, run: &str, action: &str) -> (u16, Value) {
     server.send("POST", &format!("/v1/training-runs/{run}/{action}"), "")
 }
 
@@ -214,7 +214,7 @@ fn a_torn_checkpoint_is_detected_and_the_previous_one_used_or_else_the_run_resta
             let bytes = fs::read(path).unwrap();
             fs::write(path, &bytes[..bytes.len() / 2]).unwrap();
         }
-        assert_eq!(ask(&server, &run, "resume").0, 202);
+        assert_eq!(request(&server, &run, "resume").0, 202);
         wait_until_it_trains(&server, &run);
     }
     assert_eq!(&numbers_at_the_end(&server, &run), undisturbed());
@@ -222,11 +222,11 @@ fn a_torn_checkpoint_is_detected_and_the_previous_one_used_or_else_the_run_resta
 
 /// Pauses a run, and waits until its checkpoint is written and the device is free.
 fn pause_and_wait(server: &Running, run: &str) {
-    assert_eq!(ask(server, run, "pause").0, 202);
+    assert_eq!(request(server, run, "pause").0, 202);
     let other = server.submit("simple-cnn", &plan());
     server.wait_for(&format!("/v1/training-runs/{other}"), |run| run["status"] == "running");
     assert_eq!(status(server, run), "paused");
-    assert_eq!(ask(server, &other, "cancel").0, 202);
+    assert_eq!(request(server, &other, "cancel").0, 202);
     server.wait_for(&format!("/v1/training-runs/{other}"), |run| run["status"] == "cancelled");
 }
 
@@ -241,15 +241,15 @@ fn a_paused_run_lets_others_train_and_concurrent_resumes_end_with_the_same_numbe
         for _ in 0..2 {
             scope.spawn(|| {
                 for action in ["resume", "pause", "pause", "resume", "resume"].repeat(4) {
-                    assert_eq!(ask(&server, &run, action).0, 202, "{action}");
+                    assert_eq!(request(&server, &run, action).0, 202, "{action}");
                 }
             });
         }
     });
-    assert_eq!(ask(&server, &run, "resume").0, 202);
+    assert_eq!(request(&server, &run, "resume").0, 202);
     assert_eq!(&numbers_at_the_end(&server, &run), undisturbed());
     for action in ["pause", "resume", "cancel"] {
-        assert_eq!(ask(&server, &run, action).0, 409, "{action} of a run that has succeeded");
+        assert_eq!(request(&server, &run, action).0, 409, "{action} of a run that has succeeded");
     }
     assert_eq!(server.send("DELETE", &format!("/v1/training-runs/{run}"), "").0, 204);
     assert!(!folder.path().join("data/runs").join(&run).exists());

@@ -12,7 +12,7 @@ use thorax::http::{ClientAddress, Site};
 
 use crate::{
     process::{PATIENCE, Running},
-    support::{Answer, Server},
+    support::{Server, TestResponse},
 };
 
 const KEY: &str = "a-key-of-the-tests";
@@ -29,13 +29,13 @@ async fn site(key: Option<&str>, hosts: &[&str], origins: &[&str]) -> Server {
     .await
 }
 
-async fn send(server: &Server, method: &str, path: &str, headers: &[(&str, &str)]) -> Answer {
+async fn send(server: &Server, method: &str, path: &str, headers: &[(&str, &str)]) -> TestResponse {
     let mut request = Request::builder().method(method).uri(path).header("authorization", format!("Bearer {KEY}"));
     for (name, value) in headers {
         request = request.header(*name, *value);
     }
     let body = if method == "POST" { json!({ "name": "from-a-page" }).to_string() } else { String::new() };
-    server.answer(request.header("content-type", "application/json").body(Body::from(body)).unwrap()).await
+    server.send(request.header("content-type", "application/json").body(Body::from(body)).unwrap()).await
 }
 
 #[tokio::test]
@@ -101,8 +101,8 @@ async fn a_missing_duplicate_or_malformed_host_is_400() {
             .header("host", host)
             .header("authorization", format!("Bearer {KEY}"))
     };
-    assert_eq!(server.answer(absolute("b.example").body(Body::empty()).unwrap()).await.status, 400);
-    assert_eq!(server.answer(absolute("a.example").body(Body::empty()).unwrap()).await.status, 200);
+    assert_eq!(server.send(absolute("b.example").body(Body::empty()).unwrap()).await.status, 400);
+    assert_eq!(server.send(absolute("a.example").body(Body::empty()).unwrap()).await.status, 200);
 }
 
 #[tokio::test]
@@ -151,7 +151,7 @@ async fn pages_of_other_origins_change_nothing_and_may_only_link_to_the_server()
             }
             let body = json!({ "name": format!("own-{number}") }).to_string();
             let request = request.header("content-type", "application/json").body(Body::from(body)).unwrap();
-            assert_eq!(server.answer(request).await.status, 201, "{headers:?}");
+            assert_eq!(server.send(request).await.status, 201, "{headers:?}");
         }
     }
 }
@@ -162,7 +162,7 @@ async fn pages_of_listed_origins_read_responses_and_errors_and_other_pages_do_no
     let preflight = |origin: &'static str| {
         let request = Request::builder().method("OPTIONS").uri("/v1/predictions").header("origin", origin);
         let request = request.header("access-control-request-method", "POST");
-        server.answer(request.header("access-control-request-headers", "authorization").body(Body::empty()).unwrap())
+        server.send(request.header("access-control-request-headers", "authorization").body(Body::empty()).unwrap())
     };
     let allowed = preflight("https://viewer.example").await;
     assert_eq!((allowed.status, allowed.header("access-control-allow-origin")), (200, "https://viewer.example"));
@@ -181,7 +181,7 @@ async fn pages_of_listed_origins_read_responses_and_errors_and_other_pages_do_no
         assert!(read.header("vary").contains("origin"), "{read:?}");
     }
     let unauthorized = Request::get("/v1/datasets").header("origin", "https://viewer.example").body(Body::empty());
-    let unauthorized = server.answer(unauthorized.unwrap()).await;
+    let unauthorized = server.send(unauthorized.unwrap()).await;
     assert_eq!(
         (unauthorized.status, unauthorized.header("access-control-allow-origin")),
         (401, "https://viewer.example")
@@ -190,14 +190,14 @@ async fn pages_of_listed_origins_read_responses_and_errors_and_other_pages_do_no
     assert_eq!(send(&without, "GET", "/v1/datasets", &[]).await.header("access-control-allow-origin"), "");
 }
 
-async fn with_key(server: &Server, authorization: &str, address: [u8; 4]) -> Answer {
+async fn with_key(server: &Server, authorization: &str, address: [u8; 4]) -> TestResponse {
     let mut request = Request::get("/v1/datasets");
     if !authorization.is_empty() {
         request = request.header("authorization", authorization);
     }
     let mut request = request.body(Body::empty()).unwrap();
     request.extensions_mut().insert(ClientAddress(IpAddr::from(address)));
-    server.answer(request).await
+    server.send(request).await
 }
 
 #[tokio::test]
@@ -239,9 +239,9 @@ fn raw(server: &Running, request: &str) -> u16 {
     let mut stream = TcpStream::connect(&server.address).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream.write_all(request.as_bytes()).unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    answer.split(' ').nth(1).unwrap().parse().unwrap()
+    let mut response = String::new();
+    stream.read_to_string(&mut response).unwrap();
+    response.split(' ').nth(1).unwrap().parse().unwrap()
 }
 
 #[test]
@@ -287,18 +287,18 @@ fn invalid_hosts_and_wildcard_origins_are_refused_at_start() {
 async fn every_response_has_strict_headers_and_results_are_not_cached() {
     let server = site(None, &[], &[]).await;
     for path in ["/", "/v1/datasets", "/v1/datasets/x", "/docs/", "/openapi.json", "/health/live"] {
-        let answer = server.get(path).await;
+        let response = server.get(path).await;
         for (name, value) in [
             ("x-content-type-options", "nosniff"),
             ("x-frame-options", "DENY"),
             ("cross-origin-resource-policy", "same-origin"),
             ("cross-origin-opener-policy", "same-origin"),
         ] {
-            assert_eq!(answer.header(name), value, "{path}");
+            assert_eq!(response.header(name), value, "{path}");
         }
-        assert!(answer.header("content-security-policy").contains("default-src 'self'"), "{path}");
+        assert!(response.header("content-security-policy").contains("default-src 'self'"), "{path}");
         let expected = if path == "/" { "no-cache" } else { "no-store" };
-        assert_eq!(answer.header("cache-control"), expected, "{path}");
+        assert_eq!(response.header("cache-control"), expected, "{path}");
     }
     let initializer = server.get("/docs/swagger-initializer.js").await;
     let text = String::from_utf8(initializer.bytes).unwrap();

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::{
     fixtures::numpy,
-    support::{Answer, Part, Server, png},
+    support::{Part, Server, TestResponse, png},
 };
 
 /// A server whose import root is the folder `root`.
@@ -25,10 +25,10 @@ async fn filled(server: &Server) -> String {
 }
 
 /// The data of an array, whose header must have this type and shape.
-fn elements<'a>(answer: &'a Answer, descr: &str, shape: &str) -> &'a [u8] {
-    assert_eq!((answer.status, answer.header("content-type")), (200, "application/octet-stream"), "{answer:?}");
-    assert_eq!(answer.header("content-length"), answer.bytes.len().to_string());
-    let (header, elements) = answer.bytes.split_at(128);
+fn elements<'a>(response: &'a TestResponse, descr: &str, shape: &str) -> &'a [u8] {
+    assert_eq!((response.status, response.header("content-type")), (200, "application/octet-stream"), "{response:?}");
+    assert_eq!(response.header("content-length"), response.bytes.len().to_string());
+    let (header, elements) = response.bytes.split_at(128);
     let expected = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}");
     assert!(String::from_utf8_lossy(header).contains(&expected), "{}", String::from_utf8_lossy(header));
     elements
@@ -39,20 +39,20 @@ async fn exported_arrays_contain_the_input_pixels_of_the_network_and_the_labels_
     let server = server().await;
     let exports = filled(&server).await;
     let shown = server.get(&exports.replace("/exports", "/radiographs?split=train")).await;
-    let answer = server.get(&format!("{exports}/x_train_40.npy?dtype=uint8&channels=1")).await;
-    let grey = elements(&answer, "|u1", "(9, 40, 40, 1)").to_vec();
+    let response = server.get(&format!("{exports}/x_train_40.npy?dtype=uint8&channels=1")).await;
+    let grey = elements(&response, "|u1", "(9, 40, 40, 1)").to_vec();
     for (i, square) in grey.chunks(1600).enumerate() {
         let id = shown.text(&format!("/items/{i}/id"));
         let resized = server.get(&format!("/v1/radiographs/{id}/image?size=40")).await;
         assert_eq!(image::load_from_memory(&resized.bytes).unwrap().to_luma8().as_raw(), square, "image {i}");
     }
-    let answer = server.get(&format!("{exports}/x_train_40.npy")).await;
-    let floats = elements(&answer, "<f4", "(9, 40, 40, 3)");
+    let response = server.get(&format!("{exports}/x_train_40.npy")).await;
+    let floats = elements(&response, "<f4", "(9, 40, 40, 3)");
     let expected = grey.iter().flat_map(|level| [f32::from(*level) / 255.0; 3]).flat_map(f32::to_le_bytes);
     assert!(floats.iter().copied().eq(expected));
-    let answer = server.get(&format!("{exports}/y_train.npy")).await;
+    let response = server.get(&format!("{exports}/y_train.npy")).await;
     let labels: Vec<i64> =
-        elements(&answer, "<i8", "(9,)").as_chunks::<8>().0.iter().map(|bytes| i64::from_le_bytes(*bytes)).collect();
+        elements(&response, "<i8", "(9,)").as_chunks::<8>().0.iter().map(|bytes| i64::from_le_bytes(*bytes)).collect();
     assert_eq!(labels, [0, 0, 0, 1, 1, 1, 2, 2, 2]);
     let file = server.get(&format!("{exports}/train_split.txt")).await;
     let classes = ["normal", "pneumonia", "COVID-19"];
@@ -231,13 +231,13 @@ async fn an_export_aborts_at_an_image_that_cannot_be_read() {
 
 /// Writes an export to the folder of the next import.
 async fn keep(server: &Server, exports: &str, name: &str, query: &str) {
-    let answer = server.get(&format!("{exports}/{name}{query}")).await;
-    assert_eq!(answer.status, 200, "{answer:?}");
-    std::fs::write(server.folder.path().join("root/set").join(name), answer.bytes).unwrap();
+    let response = server.get(&format!("{exports}/{name}{query}")).await;
+    assert_eq!(response.status, 200, "{response:?}");
+    std::fs::write(server.folder.path().join("root/set").join(name), response.bytes).unwrap();
 }
 
 /// Imports the folder `set` and waits for the end.
-async fn import(server: &Server, dataset: &str) -> Answer {
+async fn import(server: &Server, dataset: &str) -> TestResponse {
     let started = server.post(&format!("/v1/datasets/{dataset}/imports"), json!({"path": "set"})).await;
     assert_eq!(started.status, 202, "{started:?}");
     server.settle().await;

@@ -9,7 +9,7 @@ use flate2::{
 };
 use serde_json::{Value, json};
 
-use crate::support::{Answer, MAX_UPLOAD_BYTES, Part, Server, model, multipart, png};
+use crate::support::{MAX_UPLOAD_BYTES, Part, Server, TestResponse, model, multipart, png};
 
 const PREDICTIONS: &str = "/v1/predictions";
 
@@ -33,20 +33,24 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-async fn compressed(server: &Server, path: &str, content_type: &str, encoding: &str, body: Vec<u8>) -> Answer {
+async fn compressed(server: &Server, path: &str, content_type: &str, encoding: &str, body: Vec<u8>) -> TestResponse {
     let request = Request::post(path).header("content-type", content_type).header("content-encoding", encoding);
-    server.answer(request.body(Body::from(body)).unwrap()).await
+    server.send(request.body(Body::from(body)).unwrap()).await
 }
 
 #[tokio::test]
 async fn an_image_is_recognised_by_its_first_bytes_and_not_by_the_media_type() {
     let server = Server::start().await;
-    server.crown(model::small(32, 1)).await;
+    server.promote(model::small(32, 1)).await;
     let expected = server.request("POST", PREDICTIONS, "image/png", png(48, 48, 1)).await.text("/prediction");
     let dataset = server.dataset("raw").await;
     for (shade, media_type) in (10..).zip(MEDIA_TYPES) {
-        let answer = server.request("POST", PREDICTIONS, media_type, png(48, 48, 1)).await;
-        assert_eq!((answer.status, answer.text("/prediction")), (200, expected.clone()), "{media_type}: {answer:?}");
+        let response = server.request("POST", PREDICTIONS, media_type, png(48, 48, 1)).await;
+        assert_eq!(
+            (response.status, response.text("/prediction")),
+            (200, expected.clone()),
+            "{media_type}: {response:?}"
+        );
         let path = format!("/v1/datasets/{dataset}/radiographs?label=normal&split=test&view=PA");
         let stored = server.request("POST", &path, media_type, png(48, 48, shade)).await;
         assert_eq!(
@@ -67,7 +71,7 @@ async fn an_image_is_recognised_by_its_first_bytes_and_not_by_the_media_type() {
 #[tokio::test]
 async fn the_error_about_a_body_without_an_image_names_the_accepted_formats() {
     let server = Server::start().await;
-    server.crown(model::small(32, 1)).await;
+    server.promote(model::small(32, 1)).await;
     let dataset = server.dataset("raw").await;
     let json = json!({ "image": "iVBORw0KGgoAAAANSUhEUg==" }).to_string();
     let bodies = [
@@ -95,7 +99,7 @@ async fn the_error_about_a_body_without_an_image_names_the_accepted_formats() {
 #[tokio::test]
 async fn a_part_with_another_name_gets_an_error_that_names_file() {
     let server = Server::start().await;
-    server.crown(model::small(32, 1)).await;
+    server.promote(model::small(32, 1)).await;
     let dataset = server.dataset("raw").await;
     let image = png(48, 48, 1);
     let prediction = server.request("POST", PREDICTIONS, "image/png", image.clone()).await.text("/id");
@@ -142,7 +146,7 @@ async fn no_field_of_an_upload_is_dropped_silently() {
 #[tokio::test]
 async fn the_response_echoes_the_file_name_in_every_encoding() {
     let server = Server::start().await;
-    server.crown(model::small(32, 1)).await;
+    server.promote(model::small(32, 1)).await;
     let dataset = server.dataset("named").await;
     let known = [
         ("filename=\"=?utf-8?B?UHLDvGYucG5n?=\"; filename*=utf-8''Pr%C3%BCf.png", "Prüf.png"),
@@ -170,11 +174,11 @@ async fn the_response_echoes_the_file_name_in_every_encoding() {
 #[tokio::test]
 async fn gzip_bodies_are_decoded_within_the_limits() {
     let server = Server::start().await;
-    server.crown(model::small(32, 1)).await;
+    server.promote(model::small(32, 1)).await;
     let expected = server.request("POST", PREDICTIONS, "image/png", png(48, 48, 1)).await;
     for encoding in ["gzip", "GZIP", "x-gzip"] {
-        let answer = compressed(&server, PREDICTIONS, "image/png", encoding, gzip(&png(48, 48, 1))).await;
-        assert_eq!((answer.status, answer.at("/prediction")), (200, expected.at("/prediction")), "{answer:?}");
+        let response = compressed(&server, PREDICTIONS, "image/png", encoding, gzip(&png(48, 48, 1))).await;
+        assert_eq!((response.status, response.at("/prediction")), (200, expected.at("/prediction")), "{response:?}");
     }
     let (content_type, form) = multipart(&[Part::File("a.png", &png(48, 48, 1))]);
     assert_eq!(compressed(&server, PREDICTIONS, &content_type, "gzip", gzip(&form)).await.status, 200);
@@ -213,13 +217,13 @@ async fn other_encodings_are_refused_with_the_one_to_use() {
 #[tokio::test]
 async fn the_inference_protocol_accepts_gzip_bodies() {
     let server = Server::start().await;
-    server.crown(model::small(32, 1)).await;
+    server.promote(model::small(32, 1)).await;
     let tensor = json!({"name": "uint8", "shape": [1, 1, 32, 32], "datatype": "UINT8", "data": vec![7; 1024]});
     let body = json!({ "inputs": [tensor] }).to_string();
     let path = "/v2/models/champion/infer";
     let plain = server.request("POST", path, "application/json", body.clone().into_bytes()).await;
     let zipped = compressed(&server, path, "application/json", "gzip", gzip(body.as_bytes())).await;
     assert_eq!((plain.status, zipped.status), (200, 200), "{zipped:?}");
-    let probabilities = |answer: &Answer| -> Value { answer.at("/outputs/0/data") };
+    let probabilities = |response: &TestResponse| -> Value { response.at("/outputs/0/data") };
     assert_eq!(probabilities(&plain), probabilities(&zipped));
 }

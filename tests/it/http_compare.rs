@@ -13,7 +13,7 @@ use thorax::{
     store::{Weights, runs, weights},
 };
 
-use crate::support::{Answer, Server};
+use crate::support::{Server, TestResponse};
 
 const NOBODY: &str = "01890a5d-ac96-774b-bcce-b302099a8057";
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -179,9 +179,9 @@ async fn rejects_an_invalid_comparison_with_all_invalid_fields() {
     let server = Server::start().await;
     let run = submit(&server, &generated_dataset(&server, "drawn").await, 1, json!({})).await;
     let pointers = async |query: &str| {
-        let answer = server.get(&format!("/v1/training-runs/compare?{query}")).await;
-        answer.assert_problem(422, "/v1/training-runs/compare");
-        answer.pointers()
+        let response = server.get(&format!("/v1/training-runs/compare?{query}")).await;
+        response.assert_problem(422, "/v1/training-runs/compare");
+        response.pointers()
     };
     assert_eq!(pointers("split=test").await, ["/ids"]);
     assert_eq!(pointers(&format!("ids={run}")).await, ["/ids"]);
@@ -355,7 +355,7 @@ async fn trained(server: &Server, dataset: &str, seed: u32, plan: Value) -> Stri
 }
 
 /// Waits for the end of the run and returns it.
-async fn ended(server: &Server, run: &str) -> Answer {
+async fn ended(server: &Server, run: &str) -> TestResponse {
     let began = Instant::now();
     loop {
         let shown = server.get(&format!("/v1/training-runs/{run}")).await;
@@ -367,7 +367,7 @@ async fn ended(server: &Server, run: &str) -> Answer {
     }
 }
 
-async fn repeat(server: &Server, run: &str) -> Answer {
+async fn repeat(server: &Server, run: &str) -> TestResponse {
     server.post(&format!("/v1/training-runs/{run}/repeat"), json!({})).await
 }
 

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::support::{Answer, Part, Server, png};
+use crate::support::{Part, Server, TestResponse, png};
 
 #[tokio::test]
 async fn a_duplicate_upload_names_the_fields_that_differ_and_changes_nothing() {
@@ -18,10 +18,10 @@ async fn a_duplicate_upload_names_the_fields_that_differ_and_changes_nothing() {
     let stored = upload(&first).await;
     assert_eq!((stored.status, stored.text("/items/0/status")), (201, "created".into()));
     assert!(stored.at("/items/0/differs").is_null());
-    let differs = |answer: &Answer| {
-        assert_eq!(answer.text("/items/0/status"), "duplicate", "{answer:?}");
-        assert_eq!(answer.at("/items/0/radiograph"), stored.at("/items/0/radiograph"));
-        answer.at("/items/0/differs")
+    let differs = |response: &TestResponse| {
+        assert_eq!(response.text("/items/0/status"), "duplicate", "{response:?}");
+        assert_eq!(response.at("/items/0/radiograph"), stored.at("/items/0/radiograph"));
+        response.at("/items/0/differs")
     };
     assert!(differs(&upload(&first).await).is_null());
     assert!(differs(&upload(&[]).await).is_null(), "what is not sent does not differ");
@@ -64,8 +64,9 @@ async fn an_import_lists_and_counts_images_that_differ_from_the_data_set() {
         server.upload(&dataset, &[Part::File("2.png", &png(48, 48, 2)), Part::Text("label", "pneumonia")]).await;
     let ended = import().await;
     assert_eq!(ended.text("/status"), "succeeded", "{ended:?}");
-    let counts =
-        |answer: &Answer| ["/created", "/duplicates", "/conflicting", "/rejected"].map(|count| answer.at(count));
+    let counts = |response: &TestResponse| {
+        ["/created", "/duplicates", "/conflicting", "/rejected"].map(|count| response.at(count))
+    };
     assert_eq!(counts(&ended), [2, 1, 1, 0].map(|count| json!(count)));
     let id = known.text("/items/0/radiograph/id");
     let differs = ["label", "split", "patient_id"];

@@ -5,7 +5,7 @@ use std::{path::Path, time::Duration};
 use serde_json::json;
 use thorax::store::Stores;
 
-use crate::support::{Answer, MAX_UPLOAD_BYTES, Part, Server, bomb, png};
+use crate::support::{MAX_UPLOAD_BYTES, Part, Server, TestResponse, bomb, png};
 
 const NOBODY: &str = "01890a5d-ac96-774b-bcce-b302099a8057";
 
@@ -29,11 +29,11 @@ async fn creates_lists_shows_and_deletes_a_data_set() {
 async fn rejects_an_invalid_data_set_with_every_invalid_field() {
     let server = Server::start().await;
     let body = json!({"name": " ", "classes": ["one"], "description": 3, "colour": "blue"});
-    let answer = server.post("/v1/datasets", body).await;
-    answer.assert_problem(422, "/v1/datasets");
-    assert_eq!(answer.pointers(), ["/name", "/classes", "/description", "/colour"]);
-    let answer = server.post("/v1/datasets", json!({})).await;
-    assert_eq!((answer.status, answer.pointers()), (422, vec!["/name".to_owned()]));
+    let response = server.post("/v1/datasets", body).await;
+    response.assert_problem(422, "/v1/datasets");
+    assert_eq!(response.pointers(), ["/name", "/classes", "/description", "/colour"]);
+    let response = server.post("/v1/datasets", json!({})).await;
+    assert_eq!((response.status, response.pointers()), (422, vec!["/name".to_owned()]));
     assert_eq!(server.post("/v1/datasets", json!([])).await.status, 422);
 }
 
@@ -94,15 +94,15 @@ async fn an_upload_accepts_its_fields_in_any_order() {
         Part::Text("source", "drawn"),
         Part::Text("view", "PA"),
     ];
-    let answer = server.upload(&dataset, &parts).await;
-    assert_eq!((answer.status, answer.text("/items/0/status")), (201, "created".into()));
-    let radiograph = answer.at("/items/0/radiograph");
+    let response = server.upload(&dataset, &parts).await;
+    assert_eq!((response.status, response.text("/items/0/status")), (201, "created".into()));
+    let radiograph = response.at("/items/0/radiograph");
     assert_eq!(radiograph["label"], "COVID-19");
     assert_eq!((&radiograph["width"], &radiograph["height"]), (&json!(64), &json!(48)));
     let hash = server.state.intake.patient_ids.stored("patient 7");
     assert_eq!((&radiograph["patient_id"], &radiograph["split"]), (&json!(hash), &json!("test")));
     assert_eq!((&radiograph["source"], &radiograph["view"]), (&json!("drawn"), &json!("PA")));
-    let place = format!("/v1/radiographs/{}", answer.text("/items/0/radiograph/id"));
+    let place = format!("/v1/radiographs/{}", response.text("/items/0/radiograph/id"));
     assert_eq!(server.get(&place).await.json(), radiograph);
 }
 
@@ -130,10 +130,10 @@ async fn each_file_of_a_batch_upload_has_its_own_result() {
         Part::File("bomb.png", &bomb),
         Part::File("cut.png", &image[..60]),
     ];
-    let answer = server.upload(&dataset, &parts).await;
-    assert_eq!(answer.status, 201);
+    let response = server.upload(&dataset, &parts).await;
+    assert_eq!(response.status, 201);
     let outcome =
-        |i: usize| (answer.text(&format!("/items/{i}/status")), answer.at(&format!("/items/{i}/problem/status")));
+        |i: usize| (response.text(&format!("/items/{i}/status")), response.at(&format!("/items/{i}/problem/status")));
     assert_eq!(outcome(0), ("created".into(), json!(null)));
     assert_eq!(outcome(1), ("rejected".into(), json!(415)));
     assert_eq!(outcome(2), ("rejected".into(), json!(413)));
@@ -165,10 +165,10 @@ async fn rejects_an_invalid_form_with_each_invalid_part() {
         Part::Text("colour", "blue"),
         Part::File("a.png", &image),
     ];
-    let answer = server.upload(&dataset, &parts).await;
-    answer.assert_problem(422, &format!("/v1/datasets/{dataset}/radiographs"));
-    assert_eq!(answer.pointers(), ["/label", "/split", "/colour"]);
-    assert!(answer.text("/errors/0/detail").contains("COVID-19"), "names the classes");
+    let response = server.upload(&dataset, &parts).await;
+    response.assert_problem(422, &format!("/v1/datasets/{dataset}/radiographs"));
+    assert_eq!(response.pointers(), ["/label", "/split", "/colour"]);
+    assert!(response.text("/errors/0/detail").contains("COVID-19"), "names the classes");
     assert_eq!(server.upload(&dataset, &[Part::Text("label", "normal")]).await.pointers(), ["/file"]);
 }
 
@@ -188,11 +188,11 @@ async fn rejects_bodies_over_the_limit_and_bodies_of_other_types() {
 async fn patient_ids_are_stored_as_keyed_hashes() {
     let server = Server::start().await;
     let dataset = server.dataset("chests").await;
-    let answer =
+    let response =
         server.upload(&dataset, &[Part::File("a.png", &png(48, 48, 1)), Part::Text("patient_id", "Jane")]).await;
-    let stored = answer.text("/items/0/radiograph/patient_id");
+    let stored = response.text("/items/0/radiograph/patient_id");
     assert!(!stored.contains("Jane") && stored.len() == 32, "{stored}");
-    let place = format!("/v1/radiographs/{}", answer.text("/items/0/radiograph/id"));
+    let place = format!("/v1/radiographs/{}", response.text("/items/0/radiograph/id"));
     assert_eq!(server.patch(&place, json!({"patient_id": "Jane"})).await.text("/patient_id"), stored);
 }
 
@@ -218,8 +218,8 @@ async fn radiographs_are_filtered_and_paged() {
 async fn updates_single_fields_of_a_radiograph() {
     let server = Server::start().await;
     let dataset = server.dataset("chests").await;
-    let answer = server.upload(&dataset, &[Part::File("a.png", &png(48, 48, 1)), Part::Text("view", "AP")]).await;
-    let place = format!("/v1/radiographs/{}", answer.text("/items/0/radiograph/id"));
+    let response = server.upload(&dataset, &[Part::File("a.png", &png(48, 48, 1)), Part::Text("view", "AP")]).await;
+    let place = format!("/v1/radiographs/{}", response.text("/items/0/radiograph/id"));
     let changed = server.patch(&place, json!({"label": "normal", "split": "validation"})).await;
     assert_eq!(changed.status, 200);
     assert_eq!(changed.at("/label"), json!("normal"));
@@ -402,9 +402,9 @@ async fn an_import_stays_below_the_import_root() {
     .await;
     let path = format!("/v1/datasets/{}/imports", server.dataset("chests").await);
     for outside in ["..", "../data", "/etc", "missing"] {
-        let answer = server.post(&path, json!({"path": outside})).await;
-        answer.assert_problem(422, &path);
-        assert_eq!(answer.pointers(), ["/path"], "{outside}");
+        let response = server.post(&path, json!({"path": outside})).await;
+        response.assert_problem(422, &path);
+        assert_eq!(response.pointers(), ["/path"], "{outside}");
     }
     assert_eq!(server.post(&path, json!({"test_split": 1})).await.pointers(), ["/path", "/test_split"]);
 }
@@ -417,7 +417,7 @@ async fn without_an_import_root_imports_are_forbidden() {
 }
 
 /// Imports the folder `set` and waits for the end.
-async fn import(server: &Server, dataset: &str) -> Answer {
+async fn import(server: &Server, dataset: &str) -> TestResponse {
     let started = server.post(&format!("/v1/datasets/{dataset}/imports"), json!({"path": "set"})).await;
     assert_eq!((started.status, started.text("/status")), (202, "running".into()), "{started:?}");
     server.settle().await;

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use thorax::store::{Attributes, attributes};
 
 use crate::support::{
-    Answer, MAX_UPLOAD_BYTES, Part, Server,
+    MAX_UPLOAD_BYTES, Part, Server, TestResponse,
     dicom::{file, number, text},
     model, png,
 };
@@ -112,7 +112,7 @@ pub fn found_below(folder: &Path, planted: &[&str]) -> Vec<String> {
     found
 }
 
-async fn upload(server: &Server, dataset: &str, name: &str, bytes: &[u8]) -> Answer {
+async fn upload(server: &Server, dataset: &str, name: &str, bytes: &[u8]) -> TestResponse {
     server.upload(dataset, &[Part::File(name, bytes), Part::Text("label", "normal")]).await
 }
 
@@ -122,8 +122,8 @@ async fn no_patient_identifier_reaches_the_data_folder() {
     let dataset = server.dataset("chests").await;
     let planted = file(radiograph(0));
     assert_eq!(PLANTED.iter().filter(|text| planted.windows(text.len()).any(|w| w == text.as_bytes())).count(), 14);
-    let answer = upload(&server, &dataset, "zyxwander MRN-774411.dcm", &planted).await;
-    assert_eq!((answer.status, answer.text("/items/0/status")), (201, "created".into()), "{answer:?}");
+    let response = upload(&server, &dataset, "zyxwander MRN-774411.dcm", &planted).await;
+    assert_eq!((response.status, response.text("/items/0/status")), (201, "created".into()), "{response:?}");
     let texted = [&png(64, 64, 1)[..33], &text_chunk("Zyxwander"), &png(64, 64, 1)[33..], b"Quirinus"].concat();
     assert_eq!(upload(&server, &dataset, "a.png", &texted).await.text("/items/0/status"), "created");
     let refused = upload(&server, &dataset, "ct", &changed(tags::MODALITY, VR::CS, "CT")).await;
@@ -147,8 +147,8 @@ async fn stores_a_dicom_as_greyscale_png_with_the_allowed_attributes() {
     let server = Server::start().await;
     let dataset = server.dataset("chests").await;
     let bytes = file(radiograph(0));
-    let answer = upload(&server, &dataset, "one.dcm", &bytes).await;
-    let stored = answer.at("/items/0/radiograph");
+    let response = upload(&server, &dataset, "one.dcm", &bytes).await;
+    let stored = response.at("/items/0/radiograph");
     let wanted = json!({
         "view": "PA", "age_years": 90, "sex": "F", "photometric_interpretation": "MONOCHROME2",
         "pixel_spacing_mm": null, "manufacturer_model": "9000"
@@ -244,7 +244,7 @@ async fn the_report_contains_age_and_sex_from_dicom_files() {
 }
 
 /// A STOW-RS request with these parts.
-pub async fn push(server: &Server, path: &str, parts: &[Vec<u8>]) -> Answer {
+pub async fn push(server: &Server, path: &str, parts: &[Vec<u8>]) -> TestResponse {
     let mut body = Vec::new();
     for part in parts {
         body.extend_from_slice(b"--edge\r\nContent-Type: application/dicom\r\n\r\n");
@@ -319,9 +319,13 @@ async fn a_truncated_or_oversized_push_reports_what_is_stored() {
     let head = b"--edge\r\nContent-Type: application/dicom\r\n\r\n";
     let content_type = "multipart/related; type=\"application/dicom\"; boundary=edge";
     let cut = [&head[..], &whole, b"\r\n", head, &whole[..whole.len() / 2]].concat();
-    let answer = server.request("POST", "/dicomweb/studies", content_type, cut).await;
-    assert_eq!((answer.status, answer.at("/00081199/Value").as_array().map(Vec::len)), (202, Some(1)), "{answer:?}");
-    assert_eq!(answer.at("/0008119A/Value/0/00081197/Value/0"), json!(0xc000));
+    let response = server.request("POST", "/dicomweb/studies", content_type, cut).await;
+    assert_eq!(
+        (response.status, response.at("/00081199/Value").as_array().map(Vec::len)),
+        (202, Some(1)),
+        "{response:?}"
+    );
+    assert_eq!(response.at("/0008119A/Value/0/00081197/Value/0"), json!(0xc000));
     let nothing = server.request("POST", "/dicomweb/studies", content_type, head.to_vec()).await;
     nothing.assert_problem(400, "/dicomweb/studies");
     let large = push(&server, "/dicomweb/studies", &[whole, vec![0; MAX_UPLOAD_BYTES + 1]]).await;
@@ -358,7 +362,7 @@ async fn imports_dicom_files_whatever_their_names() {
 #[tokio::test]
 async fn a_prediction_of_a_dicom_has_warnings_and_equals_that_of_the_stored_image() {
     let server = Server::start().await;
-    server.crown(model::small(32, 1)).await;
+    server.promote(model::small(32, 1)).await;
     let lateral = changed(tags::VIEW_POSITION, VR::CS, "LL");
     let dataset = server.dataset("chests").await;
     let kept = upload(&server, &dataset, "x", &lateral).await.text("/items/0/radiograph/id");

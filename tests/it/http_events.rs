@@ -213,8 +213,8 @@ impl Watch {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let answer = server.open(request.body(Body::empty()).unwrap()).await;
-        let (parts, body) = answer.into_parts();
+        let response = server.open(request.body(Body::empty()).unwrap()).await;
+        let (parts, body) = response.into_parts();
         Self { status: parts.status.as_u16(), headers: parts.headers, body, text: String::new() }
     }
 

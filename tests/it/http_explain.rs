@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::support::{Answer, Part, Server, encode, model, multipart, png};
+use crate::support::{Part, Server, TestResponse, encode, model, multipart, png};
 
 const NOBODY: &str = "01890a5d-ac96-774b-bcce-b302099a8057";
 const EXPLAINED: &str = "/v1/predictions?explain=true";
@@ -15,24 +15,24 @@ const SIDE: usize = 64;
 #[tokio::test]
 async fn an_explanation_has_a_grid_a_link_and_a_caveat_and_is_computed_only_on_request() {
     let server = Server::start().await;
-    server.crown(model::small(SIDE as u32, 1)).await;
+    server.promote(model::small(SIDE as u32, 1)).await;
     let plain = post(&server, "/v1/predictions", png(96, 48, 1)).await;
     assert_eq!((plain.status, plain.at("/heatmap")), (200, Value::Null));
     let path = format!("/v1/predictions/{}/heatmap", plain.text("/id"));
     server.get(&path).await.assert_problem(404, &path);
 
-    let answer = post(&server, EXPLAINED, png(96, 48, 1)).await;
-    assert_eq!((answer.status, answer.at("/probabilities")), (200, plain.at("/probabilities")));
+    let response = post(&server, EXPLAINED, png(96, 48, 1)).await;
+    assert_eq!((response.status, response.at("/probabilities")), (200, plain.at("/probabilities")));
     assert_eq!(
-        (answer.text("/heatmap/method"), answer.text("/heatmap/class")),
-        ("grad-cam".into(), answer.text("/prediction"))
+        (response.text("/heatmap/method"), response.text("/heatmap/class")),
+        ("grad-cam".into(), response.text("/prediction"))
     );
-    assert_eq!((answer.at("/heatmap/rows"), answer.at("/heatmap/columns")), (json!(8), json!(8)));
-    let values = grid(&answer);
+    assert_eq!((response.at("/heatmap/rows"), response.at("/heatmap/columns")), (json!(8), json!(8)));
+    let values = grid(&response);
     assert!(values.len() == 64 && values.iter().all(|value| (0.0..=1.0).contains(value)), "{values:?}");
-    assert!(answer.text("/heatmap/caveat").contains("not where the disease is"));
+    assert!(response.text("/heatmap/caveat").contains("not where the disease is"));
 
-    let overlay = server.get(&answer.text("/heatmap/href")).await;
+    let overlay = server.get(&response.text("/heatmap/href")).await;
     assert_eq!((overlay.status, overlay.header("content-type")), (200, "image/png"));
     let overlay = image::load_from_memory(&overlay.bytes).unwrap();
     assert_eq!((overlay.width(), overlay.height()), (96, 48), "as the image was, not as the network saw it");
@@ -41,7 +41,7 @@ async fn an_explanation_has_a_grid_a_link_and_a_caveat_and_is_computed_only_on_r
 #[tokio::test]
 async fn explains_each_file_of_a_form_and_rejects_a_malformed_parameter() {
     let server = Server::start().await;
-    server.crown(model::small(SIDE as u32, 1)).await;
+    server.promote(model::small(SIDE as u32, 1)).await;
     let (content_type, body) = multipart(&[
         Part::File("a.png", &png(48, 48, 1)),
         Part::File("b.png", b"no image"),
@@ -63,7 +63,7 @@ async fn explains_each_file_of_a_form_and_rejects_a_malformed_parameter() {
 #[tokio::test]
 async fn keeps_only_the_last_128_overlays() {
     let server = Server::start().await;
-    server.crown(model::small(32, 1)).await;
+    server.promote(model::small(32, 1)).await;
     let image = png(32, 32, 1);
     let first = post(&server, EXPLAINED, image.clone()).await.text("/heatmap/href");
     let second = post(&server, EXPLAINED, image.clone()).await.text("/heatmap/href");
@@ -82,9 +82,9 @@ async fn an_explanation_follows_the_finding_and_changes_with_randomised_weights(
     let places: Vec<(usize, usize)> = vec![(12, 12), (12, 44), (44, 12), (44, 44), (28, 12), (28, 44)];
     let mut learnt = Vec::new();
     for (seed, &(top, left)) in (900..).zip(&places) {
-        let answer = post(&server, EXPLAINED, generated_image(seed, Some((top, left)))).await;
-        assert_eq!(answer.text("/prediction"), "pneumonia", "{}", answer.json());
-        let values = grid(&answer);
+        let response = post(&server, EXPLAINED, generated_image(seed, Some((top, left)))).await;
+        assert_eq!(response.text("/prediction"), "pneumonia", "{}", response.json());
+        let values = grid(&response);
         let strongest = (0..values.len()).max_by(|&a, &b| values[a].total_cmp(&values[b])).unwrap();
         let (row, column) = (strongest / 8, strongest % 8);
         let near = |cell: usize, start: usize| (cell * 8 + 4).abs_diff(start + BLOB / 2) <= 10;
@@ -102,7 +102,7 @@ async fn an_explanation_follows_the_finding_and_changes_with_randomised_weights(
 
     let mut agreement = Vec::new();
     for seed in 0..4 {
-        server.crown(model::small(SIDE as u32, seed)).await;
+        server.promote(model::small(SIDE as u32, seed)).await;
         for (index, &place) in places.iter().enumerate() {
             let random = grid(&post(&server, EXPLAINED, generated_image(900 + index as u32, Some(place))).await);
             agreement.push(correlation(&learnt[index], &random));
@@ -116,7 +116,7 @@ async fn an_explanation_follows_the_finding_and_changes_with_randomised_weights(
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_explanation_adds_at_most_half_to_the_time_of_a_prediction() {
     let server = Server::start().await;
-    server.crown(model::resnet(224, 1)).await;
+    server.promote(model::resnet(224, 1)).await;
     let image = png(1000, 900, 3);
     let (mut plain, mut explained) = (Vec::new(), Vec::new());
     for round in 0..24 {
@@ -142,12 +142,12 @@ fn median(mut times: Vec<Duration>) -> Duration {
     times[times.len() / 2]
 }
 
-async fn post(server: &Server, path: &str, image: Vec<u8>) -> Answer {
+async fn post(server: &Server, path: &str, image: Vec<u8>) -> TestResponse {
     server.request("POST", path, "image/png", image).await
 }
 
-fn grid(answer: &Answer) -> Vec<f64> {
-    let values = answer.at("/heatmap/values");
+fn grid(response: &TestResponse) -> Vec<f64> {
+    let values = response.at("/heatmap/values");
     values.as_array().unwrap().iter().map(|value| value.as_f64().unwrap()).collect()
 }
 

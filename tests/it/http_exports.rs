@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::json;
 
-use crate::support::{Answer, Part, Server, png};
+use crate::support::{Part, Server, TestResponse, png};
 
 const NOBODY: &str = "01890a5d-ac96-774b-bcce-b302099a8057";
 
@@ -29,11 +29,11 @@ async fn exported_label_files_equal_the_imported_ones() {
     assert_eq!(import(&server, &first, "set").await.at("/created"), json!(6));
     let mut exported = Vec::new();
     for (name, text) in SPLITS {
-        let answer = export(&server, &first, name).await;
+        let response = export(&server, &first, name).await;
         // The export replaces the label file that came with the images.
-        std::fs::write(server.folder.path().join(format!("root/set/{name}_split.txt")), &answer).unwrap();
-        assert_eq!(without_patients(&answer), without_patients(text), "{name}");
-        exported.push(answer);
+        std::fs::write(server.folder.path().join(format!("root/set/{name}_split.txt")), &response).unwrap();
+        assert_eq!(without_patients(&response), without_patients(text), "{name}");
+        exported.push(response);
     }
     let patients: Vec<&str> = exported[0].lines().map(|line| line.split(' ').next().unwrap()).collect();
     assert!(patients[1] == patients[2] && patients[0] != patients[1] && patients[3] == "-", "{patients:?}");
@@ -60,9 +60,9 @@ async fn a_label_file_that_cannot_be_written_is_a_conflict() {
             assert_eq!(server.upload(&dataset, &parts).await.status, 201);
         }
         let path = format!("/v1/datasets/{dataset}/exports/train_split.txt");
-        let answer = server.get(&path).await;
-        answer.assert_problem(409, &path);
-        assert!(answer.text("/detail").contains(files[0]), "{answer:?}");
+        let response = server.get(&path).await;
+        response.assert_problem(409, &path);
+        assert!(response.text("/detail").contains(files[0]), "{response:?}");
     }
 }
 
@@ -105,9 +105,9 @@ async fn a_distribution_is_available_as_markdown_and_as_text() {
 }
 
 async fn export(server: &Server, dataset: &str, split: &str) -> String {
-    let answer = server.get(&format!("/v1/datasets/{dataset}/exports/{split}_split.txt")).await;
-    assert_eq!((answer.status, answer.header("content-type")), (200, "text/plain; charset=utf-8"));
-    String::from_utf8(answer.bytes).unwrap()
+    let response = server.get(&format!("/v1/datasets/{dataset}/exports/{split}_split.txt")).await;
+    assert_eq!((response.status, response.header("content-type")), (200, "text/plain; charset=utf-8"));
+    String::from_utf8(response.bytes).unwrap()
 }
 
 /// File name, class and source of each row.
@@ -134,7 +134,7 @@ fn draw(folder: &Path) {
 }
 
 /// Imports a folder and waits for the end.
-async fn import(server: &Server, dataset: &str, path: &str) -> Answer {
+async fn import(server: &Server, dataset: &str, path: &str) -> TestResponse {
     let started = server.post(&format!("/v1/datasets/{dataset}/imports"), json!({ "path": path })).await;
     assert_eq!(started.status, 202, "{started:?}");
     server.settle().await;

@@ -10,7 +10,7 @@ use thorax::http::router;
 use tokio::{sync::mpsc, time::timeout};
 use tower::ServiceExt;
 
-use crate::support::{Answer, MAX_UPLOAD_BYTES, Part, Server, assert_close, model, multipart, png, received};
+use crate::support::{MAX_UPLOAD_BYTES, Part, Server, TestResponse, assert_close, model, multipart, png, received};
 
 const PREDICTIONS: &str = "/v1/predictions";
 const NDJSON: &str = "application/x-ndjson";
@@ -24,10 +24,10 @@ async fn results_keep_the_order_of_the_files_and_an_invalid_file_has_a_problem_a
     let images = images(9);
     let alone: Vec<Value> = join_in_turn(&server, &images).await;
     let parts = named(&images);
-    let answer = post(&server, &parts, "application/json").await;
-    assert_eq!((answer.status, answer.items()), (200, 9));
+    let response = post(&server, &parts, "application/json").await;
+    assert_eq!((response.status, response.items()), (200, 9));
     for (index, alone) in alone.iter().enumerate() {
-        let item = answer.at(&format!("/items/{index}"));
+        let item = response.at(&format!("/items/{index}"));
         assert_eq!((&item["index"], &item["file_name"]), (&json!(index), &json!(format!("{index}.png"))));
         if index % 4 == 1 {
             assert_eq!((&item["problem"]["status"], &item["prediction"]), (&json!(415), &Value::Null), "{item}");
@@ -35,7 +35,7 @@ async fn results_keep_the_order_of_the_files_and_an_invalid_file_has_a_problem_a
             assert_close(&item["prediction"]["probabilities"], alone);
         }
     }
-    assert_eq!(server.get(PREDICTIONS).await.items(), 7 + 7, "each answer is recorded");
+    assert_eq!(server.get(PREDICTIONS).await.items(), 7 + 7, "each response is recorded");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -43,9 +43,9 @@ async fn ndjson_lines_have_index_and_name_and_equal_the_json_results() {
     let server = started().await;
     let images = images(6);
     let alone = join_in_turn(&server, &images).await;
-    let answer = post(&server, &named(&images), NDJSON).await;
-    assert_eq!((answer.status, answer.header("content-type")), (200, NDJSON));
-    let mut lines = lines(&answer.bytes);
+    let response = post(&server, &named(&images), NDJSON).await;
+    assert_eq!((response.status, response.header("content-type")), (200, NDJSON));
+    let mut lines = lines(&response.bytes);
     lines.sort_by_key(|line| line["index"].as_u64());
     assert_eq!(lines.len(), 6);
     for (index, line) in lines.iter().enumerate() {
@@ -123,10 +123,14 @@ async fn forms_stay_within_the_concurrency_limit_and_leave_half_to_others() {
     });
     let parts = named(&images);
     let answers = join_all((0..6).map(|_| post(&server, &parts, "application/json"))).await;
-    let (answered, refused): (Vec<_>, Vec<_>) = answers.iter().partition(|answer| answer.status == 200);
-    assert!(answered.len() >= 3 && refused.iter().all(|answer| answer.status == 429), "{} answered", answered.len());
-    for answer in answered {
-        let problems: Vec<Value> = (0..8).map(|index| answer.at(&format!("/items/{index}/problem/status"))).collect();
+    let (answered, refused): (Vec<_>, Vec<_>) = answers.iter().partition(|response| response.status == 200);
+    assert!(
+        answered.len() >= 3 && refused.iter().all(|response| response.status == 429),
+        "{} answered",
+        answered.len()
+    );
+    for response in answered {
+        let problems: Vec<Value> = (0..8).map(|index| response.at(&format!("/items/{index}/problem/status"))).collect();
         assert!(
             problems.iter().all(|status| *status != json!(429)),
             "a form that came in is answered whole: {problems:?}"
@@ -164,7 +168,7 @@ async fn a_disconnected_client_stops_the_work_and_releases_its_permits() {
 
 async fn started() -> Arc<Server> {
     let server = Server::start().await;
-    server.crown(model::small(32, 1)).await;
+    server.promote(model::small(32, 1)).await;
     Arc::new(server)
 }
 
@@ -189,7 +193,7 @@ async fn join_in_turn(server: &Server, images: &[Vec<u8>]) -> Vec<Value> {
     answers
 }
 
-async fn post(server: &Server, parts: &[Part<'_>], accept: &str) -> Answer {
+async fn post(server: &Server, parts: &[Part<'_>], accept: &str) -> TestResponse {
     let (content_type, body) = multipart(parts);
     server.request_as(PREDICTIONS, &content_type, accept, body).await
 }
@@ -228,7 +232,7 @@ fn part(name: &str, image: &[u8]) -> Bytes {
 /// A form that is sent part by part, and the lines of the response.
 struct Sent {
     body: mpsc::Sender<Bytes>,
-    answer: Option<tokio::task::JoinHandle<Body>>,
+    response: Option<tokio::task::JoinHandle<Body>>,
     lines: Option<Body>,
     read: Vec<u8>,
 }
@@ -246,12 +250,12 @@ impl Sent {
             .body(Body::from_stream(futures_util::stream::unfold(receiver, next)))
             .unwrap();
         let service = router(server.state.clone());
-        let answer = tokio::spawn(async move {
-            let answer = service.oneshot(received(request)).await.unwrap();
-            assert_eq!(answer.status(), 200);
-            answer.into_body()
+        let response = tokio::spawn(async move {
+            let response = service.oneshot(received(request)).await.unwrap();
+            assert_eq!(response.status(), 200);
+            response.into_body()
         });
-        Self { body, answer: Some(answer), lines: None, read: Vec::new() }
+        Self { body, response: Some(response), lines: None, read: Vec::new() }
     }
 
     async fn send(&self, bytes: &[u8]) {
@@ -277,8 +281,8 @@ impl Sent {
     }
 
     async fn more(&mut self) -> bool {
-        if let Some(answer) = self.answer.take() {
-            self.lines = Some(answer.await.unwrap());
+        if let Some(response) = self.response.take() {
+            self.lines = Some(response.await.unwrap());
         }
         let Some(frame) = self.lines.as_mut().unwrap().frame().await else { return false };
         self.read.extend_from_slice(&frame.unwrap().into_data().unwrap());

@@ -7,7 +7,7 @@ use thorax::{
     store::{self, Evaluation},
 };
 
-use crate::support::{Answer, Server, model};
+use crate::support::{Server, TestResponse, model};
 
 const CHAMPION: &str = "/v1/models/aliases/champion";
 const NOBODY: &str = "01890a5d-ac96-774b-bcce-b302099a8057";
@@ -17,7 +17,7 @@ async fn with_champion(right: u64) -> (Server, String, String) {
     let server = Server::start().await;
     let dataset = server.dataset("judged").await;
     server.fill(&dataset, "test", 1, 1).await;
-    let champion = server.crown(model::small(32, 1)).await;
+    let champion = server.promote(model::small(32, 1)).await;
     evaluate(&server, &dataset, &champion, right).await;
     (server, dataset, champion)
 }
@@ -49,7 +49,7 @@ async fn evaluate(server: &Server, dataset: &str, model: &str, right: u64) {
     store::evaluations::create(db, &evaluation).await.unwrap();
 }
 
-async fn put(server: &Server, model: &str, require: Value) -> Answer {
+async fn put(server: &Server, model: &str, require: Value) -> TestResponse {
     let body = json!({ "model_id": model, "require": require }).to_string();
     server.request("PUT", CHAMPION, "application/json", body.into()).await
 }

@@ -11,7 +11,7 @@ use thorax::{
     store::{Import, imports},
 };
 
-use crate::support::{Answer, Server, png, sources};
+use crate::support::{Server, TestResponse, png, sources};
 
 const NOBODY: &str = "01890a5d-ac96-774b-bcce-b302099a8057";
 
@@ -29,7 +29,7 @@ fn all() -> Value {
 }
 
 /// Starts a generation and waits for its end.
-async fn generate(server: &Server, dataset: &str, body: Value) -> Answer {
+async fn generate(server: &Server, dataset: &str, body: Value) -> TestResponse {
     let started = server.post(&format!("/v1/datasets/{dataset}/generate"), body).await;
     assert_eq!((started.status, started.text("/status")), (202, "running".into()), "{started:?}");
     server.settle().await;
@@ -38,20 +38,20 @@ async fn generate(server: &Server, dataset: &str, body: Value) -> Answer {
 
 /// The lines of an exported label file without the patient ids, which are hashes.
 async fn label_file(server: &Server, dataset: &str, split: &str) -> Vec<String> {
-    let answer = server.get(&format!("/v1/datasets/{dataset}/exports/{split}_split.txt")).await;
-    assert_eq!(answer.status, 200, "{answer:?}");
-    String::from_utf8(answer.bytes).unwrap().lines().map(|line| line.split_once(' ').unwrap().1.to_owned()).collect()
+    let response = server.get(&format!("/v1/datasets/{dataset}/exports/{split}_split.txt")).await;
+    assert_eq!(response.status, 200, "{response:?}");
+    String::from_utf8(response.bytes).unwrap().lines().map(|line| line.split_once(' ').unwrap().1.to_owned()).collect()
 }
 
 /// Exclusions: source, reason and number of rows.
-fn passed_over(import: &Answer) -> Vec<(String, String, u64)> {
+fn passed_over(import: &TestResponse) -> Vec<(String, String, u64)> {
     let list: Vec<Value> = import.at("/passed_over").as_array().unwrap().clone();
     let text = |value: &Value| value.as_str().unwrap().to_owned();
     list.iter().map(|one| (text(&one["source"]), text(&one["reason"]), one["rows"].as_u64().unwrap())).collect()
 }
 
 /// Rejections: kind, file, line and reason.
-fn rejections(import: &Answer) -> Vec<(String, String, u64, String)> {
+fn rejections(import: &TestResponse) -> Vec<(String, String, u64, String)> {
     let list: Vec<Value> = import.at("/rejections").as_array().unwrap().clone();
     let text = |value: &Value| value.as_str().unwrap().to_owned();
     list.iter()
@@ -253,9 +253,9 @@ async fn rejects_an_invalid_generation_with_each_invalid_field() {
         (json!({"fig1": "missing"}), vec!["/fig1"]),
         (json!({"cohen": "cohen", "test_labels": "../../secret.txt"}), vec!["/test_labels"]),
     ] {
-        let answer = server.post(&path, body.clone()).await;
-        answer.assert_problem(422, &path);
-        assert_eq!(answer.pointers(), pointers, "{body}");
+        let response = server.post(&path, body.clone()).await;
+        response.assert_problem(422, &path);
+        assert_eq!(response.pointers(), pointers, "{body}");
     }
     let nowhere = format!("/v1/datasets/{NOBODY}/generate");
     server.post(&nowhere, all()).await.assert_problem(404, &nowhere);

@@ -3,20 +3,20 @@
 use axum::{body::Body, http::Request};
 use serde_json::{Value, json};
 
-use crate::support::{Answer, Part, Server, model, multipart, png};
+use crate::support::{Part, Server, TestResponse, model, multipart, png};
 
 const KEY: &str = "8a7f3c52-retry";
 
-async fn post(server: &Server, path: &str, content_type: &str, key: &str, body: Vec<u8>) -> Answer {
+async fn post(server: &Server, path: &str, content_type: &str, key: &str, body: Vec<u8>) -> TestResponse {
     let mut request = Request::post(path).header("idempotency-key", key);
     if !content_type.is_empty() {
         request = request.header("content-type", content_type);
     }
-    server.answer(request.body(Body::from(body)).unwrap()).await
+    server.send(request.body(Body::from(body)).unwrap()).await
 }
 
 #[track_caller]
-fn assert_same(retry: &Answer, first: &Answer) {
+fn assert_same(retry: &TestResponse, first: &TestResponse) {
     assert_eq!((retry.status, &retry.bytes), (first.status, &first.bytes), "{retry:?}");
     for header in ["location", "content-type"] {
         assert_eq!(retry.header(header), first.header(header));
@@ -34,7 +34,7 @@ async fn every_creating_request_can_be_retried() {
         state.intake.import_root = Some(folder.join("root"));
     })
     .await;
-    server.crown(model::small(32, 1)).await;
+    server.promote(model::small(32, 1)).await;
     let run = server.queue(1).await;
     let dataset = server.get(&run).await.text("/dataset_id");
     let json = |value: Value| ("application/json".to_owned(), value.to_string().into_bytes());
@@ -122,10 +122,10 @@ async fn one_of_several_concurrent_requests_with_the_same_key_is_handled() {
     let body = json!({"name": "one"}).to_string().into_bytes();
     let requests = (0..8).map(|_| post(&server, "/v1/datasets", "application/json", KEY, body.clone()));
     let answers = futures_util::future::join_all(requests).await;
-    for answer in &answers {
-        assert!([201, 409].contains(&answer.status), "{answer:?}");
+    for response in &answers {
+        assert!([201, 409].contains(&response.status), "{response:?}");
     }
-    assert!(answers.iter().any(|answer| answer.status == 201));
+    assert!(answers.iter().any(|response| response.status == 201));
     assert_eq!(server.get("/v1/datasets").await.items(), 1);
 }
 
@@ -139,7 +139,7 @@ async fn malformed_keys_and_streamed_responses_are_refused() {
     }
     let request =
         Request::post("/v1/predictions").header("idempotency-key", KEY).header("accept", "application/x-ndjson");
-    let refused = server.answer(request.body(Body::from(png(48, 48, 1))).unwrap()).await;
+    let refused = server.send(request.body(Body::from(png(48, 48, 1))).unwrap()).await;
     refused.assert_problem(400, "/v1/predictions");
     assert_eq!(server.get("/v1/datasets").await.items(), 0);
 }

@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::support::{Answer, Part, Server, assert_close, model, multipart, png};
+use crate::support::{Part, Server, TestResponse, assert_close, model, multipart, png};
 
 const PREDICTIONS: &str = "/v1/predictions";
 const CHALLENGER: &str = "/v1/models/aliases/challenger";
 const NOBODY: &str = "01890a5d-ac96-774b-bcce-b302099a8057";
 
-async fn classify(server: &Server, query: &str, shade: u8) -> Answer {
+async fn classify(server: &Server, query: &str, shade: u8) -> TestResponse {
     server.request("POST", &format!("{PREDICTIONS}{query}"), "image/png", png(48, 48, shade)).await
 }
 
@@ -18,28 +18,28 @@ async fn upload(server: &Server, seed: u64) -> String {
     server.request("POST", "/v1/models", "application/octet-stream", model::small(32, seed)).await.text("/id")
 }
 
-async fn put(server: &Server, path: &str, body: Value) -> Answer {
+async fn put(server: &Server, path: &str, body: Value) -> TestResponse {
     server.request("PUT", path, "application/json", body.to_string().into()).await
 }
 
-async fn live(server: &Server, model: &str) -> Answer {
-    let answer = server.get(&format!("/v1/models/{model}/live")).await;
-    assert_eq!(answer.status, 200, "{answer:?}");
-    answer
+async fn live(server: &Server, model: &str) -> TestResponse {
+    let response = server.get(&format!("/v1/models/{model}/live")).await;
+    assert_eq!(response.status, 200, "{response:?}");
+    response
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn serves_a_named_model_alongside_the_champion() {
     let server = Server::start().await;
-    let champion = server.crown(model::small(32, 1)).await;
+    let champion = server.promote(model::small(32, 1)).await;
     let others = [upload(&server, 2).await, upload(&server, 3).await];
     let plain = classify(&server, "", 1).await;
     assert_eq!(plain.text("/model/id"), champion);
     // The limit is two loaded models: each of the others evicts the other one and is loaded again.
     for (round, other) in others.iter().cycle().take(4).enumerate() {
-        let answer = classify(&server, &format!("?model={other}"), 1).await;
-        assert_eq!((answer.status, answer.text("/model/id")), (200, other.clone()), "round {round}");
-        assert_ne!(answer.at("/probabilities"), plain.at("/probabilities"));
+        let response = classify(&server, &format!("?model={other}"), 1).await;
+        assert_eq!((response.status, response.text("/model/id")), (200, other.clone()), "round {round}");
+        assert_ne!(response.at("/probabilities"), plain.at("/probabilities"));
         assert_close(&classify(&server, "?model=champion", 1).await.at("/probabilities"), &plain.at("/probabilities"));
     }
     let loaded = |id: &str| server.state.serving.engine.is_loaded(id.parse().unwrap());
@@ -47,7 +47,7 @@ async fn serves_a_named_model_alongside_the_champion() {
     // Concurrently: a model that is evicted meanwhile is loaded once more.
     let [one, other] = others.each_ref().map(|id| format!("?model={id}"));
     let (one, other) = tokio::join!(classify(&server, &one, 1), classify(&server, &other, 1));
-    assert!([&one, &other].iter().all(|answer| matches!(answer.status, 200 | 409)), "{one:?} {other:?}");
+    assert!([&one, &other].iter().all(|response| matches!(response.status, 200 | 409)), "{one:?} {other:?}");
     assert_eq!(classify(&server, &format!("?model={NOBODY}"), 1).await.status, 404);
     assert_eq!(server.delete(&format!("/v1/models/{}", others[1])).await.status, 204);
     assert!(!loaded(&others[1]), "a model that is removed is let go of");
@@ -56,7 +56,7 @@ async fn serves_a_named_model_alongside_the_champion() {
 #[tokio::test]
 async fn a_damaged_model_file_is_not_loaded_and_the_champion_keeps_serving() {
     let server = Server::start().await;
-    server.crown(model::small(32, 1)).await;
+    server.promote(model::small(32, 1)).await;
     let broken = server.request("POST", "/v1/models", "application/octet-stream", model::small(32, 2)).await;
     std::fs::write(server.state.stores.blobs.path(&broken.text("/sha256").try_into().unwrap()), b"damaged").unwrap();
     assert_eq!(classify(&server, &format!("?model={}", broken.text("/id")), 1).await.status, 500);
@@ -68,7 +68,7 @@ async fn a_damaged_model_file_is_not_loaded_and_the_champion_keeps_serving() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_challenger_is_compared_with_the_champion_and_disagreement_reported() {
     let server = Server::start().await;
-    let champion = server.crown(model::small(32, 1)).await;
+    let champion = server.promote(model::small(32, 1)).await;
     let challenger = upload(&server, 2).await;
     assert_eq!(put(&server, CHALLENGER, json!({"model_id": challenger})).await.status, 200);
     let (mut served, mut own) = (Vec::new(), Vec::new());
@@ -102,11 +102,11 @@ async fn a_challenger_is_compared_with_the_champion_and_disagreement_reported() 
 }
 
 /// The live statistics once the challenger has classified all images of its share.
-async fn compared(server: &Server, challenger: &str, count: u64) -> Answer {
+async fn compared(server: &Server, challenger: &str, count: u64) -> TestResponse {
     for _ in 0..200 {
-        let answer = live(server, challenger).await;
-        if answer.at("/shadow/compared") == json!(count) {
-            return answer;
+        let response = live(server, challenger).await;
+        if response.at("/shadow/compared") == json!(count) {
+            return response;
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
@@ -125,17 +125,17 @@ async fn live_statistics_report_traffic_classes_latency_and_drift_by_the_hour() 
     for shade in 0..20 {
         *classes.entry(classify(&server, "", shade).await.text("/prediction")).or_default() += 1;
     }
-    let answer = live(&server, &trained).await;
-    assert_eq!((answer.at("/predictions"), answer.at("/classes")), (json!(20), json!(classes)));
-    let number = |pointer: &str| answer.at(pointer).as_f64().unwrap_or_else(|| panic!("{pointer}: {answer:?}"));
+    let response = live(&server, &trained).await;
+    assert_eq!((response.at("/predictions"), response.at("/classes")), (json!(20), json!(classes)));
+    let number = |pointer: &str| response.at(pointer).as_f64().unwrap_or_else(|| panic!("{pointer}: {response:?}"));
     assert!(number("/latency/p50_ms") > 0.0 && number("/latency/p50_ms") <= number("/latency/p99_ms"));
     assert!((1.0 / 3.0 - 0.02..=1.0).contains(&number("/confidence/mean")));
     assert!(number("/confidence/p10") <= number("/confidence/p50"));
-    assert_eq!(answer.at("/drift/trained_images"), json!(6), "the training images, and no others");
-    let drift = answer.at("/drift/statistics");
+    assert_eq!(response.at("/drift/trained_images"), json!(6), "the training images, and no others");
+    let drift = response.at("/drift/statistics");
     assert_eq!(drift.as_array().unwrap().len(), 6);
     assert_eq!((&drift[0]["verdict"], &drift[0]["psi"]), (&json!("too-few"), &Value::Null), "{drift}");
-    let hours = answer.at("/hours").as_array().unwrap().clone();
+    let hours = response.at("/hours").as_array().unwrap().clone();
     assert!((1..=2).contains(&hours.len()));
     assert_eq!(hours.iter().map(|hour| hour["predictions"].as_u64().unwrap()).sum::<u64>(), 20);
     // The statistics of the training images remain when the images are deleted.
@@ -157,7 +157,7 @@ async fn live_statistics_report_traffic_classes_latency_and_drift_by_the_hour() 
 #[tokio::test]
 async fn feedback_is_stored_counted_and_withdrawn() {
     let server = Server::start().await;
-    let model = server.crown(model::small(32, 1)).await;
+    let model = server.promote(model::small(32, 1)).await;
     let served = classify(&server, "", 1).await;
     let path = format!("{PREDICTIONS}/{}", served.text("/id"));
     let feedback = format!("{path}/feedback");
@@ -183,7 +183,7 @@ async fn feedback_is_stored_counted_and_withdrawn() {
 #[tokio::test]
 async fn feedback_with_the_image_adds_it_to_a_data_set() {
     let server = Server::start().await;
-    server.crown(model::small(32, 1)).await;
+    server.promote(model::small(32, 1)).await;
     let served = classify(&server, "", 1).await;
     let dataset = server.dataset("confirmed").await;
     let feedback = format!("{PREDICTIONS}/{}/feedback", served.text("/id"));
@@ -216,6 +216,6 @@ async fn feedback_with_the_image_adds_it_to_a_data_set() {
     );
 }
 
-async fn hash_of(server: &Server, served: &Answer) -> String {
+async fn hash_of(server: &Server, served: &TestResponse) -> String {
     server.get(&format!("{PREDICTIONS}/{}", served.text("/id"))).await.text("/input_sha256")
 }

@@ -17,7 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 #[tokio::test]
 async fn metrics_of_requests_and_predictions_parse_as_openmetrics() {
     let server = Server::start().await;
-    server.crown(model::small(32, 1)).await;
+    server.promote(model::small(32, 1)).await;
     for shade in 0..3 {
         assert_eq!(classify(&server, png(48, 48, shade)).await, 200);
     }
@@ -93,7 +93,7 @@ async fn training_metrics_exist_only_while_a_run_trains() {
 async fn the_number_of_series_does_not_grow_with_request_paths() {
     let server = Server::start().await;
     // Each kind of response once.
-    let ask = async |from: u32, to: u32| {
+    let request = async |from: u32, to: u32| {
         for i in from..to {
             let id = format!("01890a5d-ac96-774b-bcce-{i:012}");
             for path in [
@@ -114,9 +114,9 @@ async fn the_number_of_series_does_not_grow_with_request_paths() {
         }
         Measured::of(&server).await.series()
     };
-    ask(0, 2).await;
-    let before = ask(2, 4).await;
-    assert_eq!(ask(4, 60).await, before);
+    request(0, 2).await;
+    let before = request(2, 4).await;
+    assert_eq!(request(4, 60).await, before);
 }
 
 #[tokio::test]
@@ -167,9 +167,12 @@ struct Measured {
 
 impl Measured {
     async fn of(server: &Server) -> Self {
-        let answer = server.get("/metrics").await;
-        assert_eq!((answer.status, answer.header("content-type")), (200, "text/plain; version=0.0.4; charset=utf-8"));
-        let text = String::from_utf8(answer.bytes).unwrap();
+        let response = server.get("/metrics").await;
+        assert_eq!(
+            (response.status, response.header("content-type")),
+            (200, "text/plain; version=0.0.4; charset=utf-8")
+        );
+        let text = String::from_utf8(response.bytes).unwrap();
         let parsed = parse_prometheus(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
         let families =
             parsed.families.into_values().map(|family| (family.family_name, family.family_type, family.help));

@@ -83,7 +83,7 @@ async fn assert_not_stored(files: Vec<TestFile>) {
         state.intake.keep_file_names = true;
     })
     .await;
-    server.crown(model::small(32, 1)).await;
+    server.promote(model::small(32, 1)).await;
     let dataset = server.dataset("chests").await;
     let path = format!("/v1/datasets/{dataset}/radiographs");
     for TestFile { name, bytes, .. } in &files {
@@ -92,7 +92,7 @@ async fn assert_not_stored(files: Vec<TestFile>) {
         let request = Request::post(&path)
             .header("content-type", content_type)
             .header("idempotency-key", &sent.replace(|c: char| !c.is_ascii(), "x"));
-        let stored = server.answer(request.body(Body::from(body)).unwrap()).await;
+        let stored = server.send(request.body(Body::from(body)).unwrap()).await;
         assert_eq!((stored.status, stored.text("/items/0/file_name")), (201, sent.clone()), "{stored:?}");
         let shown = stored.text("/items/0/radiograph/file_name");
         let sha256 = stored.text("/items/0/radiograph/sha256");
@@ -171,7 +171,7 @@ async fn no_part_of_the_name_of_a_real_file_reaches_the_data_folder() {
 async fn uploaded_names_are_replaced_unless_the_server_is_configured_to_store_them() {
     for keep in [false, true] {
         let server = Server::with(|state, _| state.intake.keep_file_names = keep).await;
-        server.crown(model::small(32, 1)).await;
+        server.promote(model::small(32, 1)).await;
         let dataset = server.dataset("named").await;
         let image = png(48, 48, 7);
         let stored = server.upload(&dataset, &[Part::File("folder/Zyxwander.png", &image)]).await;

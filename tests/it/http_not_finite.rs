@@ -8,22 +8,22 @@ use thorax::{
     store::{self, Model},
 };
 
-use crate::support::{Answer, Part, Server, encode, model, multipart, png};
+use crate::support::{Part, Server, TestResponse, encode, model, multipart, png};
 
 const PREDICTIONS: &str = "/v1/predictions";
 const MODELS: &str = "/v1/models";
 const CHAMPION: &str = "/v1/models/aliases/champion";
 
-async fn upload(server: &Server, file: Vec<u8>) -> Answer {
+async fn upload(server: &Server, file: Vec<u8>) -> TestResponse {
     server.request("POST", MODELS, "application/octet-stream", file).await
 }
 
-async fn put(server: &Server, alias: &str, model: &str) -> Answer {
+async fn put(server: &Server, alias: &str, model: &str) -> TestResponse {
     let body = json!({ "model_id": model }).to_string().into();
     server.request("PUT", &format!("/v1/models/aliases/{alias}"), "application/json", body).await
 }
 
-async fn classify(server: &Server, query: &str, image: Vec<u8>) -> Answer {
+async fn classify(server: &Server, query: &str, image: Vec<u8>) -> TestResponse {
     server.request("POST", &format!("{PREDICTIONS}{query}"), "image/png", image).await
 }
 
@@ -64,7 +64,7 @@ async fn stored(server: &Server, file: Vec<u8>) -> String {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stored_model_that_is_not_finite_is_neither_promoted_nor_loaded() {
     let server = Server::start().await;
-    let champion = server.crown(model::small(32, 1)).await;
+    let champion = server.promote(model::small(32, 1)).await;
     for (file, reason) in unusable() {
         let model = stored(&server, file).await;
         for alias in ["champion", "challenger"] {
@@ -93,7 +93,7 @@ const NOT_FINITE: &str = "thorax_predictions_not_finite_total";
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_result_that_is_not_finite_is_a_500_and_never_a_prediction() {
     let server = Server::start().await;
-    server.crown(model::overflowing_on_chequers()).await;
+    server.promote(model::overflowing_on_chequers()).await;
     let (good, bad) = (png(32, 32, 1), encode(32, 32, &model::chequers()));
     assert_eq!(classify(&server, "", good.clone()).await.status, 200);
     for query in ["", "?explain=true", "?model=champion"] {
@@ -138,7 +138,7 @@ async fn a_result_that_is_not_finite_is_a_500_and_never_a_prediction() {
     assert_eq!(server.get(PREDICTIONS).await.items(), 3, "one alone, two of the form");
 }
 
-async fn ended(server: &Server, job: &str) -> Answer {
+async fn ended(server: &Server, job: &str) -> TestResponse {
     for _ in 0..600 {
         let shown = server.get(job).await;
         if shown.at("/finished_at").is_string() {
@@ -152,7 +152,7 @@ async fn ended(server: &Server, job: &str) -> Answer {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_result_of_the_challenger_that_is_not_finite_is_counted_and_not_compared() {
     let server = Server::start().await;
-    server.crown(model::small(32, 1)).await;
+    server.promote(model::small(32, 1)).await;
     let challenger = upload(&server, model::overflowing_on_chequers()).await.text("/id");
     assert_eq!(put(&server, "challenger", &challenger).await.status, 200);
     assert_eq!(classify(&server, "", encode(32, 32, &model::chequers())).await.status, 200);

@@ -7,7 +7,7 @@ use flate2::{Compression, write::GzEncoder};
 use serde_json::{Value, json};
 use thorax::{domain::Sha256, service::PredictionJobs};
 
-use crate::support::{Answer, Server, assert_close, model, png};
+use crate::support::{Server, TestResponse, assert_close, model, png};
 
 const JOBS: &str = "/v1/prediction-jobs";
 const PREDICTIONS: &str = "/v1/predictions";
@@ -15,7 +15,7 @@ const NDJSON: &str = "application/x-ndjson";
 const NOBODY: &str = "01890a5d-ac96-774b-bcce-b302099a8057";
 
 /// Waits for the end of the job and returns it.
-async fn ended(server: &Server, created: &Answer) -> Answer {
+async fn ended(server: &Server, created: &TestResponse) -> TestResponse {
     assert_eq!(created.status, 202, "{created:?}");
     let path = created.header("location").to_owned();
     for _ in 0..600 {
@@ -28,10 +28,10 @@ async fn ended(server: &Server, created: &Answer) -> Answer {
     panic!("{:?} did not end", server.get(&path).await);
 }
 
-async fn lines(server: &Server, job: &Answer) -> Vec<Value> {
-    let answer = server.get_as(&format!("{JOBS}/{}/results", job.text("/id")), NDJSON).await;
-    assert_eq!((answer.status, answer.header("content-type")), (200, NDJSON));
-    answer
+async fn lines(server: &Server, job: &TestResponse) -> Vec<Value> {
+    let response = server.get_as(&format!("{JOBS}/{}/results", job.text("/id")), NDJSON).await;
+    assert_eq!((response.status, response.header("content-type")), (200, NDJSON));
+    response
         .bytes
         .split(|byte| *byte == b'\n')
         .filter(|line| !line.is_empty())
@@ -39,7 +39,7 @@ async fn lines(server: &Server, job: &Answer) -> Vec<Value> {
         .collect()
 }
 
-async fn send(server: &Server, media_type: &str, archive: Vec<u8>) -> Answer {
+async fn send(server: &Server, media_type: &str, archive: Vec<u8>) -> TestResponse {
     server.request("POST", JOBS, media_type, archive).await
 }
 
@@ -72,7 +72,7 @@ fn zip(files: &[(&str, &[u8])]) -> Vec<u8> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_job_scores_a_data_set_like_single_predictions() {
     let server = Server::start().await;
-    server.crown(model::small(32, 1)).await;
+    server.promote(model::small(32, 1)).await;
     let dataset = server.dataset("drawn").await;
     server.fill(&dataset, "train", 0, 3).await;
     server.fill(&dataset, "test", 100, 2).await;
@@ -111,7 +111,7 @@ async fn a_job_scores_a_data_set_like_single_predictions() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn archives_of_each_kind_are_scored_and_then_deleted() {
     let server = Server::start().await;
-    server.crown(model::small(32, 1)).await;
+    server.promote(model::small(32, 1)).await;
     let other = server.request("POST", "/v1/models", "application/octet-stream", model::small(48, 2)).await.text("/id");
     let (first, second) = (png(48, 48, 1), png(48, 48, 2));
     let files: [(&str, &[u8]); 4] =
@@ -155,7 +155,7 @@ async fn archives_of_each_kind_are_scored_and_then_deleted() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_interrupted_job_resumes_after_its_last_result() {
     let server = Server::start().await;
-    server.crown(model::small(32, 1)).await;
+    server.promote(model::small(32, 1)).await;
     let images: Vec<Vec<u8>> = (0..40).map(|shade| png(48, 48, shade)).collect();
     let names: Vec<String> = (0..40).map(|at| format!("{at:02}.png")).collect();
     let files: Vec<(&str, &[u8])> = names.iter().zip(&images).map(|(name, image)| (name.as_str(), &**image)).collect();
@@ -230,7 +230,7 @@ fn before(sequence: u64, radiograph_id: Option<thorax::domain::RadiographId>) ->
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn serves_clients_while_a_job_runs_and_a_job_can_be_cancelled() {
     let server = Server::start().await;
-    server.crown(model::resnet(64, 1)).await;
+    server.promote(model::resnet(64, 1)).await;
     let image = png(48, 48, 1);
     let names: Vec<String> = (0..2000).map(|at| format!("{at}.png")).collect();
     let files: Vec<(&str, &[u8])> = names.iter().map(|name| (name.as_str(), &*image)).collect();
@@ -262,10 +262,10 @@ async fn rejects_jobs_that_cannot_be_scored() {
     let dataset = server.dataset("empty").await;
     let of = |dataset: &str| json!({"dataset_id": dataset});
     server.post(JOBS, of(&dataset)).await.assert_problem(503, JOBS);
-    server.crown(model::small(32, 1)).await;
+    server.promote(model::small(32, 1)).await;
     let pointers = async |body: Value| {
-        let answer = server.post(JOBS, body).await;
-        (answer.status, answer.pointers())
+        let response = server.post(JOBS, body).await;
+        (response.status, response.pointers())
     };
     assert_eq!(pointers(of(&dataset)).await, (422, vec!["/dataset_id".into()]));
     assert_eq!(pointers(of(NOBODY)).await, (422, vec!["/dataset_id".into()]));
@@ -286,7 +286,7 @@ async fn rejects_jobs_that_cannot_be_scored() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_job_whose_model_was_deleted_fails_with_the_reason() {
     let server = Server::start().await;
-    server.crown(model::small(32, 1)).await;
+    server.promote(model::small(32, 1)).await;
     let other = server.request("POST", "/v1/models", "application/octet-stream", model::small(32, 2)).await;
     let first = start_long_job(&server).await;
     let submitted = server

@@ -11,7 +11,7 @@ use thorax::{
     nn::DeviceChoice,
 };
 
-use crate::support::{Answer, MAX_UPLOAD_BYTES, Part, Server, assert_close, bomb, model, multipart, png};
+use crate::support::{MAX_UPLOAD_BYTES, Part, Server, TestResponse, assert_close, bomb, model, multipart, png};
 
 const NOBODY: &str = "01890a5d-ac96-774b-bcce-b302099a8057";
 const PREDICTIONS: &str = "/v1/predictions";
@@ -20,9 +20,9 @@ const CHAMPION: &str = "/v1/models/aliases/champion";
 #[tokio::test]
 async fn without_a_model_predictions_return_503_with_retry_after() {
     let server = Server::start().await;
-    let answer = classify(&server, png(48, 48, 1)).await;
-    answer.assert_problem(503, PREDICTIONS);
-    assert!(!answer.header("retry-after").is_empty());
+    let response = classify(&server, png(48, 48, 1)).await;
+    response.assert_problem(503, PREDICTIONS);
+    assert!(!response.header("retry-after").is_empty());
     assert_eq!(server.get("/health/ready").await.status, 503);
     server.get(CHAMPION).await.assert_problem(404, CHAMPION);
 }
@@ -55,7 +55,7 @@ async fn rejects_files_that_are_not_models() {
 #[tokio::test]
 async fn an_alias_points_to_an_existing_model_and_protects_it() {
     let server = Server::start().await;
-    let id = server.crown(model::small(32, 1)).await;
+    let id = server.promote(model::small(32, 1)).await;
     assert_eq!(server.get(CHAMPION).await.text("/id"), id);
     let nobody = put_champion(&server, NOBODY).await;
     assert_eq!((nobody.status, nobody.pointers()), (422, vec!["/model_id".into()]));
@@ -72,7 +72,7 @@ async fn an_alias_points_to_an_existing_model_and_protects_it() {
 #[tokio::test]
 async fn a_champion_that_cannot_be_loaded_leaves_the_previous_one_serving() {
     let server = Server::start().await;
-    let id = server.crown(model::small(32, 1)).await;
+    let id = server.promote(model::small(32, 1)).await;
     let broken = upload_model(&server, "", model::small(32, 2)).await;
     let hash = broken.text("/sha256").try_into().unwrap();
     std::fs::write(server.state.stores.blobs.path(&hash), b"damaged").unwrap();
@@ -84,21 +84,24 @@ async fn a_champion_that_cannot_be_loaded_leaves_the_previous_one_serving() {
 #[tokio::test]
 async fn a_prediction_has_class_model_timing_and_notice_and_is_recorded() {
     let server = Server::start().await;
-    let id = server.crown(model::small(32, 1)).await;
-    let answer = classify(&server, png(48, 48, 1)).await;
-    assert_eq!((answer.status, answer.text("/model/id"), answer.text("/model/alias")), (200, id, "champion".into()));
-    assert_is_distribution(&answer);
-    assert!(answer.text("/notice").to_lowercase().contains("research"), "{}", answer.text("/notice"));
-    assert!(answer.at("/timing/inference_ms").as_f64().unwrap() > 0.0);
-    let recorded = server.get(&format!("{PREDICTIONS}/{}", answer.text("/id"))).await;
-    assert_eq!(recorded.at("/probabilities"), answer.at("/probabilities"));
-    assert_eq!(server.get(PREDICTIONS).await.text("/items/0/id"), answer.text("/id"));
+    let id = server.promote(model::small(32, 1)).await;
+    let response = classify(&server, png(48, 48, 1)).await;
+    assert_eq!(
+        (response.status, response.text("/model/id"), response.text("/model/alias")),
+        (200, id, "champion".into())
+    );
+    assert_is_distribution(&response);
+    assert!(response.text("/notice").to_lowercase().contains("research"), "{}", response.text("/notice"));
+    assert!(response.at("/timing/inference_ms").as_f64().unwrap() > 0.0);
+    let recorded = server.get(&format!("{PREDICTIONS}/{}", response.text("/id"))).await;
+    assert_eq!(recorded.at("/probabilities"), response.at("/probabilities"));
+    assert_eq!(server.get(PREDICTIONS).await.text("/items/0/id"), response.text("/id"));
 }
 
 #[tokio::test]
 async fn a_form_returns_one_result_or_one_per_file() {
     let server = Server::start().await;
-    server.crown(model::small(32, 1)).await;
+    server.promote(model::small(32, 1)).await;
     let (good, bad) = (png(48, 48, 1), b"no image".to_vec());
     let alone = form(&server, &[Part::File("a.png", &good)]).await;
     assert_eq!(alone.at("/probabilities"), classify(&server, good.clone()).await.at("/probabilities"));
@@ -118,7 +121,7 @@ async fn a_form_returns_one_result_or_one_per_file() {
 #[tokio::test]
 async fn reads_every_kind_of_png_and_jpeg() {
     let server = Server::start().await;
-    server.crown(model::small(32, 1)).await;
+    server.promote(model::small(32, 1)).await;
     let grey = image::load_from_memory(&png(48, 48, 1)).unwrap();
     let kinds: [DynamicImage; 5] = [
         grey.to_luma8().into(),
@@ -129,8 +132,8 @@ async fn reads_every_kind_of_png_and_jpeg() {
     ];
     let expected = classify(&server, png(48, 48, 1)).await.text("/prediction");
     for kind in kinds {
-        let answer = classify(&server, encoded(&kind)).await;
-        assert_eq!((answer.status, answer.text("/prediction")), (200, expected.clone()), "{:?}", kind.color());
+        let response = classify(&server, encoded(&kind)).await;
+        assert_eq!((response.status, response.text("/prediction")), (200, expected.clone()), "{:?}", kind.color());
     }
     let mut jpeg = Vec::new();
     Encoder::new(&mut jpeg, 90).encode(grey.to_luma8().as_raw(), 48, 48, ColorType::Luma).unwrap();
@@ -140,7 +143,7 @@ async fn reads_every_kind_of_png_and_jpeg() {
 #[tokio::test]
 async fn rejects_unusable_images_before_decoding_them() {
     let server = Server::start().await;
-    server.crown(model::small(32, 1)).await;
+    server.promote(model::small(32, 1)).await;
     let text = b"a text file named scan.png".to_vec();
     classify(&server, text.clone()).await.assert_problem(415, PREDICTIONS);
     server.request("POST", PREDICTIONS, "text/plain", text).await.assert_problem(415, PREDICTIONS);
@@ -157,16 +160,16 @@ async fn rejects_unusable_images_before_decoding_them() {
 #[tokio::test]
 async fn the_requested_model_serves_and_no_other_is_substituted() {
     let server = Server::start().await;
-    server.crown(model::small(32, 1)).await;
+    server.promote(model::small(32, 1)).await;
     let other = upload_model(&server, "", model::small(32, 2)).await.text("/id");
-    let ask = async |model: &str| {
+    let request = async |model: &str| {
         server.request("POST", &format!("{PREDICTIONS}?model={model}"), "image/png", png(48, 48, 1)).await
     };
-    assert_eq!(ask("champion").await.status, 200);
-    let answer = ask(&other).await;
-    assert_eq!((answer.status, answer.text("/model/id")), (200, other));
-    ask(NOBODY).await.assert_problem(404, PREDICTIONS);
-    ask("nobody").await.assert_problem(404, PREDICTIONS);
+    assert_eq!(request("champion").await.status, 200);
+    let response = request(&other).await;
+    assert_eq!((response.status, response.text("/model/id")), (200, other));
+    request(NOBODY).await.assert_problem(404, PREDICTIONS);
+    request("nobody").await.assert_problem(404, PREDICTIONS);
 }
 
 #[tokio::test]
@@ -178,22 +181,22 @@ async fn a_full_queue_returns_429_and_then_drains() {
         state.telemetry.metrics = Metrics::new(state.serving.engine.metrics().clone());
     })
     .await;
-    server.crown(model::small(32, 1)).await;
+    server.promote(model::small(32, 1)).await;
     let answers = futures_util::future::join_all((0..16).map(|_| classify(&server, png(640, 640, 1)))).await;
-    let refused = answers.iter().filter(|answer| answer.status == 429).collect::<Vec<_>>();
+    let refused = answers.iter().filter(|response| response.status == 429).collect::<Vec<_>>();
     assert!(!refused.is_empty() && refused.len() < 16, "{} of 16 refused", refused.len());
-    for answer in &refused {
-        answer.assert_problem(429, PREDICTIONS);
-        assert!(!answer.header("retry-after").is_empty());
+    for response in &refused {
+        response.assert_problem(429, PREDICTIONS);
+        assert!(!response.header("retry-after").is_empty());
     }
-    assert_eq!(refused.len() + answers.iter().filter(|answer| answer.status == 200).count(), 16);
+    assert_eq!(refused.len() + answers.iter().filter(|response| response.status == 200).count(), 16);
     assert_eq!(classify(&server, png(48, 48, 1)).await.status, 200);
 }
 
 #[tokio::test]
 async fn concurrent_clients_get_the_same_results_as_sequential_ones() {
     let server = Server::start().await;
-    server.crown(model::small(32, 1)).await;
+    server.promote(model::small(32, 1)).await;
     let (a, b) = (classify(&server, png(48, 48, 1)).await, classify(&server, png(64, 64, 90)).await);
     let (c, d) = tokio::join!(classify(&server, png(48, 48, 1)), classify(&server, png(64, 64, 90)));
     for (alone, together) in [(a, c), (b, d)] {
@@ -202,12 +205,12 @@ async fn concurrent_clients_get_the_same_results_as_sequential_ones() {
 }
 
 /// Asserts that the probabilities sum to 1 and that the prediction is the most probable class.
-fn assert_is_distribution(answer: &Answer) {
-    let probabilities = answer.at("/probabilities");
+fn assert_is_distribution(response: &TestResponse) {
+    let probabilities = response.at("/probabilities");
     let values: Vec<f64> = probabilities.as_object().unwrap().values().map(|p| p.as_f64().unwrap()).collect();
     assert!(values.len() == 3 && (values.iter().sum::<f64>() - 1.0).abs() < 1e-4, "{probabilities}");
     let highest = values.iter().copied().fold(0.0, f64::max);
-    assert_eq!(probabilities[answer.text("/prediction")], json!(highest));
+    assert_eq!(probabilities[response.text("/prediction")], json!(highest));
 }
 
 fn encoded(image: &DynamicImage) -> Vec<u8> {
@@ -216,20 +219,20 @@ fn encoded(image: &DynamicImage) -> Vec<u8> {
     bytes.into_inner()
 }
 
-async fn classify(server: &Server, image: Vec<u8>) -> Answer {
+async fn classify(server: &Server, image: Vec<u8>) -> TestResponse {
     server.request("POST", PREDICTIONS, "image/png", image).await
 }
 
-async fn form(server: &Server, parts: &[Part<'_>]) -> Answer {
+async fn form(server: &Server, parts: &[Part<'_>]) -> TestResponse {
     let (content_type, body) = multipart(parts);
     server.request("POST", PREDICTIONS, &content_type, body).await
 }
 
-async fn upload_model(server: &Server, query: &str, file: Vec<u8>) -> Answer {
+async fn upload_model(server: &Server, query: &str, file: Vec<u8>) -> TestResponse {
     server.request("POST", &format!("/v1/models{query}"), "application/octet-stream", file).await
 }
 
-async fn put_champion(server: &Server, id: &str) -> Answer {
+async fn put_champion(server: &Server, id: &str) -> TestResponse {
     let body: Value = json!({ "model_id": id });
     server.request("PUT", CHAMPION, "application/json", body.to_string().into()).await
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Answer, Server};
+use crate::support::{Server, TestResponse};
 
 /// Each operation of the document: method, path with a value for each parameter, description.
 fn operations() -> Vec<(String, String, Value)> {
@@ -21,8 +21,8 @@ fn operations() -> Vec<(String, String, Value)> {
 }
 
 /// The detail of an error, of a problem document or of the Open Inference Protocol.
-fn text(answer: &Answer) -> String {
-    String::from_utf8_lossy(&answer.bytes).into_owned()
+fn text(response: &TestResponse) -> String {
+    String::from_utf8_lossy(&response.bytes).into_owned()
 }
 
 #[tokio::test]
@@ -51,8 +51,8 @@ async fn a_documented_query_parameter_is_never_unknown() {
         let parameters = operation["parameters"].as_array().cloned().unwrap_or_default();
         for parameter in parameters.iter().filter(|parameter| parameter["in"] == "query") {
             let name = parameter["name"].as_str().unwrap();
-            let answer = server.request(&method, &format!("{path}?{name}=1"), "", Vec::new()).await;
-            assert!(!text(&answer).contains("unknown query parameter"), "{method} {path} {name}: {answer:?}");
+            let response = server.request(&method, &format!("{path}?{name}=1"), "", Vec::new()).await;
+            assert!(!text(&response).contains("unknown query parameter"), "{method} {path} {name}: {response:?}");
         }
     }
 }
@@ -128,8 +128,8 @@ async fn no_error_has_the_words_of_the_parsers() {
                 answers.push(server.request(&method, &path, "application/json", body.into()).await);
             }
         }
-        for answer in answers {
-            let text = text(&answer);
+        for response in answers {
+            let text = text(&response);
             for words in [
                 "deserialize",
                 "u32",

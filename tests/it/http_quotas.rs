@@ -9,7 +9,7 @@ use axum::{
 use serde_json::json;
 use thorax::http::{ClientAddress, QuotaConfig, Quotas};
 
-use crate::support::{Answer, Part, Server, multipart, png};
+use crate::support::{Part, Server, TestResponse, multipart, png};
 
 const KEY: &str = "a-key-of-the-tests";
 
@@ -21,13 +21,13 @@ async fn limited(key: Option<&str>, config: QuotaConfig) -> Server {
     .await
 }
 
-async fn send(server: &Server, request: axum::http::request::Builder, body: Body, address: &str) -> Answer {
+async fn send(server: &Server, request: axum::http::request::Builder, body: Body, address: &str) -> TestResponse {
     let mut request = request.header("authorization", format!("Bearer {KEY}")).body(body).unwrap();
     request.extensions_mut().insert(ClientAddress(address.parse::<IpAddr>().unwrap()));
-    server.answer(request).await
+    server.send(request).await
 }
 
-async fn get(server: &Server, path: &str, address: &str) -> Answer {
+async fn get(server: &Server, path: &str, address: &str) -> TestResponse {
     send(server, Request::get(path), Body::empty(), address).await
 }
 
@@ -37,10 +37,10 @@ async fn requests_beyond_the_rate_of_an_address_get_429_with_the_time_to_wait() 
         let config = QuotaConfig { requests_per_minute: Some(5), ..QuotaConfig::default() };
         let server = limited(key, config).await;
         for remaining in ["4", "3", "2", "1", "0"] {
-            let answer = get(&server, "/v1/datasets", "192.0.2.1").await;
-            assert_eq!((answer.status, answer.header("ratelimit-limit")), (200, "5"));
-            assert_eq!(answer.header("ratelimit-remaining"), remaining);
-            assert!((1..=60).contains(&answer.header("ratelimit-reset").parse::<u32>().unwrap()));
+            let response = get(&server, "/v1/datasets", "192.0.2.1").await;
+            assert_eq!((response.status, response.header("ratelimit-limit")), (200, "5"));
+            assert_eq!(response.header("ratelimit-remaining"), remaining);
+            assert!((1..=60).contains(&response.header("ratelimit-reset").parse::<u32>().unwrap()));
         }
         for path in ["/v1/datasets", "/", "/v2", "/no-such-path"] {
             let refused = get(&server, path, "192.0.2.1").await;
@@ -52,8 +52,8 @@ async fn requests_beyond_the_rate_of_an_address_get_429_with_the_time_to_wait() 
             assert_eq!(get(&server, path, "192.0.2.1").await.status, 200, "{path}");
         }
         for host in 0..6u8 {
-            let answer = get(&server, "/v1/datasets", &format!("2001:db8:1:2::{host:x}")).await;
-            assert_eq!(answer.status, if host < 5 { 200 } else { 429 }, "one network");
+            let response = get(&server, "/v1/datasets", &format!("2001:db8:1:2::{host:x}")).await;
+            assert_eq!(response.status, if host < 5 { 200 } else { 429 }, "one network");
         }
     }
 }
@@ -64,8 +64,8 @@ async fn a_key_has_one_rate_for_all_addresses() {
         QuotaConfig { requests_per_minute: Some(100), key_requests_per_minute: Some(3), ..QuotaConfig::default() };
     let server = limited(Some(KEY), config).await;
     for host in 0..4 {
-        let answer = get(&server, "/v1/datasets", &format!("192.0.2.{host}")).await;
-        assert_eq!((answer.status, answer.header("ratelimit-limit")), (if host < 3 { 200 } else { 429 }, "3"));
+        let response = get(&server, "/v1/datasets", &format!("192.0.2.{host}")).await;
+        assert_eq!((response.status, response.header("ratelimit-limit")), (if host < 3 { 200 } else { 429 }, "3"));
     }
     assert_eq!(get(&server, "/", "192.0.2.9").await.header("ratelimit-limit"), "100", "needs no key");
 }
@@ -74,8 +74,8 @@ async fn a_key_has_one_rate_for_all_addresses() {
 async fn servers_without_limits_send_no_rate_limit_headers() {
     let server = limited(None, QuotaConfig { requests_per_minute: Some(0), ..QuotaConfig::default() }).await;
     for _ in 0..50 {
-        let answer = get(&server, "/v1/datasets", "192.0.2.1").await;
-        assert_eq!((answer.status, answer.header("ratelimit-limit")), (200, ""));
+        let response = get(&server, "/v1/datasets", "192.0.2.1").await;
+        assert_eq!((response.status, response.header("ratelimit-limit")), (200, ""));
     }
 }
 

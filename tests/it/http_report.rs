@@ -12,7 +12,7 @@ use thorax::imaging::{
     phantom::{self, Appearance},
 };
 
-use crate::support::{Answer, Part, Server};
+use crate::support::{Part, Server, TestResponse};
 
 const SIDE: u32 = 96;
 const CLASSES: [&str; 3] = ["normal", "pneumonia", "COVID-19"];
@@ -84,7 +84,7 @@ async fn imported(planted: Planted) -> (Server, String) {
     (server, dataset)
 }
 
-async fn import(server: &Server, dataset: &str) -> Answer {
+async fn import(server: &Server, dataset: &str) -> TestResponse {
     let started = server.post(&format!("/v1/datasets/{dataset}/imports"), json!({"path": "set"})).await;
     assert_eq!(started.status, 202, "{started:?}");
     server.state.lifecycle.tasks.close();
@@ -95,13 +95,13 @@ async fn import(server: &Server, dataset: &str) -> Answer {
     ended
 }
 
-async fn report(server: &Server, dataset: &str) -> Answer {
-    let answer = server.get(&format!("/v1/datasets/{dataset}/report")).await;
-    assert_eq!(answer.status, 200, "{answer:?}");
-    answer
+async fn report(server: &Server, dataset: &str) -> TestResponse {
+    let response = server.get(&format!("/v1/datasets/{dataset}/report")).await;
+    assert_eq!(response.status, 200, "{response:?}");
+    response
 }
 
-fn shortcut(report: &Answer, name: &str) -> Value {
+fn shortcut(report: &TestResponse, name: &str) -> Value {
     let all = report.at("/shortcuts").as_array().cloned().unwrap();
     all.into_iter().find(|shortcut| shortcut["name"] == name).unwrap_or_else(|| panic!("no {name}: {}", report.json()))
 }

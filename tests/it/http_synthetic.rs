@@ -8,11 +8,11 @@ use thorax::imaging::{
     phantom::{self, Appearance},
 };
 
-use crate::support::{Answer, Part, Server, encode, model, png};
+use crate::support::{Part, Server, TestResponse, encode, model, png};
 
 const MODELS: &str = "/v1/models";
 
-async fn upload_model(server: &Server, query: &str, file: Vec<u8>) -> Answer {
+async fn upload_model(server: &Server, query: &str, file: Vec<u8>) -> TestResponse {
     server.request("POST", &format!("{MODELS}{query}"), "application/octet-stream", file).await
 }
 
@@ -24,7 +24,7 @@ async fn a_synthetic_model_is_synthetic_after_a_download_and_an_upload() {
     assert_eq!((plain.status, plain.at("/synthetic")), (201, json!(false)));
     let marked = upload_model(&server, "?synthetic=true", file.clone()).await;
     assert_eq!((marked.status, marked.at("/synthetic")), (201, json!(true)));
-    let download = async |model: &Answer| server.get(&format!("{MODELS}/{}/weights", model.text("/id"))).await;
+    let download = async |model: &TestResponse| server.get(&format!("{MODELS}/{}/weights", model.text("/id"))).await;
     assert_eq!(download(&plain).await.bytes, file);
     let downloaded = download(&marked).await;
     assert_eq!(downloaded.header("etag"), format!("\"{}\"", marked.text("/sha256")));

@@ -12,7 +12,7 @@ use thorax::{
     store::{Evaluation, Model, Run, Weights, evaluations, models, runs, weights},
 };
 
-use crate::support::{Answer, Part, Server, png};
+use crate::support::{Part, Server, TestResponse, png};
 
 const NOBODY: &str = "01890a5d-ac96-774b-bcce-b302099a8057";
 
@@ -80,9 +80,9 @@ async fn rejects_an_invalid_submission_with_all_invalid_fields() {
             ]
         }
     });
-    let answer = server.post("/v1/training-runs", body).await;
-    answer.assert_problem(422, "/v1/training-runs");
-    let mut pointers = answer.pointers();
+    let response = server.post("/v1/training-runs", body).await;
+    response.assert_problem(422, "/v1/training-runs");
+    let mut pointers = response.pointers();
     pointers.sort();
     let expected = [
         "/colour",
@@ -113,8 +113,8 @@ async fn rejects_an_invalid_submission_with_all_invalid_fields() {
 #[tokio::test]
 async fn rejects_a_submission_without_a_data_set() {
     let server = Server::start().await;
-    let answer = server.post("/v1/training-runs", json!({"recipe": "simple-cnn"})).await;
-    assert_eq!((answer.status, answer.pointers()), (422, vec!["/dataset_id".into()]));
+    let response = server.post("/v1/training-runs", json!({"recipe": "simple-cnn"})).await;
+    assert_eq!((response.status, response.pointers()), (422, vec!["/dataset_id".into()]));
 }
 
 #[tokio::test]
@@ -143,9 +143,9 @@ async fn a_pretrained_plan_needs_imported_weights_and_an_architecture_with_weigh
     let server = Server::start().await;
     let dataset = trainable(&server).await;
     let submit = json!({"dataset_id": dataset});
-    let answer = server.post("/v1/training-runs", submit.clone()).await;
-    assert_eq!((answer.status, answer.pointers()), (422, vec!["/plan/initial_weights".into()]));
-    assert!(answer.text("/errors/0/detail").contains("weights import"));
+    let response = server.post("/v1/training-runs", submit.clone()).await;
+    assert_eq!((response.status, response.pointers()), (422, vec!["/plan/initial_weights".into()]));
+    assert!(response.text("/errors/0/detail").contains("weights import"));
     for architecture in ["simple-cnn", "vgg16"] {
         let other = json!({"dataset_id": dataset, "plan": {"architecture": architecture}});
         assert_eq!(server.post("/v1/training-runs", other).await.pointers(), ["/plan/initial_weights"]);
@@ -174,9 +174,9 @@ async fn cancelling_a_queued_run_is_immediate_and_idempotent() {
     let server = Server::start().await;
     let run = queued(&server, &trainable(&server).await).await;
     for _ in 0..2 {
-        let answer = server.post(&format!("/v1/training-runs/{run}/cancel"), json!({})).await;
-        assert_eq!((answer.status, answer.text("/status")), (202, "cancelled".into()));
-        assert_eq!(answer.header("location"), format!("/v1/training-runs/{run}"));
+        let response = server.post(&format!("/v1/training-runs/{run}/cancel"), json!({})).await;
+        assert_eq!((response.status, response.text("/status")), (202, "cancelled".into()));
+        assert_eq!(response.header("location"), format!("/v1/training-runs/{run}"));
     }
 }
 
@@ -186,8 +186,8 @@ async fn cancelling_a_running_run_is_idempotent() {
     let run = queued(&server, &trainable(&server).await).await;
     runs::claim(&server.state.stores.db, "cpu").await.unwrap().unwrap();
     for _ in 0..2 {
-        let answer = server.post(&format!("/v1/training-runs/{run}/cancel"), json!({})).await;
-        assert_eq!((answer.status, answer.text("/status")), (202, "cancelling".into()));
+        let response = server.post(&format!("/v1/training-runs/{run}/cancel"), json!({})).await;
+        assert_eq!((response.status, response.text("/status")), (202, "cancelling".into()));
     }
 }
 
@@ -198,9 +198,9 @@ async fn a_run_that_has_ended_cannot_be_cancelled() {
     for status in [RunStatus::Succeeded, RunStatus::Failed] {
         let run = ended(&server, &dataset, status).await;
         let path = format!("/v1/training-runs/{run}/cancel");
-        let answer = server.post(&path, json!({})).await;
-        answer.assert_problem(409, &path);
-        assert!(answer.text("/detail").contains(status.as_str()));
+        let response = server.post(&path, json!({})).await;
+        response.assert_problem(409, &path);
+        assert!(response.text("/detail").contains(status.as_str()));
     }
     let nowhere = format!("/v1/training-runs/{NOBODY}/cancel");
     server.post(&nowhere, json!({})).await.assert_problem(404, &nowhere);
@@ -410,16 +410,16 @@ async fn start_estimates_follow_from_the_running_run_and_from_measured_rates() {
     runs::set_progress(&server.state.stores.db, running.id, &progress).await.unwrap();
     let first = server.post("/v1/training-runs", body.clone()).await;
     let second = server.post("/v1/training-runs", body).await;
-    let seconds = |answer: &Answer, name: &str| {
-        let time: Timestamp = answer.text(name).parse().unwrap();
+    let seconds = |response: &TestResponse, name: &str| {
+        let time: Timestamp = response.text(name).parse().unwrap();
         time.duration_since(Timestamp::now()).as_secs_f64()
     };
     let running = server.get(&format!("/v1/training-runs/{}", running.id)).await;
     assert_eq!(running.at("/estimated_start"), json!(null), "it has begun");
     let free = seconds(&running, "/estimated_end");
     assert!((3500.0..3601.0).contains(&free), "{free}");
-    for (answer, from) in [(first, 3600.0), (second, 3600.0 + expected)] {
-        let [start, end] = ["/estimated_start", "/estimated_end"].map(|name| seconds(&answer, name));
+    for (response, from) in [(first, 3600.0), (second, 3600.0 + expected)] {
+        let [start, end] = ["/estimated_start", "/estimated_end"].map(|name| seconds(&response, name));
         assert!((start - from).abs() < 60.0 && (end - start - expected).abs() < 1.0, "{start} {end} {from} {expected}");
     }
 }

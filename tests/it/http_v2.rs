@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::body::Body;
 use serde_json::{Value, json};
 
-use crate::support::{Answer, MAX_UPLOAD_BYTES, Server, model, png};
+use crate::support::{MAX_UPLOAD_BYTES, Server, TestResponse, model, png};
 
 const NOBODY: &str = "01890a5d-ac96-774b-bcce-b302099a8057";
 const INFER: &str = "/v2/models/champion/infer";
@@ -29,7 +29,7 @@ async fn a_server_without_a_model_is_live_and_not_ready() {
 #[tokio::test]
 async fn a_model_is_addressed_by_alias_or_id_and_describes_its_inputs() {
     let server = Server::start().await;
-    let id = server.crown(model::small(32, 1)).await;
+    let id = server.promote(model::small(32, 1)).await;
     assert_eq!(server.get("/v2/health/ready").await.at("/ready"), json!(true));
     for path in ["champion".to_owned(), id.clone(), format!("champion/versions/{id}"), format!("{id}/versions/{id}")] {
         let metadata = server.get(&format!("/v2/models/{path}")).await;
@@ -69,7 +69,7 @@ async fn a_model_is_addressed_by_alias_or_id_and_describes_its_inputs() {
 #[tokio::test]
 async fn every_input_encoding_gives_the_result_of_a_plain_prediction() {
     let server = Server::start().await;
-    server.crown(model::small(32, 1)).await;
+    server.promote(model::small(32, 1)).await;
     let (file, levels) = (png(40, 32, 9), levels(40, 32, 9));
     let plain = server.request("POST", "/v1/predictions", "image/png", file.clone()).await;
     let classes = ["normal", "pneumonia", "COVID-19"];
@@ -85,25 +85,28 @@ async fn every_input_encoding_gives_the_result_of_a_plain_prediction() {
         json!({"name": "fp32", "datatype": "FP32", "shape": [1, 3, 32, 40], "data": floats(&levels.repeat(3))}),
     ];
     for input in inputs {
-        let answer = server.post(INFER, json!({"id": "mine", "inputs": [input]})).await;
-        assert_eq!((answer.status, answer.text("/id")), (200, "mine".into()), "{}", answer.json());
+        let response = server.post(INFER, json!({"id": "mine", "inputs": [input]})).await;
+        assert_eq!((response.status, response.text("/id")), (200, "mine".into()), "{}", response.json());
         assert_eq!(
-            (answer.text("/model_name"), answer.text("/model_version")),
+            (response.text("/model_name"), response.text("/model_version")),
             ("champion".into(), plain.text("/model/id"))
         );
-        assert_eq!(answer.text("/parameters/classes"), "normal,pneumonia,COVID-19");
-        assert!(answer.text("/parameters/notice").to_lowercase().contains("research"));
-        assert_eq!((answer.at("/outputs/0/shape"), answer.at("/outputs/0/datatype")), (json!([1, 3]), json!("FP32")));
+        assert_eq!(response.text("/parameters/classes"), "normal,pneumonia,COVID-19");
+        assert!(response.text("/parameters/notice").to_lowercase().contains("research"));
+        assert_eq!(
+            (response.at("/outputs/0/shape"), response.at("/outputs/0/datatype")),
+            (json!([1, 3]), json!("FP32"))
+        );
         for (index, expected) in expected.iter().enumerate() {
-            let found = answer.at(&format!("/outputs/0/data/{index}")).as_f64().unwrap();
+            let found = response.at(&format!("/outputs/0/data/{index}")).as_f64().unwrap();
             assert!((found - expected).abs() < 1e-5, "{found} {expected}");
         }
-        assert_eq!(answer.at("/outputs/1/data"), json!([plain.text("/prediction")]));
+        assert_eq!(response.at("/outputs/1/data"), json!([plain.text("/prediction")]));
         let warnings = plain.at("/warnings");
         let details: Vec<&str> =
             warnings.as_array().unwrap().iter().map(|warning| warning["detail"].as_str().unwrap()).collect();
-        assert_eq!(answer.at("/outputs/3/data"), json!([details.join("; ")]));
-        let recorded = server.get(&format!("/v1/predictions/{}", answer.text("/outputs/2/data/0"))).await;
+        assert_eq!(response.at("/outputs/3/data"), json!([details.join("; ")]));
+        let recorded = server.get(&format!("/v1/predictions/{}", response.text("/outputs/2/data/0"))).await;
         assert_eq!((recorded.status, recorded.text("/prediction")), (200, plain.text("/prediction")));
     }
 }
@@ -111,17 +114,17 @@ async fn every_input_encoding_gives_the_result_of_a_plain_prediction() {
 #[tokio::test]
 async fn binary_tensors_are_read_and_written_after_the_json() {
     let server = Server::start().await;
-    server.crown(model::small(32, 1)).await;
+    server.promote(model::small(32, 1)).await;
     let files = [png(40, 32, 9), png(48, 48, 100), png(32, 64, 200)];
     let raw: Vec<u8> = files.iter().flat_map(|file| [&(file.len() as u32).to_le_bytes()[..], file].concat()).collect();
     let input =
         json!({"name": "image", "datatype": "BYTES", "shape": [3], "parameters": {"binary_data_size": raw.len()}});
     let request = json!({"inputs": [input], "parameters": {"binary_data_output": true},
         "outputs": [{"name": "prediction"}, {"name": "probabilities"}, {"name": "prediction_id", "parameters": {"binary_data": false}}]});
-    let answer = infer_raw(&server, &request, &raw).await;
-    assert_eq!((answer.status, answer.header("content-type")), (200, "application/octet-stream"));
-    let length: usize = answer.header("inference-header-content-length").parse().unwrap();
-    let (header, tensors) = answer.bytes.split_at(length);
+    let response = infer_raw(&server, &request, &raw).await;
+    assert_eq!((response.status, response.header("content-type")), (200, "application/octet-stream"));
+    let length: usize = response.header("inference-header-content-length").parse().unwrap();
+    let (header, tensors) = response.bytes.split_at(length);
     let header: Value = serde_json::from_slice(header).unwrap();
     assert_eq!((&header["outputs"][0]["name"], &header["outputs"][1]["shape"]), (&json!("prediction"), &json!([3, 3])));
     assert_eq!(header["outputs"][2]["data"].as_array().map(Vec::len), Some(3), "not raw: {header}");
@@ -146,7 +149,7 @@ async fn binary_tensors_are_read_and_written_after_the_json() {
 #[tokio::test]
 async fn errors_have_the_form_of_the_protocol() {
     let server = Server::start().await;
-    server.crown(model::small(32, 1)).await;
+    server.promote(model::small(32, 1)).await;
     let good = json!({"name": "image", "datatype": "BYTES", "shape": [1], "data": [base64(&png(48, 48, 1))]});
     let with = |change: Value| {
         let mut input = good.clone();
@@ -190,7 +193,7 @@ async fn errors_have_the_form_of_the_protocol() {
 #[tokio::test]
 async fn loading_and_unloading_change_the_served_models() {
     let server = Server::start().await;
-    let first = server.crown(model::small(32, 1)).await;
+    let first = server.promote(model::small(32, 1)).await;
     let second =
         server.request("POST", "/v1/models", "application/octet-stream", model::small(48, 2)).await.text("/id");
     let index = server.request("POST", "/v2/repository/index", "", Vec::new()).await.json();
@@ -203,12 +206,12 @@ async fn loading_and_unloading_change_the_served_models() {
     assert_eq!(index, json!(expected));
     let image =
         json!({"inputs": [{"name": "image", "datatype": "BYTES", "shape": [1], "data": [base64(&png(48, 48, 1))]}]});
-    let ask = async |name: &str| server.post(&format!("/v2/models/{name}/infer"), image.clone()).await;
-    assert_error(&ask(&second).await, 409, "load");
+    let request = async |name: &str| server.post(&format!("/v2/models/{name}/infer"), image.clone()).await;
+    assert_error(&request(&second).await, 409, "load");
     assert_error(&server.get(&format!("/v2/models/{second}/ready")).await, 409, "load");
 
     assert_eq!(server.post(&format!("/v2/repository/models/{second}/load"), json!({})).await.status, 200);
-    assert_eq!((ask(&second).await.status, ask("champion").await.text("/model_version")), (200, first.clone()));
+    assert_eq!((request(&second).await.status, request("champion").await.text("/model_version")), (200, first.clone()));
     assert_eq!(server.get("/v1/models/aliases/champion").await.text("/id"), first, "no alias was moved");
     let ready = server.post("/v2/repository/index", json!({"ready": true})).await.json();
     let ready_of = |id: &str, name: &str| entry(name, id, "READY");
@@ -217,14 +220,14 @@ async fn loading_and_unloading_change_the_served_models() {
     // Models are unloaded one by one; without the champion the server is not ready.
     let unload =
         async |name: &str| server.post(&format!("/v2/repository/models/{name}/unload"), json!({})).await.status;
-    assert_eq!((unload(&second).await, ask("champion").await.status), (200, 200));
-    assert_error(&ask(&second).await, 409, "load");
+    assert_eq!((unload(&second).await, request("champion").await.status), (200, 200));
+    assert_error(&request(&second).await, 409, "load");
     assert_eq!(unload("champion").await, 200);
-    assert_error(&ask("champion").await, 409, "load");
+    assert_error(&request("champion").await, 409, "load");
     assert_eq!(server.get("/v2/health/ready").await.status, 503);
     server.request("POST", "/v1/predictions", "image/png", png(48, 48, 1)).await.assert_problem(503, "/v1/predictions");
     assert_eq!(server.request("POST", "/v2/repository/models/champion/load", "", Vec::new()).await.status, 200);
-    assert_eq!(ask("champion").await.status, 200);
+    assert_eq!(request("champion").await.status, 200);
 
     assert_eq!(unload("nobody").await, 404);
     assert_error(&server.post("/v2/repository/models/nobody/load", json!({})).await, 404, "model");
@@ -263,19 +266,19 @@ fn base64(bytes: &[u8]) -> String {
     BASE64_STANDARD.encode(bytes)
 }
 
-async fn infer_raw(server: &Server, request: &Value, raw: &[u8]) -> Answer {
+async fn infer_raw(server: &Server, request: &Value, raw: &[u8]) -> TestResponse {
     let json = request.to_string();
     let request = axum::http::Request::post(INFER)
         .header("inference-header-content-length", json.len())
         .body(Body::from([json.as_bytes(), raw].concat()));
-    server.answer(request.unwrap()).await
+    server.send(request.unwrap()).await
 }
 
 #[track_caller]
-fn assert_error(answer: &Answer, status: u16, words: &str) {
-    let text = String::from_utf8_lossy(&answer.bytes);
-    assert_eq!((answer.status, answer.header("content-type")), (status, "application/json"), "{text}");
-    let error = answer.json();
+fn assert_error(response: &TestResponse, status: u16, words: &str) {
+    let text = String::from_utf8_lossy(&response.bytes);
+    assert_eq!((response.status, response.header("content-type")), (status, "application/json"), "{text}");
+    let error = response.json();
     assert_eq!(error.as_object().map(serde_json::Map::len), Some(1), "{text}");
     assert!(error["error"].as_str().is_some_and(|error| error.contains(words)), "{text}");
 }

@@ -35,11 +35,11 @@ fn each_log_line_is_a_json_object_with_request_id_and_trace_id() {
     let parent = format!("00-{trace}-00f067aa0ba902b7-01");
     let headers = [("x-request-id", "a-request-of-the-tests"), ("traceparent", &parent), ("content-type", "image/png")];
     let mut connection = Connection::open(&server.address).unwrap();
-    let answer = connection.ask("POST", PREDICTIONS, &headers, b"no image").unwrap();
-    assert_eq!(answer.header("x-request-id"), Some("a-request-of-the-tests"));
-    let traced = answer.header("traceresponse").unwrap();
+    let response = connection.request("POST", PREDICTIONS, &headers, b"no image").unwrap();
+    assert_eq!(response.header("x-request-id"), Some("a-request-of-the-tests"));
+    let traced = response.header("traceresponse").unwrap();
     assert!(traced.starts_with(&format!("00-{trace}-")) && traced != parent, "{traced}");
-    let begun = connection.ask("GET", "/health/live", &[], b"").unwrap();
+    let begun = connection.request("GET", "/health/live", &[], b"").unwrap();
     assert_eq!(begun.header("traceresponse").map(str::len), Some(traced.len()), "a trace of its own");
     assert!(server.end("-TERM").success());
     let lines: Vec<Value> = server
@@ -53,7 +53,7 @@ fn each_log_line_is_a_json_object_with_request_id_and_trace_id() {
         "name": "request", "method": "POST", "path": PREDICTIONS, "request_id": "a-request-of-the-tests",
         "trace_id": trace, "span_id": traced[36..52], "client": "127.0.0.1",
     });
-    assert_eq!((&line["span"], &line["status"], &line["level"]), (&span, &json!(answer.status), &json!("INFO")));
+    assert_eq!((&line["span"], &line["status"], &line["level"]), (&span, &json!(response.status), &json!("INFO")));
     assert!(line["milliseconds"].as_f64().unwrap() > 0.0 && line["timestamp"].is_string());
 }
 
@@ -66,12 +66,12 @@ fn each_request_exports_a_span_in_the_trace_of_its_client() {
     let mut server = Running::start(folder.path(), &[("THORAX_OTLP_ENDPOINT", &endpoint)]);
     let mut connection = Connection::open(&server.address).unwrap();
     let (trace, unwanted) = ("4bf92f3577b34da6a3ce929d0e0e4736", "0af7651916cd43dd8448eb211c80319c");
-    let mut ask = |trace: &str, flags: &str| {
+    let mut request = |trace: &str, flags: &str| {
         let parent = format!("00-{trace}-00f067aa0ba902b7-{flags}");
-        let answer = connection.ask("GET", "/v1/models", &[("traceparent", &parent)], b"").unwrap();
-        answer.header("traceresponse").unwrap().to_owned()
+        let response = connection.request("GET", "/v1/models", &[("traceparent", &parent)], b"").unwrap();
+        response.header("traceresponse").unwrap().to_owned()
     };
-    let (sent, not_sent) = (ask(trace, "01"), ask(unwanted, "00"));
+    let (sent, not_sent) = (request(trace, "01"), request(unwanted, "00"));
     assert!(sent.starts_with(&format!("00-{trace}-")) && sent.ends_with("-01"), "{sent}");
     assert!(not_sent.starts_with(&format!("00-{unwanted}-")) && not_sent.ends_with("-00"), "{not_sent}");
     assert!(server.end("-TERM").success(), "what is left is sent at the end");
@@ -115,8 +115,8 @@ fn a_draining_server_completes_requests_in_flight_and_refuses_new_ones() {
     let run = server.start_training();
     let open = || Connection::open(&server.address).unwrap();
     let (mut kept_alive, mut checker, mut slow) = (open(), open(), open());
-    assert_eq!(kept_alive.ask("GET", "/v1/models", &[], b"").unwrap().status, 200);
-    assert_eq!(checker.ask("GET", "/health/live", &[], b"").unwrap().status, 200);
+    assert_eq!(kept_alive.request("GET", "/v1/models", &[], b"").unwrap().status, 200);
+    assert_eq!(checker.request("GET", "/health/live", &[], b"").unwrap().status, 200);
     // In flight: the head and the first half of the body were sent. The server has read them once it requests more.
     let body = json!({"name": "in flight"}).to_string();
     let (first, second) = body.split_at(9);
@@ -129,18 +129,20 @@ fn a_draining_server_completes_requests_in_flight_and_refuses_new_ones() {
     assert_eq!(slow.read().unwrap().status, 100);
     slow.send(first.as_bytes());
     server.signal("-TERM");
-    let ready =
-        until(|| checker.ask("GET", READY, &[], b"").unwrap(), |answer| answer.header("connection") == Some("close"));
+    let ready = until(
+        || checker.request("GET", READY, &[], b"").unwrap(),
+        |response| response.header("connection") == Some("close"),
+    );
     assert_eq!((ready.status, ready.header("retry-after")), (503, Some("1")));
     // A body larger than any buffer: the client must still be able to read the response.
     let large = vec![0; 4 << 20];
-    let refused = kept_alive.ask("POST", PREDICTIONS, &[("content-type", "image/png")], &large).unwrap();
+    let refused = kept_alive.request("POST", PREDICTIONS, &[("content-type", "image/png")], &large).unwrap();
     assert_eq!(
         (refused.status, refused.header("retry-after"), refused.header("connection")),
         (503, Some("1"), Some("close"))
     );
-    assert_eq!(open().ask("GET", "/v1/models", &[], b"").unwrap().status, 503, "a new connection");
-    assert_eq!(open().ask("GET", "/health/live", &[], b"").unwrap().status, 200);
+    assert_eq!(open().request("GET", "/v1/models", &[], b"").unwrap().status, 503, "a new connection");
+    assert_eq!(open().request("GET", "/health/live", &[], b"").unwrap().status, 200);
     slow.send(second.as_bytes());
     let answered = slow.read().unwrap();
     assert_eq!((answered.status, answered.header("connection")), (201, Some("close")));
@@ -261,11 +263,11 @@ fn under_load(server: &Running, clients: usize, times: usize, image: &[u8]) -> (
     let client = || {
         for _ in 0..times {
             let mut connection = Connection::open(&server.address).unwrap();
-            let answer = connection.ask("POST", PREDICTIONS, &[("content-type", "image/png")], image).unwrap();
-            match answer.status {
+            let response = connection.request("POST", PREDICTIONS, &[("content-type", "image/png")], image).unwrap();
+            match response.status {
                 200 => answered.fetch_add(1, Ordering::Relaxed),
                 429 => {
-                    let seconds: u64 = answer.header("retry-after").unwrap().parse().unwrap();
+                    let seconds: u64 = response.header("retry-after").unwrap().parse().unwrap();
                     assert!((1..=120).contains(&seconds));
                     refused.fetch_add(1, Ordering::Relaxed)
                 }
@@ -317,8 +319,9 @@ impl Balancer {
         let mut failed = [2; 2];
         while !self.stopped.load(Ordering::Relaxed) {
             for (at, failed) in failed.iter_mut().enumerate() {
-                let answer = Connection::open(&self.address(at)).and_then(|mut one| one.ask("GET", READY, &[], b""));
-                *failed = if answer.is_ok_and(|answer| answer.status == 200) { 0 } else { *failed + 1 };
+                let response =
+                    Connection::open(&self.address(at)).and_then(|mut one| one.request("GET", READY, &[], b""));
+                *failed = if response.is_ok_and(|response| response.status == 200) { 0 } else { *failed + 1 };
                 self.ready[at].store(*failed < 2, Ordering::Relaxed);
             }
             thread::sleep(Duration::from_millis(100));
@@ -338,12 +341,12 @@ impl Balancer {
                 connections.remove(&self.address(at));
                 continue;
             }
-            self.ask(at, &mut connections, &image);
+            self.request(at, &mut connections, &image);
         }
     }
 
     /// Sends a request; if the server refuses it, the next one goes to the other server.
-    fn ask(&self, at: usize, connections: &mut BTreeMap<String, Connection>, image: &[u8]) {
+    fn request(&self, at: usize, connections: &mut BTreeMap<String, Connection>, image: &[u8]) {
         let address = self.address(at);
         let mut connection = match connections.remove(&address).map_or_else(|| Connection::open(&address), Ok) {
             Ok(connection) => connection,
@@ -353,19 +356,19 @@ impl Balancer {
             }
             Err(error) => return self.failures.lock().unwrap().push(format!("connecting: {error}")),
         };
-        match connection.ask("POST", PREDICTIONS, &[("content-type", "image/png")], image) {
-            Ok(answer) if answer.status == 200 => {
+        match connection.request("POST", PREDICTIONS, &[("content-type", "image/png")], image) {
+            Ok(response) if response.status == 200 => {
                 self.answered[at].fetch_add(1, Ordering::Relaxed);
                 self.since[at].fetch_add(1, Ordering::Relaxed);
-                if answer.header("connection") != Some("close") {
+                if response.header("connection") != Some("close") {
                     connections.insert(address, connection);
                 }
             }
-            Ok(answer) if answer.status == 503 && answer.header("retry-after").is_some() => {
+            Ok(response) if response.status == 503 && response.header("retry-after").is_some() => {
                 self.sent_on.fetch_add(1, Ordering::Relaxed);
             }
-            Ok(answer) => self.failures.lock().unwrap().push(format!("status {}", answer.status)),
-            Err(error) => self.failures.lock().unwrap().push(format!("no answer: {error}")),
+            Ok(response) => self.failures.lock().unwrap().push(format!("status {}", response.status)),
+            Err(error) => self.failures.lock().unwrap().push(format!("no response: {error}")),
         }
     }
 
@@ -391,13 +394,13 @@ impl Drop for StopWhenDropped<'_> {
 pub struct Connection(BufReader<TcpStream>);
 
 #[derive(Debug)]
-pub struct Answer {
+pub struct TestResponse {
     pub status: u16,
     headers: Vec<(String, String)>,
     body: Vec<u8>,
 }
 
-impl Answer {
+impl TestResponse {
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }
@@ -411,7 +414,13 @@ impl Connection {
         Ok(Self(BufReader::new(stream)))
     }
 
-    pub fn ask(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> io::Result<Answer> {
+    pub fn request(
+        &mut self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> io::Result<TestResponse> {
         let head = self.head(method, path, headers, body.len())?;
         self.0.get_mut().write_all(&[head.as_bytes(), body].concat())?;
         self.read()
@@ -439,16 +448,16 @@ impl Connection {
         self.0.get_mut()
     }
 
-    pub fn read(&mut self) -> io::Result<Answer> {
-        let mut answer = self.read_head()?;
-        let length = answer.header("content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
-        answer.body.resize(length, 0);
-        self.0.read_exact(&mut answer.body)?;
-        Ok(answer)
+    pub fn read(&mut self) -> io::Result<TestResponse> {
+        let mut response = self.read_head()?;
+        let length = response.header("content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
+        response.body.resize(length, 0);
+        self.0.read_exact(&mut response.body)?;
+        Ok(response)
     }
 
-    /// An answer without its body, which is left unread.
-    pub fn read_head(&mut self) -> io::Result<Answer> {
+    /// A response without its body, which is left unread.
+    pub fn read_head(&mut self) -> io::Result<TestResponse> {
         let status = self.line()?;
         let bad = |what: &str| io::Error::new(ErrorKind::InvalidData, what.to_owned());
         let status = status.split(' ').nth(1).and_then(|status| status.parse().ok()).ok_or_else(|| bad(&status))?;
@@ -458,7 +467,7 @@ impl Connection {
             let Some((name, value)) = line.split_once(": ") else { break };
             headers.push((name.to_owned(), value.to_owned()));
         }
-        Ok(Answer { status, headers, body: Vec::new() })
+        Ok(TestResponse { status, headers, body: Vec::new() })
     }
 
     fn line(&mut self) -> io::Result<String> {
@@ -470,11 +479,11 @@ impl Connection {
     }
 }
 
-/// The first result of `ask` that satisfies the condition.
-pub fn until<T>(mut ask: impl FnMut() -> T, holds: impl Fn(&T) -> bool) -> T {
+/// The first result of `poll` that satisfies the condition.
+pub fn until<T>(mut poll: impl FnMut() -> T, holds: impl Fn(&T) -> bool) -> T {
     let began = Instant::now();
     loop {
-        let found = ask();
+        let found = poll();
         if holds(&found) {
             return found;
         }
@@ -488,7 +497,7 @@ pub fn serving_folder() -> TempDir {
     let mut server = Running::start(folder.path(), &[("THORAX_DRAIN_SECONDS", "0")]);
     let mut connection = Connection::open(&server.address).unwrap();
     let made = connection
-        .ask("POST", "/v1/models", &[("content-type", "application/octet-stream")], &model::small(32, 1))
+        .request("POST", "/v1/models", &[("content-type", "application/octet-stream")], &model::small(32, 1))
         .unwrap();
     let id = serde_json::from_slice::<Value>(&made.body).unwrap()["id"].clone();
     let champion = json!({ "model_id": id }).to_string();

@@ -91,10 +91,10 @@ impl Running {
         let head = "connection: close\r\ncontent-type: application/json\r\n";
         write!(stream, "{method} {path} HTTP/1.0\r\nhost: {host}\r\n{head}content-length: {length}\r\n\r\n{body}")
             .unwrap();
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).unwrap();
-        let answer = String::from_utf8_lossy(&answer);
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        let mut response = Vec::new();
+        stream.read_to_end(&mut response).unwrap();
+        let response = String::from_utf8_lossy(&response);
+        let (head, body) = response.split_once("\r\n\r\n").unwrap();
         let status = head.split(' ').nth(1).unwrap().parse().unwrap();
         (status, serde_json::from_str(body).unwrap_or(Value::Null))
     }

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::{
     fixtures::shared_folder,
-    support::{Answer, Part, Server, model},
+    support::{Part, Server, TestResponse, model},
 };
 
 #[tokio::test]
@@ -65,7 +65,7 @@ async fn uploads_and_classifies_every_original() {
     })
     .await;
     let dataset = server.dataset("originals").await;
-    server.crown(model::small(64, 1)).await;
+    server.promote(model::small(64, 1)).await;
     let mut files: Vec<PathBuf> =
         std::fs::read_dir(root.join("originals")).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.retain(|file| file.extension().is_some_and(|kind| kind == "png" || kind == "jpg" || kind == "jpeg"));
@@ -77,12 +77,12 @@ async fn uploads_and_classifies_every_original() {
         let kept = server.upload(&dataset, &[Part::Text("label", "normal"), Part::File(name, &bytes)]).await;
         assert_eq!((kept.status, kept.text("/items/0/status")), (201, "created".into()), "{name}: {kept:?}");
         let content_type = if name.ends_with("png") { "image/png" } else { "image/jpeg" };
-        let answer = server.request("POST", "/v1/predictions", content_type, bytes).await;
-        assert_eq!(answer.status, 200, "{name}: {answer:?}");
+        let response = server.request("POST", "/v1/predictions", content_type, bytes).await;
+        assert_eq!(response.status, 200, "{name}: {response:?}");
     }
 }
 
-async fn import(server: &Server, dataset: &str) -> Answer {
+async fn import(server: &Server, dataset: &str) -> TestResponse {
     let started = server.post(&format!("/v1/datasets/{dataset}/imports"), json!({"path": "radiographs"})).await;
     assert_eq!(started.status, 202, "{started:?}");
     loop {

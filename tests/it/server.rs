@@ -179,18 +179,19 @@ fn the_demo_says_when_it_is_ready_to_predict() {
     let mut command = thorax(folder.path());
     command.env("THORAX_LISTEN", "127.0.0.1:0").arg("demo").stdout(Stdio::null()).stderr(Stdio::piped());
     let mut demo = command.spawn().unwrap();
-    let mut told = Vec::new();
+    let mut output = Vec::new();
     for line in BufReader::new(demo.stderr.take().unwrap()).lines() {
-        told.push(line.unwrap());
-        if told.last().is_some_and(|line| line.starts_with("The demo's model is loaded")) {
+        output.push(line.unwrap());
+        if output.last().is_some_and(|line| line.starts_with("The demo's model is loaded")) {
             break;
         }
     }
     demo.kill().unwrap();
     demo.wait().unwrap();
-    let at =
-        |text: &str| told.iter().position(|line| line.contains(text)).unwrap_or_else(|| panic!("{text}: {told:#?}"));
-    assert!(at("A model is being trained") < at("champion loaded"), "{told:#?}");
-    assert!(at("champion loaded") <= at("The demo's model is loaded"), "{told:#?}");
-    assert!(!told.iter().any(|line| line.contains("no champion model yet")), "{told:#?}");
+    let at = |text: &str| {
+        output.iter().position(|line| line.contains(text)).unwrap_or_else(|| panic!("{text}: {output:#?}"))
+    };
+    assert!(at("A model is being trained") < at("champion loaded"), "{output:#?}");
+    assert!(at("champion loaded") <= at("The demo's model is loaded"), "{output:#?}");
+    assert!(!output.iter().any(|line| line.contains("no champion model yet")), "{output:#?}");
 }

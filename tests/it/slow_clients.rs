@@ -38,7 +38,7 @@ fn stalled(server: &Running, path: &str, headers: &[(&str, &str)], length: usize
 }
 
 fn predict(server: &Running, image: &[u8]) -> u16 {
-    open(server).ask("POST", PREDICTIONS, &IMAGE, image).unwrap().status
+    open(server).request("POST", PREDICTIONS, &IMAGE, image).unwrap().status
 }
 
 #[test]
@@ -104,8 +104,12 @@ fn a_body_below_the_minimum_rate_gets_408_on_every_path() {
                 let part = b"--edge\r\ncontent-disposition: form-data; name=file; filename=a.png\r\n\r\n";
                 let mut connection = stalled(server, path, &[("content-type", content_type)], 10_000, part);
                 let began = Instant::now();
-                let answer = drip(&mut connection);
-                assert_eq!((answer.status, answer.header("connection")), (408, Some("close")), "{path} {content_type}");
+                let response = drip(&mut connection);
+                assert_eq!(
+                    (response.status, response.header("connection")),
+                    (408, Some("close")),
+                    "{path} {content_type}"
+                );
                 assert!(began.elapsed() >= Duration::from_secs(1), "{path}: {:?}", began.elapsed());
                 assert!(connection.read().is_err(), "{path}: the connection is closed");
             });
@@ -115,7 +119,7 @@ fn a_body_below_the_minimum_rate_gets_408_on_every_path() {
 }
 
 /// Sends a byte ten times a second until there is a response.
-fn drip(connection: &mut Connection) -> crate::operating::Answer {
+fn drip(connection: &mut Connection) -> crate::operating::TestResponse {
     let began = Instant::now();
     loop {
         assert!(began.elapsed() < PATIENCE);
@@ -177,9 +181,9 @@ fn unread_exports_are_bounded_and_freed() {
     let refused = loop {
         let mut connection = open(&server);
         connection.send_head("GET", &path, &[], 0);
-        let answer = connection.read_head().unwrap();
-        if answer.status != 200 {
-            break answer;
+        let response = connection.read_head().unwrap();
+        if response.status != 200 {
+            break response;
         }
         unread.push(connection);
     };
@@ -219,8 +223,8 @@ fn a_shutdown_does_not_wait_for_clients_that_stopped() {
     assert_eq!(server.get("/health/live").0, 200);
     let began = Instant::now();
     server.signal("-TERM");
-    let answer = waiting.read().unwrap();
-    assert_eq!((answer.status, answer.header("connection")), (503, Some("close")));
+    let response = waiting.read().unwrap();
+    assert_eq!((response.status, response.header("connection")), (503, Some("close")));
     assert!(server.wait().success());
     assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
 }
@@ -236,7 +240,7 @@ fn a_key_is_free_again_after_its_client_was_killed_within_the_body() {
     assert_eq!(killed.read().unwrap().status, 100, "the server reads the body");
     killed.send(&body.as_bytes()[..5]);
     drop(killed);
-    let retry = || open(&server).ask("POST", "/v1/datasets", &headers[..2], body.as_bytes()).unwrap().status;
+    let retry = || open(&server).request("POST", "/v1/datasets", &headers[..2], body.as_bytes()).unwrap().status;
     assert_eq!(until(retry, |status| *status != 409), 201);
 }
 
@@ -249,7 +253,7 @@ async fn json_has_a_limit_of_its_own() {
     assert!(refused.text("/detail").contains("1048576"), "{refused:?}");
     let chunks: Vec<_> = long.into_bytes().chunks(5000).map(|chunk| Ok::<_, axum::Error>(chunk.to_vec())).collect();
     let request = Request::post("/v1/datasets").header("content-type", "application/json");
-    let refused = server.answer(request.body(Body::from_stream(stream::iter(chunks))).unwrap()).await;
+    let refused = server.send(request.body(Body::from_stream(stream::iter(chunks))).unwrap()).await;
     refused.assert_problem(413, "/v1/datasets");
     // Below the limit, and long enough to be parsed on another thread.
     let body = json!({"name": "a", "description": "x".repeat(9000), "refuse": vec!["inverted"; 20_000]}).to_string();
@@ -265,7 +269,7 @@ async fn a_form_of_too_many_parts_is_refused_and_stores_nothing() {
         state.transfers = thorax::http::Transfers::new(limits, Arc::from(folder));
     })
     .await;
-    server.crown(model::small(32, 1)).await;
+    server.promote(model::small(32, 1)).await;
     let dataset = server.dataset("many").await;
     let image = png(48, 48, 1);
     let (content_type, body) = multipart(&(0..21).map(|_| Part::File("a.png", &image)).collect::<Vec<_>>());
@@ -291,12 +295,12 @@ async fn the_head_of_a_part_and_a_text_field_are_limited() {
     let long = "x".repeat(MAX_UPLOAD_BYTES / 2);
     let head = format!("--edge\r\ncontent-disposition: form-data; name=file; filename={long}");
     for body in [head.into_bytes(), long.clone().into_bytes()] {
-        let refused = server.answer(chunked(body)).await;
+        let refused = server.send(chunked(body)).await;
         refused.assert_problem(400, &path);
         assert!(refused.text("/detail").contains("head of a part"), "{refused:?}");
     }
     let text = format!("--edge\r\ncontent-disposition: form-data; name=source\r\n\r\n{long}\r\n--edge--\r\n");
-    let refused = server.answer(chunked(text.into_bytes())).await;
+    let refused = server.send(chunked(text.into_bytes())).await;
     assert_eq!((refused.status, refused.pointers()), (422, vec!["/source".into()]), "{refused:?}");
 }
 

@@ -52,7 +52,7 @@ pub struct Server {
 
 /// A complete response.
 #[derive(Debug)]
-pub struct Answer {
+pub struct TestResponse {
     pub status: u16,
     pub headers: axum::http::HeaderMap,
     pub bytes: Vec<u8>,
@@ -117,26 +117,26 @@ impl Server {
         Self { state, folder, router }
     }
 
-    pub async fn request(&self, method: &str, path: &str, content_type: &str, body: Vec<u8>) -> Answer {
+    pub async fn request(&self, method: &str, path: &str, content_type: &str, body: Vec<u8>) -> TestResponse {
         let mut request = axum::http::Request::builder().method(method).uri(path);
         if !content_type.is_empty() {
             request = request.header("content-type", content_type);
         }
-        self.answer(request.body(Body::from(body)).unwrap()).await
+        self.send(request.body(Body::from(body)).unwrap()).await
     }
 
     /// Sends a POST request with an `Accept` header.
-    pub async fn request_as(&self, path: &str, content_type: &str, accept: &str, body: Vec<u8>) -> Answer {
+    pub async fn request_as(&self, path: &str, content_type: &str, accept: &str, body: Vec<u8>) -> TestResponse {
         let request = axum::http::Request::post(path).header("content-type", content_type).header("accept", accept);
-        self.answer(request.body(Body::from(body)).unwrap()).await
+        self.send(request.body(Body::from(body)).unwrap()).await
     }
 
     /// Uploads a model, promotes it to champion, and returns its identifier.
-    pub async fn crown(&self, file: Vec<u8>) -> String {
+    pub async fn promote(&self, file: Vec<u8>) -> String {
         let id = self.request("POST", "/v1/models", "application/octet-stream", file).await.text("/id");
         let body = json!({ "model_id": id }).to_string().into();
-        let crowned = self.request("PUT", "/v1/models/aliases/champion", "application/json", body).await;
-        assert_eq!((crowned.status, crowned.at("/aliases")), (200, json!(["champion"])), "{crowned:?}");
+        let promoted = self.request("PUT", "/v1/models/aliases/champion", "application/json", body).await;
+        assert_eq!((promoted.status, promoted.at("/aliases")), (200, json!(["champion"])), "{promoted:?}");
         id
     }
 
@@ -183,15 +183,15 @@ impl Server {
     }
 
     /// Sends a GET request with an `Accept` header.
-    pub async fn accept(&self, path: &str, media_type: &str) -> Answer {
+    pub async fn accept(&self, path: &str, media_type: &str) -> TestResponse {
         let request = axum::http::Request::builder().uri(path).header("accept", media_type);
-        self.answer(request.body(Body::empty()).unwrap()).await
+        self.send(request.body(Body::empty()).unwrap()).await
     }
 
     /// The body of a response; an error if it is truncated.
     pub async fn body(&self, request: axum::http::Request<Body>) -> Result<Vec<u8>, axum::Error> {
-        let answer = self.open(request).await;
-        answer.into_body().collect().await.map(|body| body.to_bytes().to_vec())
+        let response = self.open(request).await;
+        response.into_body().collect().await.map(|body| body.to_bytes().to_vec())
     }
 
     /// Waits for the end of background tasks.
@@ -206,44 +206,44 @@ impl Server {
         self.router.clone().oneshot(received(request)).await.unwrap()
     }
 
-    pub async fn answer(&self, request: axum::http::Request<Body>) -> Answer {
+    pub async fn send(&self, request: axum::http::Request<Body>) -> TestResponse {
         let (parts, body) = self.open(request).await.into_parts();
         let bytes = body.collect().await.unwrap().to_bytes().to_vec();
-        Answer { status: parts.status.as_u16(), headers: parts.headers, bytes }
+        TestResponse { status: parts.status.as_u16(), headers: parts.headers, bytes }
     }
 
-    pub async fn get(&self, path: &str) -> Answer {
+    pub async fn get(&self, path: &str) -> TestResponse {
         self.request("GET", path, "", Vec::new()).await
     }
 
     /// Sends a GET request with the given `Accept` header.
-    pub async fn get_as(&self, path: &str, accept: &str) -> Answer {
+    pub async fn get_as(&self, path: &str, accept: &str) -> TestResponse {
         let request = axum::http::Request::builder().uri(path).header("accept", accept).body(Body::empty());
-        self.answer(request.unwrap()).await
+        self.send(request.unwrap()).await
     }
 
-    pub async fn delete(&self, path: &str) -> Answer {
+    pub async fn delete(&self, path: &str) -> TestResponse {
         self.request("DELETE", path, "", Vec::new()).await
     }
 
-    pub async fn post(&self, path: &str, body: Value) -> Answer {
+    pub async fn post(&self, path: &str, body: Value) -> TestResponse {
         self.request("POST", path, "application/json", body.to_string().into()).await
     }
 
-    pub async fn patch(&self, path: &str, body: Value) -> Answer {
+    pub async fn patch(&self, path: &str, body: Value) -> TestResponse {
         self.request("PATCH", path, "application/json", body.to_string().into()).await
     }
 
-    pub async fn upload(&self, dataset: &str, parts: &[Part<'_>]) -> Answer {
+    pub async fn upload(&self, dataset: &str, parts: &[Part<'_>]) -> TestResponse {
         let (content_type, body) = multipart(parts);
         self.request("POST", &format!("/v1/datasets/{dataset}/radiographs"), &content_type, body).await
     }
 
     /// Creates a data set with the default classes and returns its identifier.
     pub async fn dataset(&self, name: &str) -> String {
-        let answer = self.post("/v1/datasets", json!({ "name": name })).await;
-        assert_eq!(answer.status, 201, "{answer:?}");
-        answer.text("/id")
+        let response = self.post("/v1/datasets", json!({ "name": name })).await;
+        assert_eq!(response.status, 201, "{response:?}");
+        response.text("/id")
     }
 
     /// Uploads `count` generated radiographs of each class to `split`; `first` distinguishes them from others.
@@ -259,8 +259,12 @@ impl Server {
                     Part::Text("patient_id", &patient),
                     Part::File(&file_name, &image),
                 ];
-                let answer = self.upload(dataset, &parts).await;
-                assert_eq!((answer.status, answer.text("/items/0/status")), (201, "created".into()), "{answer:?}");
+                let response = self.upload(dataset, &parts).await;
+                assert_eq!(
+                    (response.status, response.text("/items/0/status")),
+                    (201, "created".into()),
+                    "{response:?}"
+                );
             }
         }
     }
@@ -274,7 +278,7 @@ pub fn received(mut request: axum::http::Request<Body>) -> axum::http::Request<B
     request
 }
 
-impl Answer {
+impl TestResponse {
     pub fn json(&self) -> Value {
         serde_json::from_slice(&self.bytes).unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(&self.bytes)))
     }

@@ -123,8 +123,8 @@ fn rejects_runs_that_cannot_be_trained_with_the_reason() {
     std::fs::write(folder.path().join("plan.json"), "{\"batch_size\": 8,}").unwrap();
     let broken =
         thorax(folder.path()).args(["train", "--dataset", "phantoms", "--plan", "plan.json"]).output().unwrap();
-    let told = said(broken).2;
-    assert!(told.contains("--plan plan.json: not a JSON object") && told.contains("line 1 column"), "{told}");
+    let output = said(broken).2;
+    assert!(output.contains("--plan plan.json: not a JSON object") && output.contains("line 1 column"), "{output}");
     let nothing = thorax(folder.path()).args(["train", "--dataset", "nothing"]).output().unwrap();
     assert!(said(nothing).2.contains("data set \"nothing\" not found"));
     let _server = Running::start(folder.path(), &[]);
@@ -157,16 +157,16 @@ fn a_run_without_its_splits_names_the_command_that_assigns_them() {
                 .unwrap(),
         )
     };
-    let (succeeded, _, told) = train(&[]);
-    assert!(!succeeded && told.contains("`thorax dataset split \"two words\""), "{told}");
+    let (succeeded, _, output) = train(&[]);
+    assert!(!succeeded && output.contains("`thorax dataset split \"two words\""), "{output}");
     for foreign in ["POST", "GET", "/plan", "/dataset_id"] {
-        assert!(!told.contains(foreign), "{foreign}: {told}");
+        assert!(!output.contains(foreign), "{foreign}: {output}");
     }
     // What the message says helps.
     succeeds(thorax(folder.path()).args(["dataset", "split", "two words", "--validation-fraction", "0.3"]));
     std::fs::write(folder.path().join("plan.json"), plan(1).to_string()).unwrap();
-    let (succeeded, shown, told) = train(&["--plan", "plan.json", "--stages", "1"]);
-    assert!(succeeded, "{told}");
+    let (succeeded, shown, output) = train(&["--plan", "plan.json", "--stages", "1"]);
+    assert!(succeeded, "{output}");
     // Scores have their intervals, as in the responses of the server.
     let scores = shown.lines().find(|line| line.contains("validation") && line.contains("COVID-19")).unwrap();
     let intervals = scores.matches("–").count();

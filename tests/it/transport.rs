@@ -26,7 +26,7 @@ async fn http2_by_prior_knowledge_serves_concurrent_predictions_and_errors_on_on
     let folder = tempfile::tempdir().unwrap();
     let server = Running::start(folder.path(), &[]);
     let mut client = Client::http2(&server.address).await;
-    client.crown().await;
+    client.promote().await;
     let predictions = (0..20).map(|shade| {
         let mut client = client.clone();
         async move { client.predict(shade).await }
@@ -72,7 +72,7 @@ async fn a_unix_socket_needs_no_key_and_is_removed_at_the_end() {
     assert_eq!((server.address.as_str(), mode(&path)), (listen.as_str(), 0o600));
     let stream = || async { tokio::net::UnixStream::connect(&path).await.unwrap() };
     let mut client = Client::http1_on(stream().await, "localhost").await;
-    client.crown().await;
+    client.promote().await;
     assert_eq!(client.predict(1).await.status, 200);
     let mut http2 = Client::http2_on(stream().await, "localhost").await;
     assert_eq!(http2.predict(2).await.status, 200);

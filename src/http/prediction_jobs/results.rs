@@ -75,13 +75,13 @@ pub(super) async fn get_prediction_job_results(
     };
     let begun = stream::iter(first.map(Ok::<_, StoreError>));
     let rest = stream::try_unfold((0, job.classes), page);
-    let pages = told(format, begun.chain(rest));
+    let pages = with_last_line(format, begun.chain(rest));
     let body = http_stream::body(&lifecycle.tasks, pages, transfers.limits.read_pause, ());
     Ok(([(header::CONTENT_TYPE, media_type), (header::VARY, "accept")], body).into_response())
 }
 
-/// The pages, and where one cannot be read, a last line that says so before the response breaks off: a text has no length to check.
-fn told(
+/// Appends a last line that says so where a page cannot be read, before the response breaks off: a text has no length to check.
+fn with_last_line(
     format: Format,
     pages: impl Stream<Item = Result<Bytes, StoreError>> + Send,
 ) -> impl Stream<Item = Result<Bytes, StoreError>> + Send {
@@ -153,7 +153,7 @@ mod tests {
     async fn results_that_cannot_be_read_end_with_a_line_that_says_so() {
         for (format, line) in [(Format::Ndjson, INCOMPLETE_NDJSON), (Format::Csv, INCOMPLETE_CSV)] {
             let pages = [Ok(Bytes::from_static(b"1\n")), Err(StoreError::Row("damaged".into()))];
-            let sent: Vec<_> = told(format, stream::iter(pages)).collect().await;
+            let sent: Vec<_> = with_last_line(format, stream::iter(pages)).collect().await;
             assert_eq!(sent[1].as_ref().unwrap(), line);
             assert!(sent.len() == 3 && sent[2].is_err());
         }

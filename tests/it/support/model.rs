@@ -1,4 +1,4 @@
-//! Models that answer at once and know nothing.
+//! Models that respond at once and know nothing.
 
 use safetensors::SafeTensors;
 use thorax::{

@@ -90,7 +90,7 @@ impl Client {
     }
 
     /// Uploads a model and makes it the champion.
-    pub async fn crown(&mut self) {
+    pub async fn promote(&mut self) {
         let binary = [("content-type", "application/octet-stream")];
         let model = self.try_send(Method::POST, "/v1/models", &binary, model::small(32, 1)).await.unwrap();
         let body = json!({"model_id": model.json()["id"]}).to_string().into_bytes();

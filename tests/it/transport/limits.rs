@@ -29,7 +29,7 @@ async fn metric(address: &str, name: &str) -> f64 {
 async fn with_64_descriptors_idle_connections_keep_nobody_out() {
     let folder = tempfile::tempdir().unwrap();
     let server = start_after(FEW, folder.path(), &[]);
-    Client::http1(&server.address).await.crown().await;
+    Client::http1(&server.address).await.promote().await;
     let mut held = Vec::new();
     for beginning in ["", "POST /v1/predictions HTTP/1.1\r\nhost:"] {
         for _ in 0..100 {

@@ -63,7 +63,7 @@ async fn tls_serves_http2_and_http1_by_negotiation() {
     let stream = connect(&server.address, &certificate, &TLS13, &["h2", "http/1.1"]).await.unwrap();
     assert_eq!(stream.get_ref().1.alpn_protocol(), Some(b"h2".as_slice()));
     let mut client = Client::http2_on(stream, &server.address).await;
-    client.crown().await;
+    client.promote().await;
     let reply = client.predict(1).await;
     assert_eq!((reply.status, reply.version), (200, Version::HTTP_2), "{reply:?}");
     let stream = connect(&server.address, &certificate, &TLS12, &["http/1.1"]).await.unwrap();

@@ -211,8 +211,9 @@ impl RequestHasher {
 struct HashingObserver(Arc<Mutex<RequestHasher>>);
 
 impl BodyObserver for HashingObserver {
-    fn received(&mut self, data: &Bytes) {
+    fn received(&mut self, data: &Bytes) -> Result<(), axum::Error> {
         self.0.lock().update(data);
+        Ok(())
     }
 
     fn ended(&mut self, is_complete: bool) {

@@ -6,27 +6,25 @@
 
 use std::{
     net::IpAddr,
-    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    task::{Context, Poll},
     time::{Duration, Instant},
 };
 
 use axum::{
-    body::{Body, HttpBody},
+    body::HttpBody,
     extract::{Request, State},
     http::{HeaderName, HeaderValue},
     middleware::Next,
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
-use http_body::{Frame, SizeHint};
 
 use super::{
     ApiError, ClientAddress,
+    body::{BodyObserver, observed},
     buckets::{Buckets, Level, Quota},
     client::{Client, network},
     probes,
@@ -132,8 +130,8 @@ pub(super) async fn limit_client(State(quotas): State<Quotas>, mut request: Requ
             return error.into_response();
         }
         if declared.is_none() {
-            let counted = |body| CountedBody { body, quotas: quotas.clone(), client, excess: Arc::clone(&excess) };
-            request = request.map(|body| Body::new(counted(body)));
+            let counter = BytesCounter { quotas: quotas.clone(), client, excess: Arc::clone(&excess) };
+            request = request.map(|body| observed(body, counter));
         }
     }
     let response = match key_level {
@@ -171,41 +169,20 @@ fn seconds(duration: Duration) -> u64 {
     duration.as_secs() + u64::from(duration.subsec_nanos() > 0)
 }
 
-/// A request body of unknown length, whose bytes are counted as they arrive.
-struct CountedBody {
-    body: Body,
+/// Counts the bytes of a request body of unknown length as they arrive.
+struct BytesCounter {
     quotas: Quotas,
     client: Client,
     /// Bytes for which the quota did not suffice.
     excess: Arc<AtomicU64>,
 }
 
-impl HttpBody for CountedBody {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        let polled = Pin::new(&mut self.body).poll_frame(context);
-        if let Poll::Ready(Some(Ok(frame))) = &polled
-            && let Some(data) = frame.data_ref()
-        {
-            let bytes = data.len() as u64;
-            if let Err(error) = self.quotas.take_bytes(self.client, bytes) {
-                self.excess.store(bytes, Ordering::Relaxed);
-                return Poll::Ready(Some(Err(axum::Error::new(error))));
-            }
-        }
-        polled
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+impl BodyObserver for BytesCounter {
+    fn received(&mut self, data: &Bytes) -> Result<(), axum::Error> {
+        let bytes = data.len() as u64;
+        self.quotas.take_bytes(self.client, bytes).map_err(|error| {
+            self.excess.store(bytes, Ordering::Relaxed);
+            axum::Error::new(error)
+        })
     }
 }

@@ -24,8 +24,10 @@ pub(in crate::http) trait BodyObserver: Send + Unpin + 'static {
         Poll::Pending
     }
 
-    /// Data were read.
-    fn received(&mut self, _data: &Bytes) {}
+    /// Data were read. An error ends the body in their place.
+    fn received(&mut self, _data: &Bytes) -> Result<(), axum::Error> {
+        Ok(())
+    }
 
     /// The body was read to its end, or failed.
     fn ended(&mut self, _is_complete: bool) {}
@@ -61,17 +63,16 @@ impl<O: BodyObserver> HttpBody for Observed<O> {
             Poll::Pending => self.observer.poll_overdue(context).map(|error| Some(Err(axum::Error::new(error)))),
             ready => ready,
         };
-        match &polled {
-            Poll::Ready(Some(Ok(frame))) => {
-                if let Some(data) = frame.data_ref() {
-                    self.observer.received(data);
-                }
+        let polled = polled.map(|next| match next {
+            Some(Ok(frame)) => {
+                let received = frame.data_ref().map_or(Ok(()), |data| self.observer.received(data));
+                Some(received.map(|()| frame))
             }
-            Poll::Ready(last) => {
-                self.ended = true;
-                self.observer.ended(last.is_none());
-            }
-            Poll::Pending => {}
+            last => last,
+        });
+        if let Poll::Ready(last @ (None | Some(Err(_)))) = &polled {
+            self.ended = true;
+            self.observer.ended(last.is_none());
         }
         polled
     }
@@ -137,9 +138,10 @@ impl BodyObserver for Deadline {
         timer.poll_expired(context).map(|()| if timer.is_hurried() { BodyError::Shutdown } else { BodyError::TooSlow })
     }
 
-    fn received(&mut self, data: &Bytes) {
+    fn received(&mut self, data: &Bytes) -> Result<(), axum::Error> {
         self.timer.progress(data.len());
         self.permit_timer.progress(data.len());
+        Ok(())
     }
 }
 
@@ -207,8 +209,9 @@ mod tests {
     }
 
     impl BodyObserver for Log {
-        fn received(&mut self, data: &Bytes) {
+        fn received(&mut self, data: &Bytes) -> Result<(), axum::Error> {
             self.add(format!("{} bytes", data.len()));
+            if data == "refused" { Err(axum::Error::new("refused")) } else { Ok(()) }
         }
 
         fn ended(&mut self, is_complete: bool) {
@@ -229,6 +232,7 @@ mod tests {
         for (chunks, read, expected) in [
             (vec![Ok("ab"), Ok("c")], 3, vec!["2 bytes", "1 bytes", "complete"]),
             (vec![Ok("ab"), Err("broken")], 3, vec!["2 bytes", "failed"]),
+            (vec![Ok("refused"), Ok("c")], 3, vec!["7 bytes", "failed"]),
             (vec![Ok("ab"), Ok("c")], 1, vec!["2 bytes", "abandoned"]),
         ] {
             let log = Log::default();

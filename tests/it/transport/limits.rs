@@ -2,12 +2,15 @@
 
 use std::{
     io::{Read, Write},
-    net::TcpStream,
+    net::{TcpStream, UdpSocket},
     time::{Duration, Instant},
 };
 
 use super::{client::Client, exchange};
-use crate::process::{PATIENCE, Running, thorax_after, with_phantoms};
+use crate::{
+    fixtures::skip_unsupported,
+    process::{PATIENCE, Running, thorax_after, with_phantoms},
+};
 
 /// Descriptors of a server that has few.
 const FEW: &str = "ulimit -n 64";
@@ -20,7 +23,12 @@ fn start_after(line: &str, folder: &std::path::Path, variables: &[(&str, &str)])
 
 /// The value of a metric.
 async fn metric(address: &str, name: &str) -> f64 {
-    let text = Client::http1(address).await.get("/metrics").await.text();
+    metric_with(address, &[], name).await
+}
+
+/// The value of a metric of a server that requires headers.
+async fn metric_with(address: &str, headers: &[(&str, &str)], name: &str) -> f64 {
+    let text = Client::http1(address).await.get_with("/metrics", headers).await.text();
     let line = text.lines().find_map(|line| line.strip_prefix(&format!("{name} ")));
     line.unwrap_or_else(|| panic!("no {name} in {text}")).parse().unwrap()
 }
@@ -155,4 +163,95 @@ async fn a_client_of_http2_that_takes_nothing_of_its_response_loses_the_connecti
     assert_eq!(metric(&server.address, "thorax_connections_closed_total{reason=\"unread\"}").await, 1.0);
     let mut client = Client::http2(&server.address).await;
     assert_eq!(client.get(&export).await.status, 200, "and one that reads gets it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_that_holds_its_share_of_connections_keeps_nobody_else_out() {
+    // Connects to nothing: a UDP socket only looks up the address from which it would send.
+    let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+    let own = socket.connect("192.0.2.1:9").and_then(|()| socket.local_addr()).map(|address| address.ip());
+    let Some(own) = own.ok().filter(|address| !address.is_loopback() && !address.is_unspecified()) else {
+        return skip_unsupported("no IPv4 address other than loopback");
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let variables = [
+        ("THORAX_LISTEN", "0.0.0.0:0"),
+        ("THORAX_ADMIN_KEY", "a-key-of-the-tests"),
+        ("THORAX_MAX_CONNECTIONS_PER_ADDRESS", "8"),
+        ("THORAX_BODY_PAUSE_SECONDS", "60"),
+    ];
+    let server = Running::start(folder.path(), &variables);
+    let port = server.address.rsplit_once(':').unwrap().1;
+    let (local, far) = (format!("127.0.0.1:{port}"), format!("{own}:{port}"));
+    let head = format!("POST /v1/datasets HTTP/1.1\r\nhost: {far}\r\nauthorization: Bearer a-key-of-the-tests\r\n");
+    let head = format!("{head}content-type: application/json\r\ncontent-length: 100\r\n\r\n{{");
+    let key = [("authorization", "Bearer a-key-of-the-tests")];
+    // Each request waits for the rest of its body, so that its connection cannot be evicted.
+    let mut held = Vec::new();
+    let started = Instant::now();
+    while metric_with(&local, &key, "thorax_connections_closed_total{reason=\"refused\"}").await < 100.0 {
+        assert!(started.elapsed() < PATIENCE, "{} connections of an address are not too many", held.len());
+        let mut stream = TcpStream::connect(&far).unwrap();
+        // The server may have closed it already.
+        drop(stream.write_all(head.as_bytes()));
+        held.push(stream);
+    }
+    assert!(metric_with(&local, &key, "thorax_connections").await < 40.0, "8 and the reserved ones");
+    for _ in 0..20 {
+        let reply = Client::http1(&local).await.get_with("/v1/models", &key).await;
+        assert_eq!(reply.status, 200, "a client of another address is served: {reply:?}");
+    }
+}
+
+/// A frame of HTTP/2 (RFC 9113, 4.1).
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_opens_and_resets_requests_rapidly_loses_its_connection_and_delays_nobody() {
+    let (headers, rst_stream, settings, goaway) = (1, 3, 4, 7);
+    let enhance_your_calm = 11;
+    let folder = tempfile::tempdir().unwrap();
+    let server = Running::start(folder.path(), &[]);
+    let mut other = Client::http2(&server.address).await;
+    other.promote().await;
+    // GET / by the static table, and the authority as a literal (RFC 7541, 6.1 and 6.2.2).
+    let host = server.address.as_bytes();
+    let fields = [&[0x82, 0x86, 0x84, 0x01, u8::try_from(host.len()).unwrap()], host].concat();
+    let mut flood = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".as_slice(), &frame(settings, 0, 0, &[])].concat();
+    for stream in (1..20_000).step_by(2) {
+        // END_STREAM and END_HEADERS; then CANCEL.
+        flood.extend(frame(headers, 5, stream, &fields));
+        flood.extend(frame(rst_stream, 0, stream, &8u32.to_be_bytes()));
+    }
+    for round in 0..20 {
+        let mut stream = TcpStream::connect(&server.address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        // The server may close the connection before it has read all.
+        let mut writer = stream.try_clone().unwrap();
+        let flood = flood.clone();
+        let writing = std::thread::spawn(move || drop(writer.write_all(&flood)));
+        let (mut reason, mut head) = (None, [0; 9]);
+        while stream.read_exact(&mut head).is_ok() {
+            let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
+            if stream.read_exact(&mut payload).is_err() {
+                break;
+            }
+            if head[3] == goaway {
+                reason = Some(u32::from_be_bytes(payload[4..8].try_into().unwrap()));
+            }
+        }
+        writing.join().unwrap();
+        // The notice is lost if the server closed the connection while it had unread bytes.
+        assert!(reason.is_none_or(|reason| reason == enhance_your_calm), "{reason:?}");
+        let prediction = other.predict(round).await;
+        assert_eq!(prediction.status, 200, "{prediction:?}");
+    }
+    let started = Instant::now();
+    while metric(&server.address, "thorax_http_requests_in_flight").await > 1.0 {
+        assert!(started.elapsed() < PATIENCE, "reset requests are still in flight");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }

@@ -12,8 +12,8 @@ use std::{
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-/// Timeout of each wait.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+/// Timeout of each wait: several times what the longest takes on a machine with two busy cores.
+pub const PATIENCE: Duration = Duration::from_secs(180);
 
 /// A server in a process of its own; killed when dropped.
 pub struct Running {

@@ -220,9 +220,9 @@ fn handle(
     } else if connection.is_reserved() {
         request.extensions_mut().insert(Refusal::TooManyConnections);
     }
-    // With HTTP/1 the response closes the connection. A graceful shutdown here would close it at once if the response has been written
-    // already, under a client that is still sending a body that the server discards.
-    if is_http2 && (connection.is_reserved() || service.shutdown.is_cancelled()) {
+    // During a shutdown the response of HTTP/1 closes the connection. A graceful shutdown would close it at once where the response has been
+    // written already, under a client that is still sending a body that the server discards. Reserved connections are too few for that.
+    if connection.is_reserved() || is_http2 && service.shutdown.is_cancelled() {
         connection.finish();
     }
     let closes = connection.is_reserved() && !is_http2;

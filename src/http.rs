@@ -60,7 +60,7 @@ use utoipa_axum::router::OpenApiRouter;
 
 use crate::domain::BatchEvent;
 pub use client_address::{ClientAddress, Forwarding, TrustedProxies};
-use document::ApiKeyScheme;
+use document::{ApiKeyScheme, IntegerBounds};
 pub use problem::{ApiError, Problem};
 pub use quotas::{QuotaConfig, Quotas};
 pub use refusal::Refusal;
@@ -78,7 +78,7 @@ pub use wrong_keys::WrongKeys;
                        diagnosis. Errors are problem documents (`application/problem+json`, RFC 9457)."
     ),
     servers((url = "/", description = "This server")),
-    modifiers(&ApiKeyScheme),
+    modifiers(&ApiKeyScheme, &IntegerBounds),
     components(schemas(Problem, BatchEvent, v2::InferenceError)),
     tags(
         (name = "datasets", description = "Data sets and their radiographs"),

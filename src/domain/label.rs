@@ -3,7 +3,10 @@
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use utoipa::{
+    PartialSchema, ToSchema,
+    openapi::{Array, Object, RefOr, Schema, Type},
+};
 
 /// The research-only notice in every response with predictions.
 pub const NOTICE: &str = "For research only. This is not a medical device and must not be used for diagnosis.";
@@ -23,10 +26,32 @@ pub struct InvalidSplit(String);
 
 /// The classes of a data set in the order of the network outputs: 2 to 16 distinct names of 1 to 64 letters, digits, `-`,
 /// `_`, `.` or single spaces between them.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "Vec<String>", into = "Vec<String>")]
-#[schema(value_type = Vec<String>, example = json!(["normal", "pneumonia", "COVID-19"]))]
 pub struct ClassList(Vec<String>);
+
+/// Maximum length of a class name, in characters.
+const MAX_NAME_LENGTH: usize = 64;
+
+impl PartialSchema for ClassList {
+    fn schema() -> RefOr<Schema> {
+        let name = Object::builder()
+            .schema_type(Type::String)
+            .min_length(Some(1))
+            .max_length(Some(MAX_NAME_LENGTH))
+            .pattern(Some(r"^\S+( \S+)*$"));
+        let classes = Array::builder().items(name).min_items(Some(2)).max_items(Some(16)).unique_items(true);
+        let description = "The classes of a data set in the order of the network outputs: 2 to 16 distinct names of 1 to 64 letters, \
+                           digits, `-`, `_`, `.` or single spaces between them.";
+        classes
+            .description(Some(description))
+            .examples([serde_json::json!(["normal", "pneumonia", "COVID-19"])])
+            .build()
+            .into()
+    }
+}
+
+impl ToSchema for ClassList {}
 
 impl ClassList {
     /// Validates the names.
@@ -41,7 +66,7 @@ impl ClassList {
         for (i, name) in names.iter().enumerate() {
             // Single spaces only, so that a label file, whose columns are separated by spaces, can represent the name.
             let valid = |word: &str| !word.is_empty() && word.chars().all(|c| c.is_alphanumeric() || "-_.".contains(c));
-            if name.len() > 64 || !name.split(' ').all(valid) {
+            if name.chars().count() > MAX_NAME_LENGTH || !name.split(' ').all(valid) {
                 return invalid(format!(
                     "a class name must be 1 to 64 letters, digits, '-', '_', '.' or single spaces (got {name:?})"
                 ));

@@ -7,7 +7,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     ApiError, AppState,
-    extract::{JsonBody, List, ListParams, PathOf, QueryOf},
+    extract::{JsonBody, List, ListParams, PathOf, QueryOf, Sequence},
     responses::{Conflict, Invalid, Malformed, NotFound},
 };
 use crate::{
@@ -43,12 +43,12 @@ async fn get_alias(State(stores): State<Stores>, PathOf(alias): PathOf<String>) 
 
 /// Lists the moves of an alias, newest first, including those to models that were deleted since.
 #[utoipa::path(get, path = "/v1/models/aliases/{alias}/history", tag = "models",
-    params(("alias" = String, Path), ListParams<u64>),
+    params(("alias" = String, Path), ListParams<Sequence>),
     responses((status = 200, description = "A page, newest first", body = List<AliasChange>), Malformed))]
 async fn list_alias_history(
     State(stores): State<Stores>,
     PathOf(alias): PathOf<String>,
-    QueryOf(params): QueryOf<ListParams<u64>>,
+    QueryOf(params): QueryOf<ListParams<Sequence>>,
 ) -> Result<Json<List<AliasChange>>, ApiError> {
     let page = params.page()?;
     let moves = store::models::alias_history(&stores.db, &alias, &page).await?;
@@ -69,7 +69,7 @@ async fn delete_alias(State(models): State<Models>, PathOf(alias): PathOf<String
 /// Points an alias at a model. `champion` is loaded and warmed up first; if that fails, the old champion keeps serving. `challenger` is
 /// loaded too: while the engine is idle, it classifies a share of the champion's images, and `GET /v1/models/{id}/live` compares the two.
 #[utoipa::path(put, path = "/v1/models/aliases/{alias}", tag = "models",
-    params(("alias" = String, Path, description = "A lower-case letter, then up to 31 of a-z, 0-9 and -")),
+    params(("alias" = String, Path, pattern = "^[a-z][a-z0-9-]{0,31}$", description = "A lower-case letter, then up to 31 of a-z, 0-9 and -")),
     request_body = AliasTarget,
     responses(
         (status = 200, description = "The model that the alias points at now", body = Model),

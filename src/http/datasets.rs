@@ -52,13 +52,13 @@ pub struct NewDataset {
 #[derive(Debug, ToSchema)]
 pub struct NewSplit {
     /// Fraction of each class's images in `test`.
-    #[schema(default = 0.1, minimum = 0.0, exclusive_maximum = 1.0)]
+    #[schema(value_type = Option<f64>, default = 0.1, minimum = 0.0, exclusive_maximum = 1.0)]
     pub test_fraction: f64,
     /// Fraction of each class's remaining images in `validation`.
-    #[schema(default = 0.0, minimum = 0.0, exclusive_maximum = 1.0)]
+    #[schema(value_type = Option<f64>, default = 0.0, minimum = 0.0, exclusive_maximum = 1.0)]
     pub validation_fraction: f64,
     /// Random seed of the assignment.
-    #[schema(default = 0)]
+    #[schema(value_type = Option<u32>, default = 0)]
     pub seed: u32,
 }
 

@@ -1,5 +1,7 @@
 //! The OpenAPI document: what concerns many operations and is therefore not declared by each handler.
 
+mod schemas;
+
 use axum::http::Method;
 use utoipa::{
     Modify, ToSchema,
@@ -12,7 +14,7 @@ use utoipa::{
 
 use super::{
     Problem,
-    idempotency::MAX_KEY_LENGTH,
+    idempotency::{KEY_PATTERN, MAX_KEY_LENGTH},
     v2::{self, InferenceError},
 };
 
@@ -36,8 +38,17 @@ impl Modify for ApiKeyScheme {
 /// True if an operation can return the response.
 type Applies = fn(&Method, &Operation) -> bool;
 
+/// Bounds the integers of the schemas that no operation refers to.
+pub(super) struct IntegerBounds;
+
+impl Modify for IntegerBounds {
+    fn modify(&self, document: &mut OpenApi) {
+        schemas::bound_unsigned_integers(document);
+    }
+}
+
 /// Responses of the server itself, which each operation has: status, description, and the operations that have it.
-const COMMON_RESPONSES: [(&str, &str, Applies); 10] = [
+const COMMON_RESPONSES: [(&str, &str, Applies); 11] = [
     (
         "400",
         "Malformed request: invalid syntax, an unknown query parameter, or a query parameter of the wrong type",
@@ -60,7 +71,11 @@ const COMMON_RESPONSES: [(&str, &str, Applies); 10] = [
         "The server is shutting down, or has no room for the request body; retry after `Retry-After` seconds",
         needs_key,
     ),
+    ("507", "The disk of the data folder is full, or its quota is used up: nothing was stored", writes),
 ];
+
+/// Operations whose body may be left out; an empty body stands for an empty object.
+const OPTIONAL_BODIES: [&str; 4] = ["list_repository", "load_model", "resume_training_run", "unload_model"];
 
 /// Completes operations that need the API key: security, the idempotency key of POST, and the responses of the server itself.
 pub(super) fn complete_guarded(document: &mut OpenApi) {
@@ -71,8 +86,15 @@ pub(super) fn complete_guarded(document: &mut OpenApi) {
                 operation.parameters.get_or_insert_default().push(idempotency_key().into());
             }
             add_common_responses(path, &method, operation);
+            if let (Some(id), Some(RefOr::T(body))) = (&operation.operation_id, &mut operation.request_body)
+                && OPTIONAL_BODIES.contains(&id.as_str())
+            {
+                body.required = Some(Required::False);
+            }
         }
     }
+    schemas::refuse_unknown_fields(document);
+    schemas::bound_unsigned_integers(document);
 }
 
 /// Completes operations that need no API key.
@@ -83,6 +105,7 @@ pub(super) fn complete_open(document: &mut OpenApi) {
             add_common_responses(path, &method, operation);
         }
     }
+    schemas::bound_unsigned_integers(document);
 }
 
 /// Describes a server without an API key.
@@ -122,6 +145,10 @@ fn takes_idempotency_key(method: &Method, operation: &Operation) -> bool {
     *method == Method::POST && needs_key(method, operation)
 }
 
+fn writes(method: &Method, operation: &Operation) -> bool {
+    *method != Method::GET && needs_key(method, operation)
+}
+
 /// Adds the responses that the handler does not describe, and headers to all.
 fn add_common_responses(path: &str, method: &Method, operation: &mut Operation) {
     let protocol = v2::errors::is_below(path);
@@ -155,8 +182,12 @@ fn headers(status: &str) -> Vec<(&'static str, &'static str, Type)> {
 }
 
 fn idempotency_key() -> Parameter {
-    let schema =
-        Object::builder().schema_type(Type::String).min_length(Some(1)).max_length(Some(MAX_KEY_LENGTH)).build();
+    let schema = Object::builder()
+        .schema_type(Type::String)
+        .min_length(Some(1))
+        .max_length(Some(MAX_KEY_LENGTH))
+        .pattern(Some(KEY_PATTERN))
+        .build();
     let description = "Key of your choice for this request, such as a UUID. A retry with the same key and the same request within 24 hours \
                        returns the response to the first one, and does nothing again.";
     let parameter =

@@ -1,6 +1,9 @@
 //! Extractors whose rejections are problem documents, and pagination.
 
-use std::fmt::Display;
+use std::{
+    fmt::{self, Display, Formatter},
+    num::TryFromIntError,
+};
 
 use axum::{
     extract::{FromRequest, FromRequestParts, Request},
@@ -11,7 +14,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use utoipa::{
     IntoParams, PartialSchema, ToSchema,
     openapi::{
-        Object, RefOr, Required, Schema, Type,
+        KnownFormat, Object, RefOr, Required, Schema, SchemaFormat, Type,
         path::{Parameter, ParameterIn},
     },
 };
@@ -123,6 +126,32 @@ impl<Cursor: Display> ListParams<Cursor> {
             return Err(ApiError::MalformedQuery(vec![FieldError::new("/limit", detail)]));
         }
         Ok(Page { limit, after: self.after.as_ref().map(Cursor::to_string) })
+    }
+}
+
+/// Cursor of a list whose items the database numbers.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(try_from = "u64")]
+pub struct Sequence(i64);
+
+impl TryFrom<u64> for Sequence {
+    type Error = TryFromIntError;
+
+    fn try_from(number: u64) -> Result<Self, TryFromIntError> {
+        i64::try_from(number).map(Self)
+    }
+}
+
+impl Display for Sequence {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl PartialSchema for Sequence {
+    fn schema() -> RefOr<Schema> {
+        let format = SchemaFormat::KnownFormat(KnownFormat::Int64);
+        Object::builder().schema_type(Type::Integer).format(Some(format)).minimum(Some(0)).build().into()
     }
 }
 

@@ -33,8 +33,11 @@ pub(super) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempote
 /// Response header of a repeated response.
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 
-/// Maximum length of a key.
+/// Maximum length of a key, with its quotes.
 pub(super) const MAX_KEY_LENGTH: usize = 255;
+
+/// Pattern of a key: printable ASCII, with a character other than spaces and the quotes of a structured field.
+pub(super) const KEY_PATTERN: &str = r"^[\t -~]*[!#-~][\t -~]*$";
 
 /// Maximum size of a response that is stored, in bytes; a thousand explained predictions take 12 MB.
 const MAX_RESPONSE_BYTES: usize = 64 << 20;
@@ -91,8 +94,9 @@ fn read_key(headers: &HeaderMap) -> Result<String, ApiError> {
         ));
     }
     let mut sent = headers.get_all(IDEMPOTENCY_KEY).iter();
-    let key = sent.next().and_then(|value| value.to_str().ok()).map(|key| key.trim().trim_matches('"').to_owned());
-    key.filter(|key| (1..=MAX_KEY_LENGTH).contains(&key.len()) && sent.next().is_none()).ok_or_else(|| {
+    let value = sent.next().and_then(|value| value.to_str().ok()).filter(|value| value.len() <= MAX_KEY_LENGTH);
+    let key = value.map(|value| value.trim_matches(|c: char| c == '"' || c.is_ascii_whitespace()).to_owned());
+    key.filter(|key| !key.is_empty() && sent.next().is_none()).ok_or_else(|| {
         ApiError::Malformed(format!(
             "Idempotency-Key must be sent once and have 1 to {MAX_KEY_LENGTH} ASCII characters"
         ))

@@ -172,7 +172,7 @@ async fn pause_training_run(
 #[utoipa::path(
     post, path = "/v1/training-runs/{id}/resume", tag = "training",
     params(("id" = RunId, Path)),
-    request_body = Option<Resumption>,
+    request_body = Resumption,
     responses((status = 202, description = "The current state of the run", body = TrainingRun), Malformed, NotFound, Conflict, Invalid)
 )]
 async fn resume_training_run(

@@ -76,10 +76,13 @@ pub struct RadiographPatch {
     /// Class.
     pub label: Option<String>,
     /// Patient id.
+    #[schema(min_length = 1, max_length = 255, pattern = r"\S")]
     pub patient_id: Option<String>,
     /// Source.
+    #[schema(min_length = 1, max_length = 255, pattern = r"\S")]
     pub source: Option<String>,
     /// Projection.
+    #[schema(min_length = 1, max_length = 255, pattern = r"\S")]
     pub view: Option<String>,
     /// Split.
     pub split: Option<Split>,

@@ -38,6 +38,15 @@ async fn rejects_an_invalid_data_set_with_every_invalid_field() {
 }
 
 #[tokio::test]
+async fn a_class_name_has_up_to_64_letters_of_any_script() {
+    let server = Server::start().await;
+    let create = async |name: &str, length: usize| {
+        server.post("/v1/datasets", json!({"name": name, "classes": ["é".repeat(length), "normal"]})).await.status
+    };
+    assert_eq!((create("short", 64).await, create("long", 65).await), (201, 422));
+}
+
+#[tokio::test]
 async fn data_set_names_are_unique() {
     let server = Server::start().await;
     server.dataset("chests").await;

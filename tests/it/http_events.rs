@@ -112,7 +112,9 @@ async fn events_are_paged_as_json_and_content_negotiated() {
         assert!(stream.header("cache-control").contains("no-cache"));
     }
     server.accept(&path, "image/png").await.assert_problem(406, &path);
-    server.accept(&format!("{path}?after=last"), "application/json").await.assert_problem(400, &path);
+    for cursor in ["last", "-1", "9223372036854775808"] {
+        server.accept(&format!("{path}?after={cursor}"), "application/json").await.assert_problem(400, &path);
+    }
     for nothing in ["events", "losses"] {
         let nowhere = format!("/v1/training-runs/{NOBODY}/{nothing}");
         server.get(&nowhere).await.assert_problem(404, &nowhere);

@@ -136,4 +136,7 @@ async fn an_alias_lists_its_history() {
     let rest = server.get(&format!("{history}?after={}", newest.text("/next"))).await;
     assert_eq!((rest.items(), rest.text("/items/0/model_id"), rest.at("/next")), (1, first, Value::Null));
     assert_eq!(server.get("/v1/models/aliases/nobody/history").await.items(), 0);
+    for cursor in ["9223372036854775808", "1.5", "newest"] {
+        server.get(&format!("{history}?after={cursor}")).await.assert_problem(400, &history);
+    }
 }

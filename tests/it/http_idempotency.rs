@@ -143,3 +143,19 @@ async fn malformed_keys_and_streamed_responses_are_refused() {
     refused.assert_problem(400, "/v1/predictions");
     assert_eq!(server.get("/v1/datasets").await.items(), 0);
 }
+
+/// As in the OpenAPI document: printable ASCII, with a character other than spaces and quotes.
+#[tokio::test]
+async fn a_key_has_up_to_255_printable_characters() {
+    let server = Server::start().await;
+    let create = async |key: &str| {
+        let body = json!({"name": format!("{key:.200}")}).to_string().into_bytes();
+        post(&server, "/v1/datasets", "application/json", key, body).await
+    };
+    for key in ["a", "\"b\"", "a b", &"k".repeat(255)] {
+        assert_eq!(create(key).await.status, 201, "{key}");
+    }
+    for key in ["\"", "\"\"", "\" \"", &"k".repeat(256), "schlüssel"] {
+        create(key).await.assert_problem(400, "/v1/datasets");
+    }
+}

@@ -49,6 +49,7 @@ fn every_operation_declares_the_responses_of_the_server() {
         let guarded = operation["security"] != serde_json::json!([]);
         let mut expected = vec!["400", "403"];
         expected.extend(if guarded { &["401", "429", "503"][..] } else { &[] });
+        expected.extend(if guarded && !name.starts_with("get ") { &["507"][..] } else { &[] });
         expected.extend(if operation["requestBody"].is_object() { &["408", "413", "415"][..] } else { &[] });
         for status in expected {
             assert!(responses.contains_key(status), "{name}: {status}");
@@ -59,8 +60,51 @@ fn every_operation_declares_the_responses_of_the_server() {
     });
 }
 
+/// The server refuses unknown fields, except for those of the Open Inference Protocol.
+#[test]
+fn request_bodies_have_no_other_fields() {
+    let document = serde_json::to_value(thorax::http::openapi()).unwrap();
+    let mut checked = 0;
+    for_each_operation(&document, |name, operation| {
+        for content in operation["requestBody"]["content"].as_object().into_iter().flat_map(|content| content.values())
+        {
+            let reference = content["schema"]["$ref"].as_str().unwrap_or_default().trim_start_matches('#');
+            let schema = document.pointer(reference).unwrap();
+            if schema["type"] == "object" {
+                let protocol = name.contains(" /v2/");
+                assert_eq!(schema["additionalProperties"] == false, !protocol, "{name}: {reference}");
+                checked += 1;
+            }
+        }
+    });
+    assert!(checked > 10, "{checked}");
+}
+
+/// The formats of the OpenAPI registry; a maximum beyond 2^53 could not be read by all clients.
+#[test]
+fn unsigned_integers_have_their_bounds() {
+    fn check(value: &serde_json::Value, checked: &mut u32) {
+        let maximum = match value["format"].as_str() {
+            Some("uint8") => Some(u8::MAX.into()),
+            Some("uint16") => Some(u16::MAX.into()),
+            Some("uint32") => Some(u32::MAX.into()),
+            Some(other) => return assert!(!other.starts_with('u') || ["uint64", "uuid"].contains(&other), "{other}"),
+            None => None,
+        };
+        if let Some(maximum) = maximum {
+            assert!(value["maximum"].as_u64().is_some_and(|bound| bound <= maximum), "{value}");
+            *checked += 1;
+        }
+        let children = value.as_object().into_iter().flat_map(|object| object.values());
+        children.chain(value.as_array().into_iter().flatten()).for_each(|child| check(child, checked));
+    }
+    let mut checked = 0;
+    check(&serde_json::to_value(thorax::http::openapi()).unwrap(), &mut checked);
+    assert!(checked > 10, "{checked}");
+}
+
 /// Calls `check` with the name and the description of each operation.
-fn for_each_operation(document: &serde_json::Value, check: impl Fn(&str, &serde_json::Value)) {
+fn for_each_operation(document: &serde_json::Value, mut check: impl FnMut(&str, &serde_json::Value)) {
     for (path, methods) in document["paths"].as_object().unwrap() {
         for (method, operation) in methods.as_object().unwrap() {
             check(&format!("{method} {path}"), operation);

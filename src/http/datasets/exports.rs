@@ -10,7 +10,10 @@ use axum::{
 use serde::Deserialize;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::task::TaskTracker;
-use utoipa::IntoParams;
+use utoipa::{
+    IntoParams,
+    openapi::{Object, Type},
+};
 
 use crate::{
     dataset::{self, ArraySpec, ArrayStream, Dtype, ExportError},
@@ -34,8 +37,12 @@ pub struct ArrayParams {
     #[param(inline)]
     dtype: Option<Dtype>,
     /// Number of channels: 3 (grey replicated, the default) or 1.
-    #[param(minimum = 1, maximum = 3, default = 3)]
+    #[param(schema_with = channels)]
     channels: Option<u8>,
+}
+
+fn channels() -> Object {
+    Object::builder().schema_type(Type::Integer).enum_values(Some([1, 3])).default(Some(3.into())).build()
 }
 
 /// Media type of NumPy arrays.
@@ -64,7 +71,7 @@ enum Export {
 /// All of them contain the labelled images, in the same order.
 #[utoipa::path(
     get, path = "/v1/datasets/{id}/exports/{name}", tag = "datasets",
-    params(("id" = DatasetId, Path), ("name" = String, Path, example = "x_train_128.npy"), ArrayParams),
+    params(("id" = DatasetId, Path), ("name" = String, Path, pattern = r"^((train|validation|test)_split\.txt|x_(train|validation|test)_[0-9]{2,4}\.npy|y_(train|validation|test)\.npy)$", example = "x_train_128.npy"), ArrayParams),
     responses(
         (status = 200, description = "The file", content(
             (String = "text/plain"), (Binary = "application/octet-stream")

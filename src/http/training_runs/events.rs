@@ -16,7 +16,7 @@ use axum::{
 use futures_util::stream;
 use serde::Serialize;
 use tokio::sync::mpsc;
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use self::follower::Follower;
@@ -26,8 +26,8 @@ use crate::{
     http::{
         ApiError, AppState,
         accept::negotiate,
-        extract::{List, ListParams, PathOf, QueryOf},
-        responses::{Busy, Malformed, NotFound, UNBUFFERED},
+        extract::{List, ListParams, PathOf, QueryOf, Sequence},
+        responses::{Busy, Malformed, NotAcceptable, NotFound, UNBUFFERED},
         state::RunEvents,
     },
     store::{self, StoredEvent, Stores},
@@ -52,6 +52,16 @@ pub fn router() -> OpenApiRouter<AppState> {
         .routes(routes!(list_training_run_range_tests))
 }
 
+/// Position in the events of a run.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+#[allow(dead_code, reason = "describes a header")]
+struct LastEventId {
+    /// The last event received; takes precedence over `after`.
+    #[param(rename = "Last-Event-ID", required = false, minimum = 0)]
+    id: i64,
+}
+
 /// Training losses of a run.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Losses {
@@ -72,8 +82,8 @@ pub struct Losses {
     get, path = "/v1/training-runs/{id}/events", tag = "training",
     params(
         ("id" = RunId, Path),
-        ListParams<u64>,
-        ("Last-Event-ID" = Option<u64>, Header, description = "The last event received; takes precedence over `after`"),
+        ListParams<Sequence>,
+        LastEventId,
     ),
     responses(
         (status = 200, description = "A stream that ends with the run, or a page", content(
@@ -83,14 +93,14 @@ pub struct Losses {
         (status = 204, description = "The run has ended and no event follows: a browser stops reconnecting"),
         Malformed,
         NotFound,
-        (status = 406, description = "Neither of the two types is accepted"),
+        NotAcceptable,
         Busy,
     )
 )]
 async fn list_training_run_events(
     State(events): State<RunEvents>,
     PathOf(id): PathOf<RunId>,
-    QueryOf(params): QueryOf<ListParams<u64>>,
+    QueryOf(params): QueryOf<ListParams<Sequence>>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let page = params.page()?;
@@ -155,7 +165,8 @@ async fn follow(events: &RunEvents, id: RunId, after: u64) -> Result<Response, A
 fn cursor(headers: &HeaderMap, after: Option<&str>) -> Result<u64, ApiError> {
     let malformed = || ApiError::Malformed("Last-Event-ID and after must be the id of an event".into());
     let header = headers.get(LAST_EVENT_ID).map(|value| value.to_str().map_err(|_| malformed())).transpose()?;
-    header.or(after).map_or(Ok(0), |id| id.trim().parse().map_err(|_| malformed()))
+    let id = |text: &str| text.trim().parse().ok().filter(|id| i64::try_from(*id).is_ok()).ok_or_else(malformed);
+    header.or(after).map_or(Ok(0), id)
 }
 
 /// A stored event as a server-sent event.

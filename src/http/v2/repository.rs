@@ -3,7 +3,10 @@
 use axum::{Json, extract::State};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use utoipa::ToSchema;
+use utoipa::{
+    ToSchema,
+    openapi::{Object, Type},
+};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{errors::ErrorResponses, model::ModelPath, request::body_or_default};
@@ -37,7 +40,21 @@ struct IndexRequest {
 struct LoadRequest {
     /// Must be empty: `config` and `file:…` are not supported.
     #[serde(default)]
+    #[schema(schema_with = no_parameters)]
+    parameters: Map<String, Value>,
+}
+
+fn no_parameters() -> Object {
+    Object::builder().schema_type(Type::Object).max_properties(Some(0)).build()
+}
+
+/// Parameters of unloading a model.
+#[derive(Default, Deserialize, ToSchema)]
+struct UnloadRequest {
+    /// Ignored, such as `unload_dependents`: no model depends on another.
+    #[serde(default)]
     #[schema(value_type = Object)]
+    #[allow(dead_code, reason = "checked to be an object")]
     parameters: Map<String, Value>,
 }
 
@@ -109,12 +126,14 @@ async fn load_model(
 /// Without the champion the server is not ready until the champion is loaded again or another model is promoted. Aliases do not change, and
 /// the next start of the server loads the champion.
 #[utoipa::path(post, path = "/v2/repository/models/{name}/unload", tag = "open inference protocol",
-    params(("name" = String, Path)), request_body = LoadRequest,
+    params(("name" = String, Path)), request_body = UnloadRequest,
     responses((status = 200, description = "The model is not loaded", body = Value), ErrorResponses))]
 async fn unload_model(
     State(models): State<Models>,
     PathOf(path): PathOf<ModelPath>,
+    SmallBody(body): SmallBody,
 ) -> Result<Json<Map<String, Value>>, ApiError> {
+    let _: UnloadRequest = body_or_default(&body)?;
     let model = path.find(&models).await?;
     models.unload(&model).await?;
     Ok(Json(Map::new()))

@@ -16,8 +16,12 @@ use crate::http::{ApiError, json};
 /// Header with the length of the JSON at the beginning of a body, which raw tensors follow.
 pub(super) const HEADER_LENGTH: &str = "inference-header-content-length";
 
+/// A grey gradient of 32 x 32 pixels, as PNG in base64.
+const EXAMPLE_IMAGE: &str = "iVBORw0KGgoAAAANSUhEUgAAACAAAAAgCAAAAABWESUoAAAANUlEQVR42mNg4BCQUNAwsHDwCIhIyCioaOiYMGPBig07Dpy4cOPBiw8/GEYVjCoYVTBSFQAAl2zwEJjgKNwAAAAASUVORK5CYII=";
+
 /// Inference request.
 #[derive(Deserialize, ToSchema)]
+#[schema(example = json!({"inputs": [{"name": "image", "datatype": "BYTES", "shape": [1], "data": [EXAMPLE_IMAGE]}]}))]
 pub(super) struct InferRequest {
     /// Identifier of the request, returned in the response.
     pub(super) id: Option<String>,

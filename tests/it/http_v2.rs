@@ -232,7 +232,7 @@ async fn loading_and_unloading_change_the_served_models() {
     assert_eq!(unload("nobody").await, 404);
     let unload = "/v2/repository/models/champion/unload";
     assert_error(&server.request("POST", unload, "application/json", b"nothing".to_vec()).await, 400, "JSON");
-    assert_eq!(ask("champion").await.status, 200, "not unloaded");
+    assert_eq!(request("champion").await.status, 200, "not unloaded");
     assert_eq!(server.post(unload, json!({"parameters": {"unload_dependents": true}})).await.status, 200);
     assert_error(&server.post("/v2/repository/models/nobody/load", json!({})).await, 404, "model");
     let config = json!({"parameters": {"config": "{}"}});

@@ -11,6 +11,7 @@ $THORAX is the URL of the server, $API_KEY its key.
 
 import json
 import os
+import re
 import time
 import urllib.request
 import uuid
@@ -96,20 +97,23 @@ def name_existing(case):
         if case.path_parameters.get("id") in existing.values():
             case.path_parameters["id"] = str(uuid.UUID(int=random.getrandbits(128)))
         return
-    # These two train.
-    often = 0.03 if path.endswith(("/repeat", "/resume")) else 0.75
+    # The first two train, and an export or a job reads all images.
+    often = 0.03 if path.endswith(("/repeat", "/resume")) else 0.2 if path.endswith(("/exports/{name}", "-jobs")) else 0.75
     if path.startswith("/v2/") and is_positive(case, ParameterLocation.PATH) and random.random() < often:
         values = {"name": "champion", "version": existing["/v1/models/{id}"]}
         case.path_parameters.update({name: values[name] for name in case.path_parameters})
     if target and is_positive(case, ParameterLocation.PATH) and random.random() < often:
         case.path_parameters["id"] = target
+    if path.endswith("/exports/{name}"):
+        # Hundreds of arrays of up to 1024 pixels a side would be gigabytes.
+        case.path_parameters["name"] = re.sub(r"_[0-9]{3,4}[.]npy$", "_64.npy", str(case.path_parameters["name"]))
     if is_positive(case, ParameterLocation.QUERY) and case.query and random.random() < 0.75:
         if "radiograph" in case.query:
             case.query["radiograph"] = existing["/v1/radiographs/{id}"]
         if path == "/v1/training-runs/compare":
             runs = [name for kind, name in existing.items() if kind.startswith("/v1/training-runs/")]
             case.query["ids"] = ",".join(random.sample(runs, 2))
-    if is_positive(case, ParameterLocation.BODY) and isinstance(case.body, dict) and random.random() < 0.75:
+    if is_positive(case, ParameterLocation.BODY) and isinstance(case.body, dict) and random.random() < often:
         # Not the data set of a training run: a random plan could train for days.
         if path == "/v1/prediction-jobs" and "dataset_id" in case.body:
             case.body["dataset_id"] = existing["/v1/datasets/{id}"]

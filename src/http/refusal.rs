@@ -24,7 +24,7 @@ pub enum Refusal {
 pub(super) async fn enforce(request: Request, next: Next) -> Response {
     match request.extensions().get::<Refusal>() {
         Some(Refusal::TooManyConnections) if !probes::is_monitoring(&request) => {
-            let detail = "the server has as many connections as it can take: retry";
+            let detail = "there are as many connections as the server takes, in all or from this address: retry";
             ApiError::Unavailable(detail.into()).into_response()
         }
         Some(Refusal::HeadTooLarge { max_bytes }) => {

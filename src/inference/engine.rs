@@ -219,8 +219,24 @@ impl Engine {
     /// # Errors
     /// `Model` if it cannot be loaded; `QueueFull` and `Closed`.
     pub async fn load(&self, id: ModelId, bytes: Vec<u8>) -> Result<(), EngineError> {
+        self.replace(id, bytes, async { Ok(()) }).await
+    }
+
+    /// Loads and warms up a model, waits for `commit`, then makes the model the serving one. If either fails, the previous one keeps
+    /// serving.
+    ///
+    /// # Errors
+    /// Those of [`Engine::load`] and of `commit`.
+    pub async fn replace<E: From<EngineError>>(
+        &self,
+        id: ModelId,
+        bytes: Vec<u8>,
+        commit: impl Future<Output = Result<(), E>>,
+    ) -> Result<(), E> {
         let _guard = self.load_lock.lock().await;
-        self.install(id, bytes, true).await
+        let classifier = self.build(id, bytes).await?;
+        commit.await?;
+        Ok(self.install(classifier, true).await?)
     }
 
     /// Loads and warms up a model in addition to the serving one, unless it is loaded already. `bytes` is awaited only if the model has to be
@@ -238,7 +254,8 @@ impl Engine {
         }
         let _guard = self.load_lock.lock().await;
         if !self.is_loaded(id) {
-            self.install(id, bytes.await?, false).await?;
+            let classifier = self.build(id, bytes.await?).await?;
+            self.install(classifier, false).await?;
         }
         Ok(())
     }
@@ -256,13 +273,20 @@ impl Engine {
         Ok(tokio::task::spawn_blocking(check).await.map_err(|_| EngineError::Closed)??)
     }
 
-    async fn install(&self, id: ModelId, bytes: Vec<u8>, serve: bool) -> Result<(), EngineError> {
+    async fn build(&self, id: ModelId, bytes: Vec<u8>) -> Result<Classifier, EngineError> {
         let (device, max_batch_size) = (self.device.clone(), self.max_batch_size);
         let load = move || Classifier::load(id, &bytes, &device, max_batch_size);
         let loaded = tokio::task::spawn_blocking(load).await.map_err(|_| EngineError::Closed)?;
         self.metrics.model_load(loaded.is_ok());
+        Ok(loaded?)
+    }
+
+    /// Adds a model to the engine. Waits for a place in the queue, since the caller may have committed to the model.
+    async fn install(&self, classifier: Classifier, serve: bool) -> Result<(), EngineError> {
         let (reply, response) = oneshot::channel();
-        self.send(Command::Install { classifier: Box::new(loaded?), serve, reply })?;
+        let commands = self.commands.clone();
+        let send = move || commands.send(Command::Install { classifier: Box::new(classifier), serve, reply });
+        tokio::task::spawn_blocking(send).await.map_err(|_| EngineError::Closed)?.map_err(|_| EngineError::Closed)?;
         response.await.map_err(|_| EngineError::Closed)?
     }
 

@@ -213,7 +213,7 @@ fn check_numbers(normalisation: &Normalisation, epsilon: f64) -> Result<(), NnEr
     let Normalisation { scale, mean, std } = normalisation;
     check(epsilon.is_finite() && epsilon > 0.0, "batch-norm epsilon")?;
     check(scale.is_finite() && mean.iter().all(|m| m.is_finite()), "normalisation")?;
-    check(std.iter().all(|s| s.is_normal()), "normalisation")
+    check(std.iter().all(|s| s.is_normal() && s.is_sign_positive()), "normalisation")
 }
 
 fn check(valid: bool, what: &str) -> Result<(), NnError> {

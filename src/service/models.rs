@@ -95,13 +95,15 @@ impl Models {
     ///
     /// # Errors
     /// The same errors as [`Models::load`].
-    pub async fn load_named(&self, model: &Model) -> Result<(), Error> {
-        let _lock = self.serving.alias_lock.acquire().await;
-        if model.aliases.iter().any(|alias| alias == CHAMPION) {
-            self.promote(model).await
-        } else {
-            self.load(model).await
-        }
+    pub async fn load_named(&self, id: ModelId) -> Result<(), Error> {
+        let models = self.clone();
+        let load = async move {
+            let _lock = models.serving.alias_lock.acquire().await;
+            let model = models.get(id).await?;
+            let is_champion = model.aliases.iter().any(|alias| alias == CHAMPION);
+            if is_champion { models.promote(&model).await } else { models.load(&model).await }
+        };
+        tokio::spawn(load).await?
     }
 
     /// Unloads a model; its aliases stay.
@@ -123,9 +125,15 @@ impl Models {
             let rule = "a lower-case letter, then up to 31 lower-case letters, digits and hyphens";
             return Err(Error::Unusable(format!("the alias {alias:?} is not {rule}")));
         }
+        let (models, alias) = (self.clone(), alias.to_owned());
+        // A task of its own: a client that hangs up must not stop it between the database and the engine.
+        tokio::spawn(async move { models.point(&alias, model, gate).await }).await?
+    }
+
+    async fn point(&self, alias: &str, model: ModelId, gate: Option<Gate>) -> Result<Model, Error> {
+        let _lock = self.serving.alias_lock.acquire().await;
         let unknown = || Error::invalid("/model_id", "there is no such model; GET /v1/models lists them");
         let model = store::models::get(&self.stores.db, model).await?.ok_or_else(unknown)?;
-        let _lock = self.serving.alias_lock.acquire().await;
         if let Some(gate) = gate {
             gate.check(self, &model).await?;
         }
@@ -160,11 +168,12 @@ impl Models {
         Ok(())
     }
 
-    /// Loads a model, warms it up and makes it champion. The caller holds the alias lock.
+    /// Loads a model, warms it up and makes it champion: first in the database, then in the engine, so that a database that cannot be
+    /// written leaves the old champion in service. The caller holds the alias lock.
     async fn promote(&self, model: &Model) -> Result<(), Error> {
         let bytes = self.stores.blobs.get(&model.sha256).await?;
-        self.serving.engine.load(model.id, bytes).await?;
-        Ok(store::models::set_alias(&self.stores.db, CHAMPION, model.id).await?)
+        let commit = async { Ok::<_, Error>(store::models::set_alias(&self.stores.db, CHAMPION, model.id).await?) };
+        self.serving.engine.replace(model.id, bytes, commit).await
     }
 
     /// Stores an uploaded model file. The network is built once and classifies generated images, so that a file that cannot serve is
@@ -217,6 +226,8 @@ impl Models {
     /// # Errors
     /// [`Error::NotFound`], or [`Error::Store`] where an alias points at it.
     pub async fn delete(&self, id: ModelId) -> Result<(), Error> {
+        // No alias moves to the model meanwhile.
+        let _lock = self.serving.alias_lock.acquire().await;
         if !store::models::delete(&self.stores.db, id).await? {
             return Err(Error::NotFound("model"));
         }

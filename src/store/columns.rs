@@ -67,9 +67,9 @@ pub fn to_json<T: Serialize + DeserializeOwned>(column: &str, value: &T) -> Resu
     from_json::<T>(column, &text).map(|_| text)
 }
 
-/// Fails with `RowNotFound` if a statement changed no row.
+/// Fails with `Gone` if a statement changed no row.
 pub fn must_exist(result: &SqliteQueryResult) -> Result<(), StoreError> {
-    if result.rows_affected() == 0 { Err(sqlx::Error::RowNotFound.into()) } else { Ok(()) }
+    if result.rows_affected() == 0 { Err(StoreError::Gone) } else { Ok(()) }
 }
 
 #[cfg(test)]

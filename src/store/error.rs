@@ -11,9 +11,12 @@ use crate::domain::{InvalidTransition, Sha256};
 /// An error of the store.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The database failed; `RowNotFound` when the row to change does not exist.
+    /// The database failed.
     #[error("database: {0}")]
-    Database(#[from] sqlx::Error),
+    Database(#[source] sqlx::Error),
+    /// A row that the change needs does not exist, usually because it was deleted meanwhile.
+    #[error("what the request refers to was deleted meanwhile")]
+    Gone,
     /// A migration failed.
     #[error("migration: {0}")]
     Migration(#[from] sqlx::migrate::MigrateError),
@@ -79,13 +82,20 @@ impl StoreError {
 
     /// True where the state of the data does not allow the change: a retry cannot succeed. The error message gives the reason.
     pub fn is_conflict(&self) -> bool {
-        matches!(self, Self::Exists(_) | Self::InUse(_) | Self::InvalidTransition(_))
+        matches!(self, Self::Exists(_) | Self::InUse(_) | Self::InvalidTransition(_) | Self::Gone)
     }
 
     /// Turns the violation of a unique constraint into `Exists`; other errors pass through.
     pub(super) fn from_insert(error: sqlx::Error, what: &'static str) -> Self {
         let exists = error.as_database_error().is_some_and(|e| e.is_unique_violation());
         if exists { Self::Exists(what) } else { error.into() }
+    }
+}
+
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> Self {
+        let names_no_row = error.as_database_error().is_some_and(|error| error.is_foreign_key_violation());
+        if names_no_row { Self::Gone } else { Self::Database(error) }
     }
 }
 

@@ -205,7 +205,7 @@ pub async fn current_rejections(db: &Db, dataset: DatasetId) -> Result<Vec<Impor
     rows.into_iter().map(RejectionRow::read).collect()
 }
 
-/// Writes counts, status and new findings. `RowNotFound` when the import was deleted with its data set, `InvalidTransition` when it has
+/// Writes counts, status and new findings. `Gone` when the import was deleted with its data set, `InvalidTransition` when it has
 /// succeeded.
 pub async fn update(db: &Db, import: &Import, new: &ImportFindings) -> Result<(), StoreError> {
     let mut tx = db.begin().await?;

@@ -158,7 +158,7 @@ pub async fn delete(db: &Db, id: ModelId) -> Result<bool, StoreError> {
     Ok(true)
 }
 
-/// Points an alias to a model. `RowNotFound` if there is no such model.
+/// Points an alias to a model. `Gone` if there is no such model.
 pub async fn set_alias(db: &Db, alias: &str, id: ModelId) -> Result<(), StoreError> {
     let mut tx = db.begin().await?;
     point(&mut tx, alias, id).await?;
@@ -184,10 +184,7 @@ async fn point(tx: &mut SqliteConnection, alias: &str, id: ModelId) -> Result<()
     )
     .execute(&mut *tx)
     .await;
-    match pointed {
-        Err(sqlx::Error::Database(e)) if e.is_foreign_key_violation() => return Err(sqlx::Error::RowNotFound.into()),
-        other => other?,
-    };
+    pointed?;
     sqlx::query!("insert into alias_history (alias, model_id, moved_at) values (?, ?, ?)", alias, id, now)
         .execute(tx)
         .await?;
@@ -326,7 +323,7 @@ mod tests {
             "the history outlives the model"
         );
         let nowhere = set_alias(&db, "production", old.id).await;
-        assert!(matches!(nowhere, Err(StoreError::Database(sqlx::Error::RowNotFound))));
+        assert!(matches!(nowhere, Err(StoreError::Gone)));
     }
 
     #[tokio::test]

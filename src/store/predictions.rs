@@ -110,7 +110,7 @@ pub async fn list(db: &Db, page: &Page) -> Result<Vec<Prediction>, StoreError> {
     rows.into_iter().map(Row::read).collect()
 }
 
-/// Sets or withdraws the feedback of a clinician. `RowNotFound` if there is no such prediction.
+/// Sets or withdraws the feedback of a clinician. `Gone` if there is no such prediction.
 pub async fn set_feedback(db: &Db, id: PredictionId, label: Option<&str>) -> Result<(), StoreError> {
     let (id, now) = (id.to_string(), label.map(|_| columns::time(Timestamp::now())));
     let set = sqlx::query!("update predictions set feedback = ?, feedback_at = ? where id = ?", label, now, id);

@@ -52,7 +52,7 @@ pub struct RunImage {
     pub label: String,
 }
 
-/// Records the provenance of a run in one transaction. A run that resumes keeps the provenance of its first start. `RowNotFound` if there
+/// Records the provenance of a run in one transaction. A run that resumes keeps the provenance of its first start. `Gone` if there
 /// is no such run.
 pub async fn record(
     db: &Db,
@@ -240,6 +240,6 @@ mod tests {
     async fn refuses_the_provenance_of_a_missing_run() {
         let (_dir, db) = fixtures::db().await;
         let refused = record(&db, RunId::new(), &environment("cpu"), None, &[]).await;
-        assert!(matches!(refused, Err(StoreError::Database(sqlx::Error::RowNotFound))));
+        assert!(matches!(refused, Err(StoreError::Gone)));
     }
 }

@@ -216,10 +216,10 @@ async fn write_plan(tx: &mut SqliteConnection, run: &Run) -> Result<(), StoreErr
     Ok(())
 }
 
-/// Ends a run. `InvalidTransition` as [`RunStatus::transition`] says, `RowNotFound` if there is no such run.
+/// Ends a run. `InvalidTransition` as [`RunStatus::transition`] says, `Gone` if there is no such run.
 pub async fn finish(db: &Db, id: RunId, status: RunStatus, error: Option<&str>) -> Result<(), StoreError> {
     let mut tx = db.begin().await?;
-    let mut run = get_in(&mut tx, id).await?.ok_or(sqlx::Error::RowNotFound)?;
+    let mut run = get_in(&mut tx, id).await?.ok_or(StoreError::Gone)?;
     if !status.is_final() {
         return Err(StoreError::Row(format!("runs.status: {status} is not a final status")));
     }
@@ -259,7 +259,7 @@ async fn record_transition(tx: &mut SqliteConnection, from: Option<RunStatus>, r
     Ok(())
 }
 
-/// Writes progress. `RowNotFound` if there is no such run.
+/// Writes progress. `Gone` if there is no such run.
 pub async fn set_progress(db: &Db, id: RunId, progress: &RunProgress) -> Result<(), StoreError> {
     let id = id.to_string();
     let progress = columns::to_json("runs.progress_json", progress)?;

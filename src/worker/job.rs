@@ -23,7 +23,10 @@ pub(super) enum PrepareError {
     #[error("the data set was deleted after the run was submitted")]
     NoDataset,
     /// The data set no longer has the fingerprint that is recorded with the run.
-    #[error("the data set changed after the run was submitted: submit the run again")]
+    #[error(
+        "the data set changed after the run was submitted: undo the change (radiographs that were added, removed, relabelled or moved to \
+         another split) and resume the run, or submit it again"
+    )]
     Changed,
     /// A label that is not a class.
     #[error("radiograph {file_name} has the label {label}, which is not a class of the data set")]

@@ -5,6 +5,7 @@ use std::time::Instant;
 use image::{DynamicImage, ImageFormat};
 use jpeg_encoder::{ColorType, Encoder};
 use serde_json::{Value, json};
+use sqlx::Connection;
 use thorax::{
     inference::{Engine, EngineConfig},
     metrics::Metrics,
@@ -201,6 +202,54 @@ async fn concurrent_clients_get_the_same_results_as_sequential_ones() {
     let (c, d) = tokio::join!(classify(&server, png(48, 48, 1)), classify(&server, png(64, 64, 90)));
     for (alone, together) in [(a, c), (b, d)] {
         assert_close(&together.at("/probabilities"), &alone.at("/probabilities"));
+    }
+}
+
+#[tokio::test]
+async fn a_promotion_that_cannot_be_recorded_leaves_the_old_champion_in_service() {
+    let server = Server::start().await;
+    let old = server.promote(model::small(32, 1)).await;
+    let new = upload_model(&server, "", model::small(32, 2)).await.text("/id");
+    let database = server.folder.path().join("data/thorax.sqlite");
+    let mut other = sqlx::SqliteConnection::connect(&format!("sqlite://{}", database.display())).await.unwrap();
+    sqlx::query("begin immediate").execute(&mut other).await.unwrap();
+    put_champion(&server, &new).await.assert_problem(503, CHAMPION);
+    sqlx::query("rollback").execute(&mut other).await.unwrap();
+    assert_eq!(server.get(CHAMPION).await.text("/id"), old);
+    let prediction = classify(&server, png(48, 48, 1)).await;
+    assert_eq!((prediction.status, prediction.text("/model/id")), (200, old));
+    assert_eq!(server.delete(&format!("/v1/models/{new}")).await.status, 204);
+    assert_eq!(classify(&server, png(48, 48, 1)).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_model_that_is_promoted_and_deleted_at_once_is_either_champion_or_gone() {
+    let server = Server::start().await;
+    server.promote(model::small(32, 1)).await;
+    for seed in 2..10 {
+        let id = upload_model(&server, "", model::small(32, seed)).await.text("/id");
+        let path = format!("/v1/models/{id}");
+        let (promoted, deleted) = tokio::join!(put_champion(&server, &id), server.delete(&path));
+        let outcomes = [(200, 409), (422, 204)];
+        assert!(outcomes.contains(&(promoted.status, deleted.status)), "{promoted:?} {deleted:?}");
+        let champion = server.get(CHAMPION).await.text("/id");
+        assert_eq!(champion == id, promoted.status == 200);
+        let prediction = classify(&server, png(48, 48, 1)).await;
+        assert_eq!((prediction.status, prediction.text("/model/id")), (200, champion), "{prediction:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_upload_to_a_data_set_that_is_deleted_at_once_is_stored_or_refused() {
+    let server = Server::start().await;
+    for shade in 0..10 {
+        let dataset = server.dataset(&format!("set {shade}")).await;
+        let (path, image) = (format!("/v1/datasets/{dataset}"), png(48, 48, shade));
+        let parts = [Part::Text("label", "normal"), Part::File("a.png", &image)];
+        let (uploaded, deleted) = tokio::join!(server.upload(&dataset, &parts), server.delete(&path));
+        assert!([201, 207, 404, 409].contains(&uploaded.status), "{uploaded:?}");
+        assert!(!uploaded.json().to_string().contains("\"status\":500"), "{uploaded:?}");
+        assert!([204, 409].contains(&deleted.status), "{deleted:?}");
     }
 }
 

@@ -157,7 +157,9 @@ impl FromStr for Export {
             let side = side.parse().ok().filter(|side| dataset::ARRAY_SIDES.contains(side))?;
             Some(Self::Images(split(of)?, side))
         };
-        label_file().or_else(labels).or_else(images).ok_or(ApiError::NotFound("export"))
+        label_file().or_else(labels).or_else(images).ok_or(ApiError::NotFound(
+            "export: SPLIT_split.txt, x_SPLIT_SIDE.npy with a side of 32 to 1024 pixels, or y_SPLIT.npy; SPLIT is train, validation or test",
+        ))
     }
 }
 

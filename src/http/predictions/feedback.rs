@@ -25,6 +25,8 @@ use crate::{
 #[serde(deny_unknown_fields)]
 pub struct Feedback {
     /// One of the model's classes; null removes the feedback.
+    #[serde(deserialize_with = "Option::deserialize")]
+    #[schema(required)]
     label: Option<String>,
 }
 

@@ -117,7 +117,7 @@ async fn load_model(
         return Err(ApiError::Malformed(format!("the parameter {name:?} is not supported: leave `parameters` empty")));
     }
     let model = path.find(&models).await?;
-    models.load_named(&model).await?;
+    models.load_named(model.id).await?;
     Ok(Json(Map::new()))
 }
 

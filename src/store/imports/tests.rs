@@ -71,7 +71,7 @@ async fn updating_an_import_of_a_deleted_data_set_fails() {
     let import = fixtures::stored_import(&db, &dataset).await;
     datasets::delete(&db, dataset.id).await.unwrap();
     let updated = update(&db, &import, &ImportFindings::default()).await;
-    assert!(matches!(updated, Err(StoreError::Database(sqlx::Error::RowNotFound))));
+    assert!(matches!(updated, Err(StoreError::Gone)));
 }
 
 #[tokio::test]

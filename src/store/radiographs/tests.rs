@@ -61,7 +61,7 @@ async fn concurrent_uploads_of_the_same_content_create_one_radiograph() {
 async fn a_radiograph_needs_its_data_set() {
     let (_dir, db) = fixtures::db().await;
     let orphan = fixtures::radiograph(&fixtures::dataset("never stored"), "a");
-    assert!(matches!(insert(&db, &orphan, RadiographExtras::default()).await, Err(StoreError::Database(_))));
+    assert!(matches!(insert(&db, &orphan, RadiographExtras::default()).await, Err(StoreError::Gone)));
 }
 
 #[tokio::test]

@@ -40,7 +40,7 @@ async fn start(db: &Db, mut tx: Transaction<'static, Sqlite>, mut run: Run, devi
 /// running.
 pub async fn interrupt(db: &Db, id: RunId) -> Result<(), StoreError> {
     let mut tx = db.begin().await?;
-    let run = get_in(&mut tx, id).await?.ok_or(sqlx::Error::RowNotFound)?;
+    let run = get_in(&mut tx, id).await?.ok_or(StoreError::Gone)?;
     interrupt_in(&mut tx, run).await?;
     db.commit(tx).await
 }

@@ -236,7 +236,7 @@ async fn a_run_ends_only_as_the_domain_allows() {
         }
     }
     let missing = finish(&db, RunId::new(), RunStatus::Failed, None).await;
-    assert!(matches!(missing, Err(StoreError::Database(sqlx::Error::RowNotFound))));
+    assert!(matches!(missing, Err(StoreError::Gone)));
 }
 
 #[tokio::test]

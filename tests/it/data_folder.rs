@@ -218,8 +218,24 @@ fn no_identifier_of_a_patient_is_logged_at_any_level() {
     for bytes in [&file[..], damaged] {
         server.exchange("POST", "/v1/predictions", &[("content-type", "application/dicom")], bytes);
     }
+    for (method, path) in [
+        ("PUT", "/v1/predictions/Zyxwander_24.png"),
+        ("DELETE", "/v1/datasets/Zyxwander20.dcm"),
+        ("GET", "/v1/imports/MRN-774411.png"),
+        ("GET", "/v1/datasets/01890a5d-ac96-774b-bcce-b302099a8057/exports/Zyxwander.npy"),
+        ("PUT", "/v1/models/aliases/Zyxwander"),
+        ("POST", "/v2/models/Zyxwander/infer"),
+        ("GET", "/v1/Zyxwander"),
+        ("GET", "/static/Zyxwander.js"),
+        ("GET", "/docs/Zyxwander.js"),
+        ("ZYXWANDER", "/v1/datasets"),
+    ] {
+        let (status, ..) = server.exchange(method, path, &[("content-type", "application/json")], b"{}");
+        assert!((400..500).contains(&status), "{method} {path}: {status}");
+    }
     assert!(server.end("-TERM").success());
     let log = server.standard_error();
+    assert!(log.contains("path=\"/v1/predictions/{id}\""), "{log}");
     assert!(log.contains("DEBUG") && log.contains("/dicomweb/studies/{study}"), "it logs requests and debug messages");
     for text in PLANTED {
         let line = log.lines().find(|line| line.to_lowercase().contains(&text.to_lowercase()));

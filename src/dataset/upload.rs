@@ -191,7 +191,7 @@ pub(super) async fn stage(
     Ok(StagedRadiograph::New(Box::new(radiograph), fingerprint, blob))
 }
 
-/// Writes the image of a radiograph again, if its file is missing or truncated, from the bytes that were uploaded then and now.
+/// Writes the image of a radiograph again, if its file is missing or damaged, from the bytes that were uploaded then and now.
 ///
 /// The row exists, so that no sweep removes the file.
 async fn mend(
@@ -201,16 +201,16 @@ async fn mend(
     uploaded: Sha256,
     limits: Limits,
 ) -> Result<(), AddError> {
-    if blobs.length(&known.sha256).await? == Some(known.byte_length) {
+    if blobs.is_intact(&known.sha256).await? {
         return Ok(());
     }
     let PreparedImage { stored, sha256, .. } = prepare(bytes, uploaded, limits).await?;
     if sha256 == known.sha256 {
         drop(blobs.put_hashed(sha256, stored).await?);
-        tracing::warn!(radiograph = %known.id, "the file of an image was lost and is stored again");
+        tracing::warn!(radiograph = %known.id, "the file of an image was lost or damaged and is stored again");
     } else {
         // An earlier version may have removed metadata in another way.
-        tracing::error!(radiograph = %known.id, "the file of an image is lost, and this version makes another one: delete it and upload it again");
+        tracing::error!(radiograph = %known.id, "the file of an image is lost or damaged, and this version makes another one: delete it and upload it again");
     }
     Ok(())
 }

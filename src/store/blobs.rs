@@ -123,6 +123,18 @@ impl Blobs {
         }
     }
 
+    /// True if the file of a blob exists and its bytes have the hash.
+    pub async fn is_intact(&self, hash: &Sha256) -> Result<bool, StoreError> {
+        let (path, expected) = (self.path(hash), hash.clone());
+        let check = move || match File::open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            file => Ok(hash_of(&mut file?)?.0 == expected),
+        };
+        let checked: io::Result<_> =
+            tokio::task::spawn_blocking(check).await.map_err(|e| StoreError::Task(e.to_string()))?;
+        checked.map_err(|e| failed(hash, e))
+    }
+
     /// Opens a blob whose bytes have its hash, for reading it piece by piece; also returns its length. A sweep does not disturb the reader.
     pub async fn open_verified(&self, hash: &Sha256) -> Result<(File, u64), StoreError> {
         let (path, expected) = (self.path(hash), hash.clone());

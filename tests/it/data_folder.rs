@@ -354,7 +354,7 @@ async fn a_database_locked_by_another_program_is_503_after_a_bounded_wait() {
 }
 
 #[tokio::test]
-async fn uploading_a_file_again_mends_a_lost_blob_and_no_path_is_shown() {
+async fn uploading_a_file_again_mends_a_lost_or_damaged_blob_and_no_path_is_shown() {
     let server = Server::start().await;
     server.promote(model::small(32, 1)).await;
     let dataset = server.dataset("chests").await;
@@ -367,10 +367,16 @@ async fn uploading_a_file_again_mends_a_lost_blob_and_no_path_is_shown() {
         let path = server.state.stores.blobs.path(&hash);
         let image = format!("/v1/radiographs/{id}/image");
         let whole = server.get(&image).await.bytes;
-        for damage in ["lost", "truncated"] {
+        for damage in ["lost", "truncated", "of the same length"] {
             match damage {
                 "lost" => fs::remove_file(&path).unwrap(),
-                _ => fs::write(&path, &whole[..whole.len() / 2]).unwrap(),
+                "truncated" => fs::write(&path, &whole[..whole.len() / 2]).unwrap(),
+                _ => {
+                    let mut altered = whole.clone();
+                    let middle = whole.len() / 2;
+                    altered[middle..middle + 4].iter_mut().for_each(|byte| *byte ^= 0x5a);
+                    fs::write(&path, altered).unwrap();
+                }
             }
             let root = server.folder.path().to_str().unwrap();
             let failed = server.get(&image).await;

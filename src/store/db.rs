@@ -11,7 +11,7 @@ use std::{
 
 use sqlx::{
     Connection, Sqlite, SqliteConnection, SqlitePool, Transaction,
-    migrate::Migrator,
+    migrate::{MigrateError, Migrator},
     sqlite::{SqliteAutoVacuum, SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 use tokio::sync::{Notify, watch};
@@ -82,7 +82,7 @@ impl Db {
                 tracing::error!(found, "the database is damaged: it is not written to");
                 damage.set(found).unwrap_or_default();
             }
-            None => MIGRATIONS.run(&writer).await?,
+            None => MIGRATIONS.run(&writer).await.map_err(migration_failed)?,
         }
         // A write through a reader is a bug. It fails at once instead of sometimes with "database is locked".
         let readers = pool(READERS).connect_with(options.pragma("query_only", "on")).await?;
@@ -224,8 +224,29 @@ async fn find_damage(pool: &SqlitePool) -> Option<String> {
 /// A damaged database cannot be migrated, and cannot be read with another schema than the current one.
 async fn require_current_schema(pool: &SqlitePool, damage: &str) -> Result<(), StoreError> {
     let last = sqlx::query_scalar::<_, i64>("select max(version) from _sqlx_migrations").fetch_one(pool).await;
-    let current = MIGRATIONS.iter().map(|migration| migration.version).max();
-    if last.ok() == current { Ok(()) } else { Err(StoreError::Damaged(damage.into())) }
+    if last.is_ok_and(|last| last == current_schema()) { Ok(()) } else { Err(StoreError::Damaged(damage.into())) }
+}
+
+/// Version of the schema that this version of the program writes.
+fn current_schema() -> i64 {
+    MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or_default()
+}
+
+fn migration_failed(error: MigrateError) -> StoreError {
+    match error {
+        MigrateError::VersionMissing(version) => StoreError::Newer(version, current_schema()),
+        error => StoreError::Migration(error),
+    }
+}
+
+/// Refuses a database with migrations that this version does not know.
+pub(super) async fn refuse_newer(database: &mut SqliteConnection) -> Result<(), StoreError> {
+    let last: Option<i64> =
+        sqlx::query_scalar("select max(version) from _sqlx_migrations").fetch_one(database).await?;
+    match last {
+        Some(last) if last > current_schema() => Err(StoreError::Newer(last, current_schema())),
+        _ => Ok(()),
+    }
 }
 
 async fn set_busy_timeout(connection: &mut SqliteConnection, timeout: Duration) -> Result<(), StoreError> {

@@ -105,6 +105,10 @@ async fn examine(folder: &Path, hash: bool, found: &mut Diagnosis) -> Result<(),
     if broken > 0 {
         found.add(Severity::Error, format!("{broken} rows refer to rows that do not exist"));
     }
+    if let Err(newer @ StoreError::Newer(..)) = db::refuse_newer(&mut database).await {
+        found.add(Severity::Error, newer.to_string());
+        return Ok(());
+    }
     let blobs = Blobs::open(folder)?;
     let (count, problems) = check_blobs(&mut database, &blobs, hash).await?;
     let how = if hash { "present and intact" } else { "present" };

@@ -19,7 +19,13 @@ pub enum StoreError {
     Gone,
     /// A migration failed.
     #[error("migration: {0}")]
-    Migration(#[from] sqlx::migrate::MigrateError),
+    Migration(#[source] sqlx::migrate::MigrateError),
+    /// The database has migrations that this version does not know.
+    #[error(
+        "the database was written by a newer version of Thorax (its schema has version {0}, this version knows those up to {1}): \
+         use that version or a newer one"
+    )]
+    Newer(i64, i64),
     /// The database is damaged, so nothing is written to it.
     #[error("the database is damaged and is not written to: {0}")]
     Damaged(String),

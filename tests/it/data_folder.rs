@@ -471,3 +471,18 @@ fn doctor_reports_what_is_lost_and_its_exit_code_says_whether_something_is() {
     assert!(report.contains("warning: the data folder can be read"), "{report}");
     assert!(report.contains("warning: the disk of the data folder has"), "{report}");
 }
+
+#[tokio::test]
+async fn a_database_of_a_newer_version_is_refused_by_name() {
+    let folder = with_phantoms();
+    let mut connection = database(&folder).await;
+    let columns = "select 99999999999999, 'later', installed_on, success, checksum, execution_time";
+    let insert = format!("insert into _sqlx_migrations {columns} from _sqlx_migrations limit 1");
+    execute(&mut connection, &insert).await;
+    connection.close().await.unwrap();
+    for command in [&["serve"][..], &["import", "--dataset", "phantoms", "phantoms"], &["runs", "list"], &["doctor"]] {
+        let message = fails(folder.path(), command);
+        assert!(message.contains("newer version of Thorax") && message.contains("use that version"), "{message}");
+        assert!(!message.contains("migration 9"), "{message}");
+    }
+}

@@ -43,7 +43,7 @@ pub use caches::{CachedDocument, Caches};
 pub use checkpoints::{CheckpointFiles, StoredCheckpoint, StoredFile};
 pub use data_folder::{Coverage, FOLDER_FILE};
 pub use datasets::{Dataset, Distribution};
-pub use db::Db;
+pub use db::{Damage, Db};
 pub use disk::{DEFAULT_LOW_BYTES, Disk, DiskSpace};
 pub use doctor::{Diagnosis, Finding, Severity, diagnose, open_permissions};
 pub use error::{StorageFault, StoreError};

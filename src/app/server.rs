@@ -299,7 +299,8 @@ impl Server {
             signal = self.signals.next() => tracing::warn!(signal, "second signal: stopping unfinished work"),
         }
         log.flush().await;
-        if is_sound {
+        stores.db.note_replacement();
+        if stores.db.damage().is_none() {
             stores.advance(Duration::ZERO).await;
         }
         stores.db.close().await;

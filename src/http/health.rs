@@ -10,7 +10,7 @@ use crate::{
     domain::ModelId,
     inference::EngineError,
     service::{Lifecycle, Serving},
-    store::Stores,
+    store::{Damage, Stores},
 };
 
 /// The routes of this file.
@@ -48,7 +48,7 @@ async fn get_liveness() -> Json<Liveness> {
 /// Readiness probe.
 ///
 /// Returns 200 if the champion model is loaded; `warnings` names conditions that will make requests fail, such as a disk that is almost full.
-/// Returns 503 without a model, with a damaged database and during shutdown; `detail` says what to do. Needs no key.
+/// Returns 503 without a model, with a database that is damaged or was replaced, and during shutdown; `detail` says what to do. Needs no key.
 #[utoipa::path(get, path = "/health/ready", tag = "operating", responses(
     (status = 200, description = "The champion model is loaded", body = Readiness),
     Unavailable
@@ -61,15 +61,22 @@ async fn get_readiness(
     if lifecycle.shutdown.is_cancelled() {
         return Err(EngineError::Closed.into());
     }
-    // The description of the damage is for the log: the probe needs no key.
-    if stores.db.damage().is_some() {
-        return Err(ApiError::Unavailable(
-            "the database is damaged and is not written to: restore it from a backup (`thorax doctor` says what is damaged). \
-             Predictions are served if a champion model is loaded"
-                .into(),
-        ));
+    let current = serving.engine.current();
+    if let Some(damage) = stores.db.damage() {
+        // The description of the damage is for the log: the probe needs no key.
+        let problem = match damage {
+            Damage::Structure(_) => {
+                "the database is damaged and is not written to: restore it from a backup (`thorax doctor` says what is damaged)"
+            }
+            Damage::Replaced => {
+                "thorax.sqlite was removed or replaced while the server ran, and is not written to: restore the file if that \
+                 was a mistake, then restart the server"
+            }
+        };
+        let served = if current.is_some() { ". Predictions are served" } else { "" };
+        return Err(ApiError::Unavailable(format!("{problem}{served}")));
     }
-    let (model, _) = serving.engine.current().ok_or(EngineError::NoModel)?;
+    let (model, _) = current.ok_or(EngineError::NoModel)?;
     let warnings = [stores.disk.warning(), stores.coverage.warning()].into_iter().flatten().collect();
     Ok(Json(Readiness { status: "ready", model, warnings }))
 }

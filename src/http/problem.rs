@@ -216,7 +216,11 @@ fn storage_detail(fault: StorageFault) -> &'static str {
              open, such as a database browser or a backup"
         }
         StorageFault::Damaged => {
-            "the database of the server is damaged and is not written to: restore it from a backup. Predictions are served"
+            "the database of the server is damaged and is not written to: restore it from a backup"
+        }
+        StorageFault::Replaced => {
+            "thorax.sqlite was removed or replaced while the server ran, and is not written to: restore the file if that was a \
+             mistake, then restart the server"
         }
         StorageFault::ReadOnly => {
             "the data folder of the server cannot be written: check the permissions of its files and whether the file system is \

@@ -3,8 +3,8 @@
 use std::{
     fs::{DirBuilder, File},
     io,
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
-    path::Path,
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+    path::{Path, PathBuf},
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -45,7 +45,42 @@ pub struct Db {
     writer: SqlitePool,
     events: watch::Sender<()>,
     erase: Arc<Notify>,
-    damage: Arc<OnceLock<String>>,
+    damage: Arc<OnceLock<Damage>>,
+    file: Arc<OpenFile>,
+}
+
+/// Reason for which the database is not written to any more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Damage {
+    /// The database is damaged, as described.
+    Structure(String),
+    /// Its file was removed or replaced. What is written to the open file is lost when the process ends.
+    Replaced,
+}
+
+/// The open file of the database, and the path at which it must stay.
+#[derive(Debug)]
+struct OpenFile {
+    path: PathBuf,
+    device: u64,
+    inode: u64,
+}
+
+impl OpenFile {
+    /// Call it while SQLite has the file open: some file systems number a file only while it is open.
+    fn at(path: PathBuf) -> io::Result<Self> {
+        let found = path.metadata()?;
+        Ok(Self { device: found.dev(), inode: found.ino(), path })
+    }
+
+    /// True if the path leads to another file or to none.
+    fn is_replaced(&self) -> bool {
+        match self.path.metadata() {
+            Ok(found) => (found.dev(), found.ino()) != (self.device, self.inode),
+            // Other errors say nothing about the file.
+            Err(error) => error.kind() == io::ErrorKind::NotFound,
+        }
+    }
 }
 
 impl Db {
@@ -75,34 +110,51 @@ impl Db {
         create(data_dir, &file).map_err(sqlx::Error::Io)?;
         let options = options(&file)?;
         let writer = connect_with_room(&Disk::of(data_dir), &options).await?;
+        let opened = OpenFile::at(file).map_err(sqlx::Error::Io)?;
         let damage = Arc::new(OnceLock::new());
         match if check { find_damage(&writer).await } else { None } {
             Some(found) => {
                 require_current_schema(&writer, &found).await?;
                 tracing::error!(found, "the database is damaged: it is not written to");
-                damage.set(found).unwrap_or_default();
+                let _first = damage.set(Damage::Structure(found));
             }
             None => MIGRATIONS.run(&writer).await.map_err(migration_failed)?,
         }
         // A write through a reader is a bug. It fails at once instead of sometimes with "database is locked".
         let readers = pool(READERS).connect_with(options.pragma("query_only", "on")).await?;
-        Ok(Self { readers, writer, events: watch::Sender::new(()), erase: Arc::default(), damage })
+        Ok(Self { readers, writer, events: watch::Sender::new(()), erase: Arc::default(), damage, file: Arc::new(opened) })
     }
 
-    /// Description of the damage, if the database is damaged. Then all writes fail with [`StoreError::Damaged`].
-    pub fn damage(&self) -> Option<&str> {
-        self.damage.get().map(String::as_str)
+    /// The damage, if the database is damaged or its file was replaced. Then all writes fail with [`StoreError::Damaged`] or
+    /// [`StoreError::Replaced`].
+    pub fn damage(&self) -> Option<&Damage> {
+        self.damage.get()
+    }
+
+    /// Stops all writes if the file of the database was removed or replaced since it was opened.
+    pub fn note_replacement(&self) {
+        if self.damage().is_none() && self.file.is_replaced() && self.damage.set(Damage::Replaced).is_ok() {
+            tracing::error!("{}", StoreError::Replaced);
+        }
     }
 
     /// Stops all writes if the error says that the database is damaged.
     pub fn note_damage(&self, error: &(dyn std::error::Error + 'static)) {
-        if StorageFault::behind(error) == Some(StorageFault::Damaged) && self.damage.set(error.to_string()).is_ok() {
+        let is_damaged = StorageFault::behind(error) == Some(StorageFault::Damaged);
+        if is_damaged && self.damage.set(Damage::Structure(error.to_string())).is_ok() {
             tracing::error!(%error, "the database is damaged: it is not written to any more");
         }
     }
 
     /// Checkpoints the write-ahead log and closes the connections.
+    ///
+    /// If the file was replaced, the connections stay open until the process ends: closing them would remove the write-ahead log at the
+    /// path, which is that of the other database.
     pub async fn close(&self) {
+        self.note_replacement();
+        if self.damage() == Some(&Damage::Replaced) {
+            return std::mem::forget(self.clone());
+        }
         self.readers.close().await;
         // Not fatal: the next start reads the rest of the write-ahead log.
         if let Err(error) = sqlx::query("pragma wal_checkpoint(truncate)").execute(&self.writer).await {
@@ -116,9 +168,15 @@ impl Db {
         &self.readers
     }
 
-    /// Connection for a single statement that changes data.
+    /// Connection for a single statement that changes data. Each call looks for the file, which takes microseconds, so that no write is
+    /// acknowledged after the file was replaced.
     pub(super) fn write(&self) -> Result<&SqlitePool, StoreError> {
-        self.damage().map_or(Ok(&self.writer), |damage| Err(StoreError::Damaged(damage.into())))
+        self.note_replacement();
+        match self.damage() {
+            None => Ok(&self.writer),
+            Some(Damage::Structure(found)) => Err(StoreError::Damaged(found.clone())),
+            Some(Damage::Replaced) => Err(StoreError::Replaced),
+        }
     }
 
     /// A write transaction that holds the write lock from its start (`begin immediate`). What it reads cannot change before it writes, and
@@ -318,6 +376,25 @@ mod tests {
             assert_eq!(setting("secure_delete").await, "1");
             assert_eq!(setting("auto_vacuum").await, "2");
         }
+    }
+
+    #[tokio::test]
+    async fn a_replaced_file_stops_all_writes_and_its_write_ahead_log_stays() {
+        let (dir, db) = fixtures::db().await;
+        let dataset = fixtures::stored_dataset(&db).await;
+        db.note_replacement();
+        assert_eq!(db.damage(), None);
+        let (file, wal) = (dir.path().join(FILE), dir.path().join("thorax.sqlite-wal"));
+        std::fs::rename(&file, dir.path().join("aside")).unwrap();
+        std::fs::write(&file, "another database").unwrap();
+        std::fs::remove_file(&wal).unwrap();
+        std::fs::write(&wal, "its write-ahead log").unwrap();
+        assert!(matches!(db.begin().await, Err(StoreError::Replaced)));
+        assert_eq!(db.damage(), Some(&Damage::Replaced));
+        assert_eq!(datasets::get(&db, dataset.id).await.unwrap(), Some(dataset), "it can still be read");
+        db.close().await;
+        assert_eq!(std::fs::read(&wal).unwrap(), b"its write-ahead log");
+        assert_eq!(std::fs::read(&file).unwrap(), b"another database");
     }
 
     #[tokio::test]

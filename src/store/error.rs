@@ -29,6 +29,12 @@ pub enum StoreError {
     /// The database is damaged, so nothing is written to it.
     #[error("the database is damaged and is not written to: {0}")]
     Damaged(String),
+    /// The file of the database is not the one that was opened, so nothing is written to it.
+    #[error(
+        "thorax.sqlite was removed or replaced while it was in use, and is not written to: stop the server, restore the file and \
+         its -wal if they were removed by mistake, and start the server again"
+    )]
+    Replaced,
     /// A blob could not be written or read.
     #[error("blob {sha256}: {}", without_paths(.source))]
     Blob {
@@ -77,7 +83,7 @@ impl StoreError {
             Self::File { .. } | Self::Blob { .. } | Self::Database(sqlx::Error::Io(_)) => true,
             // SQLite's primary result code for errors of the operating system.
             Self::Database(error) if sqlite_code(error).is_some_and(|code| code & 0xff == 10) => true,
-            _ => self.fault().is_some_and(|fault| fault != StorageFault::Damaged),
+            _ => self.fault().is_some_and(|fault| !matches!(fault, StorageFault::Damaged | StorageFault::Replaced)),
         }
     }
 
@@ -114,6 +120,8 @@ pub enum StorageFault {
     Locked,
     /// The database is damaged.
     Damaged,
+    /// The file of the database was removed or replaced.
+    Replaced,
     /// The data folder cannot be written: a read-only file system, or missing permissions.
     ReadOnly,
 }
@@ -128,7 +136,11 @@ impl StorageFault {
             } else if let Some(error) = error.downcast_ref::<sqlx::Error>() {
                 Self::of_sqlx(error)
             } else {
-                matches!(error.downcast_ref(), Some(StoreError::Damaged(_))).then_some(Self::Damaged)
+                match error.downcast_ref() {
+                    Some(StoreError::Damaged(_)) => Some(Self::Damaged),
+                    Some(StoreError::Replaced) => Some(Self::Replaced),
+                    _ => None,
+                }
             };
             if found.is_some() {
                 return found;

@@ -95,6 +95,7 @@ pub async fn maintain(stores: Stores, stop: CancellationToken) {
             tracing::warn!("{warning}");
         }
         was_low = warning.is_some();
+        stores.db.note_replacement();
         if stores.db.damage().is_some() {
             continue;
         }

@@ -486,3 +486,30 @@ async fn a_database_of_a_newer_version_is_refused_by_name() {
         assert!(!message.contains("migration 9"), "{message}");
     }
 }
+
+#[test]
+fn a_database_that_is_replaced_under_a_running_server_is_not_written_to() {
+    let folder = serving_folder();
+    let data = folder.path().join("data");
+    let aside = folder.path().join("aside");
+    fs::create_dir(&aside).unwrap();
+    let mut server = Running::start(folder.path(), &[NO_DRAIN]);
+    assert_eq!(server.send("POST", "/v1/datasets", r#"{"name": "one"}"#).0, 201);
+    let file = data.join("thorax.sqlite");
+    fs::rename(&file, aside.join("thorax.sqlite")).unwrap();
+    fs::copy(aside.join("thorax.sqlite"), &file).unwrap();
+    for name in ["two", "three"] {
+        let (status, refused) = server.send("POST", "/v1/datasets", &json!({ "name": name }).to_string());
+        assert_eq!(status, 503, "{refused}");
+        assert!(refused["detail"].as_str().unwrap().contains("removed or replaced"), "{refused}");
+    }
+    let (status, readiness) = server.get("/health/ready");
+    assert_eq!(status, 503);
+    let detail = readiness["detail"].as_str().unwrap();
+    assert!(detail.contains("removed or replaced") && detail.contains("Predictions are served"), "{readiness}");
+    assert_eq!(server.predict(&png(48, 48, 1)).0, 200);
+    assert!(server.end("-TERM").success());
+    let log = server.standard_error();
+    let lines = log.lines().filter(|line| line.contains("ERROR") && line.contains("thorax.sqlite was removed"));
+    assert!(lines.count() >= 1, "{log}");
+}

@@ -46,6 +46,12 @@ pub enum AppError {
         /// Names of what is there.
         found: String,
     },
+    /// The key of the patient hashes is missing.
+    #[error(
+        "data folder {0} has hashed patient ids but no patient.key: restore patient.key from a backup or set THORAX_PATIENT_KEY, \
+         because a new key would give the same patient another hash (to accept that, run `thorax doctor --adopt`)"
+    )]
+    PatientKeyMissing(PathBuf),
     /// The database is damaged so that it cannot be opened.
     #[error(
         "the database of data folder {folder} is damaged: {source}. Restore thorax.sqlite from a backup, or try to recover it \

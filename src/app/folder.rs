@@ -13,11 +13,8 @@ use rand::TryRngCore;
 use super::AppError;
 use crate::{
     dataset::PatientIds,
-    store::{self, Db, StorageFault, StoreError, Stores},
+    store::{self, Db, PATIENT_KEY_FILE, StorageFault, StoreError, Stores},
 };
-
-/// File name of the generated patient key.
-const PATIENT_KEY_FILE: &str = "patient.key";
 
 /// An open data folder.
 #[derive(Clone, Debug)]
@@ -66,12 +63,37 @@ impl DataFolder {
     /// Hashing of patient ids with the operator's key or, without one, with the key in the folder, generated on first use.
     ///
     /// # Errors
-    /// If the key in the folder cannot be read or written.
-    pub fn patient_ids(&self, operators_key: Option<&str>) -> Result<PatientIds, AppError> {
-        Ok(PatientIds::new(match operators_key {
-            Some(key) => key.as_bytes().to_vec(),
-            None => folder_key(&self.path.join(PATIENT_KEY_FILE))?,
-        }))
+    /// If the key in the folder cannot be read or written, or is missing although the database has hashes that were made with it.
+    pub async fn patient_ids(&self, operators_key: Option<&str>) -> Result<PatientIds, AppError> {
+        let path = self.path.join(PATIENT_KEY_FILE);
+        if let Some(key) = operators_key {
+            return Ok(PatientIds::new(key.as_bytes().to_vec()));
+        }
+        if !path.exists() {
+            match store::radiographs::has_hashed_patients(&self.stores.db).await {
+                Ok(false) => {}
+                Ok(true) => return Err(AppError::PatientKeyMissing(self.path.clone())),
+                // Nothing is written to a damaged database, so that nothing is hashed: the missing key stays missing.
+                Err(error) if self.stores.db.damage().is_some() => {
+                    tracing::warn!(%error, "{PATIENT_KEY_FILE} is missing");
+                    return Ok(PatientIds::new(random_key(&path)?.into_bytes()));
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(PatientIds::new(folder_key(&path)?))
+    }
+
+    /// Accepts the folder as it is: makes its database that of the folder, and makes a new patient key if there is none.
+    ///
+    /// # Errors
+    /// When the database or the folder cannot be written.
+    pub async fn adopt(&self, operators_key: Option<&str>) -> Result<(), AppError> {
+        self.stores.adopt().await?;
+        if operators_key.is_none() {
+            folder_key(&self.path.join(PATIENT_KEY_FILE))?;
+        }
+        Ok(())
     }
 }
 
@@ -127,11 +149,10 @@ fn folder_key(path: &Path) -> Result<Vec<u8>, AppError> {
         key => return key.map_err(failed),
     }
     let temporary = path.with_extension(format!("key.{}", std::process::id()));
-    let mut key = [0; 32];
-    rand::rngs::OsRng.try_fill_bytes(&mut key).map_err(|error| failed(std::io::Error::other(error)))?;
+    let key = random_key(path)?;
     let write = || {
         let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-        file.write_all(hex::encode(key).as_bytes())?;
+        file.write_all(key.as_bytes())?;
         file.sync_all()?;
         // Linking fails if another process was first. Then its key is used.
         let linked = std::fs::hard_link(&temporary, path);
@@ -142,6 +163,14 @@ fn folder_key(path: &Path) -> Result<Vec<u8>, AppError> {
         }
     };
     write().map_err(failed)
+}
+
+/// A new key, in hexadecimal digits. `path` is for the error.
+fn random_key(path: &Path) -> Result<String, AppError> {
+    let mut key = [0; 32];
+    let failed = |error| AppError::Folder { path: path.to_owned(), source: std::io::Error::other(error) };
+    rand::rngs::OsRng.try_fill_bytes(&mut key).map_err(failed)?;
+    Ok(hex::encode(key))
 }
 
 /// Locks the folder for this server.
@@ -189,13 +218,13 @@ mod tests {
     async fn generates_one_patient_key_per_folder_readable_only_by_its_owner() {
         let dir = tempfile::tempdir().unwrap();
         let folder = DataFolder::open(dir.path()).await.unwrap();
-        let first = folder.patient_ids(None).unwrap().stored("Jane");
-        assert_eq!(folder.patient_ids(None).unwrap().stored("Jane"), first);
+        let first = folder.patient_ids(None).await.unwrap().stored("Jane");
+        assert_eq!(folder.patient_ids(None).await.unwrap().stored("Jane"), first);
         let mode = dir.path().join(PATIENT_KEY_FILE).metadata().unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
-        assert_ne!(folder.patient_ids(Some("the operator's")).unwrap().stored("Jane"), first);
+        assert_ne!(folder.patient_ids(Some("the operator's")).await.unwrap().stored("Jane"), first);
         let other = tempfile::tempdir().unwrap();
         let other = DataFolder::open(other.path()).await.unwrap();
-        assert_ne!(other.patient_ids(None).unwrap().stored("Jane"), first, "another folder has another key");
+        assert_ne!(other.patient_ids(None).await.unwrap().stored("Jane"), first, "another folder has another key");
     }
 }

@@ -87,7 +87,7 @@ impl Server {
         let mut folder = DataFolder::open_for_server(&path).await?;
         folder.stores.disk.low_bytes = data.low_disk_bytes;
         folder.stores.prepare().await;
-        let patient_ids = folder.patient_ids(data.patient_key.as_deref())?;
+        let patient_ids = folder.patient_ids(data.patient_key.as_deref()).await?;
         let hashed = folder::hash_earlier_patients(&folder.stores.db, &patient_ids, data.patient_key.is_some()).await;
         unless_unwritable("patient ids of an earlier version cannot be hashed", hashed)?;
         let (listener, address) = Listener::bind(&http_config.listen, network.unix_socket_mode).await?;

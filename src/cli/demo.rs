@@ -75,11 +75,11 @@ async fn has_run(folder: &DataFolder) -> Result<bool, CliError> {
 
 /// Generates the data set. Adds only missing images, so that an interrupted demo can be completed.
 async fn generate(folder: &DataFolder, config: &DataConfig) -> Result<Dataset, CliError> {
+    let patient_ids = folder.patient_ids(config.patient_key.as_deref()).await?;
     let description = "SYNTHETIC: generated phantoms, not patients; of no use beyond the demo".to_owned();
     let new = Dataset { description: Some(description), synthetic: true, ..Dataset::new(DATASET) };
     let dataset = store::datasets::find_or_create(&folder.stores.db, new).await?;
     let limits = imaging::Limits { max_pixels: config.max_pixels };
-    let patient_ids = folder.patient_ids(config.patient_key.as_deref())?;
     let mut patients = Patients::default();
     let series = || phantom::series(SEED.into(), IMAGES, IMAGE_SIDE).collect::<Vec<_>>();
     let phantoms = tokio::task::spawn_blocking(series).await.map_err(std::io::Error::other)?;

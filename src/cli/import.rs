@@ -91,6 +91,7 @@ pub(super) async fn run_import(
     from: ImportSource,
 ) -> Result<(), CliError> {
     let folder = DataFolder::open(&data.folder(DATA_FOLDER)).await?;
+    let patient_ids = folder.patient_ids(data.patient_key.as_deref()).await?;
     let (dataset, is_new) = find_or_create(&folder, name, classes).await?;
     let import = Import::started(dataset.id, path);
     store::imports::create(&folder.stores.db, &import, None).await?;
@@ -99,7 +100,7 @@ pub(super) async fn run_import(
         from,
         limits: imaging::Limits { max_pixels: data.max_pixels },
         max_bytes: data.max_upload_bytes,
-        patient_ids: folder.patient_ids(data.patient_key.as_deref())?,
+        patient_ids,
         resumable: false,
     };
     let import = follow(&folder, &request, import).await?;

@@ -78,7 +78,7 @@ impl Resources {
         );
         registry.register(
             "thorax_database_damaged",
-            "1 if the database is damaged and not written to, else 0",
+            "1 if the database is damaged or was replaced, and is not written to, else 0",
             database_damaged,
         );
     }

@@ -23,6 +23,9 @@ use super::{Blobs, Db, StoreError, columns, files};
 /// File of the folder with the id and the time.
 pub const FOLDER_FILE: &str = "data-folder.json";
 
+/// File of the folder with the generated key of patient hashes.
+pub const PATIENT_KEY_FILE: &str = "patient.key";
+
 /// Maximum step of the clock, between two times at which a server ran, that the retention believes, in days.
 const MAX_CLOCK_STEP_DAYS: i64 = 7;
 

@@ -4,7 +4,7 @@ use std::{os::unix::fs::PermissionsExt, path::Path};
 
 use sqlx::{ConnectOptions, Connection, SqliteConnection, sqlite::SqliteConnectOptions};
 
-use super::{Blobs, Db, Disk, StoreError, columns, db};
+use super::{Blobs, Db, Disk, PATIENT_KEY_FILE, StoreError, columns, db, radiographs};
 
 /// Maximum number of single problems of one kind that are listed.
 const MAX_LISTED: usize = 10;
@@ -57,14 +57,24 @@ impl Diagnosis {
     }
 }
 
-/// Examines a data folder, while a server uses it or not. With `hash` it reads every blob and compares its hash, which takes as long as reading
-/// the whole folder.
-pub async fn diagnose(folder: &Path, hash: bool, low_disk_bytes: u64) -> Diagnosis {
+/// What an examination compares the folder with.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Examination {
+    /// Read every blob and compare its hash, which takes as long as reading the whole folder.
+    pub hash: bool,
+    /// Free space in bytes below which there is a warning.
+    pub low_disk_bytes: u64,
+    /// True if the operator sets the key of patient hashes, so that the folder needs none.
+    pub has_operators_key: bool,
+}
+
+/// Examines a data folder, while a server uses it or not.
+pub async fn diagnose(folder: &Path, examination: &Examination) -> Diagnosis {
     let mut found = Diagnosis::default();
     if let Some(warning) = open_permissions(folder) {
         found.add(Severity::Warning, warning);
     }
-    match Disk::of(folder).with_low_bytes(low_disk_bytes).warning() {
+    match Disk::of(folder).with_low_bytes(examination.low_disk_bytes).warning() {
         Some(warning) => found.add(Severity::Warning, warning),
         None => found.add(Severity::Fine, "the disk has free space"),
     }
@@ -72,7 +82,7 @@ pub async fn diagnose(folder: &Path, hash: bool, low_disk_bytes: u64) -> Diagnos
         found.add(Severity::Error, format!("there is no database: restore {} from a backup", db::FILE));
         return found;
     }
-    if let Err(error) = examine(folder, hash, &mut found).await {
+    if let Err(error) = examine(folder, examination, &mut found).await {
         found.add(Severity::Error, format!("the examination ended early: {error}"));
     }
     found
@@ -92,7 +102,7 @@ pub fn open_permissions(folder: &Path) -> Option<String> {
     })
 }
 
-async fn examine(folder: &Path, hash: bool, found: &mut Diagnosis) -> Result<(), StoreError> {
+async fn examine(folder: &Path, examination: &Examination, found: &mut Diagnosis) -> Result<(), StoreError> {
     let options = SqliteConnectOptions::new().filename(folder.join(db::FILE)).read_only(true);
     let mut database = options.connect().await?;
     let problems: Vec<String> = sqlx::query_scalar("pragma integrity_check").fetch_all(&mut database).await?;
@@ -109,9 +119,17 @@ async fn examine(folder: &Path, hash: bool, found: &mut Diagnosis) -> Result<(),
         found.add(Severity::Error, newer.to_string());
         return Ok(());
     }
+    let needs_key = !examination.has_operators_key && !folder.join(PATIENT_KEY_FILE).exists();
+    if needs_key && radiographs::has_hashed_patient_ids(&mut database).await? {
+        found.add(
+            Severity::Error,
+            "the database has hashed patient ids, but there is no patient.key: restore patient.key from a backup or set \
+             THORAX_PATIENT_KEY. A server does not start without it; to accept another key, run `thorax doctor --adopt`",
+        );
+    }
     let blobs = Blobs::open(folder)?;
-    let (count, problems) = check_blobs(&mut database, &blobs, hash).await?;
-    let how = if hash { "present and intact" } else { "present" };
+    let (count, problems) = check_blobs(&mut database, &blobs, examination.hash).await?;
+    let how = if examination.hash { "present and intact" } else { "present" };
     found.add_all(&problems, format!("all {count} images, models and weights are {how}"));
     if !problems.is_empty() {
         found.add(
@@ -166,7 +184,10 @@ async fn check_blobs(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::{RadiographExtras, fixtures, radiographs};
+    use crate::store::{RadiographExtras, fixtures};
+
+    const QUICK: Examination = Examination { hash: false, low_disk_bytes: 0, has_operators_key: true };
+    const THOROUGH: Examination = Examination { hash: true, ..QUICK };
 
     fn errors(diagnosis: &Diagnosis) -> Vec<&str> {
         let errors = diagnosis.0.iter().filter(|finding| finding.severity == Severity::Error);
@@ -186,16 +207,16 @@ mod tests {
             radiographs::insert_all(&db, &[(&radiograph, RadiographExtras::default())]).await.unwrap();
             paths.push(blobs.path(stored.sha256()));
         }
-        let healthy = diagnose(dir.path(), true, 0).await;
+        let healthy = diagnose(dir.path(), &THOROUGH).await;
         assert!(healthy.is_healthy(), "{healthy:?}");
         std::fs::remove_file(&paths[0]).unwrap();
         std::fs::write(&paths[1], "tw").unwrap();
         std::fs::write(&paths[2], "sex").unwrap();
-        let quick = diagnose(dir.path(), false, 0).await;
+        let quick = diagnose(dir.path(), &QUICK).await;
         assert_eq!(errors(&quick).len(), 3, "two files and the advice: {quick:?}");
         assert!(errors(&quick).iter().any(|text| text.contains("is missing")));
         assert!(errors(&quick).iter().any(|text| text.contains("2 bytes instead of 3")));
-        let thorough = diagnose(dir.path(), true, 0).await;
+        let thorough = diagnose(dir.path(), &THOROUGH).await;
         assert!(errors(&thorough).iter().any(|text| text.contains("corrupt")), "{thorough:?}");
     }
 
@@ -209,9 +230,9 @@ mod tests {
         let length = bytes.len();
         bytes[length / 3..length / 2].fill(0x5a);
         std::fs::write(&file, &bytes).unwrap();
-        assert!(!diagnose(dir.path(), false, 0).await.is_healthy());
+        assert!(!diagnose(dir.path(), &QUICK).await.is_healthy());
         std::fs::remove_file(&file).unwrap();
-        let missing = diagnose(dir.path(), false, 0).await;
+        let missing = diagnose(dir.path(), &QUICK).await;
         assert!(errors(&missing)[0].contains("no database"), "{missing:?}");
     }
 }

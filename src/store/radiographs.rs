@@ -327,6 +327,19 @@ pub async fn hash_patient_ids(
     Ok(rows)
 }
 
+/// True if the database has hashed patient ids, which only the key that hashed them can continue.
+pub async fn has_hashed_patients(db: &Db) -> Result<bool, StoreError> {
+    has_hashed_patient_ids(&mut *db.read().acquire().await?).await
+}
+
+/// As [`has_hashed_patients`], on a connection.
+pub(super) async fn has_hashed_patient_ids(database: &mut SqliteConnection) -> Result<bool, StoreError> {
+    let found = sqlx::query_scalar!(
+        r#"select exists(select 1 from radiographs where patient_id is not null and patient_id_hashed = 1) as "found!: bool""#
+    );
+    Ok(found.fetch_one(database).await?)
+}
+
 /// Sets splits in one transaction. Radiographs that were deleted meanwhile are ignored.
 pub async fn assign_splits(db: &Db, splits: &[(RadiographId, Split)]) -> Result<(), StoreError> {
     let mut tx = db.begin().await?;

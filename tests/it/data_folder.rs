@@ -513,3 +513,26 @@ fn a_database_that_is_replaced_under_a_running_server_is_not_written_to() {
     let lines = log.lines().filter(|line| line.contains("ERROR") && line.contains("thorax.sqlite was removed"));
     assert!(lines.count() >= 1, "{log}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_patient_key_is_not_made_anew_while_ids_are_hashed_with_it() {
+    let folder = with_phantoms();
+    let key = folder.path().join("data/patient.key");
+    let first = fs::read(&key).unwrap();
+    fs::remove_file(&key).unwrap();
+    for command in [&["serve"][..], &["import", "--dataset", "more", "phantoms"], &["doctor"]] {
+        let message = fails(folder.path(), command);
+        assert!(message.contains("restore patient.key from a backup or set THORAX_PATIENT_KEY"), "{message}");
+        assert!(!key.exists(), "{command:?}");
+    }
+    let mut connection = database(&folder).await;
+    let datasets: i64 =
+        sqlx::query_scalar("select count(*) from datasets").fetch_one(&mut connection).await.unwrap();
+    assert_eq!(datasets, 1, "the import created no data set");
+    connection.close().await.unwrap();
+    Running::start(folder.path(), &[NO_DRAIN, ("THORAX_PATIENT_KEY", "of the operator")]).end("-TERM");
+    assert!(!key.exists(), "the operator's key is not stored");
+    succeeds(thorax(folder.path()).args(["doctor", "--adopt"]));
+    assert_ne!(fs::read(&key).unwrap(), first);
+    Running::start(folder.path(), &[NO_DRAIN]).end("-TERM");
+}

@@ -17,6 +17,7 @@ use std::{
 use jiff::{Timestamp, ToSpan};
 use rand::TryRngCore;
 use serde::{Deserialize, Serialize};
+use sqlx::SqliteConnection;
 
 use super::{Blobs, Db, StoreError, columns, files};
 
@@ -72,28 +73,64 @@ struct FolderMark {
     seen_at: Timestamp,
 }
 
+/// Comparison of a database with a folder.
+enum Relation {
+    /// What they have to do with each other.
+    Known(Coverage),
+    /// They have no common id yet, and nothing speaks against one. The id of the database, if it has one.
+    Unmarked(Option<String>),
+}
+
 /// Compares the database with the folder. A database and a folder without ids get one, if the database names blobs of the folder or the folder
 /// has no files that could be lost.
 pub(super) async fn identify(db: &Db, folder: &Path, blobs: &Blobs) -> Result<Coverage, StoreError> {
-    let (id, seen_at) = stored(db).await?;
-    let mark = match read(folder) {
-        Ok(mark) => mark,
-        Err(error) => return Ok(Coverage::Unknown(format!("{FOLDER_FILE} cannot be read: {error}"))),
-    };
-    match (id, mark) {
-        (Some(id), Some(mark)) if id == mark.id => {
-            let is_older = seen_at.is_none_or(|seen_at| seen_at < mark.seen_at);
-            let reason =
-                || format!("the database is an older copy: a server ran on this folder at {:.0}", mark.seen_at);
-            Ok(if is_older { Coverage::Unknown(reason()) } else { Coverage::Complete })
-        }
-        (id, mark) if !has_files(folder, blobs).await? || (mark.is_none() && blobs.has_named(db).await?) => {
+    let relation = relation(&mut *db.read().acquire().await?, folder, blobs).await?;
+    match relation {
+        Relation::Known(coverage) => Ok(coverage),
+        Relation::Unmarked(id) => {
             adopt_as(db, folder, id).await?;
             Ok(Coverage::Complete)
         }
-        (None, Some(_)) => Ok(Coverage::Unknown("the database is a new one or a copy from before version 0.2".into())),
-        (Some(_), Some(_)) => Ok(Coverage::Unknown("the database belongs to another data folder".into())),
-        (_, None) => Ok(Coverage::Unknown("the database names none of the files in the folder".into())),
+    }
+}
+
+/// What [`identify`] will find; writes nothing.
+pub(super) async fn coverage(
+    database: &mut SqliteConnection,
+    folder: &Path,
+    blobs: &Blobs,
+) -> Result<Coverage, StoreError> {
+    Ok(match relation(database, folder, blobs).await? {
+        Relation::Known(coverage) => coverage,
+        Relation::Unmarked(_) => Coverage::Complete,
+    })
+}
+
+async fn relation(database: &mut SqliteConnection, folder: &Path, blobs: &Blobs) -> Result<Relation, StoreError> {
+    // A server moves the time of the database forward before that of the folder: reading in this order, the database is never behind.
+    let mark = read(folder);
+    let (id, seen_at) = stored_in(database).await?;
+    let unknown = |reason: String| Ok(Relation::Known(Coverage::Unknown(reason)));
+    let mark = match mark {
+        Ok(mark) => mark,
+        Err(error) => return unknown(format!("{FOLDER_FILE} cannot be read: {error}")),
+    };
+    match (id, mark) {
+        (Some(id), Some(mark)) if id == mark.id => {
+            if seen_at.is_none_or(|seen_at| seen_at < mark.seen_at) {
+                return unknown(format!(
+                    "the database is an older copy: a server ran on this folder at {:.0}",
+                    mark.seen_at
+                ));
+            }
+            Ok(Relation::Known(Coverage::Complete))
+        }
+        (id, mark) if !has_files(folder, blobs).await? || (mark.is_none() && blobs.has_named(database).await?) => {
+            Ok(Relation::Unmarked(id))
+        }
+        (None, Some(_)) => unknown("the database is a new one or a copy from before version 0.2".into()),
+        (Some(_), Some(_)) => unknown("the database belongs to another data folder".into()),
+        (_, None) => unknown("the database names none of the files in the folder".into()),
     }
 }
 
@@ -153,7 +190,11 @@ pub(super) async fn believed_time(db: &Db) -> Result<Timestamp, StoreError> {
 }
 
 async fn stored(db: &Db) -> Result<(Option<String>, Option<Timestamp>), StoreError> {
-    let row = sqlx::query!("select id, seen_at from data_folder").fetch_one(db.read()).await?;
+    stored_in(&mut *db.read().acquire().await?).await
+}
+
+async fn stored_in(database: &mut SqliteConnection) -> Result<(Option<String>, Option<Timestamp>), StoreError> {
+    let row = sqlx::query!("select id, seen_at from data_folder").fetch_one(database).await?;
     Ok((row.id, columns::parse_some("data_folder.seen_at", row.seen_at.as_deref())?))
 }
 

@@ -4,7 +4,7 @@ use std::{os::unix::fs::PermissionsExt, path::Path};
 
 use sqlx::{ConnectOptions, Connection, SqliteConnection, sqlite::SqliteConnectOptions};
 
-use super::{Blobs, Db, Disk, PATIENT_KEY_FILE, StoreError, columns, db, radiographs};
+use super::{Blobs, Db, Disk, PATIENT_KEY_FILE, StoreError, columns, data_folder, db, radiographs};
 
 /// Maximum number of single problems of one kind that are listed.
 const MAX_LISTED: usize = 10;
@@ -137,12 +137,20 @@ async fn examine(folder: &Path, examination: &Examination, found: &mut Diagnosis
             "restore the missing and damaged files from a backup, or upload the same files again",
         );
     }
+    let coverage = data_folder::coverage(&mut database, folder, &blobs).await?;
+    if let Some(warning) = coverage.warning() {
+        found.add(Severity::Warning, warning);
+    }
     match blobs.unnamed(&mut database).await? {
         (0, _) => {}
-        (count, bytes) => found.add(
-            Severity::Warning,
-            format!("{count} files in blobs, {} MiB, are named by no row: a server removes them", bytes >> 20),
-        ),
+        (count, bytes) => {
+            let fate = if coverage.is_complete() { "a server removes them" } else { "a server does not remove them" };
+            let mebibytes = bytes >> 20;
+            found.add(
+                Severity::Warning,
+                format!("{count} files in blobs, {mebibytes} MiB, are named by no row: {fate}"),
+            );
+        }
     }
     database.close().await?;
     Ok(())
@@ -218,6 +226,33 @@ mod tests {
         assert!(errors(&quick).iter().any(|text| text.contains("2 bytes instead of 3")));
         let thorough = diagnose(dir.path(), &THOROUGH).await;
         assert!(errors(&thorough).iter().any(|text| text.contains("corrupt")), "{thorough:?}");
+    }
+
+    #[tokio::test]
+    async fn says_of_a_foreign_database_what_a_server_does_and_marks_nothing() {
+        let (dir, db) = fixtures::db().await;
+        let (elsewhere, foreign) = fixtures::db().await;
+        for (dir, db) in [(&dir, &db), (&elsewhere, &foreign)] {
+            let blobs = Blobs::open(dir.path()).unwrap();
+            data_folder::identify(db, dir.path(), &blobs).await.unwrap();
+            db.close().await;
+        }
+        let blobs = Blobs::open(dir.path()).unwrap();
+        let stored = blobs.put(b"an image of the right database".to_vec()).await.unwrap();
+        let file = std::fs::File::options().write(true).open(blobs.path(stored.sha256())).unwrap();
+        file.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
+        let texts = async || {
+            let Diagnosis(found) = diagnose(dir.path(), &QUICK).await;
+            found.into_iter().map(|finding| finding.text).collect::<Vec<_>>().join("\n")
+        };
+        let own = texts().await;
+        assert!(own.contains("named by no row: a server removes them"), "{own}");
+        std::fs::copy(elsewhere.path().join(db::FILE), dir.path().join(db::FILE)).unwrap();
+        for _ in 0..2 {
+            let found = texts().await;
+            assert!(found.contains("belongs to another data folder; no file is removed"), "{found}");
+            assert!(found.contains("doctor --adopt") && found.contains("a server does not remove them"), "{found}");
+        }
     }
 
     #[tokio::test]

@@ -79,13 +79,13 @@ impl Blobs {
     }
 
     /// True if the database names any of the blobs.
-    pub(in crate::store) async fn has_named(&self, db: &Db) -> Result<bool, StoreError> {
+    pub(in crate::store) async fn has_named(&self, db: &mut SqliteConnection) -> Result<bool, StoreError> {
         for folder in 0..FOLDERS {
             let path = self.root.join(folder_name(folder));
             let found: Vec<_> = candidates(&path).await.map_err(failed(&path))?;
             let found: Vec<_> = found.into_iter().filter(|candidate| candidate.sha256.is_some()).collect();
             let count = found.len();
-            if without_row(&mut *db.read().acquire().await?, found).await?.len() < count {
+            if without_row(&mut *db, found).await?.len() < count {
                 return Ok(true);
             }
         }

@@ -157,6 +157,8 @@ pub(crate) enum CliError {
          with --data-dir"
     )]
     NotTheDemo { folder: PathBuf, dataset: String },
+    #[error("no data folder at {0}: set it with --data-dir (THORAX_DATA_DIR)")]
+    NoDataFolder(PathBuf),
     #[error("no database in {0}: set the data folder with --data-dir")]
     NoDatabase(PathBuf),
     #[error("training run {id} not found in {folder}")]

@@ -45,7 +45,7 @@ pub use data_folder::{Coverage, FOLDER_FILE, PATIENT_KEY_FILE};
 pub use datasets::{Dataset, Distribution};
 pub use db::{Damage, Db};
 pub use disk::{DEFAULT_LOW_BYTES, Disk, DiskSpace};
-pub use doctor::{Diagnosis, Examination, Finding, Severity, diagnose, open_permissions};
+pub use doctor::{Diagnosis, Examination, Finding, Severity, diagnose, is_data_folder, open_permissions};
 pub use error::{StorageFault, StoreError};
 pub use evaluations::Evaluation;
 pub use events::StoredEvent;

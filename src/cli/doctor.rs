@@ -31,6 +31,9 @@ pub(super) struct DoctorArgs {
 
 pub(super) async fn run(args: &DoctorArgs) -> Result<(), CliError> {
     let folder = args.data.folder(DATA_FOLDER);
+    if !store::is_data_folder(&folder) {
+        return Err(CliError::NoDataFolder(folder));
+    }
     if args.adopt {
         let opened = open_existing(&folder).await?;
         opened.adopt(args.data.patient_key.as_deref()).await?;

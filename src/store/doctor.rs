@@ -4,7 +4,9 @@ use std::{os::unix::fs::PermissionsExt, path::Path};
 
 use sqlx::{ConnectOptions, Connection, SqliteConnection, sqlite::SqliteConnectOptions};
 
-use super::{Blobs, Db, Disk, PATIENT_KEY_FILE, StoreError, columns, data_folder, db, radiographs};
+use super::{
+    Blobs, Db, Disk, FOLDER_FILE, PATIENT_KEY_FILE, StoreError, columns, data_folder, db, disk, radiographs,
+};
 
 /// Maximum number of single problems of one kind that are listed.
 const MAX_LISTED: usize = 10;
@@ -86,6 +88,13 @@ pub async fn diagnose(folder: &Path, examination: &Examination) -> Diagnosis {
         found.add(Severity::Error, format!("the examination ended early: {error}"));
     }
     found
+}
+
+/// True if the folder has anything by which a data folder is recognised.
+pub fn is_data_folder(folder: &Path) -> bool {
+    const FILES: [&str; 5] = [db::FILE, "thorax.sqlite-wal", FOLDER_FILE, PATIENT_KEY_FILE, disk::RESERVE_FILE];
+    const FOLDERS: [&str; 3] = ["blobs", "runs", "jobs"];
+    FILES.iter().chain(&FOLDERS).any(|name| folder.join(name).exists())
 }
 
 /// A warning where other users of the machine could read the folder and its database, or a key.

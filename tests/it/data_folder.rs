@@ -536,3 +536,15 @@ async fn a_missing_patient_key_is_not_made_anew_while_ids_are_hashed_with_it() {
     assert_ne!(fs::read(&key).unwrap(), first);
     Running::start(folder.path(), &[NO_DRAIN]).end("-TERM");
 }
+
+#[test]
+fn doctor_names_a_folder_that_is_no_data_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir(folder.path().join("empty")).unwrap();
+    for name in ["mistyped", "empty"] {
+        let message = fails(folder.path(), &["doctor", "--data-dir", name]);
+        assert!(message.contains(&format!("no data folder at {name}: set it with --data-dir")), "{message}");
+        assert!(!message.contains("backup"), "{message}");
+    }
+    assert!(!folder.path().join("mistyped").exists());
+}

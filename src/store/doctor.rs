@@ -114,11 +114,12 @@ pub fn open_permissions(folder: &Path) -> Option<String> {
 async fn examine(folder: &Path, examination: &Examination, found: &mut Diagnosis) -> Result<(), StoreError> {
     let options = SqliteConnectOptions::new().filename(folder.join(db::FILE)).read_only(true);
     let mut database = options.connect().await?;
-    let problems: Vec<String> = sqlx::query_scalar("pragma integrity_check").fetch_all(&mut database).await?;
-    let problems: Vec<String> = problems.into_iter().filter(|problem| problem != "ok").collect();
-    found.add_all(&problems, "the database is intact");
-    if !problems.is_empty() {
-        found.add(Severity::Error, format!("the database is damaged: restore {} from a backup", db::FILE));
+    let rows: Vec<String> = sqlx::query_scalar("pragma integrity_check").fetch_all(&mut database).await?;
+    match damage(&rows) {
+        None => found.add(Severity::Fine, "the database is intact"),
+        Some(damage) => {
+            found.add(Severity::Error, format!("the database is damaged: restore {} from a backup ({damage})", db::FILE));
+        }
     }
     let broken = sqlx::query("pragma foreign_key_check").fetch_all(&mut database).await?.len();
     if broken > 0 {
@@ -163,6 +164,19 @@ async fn examine(folder: &Path, examination: &Examination, found: &mut Diagnosis
     }
     database.close().await?;
     Ok(())
+}
+
+/// The number of problems in the rows of an integrity check and the first of them; `None` without problems. A row has many lines.
+fn damage(rows: &[String]) -> Option<String> {
+    let lines = rows.iter().flat_map(|row| row.lines()).filter(|line| *line != "ok" && !line.starts_with("***"));
+    let problems: Vec<&str> = lines.collect();
+    let first = problems.first()?;
+    Some(match problems.len() {
+        1 => format!("one problem: {first}"),
+        // The check ends after a hundred.
+        count @ 100.. => format!("{count} problems or more, the first: {first}"),
+        count => format!("{count} problems, the first: {first}"),
+    })
 }
 
 /// Number of blobs that the database names, and those that are missing or differ.
@@ -237,6 +251,16 @@ mod tests {
         assert!(errors(&thorough).iter().any(|text| text.contains("corrupt")), "{thorough:?}");
     }
 
+    #[test]
+    fn damage_is_one_line_with_the_number_of_problems_and_the_first() {
+        let rows = |rows: &[&str]| damage(&rows.iter().map(|row| (*row).to_owned()).collect::<Vec<_>>());
+        assert_eq!(rows(&["ok"]), None);
+        assert_eq!(rows(&["row 7 missing from index x"]).unwrap(), "one problem: row 7 missing from index x");
+        let many = rows(&["*** in database main ***\nTree 5 page 9: a\nTree 5 page 8: b", "row 7 missing"]);
+        assert_eq!(many.unwrap(), "3 problems, the first: Tree 5 page 9: a");
+        assert!(rows(&["x"; 100]).unwrap().starts_with("100 problems or more, the first: x"));
+    }
+
     #[tokio::test]
     async fn says_of_a_foreign_database_what_a_server_does_and_marks_nothing() {
         let (dir, db) = fixtures::db().await;
@@ -274,7 +298,9 @@ mod tests {
         let length = bytes.len();
         bytes[length / 3..length / 2].fill(0x5a);
         std::fs::write(&file, &bytes).unwrap();
-        assert!(!diagnose(dir.path(), &QUICK).await.is_healthy());
+        let damaged = diagnose(dir.path(), &QUICK).await;
+        assert!(errors(&damaged)[0].starts_with("the database is damaged: restore thorax.sqlite"), "{damaged:?}");
+        assert!(damaged.0.iter().all(|finding| !finding.text.contains('\n')), "one line a finding: {damaged:?}");
         std::fs::remove_file(&file).unwrap();
         let missing = diagnose(dir.path(), &QUICK).await;
         assert!(errors(&missing)[0].contains("no database"), "{missing:?}");

@@ -21,13 +21,17 @@ pub use server::Server;
 pub use tls::TlsError;
 pub use trainer::Trainer;
 
-use crate::{config::ListenAddress, nn::NnError, store::StoreError};
+use crate::{
+    config::ListenAddress,
+    nn::NnError,
+    store::{StorageFault, StoreError},
+};
 
 /// Errors that keep the program from starting or running.
 #[derive(Debug, thiserror::Error)]
 pub enum AppError {
     /// The data folder cannot be created, locked or used.
-    #[error("cannot use {path} in the data folder: {source}")]
+    #[error("cannot use {path} for the data folder: {source}{}", advice(.source))]
     Folder {
         /// Folder or file.
         path: PathBuf,
@@ -70,6 +74,16 @@ pub enum AppError {
     DiskFull {
         /// The folder.
         folder: PathBuf,
+        /// Cause.
+        source: StoreError,
+    },
+    /// The database cannot be opened for another reason that is not the program's.
+    #[error("data folder {folder}: {}", .fault.description())]
+    Storage {
+        /// The folder.
+        folder: PathBuf,
+        /// Reason.
+        fault: StorageFault,
         /// Cause.
         source: StoreError,
     },
@@ -129,4 +143,16 @@ pub enum AppError {
     /// Compute device.
     #[error(transparent)]
     Device(#[from] NnError),
+}
+
+/// What to do about an error of the operating system on the data folder.
+fn advice(error: &std::io::Error) -> &'static str {
+    match StorageFault::of_io(error) {
+        Some(StorageFault::ReadOnly) => {
+            ": check its permissions and whether the file system is mounted read-only, or set another folder with --data-dir \
+             (THORAX_DATA_DIR)"
+        }
+        Some(StorageFault::Full) => ": free space on its disk",
+        _ => "",
+    }
 }

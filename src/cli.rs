@@ -196,6 +196,16 @@ pub(crate) enum CliError {
     Log(#[from] tracing_subscriber::filter::ParseError),
 }
 
+impl CliError {
+    /// The message for people; faults of the storage in Thorax's words instead of SQLite's.
+    fn explained(&self) -> String {
+        match self {
+            Self::Store(error) | Self::App(AppError::Store(error)) | Self::Add(AddError::Store(error)) => error.explained(),
+            error => error.to_string(),
+        }
+    }
+}
+
 impl From<service::Error> for CliError {
     fn from(error: service::Error) -> Self {
         field_errors::refused(error, "--plan")
@@ -215,7 +225,7 @@ pub fn main() -> ExitCode {
     match run(parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("thorax: {error}");
+            eprintln!("thorax: {}", error.explained());
             ExitCode::FAILURE
         }
     }

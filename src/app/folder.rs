@@ -125,7 +125,8 @@ fn unusable(folder: &Path, source: StoreError) -> AppError {
     match source.fault() {
         Some(StorageFault::Damaged) => AppError::DatabaseDamaged { folder, source },
         Some(StorageFault::Full) => AppError::DiskFull { folder, source },
-        _ => source.into(),
+        Some(fault) => AppError::Storage { folder, fault, source },
+        None => source.into(),
     }
 }
 
@@ -226,5 +227,14 @@ mod tests {
         let other = tempfile::tempdir().unwrap();
         let other = DataFolder::open(other.path()).await.unwrap();
         assert_ne!(other.patient_ids(None).await.unwrap().stored("Jane"), first, "another folder has another key");
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_written_is_refused_with_what_to_do() {
+        const READ_ONLY: i32 = 30;
+        let source = std::io::Error::from_raw_os_error(READ_ONLY);
+        let message = AppError::Folder { path: "ro".into(), source }.to_string();
+        assert!(message.starts_with("cannot use ro for the data folder: Read-only file system"), "{message}");
+        assert!(message.contains("--data-dir"), "{message}");
     }
 }

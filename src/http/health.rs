@@ -10,7 +10,7 @@ use crate::{
     domain::ModelId,
     inference::EngineError,
     service::{Lifecycle, Serving},
-    store::{Damage, Stores},
+    store::{Damage, StorageFault, Stores},
 };
 
 /// The routes of this file.
@@ -64,17 +64,13 @@ async fn get_readiness(
     let current = serving.engine.current();
     if let Some(damage) = stores.db.damage() {
         // The description of the damage is for the log: the probe needs no key.
-        let problem = match damage {
-            Damage::Structure(_) => {
-                "the database is damaged and is not written to: restore it from a backup (`thorax doctor` says what is damaged)"
-            }
-            Damage::Replaced => {
-                "thorax.sqlite was removed or replaced while the server ran, and is not written to: restore the file if that \
-                 was a mistake, then restart the server"
-            }
+        let (problem, hint) = match damage {
+            Damage::Structure(_) => (StorageFault::Damaged, " (`thorax doctor` says what is damaged)"),
+            Damage::Replaced => (StorageFault::Replaced, ""),
         };
+        let problem = problem.description();
         let served = if current.is_some() { ". Predictions are served" } else { "" };
-        return Err(ApiError::Unavailable(format!("{problem}{served}")));
+        return Err(ApiError::Unavailable(format!("{problem}{hint}{served}")));
     }
     let (model, _) = current.ok_or(EngineError::NoModel)?;
     let warnings = [stores.disk.warning(), stores.coverage.warning()].into_iter().flatten().collect();

@@ -211,21 +211,7 @@ fn storage_detail(fault: StorageFault) -> &'static str {
             "the disk of the server's data folder is full, or its quota is used up: nothing was stored. Free space there, then \
              send the request again"
         }
-        StorageFault::Locked => {
-            "the database is locked by another program: retry. If it stays locked, find the program that holds thorax.sqlite \
-             open, such as a database browser or a backup"
-        }
-        StorageFault::Damaged => {
-            "the database of the server is damaged and is not written to: restore it from a backup"
-        }
-        StorageFault::Replaced => {
-            "thorax.sqlite was removed or replaced while the server ran, and is not written to: restore the file if that was a \
-             mistake, then restart the server"
-        }
-        StorageFault::ReadOnly => {
-            "the data folder of the server cannot be written: check the permissions of its files and whether the file system is \
-             mounted read-only"
-        }
+        fault => fault.description(),
     }
 }
 

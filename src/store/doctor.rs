@@ -5,7 +5,7 @@ use std::{os::unix::fs::PermissionsExt, path::Path};
 use sqlx::{ConnectOptions, Connection, SqliteConnection, sqlite::SqliteConnectOptions};
 
 use super::{
-    Blobs, Db, Disk, FOLDER_FILE, PATIENT_KEY_FILE, StoreError, columns, data_folder, db, disk, radiographs,
+    Blobs, Db, Disk, FOLDER_FILE, PATIENT_KEY_FILE, StorageFault, StoreError, columns, data_folder, db, disk, radiographs,
 };
 
 /// Maximum number of single problems of one kind that are listed.
@@ -85,7 +85,12 @@ pub async fn diagnose(folder: &Path, examination: &Examination) -> Diagnosis {
         return found;
     }
     if let Err(error) = examine(folder, examination, &mut found).await {
-        found.add(Severity::Error, format!("the examination ended early: {error}"));
+        let text = match error.fault() {
+            Some(StorageFault::Damaged) if !found.is_healthy() => "the examination ended early because of that".into(),
+            Some(StorageFault::Damaged) => format!("the database is damaged: restore {} from a backup ({error})", db::FILE),
+            _ => format!("the examination ended early: {}", error.explained()),
+        };
+        found.add(Severity::Error, text);
     }
     found
 }

@@ -30,10 +30,7 @@ pub enum StoreError {
     #[error("the database is damaged and is not written to: {0}")]
     Damaged(String),
     /// The file of the database is not the one that was opened, so nothing is written to it.
-    #[error(
-        "thorax.sqlite was removed or replaced while it was in use, and is not written to: stop the server, restore the file and \
-         its -wal if they were removed by mistake, and start the server again"
-    )]
+    #[error("{}", StorageFault::Replaced.description())]
     Replaced,
     /// A blob could not be written or read.
     #[error("blob {sha256}: {}", without_paths(.source))]
@@ -92,6 +89,15 @@ impl StoreError {
         StorageFault::behind(self)
     }
 
+    /// The error for people who run a command: what is wrong with the storage and what to do, without SQLite's words for it.
+    pub fn explained(&self) -> String {
+        match (self.fault(), self) {
+            (Some(fault), Self::Database(_) | Self::Migration(_)) => fault.description().to_owned(),
+            (Some(fault @ (StorageFault::Full | StorageFault::ReadOnly)), _) => format!("{} ({self})", fault.description()),
+            _ => self.to_string(),
+        }
+    }
+
     /// True where the state of the data does not allow the change: a retry cannot succeed. The error message gives the reason.
     pub fn is_conflict(&self) -> bool {
         matches!(self, Self::Exists(_) | Self::InUse(_) | Self::InvalidTransition(_) | Self::Gone)
@@ -148,6 +154,26 @@ impl StorageFault {
             next = error.source();
         }
         None
+    }
+
+    /// Description for people, with what to do.
+    pub fn description(self) -> &'static str {
+        match self {
+            Self::Full => "the disk of the data folder is full, or its quota is used up: free space there",
+            Self::Locked => {
+                "the database is locked by another program: retry. If it stays locked, find the program that holds \
+                 thorax.sqlite open, such as a database browser or a backup"
+            }
+            Self::Damaged => "the database is damaged and is not written to: restore it from a backup",
+            Self::Replaced => {
+                "thorax.sqlite was removed or replaced while the server ran, and is not written to: restore the file if that \
+                 was a mistake, then restart the server"
+            }
+            Self::ReadOnly => {
+                "the data folder cannot be written: check the permissions of its files and whether the file system is mounted \
+                 read-only"
+            }
+        }
     }
 
     /// The condition behind an error of the operating system.
@@ -241,6 +267,16 @@ mod tests {
         assert_eq!((locked.fault(), locked.may_pass()), (Some(StorageFault::Locked), true));
         let damaged = StoreError::Damaged("row 7 missing from index".into());
         assert_eq!((damaged.fault(), damaged.may_pass()), (Some(StorageFault::Damaged), false));
+    }
+
+    #[test]
+    fn a_command_explains_a_fault_without_the_words_of_the_library() {
+        let locked = StoreError::from(sqlx::Error::PoolTimedOut).explained();
+        assert!(locked.contains("locked by another program") && !locked.contains("pool"), "{locked}");
+        const READ_ONLY: i32 = 30;
+        let source = io::Error::from_raw_os_error(READ_ONLY);
+        let file = StoreError::File { path: "runs/7/x".into(), source }.explained();
+        assert!(file.contains("mounted read-only (runs/7/x: "), "{file}");
     }
 
     #[test]

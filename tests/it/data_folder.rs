@@ -323,6 +323,8 @@ fn a_full_disk_refuses_writes_with_the_reason_and_serves_predictions_also_after_
 async fn a_database_locked_by_another_program_is_503_after_a_bounded_wait() {
     let folder = serving_folder();
     let server = Running::start(folder.path(), &[NO_DRAIN]);
+    // It answers once it has looked for interrupted imports, which needs the lock.
+    assert_eq!(server.get("/health/ready").0, 200);
     let mut other = database(&folder).await;
     execute(&mut other, "begin immediate").await;
     thread::scope(|scope| {
@@ -346,6 +348,8 @@ async fn a_database_locked_by_another_program_is_503_after_a_bounded_wait() {
         assert_eq!(server.predict(&png(48, 48, 1)).0, 200);
         assert!(began.elapsed() < Duration::from_secs(3), "predictions do not wait: {:?}", began.elapsed());
     });
+    let message = fails(folder.path(), &["import", "--dataset", "more", "."]);
+    assert!(message.contains("locked by another program") && !message.contains("(code"), "{message}");
     execute(&mut other, "rollback").await;
     assert_eq!(server.send("POST", "/v1/datasets", r#"{"name": "one"}"#).0, 201);
     let recorded =

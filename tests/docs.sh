@@ -21,8 +21,8 @@ end() {
 }
 trap end EXIT
 cd "$scratch"
-mkdir -p data/import folder
-export THORAX_LISTEN=127.0.0.1:0 THORAX_IMPORT_ROOT=data/import THORAX_DEVICE=cpu THORAX_LOG=warn
+mkdir -p import folder
+export THORAX_LISTEN=127.0.0.1:0 THORAX_IMPORT_ROOT=import THORAX_DEVICE=cpu THORAX_LOG=warn
 
 # blocks PAGE INFO: the blocks of a page with that info string.
 blocks() {
@@ -44,8 +44,8 @@ count=0
 # What the pages take for granted: images, folders and an archive by these names.
 thorax phantoms --out radiographs --count 30 --side 64 --seed 7 > /dev/null
 thorax phantoms --out others --count 6 --side 64 --seed 8 > /dev/null
-mkdir -p data/import/more/normal class-folders/normal class-folders/COVID-19
-for image in others/train/*normal*; do cp "$image" "data/import/more/normal/more-${image##*/}"; done
+mkdir -p import/more/normal class-folders/normal class-folders/COVID-19
+for image in others/train/*normal*; do cp "$image" "import/more/normal/more-${image##*/}"; done
 cp radiographs/train/*normal* class-folders/normal
 cp radiographs/train/*COVID-19* class-folders/COVID-19
 thorax import --dataset mine radiographs > /dev/null

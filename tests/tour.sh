@@ -9,7 +9,7 @@ trap 'echo "tour: line $LINENO failed: $BASH_COMMAND" >&2' ERR
 api() { curl --silent --show-error --fail-with-body "$@"; }
 api "$THORAX/v1/admin/devices" | jq .
 
-thorax phantoms --out data/import/phantoms --count 90 --seed 7
+thorax phantoms --out import/phantoms --count 90 --seed 7
 dataset=$(api "$THORAX/v1/datasets" --json '{"name": "phantoms", "description": "synthetic, no patients"}' | jq -r .id)
 import=$(api "$THORAX/v1/datasets/$dataset/imports" --json '{"path": "phantoms"}' | jq -r .id)
 while api "$THORAX/v1/imports/$import" | jq -e '.status == "running"' > /dev/null; do sleep 1; done
@@ -37,7 +37,7 @@ api "$THORAX/v1/training-runs/$run/evaluations?split=test" |
 model=$(api "$THORAX/v1/models" | jq -r --arg run "$run" '.items[] | select(.run_id == $run) | .id')
 api --request PUT "$THORAX/v1/models/aliases/champion" --json "{\"model_id\": \"$model\"}" | jq .
 
-image=$(find data/import/phantoms/test -name '*.png' | sort | head -n 1)
+image=$(find import/phantoms/test -name '*.png' | sort | head -n 1)
 api "$THORAX/v1/predictions" --header 'Content-Type: image/png' --data-binary @"$image" | jq .
 api "$THORAX/v1/predictions" --form file=@"$image" | jq '{prediction, probabilities, notice}'
 # --- end of tour ---

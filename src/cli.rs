@@ -200,7 +200,9 @@ impl CliError {
     /// The message for people; faults of the storage in Thorax's words instead of SQLite's.
     fn explained(&self) -> String {
         match self {
-            Self::Store(error) | Self::App(AppError::Store(error)) | Self::Add(AddError::Store(error)) => error.explained(),
+            Self::Store(error) | Self::App(AppError::Store(error)) | Self::Add(AddError::Store(error)) => {
+                error.explained()
+            }
             error => error.to_string(),
         }
     }

@@ -122,7 +122,14 @@ impl Db {
         }
         // A write through a reader is a bug. It fails at once instead of sometimes with "database is locked".
         let readers = pool(READERS).connect_with(options.pragma("query_only", "on")).await?;
-        Ok(Self { readers, writer, events: watch::Sender::new(()), erase: Arc::default(), damage, file: Arc::new(opened) })
+        Ok(Self {
+            readers,
+            writer,
+            events: watch::Sender::new(()),
+            erase: Arc::default(),
+            damage,
+            file: Arc::new(opened),
+        })
     }
 
     /// The damage, if the database is damaged or its file was replaced. Then all writes fail with [`StoreError::Damaged`] or
@@ -299,8 +306,7 @@ fn migration_failed(error: MigrateError) -> StoreError {
 
 /// Refuses a database with migrations that this version does not know.
 pub(super) async fn refuse_newer(database: &mut SqliteConnection) -> Result<(), StoreError> {
-    let last: Option<i64> =
-        sqlx::query_scalar("select max(version) from _sqlx_migrations").fetch_one(database).await?;
+    let last: Option<i64> = sqlx::query_scalar("select max(version) from _sqlx_migrations").fetch_one(database).await?;
     match last {
         Some(last) if last > current_schema() => Err(StoreError::Newer(last, current_schema())),
         _ => Ok(()),

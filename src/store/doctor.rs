@@ -5,7 +5,8 @@ use std::{os::unix::fs::PermissionsExt, path::Path};
 use sqlx::{ConnectOptions, Connection, SqliteConnection, sqlite::SqliteConnectOptions};
 
 use super::{
-    Blobs, Db, Disk, FOLDER_FILE, PATIENT_KEY_FILE, StorageFault, StoreError, columns, data_folder, db, disk, radiographs,
+    Blobs, Db, Disk, FOLDER_FILE, PATIENT_KEY_FILE, StorageFault, StoreError, columns, data_folder, db, disk,
+    radiographs,
 };
 
 /// Maximum number of single problems of one kind that are listed.
@@ -87,7 +88,9 @@ pub async fn diagnose(folder: &Path, examination: &Examination) -> Diagnosis {
     if let Err(error) = examine(folder, examination, &mut found).await {
         let text = match error.fault() {
             Some(StorageFault::Damaged) if !found.is_healthy() => "the examination ended early because of that".into(),
-            Some(StorageFault::Damaged) => format!("the database is damaged: restore {} from a backup ({error})", db::FILE),
+            Some(StorageFault::Damaged) => {
+                format!("the database is damaged: restore {} from a backup ({error})", db::FILE)
+            }
             _ => format!("the examination ended early: {}", error.explained()),
         };
         found.add(Severity::Error, text);
@@ -123,7 +126,10 @@ async fn examine(folder: &Path, examination: &Examination, found: &mut Diagnosis
     match damage(&rows) {
         None => found.add(Severity::Fine, "the database is intact"),
         Some(damage) => {
-            found.add(Severity::Error, format!("the database is damaged: restore {} from a backup ({damage})", db::FILE));
+            found.add(
+                Severity::Error,
+                format!("the database is damaged: restore {} from a backup ({damage})", db::FILE),
+            );
         }
     }
     let broken = sqlx::query("pragma foreign_key_check").fetch_all(&mut database).await?.len();

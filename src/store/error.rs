@@ -93,7 +93,9 @@ impl StoreError {
     pub fn explained(&self) -> String {
         match (self.fault(), self) {
             (Some(fault), Self::Database(_) | Self::Migration(_)) => fault.description().to_owned(),
-            (Some(fault @ (StorageFault::Full | StorageFault::ReadOnly)), _) => format!("{} ({self})", fault.description()),
+            (Some(fault @ (StorageFault::Full | StorageFault::ReadOnly)), _) => {
+                format!("{} ({self})", fault.description())
+            }
             _ => self.to_string(),
         }
     }

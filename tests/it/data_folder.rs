@@ -530,8 +530,7 @@ async fn a_missing_patient_key_is_not_made_anew_while_ids_are_hashed_with_it() {
         assert!(!key.exists(), "{command:?}");
     }
     let mut connection = database(&folder).await;
-    let datasets: i64 =
-        sqlx::query_scalar("select count(*) from datasets").fetch_one(&mut connection).await.unwrap();
+    let datasets: i64 = sqlx::query_scalar("select count(*) from datasets").fetch_one(&mut connection).await.unwrap();
     assert_eq!(datasets, 1, "the import created no data set");
     connection.close().await.unwrap();
     Running::start(folder.path(), &[NO_DRAIN, ("THORAX_PATIENT_KEY", "of the operator")]).end("-TERM");

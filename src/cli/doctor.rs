@@ -20,7 +20,7 @@ pub(super) struct DoctorArgs {
     ///
     /// A server removes no file from a folder whose database it does not recognise: one of another folder, or an older copy. After
     /// `--adopt`, the next server removes images, models and checkpoints that the database does not name. A missing `patient.key` is
-    /// made anew, unless THORAX_PATIENT_KEY is set: the same patient then gets another hash than before, and leakage between
+    /// replaced by a new one, unless THORAX_PATIENT_KEY is set: the same patient then gets another hash than before, and leakage between
     /// earlier and later images of a patient is not found.
     #[arg(long)]
     adopt: bool,

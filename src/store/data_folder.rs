@@ -75,7 +75,7 @@ struct FolderMark {
 
 /// Comparison of a database with a folder.
 enum Relation {
-    /// What they have to do with each other.
+    /// The database covers the files of the folder, or may not.
     Known(Coverage),
     /// They have no common id yet, and nothing speaks against one. The id of the database, if it has one.
     Unmarked(Option<String>),
@@ -94,7 +94,7 @@ pub(super) async fn identify(db: &Db, folder: &Path, blobs: &Blobs) -> Result<Co
     }
 }
 
-/// What [`identify`] will find; writes nothing.
+/// The result that [`identify`] will have; writes nothing.
 pub(super) async fn coverage(
     database: &mut SqliteConnection,
     folder: &Path,

@@ -60,7 +60,7 @@ impl Diagnosis {
     }
 }
 
-/// What an examination compares the folder with.
+/// Scope of an examination.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Examination {
     /// Read every blob and compare its hash, which takes as long as reading the whole folder.

@@ -519,7 +519,7 @@ fn a_database_that_is_replaced_under_a_running_server_is_not_written_to() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_missing_patient_key_is_not_made_anew_while_ids_are_hashed_with_it() {
+async fn a_missing_patient_key_is_not_replaced_while_ids_are_hashed_with_it() {
     let folder = with_phantoms();
     let key = folder.path().join("data/patient.key");
     let first = fs::read(&key).unwrap();

@@ -145,7 +145,7 @@ pub enum AppError {
     Device(#[from] NnError),
 }
 
-/// What to do about an error of the operating system on the data folder.
+/// Advice about an error of the operating system on the data folder.
 fn advice(error: &std::io::Error) -> &'static str {
     match StorageFault::of_io(error) {
         Some(StorageFault::ReadOnly) => {

@@ -15,6 +15,7 @@ use super::{
     ApiError,
     body::{Deadline, Discard, Guard, Receipt, observed},
     probes,
+    refusal::Refusal,
     transfers::Transfers,
 };
 use crate::service::{Lifecycle, Limits};
@@ -47,8 +48,10 @@ impl DrainState {
         if request.body().is_end_stream() {
             return request;
         }
-        // With `Expect: 100-continue` the client has not sent the body yet, so there is nothing to discard.
-        let sends_body = !request.headers().contains_key(header::EXPECT);
+        // With `Expect: 100-continue` the client has not sent the body yet, so there is nothing to discard. A reserved connection, of which
+        // there are few, does not wait for the rest of a body.
+        let is_reserved = matches!(request.extensions().get(), Some(Refusal::TooManyConnections));
+        let sends_body = !is_reserved && !request.headers().contains_key(header::EXPECT);
         request.map(|body| {
             let body = observed(body, deadline);
             if sends_body { observed(body, Discard::new(max_upload_bytes, discard_permits)) } else { body }

@@ -210,7 +210,8 @@ pub async fn current_rejections(db: &Db, dataset: DatasetId) -> Result<Vec<Impor
 pub async fn update(db: &Db, import: &Import, new: &ImportFindings) -> Result<(), StoreError> {
     let mut tx = db.begin().await?;
     let id = import.id.to_string();
-    let status = sqlx::query_scalar!("select status from imports where id = ?", id).fetch_one(&mut *tx).await?;
+    let status = sqlx::query_scalar!("select status from imports where id = ?", id).fetch_optional(&mut *tx).await?;
+    let status = status.ok_or(StoreError::Gone)?;
     columns::parse::<ImportStatus>("imports.status", &status)?.transition(import.status)?;
     write(&mut tx, import).await?;
     for rejection in &new.rejections {

@@ -233,7 +233,8 @@ pub async fn finish(db: &Db, id: RunId, status: RunStatus, error: Option<&str>) 
 /// Writes the columns that a change of status concerns, and records the change.
 async fn write_state(tx: &mut SqliteConnection, run: &Run) -> Result<(), StoreError> {
     let (id, status) = (run.id.to_string(), run.status.as_str());
-    let before = sqlx::query_scalar!("select status from runs where id = ?", id).fetch_one(&mut *tx).await?;
+    let before = sqlx::query_scalar!("select status from runs where id = ?", id).fetch_optional(&mut *tx).await?;
+    let before = before.ok_or(StoreError::Gone)?;
     let before = columns::parse("runs.status", &before)?;
     let (started_at, finished_at) = (run.started_at.map(columns::time), run.finished_at.map(columns::time));
     sqlx::query!(

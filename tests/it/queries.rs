@@ -12,8 +12,13 @@ const SMALL: [&str; 5] = ["datasets", "aliases", "weights", "data_folder", "json
 const VIEW: &str = "blob_names";
 
 /// Queries that need all rows, at the start, in background maintenance or in `thorax doctor`; each by a part of its text.
-const WHOLE: [&str; 4] =
-    ["patient_id_hashed = 0", "request_json is not null", "request_json is null", "'image' as \"kind!: String\""];
+const WHOLE: [&str; 5] = [
+    "patient_id_hashed = 0",
+    "patient_id_hashed = 1",
+    "request_json is not null",
+    "request_json is null",
+    "'image' as \"kind!: String\"",
+];
 
 #[tokio::test]
 async fn no_query_scans_a_growing_table() {

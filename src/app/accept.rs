@@ -211,21 +211,23 @@ fn handle(
 ) -> impl Future<Output = Result<Response, Infallible>> + Send + use<> {
     let is_http2 = request.version() == Version::HTTP_2;
     let in_flight = connection.begin(is_http2);
+    // An evicted connection may have a request in its buffers. It must not stay open for it.
+    let is_excess = connection.is_reserved() || connection.is_evicted();
     let mut request = request.map(Body::new);
     let head_bytes = request.uri().to_string().len() + size(request.headers());
     service.proxies.resolve(peer, &mut request);
     if head_bytes > service.max_head_bytes {
         let max_bytes = service.max_head_bytes;
         request.extensions_mut().insert(Refusal::HeadTooLarge { max_bytes });
-    } else if connection.is_reserved() {
+    } else if is_excess {
         request.extensions_mut().insert(Refusal::TooManyConnections);
     }
     // During a shutdown the response of HTTP/1 closes the connection. A graceful shutdown would close it at once where the response has been
     // written already, under a client that is still sending a body that the server discards. Reserved connections are too few for that.
-    if connection.is_reserved() || is_http2 && service.shutdown.is_cancelled() {
+    if is_excess || is_http2 && service.shutdown.is_cancelled() {
         connection.finish();
     }
-    let closes = connection.is_reserved() && !is_http2;
+    let closes = is_excess && !is_http2;
     let response = service.router.clone().oneshot(request);
     async move {
         let mut response = response.await?;

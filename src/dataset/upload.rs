@@ -201,7 +201,7 @@ async fn mend(
     uploaded: Sha256,
     limits: Limits,
 ) -> Result<(), AddError> {
-    if blobs.is_intact(&known.sha256).await? {
+    if blobs.is_intact(&known.sha256, known.byte_length).await? {
         return Ok(());
     }
     let PreparedImage { stored, sha256, .. } = prepare(bytes, uploaded, limits).await?;

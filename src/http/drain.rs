@@ -48,10 +48,10 @@ impl DrainState {
         if request.body().is_end_stream() {
             return request;
         }
-        // With `Expect: 100-continue` the client has not sent the body yet, so there is nothing to discard. A reserved connection, of which
-        // there are few, does not wait for the rest of a body.
-        let is_reserved = matches!(request.extensions().get(), Some(Refusal::TooManyConnections));
-        let sends_body = !is_reserved && !request.headers().contains_key(header::EXPECT);
+        // With `Expect: 100-continue` the client has not sent the body yet, so there is nothing to discard. A connection beyond
+        // the caps does not wait for the rest of a body.
+        let is_excess = matches!(request.extensions().get(), Some(Refusal::TooManyConnections));
+        let sends_body = !is_excess && !request.headers().contains_key(header::EXPECT);
         request.map(|body| {
             let body = observed(body, deadline);
             if sends_body { observed(body, Discard::new(max_upload_bytes, discard_permits)) } else { body }

@@ -123,16 +123,22 @@ impl Blobs {
         }
     }
 
-    /// True if the file of a blob exists and its bytes have the hash.
-    pub async fn is_intact(&self, hash: &Sha256) -> Result<bool, StoreError> {
-        let (path, expected) = (self.path(hash), hash.clone());
-        let check = move || match File::open(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-            file => Ok(hash_of(&mut file?)?.0 == expected),
+    /// True if the file of a blob exists and has this length, and its bytes have the hash.
+    pub async fn is_intact(&self, hash: &Sha256, length: u64) -> Result<bool, StoreError> {
+        let (store, expected) = (self.clone(), hash.clone());
+        let check = move || store.is_damaged(&expected, length, true);
+        let damaged = tokio::task::spawn_blocking(check).await.map_err(|e| StoreError::Task(e.to_string()))?;
+        Ok(!damaged.map_err(|e| failed(hash, e))?)
+    }
+
+    /// True if the file of a blob is missing or has another length, or if `check_bytes` is true and its bytes have another hash.
+    fn is_damaged(&self, hash: &Sha256, length: u64, check_bytes: bool) -> io::Result<bool> {
+        let mut file = match File::open(self.path(hash)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
+            file => file?,
         };
-        let checked: io::Result<_> =
-            tokio::task::spawn_blocking(check).await.map_err(|e| StoreError::Task(e.to_string()))?;
-        checked.map_err(|e| failed(hash, e))
+        let differs = file.metadata()?.len() != length;
+        Ok(differs || check_bytes && hash_of(&mut file)?.0 != *hash)
     }
 
     /// Opens a blob whose bytes have its hash, for reading it piece by piece; also returns its length. A sweep does not disturb the reader.
@@ -156,18 +162,10 @@ impl Blobs {
     pub async fn damaged(&self, blobs: Vec<(Sha256, u64)>) -> Result<Vec<usize>, StoreError> {
         let store = self.clone();
         let check_bytes = blobs.iter().map(|(_, length)| *length).sum::<u64>() <= MAX_CHECKED_BYTES;
-        let is_damaged = move |hash: &Sha256, length: u64| -> io::Result<bool> {
-            let mut file = match File::open(store.path(hash)) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
-                file => file?,
-            };
-            let differs = file.metadata()?.len() != length;
-            Ok(differs || check_bytes && hash_of(&mut file)?.0 != *hash)
-        };
         let check = move || -> Result<Vec<usize>, StoreError> {
             let mut damaged = Vec::new();
             for (at, (hash, length)) in blobs.iter().enumerate() {
-                if is_damaged(hash, *length).map_err(|error| failed(hash, error))? {
+                if store.is_damaged(hash, *length, check_bytes).map_err(|error| failed(hash, error))? {
                     damaged.push(at);
                 }
             }

@@ -175,7 +175,7 @@ pub async fn remove_alias(db: &Db, alias: &str) -> Result<bool, StoreError> {
 async fn point(tx: &mut SqliteConnection, alias: &str, id: ModelId) -> Result<(), StoreError> {
     let id = id.to_string();
     let now = columns::time(Timestamp::now());
-    let pointed = sqlx::query!(
+    sqlx::query!(
         "insert into aliases (alias, model_id, updated_at) values (?, ?, ?)
            on conflict (alias) do update set model_id = excluded.model_id, updated_at = excluded.updated_at",
         alias,
@@ -183,8 +183,7 @@ async fn point(tx: &mut SqliteConnection, alias: &str, id: ModelId) -> Result<()
         now
     )
     .execute(&mut *tx)
-    .await;
-    pointed?;
+    .await?;
     sqlx::query!("insert into alias_history (alias, model_id, moved_at) values (?, ?, ?)", alias, id, now)
         .execute(tx)
         .await?;

@@ -332,7 +332,7 @@ pub async fn has_hashed_patients(db: &Db) -> Result<bool, StoreError> {
     has_hashed_patient_ids(&mut *db.read().acquire().await?).await
 }
 
-/// As [`has_hashed_patients`], on a connection.
+/// True if a database on this connection has hashed patient ids.
 pub(super) async fn has_hashed_patient_ids(database: &mut SqliteConnection) -> Result<bool, StoreError> {
     let found = sqlx::query_scalar!(
         r#"select exists(select 1 from radiographs where patient_id is not null and patient_id_hashed = 1) as "found!: bool""#

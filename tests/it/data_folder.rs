@@ -341,12 +341,12 @@ async fn a_database_locked_by_another_program_is_503_after_a_bounded_wait() {
                     head.contains("\r\nretry-after: 5") && body.contains("locked by another program"),
                     "{head} {body}"
                 );
-                assert!(began.elapsed() < Duration::from_secs(13), "{:?}", began.elapsed());
+                assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
             });
         }
         let began = Instant::now();
         assert_eq!(server.predict(&png(48, 48, 1)).0, 200);
-        assert!(began.elapsed() < Duration::from_secs(3), "predictions do not wait: {:?}", began.elapsed());
+        assert!(began.elapsed() < Duration::from_secs(5), "predictions do not wait: {:?}", began.elapsed());
     });
     let message = fails(folder.path(), &["import", "--dataset", "more", "."]);
     assert!(message.contains("locked by another program") && !message.contains("(code"), "{message}");

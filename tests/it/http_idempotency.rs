@@ -144,7 +144,7 @@ async fn malformed_keys_and_streamed_responses_are_refused() {
     assert_eq!(server.get("/v1/datasets").await.items(), 0);
 }
 
-/// As in the OpenAPI document: printable ASCII, with a character other than spaces and quotes.
+/// Keys of the OpenAPI document's pattern: printable ASCII, with a character other than spaces and quotes.
 #[tokio::test]
 async fn a_key_has_up_to_255_printable_characters() {
     let server = Server::start().await;

@@ -153,7 +153,7 @@ async fn rejects_unusable_images_before_decoding_them() {
     classify(&server, png(8, 8, 1)).await.assert_problem(422, PREDICTIONS);
     let started = Instant::now();
     classify(&server, bomb(60_000, 60_000)).await.assert_problem(413, PREDICTIONS);
-    assert!(started.elapsed().as_secs() < 2, "a bomb was decoded");
+    assert!(started.elapsed().as_secs() < 5, "a bomb was decoded");
     classify(&server, vec![0; MAX_UPLOAD_BYTES + 1]).await.assert_problem(413, PREDICTIONS);
     assert_eq!(server.get(PREDICTIONS).await.items(), 0);
 }

@@ -44,7 +44,7 @@ fn predict(server: &Running, image: &[u8]) -> u16 {
 #[test]
 fn clients_that_stop_within_a_request_take_nothing_from_others() {
     let folder = serving_folder();
-    let server = Running::start(folder.path(), &[("THORAX_BODY_PAUSE_SECONDS", "30")]);
+    let server = Running::start(folder.path(), &[("THORAX_BODY_PAUSE_SECONDS", "600")]);
     let image = noise(64);
     let infer = "/v2/models/champion/infer";
     let heads: Vec<Connection> =
@@ -63,10 +63,9 @@ fn clients_that_stop_within_a_request_take_nothing_from_others() {
             _ => stalled(&server, PREDICTIONS, &form, large.len() + 1000, &[part, half].concat()),
         })
         .collect();
-    until(|| predict(&server, &image), |status| *status == 200);
-    for _ in 0..20 {
-        assert_eq!(predict(&server, &image), 200, "beside 64 halves of bodies");
-    }
+    // While the server still receives the halves, they may hold all permits.
+    let in_a_row = || (0..20).take_while(|_| predict(&server, &image) == 200).count();
+    assert_eq!(until(in_a_row, |count| *count == 20), 20, "beside 64 halves of bodies");
     // A slow client is served all the same.
     halves[0].send(&large[large.len() / 2..]);
     assert_eq!(halves[0].read().unwrap().status, 200);

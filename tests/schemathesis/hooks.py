@@ -85,9 +85,10 @@ def is_positive(case, location):
 def before_call(context, case, kwargs):
     name_existing(case)
     key = (case.headers or {}).get("Idempotency-Key")
-    if key in sent_keys and is_positive(case, ParameterLocation.HEADER):
+    # Spaces around a key do not belong to it, and the quotes of a structured field neither.
+    if isinstance(key, str) and key.strip(' "') in sent_keys and is_positive(case, ParameterLocation.HEADER):
         key = case.headers["Idempotency-Key"] = str(uuid.UUID(int=random.getrandbits(128)))
-    sent_keys.add(key)
+    sent_keys.add(str(key).strip(' "'))
 
 
 def name_existing(case):

@@ -7,6 +7,7 @@ mod container;
 mod damage;
 mod dicom;
 mod examine;
+mod exif;
 mod fingerprint;
 mod grey;
 mod jpeg;

@@ -45,6 +45,14 @@ pub enum ArchiveError {
     /// A ZIP64 archive.
     #[error("is a ZIP64 archive (more than 65,535 files or 4 GiB), which is not supported: use tar")]
     Zip64,
+    /// A zip archive with several files of one name, of which the zip crate returns the last.
+    #[error("contains several files of the same name ({files} files with {names} names): use a name for each")]
+    SameName {
+        /// Number of entries.
+        files: usize,
+        /// Number of different names.
+        names: usize,
+    },
     /// Corrupt, or too large when decompressed.
     #[error("cannot be read: {0}")]
     Damaged(String),
@@ -70,10 +78,21 @@ impl From<zip::result::ZipError> for ArchiveError {
 #[error("it decompresses to more than {MAX_EXPANSION} times its size")]
 struct TooLarge;
 
+/// Entry of a tar archive that does not contain the bytes of a file.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+enum Unreadable {
+    #[error(
+        "it is a link to another file: pack the archive with the files themselves (--dereference and --hard-dereference of GNU tar)"
+    )]
+    Link,
+    #[error("it is stored as a sparse file: pack the archive without --sparse")]
+    Sparse,
+}
+
 /// The reason in plain words. Errors that are not from a decoder have them already.
 fn reason(error: &io::Error) -> String {
     match error.get_ref() {
-        Some(cause) if cause.is::<TooLarge>() => cause.to_string(),
+        Some(cause) if cause.is::<TooLarge>() || cause.is::<Unreadable>() => cause.to_string(),
         _ => plain_reason("it", error),
     }
 }
@@ -149,10 +168,16 @@ fn walk(path: &Path, visit: &mut Visit<'_>) -> Result<(), ArchiveError> {
 }
 
 fn walk_zip(mut from: impl Read + Seek, visit: &mut Visit<'_>) -> Result<(), ArchiveError> {
-    if is_zip64(&mut from)? {
+    let trailer = trailer(&mut from)?;
+    // The number of files in a ZIP64 record is not bounded by the file size, and the zip crate allocates memory for all of them.
+    if memchr::memmem::find(&trailer, b"PK\x06\x07").is_some() {
         return Err(ArchiveError::Zip64);
     }
     let mut archive = zip::ZipArchive::new(from)?;
+    let (files, names) = (number_of_entries(&trailer).unwrap_or(archive.len()), archive.len());
+    if files > names {
+        return Err(ArchiveError::SameName { files, names });
+    }
     for index in 0..archive.len() {
         let Some(name) = archive.name_for_index(index).map(str::to_owned) else { continue };
         if name.ends_with(['/', '\\']) || is_hidden(&name) {
@@ -170,52 +195,91 @@ fn walk_zip(mut from: impl Read + Seek, visit: &mut Visit<'_>) -> Result<(), Arc
     Ok(())
 }
 
-/// True if the archive has a ZIP64 end-of-central-directory locator. The number of files in a ZIP64 record is not bounded by the file
-/// size, and the zip crate allocates memory for all of them.
-fn is_zip64(from: &mut (impl Read + Seek)) -> io::Result<bool> {
+/// The end of a zip archive, with its end-of-central-directory record and the locator of a ZIP64 record.
+fn trailer(from: &mut (impl Read + Seek)) -> io::Result<Vec<u8>> {
     const MAX_TRAILER: u64 = 22 + 65_535 + 20;
     let length = from.seek(SeekFrom::End(0))?;
     from.seek(SeekFrom::Start(length.saturating_sub(MAX_TRAILER)))?;
-    let mut tail = Vec::new();
-    from.take(MAX_TRAILER).read_to_end(&mut tail)?;
+    let mut trailer = Vec::new();
+    from.take(MAX_TRAILER).read_to_end(&mut trailer)?;
     from.seek(SeekFrom::Start(0))?;
-    Ok(memchr::memmem::find(&tail, b"PK\x06\x07").is_some())
+    Ok(trailer)
+}
+
+/// The number of entries in the end-of-central-directory record.
+fn number_of_entries(trailer: &[u8]) -> Option<usize> {
+    let at = memchr::memmem::rfind(trailer, b"PK\x05\x06")?;
+    let number = trailer.get(at + 10..at + 12)?;
+    Some(u16::from_le_bytes([number[0], number[1]]).into())
 }
 
 /// Extension headers (long names, PAX records) are read here with a bound, because the tar crate allocates as much memory as they declare.
 fn walk_tar(from: impl Read, visit: &mut Visit<'_>) -> Result<(), ArchiveError> {
     let mut archive = tar::Archive::new(from);
-    // Name of the next file, if it does not fit into its header.
-    let mut long_name = None;
+    // What the extension headers before a file say of it.
+    let mut extension = Extension::default();
     for entry in archive.entries()?.raw(true) {
         let mut entry = entry?;
-        match entry.header().entry_type() {
-            EntryType::GNULongName => long_name = Some(text(&read_extension(&mut entry)?)),
-            EntryType::XHeader => long_name = pax_path(&read_extension(&mut entry)?).or(long_name),
-            EntryType::XGlobalHeader | EntryType::GNULongLink => {}
-            EntryType::Regular | EntryType::Continuous => {
-                let name = long_name.take().unwrap_or_else(|| text(&entry.path_bytes()));
-                // Old programs write folders as regular files.
-                if !name.ends_with('/') && !is_hidden(&name) && !visit(&name, Ok(&mut entry))? {
-                    return Ok(());
-                }
+        let unreadable = match entry.header().entry_type() {
+            EntryType::GNULongName => {
+                extension.name = Some(text(&read_extension(&mut entry)?));
+                continue;
             }
-            _ => long_name = None,
+            EntryType::XHeader => {
+                extension.add(&read_extension(&mut entry)?);
+                continue;
+            }
+            EntryType::XGlobalHeader | EntryType::GNULongLink => continue,
+            EntryType::Regular | EntryType::Continuous => extension.is_sparse.then_some(Unreadable::Sparse),
+            EntryType::GNUSparse => Some(Unreadable::Sparse),
+            EntryType::Link | EntryType::Symlink => Some(Unreadable::Link),
+            _ => {
+                extension = Extension::default();
+                continue;
+            }
+        };
+        let name = std::mem::take(&mut extension).name.unwrap_or_else(|| text(&entry.path_bytes()));
+        // Old programs write folders as regular files.
+        if name.ends_with('/') || is_hidden(&name) {
+            continue;
+        }
+        let proceed = match unreadable {
+            Some(why) => visit(&name, Err(io::Error::other(why)))?,
+            None => visit(&name, Ok(&mut entry))?,
+        };
+        if !proceed {
+            return Ok(());
         }
     }
     Ok(())
+}
+
+/// Extension headers of a file.
+#[derive(Default)]
+struct Extension {
+    /// Name, if it does not fit into the header.
+    name: Option<String>,
+    /// True if the file is stored as a map and the parts that are not zeros.
+    is_sparse: bool,
+}
+
+impl Extension {
+    /// Adds PAX records. A sparse file has its name in a record of its own.
+    fn add(&mut self, records: &[u8]) {
+        for record in PaxExtensions::new(records).flatten() {
+            let key = record.key_bytes();
+            self.is_sparse |= key.starts_with(b"GNU.sparse.");
+            if key == b"GNU.sparse.name" || key == b"path" && !self.is_sparse {
+                self.name = Some(text(record.value_bytes()));
+            }
+        }
+    }
 }
 
 fn read_extension(entry: &mut impl Read) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     entry.take(MAX_EXTENSION_BYTES).read_to_end(&mut bytes)?;
     Ok(bytes)
-}
-
-/// The path in PAX records.
-fn pax_path(records: &[u8]) -> Option<String> {
-    let mut records = PaxExtensions::new(records).flatten();
-    records.find(|record| record.key_bytes() == b"path").map(|record| text(record.value_bytes()))
 }
 
 /// A name without its terminating zero.
@@ -328,6 +392,62 @@ mod tests {
         let end = zip64.len() - 22;
         zip64.splice(end..end, b"PK\x06\x07".iter().copied().chain([0xff; 16]));
         assert!(matches!(count_archive(file(&zip64).path()), Err(ArchiveError::Zip64)));
+    }
+
+    /// Info-ZIP and Python list both files; the zip crate keeps the last entry of a name (zip-rs/zip2#488).
+    #[test]
+    fn a_zip_with_two_files_of_one_name_is_rejected() {
+        let mut twice = zip::ZipWriter::new(io::Cursor::new(Vec::new()));
+        for name in ["a.png", "b.png", "c.png"] {
+            twice.start_file(name, zip::write::SimpleFileOptions::default()).unwrap();
+            twice.write_all(name.as_bytes()).unwrap();
+        }
+        let mut twice = twice.finish().unwrap().into_inner();
+        for at in memchr::memmem::find_iter(&twice.clone(), b"b.png") {
+            twice[at] = b'a';
+        }
+        let error = count_archive(file(&twice).path()).unwrap_err();
+        assert!(error.to_string().contains("several files of the same name (3 files with 2 names)"), "{error}");
+    }
+
+    /// GNU tar stores the second name of a file as a link, and holes with `--sparse`.
+    #[test]
+    fn links_and_sparse_files_of_a_tar_have_a_reason_and_are_counted() {
+        let mut archive = tar::Builder::new(Vec::new());
+        let mut header = |name: &str, kind: EntryType, content: &[u8]| {
+            let mut header = tar::Header::new_gnu();
+            header.set_entry_type(kind);
+            header.set_size(content.len() as u64);
+            header.set_mode(0o644);
+            if matches!(kind, EntryType::Link | EntryType::Symlink) {
+                archive.append_link(&mut header, name, "a.png").unwrap();
+            } else {
+                archive.append_data(&mut header, name, content).unwrap();
+            }
+        };
+        header("a.png", EntryType::Regular, b"first");
+        header("hard.png", EntryType::Link, b"");
+        header(".hidden", EntryType::Symlink, b"");
+        header(&format!("{}soft.png", "folder/".repeat(20)), EntryType::Symlink, b"");
+        header("sparse.png", EntryType::GNUSparse, b"");
+        archive.append_pax_extensions([("GNU.sparse.major", &b"1"[..]), ("GNU.sparse.name", b"pax.png")]).unwrap();
+        let mut header = tar::Header::new_ustar();
+        header.set_size(4);
+        header.set_mode(0o644);
+        archive.append_data(&mut header, "GNUSparseFile.0/pax.png", &b"1\n0\n"[..]).unwrap();
+        let mut header = tar::Header::new_gnu();
+        header.set_size(4);
+        header.set_mode(0o644);
+        archive.append_data(&mut header, "last.png", &b"last"[..]).unwrap();
+        let bytes = archive.into_inner().unwrap();
+        let found = all(&bytes, 0);
+        let names: Vec<&str> = found.iter().map(|(name, _)| name.rsplit('/').next().unwrap()).collect();
+        assert_eq!(names, ["a.png", "hard.png", "soft.png", "sparse.png", "pax.png", "last.png"]);
+        for (at, reason) in [(1, "a link"), (2, "a link"), (3, "a sparse file"), (4, "a sparse file")] {
+            assert!(found[at].1.as_ref().unwrap_err().contains(reason), "{found:?}");
+        }
+        assert_eq!((&found[0].1, &found[5].1), (&Ok(b"first".to_vec()), &Ok(b"last".to_vec())));
+        assert_eq!(count_archive(file(&bytes).path()).unwrap(), 6);
     }
 
     #[test]

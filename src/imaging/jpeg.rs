@@ -5,7 +5,9 @@ use std::io::Cursor;
 use image::{DynamicImage, GrayImage, metadata::Orientation};
 use jpeg_decoder::{ColorTransform, Decoder};
 
-use super::{DecodedImage, GreyImage, ImageError, Limits, check_size, damage::plain_reason, grey::luma, undecodable};
+use super::{
+    DecodedImage, GreyImage, ImageError, Limits, check_size, damage::plain_reason, exif, grey::luma, undecodable,
+};
 
 /// Marker segments of a stream that say how to decode it.
 #[derive(Default)]
@@ -87,7 +89,7 @@ impl Stream {
             0xe0 if content.starts_with(b"JFIF\0") && content.len() >= 14 => self.jfif = true,
             0xe1 if self.orientation.is_none() => {
                 let exif = content.strip_prefix(b"Exif\0\0");
-                self.orientation = exif.and_then(Orientation::from_exif_chunk);
+                self.orientation = exif.and_then(exif::orientation);
             }
             0xda => {
                 let count = content.first().copied().unwrap_or(0);

@@ -6,7 +6,7 @@ use std::io::Cursor;
 
 use image::{DynamicImage, ImageBuffer, metadata::Orientation};
 
-use super::{DecodedImage, GreyImage, ImageError, Limits, check_size, damage::plain_reason, grey, undecodable};
+use super::{DecodedImage, GreyImage, ImageError, Limits, check_size, damage::plain_reason, exif, grey, undecodable};
 
 /// The first bytes of every PNG.
 pub(super) const SIGNATURE: &[u8] = b"\x89PNG\r\n\x1a\n";
@@ -95,7 +95,7 @@ fn reader(bytes: &[u8]) -> Result<Reader<'_>, ImageError> {
 
 fn orientation_of(reader: &Reader<'_>) -> Orientation {
     let exif = reader.info().exif_metadata.as_deref();
-    exif.and_then(Orientation::from_exif_chunk).unwrap_or(Orientation::NoTransforms)
+    exif.and_then(exif::orientation).unwrap_or(Orientation::NoTransforms)
 }
 
 /// Decodes the pixels of the main image.

@@ -79,6 +79,14 @@ fn find_entries(search: Search<'_>) -> Result<Listing, String> {
     ))
 }
 
+/// Reason for a link that leads nowhere, such as to a disk that is not mounted.
+const DANGLING: &str = "symbolic link whose target does not exist";
+
+/// True for a symbolic link whose target does not exist.
+fn is_dangling(path: &Path) -> bool {
+    path.is_symlink() && !path.exists()
+}
+
 /// True for hidden files and folders, and the metadata folders of macOS.
 fn is_hidden(name: &str) -> bool {
     name.starts_with('.') || name == "__MACOSX"

@@ -2,6 +2,8 @@
 
 use std::{collections::HashMap, path::Path, sync::Arc};
 
+use unicode_normalization::UnicodeNormalization;
+
 use crate::{
     dataset::import::{
         Rejection,
@@ -83,9 +85,9 @@ impl ImageIndex {
     }
 }
 
-/// Key: the lower-case name without its extension.
+/// Key: the lower-case name in composed Unicode form (NFC) without its extension.
 pub(super) fn by_stem(name: &str) -> String {
-    let lower = name.to_lowercase();
+    let lower = name.nfc().collect::<String>().to_lowercase();
     let stem = [".png", ".jpg", ".jpeg", ".dcm"].iter().find_map(|extension| lower.strip_suffix(extension));
     stem.unwrap_or(&lower).to_owned()
 }

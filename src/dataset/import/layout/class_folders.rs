@@ -11,7 +11,7 @@ use crate::{
     domain::Split,
 };
 
-use super::{Listing, Search, is_mask, names};
+use super::{DANGLING, Listing, Search, is_dangling, is_mask, names};
 
 /// Maximum depth of folders below a class folder.
 const MAX_DEPTH: usize = 8;
@@ -22,6 +22,10 @@ pub(super) fn entries(search: Search<'_>) -> Result<Listing, String> {
     let mut listing = Listing::default();
     for name in names(&search.folder.root)? {
         if !search.folder.root.join(&name).is_dir() {
+            let is_expected = split_by_name(&name).is_some() || search.names.find(&name).is_some();
+            if is_expected && is_dangling(&search.folder.root.join(&name)) {
+                listing.entries.push(rejected(&name, DANGLING.into()));
+            }
             continue;
         }
         match split_by_name(&name) {
@@ -31,6 +35,8 @@ pub(super) fn entries(search: Search<'_>) -> Result<Listing, String> {
                     let path = format!("{name}/{class}");
                     if search.folder.root.join(&path).is_dir() {
                         class_folder(search, &path, &class, Some(split), &mut listing);
+                    } else if is_dangling(&search.folder.root.join(&path)) {
+                        listing.entries.push(rejected(&path, DANGLING.into()));
                     }
                 }
             }

@@ -2,10 +2,12 @@
 //! `test.txt`.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     path::Path,
     sync::Arc,
 };
+
+use unicode_normalization::UnicodeNormalization;
 
 use crate::{
     dataset::{
@@ -124,10 +126,12 @@ impl LabelFile<'_> {
         let text = decode_labels(&bytes).map_err(|reason| format!("{}: {reason}", self.name))?;
         let (rows, invalid) = self.search.names.parse(&text);
         let valid = rows.len();
+        let files = self.files()?;
+        let paths = ActualPaths::new(&files);
         let (mut entries, mut left_out) = (Vec::new(), BTreeMap::<String, u64>::new());
         let mut referenced: HashSet<String> = HashSet::new();
         for row in rows {
-            let path = format!("{}/{}", self.folder, row.file_name);
+            let path = paths.find(format!("{}/{}", self.folder, row.file_name));
             referenced.insert(path.clone());
             match self.search.names.target(&row.class) {
                 NamedClass::Class(label) => entries.push(self.entry(row, path, label)),
@@ -144,7 +148,7 @@ impl LabelFile<'_> {
         entries.extend(invalid.iter().map(rejected));
         entries.sort_by_key(|entry| entry.origin.line);
         listing.entries.append(&mut entries);
-        listing.entries.extend(self.files_without_row(&referenced)?);
+        listing.entries.extend(self.files_without_row(&files, &referenced));
         listing.excluded.extend(left_out.into_iter().map(|(class, rows)| ExcludedRows {
             source: self.name.clone(),
             reason: format!("the class mapping leaves {class:?} out"),
@@ -173,11 +177,11 @@ impl LabelFile<'_> {
         ImportEntry { origin: self.origin(row.line), candidate: Ok(candidate) }
     }
 
-    /// A rejected entry per file in the image folder that no row refers to. Hidden files and masks are counted instead.
-    fn files_without_row(&self, referenced: &HashSet<String>) -> Result<Vec<ImportEntry>, String> {
+    /// The files in the image folder, sorted, without hidden files and masks, which are counted elsewhere.
+    fn files(&self) -> Result<Vec<String>, String> {
         let root = &self.search.folder.root;
         let mut folders = vec![self.folder.clone()];
-        let mut strays = Vec::new();
+        let mut files = Vec::new();
         while let Some(folder) = folders.pop() {
             if !root.join(&folder).is_dir() {
                 continue;
@@ -189,18 +193,44 @@ impl LabelFile<'_> {
                     continue;
                 } else if is_folder {
                     folders.push(path);
-                } else if !referenced.contains(&path) {
-                    strays.push(path);
+                } else {
+                    files.push(path);
                 }
             }
         }
-        strays.sort();
-        let entry = |file: String| {
+        files.sort();
+        Ok(files)
+    }
+
+    /// A rejected entry per file that no row refers to.
+    fn files_without_row(&self, files: &[String], referenced: &HashSet<String>) -> Vec<ImportEntry> {
+        let strays = files.iter().filter(|file| !referenced.contains(*file));
+        let entry = |file: &String| {
             let reason = format!("no row of {} refers to the file, so that its class is unknown", self.name);
             let candidate = Err(Rejection { kind: RejectionKind::FileWithoutRow, reason });
-            ImportEntry { origin: EntryOrigin { file, line: None }, candidate }
+            ImportEntry { origin: EntryOrigin { file: file.clone(), line: None }, candidate }
         };
-        Ok(strays.into_iter().map(entry).collect())
+        strays.map(entry).collect()
+    }
+}
+
+/// Paths of files by their composed Unicode form (NFC): a label file may have `ü` as one character and the file system as two, or the
+/// other way round.
+struct ActualPaths<'a>(HashMap<String, &'a str>);
+
+impl<'a> ActualPaths<'a> {
+    fn new(files: &'a [String]) -> Self {
+        let of_another_form = files.iter().filter(|file| !file.is_ascii());
+        Self(of_another_form.map(|file| (file.nfc().collect(), file.as_str())).collect())
+    }
+
+    /// The path of the file that `path` denotes, or `path` if there is none.
+    fn find(&self, path: String) -> String {
+        if path.is_ascii() {
+            return path;
+        }
+        let composed: String = path.nfc().collect();
+        self.0.get(&composed).map_or(path, |actual| (*actual).to_owned())
     }
 }
 

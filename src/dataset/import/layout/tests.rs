@@ -177,6 +177,32 @@ fn several_label_files_of_a_split_are_refused_unless_one_has_the_published_name(
     assert_eq!(left_out(&found), [(".", "not an image", 1)]);
 }
 
+/// A label file that was written on another system than the images (llmsresearch/paperbanana#234).
+#[test]
+fn names_in_another_unicode_form_are_found() {
+    let (composed, decomposed) = ("m\u{fc}ller.png", "mu\u{308}ller.png");
+    for (in_file, on_disk) in [(composed, decomposed), (decomposed, composed)] {
+        let rows = format!("p1 {in_file} normal\n");
+        let folder = folder(&[("train_split.txt", rows.as_bytes()), (&format!("train/{on_disk}"), b"")]);
+        let found = found(folder.path(), &COVIDX, &[]);
+        assert_eq!(images(&found), [format!("train/{on_disk}: normal train")]);
+        assert!(rejected(&found).is_empty() && left_out(&found).is_empty(), "{found:?}");
+    }
+}
+
+/// Links to a disk that is not mounted (KatherLab/MediSwarm#481).
+#[test]
+fn links_that_lead_nowhere_are_rejected_in_place_of_a_split_or_a_class_and_counted_elsewhere() {
+    let folder = folder(&[("train/normal/1.png", b""), ("normal/2.png", b"")]);
+    for link in ["test", "pneumonia", "train/COVID-19", "notes"] {
+        std::os::unix::fs::symlink("/nowhere/at/all", folder.path().join(link)).unwrap();
+    }
+    let found = found(folder.path(), &COVIDX, &[]);
+    assert_eq!(images(&found), ["normal/2.png: normal -", "train/normal/1.png: normal train"]);
+    assert_eq!(rejected(&found), ["pneumonia", "test", "train/COVID-19"]);
+    assert_eq!(left_out(&found), [(".", "symbolic link whose target does not exist", 1)]);
+}
+
 #[test]
 fn label_files_in_utf_16_are_decoded_or_named() {
     let utf16 = |mark: &str| -> Vec<u8> {

@@ -8,7 +8,7 @@ use std::{
 
 use crate::store::ExcludedRows;
 
-use super::{Listing, all_names, is_hidden, is_mask};
+use super::{DANGLING, Listing, all_names, is_dangling, is_hidden, is_mask};
 
 /// Maximum number of reported folders and reasons; beyond it, subfolders are counted with their parents.
 const MAX_GROUPS: usize = 100;
@@ -61,7 +61,9 @@ fn walk(
                 unused.push(UnusedFile { folder: path, reason: "folders are nested too deep".into() });
             }
         } else if !used.contains(path.as_str()) {
-            let reason = own.or_else(|| reason_by_name(&name)).unwrap_or_else(|| reason_by_type(&name));
+            let is_dangling = kind.is_symlink() && is_dangling(&root.join(&path));
+            let by_type = || if is_dangling { DANGLING } else { reason_by_type(&name) };
+            let reason = own.or_else(|| reason_by_name(&name)).unwrap_or_else(by_type);
             unused.push(UnusedFile { folder: folder.to_owned(), reason: reason.to_owned() });
         }
     }

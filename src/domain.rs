@@ -20,6 +20,7 @@ mod range_test;
 mod recipe;
 mod run;
 mod schedule;
+mod scores;
 mod slot;
 mod status;
 
@@ -48,5 +49,6 @@ pub use range_test::{RangeTest, RangeTestCurve, RangeTestPoint, RangeTestResult}
 pub use recipe::{Recipe, recipe, recipes};
 pub use run::{EpochRecord, EpochScores, InvalidTransition, Position, RunAction, RunProgress, RunStatus};
 pub use schedule::{BatchIndex, EarlyStopping, Schedule};
+pub use scores::{AverageScores, ClassScores, Score, Scores};
 pub use slot::{Slot, estimate_slots};
 pub use status::{ImportStatus, PredictionJobStatus};

@@ -3,12 +3,14 @@
 //! Every score states its n and its 95 % confidence interval. Nothing here reads the database or runs a network.
 
 mod audit;
+mod clusters;
 mod comparison;
 mod differences;
 mod interval;
 mod live;
 mod paired;
 mod report;
+mod scores;
 mod table;
 
 pub use audit::{
@@ -22,3 +24,4 @@ pub use interval::{Interval, wilson};
 pub use live::{Agreement, Drift, DriftGroup, LiveConfidence, LiveLatency, LiveTraffic, Verdict};
 pub use paired::PairedTest;
 pub use report::{ClassReport, Estimate, Report};
+pub use scores::scores;

@@ -22,6 +22,7 @@ mod predictor;
 mod repeat;
 mod report;
 mod schedule;
+mod scores;
 mod submission;
 mod uploads;
 mod weights;
@@ -45,6 +46,7 @@ pub use predictor::{Content, DecodedImage, ModelSelection, NewPrediction, Predic
 pub use repeat::repeat;
 pub use report::report;
 pub use schedule::{TrainingRun, schedule, schedule_all};
+pub use scores::complete_scores;
 pub use submission::{DEFAULT_RECIPE, RunRequest, read_plan_overrides, submit};
 pub use uploads::Uploads;
 pub use weights::import_weights;

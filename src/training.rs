@@ -68,6 +68,8 @@ pub struct Sample {
     pub split: Split,
     /// Key of its encoded bytes. Different bytes have different keys.
     pub key: String,
+    /// Number of its patient; `None` if the patient is unknown.
+    pub patient: Option<u32>,
 }
 
 /// Reads the encoded bytes of a sample. Called from the training thread and its loader threads.
@@ -124,6 +126,8 @@ pub struct SplitEvaluation {
 pub struct SampleOutcome {
     /// The sample's key.
     pub key: String,
+    /// Number of the sample's patient.
+    pub patient: Option<u32>,
     /// The labelled class.
     pub truth: usize,
     /// The class with the highest probability.

@@ -18,12 +18,17 @@ export function summaryTable(evaluations) {
     evaluation.stage ? `Stage ${evaluation.stage}` : 'Model',
     [evaluation.split, caveat(evaluation) && h('span', { class: 'mark', title: caveat(evaluation) }, ' *')],
     format.count(total(evaluation)),
-    scoreCell(evaluation.accuracy),
-    scoreCell(evaluation.macro_f1), scoreCell(evaluation.weighted_f1), scoreCell(evaluation.micro_f1),
-    format.score(evaluation.loss),
+    format.count(evaluation.scores?.accuracy.patients),
+    scoreCell(evaluation.scores?.accuracy ?? evaluation.accuracy),
+    scoreCell(evaluation.scores?.balanced_accuracy),
+    scoreCell(evaluation.scores?.macro.f1 ?? evaluation.macro_f1),
+    scoreCell(evaluation.scores?.weighted.f1 ?? evaluation.weighted_f1),
+    scoreCell(evaluation.scores?.macro.roc_auc),
+    scoreCell(evaluation.scores?.log_loss ?? evaluation.loss),
   ]);
-  return table('Scores by stage and split', ['Stage', 'Split', 'n', 'Accuracy', 'Macro F1', 'Weighted F1', 'Micro F1', 'Loss'],
-    rows, { numeric: [2, 3, 4, 5, 6, 7], class: 'scores' });
+  return table('Scores by stage and split',
+    ['Stage', 'Split', 'Images', 'Patients', 'Accuracy', 'Balanced accuracy', 'Macro F1', 'Weighted F1', 'Macro ROC AUC', 'Log loss'],
+    rows, { numeric: [2, 3, 4, 5, 6, 7, 8, 9], class: 'scores' });
 }
 
 /** Confusion matrix and per-class scores of one evaluation. */
@@ -69,7 +74,20 @@ function confusionMatrix({ classes, confusion_matrix: matrix }) {
       h('tbody', {}, ...rows)));
 }
 
-function perClass({ classes, per_class: metrics }) {
+/** Scores by class. An undefined score shows the reason on hover. */
+function perClass({ classes, per_class: metrics, scores }) {
+  if (!scores) return perClassOfEarlierVersions(classes, metrics);
+  const names = ['precision', 'recall', 'specificity', 'npv', 'f1', 'mcc', 'roc_auc', 'pr_auc', 'brier'];
+  const rows = classes.map((name) => {
+    const of = scores.per_class[name];
+    return [name, ...names.map((score) => scoreCell(of[score])), format.count(of.recall.n), format.count(of.recall.patients)];
+  });
+  return table('Per class',
+    ['Class', 'Precision', 'Recall', 'Specificity', 'NPV', 'F1', 'MCC', 'ROC AUC', 'PR AUC', 'Brier', 'Images', 'Patients'], rows,
+    { numeric: rows[0].map((_, column) => column).slice(1), caption: true, class: 'per-class' });
+}
+
+function perClassOfEarlierVersions(classes, metrics) {
   const rows = classes.map((name) => {
     const one = metrics?.[name] ?? {};
     const orUndefined = (given, interval) => one.support === 0 ? 'undefined' : scoreCell(given, interval);
@@ -82,6 +100,7 @@ function perClass({ classes, per_class: metrics }) {
 
 /** A score with its confidence interval, if there is one. */
 export function scoreCell(given, interval) {
+  if (given?.undefined) return h('span', { title: given.undefined }, 'undefined');
   const { value, low, high } = format.estimate(given, interval);
   if (!Number.isFinite(low) || !Number.isFinite(high)) return format.score(value);
   const range = `${format.score(low)}–${format.score(high)}`;

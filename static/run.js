@@ -212,7 +212,7 @@ function evaluation({ run, evaluations }) {
   const ordered = inOrder(evaluations);
   return [
     summaryTable(evaluations),
-    note('Ranges are 95 % confidence intervals. With one label per image, micro F1 equals accuracy; macro F1 weights all classes equally. ',
+    note('Ranges are 95 % confidence intervals over patients. Macro averages weight all classes equally. ',
       'Scores marked * are optimistic; the tables below give the reason.'),
     h('div', {}, ...ordered.map((one, i) => h('details', { class: 'data', open: i === 0, 'data-key': one.id },
       h('summary', {}, `Stage ${one.stage}, ${one.split} split`), evaluationDetail(one)))),

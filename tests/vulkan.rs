@@ -136,7 +136,7 @@ fn run(device: &Device, max_yield: Duration) -> TrainingRecord {
         stages: vec![Stage { image_size: SIDE, steps: vec![step(Scope::Head), step(Scope::All)] }],
         ..recipe("simple-cnn").unwrap().plan
     };
-    let sample = |split: Split, i: u32| Sample { class: (i % 2) as usize, split, key: i.to_string() };
+    let sample = |split: Split, i: u32| Sample { class: (i % 2) as usize, split, key: i.to_string(), patient: None };
     let yields = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&yields);
     let train_on = (0..8).map(|i| sample(Split::Train, i));

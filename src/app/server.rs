@@ -30,7 +30,9 @@ use crate::{
     inference::Engine,
     metrics::{Metrics, Traces},
     nn,
-    service::{CHALLENGER, Imports, Intake, JobQueue, Lifecycle, Limits, PredictionJobs, Serving, TrainingControl},
+    service::{
+        self, CHALLENGER, Imports, Intake, JobQueue, Lifecycle, Limits, PredictionJobs, Serving, TrainingControl,
+    },
     store::{self, StoreError},
     worker::{self, CHAMPION, LiveBatches, WorkerContext},
 };
@@ -262,6 +264,9 @@ impl Server {
             tasks.spawn(store::sweep_periodically(stores.blobs.clone(), stores.db.clone(), shutdown.clone()));
         }
         tasks.spawn(store::maintain(stores.clone(), shutdown.clone()));
+        if is_sound {
+            tasks.spawn(service::complete_scores(stores.clone(), shutdown.clone()));
+        }
         let drained = CancellationToken::new();
         let measured = telemetry.metrics.connections.clone();
         let service = Service {

@@ -15,6 +15,9 @@ pub struct ConfusionMatrix(Vec<Vec<u64>>);
 pub struct EvaluatedImage {
     /// SHA-256 of the image file.
     pub sha256: Sha256,
+    /// Number of its patient within the evaluation. Null if the patient is unknown.
+    #[serde(default)]
+    pub patient: Option<u32>,
     /// True class, as index in the class list.
     pub truth: usize,
     /// Class with the highest probability, as index in the class list.

@@ -237,7 +237,8 @@ pub(super) mod tests {
     fn outcome(image: usize, wrong: bool) -> EvaluatedImage {
         let truth = image % 3;
         let predicted = if wrong { (truth + 1) % 3 } else { truth };
-        EvaluatedImage { sha256: Sha256::of(&[image as u8]), truth, predicted, probabilities: vec![] }
+        let probabilities = (0..3).map(|class| if class == predicted { 0.8 } else { 0.1 }).collect();
+        EvaluatedImage { sha256: Sha256::of(&[image as u8]), patient: None, truth, predicted, probabilities }
     }
 
     fn compare(inputs: Vec<ComparisonInput>) -> Comparison {

@@ -26,10 +26,15 @@ pub struct Interval {
 /// 95 % Wilson score interval for a proportion of `correct` out of `n` (Wilson 1927): `(low, high)`. Unlike the normal
 /// approximation it stays within 0 and 1 and does not collapse at 0 or `n`. Returns `(0, 1)` for `n` = 0.
 pub fn wilson(correct: u64, n: u64) -> (f64, f64) {
+    wilson_of_share(if n == 0 { 0.0 } else { correct as f64 / n as f64 }, n)
+}
+
+/// The same for a share, which need not be a whole number of `n`.
+pub(super) fn wilson_of_share(share: f64, n: u64) -> (f64, f64) {
     if n == 0 {
         return (0.0, 1.0);
     }
-    let (n, share) = (n as f64, correct as f64 / n as f64);
+    let n = n as f64;
     let scale = 1.0 + Z * Z / n;
     let centre = (share + Z * Z / (2.0 * n)) / scale;
     let half = Z / scale * (share * (1.0 - share) / n + Z * Z / (4.0 * n * n)).sqrt();
@@ -82,7 +87,7 @@ fn resample(confusion: &ConfusionMatrix, rng: &mut ChaCha8Rng) -> ConfusionMatri
 
 /// Multinomial draw over `cells` with as many trials as they count in total. Uses a chain of binomial draws, so the cost does not
 /// depend on the number of images.
-pub(super) fn multinomial(cells: &[u64], rng: &mut ChaCha8Rng) -> Vec<u64> {
+fn multinomial(cells: &[u64], rng: &mut ChaCha8Rng) -> Vec<u64> {
     let mut left_to_draw: u64 = cells.iter().sum();
     let mut left_in_cells = left_to_draw;
     let mut draw = |&cell: &u64| {

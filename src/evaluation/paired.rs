@@ -6,11 +6,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{
-    Estimate, Interval,
-    interval::{bootstrap, multinomial},
-};
-use crate::domain::{ConfusionMatrix, EvaluatedImage};
+use super::{Estimate, Interval, clusters::Clusters, interval::bootstrap, scores::log_loss};
+use crate::domain::{ConfusionMatrix, EvaluatedImage, SelectionMetric};
 
 /// Seed of the bootstrap, fixed so that the same predictions always give the same comparison.
 const BOOTSTRAP_SEED: u64 = 0;
@@ -30,10 +27,13 @@ pub struct PairedTest {
     pub neither_correct: u64,
     /// Two-sided p-value of the exact McNemar test (1947, binomial form, not mid-p) of equal accuracy.
     pub mcnemar_exact_p: f64,
-    /// Difference of the accuracies; 95 % confidence interval by paired percentile bootstrap.
+    /// Difference of the accuracies; 95 % confidence interval by paired percentile bootstrap over patients.
     pub accuracy_difference: Estimate,
-    /// Difference of the macro F1 scores; 95 % confidence interval by paired percentile bootstrap.
+    /// Difference of the macro F1 scores; 95 % confidence interval by paired percentile bootstrap over patients.
     pub macro_f1_difference: Estimate,
+    /// Difference of the log losses, in nats: below 0 if this model is better; 95 % confidence interval by paired percentile bootstrap over
+    /// patients.
+    pub log_loss_difference: Estimate,
 }
 
 impl PairedTest {
@@ -43,7 +43,8 @@ impl PairedTest {
     /// # Errors
     /// A reason for users, if the models share no image or an image was evaluated under two labels.
     pub fn new(first: &[EvaluatedImage], this: &[EvaluatedImage], classes: usize) -> Result<Self, String> {
-        let cells = cells(first, this)?;
+        let pairs = pairs(first, this)?;
+        let cells = cells(&pairs, std::iter::repeat(1));
         let n: u64 = cells.values().sum();
         let count = |first_correct, this_correct| {
             let counted = cells
@@ -52,7 +53,7 @@ impl PairedTest {
             counted.map(|(_, images)| images).sum::<u64>()
         };
         let (only_first_correct, only_this_correct) = (count(true, false), count(false, true));
-        let [accuracy_difference, macro_f1_difference] = differences(&cells, classes);
+        let [accuracy_difference, macro_f1_difference, log_loss_difference] = differences(&pairs, classes);
         Ok(Self {
             n,
             both_correct: count(true, true),
@@ -62,7 +63,17 @@ impl PairedTest {
             mcnemar_exact_p: mcnemar_exact(only_first_correct, only_this_correct),
             accuracy_difference,
             macro_f1_difference,
+            log_loss_difference,
         })
+    }
+
+    /// True if this model is significantly worse than the first: the interval of the difference contains no value of an equal or better one.
+    pub fn is_worse(&self, metric: SelectionMetric) -> bool {
+        match metric {
+            SelectionMetric::Accuracy => self.accuracy_difference.high < 0.0,
+            SelectionMetric::MacroF1 => self.macro_f1_difference.high < 0.0,
+            SelectionMetric::Loss => self.log_loss_difference.low > 0.0,
+        }
     }
 }
 
@@ -84,24 +95,41 @@ impl Cell {
     }
 }
 
-/// Counts of the shared images by true class and both predictions.
-fn cells(first: &[EvaluatedImage], this: &[EvaluatedImage]) -> Result<BTreeMap<Cell, u64>, String> {
+/// An image that both models were evaluated on.
+struct Pair {
+    cell: Cell,
+    /// Log loss of this model minus that of the first.
+    log_loss_difference: f64,
+    patient: Option<u32>,
+}
+
+/// The shared images.
+fn pairs(first: &[EvaluatedImage], this: &[EvaluatedImage]) -> Result<Vec<Pair>, String> {
     let first: BTreeMap<_, _> = first.iter().map(|outcome| (&outcome.sha256, outcome)).collect();
-    let mut cells = BTreeMap::new();
+    let mut pairs = Vec::new();
     let mut relabelled = 0;
     for (this, first) in this.iter().filter_map(|this| Some((this, first.get(&this.sha256)?))) {
         relabelled += u64::from(this.truth != first.truth);
-        *cells.entry(Cell { truth: this.truth, first: first.predicted, this: this.predicted }).or_default() += 1;
+        let cell = Cell { truth: this.truth, first: first.predicted, this: this.predicted };
+        let log_loss_difference = log_loss(this) - log_loss(first);
+        pairs.push(Pair { cell, log_loss_difference, patient: this.patient });
     }
     match relabelled {
-        0 if cells.is_empty() => {
+        0 if pairs.is_empty() => {
             Err("the two models were evaluated on different images: no image is in both sets".into())
         }
-        0 => Ok(cells),
+        0 => Ok(pairs),
         images => Err(format!(
             "{images} of the images that both models were evaluated on had a different label at one of the evaluations"
         )),
     }
+}
+
+/// Counts of images by true class and both predictions, each image as often as its weight says.
+fn cells(pairs: &[Pair], weights: impl Iterator<Item = u32>) -> BTreeMap<Cell, u64> {
+    let mut cells = BTreeMap::new();
+    pairs.iter().zip(weights).for_each(|(pair, weight)| *cells.entry(pair.cell).or_default() += u64::from(weight));
+    cells
 }
 
 /// Two-sided p-value of the exact McNemar test: twice the smaller tail of Binomial(`b + c`, 1/2), at most 1. Summed in logarithms,
@@ -117,26 +145,29 @@ fn mcnemar_exact(b: u64, c: u64) -> f64 {
     (2.0 * tail).min(1.0)
 }
 
-/// Differences of accuracy and macro F1 with paired bootstrap intervals: images are resampled together with both predictions.
-fn differences(cells: &BTreeMap<Cell, u64>, classes: usize) -> [Estimate; 2] {
-    let counts: Vec<u64> = cells.values().copied().collect();
-    let scores = |counts: &[u64]| {
-        let [first, this] = confusions(cells, counts, classes).map(|confusion| confusion.averages());
-        [this.accuracy - first.accuracy, this.macro_f1 - first.macro_f1]
+/// Differences of accuracy, macro F1 and log loss with paired bootstrap intervals: patients are resampled with all images and both predictions.
+fn differences(pairs: &[Pair], classes: usize) -> [Estimate; 3] {
+    let clusters = Clusters::new(pairs.iter().map(|pair| pair.patient));
+    let scores = |weights: &[u32]| {
+        let cells = cells(pairs, weights.iter().copied());
+        let [first, this] = confusions(&cells, classes).map(|confusion| confusion.averages());
+        let weighted = pairs.iter().zip(weights).map(|(pair, &weight)| pair.log_loss_difference * f64::from(weight));
+        let images: u64 = cells.values().sum();
+        [this.accuracy - first.accuracy, this.macro_f1 - first.macro_f1, weighted.sum::<f64>() / images as f64]
     };
-    let resamples = bootstrap(BOOTSTRAP_SEED, |rng| scores(&multinomial(&counts, rng)));
-    let values = scores(&counts);
+    let resamples = bootstrap(BOOTSTRAP_SEED, |rng| scores(&clusters.draw(rng)));
+    let values = scores(&vec![1; pairs.len()]);
     std::array::from_fn(|score| {
         let Interval { low, high } = Interval::of(resamples.iter().map(|scores| scores[score]).collect());
         Estimate { value: values[score], low, high }
     })
 }
 
-/// Confusion matrices of the first model and of this one for `counts` images in each of `cells`.
-fn confusions(cells: &BTreeMap<Cell, u64>, counts: &[u64], classes: usize) -> [ConfusionMatrix; 2] {
+/// Confusion matrices of the first model and of this one.
+fn confusions(cells: &BTreeMap<Cell, u64>, classes: usize) -> [ConfusionMatrix; 2] {
     let matrix = |predicted: fn(&Cell) -> usize| {
         let mut rows = vec![vec![0; classes]; classes];
-        cells.keys().zip(counts).for_each(|(cell, images)| rows[cell.truth][predicted(cell)] += images);
+        cells.iter().for_each(|(cell, images)| rows[cell.truth][predicted(cell)] += images);
         ConfusionMatrix::from_rows(rows)
     };
     [matrix(|cell| cell.first), matrix(|cell| cell.this)]
@@ -170,7 +201,13 @@ mod tests {
     }
 
     fn outcome(image: usize, truth: usize, predicted: usize) -> EvaluatedImage {
-        EvaluatedImage { sha256: Sha256::of(&image.to_le_bytes()), truth, predicted, probabilities: vec![] }
+        EvaluatedImage {
+            sha256: Sha256::of(&image.to_le_bytes()),
+            patient: None,
+            truth,
+            predicted,
+            probabilities: (0..3).map(|class| if class == predicted { 0.8 } else { 0.1 }).collect(),
+        }
     }
 
     #[test]
@@ -212,6 +249,33 @@ mod tests {
         let Estimate { value, low, high } = PairedTest::new(&first, &this, 3).unwrap().macro_f1_difference;
         assert!((value - 0.12854899882866333).abs() < 1e-12, "{value}");
         assert!((low - 0.0473).abs() < 0.01 && (high - 0.2140).abs() < 0.01, "{low} to {high}");
+    }
+
+    #[test]
+    fn images_of_one_patient_widen_the_intervals_and_decide_whether_a_model_is_worse() {
+        let (first, this) = outcomes();
+        let of_patients = |images: &[EvaluatedImage], per_patient: u32| -> Vec<EvaluatedImage> {
+            let number = |(at, image): (usize, &EvaluatedImage)| EvaluatedImage {
+                patient: Some(at as u32 / per_patient),
+                ..image.clone()
+            };
+            images.iter().enumerate().map(number).collect()
+        };
+        let test = |per_patient| {
+            PairedTest::new(&of_patients(&this, per_patient), &of_patients(&first, per_patient), 3).unwrap()
+        };
+        let width = |test: &PairedTest| test.accuracy_difference.high - test.accuracy_difference.low;
+        let (images, patients) = (test(1), test(40));
+        assert!(width(&patients) > 1.5 * width(&images), "{images:?} {patients:?}");
+        for metric in [SelectionMetric::Accuracy, SelectionMetric::MacroF1, SelectionMetric::Loss] {
+            assert!(
+                images.is_worse(metric) && !PairedTest::new(&first, &this, 3).unwrap().is_worse(metric),
+                "{metric:?}"
+            );
+        }
+        // Each wrong image costs ln(0.8 / 0.1), and the first model makes 16 more errors among 123 images.
+        let expected = 16.0 / 123.0 * 8.0_f64.ln();
+        assert!((images.log_loss_difference.value - expected).abs() < 1e-6, "{images:?}");
     }
 
     #[test]

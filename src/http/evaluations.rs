@@ -41,7 +41,7 @@ struct ImageOutcome {
 
 impl ImageOutcome {
     /// The store has checked that the outcome's indices are within the class list.
-    fn of(EvaluatedImage { sha256, truth, predicted, probabilities }: EvaluatedImage, classes: &ClassList) -> Self {
+    fn of(EvaluatedImage { sha256, truth, predicted, probabilities, .. }: EvaluatedImage, classes: &ClassList) -> Self {
         let names = classes.names();
         let probabilities = names.iter().cloned().zip(probabilities).collect();
         Self { sha256, truth: names[truth].clone(), predicted: names[predicted].clone(), probabilities }

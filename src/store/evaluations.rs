@@ -6,14 +6,14 @@ use sqlx::SqliteConnection;
 use utoipa::ToSchema;
 
 use super::{Db, StoreError, columns};
-use crate::domain::{ClassList, ConfusionMatrix, DatasetId, EvaluationId, ModelId, RunId, Split};
+use crate::domain::{ClassList, ConfusionMatrix, DatasetId, EvaluationId, ModelId, RunId, Scores, Split};
 
 /// An evaluation of a model on a split.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Evaluation {
     /// Identifier.
     pub id: EvaluationId,
-    /// EvaluationRecord model.
+    /// Evaluated model.
     pub model_id: ModelId,
     /// Run that trained the model.
     pub run_id: Option<RunId>,
@@ -23,7 +23,7 @@ pub struct Evaluation {
     pub dataset_id: DatasetId,
     /// Fingerprint of the data set at that time.
     pub dataset_fingerprint: String,
-    /// EvaluationRecord split.
+    /// Evaluated split.
     pub split: Split,
     /// Split by which the epoch was selected. Scores on this split are optimistic.
     pub selection_split: Option<Split>,
@@ -31,6 +31,9 @@ pub struct Evaluation {
     pub classes: ClassList,
     /// Confusion matrix: rows are true classes, columns predicted ones.
     pub confusion_matrix: ConfusionMatrix,
+    /// Scores with 95 % intervals that take patients as the unit. Null for evaluations of earlier versions, until the server has computed
+    /// them in the background.
+    pub scores: Option<Scores>,
     /// Mean cross-entropy, in nats.
     pub loss: f64,
     /// Duration in seconds.
@@ -56,11 +59,13 @@ pub(super) async fn insert(tx: &mut SqliteConnection, evaluation: &Evaluation) -
     let (split, selection_split) = (evaluation.split.as_str(), evaluation.selection_split.map(Split::as_str));
     let classes = columns::to_json("evaluations.classes_json", &evaluation.classes)?;
     let confusion = columns::to_json("evaluations.confusion_json", &evaluation.confusion_matrix)?;
+    let scores =
+        evaluation.scores.as_ref().map(|scores| columns::to_json("evaluations.scores_json", scores)).transpose()?;
     let created_at = columns::time(evaluation.created_at);
     sqlx::query!(
         "insert into evaluations (id, model_id, run_id, stage, dataset_id, dataset_fingerprint, split,
-           selection_split, classes_json, confusion_json, loss, seconds, created_at)
-           values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+           selection_split, classes_json, confusion_json, scores_json, loss, seconds, created_at)
+           values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         id,
         model_id,
         run_id,
@@ -71,6 +76,7 @@ pub(super) async fn insert(tx: &mut SqliteConnection, evaluation: &Evaluation) -
         selection_split,
         classes,
         confusion,
+        scores,
         evaluation.loss,
         evaluation.seconds,
         created_at,
@@ -145,6 +151,30 @@ pub async fn of_model(db: &Db, model: ModelId) -> Result<Vec<Evaluation>, StoreE
     rows.into_iter().map(Row::read).collect()
 }
 
+/// Some evaluations without scores whose predictions are stored.
+pub async fn without_scores(db: &Db, limit: u32) -> Result<Vec<Evaluation>, StoreError> {
+    let rows = sqlx::query_as!(
+        Row,
+        "select * from evaluations
+           where scores_json is null and exists (select 1 from outcomes where evaluation_id = evaluations.id)
+           order by id limit ?",
+        limit
+    )
+    .fetch_all(db.read())
+    .await?;
+    rows.into_iter().map(Row::read).collect()
+}
+
+/// Stores the scores of an evaluation that has none. An evaluation that was deleted meanwhile is no error.
+pub async fn set_scores(db: &Db, id: EvaluationId, scores: &Scores) -> Result<(), StoreError> {
+    let (id, scores) = (id.to_string(), columns::to_json("evaluations.scores_json", scores)?);
+    let mut tx = db.begin().await?;
+    sqlx::query!("update evaluations set scores_json = ? where id = ? and scores_json is null", scores, id)
+        .execute(&mut *tx)
+        .await?;
+    Ok(tx.commit().await?)
+}
+
 struct Row {
     id: String,
     model_id: String,
@@ -156,6 +186,7 @@ struct Row {
     selection_split: Option<String>,
     classes_json: String,
     confusion_json: String,
+    scores_json: Option<String>,
     loss: f64,
     seconds: f64,
     created_at: String,
@@ -174,6 +205,10 @@ impl Row {
             selection_split: columns::parse_some("evaluations.selection_split", self.selection_split.as_deref())?,
             classes: columns::from_json("evaluations.classes_json", &self.classes_json)?,
             confusion_matrix: columns::from_json("evaluations.confusion_json", &self.confusion_json)?,
+            scores: self
+                .scores_json
+                .map(|scores| columns::from_json("evaluations.scores_json", &scores))
+                .transpose()?,
             loss: self.loss,
             seconds: self.seconds,
             created_at: columns::parse("evaluations.created_at", &self.created_at)?,

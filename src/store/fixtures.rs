@@ -112,11 +112,19 @@ const IMAGES: [(usize, usize); 6] = [(0, 0), (0, 0), (1, 1), (1, 1), (2, 2), (2,
 pub fn evaluated_images() -> Vec<EvaluatedImage> {
     let image = |(image, (truth, predicted)): (usize, (usize, usize))| EvaluatedImage {
         sha256: Sha256::of(format!("image {image}").as_bytes()),
+        patient: (image > 0).then_some(image as u32 / 2),
         truth,
         predicted,
         probabilities: (0..3).map(|class| if class == predicted { 0.8 } else { 0.1 }).collect(),
     };
     IMAGES.into_iter().enumerate().map(image).collect()
+}
+
+/// Stores a model with an evaluation and its predictions.
+pub async fn store_evaluated(db: &Db, model: &Model, record: &EvaluationRecord) -> Result<(), StoreError> {
+    let mut tx = db.begin().await?;
+    models::create_in(&mut tx, model, std::slice::from_ref(record)).await?;
+    db.commit(tx).await
 }
 
 /// An evaluation of [`IMAGES`].
@@ -136,6 +144,7 @@ pub fn evaluation(model: &Model, dataset: &Dataset, split: Split) -> Evaluation 
         selection_split: Some(Split::Validation),
         classes: ClassList::default(),
         confusion_matrix,
+        scores: None,
         loss: 0.1 + 0.2,
         seconds: 1.5,
         created_at: Timestamp::now(),

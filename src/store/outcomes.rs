@@ -24,8 +24,8 @@ pub(super) async fn insert(tx: &mut SqliteConnection, record: &EvaluationRecord)
     // One statement for all: thousands of images take milliseconds instead of seconds.
     let rows = columns::to_json("outcomes", images)?;
     sqlx::query!(
-        "insert into outcomes (evaluation_id, sha256, truth, predicted, probabilities_json)
-           select ?1, value ->> 'sha256', value ->> 'truth', value ->> 'predicted', value -> 'probabilities'
+        "insert into outcomes (evaluation_id, sha256, patient, truth, predicted, probabilities_json)
+           select ?1, value ->> 'sha256', value ->> 'patient', value ->> 'truth', value ->> 'predicted', value -> 'probabilities'
            from json_each(?2)",
         id,
         rows
@@ -67,6 +67,7 @@ pub async fn page(db: &Db, id: EvaluationId, page: &Page) -> Result<Vec<Evaluate
     let read = rows.into_iter().map(|row| {
         Ok(EvaluatedImage {
             sha256: columns::hash("outcomes.sha256", row.sha256)?,
+            patient: row.patient.map(|patient| columns::number("outcomes.patient", patient)).transpose()?,
             truth: columns::number("outcomes.truth", row.truth)?,
             predicted: columns::number("outcomes.predicted", row.predicted)?,
             probabilities: columns::from_json("outcomes.probabilities_json", &row.probabilities_json)?,
@@ -91,17 +92,11 @@ mod tests {
         (model, EvaluationRecord { evaluation, images: fixtures::evaluated_images() })
     }
 
-    async fn store(db: &Db, model: &Model, record: &EvaluationRecord) -> Result<(), StoreError> {
-        let mut tx = db.begin().await?;
-        models::create_in(&mut tx, model, std::slice::from_ref(record)).await?;
-        Ok(tx.commit().await?)
-    }
-
     #[tokio::test]
     async fn returns_predictions_bit_for_bit_and_deletes_them_with_their_evaluation() {
         let (_dir, db) = fixtures::db().await;
         let (model, record) = model_and_record(&db).await;
-        store(&db, &model, &record).await.unwrap();
+        fixtures::store_evaluated(&db, &model, &record).await.unwrap();
         let mut expected = record.images.clone();
         expected.sort_by(|a, b| a.sha256.cmp(&b.sha256));
         let id = record.evaluation.id;
@@ -124,12 +119,12 @@ mod tests {
         for change in wrong {
             let mut record = right.clone();
             change(&mut record.images);
-            let refused = store(&db, &model, &record).await;
+            let refused = fixtures::store_evaluated(&db, &model, &record).await;
             assert!(matches!(refused, Err(StoreError::Row(_))), "{refused:?}");
         }
         let mut twice = right.clone();
         twice.images[1].sha256 = Sha256::of(b"image 0");
-        let refused = store(&db, &model, &twice).await;
+        let refused = fixtures::store_evaluated(&db, &model, &twice).await;
         assert!(matches!(refused, Err(StoreError::Exists(_))), "{refused:?}");
         assert_eq!(models::get(&db, model.id).await.unwrap(), None);
         assert_eq!(evaluations::get(&db, right.evaluation.id).await.unwrap(), None);

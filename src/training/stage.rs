@@ -192,6 +192,7 @@ fn outcomes(session: &Session<'_>, indices: &[usize], metrics: &RunningMetrics) 
     let samples = indices.iter().map(|&index| &session.job.samples[index]);
     let outcome = |(sample, (predicted, probabilities)): (&Sample, (usize, Vec<f32>))| SampleOutcome {
         key: sample.key.clone(),
+        patient: sample.patient,
         truth: sample.class,
         predicted,
         probabilities,

@@ -322,7 +322,7 @@ fn plan(architecture: Architecture, stages: &[&[(Scope, f64, u32)]]) -> Training
 fn job(plan: TrainingPlan) -> TrainingJob {
     let mut samples = Vec::new();
     for (split, count) in [(Split::Train, 8), (Split::Validation, 4), (Split::Test, 4)] {
-        samples.extend((0..count).map(|i| Sample { class: i % 2, split, key: format!("{split}-{i}") }));
+        samples.extend((0..count).map(|i| Sample { class: i % 2, split, key: format!("{split}-{i}"), patient: None }));
     }
     TrainingJob {
         plan,

@@ -1,28 +1,29 @@
 //! Promotes a model of the first successful run to champion.
 
-use std::sync::Arc;
+use std::{cmp::Reverse, sync::Arc};
 
 use super::WorkerContext;
 use crate::{
     domain::{ModelId, RunEvent},
+    evaluation::PairedTest,
     inference::Classifier,
     nn::NnError,
-    store::{Evaluation, Run, StoreError, Stores, evaluations, events, models},
+    store::{Db, Evaluation, Run, StoreError, Stores, evaluations, events, models, outcomes},
     training::selection_score,
 };
 
 /// Alias of the model that classifies images.
 pub const CHAMPION: &str = "champion";
 
-/// Promotes the model of the run's best stage and publishes it, unless there is a champion. A model must pass its self-test: if that of the
-/// best stage does not, the next best is tried, and the run's events say so.
+/// Promotes a model of the run and publishes it, unless there is a champion: that of the latest stage that is not significantly worse than
+/// the best one. A model must pass its self-test: if it does not, the next one is tried, and the run's events say so.
 pub(super) async fn promote_first(context: &WorkerContext, run: &Run) -> Result<(), StoreError> {
     let Stores { db, blobs, .. } = &context.stores;
     if models::by_alias(db, CHAMPION).await?.is_some() {
         return Ok(());
     }
     let of_run = evaluations::of_run(db, run.id, None, Some(run.plan.selection.split)).await?;
-    for evaluation in best_first(of_run, run) {
+    for evaluation in in_order(db, of_run, run).await? {
         let Some(model) = models::get(db, evaluation.model_id).await? else { continue };
         let bytes = Arc::new(blobs.get(&model.sha256).await?);
         if let Err(error) = check(context, model.id, &bytes).await {
@@ -47,6 +48,25 @@ async fn check(context: &WorkerContext, id: ModelId, bytes: &Arc<Vec<u8>>) -> Re
     tokio::task::spawn_blocking(load).await.map_err(failed)?
 }
 
+/// The evaluations in the order in which their models are to be tried: first those that are not significantly worse than the best one, the
+/// latest first, because later stages see larger images and a difference within chance says nothing; then the others by descending score.
+async fn in_order(db: &Db, evaluations: Vec<Evaluation>, run: &Run) -> Result<Vec<Evaluation>, StoreError> {
+    let mut by_score = best_first(evaluations, run).into_iter();
+    let Some(best) = by_score.next() else { return Ok(Vec::new()) };
+    let outcomes_of_best = outcomes::of_evaluation(db, best.id).await?;
+    let (mut equal, mut worse) = (Vec::new(), Vec::new());
+    for evaluation in by_score {
+        let outcomes = outcomes::of_evaluation(db, evaluation.id).await?;
+        let test = PairedTest::new(&outcomes_of_best, &outcomes, best.classes.len());
+        // Nothing shows that a model is as good if its predictions are not stored.
+        let is_worse = test.map_or(true, |test| test.is_worse(run.plan.selection.metric));
+        if is_worse { &mut worse } else { &mut equal }.push(evaluation);
+    }
+    equal.push(best);
+    equal.sort_by_key(|evaluation| Reverse(evaluation.stage));
+    Ok([equal, worse].concat())
+}
+
 /// The evaluations by descending selection score. On a tie the later stage comes first, which trained on larger images.
 fn best_first(mut evaluations: Vec<Evaluation>, run: &Run) -> Vec<Evaluation> {
     let score = |evaluation: &Evaluation| {
@@ -65,9 +85,9 @@ mod tests {
 
     use super::*;
     use crate::{
-        domain::{Architecture, ModelSpec},
+        domain::{Architecture, ConfusionMatrix, EvaluatedImage, ModelSpec, Sha256},
         nn::{DeviceChoice, Network},
-        store::{Model, fixtures},
+        store::{EvaluationRecord, Model, fixtures},
     };
 
     /// Promotes a model of a run with two stages, of which the second scores best; `usable` says which stages pass the self-test. The stage
@@ -103,6 +123,39 @@ mod tests {
         let events = events::list(&stores.db, run.id, 0, 100).await.unwrap();
         let warnings = events.iter().filter(|event| matches!(event.event, RunEvent::Warning { .. }));
         (champion.and_then(|model| model.stage), warnings.count())
+    }
+
+    /// Stages in the order in which their models are tried. Each stage classifies so many of 60 images wrongly.
+    async fn tried(wrong: &[usize]) -> Vec<u32> {
+        let (_folder, db) = fixtures::db().await;
+        let dataset = fixtures::stored_dataset(&db).await;
+        let run = fixtures::stored_run(&db, &dataset).await;
+        for (stage, &wrong) in (1..).zip(wrong) {
+            let model = Model { stage: Some(stage), ..fixtures::model(Some(&run)) };
+            let image = |at: usize| {
+                let truth = at % 3;
+                let predicted = if at < wrong { (truth + 1) % 3 } else { truth };
+                let probabilities = (0..3).map(|class| if class == predicted { 0.8 } else { 0.1 }).collect();
+                EvaluatedImage { sha256: Sha256::of(&at.to_le_bytes()), patient: None, truth, predicted, probabilities }
+            };
+            let images: Vec<EvaluatedImage> = (0..60).map(image).collect();
+            let mut confusion_matrix = ConfusionMatrix::new(3);
+            images.iter().for_each(|image| confusion_matrix.record(image.truth, image.predicted));
+            let evaluation = fixtures::evaluation(&model, &dataset, run.plan.selection.split);
+            let evaluation = Evaluation { confusion_matrix, ..evaluation };
+            fixtures::store_evaluated(&db, &model, &EvaluationRecord { evaluation, images }).await.unwrap();
+        }
+        let of_run = evaluations::of_run(&db, run.id, None, Some(run.plan.selection.split)).await.unwrap();
+        in_order(&db, of_run, &run).await.unwrap().into_iter().filter_map(|evaluation| evaluation.stage).collect()
+    }
+
+    #[tokio::test]
+    async fn the_latest_stage_that_is_not_significantly_worse_than_the_best_is_first() {
+        assert_eq!(tried(&[2, 4, 3]).await, [3, 2, 1], "a few images are chance");
+        assert_eq!(tried(&[20, 2, 5]).await, [3, 2, 1]);
+        assert_eq!(tried(&[2, 4, 25]).await, [2, 1, 3]);
+        assert_eq!(tried(&[2, 30, 25]).await, [1, 3, 2]);
+        assert!(tried(&[]).await.is_empty());
     }
 
     #[tokio::test]

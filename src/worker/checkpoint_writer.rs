@@ -5,7 +5,7 @@ use tokio::{runtime::Handle, task::JoinHandle};
 
 use crate::{
     domain::{EpochRecord, EvaluatedImage, EvaluationId, ModelId, Sha256},
-    nn,
+    evaluation, nn,
     store::{
         Blobs, CheckpointFiles, Db, Evaluation, EvaluationRecord, Model, Run, StoreError, StoredCheckpoint, StoredFile,
         runs, runs::CheckpointRecords,
@@ -109,8 +109,9 @@ impl CheckpointWriter {
 
     fn evaluations(&self, stage: &StageModel, id: ModelId) -> Result<Vec<EvaluationRecord>, StoreError> {
         let record = |of: &SplitEvaluation| {
-            let images = of.outcomes.iter().map(evaluated_image).collect::<Result<_, _>>()?;
-            Ok(EvaluationRecord { evaluation: self.evaluation(of, stage, id), images })
+            let images = of.outcomes.iter().map(evaluated_image).collect::<Result<Vec<_>, _>>()?;
+            let scores = Some(evaluation::scores(&images, &stage.spec.classes));
+            Ok(EvaluationRecord { evaluation: Evaluation { scores, ..self.evaluation(of, stage, id) }, images })
         };
         stage.evaluations.iter().map(record).collect()
     }
@@ -127,6 +128,7 @@ impl CheckpointWriter {
             selection_split: Some(self.run.plan.selection.split),
             classes: model.spec.classes.clone(),
             confusion_matrix: of.confusion.clone(),
+            scores: None,
             loss: of.loss,
             seconds: of.seconds,
             created_at: Timestamp::now(),
@@ -168,7 +170,7 @@ fn stored(pending: &PendingCheckpoint, file: StoredFile) -> StoredCheckpoint {
 
 /// Names the image by its hash, which is the key of the sample.
 fn evaluated_image(of: &SampleOutcome) -> Result<EvaluatedImage, StoreError> {
-    let SampleOutcome { key, truth, predicted, probabilities } = of.clone();
+    let SampleOutcome { key, patient, truth, predicted, probabilities } = of.clone();
     let sha256 = Sha256::try_from(key).map_err(|error| StoreError::Row(format!("outcomes.sha256: {error}")))?;
-    Ok(EvaluatedImage { sha256, truth, predicted, probabilities })
+    Ok(EvaluatedImage { sha256, patient, truth, predicted, probabilities })
 }

@@ -1,6 +1,9 @@
 //! Prepares the training job of a stored run: samples, validation split, initial weights and checkpoint.
 
-use std::sync::Arc;
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use super::{WorkerContext, provenance};
 use crate::{
@@ -151,10 +154,14 @@ pub fn with_validation(all: Vec<Radiograph>, plan: &TrainingPlan, seed: u64) -> 
 fn samples(radiographs: &[Radiograph], classes: &ClassList) -> Result<Vec<Sample>, PrepareError> {
     let labelled =
         radiographs.iter().filter_map(|radiograph| Some((radiograph, radiograph.label.as_ref()?, radiograph.split?)));
+    let patients = radiographs.iter().filter_map(|radiograph| radiograph.patient_id.as_deref());
+    let patients: BTreeSet<&str> = patients.collect();
+    let numbers: HashMap<&str, u32> = patients.into_iter().zip(0..).collect();
     let sample = |(radiograph, label, split): (&Radiograph, &String, Split)| {
         let unknown = || PrepareError::Label { file_name: radiograph.file_name.clone(), label: label.clone() };
         let class = classes.index_of(label).ok_or_else(unknown)?;
-        Ok(Sample { class, split, key: radiograph.sha256.to_string() })
+        let patient = radiograph.patient_id.as_deref().map(|id| numbers[id]);
+        Ok(Sample { class, split, key: radiograph.sha256.to_string(), patient })
     };
     labelled.map(sample).collect()
 }
@@ -204,7 +211,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let blobs = Blobs::open(folder.path()).unwrap();
         let hash = blobs.put(b"a radiograph".to_vec()).await.unwrap().sha256().clone();
-        let sample = Sample { class: 0, split: Split::Train, key: hash.to_string() };
+        let sample = Sample { class: 0, split: Split::Train, key: hash.to_string(), patient: None };
         let read = reader(blobs.clone());
         assert_eq!(read(&sample).unwrap(), b"a radiograph");
         std::fs::write(blobs.path(&hash), "a radiograpi").unwrap();

@@ -195,15 +195,16 @@ await check('each evaluation shows its confusion matrix, per-class scores with i
   expect(evaluations.length >= 2, `${evaluations.length} evaluations`);
   await open(page, runPage);
   await page.evaluate(() => document.querySelectorAll('details').forEach((one) => { one.open = true; }));
-  for (const { stage, split, classes, confusion_matrix: matrix, per_class: scores, caveat } of evaluations) {
+  for (const { stage, split, classes, confusion_matrix: matrix, scores, caveat } of evaluations) {
     const shown = page.locator(`.evaluation[data-stage="${stage}"][data-split="${split}"]`);
     const counts = await shown.locator('.confusion .n').allTextContents();
     expect(counts.join() === matrix.flat().map((n) => n.toLocaleString('en')).join(), `${split}: the matrix shows ${counts}`);
     expect((await shown.locator('.confusion th[scope=row]').allTextContents()).join() === classes.join(), `${split}: row headings`);
     for (const [i, name] of classes.entries()) {
       const row = await shown.locator('.per-class tbody tr').nth(i).innerText();
-      const { precision, recall, f1, support, precision_interval: interval } = scores[name];
-      const figures = [name, precision.toFixed(3), recall.toFixed(3), f1.toFixed(3), String(support), interval.low.toFixed(3)];
+      const { precision, recall, roc_auc: area, brier } = scores.per_class[name];
+      const figures = [precision, recall, area, brier].flatMap(({ value, low, high }) => [value, low, high].map((one) => one?.toFixed(3) ?? 'undefined'));
+      figures.push(name, String(recall.n), String(recall.patients));
       expect(figures.every((figure) => row.includes(figure)), `${split}, ${name}: the row is ${row}`);
     }
     expect(!caveat || (await shown.innerText()).includes(caveat), `${split}: the caveat is missing`);

@@ -88,7 +88,7 @@ fn numbers_at_the_end(server: &Running, run: &str) -> Value {
     let models = server.get(&format!("/v1/models?run_id={run}")).1;
     json!({
         "epochs": pick(epochs, &["sequence", "stage", "step", "epoch", "train", "selection"]),
-        "evaluations": pick(evaluations, &["stage", "split", "confusion_matrix", "loss"]),
+        "evaluations": pick(evaluations, &["stage", "split", "confusion_matrix", "loss", "scores"]),
         "models": pick(models, &["stage", "name", "sha256"]),
     })
 }

@@ -527,6 +527,7 @@ fn evaluation(model: &Model, split: Split) -> Evaluation {
         selection_split: Some(Split::Test),
         classes: ClassList::default(),
         confusion_matrix: ConfusionMatrix::from_rows(vec![vec![8, 1, 1], vec![2, 5, 3], vec![0, 0, 4]]),
+        scores: None,
         loss: 0.7,
         seconds: 1.0,
         created_at: Timestamp::now(),

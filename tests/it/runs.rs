@@ -148,6 +148,7 @@ async fn tell(db: &Db, id: RunId) {
         selection_split: Some(Split::Validation),
         classes: ClassList::default(),
         confusion_matrix: ConfusionMatrix::from_rows(vec![vec![2, 0, 0], vec![0, 2, 0], vec![1, 0, 1]]),
+        scores: None,
         loss: 0.3,
         seconds: 1.0,
         created_at: Timestamp::now(),

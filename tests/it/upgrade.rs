@@ -60,6 +60,15 @@ fn a_data_folder_of_version_0_1_0_keeps_its_content_and_its_model_predicts_the_s
         assert!(started.elapsed() < PATIENCE);
         std::thread::sleep(Duration::from_millis(50));
     }
+    // Scores that version 0.1.0 did not have are computed in the background.
+    let evaluations = format!("/v1/training-runs/{}/evaluations", expected["run"]["id"].as_str().unwrap());
+    let scored =
+        |found: &Value| found["items"].as_array().unwrap().iter().all(|evaluation| !evaluation["scores"].is_null());
+    for evaluation in server.wait_for(&evaluations, scored)["items"].as_array().unwrap() {
+        let accuracy = &evaluation["scores"]["accuracy"];
+        assert_eq!((&accuracy["value"], &accuracy["n"]), (&evaluation["accuracy"]["value"], &evaluation["n"]));
+        assert!(accuracy["patients"].as_u64().unwrap() > 0, "{accuracy}");
+    }
     for hash in results.iter().map(|result| &result["sha256"]).chain([&expected["model"]["sha256"]]) {
         assert!(blob(&data, hash).is_file(), "{hash}");
     }

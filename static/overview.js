@@ -74,7 +74,7 @@ function nextStep(data, ctx) {
       command(`curl --json '{"path": "FOLDER BELOW THORAX_IMPORT_ROOT"}' \\\n  ${location.origin}/v1/datasets/${dataset.id}/imports`));
   }
   if (data.models.length === 0 && data.active.length === 0) {
-    return section('Next step', note('Start a training run. The best stage of the first successful run becomes champion automatically.'), startForm(data, ctx));
+    return section('Next step', note('Start a training run. A stage of the first successful run becomes champion automatically.'), startForm(data, ctx));
   }
   if (data.models.length === 0) {
     return section('Next step', note('Watch ', link(`/runs/${data.active[0].id}`, format.runName(data.active[0])), '. Its first model is saved at the end of the first stage.'));

@@ -16,7 +16,7 @@ export default {
   view(data, ctx) {
     if (data.models.length === 0) {
       return [pageHead('Predict'), section('Radiograph', note('No model yet. ', link('/runs', 'Start a run'),
-        '; the best stage of the first successful run becomes champion automatically. To try it without data, train on synthetic phantoms:'),
+        '; a stage of the first successful run becomes champion automatically. To try it without data, train on synthetic phantoms:'),
       command('thorax demo'))];
     }
     const champion = data.models.find((model) => model.aliases.includes('champion'));

@@ -12,11 +12,12 @@ const SMALL: [&str; 5] = ["datasets", "aliases", "weights", "data_folder", "json
 const VIEW: &str = "blob_names";
 
 /// Queries that need all rows, at the start, in background maintenance or in `thorax doctor`; each by a part of its text.
-const WHOLE: [&str; 5] = [
+const WHOLE: [&str; 6] = [
     "patient_id_hashed = 0",
     "patient_id_hashed = 1",
     "request_json is not null",
     "request_json is null",
+    "scores_json is null",
     "'image' as \"kind!: String\"",
 ];
 

@@ -53,11 +53,15 @@ async fn check(context: &WorkerContext, id: ModelId, bytes: &Arc<Vec<u8>>) -> Re
 async fn in_order(db: &Db, evaluations: Vec<Evaluation>, run: &Run) -> Result<Vec<Evaluation>, StoreError> {
     let mut by_score = best_first(evaluations, run).into_iter();
     let Some(best) = by_score.next() else { return Ok(Vec::new()) };
-    let outcomes_of_best = outcomes::of_evaluation(db, best.id).await?;
+    let outcomes_of_best = Arc::new(outcomes::of_evaluation(db, best.id).await?);
     let (mut equal, mut worse) = (Vec::new(), Vec::new());
     for evaluation in by_score {
         let outcomes = outcomes::of_evaluation(db, evaluation.id).await?;
-        let test = PairedTest::new(&outcomes_of_best, &outcomes, best.classes.len());
+        let (reference, classes) = (Arc::clone(&outcomes_of_best), best.classes.len());
+        let test = move || PairedTest::new(&reference, &outcomes, classes);
+        let test = tokio::task::spawn_blocking(test)
+            .await
+            .map_err(|error| StoreError::Task(format!("the paired test failed: {error}")))?;
         // Nothing shows that a model is as good if its predictions are not stored.
         let is_worse = test.map_or(true, |test| test.is_worse(run.plan.selection.metric));
         if is_worse { &mut worse } else { &mut equal }.push(evaluation);

@@ -24,7 +24,7 @@ use crate::domain::{ClassList, DatasetId, LeakageFinding};
 use features::LabelledImages;
 
 /// Version of the report computation. Raise it when the results for the same data change, so that cached reports are recomputed.
-pub const REPORT_VERSION: u32 = 1;
+pub const REPORT_VERSION: u32 = 2;
 
 /// Minimum number of labelled images for shortcut baselines.
 const MIN_IMAGES: usize = 20;

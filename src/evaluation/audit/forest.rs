@@ -1,9 +1,13 @@
 //! Extremely randomised trees (Geurts, Ernst and Wehenkel 2006): a strong, fast classifier without hyperparameters to tune.
 
-use rand::{Rng, SeedableRng};
+use rand::{Rng, SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
 
 const TREES: u64 = 100;
+
+/// Maximum number of training images of a tree. Each tree of a larger training set gets a random sample of this size, so that the time
+/// grows with the number of predicted images alone; together the trees still see most of the images.
+const MAX_TREE_IMAGES: usize = 8192;
 
 /// Minimum number of images for a split.
 const MIN_SPLIT: usize = 5;
@@ -37,12 +41,23 @@ pub(super) fn predict(columns: &Columns, classes: &[usize], train: &[usize], tes
     for number in 0..TREES {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         random.set_stream(number);
-        let tree = Tree::grow(columns, classes, count, train.to_vec(), &mut random);
+        let tree = Tree::grow(columns, classes, count, sample(train, &mut random), &mut random);
         for (sums, image) in sums.chunks_mut(count.max(1)).zip(test) {
             sums.iter_mut().zip(tree.shares(columns, *image)).for_each(|(sum, share)| *sum += share);
         }
     }
     sums.chunks(count.max(1)).map(argmax).collect()
+}
+
+/// The training images of a tree.
+fn sample(train: &[usize], random: &mut ChaCha8Rng) -> Vec<usize> {
+    let mut images = train.to_vec();
+    if images.len() > MAX_TREE_IMAGES {
+        images.partial_shuffle(random, MAX_TREE_IMAGES);
+        // `partial_shuffle` puts the drawn ones at the end.
+        images.drain(..images.len() - MAX_TREE_IMAGES);
+    }
+    images
 }
 
 /// Index of the largest value, the first on ties.
@@ -162,6 +177,20 @@ mod tests {
         };
         assert!(correct(1) > 170, "{} of 200", correct(1));
         assert_eq!(predict(&columns, &classes, &train, &test, 1), predict(&columns, &classes, &train, &test, 1));
+    }
+
+    #[test]
+    fn a_tree_grows_on_a_random_sample_of_a_large_training_set() {
+        let train: Vec<usize> = (0..3 * MAX_TREE_IMAGES).collect();
+        let drawn = |seed| sample(&train, &mut ChaCha8Rng::seed_from_u64(seed));
+        let mut one = drawn(1);
+        assert!(one != drawn(2) && one == drawn(1));
+        one.sort_unstable();
+        one.dedup();
+        assert_eq!(one.len(), MAX_TREE_IMAGES, "no image twice");
+        let from_each_third = one.chunk_by(|a, b| a / MAX_TREE_IMAGES == b / MAX_TREE_IMAGES).map(<[usize]>::len);
+        assert!(from_each_third.clone().count() == 3 && from_each_third.clone().all(|n| n > MAX_TREE_IMAGES / 4));
+        assert_eq!(sample(&train[..MAX_TREE_IMAGES], &mut ChaCha8Rng::seed_from_u64(1)), train[..MAX_TREE_IMAGES]);
     }
 
     #[test]

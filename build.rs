@@ -14,6 +14,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=build.rs");
     // The pages are embedded in the binary; without this a new file would be missed.
     println!("cargo:rerun-if-changed=static");
+    // Set where cubecl-spirv is replaced by a corrected copy (nn/device/shared_memory.rs).
+    println!("cargo:rustc-check-cfg=cfg(corrected_shared_memory)");
+    println!("cargo:rerun-if-env-changed=THORAX_CORRECTED_SHARED_MEMORY");
+    if env::var_os("THORAX_CORRECTED_SHARED_MEMORY").is_some() {
+        println!("cargo:rustc-cfg=corrected_shared_memory");
+    }
     println!("cargo:rustc-env=BUILD_GIT_COMMIT={}", commit().unwrap_or_default());
     let schema = PathBuf::from(env::var("OUT_DIR")?).join("schema.sqlite");
     if schema.exists() {

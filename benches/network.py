@@ -4,8 +4,6 @@ import json
 
 import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import nn
 
 BLOCKS = (3, 4, 6, 3)
@@ -19,11 +17,15 @@ RESIDUAL = 0.25
 
 def read_file(path):
     """The metadata of a model or body file, and its tensors by name."""
+    from safetensors import safe_open
+
     with safe_open(path, "pt") as file:
         return json.loads(file.metadata()[METADATA_KEY]), {name: file.get_tensor(name) for name in file.keys()}
 
 
 def write_file(path, metadata, tensors):
+    from safetensors.torch import save_file
+
     save_file(tensors, path, {METADATA_KEY: json.dumps(metadata)})
 
 

@@ -4,6 +4,7 @@
 mod accept;
 mod connections;
 mod descriptors;
+mod device;
 mod folder;
 mod listener;
 mod server;
@@ -16,6 +17,7 @@ mod write_deadline;
 use std::path::PathBuf;
 
 pub use crate::http::openapi;
+pub(crate) use device::{has_passed, record_passed};
 pub use folder::DataFolder;
 pub use server::Server;
 pub use tls::TlsError;

@@ -10,6 +10,7 @@ mod import;
 mod leading_options;
 mod openapi;
 mod phantoms;
+mod probe;
 mod runs;
 mod serve;
 mod train;
@@ -109,6 +110,10 @@ enum Command {
     Phantoms(phantoms::PhantomsArgs),
     /// Benchmark inference and training steps on this machine, through the server's own code paths.
     Bench(bench::BenchArgs),
+    /// Check that a compute device gives the results of the CPU.
+    ///
+    /// A server does this by itself before it uses a GPU whose drivers are new to its data folder.
+    Probe(probe::ProbeArgs),
     /// Examine a data folder: database, images, permissions and disk. Safe while a server is running.
     ///
     /// Prints one line for each finding. The exit code is 1 if data is lost or damaged, and 0 otherwise, also with warnings.
@@ -128,9 +133,13 @@ impl Command {
             Self::Serve(_) | Self::Demo(_) | Self::Import(_) | Self::Train(_) | Self::Weights(_) | Self::Doctor(_) => {
                 true
             }
-            Self::Dataset(_) | Self::Runs(_) | Self::Phantoms(_) | Self::Bench(_) | Self::Openapi | Self::Docs(_) => {
-                false
-            }
+            Self::Dataset(_)
+            | Self::Runs(_)
+            | Self::Phantoms(_)
+            | Self::Bench(_)
+            | Self::Probe(_)
+            | Self::Openapi
+            | Self::Docs(_) => false,
         }
     }
 }
@@ -265,6 +274,7 @@ fn run(cli: Cli) -> Result<(), CliError> {
             Some(Command::Train(args)) => train::run(args).await,
             Some(Command::Weights(args)) => weights::run(args).await,
             Some(Command::Bench(args)) => bench::run(&args),
+            Some(Command::Probe(args)) => probe::run(&args),
             Some(Command::Doctor(args)) => doctor::run(&args).await,
             Some(Command::Openapi) => openapi::print(),
             Some(Command::Docs(args)) => docs::print(&args),

@@ -35,7 +35,7 @@ mod vgg;
 
 pub use adam::adam;
 pub use compiled::Compiled;
-pub use device::{DeviceChoice, devices};
+pub use device::{DeviceChoice, devices, drivers, failed_allocation};
 pub use file::{body_spec, excessive_weight, is_synthetic, marked_synthetic, parameter_count};
 pub use identity::Identities;
 pub use import::{BodyWeights, import_weights};
@@ -43,7 +43,7 @@ pub use input::Input;
 pub use layer_rates::LayerRates;
 pub use network::{Network, trains_body};
 pub use pauses::Pauses;
-pub use probe::check_device;
+pub use probe::{check_device, check_inference, check_training};
 pub use thorax_kernels::{
     Precision,
     preemption::{is_low_priority_active as is_training, lower_thread_priority, preempted_time},

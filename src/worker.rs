@@ -23,7 +23,7 @@ use tokio::{sync::oneshot, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    domain::{RunId, RunStatus},
+    domain::{RunId, RunStatus, TrainingPlan},
     nn,
     store::{Db, Run, StoreError, Stores, runs},
     training::{self, TrainingError},
@@ -228,18 +228,22 @@ impl Worker {
         }
         match receiver.await {
             Ok((Ok(outcome), recorder)) => conclude(outcome, recorder.into_stop_reason()),
-            Ok((Err(panic), _)) => failed(self.diagnose(&panic).await),
+            Ok((Err(panic), _)) => failed(self.diagnose(&panic, &run.plan).await),
             Err(_) => failed("the training thread vanished".into()),
         }
     }
 
-    /// The error for a panic of the training thread. A lost GPU causes a panic; then no other run is started on it.
-    async fn diagnose(&self, panic: &str) -> String {
+    /// The error for a panic of the training thread. A GPU that is out of memory or lost causes a panic; on a lost one no other run is
+    /// started.
+    async fn diagnose(&self, panic: &str, plan: &TrainingPlan) -> String {
         let WorkerContext { device, device_info, .. } = &self.context;
         let device = device.clone();
         let probed = tokio::task::spawn_blocking(move || nn::check_device(&device)).await;
         match probed.map_err(|error| error.to_string()).flatten() {
-            Ok(()) => format!("training panicked: {panic}; the run can be resumed from its last checkpoint"),
+            Ok(()) => match nn::failed_allocation(panic) {
+                Some(bytes) => plan.allocation_failure(bytes),
+                None => format!("training panicked: {panic}; the run can be resumed from its last checkpoint"),
+            },
             Err(why) => {
                 self.device_lost.store(true, Ordering::Relaxed);
                 format!(

@@ -12,6 +12,7 @@ use super::{
     accept::{self, Service},
     connections,
     descriptors::{self, Capacity},
+    device::{self, OpenDevice},
     folder::{self, ServerLock},
     listener::Listener,
     signal::StopSignals,
@@ -29,7 +30,6 @@ use crate::{
     },
     inference::Engine,
     metrics::{Metrics, Traces},
-    nn,
     service::{
         self, CHALLENGER, Imports, Intake, JobQueue, Lifecycle, Limits, PredictionJobs, Serving, TrainingControl,
     },
@@ -94,7 +94,9 @@ impl Server {
         unless_unwritable("patient ids of an earlier version cannot be hashed", hashed)?;
         let (listener, address) = Listener::bind(&http_config.listen, network.unix_socket_mode).await?;
         let signals = StopSignals::listen().map_err(AppError::Signals)?;
-        let (device, device_info) = inference.device.device.open(Some(&folder.autotune_cache()))?;
+        let opened = device::open(inference.device.device, &folder.autotune_cache())?;
+        let devices = opened.all();
+        let OpenDevice { device, info: device_info, .. } = opened;
         tracing::info!(
             device = device_info.name,
             description = device_info.description,
@@ -121,11 +123,7 @@ impl Server {
         let state = AppState {
             stores: folder.stores.clone(),
             serving,
-            training: TrainingControl {
-                queued: Arc::new(Notify::new()),
-                batches: LiveBatches::new(),
-                devices: all_devices(&device_info),
-            },
+            training: TrainingControl { queued: Arc::new(Notify::new()), batches: LiveBatches::new(), devices },
             intake: Intake {
                 import_root: http_config.import_root.clone(),
                 dicomweb_dataset: http_config.dicomweb_dataset.as_str().into(),
@@ -464,9 +462,4 @@ fn publish(engine: &Engine, id: ModelId, bytes: Vec<u8>) {
             Err(error) => tracing::error!(model = %id, %error, "cannot load the new champion"),
         }
     });
-}
-
-fn all_devices(in_use: &DeviceInfo) -> Arc<[DeviceInfo]> {
-    let mark = |device: DeviceInfo| DeviceInfo { in_use: device.name == in_use.name, ..device };
-    nn::devices().into_iter().map(mark).collect()
 }

@@ -5,6 +5,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     AppError, DataFolder,
+    device::{self, OpenDevice},
     folder::{self, ServerLock},
     signal::StopSignals,
 };
@@ -37,7 +38,7 @@ impl Trainer {
         let lock = folder::lock(&path)?;
         let folder = DataFolder::open(&path).await?;
         store::runs::requeue_interrupted(&folder.stores.db).await?;
-        let (device, device_info) = device.open(Some(&folder.autotune_cache()))?;
+        let OpenDevice { device, info: device_info, .. } = device::open(device, &folder.autotune_cache())?;
         let signals = StopSignals::listen().map_err(AppError::Signals)?;
         let (max_pixels, batches) = (data.max_pixels, LiveBatches::new());
         Ok(Self { folder, device, device_info, max_pixels, batches, signals, _lock: lock })

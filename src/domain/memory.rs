@@ -67,8 +67,7 @@ impl TrainingPlan {
 
     /// Reason why the plan does not fit in `memory` bytes of a device; none if it fits.
     pub fn exceeds_memory(&self, memory: u64) -> Option<String> {
-        let MemoryEstimate { stage, image_size, bytes } = self.memory_estimate().filter(|need| need.bytes > memory)?;
-        let gib = |bytes: u64| bytes as f64 / MIB / 1024.0;
+        let estimate = self.memory_estimate().filter(|need| need.bytes > memory)?;
         let fits = |batch: &u32| {
             let smaller = Self { batch_size: *batch, ..self.clone() };
             smaller.memory_estimate().is_some_and(|need| need.bytes <= memory)
@@ -79,13 +78,27 @@ impl TrainingPlan {
             0 | 1 => "reduce image_size".to_owned(),
             batch => format!("reduce batch_size to at most {batch}, or image_size"),
         };
-        Some(format!(
-            "stage {stage} needs about {:.1} GiB for {} images of {image_size} px, but the device has {:.1} GiB: {advice}",
-            gib(bytes),
-            self.batch_size,
-            gib(memory)
-        ))
+        Some(format!("{}, but the device has {:.1} GiB: {advice}", self.need(estimate), gib(memory)))
     }
+
+    /// Error of a run whose device could not allocate a buffer of `bytes` bytes.
+    pub fn allocation_failure(&self, bytes: u64) -> String {
+        let need = self.memory_estimate().map(|estimate| format!(" By estimate {}.", self.need(estimate)));
+        format!(
+            "the device is out of memory: it could not allocate {:.2} GiB.{} Reduce batch_size or image_size, or end other programs \
+             that use the device and resume the run from its last checkpoint",
+            gib(bytes),
+            need.unwrap_or_default()
+        )
+    }
+
+    fn need(&self, MemoryEstimate { stage, image_size, bytes }: MemoryEstimate) -> String {
+        format!("stage {stage} needs about {:.1} GiB for {} images of {image_size} px", gib(bytes), self.batch_size)
+    }
+}
+
+fn gib(bytes: u64) -> f64 {
+    bytes as f64 / MIB / 1024.0
 }
 
 #[cfg(test)]
@@ -132,5 +145,13 @@ mod tests {
         large.batch_size = 12;
         assert_eq!(large.exceeds_memory(24 << 30), None);
         assert!(large.exceeds_memory(1 << 30).unwrap().ends_with("reduce image_size"));
+    }
+
+    #[test]
+    fn a_failed_allocation_is_reported_with_the_estimate() {
+        let why = plan(Architecture::ResNet50, Scope::All, 32, 224).allocation_failure(3 << 29);
+        let expected = "the device is out of memory: it could not allocate 1.50 GiB. By estimate stage 1 needs about 3.2 GiB for 32 images \
+                        of 224 px. Reduce batch_size";
+        assert!(why.starts_with(expected), "{why}");
     }
 }

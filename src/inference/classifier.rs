@@ -31,11 +31,12 @@ pub(super) struct ImageOutput {
 }
 
 impl Classifier {
-    /// Reads a model file, tests it on generated images, and warms it up: runs blank images in every batch size that will be used, so
-    /// that no client waits for autotuning.
+    /// Reads a model file and tests it on generated images. On a GPU, compares its results in every batch size that will be used with those
+    /// of the CPU, which also tunes the kernels, so that no client waits for it.
     ///
     /// # Errors
-    /// [`NnError::NotFinite`] if a weight or a result of the self-test is not finite.
+    /// [`NnError::NotFinite`] if a weight or a result of the self-test is not finite, [`NnError::Device`] if the device computes the
+    /// network wrongly.
     pub fn load(id: ModelId, bytes: &[u8], device: &Device, max_batch_size: usize) -> Result<Self, NnError> {
         // All finite weights are within this maximum.
         if let Some(weight) = nn::excessive_weight(bytes, f32::MAX)? {
@@ -43,9 +44,10 @@ impl Classifier {
         }
         let classifier = Self::build(id, bytes, device, max_batch_size)?;
         classifier.self_test()?;
-        let blank = classifier.blank();
-        for &size in &classifier.tuned_batch_sizes {
-            classifier.probabilities(&vec![blank.as_slice(); size])?;
+        if !classifier.tuned_batch_sizes.is_empty() {
+            let reference = Self::build(id, bytes, &Device::flex(), 1)?;
+            let side = classifier.spec.image_size;
+            nn::check_inference(&classifier.network, &reference.network, side, &classifier.tuned_batch_sizes)?;
         }
         Ok(classifier)
     }

@@ -3,7 +3,7 @@
 #[cfg(feature = "spirv")]
 mod shared_memory;
 
-use std::{path::Path, str::FromStr};
+use std::{fmt, path::Path, str::FromStr};
 
 use burn::tensor::Device;
 use thorax_kernels::Precision;
@@ -46,14 +46,35 @@ impl FromStr for DeviceChoice {
     }
 }
 
+impl fmt::Display for DeviceChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Vulkan(index) => write!(f, "vulkan:{index}"),
+            Self::Cpu => f.write_str("cpu"),
+            Self::CpuWith(precision) => write!(f, "cpu:{}", precision.name()),
+        }
+    }
+}
+
 impl DeviceChoice {
+    /// True if this build supports GPUs.
+    pub const HAS_GPU: bool = cfg!(feature = "gpu");
+
+    /// True if the device may be a GPU.
+    pub fn may_be_gpu(self) -> bool {
+        matches!(self, Self::Auto | Self::Vulkan(_))
+    }
+
     /// Opens the device. The results of GPU autotuning are cached in the folder `autotune_cache`, or in the user's cache folder if `None`, so
     /// that the next process starts without autotuning. The first call of a process decides on the folder.
     ///
     /// # Errors
     /// If the device is unavailable or computes wrong results.
     pub fn open(self, autotune_cache: Option<&Path>) -> Result<(Device, DeviceInfo), NnError> {
-        gpu::set_autotune_cache(autotune_cache);
+        if self.may_be_gpu() {
+            gpu::configure_autotuning(autotune_cache);
+        }
         let (device, info) = match self {
             Self::Auto => gpu_or_cpu(gpu::first_real()),
             Self::Vulkan(index) => gpu::open(index)?,
@@ -69,6 +90,18 @@ impl DeviceChoice {
 pub fn devices() -> Vec<DeviceInfo> {
     let (_, cpu) = cpu();
     std::iter::once(cpu).chain(gpu::list()).collect()
+}
+
+/// The Vulkan adapters and their drivers, one line each, without opening them. Empty without a Vulkan loader or driver.
+pub fn drivers() -> String {
+    gpu::drivers()
+}
+
+/// Size in bytes of the buffer that a GPU could not allocate, from the panic that this causes; `None` for any other panic.
+pub fn failed_allocation(panic: &str) -> Option<u64> {
+    // The error of cubecl-runtime, `IoError::BufferTooBig`, reaches this side as text.
+    let (_, size) = panic.split_once("can't allocate buffer of size: ")?;
+    size.split(|character: char| !character.is_ascii_digit()).next()?.parse().ok()
 }
 
 /// The GPU, or the CPU if there is none or it cannot be used.
@@ -131,7 +164,7 @@ mod gpu {
         backend::DispatchDevice,
         tensor::{Device, DeviceKind, DeviceType},
     };
-    use cubecl_runtime::config::{CubeClRuntimeConfig, RuntimeConfig, cache::CacheConfig};
+    use cubecl_runtime::config::{CubeClRuntimeConfig, RuntimeConfig, autotune::AutotuneLevel, cache::CacheConfig};
     use futures_util::FutureExt;
 
     use super::{DeviceInfo, NnError};
@@ -144,9 +177,15 @@ mod gpu {
     #[cfg(not(feature = "spirv"))]
     const BACKEND: DeviceType = DeviceType::Wgpu;
 
-    /// Sets the folder of the autotune cache. Later calls have no effect, because the runtime is already configured.
-    pub(super) fn set_autotune_cache(folder: Option<&Path>) {
-        let mut config = CubeClRuntimeConfig::default().override_from_env();
+    /// Sets the folder of the autotune cache and how many kernels are tried. Later calls have no effect, because the runtime is already
+    /// configured.
+    pub(super) fn configure_autotuning(folder: Option<&Path>) {
+        let mut config = CubeClRuntimeConfig::default();
+        // On a software rasteriser each trial takes seconds, and the best kernel saves less than that.
+        if adapter_infos().iter().all(|adapter| adapter.device_type == wgpu::DeviceType::Cpu) {
+            config.autotune.level = AutotuneLevel::Minimal;
+        }
+        let mut config = config.override_from_env();
         config.environment.path = folder.map_or(CacheConfig::Global, |folder| CacheConfig::Directory(folder.into()));
         CubeClRuntimeConfig::try_set(config);
     }
@@ -210,19 +249,33 @@ mod gpu {
         device.client().properties().memory.max_memory()
     }
 
+    pub(super) fn drivers() -> String {
+        let line = |info: &wgpu::AdapterInfo| format!("{}: {}", info.name, driver_of(info));
+        let mut lines: Vec<String> = adapter_infos().iter().map(line).collect();
+        lines.sort();
+        lines.join("\n")
+    }
+
     /// Name and version of the driver of an adapter, given the adapter's name.
     fn driver(adapter: &str) -> Option<String> {
+        let info = adapter_infos().into_iter().find(|info| info.name == adapter)?;
+        Some(driver_of(&info)).filter(|driver| !driver.is_empty())
+    }
+
+    fn driver_of(info: &wgpu::AdapterInfo) -> String {
+        let words = [info.driver.trim(), info.driver_info.trim()];
+        words.into_iter().filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ")
+    }
+
+    fn adapter_infos() -> Vec<wgpu::AdapterInfo> {
         let backends = wgpu::Backends::VULKAN;
         let instance = wgpu::Instance::new(wgpu::InstanceDescriptor {
             backends,
             ..wgpu::InstanceDescriptor::new_without_display_handle()
         });
         // Outside a browser the list is ready immediately.
-        let adapters = instance.enumerate_adapters(backends).now_or_never()?;
-        let info = adapters.into_iter().map(|adapter| adapter.get_info()).find(|info| info.name == adapter)?;
-        let words = [info.driver.trim(), info.driver_info.trim()];
-        let driver = words.into_iter().filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ");
-        (!driver.is_empty()).then_some(driver)
+        let adapters = instance.enumerate_adapters(backends).now_or_never().unwrap_or_default();
+        adapters.into_iter().map(|adapter| adapter.get_info()).collect()
     }
 
     /// Opens the adapter and returns its name. Burn panics in the calling thread if the driver refuses.
@@ -244,7 +297,7 @@ mod gpu {
 
     use super::{DeviceInfo, NnError};
 
-    pub(super) fn set_autotune_cache(_folder: Option<&Path>) {}
+    pub(super) fn configure_autotuning(_folder: Option<&Path>) {}
 
     pub(super) fn first_real() -> Result<Option<(Device, DeviceInfo)>, NnError> {
         Ok(None)
@@ -252,6 +305,10 @@ mod gpu {
 
     pub(super) fn open(index: usize) -> Result<(Device, DeviceInfo), NnError> {
         Err(NnError::Device(format!("vulkan:{index}: this build has no GPU support (cargo feature `gpu`)")))
+    }
+
+    pub(super) fn drivers() -> String {
+        String::new()
     }
 
     pub(super) fn list() -> Vec<DeviceInfo> {
@@ -262,6 +319,14 @@ mod gpu {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_failed_allocation_is_found_in_a_panic() {
+        let panic = "Error while reading data\nCaused by:\n  An IO error happened\nCaused by:\n  can't allocate buffer of size: 214798336\nNo \
+                     backtrace available";
+        assert_eq!(failed_allocation(panic), Some(214_798_336));
+        assert_eq!(failed_allocation("index out of bounds"), None);
+    }
 
     #[test]
     fn a_gpu_that_cannot_be_used_leaves_the_cpu() {

@@ -1,7 +1,12 @@
 //! Device probe: compares results of a device with those of the CPU.
 //!
+//! [`check`] runs small computations when a device is opened, [`check_inference`] and [`check_training`] whole networks before they are
+//! used.
+//!
 //! A driver may run Burn's kernels and return wrong numbers without an error, and autotuning then prefers the broken kernels, because a
 //! kernel that does nothing is fast. Training and predictions would be meaningless, so such a device is refused before it is used.
+
+mod network;
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -9,7 +14,14 @@ use std::{
     time::Duration,
 };
 
-use burn::tensor::{Device, Tensor, TensorData, activation::log_softmax, module::conv2d, ops::ConvOptions};
+use burn::tensor::{
+    Device, Tensor, TensorData,
+    activation::{log_softmax, relu},
+    module::{adaptive_avg_pool2d, conv2d, max_pool2d},
+    ops::{ConvOptions, MaxPoolOptions},
+};
+
+pub use network::{check_inference, check_training};
 
 /// Maximum difference relative to the largest number: a thousand times the rounding differences of another summation order.
 const TOLERANCE: f32 = 1e-3;
@@ -20,18 +32,40 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 /// A small computation, run on both devices. Together they cover the kinds of kernels that training uses.
 type Computation = fn(&Device) -> Vec<f32>;
 
-const COMPUTATIONS: [(&str, Computation); 5] = [
+const COMPUTATIONS: [(&str, Computation); 9] = [
     ("a matrix product", |device| read(test_tensor([64, 32], device).matmul(test_tensor([32, 128], device)))),
     ("a narrow matrix product", |device| read(test_tensor([64, 3], device).matmul(test_tensor([3, 128], device)))),
     ("a transposed matrix product", |device| {
         read(test_tensor([32, 64], device).transpose().matmul(test_tensor([32, 128], device)))
     }),
-    ("a convolution", |device| {
-        let (image, kernel) = (test_tensor([2, 3, 16, 16], device), test_tensor([8, 3, 3, 3], device));
-        read(conv2d(image, kernel, None, ConvOptions::new([1, 1], [1, 1], [1, 1], 1)))
+    ("a 3x3 convolution", |device| read(convolution(device, [3, 8], 3, 1))),
+    ("a 1x1 convolution", |device| read(convolution(device, [64, 32], 1, 1))),
+    ("a strided 7x7 convolution", |device| read(convolution(device, [3, 64], 7, 2))),
+    ("pooling", |device| {
+        let options = MaxPoolOptions::new([3, 3]).with_stride([2, 2]).with_padding([1, 1]);
+        let pooled = max_pool2d(relu(test_tensor([2, 8, 16, 16], device)), options);
+        read(adaptive_avg_pool2d(pooled, [1, 1]))
     }),
+    ("the gradient of a convolution", convolution_gradient),
     ("log-softmax", |device| read(log_softmax(test_tensor([8, 3], device), 1))),
 ];
+
+/// A convolution of two images of 16 x 16 pixels.
+fn convolution(device: &Device, [inputs, outputs]: [usize; 2], kernel: usize, stride: usize) -> Tensor<4> {
+    let (images, weights) =
+        (test_tensor([2, inputs, 16, 16], device), test_tensor([outputs, inputs, kernel, kernel], device));
+    conv2d(images, weights, None, ConvOptions::new([stride; 2], [kernel / 2; 2], [1, 1], 1))
+}
+
+/// Gradients of the weights and of the images.
+fn convolution_gradient(device: &Device) -> Vec<f32> {
+    let images = test_tensor([2, 8, 16, 16], device).autodiff().require_grad();
+    let weights = test_tensor([16, 8, 3, 3], device).autodiff().require_grad();
+    let output = conv2d(images.clone(), weights.clone(), None, ConvOptions::new([2, 2], [1, 1], [1, 1], 1));
+    let gradients = relu(output).sum().backward();
+    let of = |tensor: &Tensor<4>| read(tensor.grad(&gradients).expect("the output depends on it"));
+    [of(&weights), of(&images)].concat()
+}
 
 /// Checks all computations on `device`.
 ///

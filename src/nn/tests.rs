@@ -187,6 +187,9 @@ fn device_names_are_parsed() {
     }
     assert_eq!(parsed("vulkan"), Some(DeviceChoice::Vulkan(0)));
     assert_eq!(parsed("vulkan:3"), Some(DeviceChoice::Vulkan(3)));
+    for text in ["auto", "cpu", "cpu:f32", "vulkan:3"] {
+        assert_eq!(text.parse::<DeviceChoice>().unwrap().to_string(), text);
+    }
     for wrong in ["", "CPU", "cuda", "vulkan:", "vulkan:x", "vulkan:-1", "cpu:", "cpu:f16", "gpu:f32"] {
         assert_eq!(parsed(wrong), None, "{wrong:?}");
     }

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     domain::{ModelSpec, Scope, Split, Stage, Step},
-    nn::{Compiled, Input, Network, Pauses},
+    nn::{self, Compiled, Input, Network, Pauses},
 };
 
 /// Trains the remaining steps of a stage, reports its model to the observer and returns the state in which the next stage starts: with the
@@ -92,6 +92,10 @@ fn train_all(
 ) -> Result<ResumeState, TrainingError> {
     let ModelSpec { image_size, normalisation, .. } = context.spec;
     let device = session.job.device.clone();
+    if device != Device::flex() {
+        let batch_size = session.job.plan.batch_size as usize;
+        nn::check_training(&from.network, context.spec, step.scope, batch_size, &device)?;
+    }
     let [training_pauses, inference_pauses] = [session.pauses(), session.pauses()];
     let job = FitJob {
         index,

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::fixtures::skip_unsupported;
 
-const FIELDS: [&str; 11] = [
+const FIELDS: [&str; 12] = [
     "architecture",
     "batch",
     "case",
@@ -21,6 +21,7 @@ const FIELDS: [&str; 11] = [
     "peak_memory_bytes",
     "precision",
     "threads",
+    "warm_up_ms",
 ];
 
 #[test]

@@ -32,6 +32,7 @@ pub(super) struct Bench {
 
 /// Times and results of a case.
 struct Timed {
+    warm_up_ms: f64,
     samples_ms: Vec<f64>,
     results: Results,
     peak_memory_bytes: Option<u64>,
@@ -46,7 +47,7 @@ impl Bench {
             Workload::Predict => self.predict(case, &images)?,
             Workload::Train => self.train(case, &images)?,
         };
-        let Timed { samples_ms, results, peak_memory_bytes } = timed;
+        let Timed { warm_up_ms, samples_ms, results, peak_memory_bytes } = timed;
         Ok(Measurement {
             case: case.workload,
             architecture: self.subject.architecture,
@@ -56,6 +57,7 @@ impl Bench {
             precision: if self.threads.is_some() { Precision::selected() } else { Precision::F32 }.name(),
             threads: self.threads,
             times: Times::new(&samples_ms, case.batch),
+            warm_up_ms,
             peak_memory_bytes,
             details: self.details.then_some(Details { samples_ms, results }),
         })
@@ -63,11 +65,12 @@ impl Bench {
 
     /// Inference as on the engine's thread, from grey images to probabilities in main memory.
     fn predict(&self, case: &Case, images: &[&[u8]]) -> Result<Timed, CliError> {
+        let began = Instant::now();
         let file = self.subject.model_file(case.image_size)?;
         let classifier = Classifier::load(ModelId::new(), &file, &self.device, case.batch as usize)?;
         drop(file);
         let mut probabilities = Vec::new();
-        let mut stopwatch = Stopwatch::new(case, &self.device);
+        let mut stopwatch = Stopwatch::new(case, &self.device, began);
         while stopwatch.is_running() {
             probabilities = stopwatch.time(|| Ok::<_, CliError>(classifier.probabilities(images)?))?;
         }
@@ -76,6 +79,7 @@ impl Bench {
 
     /// A training step as on the trainer's thread: input, forward, loss, backward and update of the whole network.
     fn train(&self, case: &Case, images: &[&[u8]]) -> Result<Timed, CliError> {
+        let began = Instant::now();
         let device = self.device.clone().autodiff();
         let (network, spec) = self.subject.network(case.image_size, &self.device)?;
         let mut network = network.for_step(Scope::All);
@@ -86,7 +90,7 @@ impl Bench {
         let mut optimizer = optimizer(plan.optimizer);
         let learning_rate = plan.stages[0].steps.last().expect("every stage of a recipe has steps").learning_rate;
         let mut losses = Vec::new();
-        let mut stopwatch = Stopwatch::new(case, &self.device);
+        let mut stopwatch = Stopwatch::new(case, &self.device, began);
         while stopwatch.is_running() {
             let mut metrics = RunningMetrics::new(classes);
             network = stopwatch.time(|| {
@@ -106,6 +110,8 @@ impl Bench {
 
 /// Times repetitions, leaving out those of the warm-up.
 struct Stopwatch<'a> {
+    began: Instant,
+    warm_up_ms: f64,
     warm_up: u32,
     runs: usize,
     samples_ms: Vec<f64>,
@@ -113,8 +119,11 @@ struct Stopwatch<'a> {
 }
 
 impl<'a> Stopwatch<'a> {
-    fn new(case: &Case, device: &'a Device) -> Self {
+    /// A stopwatch for a case that began at `began` by loading the network.
+    fn new(case: &Case, device: &'a Device, began: Instant) -> Self {
         Self {
+            began,
+            warm_up_ms: 0.0,
             warm_up: case.workload.warm_up(),
             runs: case.runs as usize,
             samples_ms: Vec::new(),
@@ -132,13 +141,17 @@ impl<'a> Stopwatch<'a> {
         let milliseconds = started.elapsed().as_secs_f64() * 1e3;
         self.peak.sample();
         match self.warm_up.checked_sub(1) {
-            Some(left) => self.warm_up = left,
+            Some(left) => {
+                self.warm_up = left;
+                self.warm_up_ms = self.began.elapsed().as_secs_f64() * 1e3;
+            }
             None => self.samples_ms.push(milliseconds),
         }
         Ok(result)
     }
 
     fn stop(self, results: Results) -> Timed {
-        Timed { peak_memory_bytes: self.peak.bytes(), samples_ms: self.samples_ms, results }
+        let Self { warm_up_ms, samples_ms, peak, .. } = self;
+        Timed { warm_up_ms, peak_memory_bytes: peak.bytes(), samples_ms, results }
     }
 }

@@ -22,6 +22,8 @@ pub(super) struct Measurement {
     pub(super) threads: Option<usize>,
     #[serde(flatten)]
     pub(super) times: Times,
+    /// Time before the first repetition: loading, tuning of GPU kernels and warm-up runs.
+    pub(super) warm_up_ms: f64,
     pub(super) peak_memory_bytes: Option<u64>,
     #[serde(flatten)]
     pub(super) details: Option<Details>,

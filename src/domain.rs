@@ -6,6 +6,7 @@ mod cost;
 mod disjoint_set;
 mod event;
 mod fingerprint;
+mod groups;
 mod ids;
 mod label;
 mod leakage;
@@ -30,6 +31,7 @@ pub use cost::{BodyMode, ImageCounts, pixels};
 pub use disjoint_set::DisjointSet;
 pub use event::{BatchEvent, RunEvent, SplitScores, TrainedBatch};
 pub use fingerprint::{FINGERPRINT_SIDE, Fingerprint};
+pub use groups::GroupAttribute;
 pub use ids::{
     DatasetId, EvaluationId, ImportId, InvalidId, ModelId, PredictionId, PredictionJobId, RadiographId, RunId, Sha256,
 };

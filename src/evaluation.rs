@@ -6,6 +6,7 @@ mod audit;
 mod clusters;
 mod comparison;
 mod differences;
+mod groups;
 mod interval;
 mod live;
 mod paired;
@@ -20,6 +21,7 @@ pub use audit::{
 };
 pub use comparison::{ComparedEpoch, ComparedModel, ComparedRun, Comparison, ComparisonInput, ModelEvaluation};
 pub use differences::PlanDifference;
+pub use groups::{Gap, Group, GroupAttributes, Grouping};
 pub use interval::{Interval, wilson};
 pub use live::{Agreement, Drift, DriftGroup, LiveConfidence, LiveLatency, LiveTraffic, Verdict};
 pub use paired::PairedTest;

@@ -54,7 +54,7 @@ pub use imports::{ExcludedRows, Import, ImportConflict, ImportFindings, ImportRe
 pub use maintenance::maintain;
 pub use models::{AliasChange, Model};
 pub use outcomes::EvaluationRecord;
-pub use prediction_jobs::{JobResult, PredictionJob};
+pub use prediction_jobs::{JobResult, PredictionJob, RequestedEvaluation};
 pub use prediction_log::{NotRecorded, PredictionLog};
 pub use predictions::{ObservedPrediction, Prediction, PredictionPair};
 pub use provenance::{Provenance, RunEnvironment, RunImage};

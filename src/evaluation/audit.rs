@@ -11,6 +11,7 @@ mod verdict;
 
 pub use association::{Association, AssociationRow};
 pub use features::{AuditImage, DuplicateSet};
+pub(super) use features::{age_band, size_band};
 pub use findings::{
     DuplicateFindings, DuplicateGroup, GroupImage, LabelProblem, LabelProblems, Listing, PatientFinding, SplitCount,
 };

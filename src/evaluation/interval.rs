@@ -65,10 +65,15 @@ impl Bootstrap {
 
 impl Interval {
     /// The 2.5 % and 97.5 % percentiles of bootstrap scores.
-    pub(super) fn of(mut scores: Vec<f64>) -> Self {
+    pub(super) fn of(scores: Vec<f64>) -> Self {
+        Self::between_tails(scores, 0.025)
+    }
+
+    /// The percentiles of bootstrap scores that leave out a share of `tail` on each side.
+    pub(super) fn between_tails(mut scores: Vec<f64>, tail: f64) -> Self {
         scores.sort_by(f64::total_cmp);
         let at = |share: f64| scores[(share * (scores.len() - 1) as f64).round() as usize];
-        Self { low: at(0.025), high: at(0.975) }
+        Self { low: at(tail), high: at(1.0 - tail) }
     }
 }
 

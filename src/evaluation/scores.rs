@@ -160,16 +160,21 @@ impl Metric {
     }
 }
 
-/// The defined values of each metric over all resamples. The generator of each resample has a stream of its own, so that the result does not
-/// depend on the number of threads.
+/// The defined values of each metric over all resamples.
 fn resamples(evaluated: &Evaluated<'_>, clusters: &Clusters, metrics: usize) -> Vec<Vec<f64>> {
+    let rows = resampled(clusters, |weights| evaluated.values(weights));
+    (0..metrics).map(|metric| rows.iter().filter_map(|row| row[metric]).collect()).collect()
+}
+
+/// `statistic` of the weights of the images in each resample. The generator of each resample has a stream of its own, so that the result
+/// does not depend on the number of threads.
+pub(super) fn resampled<T: Send>(clusters: &Clusters, statistic: impl Fn(&[u32]) -> T + Sync) -> Vec<T> {
     let resample = |stream: u64| {
         let mut rng = ChaCha8Rng::seed_from_u64(SEED);
         rng.set_stream(stream);
-        evaluated.values(&clusters.draw(&mut rng))
+        statistic(&clusters.draw(&mut rng))
     };
-    let rows: Vec<Vec<Option<f64>>> = (0..RESAMPLES).into_par_iter().map(resample).collect();
-    (0..metrics).map(|metric| rows.iter().filter_map(|row| row[metric]).collect()).collect()
+    (0..RESAMPLES).into_par_iter().map(resample).collect()
 }
 
 #[cfg(test)]

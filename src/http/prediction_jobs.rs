@@ -76,7 +76,7 @@ struct JobParams {
 
 /// A job with its progress.
 #[derive(Serialize, ToSchema)]
-struct PredictionJobDetail {
+pub(super) struct PredictionJobDetail {
     #[serde(flatten)]
     job: PredictionJob,
     /// Fraction of the images that are done, 0 to 1.

@@ -18,13 +18,17 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use super::{Content, Error, Lifecycle, Predictor, Stores, predictor::most_probable};
+use super::{
+    Content, Error, Lifecycle, NewEvaluation, Predictor, Stores,
+    evaluations::{self, check_classes},
+    predictor::most_probable,
+};
 use crate::{
     dataset::{self, ArchiveFile},
-    domain::{DatasetId, PredictionJobId, RadiographId, Sha256, Split},
+    domain::{DatasetId, EvaluationId, PredictionJobId, RadiographId, Sha256, Split},
     imaging::{self, GreyImage},
     inference::{Classification, EngineError},
-    store::{self, JobResult, Model, Page, PredictionJob, RadiographFilter, StoreError},
+    store::{self, JobResult, Model, Page, PredictionJob, RadiographFilter, RequestedEvaluation, StoreError},
     worker::CHAMPION,
 };
 
@@ -160,6 +164,35 @@ impl PredictionJobs {
         Ok(job)
     }
 
+    /// Queues a job over the labelled radiographs of a split, which stores an evaluation when all have been classified.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] without such a model, [`Error::Invalid`] where there is nothing to evaluate, or where the data set has a class that
+    /// the model does not know.
+    pub async fn submit_evaluation(&self, new: NewEvaluation) -> Result<PredictionJob, Error> {
+        let NewEvaluation { model, dataset, split, group_by } = new;
+        let db = &self.stores().db;
+        let (model, _) = self.predictor.models.find(&model).await?;
+        let found = store::datasets::get(db, dataset).await?;
+        let found = found.ok_or_else(|| Error::invalid("/dataset_id", "there is no such data set"))?;
+        check_classes(&model.spec, &found)?;
+        let dataset_fingerprint = store::datasets::fingerprint(db, dataset).await?;
+        let total = store::prediction_jobs::count_labelled(db, dataset, split).await?;
+        if total == 0 {
+            return Err(Error::invalid("/split", "there are no labelled radiographs in it"));
+        }
+        let evaluation = RequestedEvaluation { id: EvaluationId::new(), dataset_fingerprint, group_by };
+        let job = PredictionJob {
+            dataset_id: Some(dataset),
+            split: Some(split),
+            evaluation: Some(evaluation),
+            ..queued(PredictionJobId::new(), &model, total)
+        };
+        store::prediction_jobs::create(db, &job).await?;
+        self.start();
+        Ok(job)
+    }
+
     /// Reserves a permit and a file for an archive that a client is about to send.
     ///
     /// # Errors
@@ -274,7 +307,15 @@ impl PredictionJobs {
             };
             let id = job.id;
             tracing::info!(job = %id, total = job.total, done = job.done(), "prediction job started");
-            let error = match self.classify_all(&job).await {
+            let done = match self.classify_all(&job).await {
+                Ok(()) if job.evaluation.is_some() => self.store_evaluation(&job).await,
+                classified => classified,
+            };
+            let error = match done {
+                Ok(()) if job.evaluation.is_some() => {
+                    tracing::info!(job = %id, "evaluation stored");
+                    continue;
+                }
                 Ok(()) => None,
                 Err(Stop::Failed(why)) => Some(why),
                 Err(Stop::Deleted) => {
@@ -332,6 +373,22 @@ impl PredictionJobs {
         }
     }
 
+    /// Stores the evaluation of a job whose images are all done, and ends the job in the same transaction.
+    async fn store_evaluation(&self, job: &PredictionJob) -> Result<(), Stop> {
+        let stores = self.stores();
+        let model = store::models::get(&stores.db, job.model_id).await?.ok_or_else(Stop::model_deleted)?;
+        let record = evaluations::record(stores, job, &model).await?.map_err(Stop::Failed)?;
+        loop {
+            match store::prediction_jobs::finish_evaluation(&stores.db, job.id, &record).await {
+                Err(error) if error.may_pass() => {
+                    tracing::warn!(job = %job.id, %error, "an evaluation waits for the disk");
+                    sleep(MAX_DELAY).await;
+                }
+                ended => return Ok(ended?),
+            }
+        }
+    }
+
     /// Writes results, and waits for a disk that is full.
     async fn write(&self, job: &PredictionJob, results: &mut Vec<JobResult>) -> Result<(), Stop> {
         loop {
@@ -358,13 +415,14 @@ impl PredictionJobs {
             None => Vec::new(),
         };
         let after = last.first().and_then(|result| result.radiograph_id).map(|id| id.to_string());
-        Ok(self.dataset_items(dataset, job.split, after))
+        Ok(self.dataset_items(dataset, job.split, job.evaluation.is_some(), after))
     }
 
     fn dataset_items(
         &self,
         dataset: DatasetId,
         split: Option<Split>,
+        only_labelled: bool,
         after: Option<String>,
     ) -> BoxStream<'static, Result<Item, Stop>> {
         let stores = self.stores().clone();
@@ -377,7 +435,9 @@ impl PredictionJobs {
                 let Some(last) = radiographs.last().map(|radiograph| radiograph.id.to_string()) else {
                     return Ok(None);
                 };
-                let items = stream::iter(radiographs).then(move |radiograph| {
+                let wanted =
+                    radiographs.into_iter().filter(move |radiograph| !only_labelled || radiograph.label.is_some());
+                let items = stream::iter(wanted).then(move |radiograph| {
                     let blobs = stores.blobs.clone();
                     async move {
                         let content = blobs.get(&radiograph.sha256).await.map_err(|error| {

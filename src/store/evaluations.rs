@@ -15,9 +15,9 @@ pub struct Evaluation {
     pub id: EvaluationId,
     /// Evaluated model.
     pub model_id: ModelId,
-    /// Run that trained the model.
+    /// Run that trained the model and evaluated it when its stage ended; null for an evaluation that was requested later.
     pub run_id: Option<RunId>,
-    /// Stage of the run, from 1.
+    /// Stage of the run, from 1; null without a run.
     pub stage: Option<u32>,
     /// Data set.
     pub dataset_id: DatasetId,

@@ -50,16 +50,23 @@ fn confusion(images: &[EvaluatedImage], classes: usize) -> Option<ConfusionMatri
 
 /// All predictions of an evaluation, in order of the images' hashes; none for evaluations from before they were stored.
 pub async fn of_evaluation(db: &Db, id: EvaluationId) -> Result<Vec<EvaluatedImage>, StoreError> {
-    page(db, id, &Page { limit: u32::MAX, after: None }).await
+    page(db, id, None, &Page { limit: u32::MAX, after: None }).await
 }
 
-/// A page of the predictions of an evaluation. The cursor is the hash of an image.
-pub async fn page(db: &Db, id: EvaluationId, page: &Page) -> Result<Vec<EvaluatedImage>, StoreError> {
+/// A page of the predictions of an evaluation, optionally only of the correct or the wrong ones. The cursor is the hash of an image.
+pub async fn page(
+    db: &Db,
+    id: EvaluationId,
+    correct: Option<bool>,
+    page: &Page,
+) -> Result<Vec<EvaluatedImage>, StoreError> {
     let (id, after) = (id.to_string(), page.after());
     let rows = sqlx::query!(
-        "select * from outcomes where evaluation_id = ? and sha256 > ? order by sha256 limit ?",
+        "select * from outcomes where evaluation_id = ?1 and sha256 > ?2 and (?3 is null or (truth = predicted) = ?3)
+           order by sha256 limit ?4",
         id,
         after,
+        correct,
         page.limit
     )
     .fetch_all(db.read())

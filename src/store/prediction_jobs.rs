@@ -7,8 +7,10 @@ use serde::{Deserialize, Serialize};
 use sqlx::SqliteConnection;
 use utoipa::ToSchema;
 
-use super::{Db, Page, StoreError, columns};
-use crate::domain::{DatasetId, ModelId, PredictionJobId, PredictionJobStatus, RadiographId, Sha256, Split};
+use super::{Db, EvaluationRecord, Page, StoreError, columns, evaluations, outcomes};
+use crate::domain::{
+    DatasetId, EvaluationId, GroupAttribute, ModelId, PredictionJobId, PredictionJobStatus, RadiographId, Sha256, Split,
+};
 
 /// A prediction job.
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
@@ -23,6 +25,8 @@ pub struct PredictionJob {
     pub dataset_id: Option<DatasetId>,
     /// Split that is classified; null for all.
     pub split: Option<Split>,
+    /// Evaluation that the job stores when it succeeds; null for a job that only predicts.
+    pub evaluation: Option<RequestedEvaluation>,
     /// Status.
     pub status: PredictionJobStatus,
     /// Number of images.
@@ -45,6 +49,17 @@ pub struct PredictionJob {
     /// Time of the end.
     #[schema(value_type = Option<String>, format = DateTime)]
     pub finished_at: Option<Timestamp>,
+}
+
+/// Evaluation that a job stores.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+pub struct RequestedEvaluation {
+    /// Identifier of the evaluation, which exists when the job has succeeded.
+    pub id: EvaluationId,
+    /// Fingerprint of the data set at the time of the request. The job fails if the data set has another one when all images are done.
+    pub dataset_fingerprint: String,
+    /// Attributes by which the scores are grouped unless a request names others.
+    pub group_by: Vec<GroupAttribute>,
 }
 
 /// Result for an image.
@@ -78,6 +93,7 @@ impl PredictionJob {
             classes,
             dataset_id: None,
             split: None,
+            evaluation: None,
             status: PredictionJobStatus::Queued,
             total,
             answered: 0,
@@ -101,16 +117,24 @@ pub async fn create(db: &Db, job: &PredictionJob) -> Result<(), StoreError> {
     let (id, model_id) = (job.id.to_string(), job.model_id.to_string());
     let classes = columns::to_json("prediction_jobs.classes_json", &job.classes)?;
     let (dataset_id, split) = (job.dataset_id.map(|id| id.to_string()), job.split.map(Split::as_str));
+    let evaluation_id = job.evaluation.as_ref().map(|evaluation| evaluation.id.to_string());
+    let fingerprint = job.evaluation.as_ref().map(|evaluation| &evaluation.dataset_fingerprint);
+    let to_json =
+        |evaluation: &RequestedEvaluation| columns::to_json("prediction_jobs.group_by_json", &evaluation.group_by);
+    let group_by = job.evaluation.as_ref().map(to_json).transpose()?;
     let total: i64 = columns::number("prediction_jobs.total", job.total)?;
     let (status, created_at) = (job.status.as_str(), columns::time(job.created_at));
     sqlx::query!(
-        "insert into prediction_jobs (id, model_id, classes_json, dataset_id, split, status, total, created_at)
-           values (?, ?, ?, ?, ?, ?, ?, ?)",
+        "insert into prediction_jobs (id, model_id, classes_json, dataset_id, split, evaluation_id, dataset_fingerprint,
+           group_by_json, status, total, created_at) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         id,
         model_id,
         classes,
         dataset_id,
         split,
+        evaluation_id,
+        fingerprint,
+        group_by,
         status,
         total,
         created_at,
@@ -124,6 +148,15 @@ pub async fn create(db: &Db, job: &PredictionJob) -> Result<(), StoreError> {
 pub async fn get(db: &Db, id: PredictionJobId) -> Result<Option<PredictionJob>, StoreError> {
     let id = id.to_string();
     let row = sqlx::query_as!(Row, "select * from prediction_jobs where id = ?", id).fetch_optional(db.read()).await?;
+    row.map(Row::read).transpose()
+}
+
+/// The job that stores or stored an evaluation.
+pub async fn of_evaluation(db: &Db, id: EvaluationId) -> Result<Option<PredictionJob>, StoreError> {
+    let id = id.to_string();
+    let row = sqlx::query_as!(Row, "select * from prediction_jobs where evaluation_id = ?", id)
+        .fetch_optional(db.read())
+        .await?;
     row.map(Row::read).transpose()
 }
 
@@ -220,9 +253,27 @@ async fn insert(tx: &mut SqliteConnection, job: &str, result: &JobResult) -> Res
 /// Ends a job: failed with an error, else succeeded. A job that was deleted meanwhile is ignored.
 pub async fn finish(db: &Db, id: PredictionJobId, error: Option<&str>) -> Result<(), StoreError> {
     let mut tx = db.begin().await?;
+    finish_in(&mut tx, id, error).await?;
+    tx.commit().await?;
+    Ok(())
+}
+
+/// Ends a job as succeeded and stores its evaluation, in one transaction. A job that was deleted meanwhile is ignored.
+pub async fn finish_evaluation(db: &Db, id: PredictionJobId, record: &EvaluationRecord) -> Result<(), StoreError> {
+    let mut tx = db.begin().await?;
+    if finish_in(&mut tx, id, None).await? {
+        evaluations::insert(&mut tx, &record.evaluation).await?;
+        outcomes::insert(&mut tx, record).await?;
+        tx.commit().await?;
+    }
+    Ok(())
+}
+
+/// False if the job does not exist.
+async fn finish_in(tx: &mut SqliteConnection, id: PredictionJobId, error: Option<&str>) -> Result<bool, StoreError> {
     let (id, now) = (id.to_string(), columns::time(Timestamp::now()));
     let status = sqlx::query_scalar!("select status from prediction_jobs where id = ?", id);
-    let Some(status) = status.fetch_optional(&mut *tx).await? else { return Ok(()) };
+    let Some(status) = status.fetch_optional(&mut *tx).await? else { return Ok(false) };
     let status: PredictionJobStatus = columns::parse("prediction_jobs.status", &status)?;
     let end = if error.is_some() { PredictionJobStatus::Failed } else { PredictionJobStatus::Succeeded };
     let status = status.transition(end)?.as_str();
@@ -233,10 +284,9 @@ pub async fn finish(db: &Db, id: PredictionJobId, error: Option<&str>) -> Result
         now,
         id
     )
-    .execute(&mut *tx)
+    .execute(tx)
     .await?;
-    tx.commit().await?;
-    Ok(())
+    Ok(true)
 }
 
 /// Deletes a job with its results; false if there was none.
@@ -296,6 +346,17 @@ pub async fn count_radiographs(db: &Db, dataset: DatasetId, split: Option<Split>
     columns::number("count", count.fetch_one(db.read()).await?)
 }
 
+/// Number of radiographs of a split that have a label.
+pub async fn count_labelled(db: &Db, dataset: DatasetId, split: Split) -> Result<u64, StoreError> {
+    let (dataset, split) = (dataset.to_string(), split.as_str());
+    let count = sqlx::query_scalar!(
+        r#"select count(*) as "count!: i64" from radiographs where dataset_id = ? and split = ? and label is not null"#,
+        dataset,
+        split
+    );
+    columns::number("count", count.fetch_one(db.read()).await?)
+}
+
 struct Row {
     id: String,
     model_id: String,
@@ -311,16 +372,28 @@ struct Row {
     created_at: String,
     started_at: Option<String>,
     finished_at: Option<String>,
+    evaluation_id: Option<String>,
+    dataset_fingerprint: Option<String>,
+    group_by_json: Option<String>,
 }
 
 impl Row {
     fn read(self) -> Result<PredictionJob, StoreError> {
+        let evaluation = match (self.evaluation_id, self.dataset_fingerprint, self.group_by_json) {
+            (Some(id), Some(dataset_fingerprint), Some(group_by)) => Some(RequestedEvaluation {
+                id: columns::parse("prediction_jobs.evaluation_id", &id)?,
+                dataset_fingerprint,
+                group_by: columns::from_json("prediction_jobs.group_by_json", &group_by)?,
+            }),
+            _ => None,
+        };
         Ok(PredictionJob {
             id: columns::parse("prediction_jobs.id", &self.id)?,
             model_id: columns::parse("prediction_jobs.model_id", &self.model_id)?,
             classes: columns::from_json("prediction_jobs.classes_json", &self.classes_json)?,
             dataset_id: columns::parse_some("prediction_jobs.dataset_id", self.dataset_id.as_deref())?,
             split: columns::parse_some("prediction_jobs.split", self.split.as_deref())?,
+            evaluation,
             status: columns::parse("prediction_jobs.status", &self.status)?,
             total: columns::number("prediction_jobs.total", self.total)?,
             answered: columns::number("prediction_jobs.answered", self.answered)?,

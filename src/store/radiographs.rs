@@ -1,5 +1,7 @@
 //! Rows of radiographs. Their images are blobs.
 
+use std::collections::HashMap;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sqlx::SqliteConnection;
@@ -210,6 +212,26 @@ async fn find_in(
     .fetch_optional(tx)
     .await?;
     row.map(Row::read).transpose()
+}
+
+/// Identifiers of the radiographs of a data set that have these hashes.
+pub async fn ids_of(
+    db: &Db,
+    dataset: DatasetId,
+    hashes: &[Sha256],
+) -> Result<HashMap<Sha256, RadiographId>, StoreError> {
+    let (dataset, hashes) = (dataset.to_string(), columns::to_json("radiographs.sha256", &hashes.to_vec())?);
+    let rows = sqlx::query!(
+        "select id, sha256 from radiographs where dataset_id = ? and sha256 in (select value from json_each(?))",
+        dataset,
+        hashes
+    )
+    .fetch_all(db.read())
+    .await?;
+    let read = rows
+        .into_iter()
+        .map(|row| Ok((columns::hash("radiographs.sha256", row.sha256)?, columns::parse("radiographs.id", &row.id)?)));
+    read.collect()
 }
 
 /// A page of radiographs in order of creation.

@@ -48,6 +48,7 @@ async fn every_creating_request_can_be_retried() {
         (format!("/v1/datasets/{dataset}/imports"), json(json!({"path": "set"}))),
         ("/v1/training-runs".into(), json(json!({"dataset_id": dataset, "recipe": "simple-cnn", "plan": plan}))),
         ("/v1/models".into(), ("application/octet-stream".into(), model::small(32, 3))),
+        ("/v1/models/champion/evaluations".into(), json(json!({"dataset_id": dataset, "split": "test"}))),
         ("/v1/prediction-jobs".into(), json(json!({"dataset_id": dataset}))),
         ("/v1/predictions".into(), ("image/png".into(), png(48, 48, 1))),
         ("/v1/predictions".into(), multipart(&[Part::File("a.png", &png(48, 48, 1)), Part::File("b", b"none")])),

@@ -20,6 +20,7 @@ mod http_compare;
 mod http_conflicts;
 mod http_datasets;
 mod http_dicom;
+mod http_evaluations;
 mod http_events;
 mod http_explain;
 mod http_exports;

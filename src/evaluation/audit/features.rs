@@ -231,7 +231,8 @@ const ATTRIBUTES: [Attribute; 11] = [
     ("original format", |image| image.original_format.clone()),
 ];
 
-fn age_band(years: u32) -> String {
+/// Band of an age in years.
+pub(in crate::evaluation) fn age_band(years: u32) -> String {
     let band = match years {
         0..18 => "0 to 17",
         18..40 => "18 to 39",
@@ -243,7 +244,7 @@ fn age_band(years: u32) -> String {
 }
 
 /// Band of the longer side by powers of two. Numbers are padded so that the bands sort numerically.
-fn size_band((width, height): (u32, u32)) -> String {
+pub(in crate::evaluation) fn size_band((width, height): (u32, u32)) -> String {
     let longest = width.max(height).max(1);
     let low = 1 << longest.ilog2();
     format!("{low:4} to {:4} px", 2 * low - 1)

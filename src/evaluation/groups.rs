@@ -43,13 +43,14 @@ pub struct GroupAttributes {
 }
 
 impl GroupAttributes {
+    /// Values sort in the order of their groups: numbers of sizes are padded.
     fn value(&self, by: GroupAttribute) -> Option<String> {
         match by {
             GroupAttribute::Source => self.source.clone(),
             GroupAttribute::View => self.view.clone(),
             GroupAttribute::Sex => self.sex.clone(),
             GroupAttribute::AgeBand => self.age_years.map(age_band),
-            GroupAttribute::Size => self.size.map(|size| size_band(size).trim().to_owned()),
+            GroupAttribute::Size => self.size.map(size_band),
             GroupAttribute::Format => self.format.clone(),
             GroupAttribute::ScannerModel => self.scanner_model.clone(),
         }
@@ -125,7 +126,8 @@ impl Grouping {
             let those: Vec<EvaluatedImage> = members.iter().map(|&image| images[image].clone()).collect();
             let patients = members.iter().map(|&image| clusters.of_image()[image]).collect::<HashSet<_>>().len() as u64;
             let small = patients < MIN_PATIENTS;
-            Group { value: value.clone(), n: members.len() as u64, patients, small, scores: scores(&those, classes) }
+            let value = value.clone().map(|value| displayed(by, value));
+            Group { value, n: members.len() as u64, patients, small, scores: scores(&those, classes) }
         };
         let groups: Vec<Group> = members.iter().map(of_members).collect();
         let candidates: Vec<Candidate<'_>> = groups
@@ -145,6 +147,14 @@ impl Grouping {
         let balanced_accuracy_gap =
             data.gap(&complete, |group| group.scores.balanced_accuracy.value, Recalls::balanced_accuracy);
         Self { by, groups, accuracy_gap, balanced_accuracy_gap }
+    }
+}
+
+/// The value without the padding of sizes.
+fn displayed(by: GroupAttribute, value: String) -> String {
+    match by {
+        GroupAttribute::Size => value.split_whitespace().collect::<Vec<_>>().join(" "),
+        _ => value,
     }
 }
 

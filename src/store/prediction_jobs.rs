@@ -410,7 +410,7 @@ impl Row {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::fixtures;
+    use crate::store::{fixtures, models};
 
     fn job() -> PredictionJob {
         let classes = vec!["normal".into(), "COVID-19".into()];
@@ -466,5 +466,30 @@ mod tests {
         assert!(delete(&db, made.id).await.unwrap() && !delete(&db, made.id).await.unwrap());
         assert_eq!(results(&db, made.id, 0, 9).await.unwrap(), []);
         assert!(!append(&db, made.id, &written).await.unwrap(), "the job was deleted");
+    }
+
+    #[tokio::test]
+    async fn an_evaluation_is_stored_with_the_end_of_its_job_and_not_without_the_job() {
+        let (_dir, db) = fixtures::db().await;
+        let (dataset, model) = (fixtures::stored_dataset(&db).await, fixtures::model(None));
+        models::create(&db, &model, &[]).await.unwrap();
+        let evaluation = fixtures::evaluation(&model, &dataset, Split::Test);
+        let requested = RequestedEvaluation {
+            id: evaluation.id,
+            dataset_fingerprint: "as it was".into(),
+            group_by: vec![GroupAttribute::Source, GroupAttribute::AgeBand],
+        };
+        let made = PredictionJob { evaluation: Some(requested), ..job() };
+        create(&db, &made).await.unwrap();
+        assert_eq!(of_evaluation(&db, evaluation.id).await.unwrap(), Some(made.clone()));
+        claim(&db).await.unwrap();
+        let record = EvaluationRecord { evaluation, images: fixtures::evaluated_images() };
+        finish_evaluation(&db, PredictionJobId::new(), &record).await.unwrap();
+        assert_eq!(evaluations::get(&db, record.evaluation.id).await.unwrap(), None, "its job was deleted");
+        finish_evaluation(&db, made.id, &record).await.unwrap();
+        assert_eq!(evaluations::get(&db, record.evaluation.id).await.unwrap(), Some(record.evaluation.clone()));
+        let ended = get(&db, made.id).await.unwrap().unwrap();
+        assert_eq!(ended.status, PredictionJobStatus::Succeeded);
+        assert!(finish_evaluation(&db, made.id, &record).await.is_err(), "it has ended");
     }
 }

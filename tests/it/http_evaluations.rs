@@ -81,7 +81,7 @@ async fn a_model_is_evaluated_on_another_data_set_like_by_predictions() {
     let groups = server.get(&format!("/v1/evaluations/{id}/groups")).await;
     assert_eq!((groups.text("/items/0/by"), groups.text("/items/1/by")), ("format".into(), "size".into()));
     assert_eq!((groups.at("/items/0/groups/0/value"), groups.at("/items/0/groups/0/n")), (json!("png"), json!(9)));
-    assert_eq!(groups.at("/items/1/groups/0/value"), json!("32 to   63 px"));
+    assert_eq!(groups.at("/items/1/groups/0/value"), json!("32 to 63 px"));
     assert_eq!((groups.at("/items/0/groups/0/small"), groups.at("/items/0/accuracy_gap")), (json!(true), Value::Null));
 }
 

@@ -65,7 +65,7 @@ async fn every_creating_request_can_be_retried() {
     }
     assert_eq!(server.get("/v1/training-runs").await.items(), 2, "the retry queued no run");
     assert_eq!(server.get("/v1/models").await.items(), 2);
-    assert_eq!(server.get("/v1/prediction-jobs").await.items(), 1);
+    assert_eq!(server.get("/v1/prediction-jobs").await.items(), 2);
     assert_eq!(server.get("/v1/predictions").await.items(), 2);
     server.settle().await;
 }

@@ -133,7 +133,7 @@ fn groups_by_each_attribute() {
         (GroupAttribute::ScannerModel, "X1"),
     ];
     for (by, value) in expected {
-        assert_eq!(attributes.value(by).as_deref(), Some(value));
+        assert_eq!(attributes.value(by).map(|found| displayed(by, found)).as_deref(), Some(value));
         assert_eq!(GroupAttributes::default().value(by), None);
     }
 }

@@ -112,7 +112,7 @@ enum Command {
     Bench(bench::BenchArgs),
     /// Check that a compute device gives the results of the CPU.
     ///
-    /// A server does this by itself before it uses a GPU whose drivers are new to its data folder.
+    /// A server does this automatically before it uses a GPU whose drivers are new to its data folder.
     Probe(probe::ProbeArgs),
     /// Examine a data folder: database, images, permissions and disk. Safe while a server is running.
     ///

@@ -143,12 +143,9 @@ fn verdict(mut child: Child, timeout: Duration) -> Result<(), String> {
     Err(match status.code() {
         // The error that `thorax` prints names the device already.
         Some(_) => {
-            let reason = last.strip_prefix("thorax: ").unwrap_or(last);
-            reason
-                .split_once(": ")
-                .filter(|(device, _)| device.starts_with("vulkan:"))
-                .map_or(reason, |(_, rest)| rest)
-                .to_owned()
+            let reason = last.strip_prefix("thorax: device ").unwrap_or(last);
+            let named = reason.split_once(": ").filter(|(device, _)| device.starts_with("vulkan:"));
+            named.map_or(reason, |(_, reason)| reason).to_owned()
         }
         None => {
             format!("its driver crashed while the device was checked ({status}; {last}): use another driver or the CPU")
@@ -185,7 +182,8 @@ mod tests {
     fn a_device_is_refused_with_the_reason_if_its_check_fails_crashes_or_hangs() {
         let minute = Duration::from_secs(60);
         assert_eq!(run("exit 0", minute), Ok(()));
-        let refused = run("echo noise >&2; echo 'thorax: vulkan:0: it computes a sum wrongly' >&2; exit 1", minute);
+        let refused =
+            run("echo noise >&2; echo 'thorax: device vulkan:0: it computes a sum wrongly' >&2; exit 1", minute);
         assert_eq!(refused, Err("it computes a sum wrongly".into()));
         let crashed = run("kill -SEGV $$", minute).unwrap_err();
         assert!(crashed.contains("its driver crashed") && crashed.contains("signal"), "{crashed}");

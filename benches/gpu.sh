@@ -4,7 +4,8 @@
 # first, and each is in FOLDER/gpu.csv as soon as it is there. Ends after BUDGET seconds (460 by default); needs no network.
 #
 # Variables: THORAX (program; default: next to this script or on the PATH), THORAX_DEVICE (default vulkan:0), BUDGET, and the sizes:
-# PREDICT ("SIDE:BATCHES …"), TRAIN ("SIDE:BATCH …"), RECIPE_IMAGES (0: none), RUNS; for a slow device also ARCHITECTURE and RECIPE.
+# PREDICT ("SIDE:BATCHES …"), TRAIN ("SIDE:BATCH …"), RECIPE_IMAGES (0: none), RUNS; for a slow device also ARCHITECTURE, RECIPE and
+# PLAN (overrides of its plan, as JSON).
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 
@@ -56,7 +57,7 @@ torch() {
   within 15 python3 "$here/gpu_torch.py" --device "$torch_device" --runs "$RUNS" "$@" | tee -a "$csv"
 }
 
-# A whole run of the recipe on drawn images, from random weights, with the seconds of each stage and step.
+# A whole run of the recipe on drawn images, from random weights by default, with the seconds of each stage and step.
 recipe() {
   local data="$folder/data" began seconds
   [ "$RECIPE_IMAGES" -gt 0 ] || return 0
@@ -64,9 +65,11 @@ recipe() {
   within 60 "$thorax" phantoms --out "$folder/phantoms" --count "$RECIPE_IMAGES" --seed 1
   within 60 "$thorax" import --data-dir "$data" --dataset phantoms "$folder/phantoms"
   began=$SECONDS
-  echo '{"initial_weights": "random"}' | within 60 "$thorax" train --data-dir "$data" --dataset phantoms --recipe "$RECIPE" --plan - |
+  echo "$PLAN" | within 60 "$thorax" train --data-dir "$data" --dataset phantoms --recipe "$RECIPE" --plan - |
     tee "$folder/recipe.txt"
   seconds=$((SECONDS - began))
+  # A run that failed or was cut short is no measurement.
+  grep -q '^status *succeeded' "$folder/recipe.txt" || return 0
   printf 'Thorax,%s on %s images,,,,,,%s,\n' "$RECIPE" "$RECIPE_IMAGES" "$seconds" | tee -a "$csv"
 }
 
@@ -93,7 +96,8 @@ profile() {
 run() {
   folder=$(mkdir -p "$1" && cd "$1" && pwd)
   csv="$folder/gpu.csv"
-  : "${BUDGET:=460}" "${RUNS:=30}" "${ARCHITECTURE:=resnet50}" "${RECIPE:=covid-resnet}" "${RECIPE_IMAGES:=2000}" "${PREDICT:=224:1,8 224:32,128}" "${TRAIN:=128:32 224:32 229:32 224:128}"
+  : "${BUDGET:=460}" "${RUNS:=30}" "${ARCHITECTURE:=resnet50}" "${RECIPE:=covid-resnet}"
+  : "${PLAN:={\"initial_weights\": \"random\"\}}" "${RECIPE_IMAGES:=2000}" "${PREDICT:=224:1,8 224:32,128}" "${TRAIN:=128:32 224:32 229:32 224:128}"
   export THORAX_DEVICE="${THORAX_DEVICE:-vulkan:0}"
   thorax=${THORAX:-$([ -x "$here/thorax" ] && echo "$here/thorax" || command -v thorax)}
   # The loader of the bundle, where the machine has a driver without one.
@@ -146,5 +150,5 @@ ratios() {
 case "${1:-}" in
   bundle) bundle "${2:?usage: gpu.sh bundle FILE}" ;;
   run) run "${2:?usage: gpu.sh run FOLDER}" ;;
-  *) sed -n '2,8s/^# //p' "$0"; exit 2 ;;
+  *) sed -n '2,9s/^# //p' "$0"; exit 2 ;;
 esac

@@ -61,7 +61,7 @@ struct OutcomeFilter {
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 struct GroupParams {
-    /// Attribute; those of the evaluation's request when absent.
+    /// Attribute; those of the evaluation's request when absent, and no item if it named none.
     by: Option<GroupAttribute>,
 }
 
@@ -136,8 +136,7 @@ async fn list_evaluation_outcomes(
         (status = 200, description = "By attribute", body = List<Grouping>),
         Malformed,
         NotFound,
-        Conflict,
-        Invalid
+        Conflict
     ))]
 async fn list_evaluation_groups(
     State(stores): State<Stores>,

@@ -37,6 +37,9 @@ use thorax::{
 
 const SIDE: u32 = 32;
 
+/// Time limit for a run on a software driver, which compiles and tunes its kernels for minutes the first time.
+const MAX_TUNING: Duration = Duration::from_secs(1200);
+
 /// True if there is a Vulkan driver. Otherwise the test is reported as skipped.
 #[track_caller]
 fn has_vulkan() -> bool {
@@ -89,7 +92,9 @@ fn a_server_on_vulkan_trains_resumes_predicts_and_explains_as_one_on_the_cpu() {
     let on = |device, name| {
         let kernels = kernel_dump(name);
         let kernels = kernels.as_ref().map(|(variable, folder)| (*variable, folder.to_str().unwrap()));
-        let variables = [("THORAX_DEVICE", device), ("THORAX_DRAIN_SECONDS", "0")].into_iter().chain(kernels);
+        let variables = [("THORAX_DEVICE", device), ("THORAX_DRAIN_SECONDS", "0"), ("THORAX_MAX_BATCH_SIZE", "1")]
+            .into_iter()
+            .chain(kernels);
         Running::start(folder.path(), &variables.collect::<Vec<_>>())
     };
     let mut server = on("vulkan:0", "trains");
@@ -97,10 +102,11 @@ fn a_server_on_vulkan_trains_resumes_predicts_and_explains_as_one_on_the_cpu() {
         .map(|(scope, epochs)| json!({"scope": scope, "learning_rate": 1e-3, "epochs": epochs}));
     let run = server.submit("simple-cnn", &json!({"batch_size": 4, "stages": [{"image_size": 32, "steps": steps}]}));
     let run = format!("/v1/training-runs/{run}");
-    server.wait_for(&run, |run| run["progress"]["epoch"].as_u64() > Some(1));
+    server.wait_within(MAX_TUNING, &run, |run| run["progress"]["epoch"].as_u64() > Some(1));
     assert!(server.end("-TERM").success());
     server = on("vulkan:0", "resumes");
-    let run = server.wait_for(&run, |run| !["queued", "running"].contains(&run["status"].as_str().unwrap()));
+    let run =
+        server.wait_within(MAX_TUNING, &run, |run| !["queued", "running"].contains(&run["status"].as_str().unwrap()));
     assert_eq!((&run["status"], &run["device"]), (&json!("succeeded"), &json!("vulkan:0")), "{run}");
 
     let model = server.get("/v1/models").1["items"][0]["id"].clone();

@@ -18,8 +18,8 @@ use crate::{
     nn::{self, DeviceChoice, NnError},
 };
 
-/// Maximum time of the check. It tunes a few kernels, which takes seconds on a GPU.
-const CHECK_TIMEOUT: Duration = Duration::from_secs(300);
+/// Maximum time of the check. It tunes a few kernels, which takes seconds on a GPU and minutes on a software driver.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// Maximum time for listing the devices.
 const LIST_TIMEOUT: Duration = Duration::from_secs(30);

@@ -68,13 +68,18 @@ impl Running {
 
     /// Waits until the resource satisfies the condition and returns it.
     pub fn wait_for(&self, path: &str, holds: impl Fn(&Value) -> bool) -> Value {
+        self.wait_within(PATIENCE, path, holds)
+    }
+
+    /// The same with another time limit.
+    pub fn wait_within(&self, limit: Duration, path: &str, holds: impl Fn(&Value) -> bool) -> Value {
         let started = Instant::now();
         loop {
             let (_, shown) = self.get(path);
             if holds(&shown) {
                 return shown;
             }
-            assert!(started.elapsed() < PATIENCE, "{shown}");
+            assert!(started.elapsed() < limit, "{shown}");
             std::thread::sleep(Duration::from_millis(50));
         }
     }

@@ -3,8 +3,8 @@
 //! Small groups are shown but never ranked: their scores are mostly noise. The interval of a gap is the percentile interval of a
 //! patient-clustered bootstrap of the difference between those two groups. They were chosen as the extremes among all pairs of ranked groups,
 //! so the interval has the level 1 - 0.05 / number of pairs (Bonferroni; Dunn 1961, Journal of the American Statistical Association 56:52).
-//! Where all resamples agree, it is the hybrid score interval of the two shares of patients (Newcombe 1998, Statistics in Medicine 17:873,
-//! method 10).
+//! Where all resamples agree, the interval is the hybrid score interval of the two shares of patients (Newcombe 1998, Statistics in
+//! Medicine 17:873, method 10).
 
 use std::collections::{BTreeMap, HashSet};
 

@@ -1,29 +1,16 @@
 //! Evaluations that a client requests, as jobs, and evaluations by groups.
 
-use std::time::Duration;
-
 use axum::extract::FromRef;
 use serde_json::{Value, json};
 use thorax::service::PredictionJobs;
 
-use crate::support::{Part, Server, TestResponse, assert_close, model, png};
+use crate::{
+    http_prediction_jobs::ended,
+    support::{Part, Server, assert_close, model, png},
+};
 
 const CHAMPION: &str = "/v1/models/champion/evaluations";
 const UNKNOWN: &str = "01890a5d-ac96-774b-bcce-b302099a8057";
-
-/// Waits for the end of the job and returns it.
-async fn ended(server: &Server, created: &TestResponse) -> TestResponse {
-    assert_eq!(created.status, 202, "{created:?}");
-    let path = created.header("location").to_owned();
-    for _ in 0..600 {
-        let job = server.get(&path).await;
-        if job.at("/finished_at").is_string() {
-            return job;
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    panic!("{:?} did not end", server.get(&path).await);
-}
 
 async fn upload(server: &Server, dataset: &str, shade: u8, fields: &[(&str, &str)]) -> String {
     let image = png(48, 48, shade);

@@ -15,7 +15,7 @@ const NDJSON: &str = "application/x-ndjson";
 const NOBODY: &str = "01890a5d-ac96-774b-bcce-b302099a8057";
 
 /// Waits for the end of the job and returns it.
-async fn ended(server: &Server, created: &TestResponse) -> TestResponse {
+pub async fn ended(server: &Server, created: &TestResponse) -> TestResponse {
     assert_eq!(created.status, 202, "{created:?}");
     let path = created.header("location").to_owned();
     for _ in 0..600 {
